@@ -1,0 +1,142 @@
+//! Which binaries there are, and where each of them is.
+//!
+//! `KUBEBUILDER_ASSETS` is looked at first, as envtest does. The rest is built
+//! once per machine into the user's cache folder.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::Parts;
+use crate::go_build::{self, Module};
+use crate::packages;
+
+/// A binary that the testbed runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Binary {
+    Etcd,
+    ApiServer,
+    Kubectl,
+    ControllerManager,
+    KubeProxy,
+    MetalLb,
+}
+
+impl Binary {
+    fn wanted(parts: Parts) -> Vec<Self> {
+        let mut wanted = vec![Self::Etcd, Self::ApiServer, Self::Kubectl];
+        if parts.controller_manager {
+            wanted.push(Self::ControllerManager);
+        }
+        if parts.node {
+            wanted.push(Self::KubeProxy);
+        }
+        if parts.metallb {
+            wanted.push(Self::MetalLb);
+        }
+        wanted
+    }
+
+    /// The name of its file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::Kubectl => "kubectl",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::KubeProxy => "kube-proxy",
+            Self::MetalLb => "metallb-controller",
+        }
+    }
+
+    /// The Go package that it is built from.
+    pub(crate) fn package(self) -> &'static str {
+        match self {
+            Self::Etcd => "go.etcd.io/etcd/server/v3",
+            Self::ApiServer => "k8s.io/kubernetes/cmd/kube-apiserver",
+            Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
+            Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
+            Self::KubeProxy => "k8s.io/kubernetes/cmd/kube-proxy",
+            Self::MetalLb => "go.universe.tf/metallb/controller",
+        }
+    }
+}
+
+/// The files that a cluster is started from.
+#[derive(Debug)]
+pub(crate) struct Assets {
+    binaries: BTreeMap<Binary, PathBuf>,
+    metallb_crds: PathBuf,
+}
+
+impl Assets {
+    /// Finds everything that the parts need, building what is missing.
+    pub(crate) fn prepare(parts: Parts) -> anyhow::Result<Self> {
+        let sources = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let cache = cache_folder()?;
+        let control_plane = Module::open(&sources.join("control-plane"), &cache)?;
+        let metallb = Module::open(&sources.join("metallb"), &cache)?;
+
+        let mut binaries = BTreeMap::new();
+        let mut missing = Vec::new();
+        for binary in Binary::wanted(parts) {
+            let module = match binary {
+                Binary::MetalLb => &metallb,
+                _ => &control_plane,
+            };
+            let path = provided(binary).unwrap_or_else(|| module.built(binary));
+            if !path.is_file() {
+                missing.push((module, binary));
+            }
+            binaries.insert(binary, path);
+        }
+        go_build::build(&missing)?;
+        let metallb_crds = metallb.cache.join("crds");
+        if parts.metallb && !metallb_crds.is_dir() {
+            metallb.copy_folder("go.universe.tf/metallb", "config/crd/bases", &metallb_crds)?;
+        }
+        Ok(Self { binaries, metallb_crds })
+    }
+
+    /// Where the binary is.
+    pub(crate) fn path(&self, binary: Binary) -> anyhow::Result<&Path> {
+        self.binaries
+            .get(&binary)
+            .map(PathBuf::as_path)
+            .with_context(|| format!("{} is not among the testbed's parts", binary.name()))
+    }
+
+    /// The folder with MetalLB's CRDs.
+    pub(crate) fn metallb_crds(&self) -> &Path {
+        &self.metallb_crds
+    }
+
+    /// A `PATH` on which kubectl comes first.
+    pub(crate) fn search_path(&self) -> anyhow::Result<OsString> {
+        let kubectl = self.path(Binary::Kubectl)?;
+        let mut path = OsString::from(kubectl.parent().unwrap_or(kubectl));
+        path.push(":");
+        path.push(packages::search_path());
+        Ok(path)
+    }
+}
+
+fn provided(binary: Binary) -> Option<PathBuf> {
+    let assets = PathBuf::from(std::env::var_os("KUBEBUILDER_ASSETS")?);
+    let path = assets.join(binary.name());
+    path.is_file().then_some(path)
+}
+
+fn cache_folder() -> anyhow::Result<PathBuf> {
+    let cache = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(cache), _) if Path::new(&cache).is_absolute() => PathBuf::from(cache),
+        (_, Some(home)) => PathBuf::from(home).join(".cache"),
+        _ => bail!("neither XDG_CACHE_HOME nor HOME says where the built binaries can be kept"),
+    };
+    let folder = cache.join("sharedlb-testbed");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}

@@ -1,0 +1,129 @@
+//! A client outside of the cluster: its sockets are in the clients' network
+//! namespace.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::cluster::Cluster;
+use crate::network::CLIENTS;
+
+/// How long one attempt may take. Everything is on one machine, so an answer
+/// that is not there by then was lost.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// What a pod answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The pod's name.
+    pub name: String,
+    /// The address that the pod saw the question come from.
+    pub seen: IpAddr,
+}
+
+/// A client outside of the cluster.
+///
+/// It is a thread of this process in another network namespace, so that
+/// asking costs no more than its own packets.
+pub struct Client {
+    runtime: Handle,
+    /// The thread ends when this is dropped.
+    _ends: oneshot::Sender<()>,
+}
+
+impl Client {
+    fn new() -> anyhow::Result<Self> {
+        let (ends, ended) = oneshot::channel();
+        let (started, start) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = move_to_clients().and_then(|()| {
+                let runtime = Builder::new_current_thread().enable_all().build();
+                runtime.context("starting the client")
+            });
+            match runtime {
+                Ok(runtime) => {
+                    // Both ends fail only if the other side is gone.
+                    let _ = started.send(Ok(runtime.handle().clone()));
+                    let _ = runtime.block_on(ended);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+        let runtime = start.recv().map_err(|_| anyhow!("the client panicked"))??;
+        Ok(Self { runtime, _ends: ends })
+    }
+
+    /// Connects once, and reads the answer.
+    pub async fn tcp(&self, address: IpAddr, port: u16) -> anyhow::Result<Answer> {
+        let to = SocketAddr::new(address, port);
+        let asking = async move {
+            let mut stream = TcpStream::connect(to).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            Ok(text)
+        };
+        self.attempt(&format!("TCP to {to}"), asking).await
+    }
+
+    /// Sends one datagram, and reads the answer.
+    pub async fn udp(&self, address: IpAddr, port: u16) -> anyhow::Result<Answer> {
+        let to = SocketAddr::new(address, port);
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let asking = async move {
+            let socket = UdpSocket::bind((any, 0)).await?;
+            socket.connect(to).await?;
+            socket.send(b"who are you?\n").await?;
+            let mut datagram = [0; 512];
+            let length = socket.recv(&mut datagram).await?;
+            Ok(String::from_utf8_lossy(&datagram[..length]).into_owned())
+        };
+        self.attempt(&format!("UDP to {to}"), asking).await
+    }
+
+    async fn attempt(
+        &self,
+        what: &str,
+        asking: impl Future<Output = std::io::Result<String>> + Send + 'static,
+    ) -> anyhow::Result<Answer> {
+        // The timer is made on the client's thread, where it is to run.
+        let limited = async { tokio::time::timeout(ATTEMPT, asking).await };
+        let text = match self.runtime.spawn(limited).await? {
+            Ok(answer) => answer.with_context(|| what.to_owned())?,
+            Err(_) => bail!("{what}: no answer within {ATTEMPT:?}"),
+        };
+        parse(&text).with_context(|| format!("{what}: the answer is {text:?}"))
+    }
+}
+
+impl Cluster {
+    /// A client outside of the cluster, from where load balancers are reached
+    /// as users reach them. Needs [`node`](crate::Parts::node).
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new()
+    }
+}
+
+/// Moves the calling thread, and no other, to the clients' namespace.
+fn move_to_clients() -> anyhow::Result<()> {
+    let path = Path::new("/run/netns").join(CLIENTS);
+    let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("entering {}", path.display()))
+}
+
+fn parse(text: &str) -> Option<Answer> {
+    let (name, seen) = text.trim_end().split_once(' ')?;
+    Some(Answer { name: name.to_owned(), seen: seen.parse().ok()? })
+}

@@ -1,0 +1,221 @@
+//! The cluster: its start, and what can be done with it as a whole.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU8;
+use std::time::Instant;
+
+use anyhow::Context;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use tokio::task::AbortHandle;
+
+use crate::assets::Binary;
+use crate::component::Component;
+use crate::kubelet::Kubelet;
+use crate::network::Network;
+use crate::node::{NODE, add_node, kube_proxy, kube_proxy_ready};
+use crate::pki::Pki;
+use crate::{Testbed, control_plane, metallb};
+
+const TOKEN_SECONDS: i64 = 24 * 60 * 60;
+
+/// A running cluster. It ends when this is dropped, and with the process at
+/// the latest.
+///
+/// It belongs to the runtime that it was started on.
+pub struct Cluster {
+    testbed: Testbed,
+    pki: Pki,
+    kubeconfig: PathBuf,
+    kubectl: PathBuf,
+    admin: Client,
+    etcd: Component,
+    api_server: Component,
+    others: Vec<Component>,
+    kubelet: Option<(Kubelet, AbortHandle)>,
+    pub(crate) next_node: AtomicU8,
+}
+
+impl Cluster {
+    /// Starts the cluster with the parts that [`enter`](crate::enter) was
+    /// called for, and returns when all of them are ready.
+    pub async fn start(testbed: Testbed) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let mut cluster = Self::start_api(testbed).await?;
+        let parts = cluster.testbed.parts;
+        if parts.node {
+            cluster.start_node_objects().await?;
+        }
+        let (controllers, proxy, balancer) =
+            tokio::try_join!(cluster.start_controller_manager(), cluster.start_kube_proxy(), cluster.start_metallb(),)?;
+        let started_now = [controllers, proxy, balancer];
+        cluster.others.extend(started_now.into_iter().flatten());
+        let seconds = started.elapsed().as_secs_f32();
+        eprintln!("testbed: the cluster is up after {seconds:.1} s");
+        Ok(cluster)
+    }
+
+    /// etcd and the API server, which everything else needs.
+    async fn start_api(testbed: Testbed) -> anyhow::Result<Self> {
+        let pki = Pki::create(testbed.dir.join("pki"))?;
+        let kubeconfig = testbed.dir.join("admin.kubeconfig");
+        pki.admin_kubeconfig(&kubeconfig)?;
+        let admin = client_of(&kubeconfig).await?;
+
+        let etcd = control_plane::etcd(&testbed)?;
+        etcd.start()?;
+        control_plane::etcd_ready(&etcd).await?;
+        let api_server = control_plane::api_server(&testbed, &pki)?;
+        api_server.start()?;
+        control_plane::api_server_ready(&api_server, &admin).await?;
+        Ok(Self {
+            kubectl: testbed.assets.path(Binary::Kubectl)?.to_owned(),
+            testbed,
+            pki,
+            kubeconfig,
+            admin,
+            etcd,
+            api_server,
+            others: Vec::new(),
+            kubelet: None,
+            next_node: AtomicU8::new(2),
+        })
+    }
+
+    async fn start_node_objects(&mut self) -> anyhow::Result<()> {
+        add_node(self.admin(), self.network(), NODE, 1).await?;
+        let kubelet = Kubelet::new(self.admin(), self.network());
+        let task = tokio::spawn(kubelet.clone().run());
+        self.kubelet = Some((kubelet, task.abort_handle()));
+        Ok(())
+    }
+
+    async fn start_controller_manager(&self) -> anyhow::Result<Option<Component>> {
+        if !self.testbed.parts.controller_manager {
+            return Ok(None);
+        }
+        let component = control_plane::controller_manager(&self.testbed, &self.kubeconfig)?;
+        component.start()?;
+        control_plane::controller_manager_ready(&component, &self.admin).await?;
+        Ok(Some(component))
+    }
+
+    async fn start_kube_proxy(&self) -> anyhow::Result<Option<Component>> {
+        if !self.testbed.parts.node {
+            return Ok(None);
+        }
+        let component = kube_proxy(&self.testbed, &self.kubeconfig)?;
+        component.start()?;
+        kube_proxy_ready(&component).await?;
+        Ok(Some(component))
+    }
+
+    async fn start_metallb(&self) -> anyhow::Result<Option<Component>> {
+        if !self.testbed.parts.metallb {
+            return Ok(None);
+        }
+        let component = metallb::controller(&self.testbed, &self.kubeconfig)?;
+        metallb::start(&component, self, self.testbed.assets.metallb_crds()).await?;
+        Ok(Some(component))
+    }
+
+    /// A client with all rights.
+    pub fn admin(&self) -> Client {
+        self.admin.clone()
+    }
+
+    /// The kubeconfig file of the administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Writes a kubeconfig file for a service account, which must exist: who
+    /// uses it has the account's rights and no others.
+    pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.admin(), namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
+            ..TokenRequest::default()
+        };
+        let reply = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("a token for service account {namespace}/{name}"))?;
+        let token = reply.status.context("the reply has no token")?.token;
+        let file = format!("{namespace}.{name}.kubeconfig");
+        let file = self.testbed.dir.join(file);
+        let user = format!("system:serviceaccount:{namespace}:{name}");
+        self.pki.token_kubeconfig(&file, &user, &token)?;
+        Ok(file)
+    }
+
+    /// Whether the machine has IPv6, so that everything is dual-stack.
+    pub fn ipv6(&self) -> bool {
+        self.testbed.network.ipv6
+    }
+
+    /// Where the components' logs are.
+    pub fn logs(&self) -> &Path {
+        &self.testbed.logs
+    }
+
+    /// Kills the API server.
+    pub async fn stop_apiserver(&self) -> anyhow::Result<()> {
+        self.api_server.stop().await
+    }
+
+    /// Starts the API server again, and waits until it is ready.
+    pub async fn start_apiserver(&self) -> anyhow::Result<()> {
+        self.api_server.start()?;
+        control_plane::api_server_ready(&self.api_server, &self.admin).await
+    }
+
+    /// Kills etcd: the API server stays, and fails what it is asked.
+    pub async fn stop_etcd(&self) -> anyhow::Result<()> {
+        self.etcd.stop().await
+    }
+
+    /// Starts etcd again, with what it held, and waits until the API server is
+    /// ready.
+    pub async fn start_etcd(&self) -> anyhow::Result<()> {
+        self.etcd.start()?;
+        control_plane::etcd_ready(&self.etcd).await?;
+        control_plane::api_server_ready(&self.api_server, &self.admin).await
+    }
+
+    pub(crate) fn network(&self) -> Network {
+        self.testbed.network
+    }
+
+    pub(crate) fn kubectl_path(&self) -> &Path {
+        &self.kubectl
+    }
+
+    pub(crate) fn kubelet(&self) -> anyhow::Result<&Kubelet> {
+        let (kubelet, _) = self.kubelet.as_ref().context("the cluster has no node")?;
+        Ok(kubelet)
+    }
+
+    pub(crate) fn next_pod_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
+        self.kubelet()?.next_addresses(|_| true)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The components end by being dropped.
+        if let Some((_, task)) = &self.kubelet {
+            task.abort();
+        }
+    }
+}
+
+async fn client_of(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}

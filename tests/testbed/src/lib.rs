@@ -1,0 +1,148 @@
+//! A whole real cluster on one machine, for the tests, the demo and the
+//! benches.
+//!
+//! etcd, kube-apiserver, kube-controller-manager, kube-proxy and MetalLB are
+//! the real ones, unchanged; only nodes and pods are stood in for. A pod is a
+//! real object whose process listens on the pod's own address, and answers
+//! every TCP connection and UDP datagram with one line: its name, and the
+//! address that it saw the question come from.
+//!
+//! # How to use it
+//!
+//! [`enter`] must be the first call of `main`, before any thread or runtime
+//! exists; so an integration test that uses it has `harness = false`.
+//!
+//! ```no_run
+//! use sharedlb_testbed::{enter, Cluster, Parts};
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     let testbed = enter(Parts::ALL)?;
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let cluster = Cluster::start(testbed).await?;
+//!         println!("{}", cluster.kubectl_output(&["get", "nodes"]).await?);
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # What a run leaves behind
+//!
+//! Nothing. [`enter`] starts the program again in network, mount and process
+//! namespaces of its own, and everything runs in there: the cluster, its
+//! pods, the program itself, and whatever it starts. They end with the
+//! program, also when it is killed, and so does the memory file system that
+//! holds the cluster's files. No address, port or file is shared with the
+//! host, so that any number of such programs can run at once.
+//!
+//! # What it needs
+//!
+//! - Linux with user namespaces, or root.
+//! - The commands `ip` and, for [`Parts::node`], `nft`. As root on Debian
+//!   they are installed when missing; otherwise the error says how.
+//! - The binaries. They are taken from the folder that `KUBEBUILDER_ASSETS`
+//!   names; what is missing there is built by Go from the module proxy, once
+//!   per machine, into `sharedlb-testbed` in the user's cache folder
+//!   (`XDG_CACHE_HOME`, or `~/.cache`).
+//!
+//! # When something goes wrong
+//!
+//! A component that ends by itself, or is not ready in time, is reported with
+//! the last lines of its log. With `SHAREDLB_TESTBED_LOGS=DIR` the logs are
+//! written to `DIR/PROGRAM/`, and outlive the run.
+
+mod assets;
+mod client;
+mod cluster;
+mod component;
+mod control_plane;
+mod go_build;
+mod isolation;
+mod kubectl;
+mod kubelet;
+mod metallb;
+mod network;
+mod node;
+mod packages;
+mod pki;
+mod pod;
+mod pod_process;
+mod wait;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+pub use client::{Answer, Client};
+pub use cluster::Cluster;
+pub use node::NODE;
+pub use pod::{BarePods, Families, Pod, PodPort, PodSpec, Protocol};
+pub use wait::eventually;
+
+use assets::Assets;
+use network::Network;
+
+/// What a cluster consists of, beside etcd and the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// kube-controller-manager with the controllers for EndpointSlices,
+    /// namespaces, service accounts, garbage collection, aggregated cluster
+    /// roles, Deployments and ReplicaSets.
+    pub controller_manager: bool,
+    /// One node with kube-proxy and a stand-in for the kubelet, so that pods
+    /// run, and clients outside of the cluster reach them.
+    pub node: bool,
+    /// MetalLB's controller with a pool of addresses, so that Services of
+    /// type LoadBalancer get one.
+    pub metallb: bool,
+}
+
+impl Parts {
+    /// etcd and the API server alone.
+    pub const API_ONLY: Self = Self { controller_manager: false, node: false, metallb: false };
+    /// Everything.
+    pub const ALL: Self = Self { controller_manager: true, node: true, metallb: true };
+}
+
+/// Proof of being inside the testbed's namespaces; see [`enter`].
+#[derive(Debug)]
+pub struct Testbed {
+    parts: Parts,
+    assets: Assets,
+    network: Network,
+    /// The cluster's files, in a memory file system that ends with us.
+    dir: PathBuf,
+    logs: PathBuf,
+}
+
+/// Makes sure that everything the parts need is on this machine, then starts
+/// this program again in namespaces of its own, and returns in there.
+///
+/// Outside, it does not return: it waits for the inner program and exits as
+/// that did. It also plays the pods, which are this same program.
+pub fn enter(parts: Parts) -> anyhow::Result<Testbed> {
+    if let Some(result) = pod_process::play() {
+        result?;
+        std::process::exit(0);
+    }
+    if !isolation::is_inside() {
+        packages::require(parts)?;
+        let assets = Assets::prepare(parts)?;
+        std::process::exit(isolation::run_again_inside(&assets)?);
+    }
+    let dir = isolation::private_folder()?;
+    Ok(Testbed { parts, assets: Assets::prepare(parts)?, network: Network::set_up()?, logs: log_folder(&dir)?, dir })
+}
+
+/// Where the components' logs go: with the cluster's files, or where
+/// `SHAREDLB_TESTBED_LOGS` says.
+fn log_folder(dir: &std::path::Path) -> anyhow::Result<PathBuf> {
+    let logs = match std::env::var_os("SHAREDLB_TESTBED_LOGS") {
+        Some(kept) => {
+            let program = std::env::current_exe()?;
+            PathBuf::from(kept).join(program.file_stem().unwrap_or_default())
+        }
+        None => dir.join("logs"),
+    };
+    std::fs::create_dir_all(&logs).with_context(|| format!("making {}", logs.display()))?;
+    Ok(logs)
+}
