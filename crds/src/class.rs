@@ -1,0 +1,343 @@
+//! `SharedLBClass`: what an administrator offers, and how much of it is used.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::port::{PortRange, Protocol};
+use crate::provider::{Provider, ProviderSchema};
+
+/// What is offered: which load balancers, which ports of them, and to whom.
+/// Ranges, limits, quotas and namespaces bind new ports only: narrowing them
+/// takes no port from anybody.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sharedlb.dev",
+    version = "v1alpha1",
+    kind = "SharedLBClass",
+    plural = "sharedlbclasses",
+    shortname = "slbc",
+    status = "SharedLBClassStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A SharedLBClass offers load balancers for many workloads to share: \
+           which kind, which ports, and who may use them. It is to SharedLB objects \
+           what a StorageClass is to volume claims.",
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("the name of a class has at most 63 characters: choose a shorter one"),
+    printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider"),
+    printcolumn(
+        name = "Default",
+        type_ = "string",
+        json_path = r".metadata.annotations.sharedlb\.dev/is-default-class"
+    ),
+    printcolumn(name = "LoadBalancers", type_ = "string", json_path = ".status.summary"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedLBClassSpec {
+    /// What the load balancers are. Exactly one kind is given, and it cannot
+    /// be changed.
+    #[schemars(with = "ProviderSchema")]
+    pub provider: Provider,
+    /// Which ports of the load balancers are given out.
+    #[serde(default)]
+    pub ports: PortRanges,
+    /// How many load balancers the class has.
+    #[serde(default)]
+    pub load_balancers: LoadBalancerLimits,
+    /// The IP addresses of the load balancers, one for each, for providers
+    /// that need them given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub addresses: Vec<AddressRange>,
+    /// What the load balancers send traffic to: Pod, their own addresses, or
+    /// Node, a port of every node. Left out: what the provider does best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TargetKind")]
+    pub targets: Option<TargetKind>,
+    /// The namespaces whose claims may use the class. Default: all.
+    #[serde(default)]
+    pub allowed_namespaces: AllowedNamespaces,
+    /// How many ports the claims of one namespace may hold together, 1 to
+    /// 1000000. A TCP_UDP port counts once. Default: 100.
+    #[serde(default = "default_ports_per_namespace")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub ports_per_namespace: u32,
+    /// For how many seconds a port that was given back goes to nobody else
+    /// than the claim of the same namespace and name, 0 to 86400 (a day).
+    /// Default: 300.
+    #[serde(default = "default_reclaim_delay_seconds")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub reclaim_delay_seconds: u32,
+}
+
+impl Default for SharedLBClassSpec {
+    fn default() -> Self {
+        SharedLBClassSpec {
+            provider: Provider::default(),
+            ports: PortRanges::default(),
+            load_balancers: LoadBalancerLimits::default(),
+            addresses: Vec::new(),
+            targets: None,
+            allowed_namespaces: AllowedNamespaces::default(),
+            ports_per_namespace: default_ports_per_namespace(),
+            reclaim_delay_seconds: default_reclaim_delay_seconds(),
+        }
+    }
+}
+
+fn default_ports_per_namespace() -> u32 {
+    100
+}
+
+fn default_reclaim_delay_seconds() -> u32 {
+    300
+}
+
+/// The ports that a class gives out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRanges {
+    /// The ports that are handed out when none is asked for by number, 1 to
+    /// 16 ranges. Default: 20000 to 29999.
+    #[serde(default = "default_dynamic")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub dynamic: Vec<PortRange>,
+    /// The ports that may be asked for by number, 1 to 16 ranges. What the
+    /// provider keeps for itself may never be. Default: 1 to 65535.
+    #[serde(default = "default_requestable")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub requestable: Vec<PortRange>,
+}
+
+impl Default for PortRanges {
+    fn default() -> Self {
+        PortRanges { dynamic: default_dynamic(), requestable: default_requestable() }
+    }
+}
+
+fn default_dynamic() -> Vec<PortRange> {
+    const MIN: NonZeroU16 = NonZeroU16::new(20_000).expect("it is not zero");
+    const MAX: NonZeroU16 = NonZeroU16::new(29_999).expect("it is not zero");
+    vec![PortRange { min: MIN, max: MAX }]
+}
+
+fn default_requestable() -> Vec<PortRange> {
+    vec![PortRange { min: NonZeroU16::MIN, max: NonZeroU16::MAX }]
+}
+
+/// How many load balancers a class has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = ("self.min <= self.max", "min must not be above max: raise max, or lower min")
+)]
+pub struct LoadBalancerLimits {
+    /// How many there always are, even without claims, 0 to 1000. Default: 1.
+    #[serde(default = "default_min")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min: u32,
+    /// How many there may be, 1 to 1000. Default: 10.
+    #[serde(default = "default_max")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max: u32,
+    /// How many listeners one of them may have, 1 to 1000. A TCP_UDP port is
+    /// two listeners, unless the provider has one that does both. Left out:
+    /// as many as the provider can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub listeners_per_load_balancer: Option<u32>,
+    /// For how many seconds a load balancer beyond `min` is kept after its
+    /// last port was given back, 0 to 2592000 (30 days). Default: 3600.
+    #[serde(default = "default_empty_delay_seconds")]
+    #[schemars(range(min = 0, max = 2_592_000))]
+    pub empty_delay_seconds: u32,
+}
+
+impl Default for LoadBalancerLimits {
+    fn default() -> Self {
+        LoadBalancerLimits {
+            min: default_min(),
+            max: default_max(),
+            listeners_per_load_balancer: None,
+            empty_delay_seconds: default_empty_delay_seconds(),
+        }
+    }
+}
+
+fn default_min() -> u32 {
+    1
+}
+
+fn default_max() -> u32 {
+    10
+}
+
+fn default_empty_delay_seconds() -> u32 {
+    3600
+}
+
+/// A range of IP addresses, both ends included. That `min` is not above `max`
+/// is for the controller to check: CEL has no order of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    cel,
+    validation = (
+        "isIP(self.min) && isIP(self.max)",
+        "min and max must be IP addresses, like 10.0.0.10 or fd00::10",
+    ),
+    validation = (
+        "!isIP(self.min) || !isIP(self.max) || ip(self.min).family() == ip(self.max).family()",
+        "min and max must be of one IP family: make two ranges of it",
+    )
+)]
+pub struct AddressRange {
+    /// The lowest address of the range.
+    #[schemars(length(max = 45))]
+    pub min: IpAddr,
+    /// The highest address of the range, of the same IP family as `min`.
+    #[schemars(length(max = 45))]
+    pub max: IpAddr,
+}
+
+/// What load balancers send traffic to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TargetKind {
+    /// The pods' own addresses.
+    Pod,
+    /// A port of every node, from which kube-proxy passes it on.
+    Node,
+}
+
+/// The namespaces whose claims may use a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = (
+        "(self.from == 'Selector') == has(self.selector)",
+        "give a selector if from is Selector, and only then",
+    )
+)]
+pub struct AllowedNamespaces {
+    /// All, or Selector for those whose labels match `selector`. Default: All.
+    #[serde(default)]
+    pub from: AllowedNamespacesFrom,
+    /// The labels of the namespaces, given if `from` is Selector and only
+    /// then. An empty one matches every namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// How the namespaces that may use a class are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AllowedNamespacesFrom {
+    /// Every namespace.
+    #[default]
+    All,
+    /// Those whose labels match.
+    Selector,
+}
+
+/// What there is of the class, and how much of it is used. Written by the
+/// controller alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedLBClassStatus {
+    /// The kind of provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// How many load balancers of how many there are, and their listeners, in
+    /// a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// The load balancers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub load_balancers: Vec<LoadBalancerStatus>,
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Accepted: the spec can be carried out. Ready: the load balancers work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One load balancer of a class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerStatus {
+    /// Which load balancer of the class it is, from 0 on.
+    #[serde(default)]
+    pub index: u32,
+    /// Its IP address or host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// How many listeners it has for claims.
+    #[serde(default)]
+    pub listeners: u32,
+    /// How much it can take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// The ports that listeners of somebody else hold on it, like 22/TCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub foreign_ports: Vec<String>,
+    /// The ports that were given back, and go to nobody else until they are
+    /// closed and the class's `reclaimDelaySeconds` are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub released: Vec<ReleasedPort>,
+    /// Since when it has had no port of a claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_since: Option<Time>,
+    /// The state of this load balancer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// How much a load balancer can take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// How many listeners it can have.
+    #[serde(default)]
+    pub listeners: u32,
+    /// How many targets it can have, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<u32>,
+}
+
+/// A port that was given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleasedPort {
+    /// The port of the load balancer, 1 to 65535.
+    pub port: NonZeroU16,
+    /// TCP, UDP or TCP_UDP.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The claim that had it: its namespace, a slash, and its name. It alone
+    /// may have the port again while it rests.
+    #[serde(default)]
+    pub claim: String,
+    /// When it was given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+}

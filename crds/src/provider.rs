@@ -1,0 +1,181 @@
+//! The kinds of load balancers that a class can have.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a class's load balancers are, and how to get at them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Provider {
+    /// An ordinary Service of type LoadBalancer.
+    Service(ServiceProvider),
+}
+
+impl Provider {
+    /// The name of its kind, as in the API.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Provider::Service(_) => "service",
+        }
+    }
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Provider::Service(ServiceProvider::default())
+    }
+}
+
+/// The schema of [`Provider`]: the same on the wire, but as a struct, since
+/// the rule of "exactly one" then has a message that says what there is.
+#[derive(Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = (
+        "[has(self.service)].filter(given, given).size() == 1",
+        "give exactly one provider; there is: service",
+    ),
+    validation = (
+        "has(self.service) == has(oldSelf.service)",
+        "the kind of provider cannot be changed: make a new class, and move the claims to it",
+    )
+)]
+pub(crate) struct ProviderSchema {
+    /// An ordinary Service of type LoadBalancer, which any implementation of
+    /// those serves: a cloud's controller, MetalLB, k3s. Needs no credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<ServiceProvider>,
+}
+
+/// The provider `service`: each load balancer of the class is one Service of
+/// type LoadBalancer, and somebody else's controller gives it its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = (
+        "has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) \
+         && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)",
+        "loadBalancerClass cannot be set, changed or removed: make a new class, and move the claims to it",
+    ),
+    validation = (
+        "!has(self.ipFamilies) || self.ipFamilies.size() < 2 \
+         || !has(self.ipFamilyPolicy) || self.ipFamilyPolicy != 'SingleStack'",
+        "two ipFamilies need the ipFamilyPolicy PreferDualStack or RequireDualStack, or leave it out",
+    )
+)]
+pub struct ServiceProvider {
+    /// The namespace of the Services. The controller needs a Role there; the
+    /// manifests give it one in `sharedlb-system`, which is the default.
+    /// Cannot be changed.
+    #[serde(default = "default_namespace")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = (
+        "self == oldSelf",
+        "the namespace of the Services cannot be changed: make a new class, and move the claims to it",
+    ))]
+    #[x_kube(validation = (
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "must be the name of a namespace: lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))]
+    pub namespace: String,
+    /// Annotations for the Services: how to tell the implementation which
+    /// kind of load balancer is wanted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// The `loadBalancerClass` of the Services: which implementation serves
+    /// them. Left out: the cluster's default one. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub load_balancer_class: Option<String>,
+    /// Whether the Services get node ports, as most clouds need. An
+    /// implementation that sends traffic straight to a node's kube-proxy by
+    /// the load balancer's address, such as MetalLB, works without. Default:
+    /// true.
+    #[serde(default = "yes")]
+    pub allocate_load_balancer_node_ports: bool,
+    /// Whether the load balancers have addresses of one IP family or of both:
+    /// SingleStack, PreferDualStack or RequireDualStack, as in a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "IpFamilyPolicy")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+    /// The IP families of the load balancers, IPv4 or IPv6 or both, the
+    /// preferred one first, as in a Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = (
+        "self.size() < 2 || self[0] != self[1]",
+        "name each IP family once",
+    ))]
+    pub ip_families: Vec<IpFamily>,
+}
+
+impl Default for ServiceProvider {
+    fn default() -> Self {
+        ServiceProvider {
+            namespace: default_namespace(),
+            annotations: BTreeMap::new(),
+            load_balancer_class: None,
+            allocate_load_balancer_node_ports: yes(),
+            ip_family_policy: None,
+            ip_families: Vec::new(),
+        }
+    }
+}
+
+fn default_namespace() -> String {
+    "sharedlb-system".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How many IP families a Service has, as in its `ipFamilyPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IpFamilyPolicy {
+    /// One family.
+    SingleStack,
+    /// Two, where the cluster has two.
+    PreferDualStack,
+    /// Two, or the Service is refused.
+    RequireDualStack,
+}
+
+impl IpFamilyPolicy {
+    /// Its name in the API, which is also that of a Service.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IpFamilyPolicy::SingleStack => "SingleStack",
+            IpFamilyPolicy::PreferDualStack => "PreferDualStack",
+            IpFamilyPolicy::RequireDualStack => "RequireDualStack",
+        }
+    }
+}
+
+/// An IP family, as in a Service's `ipFamilies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IpFamily {
+    /// IP version 4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IP version 6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl IpFamily {
+    /// Its name in the API, which is also that of a Service.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
+        }
+    }
+}

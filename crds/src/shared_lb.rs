@@ -1,0 +1,260 @@
+//! `SharedLB`: what a team asks for, and what it was given.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::port::{Protocol, Transport};
+
+/// What is asked for: ports on a shared load balancer, and the pods that
+/// their traffic goes to. All ports of one SharedLB lie on one load balancer,
+/// so they have one address.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sharedlb.dev",
+    version = "v1alpha1",
+    kind = "SharedLB",
+    plural = "sharedlbs",
+    namespaced,
+    shortname = "slb",
+    status = "SharedLBStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A SharedLB asks for ports on a load balancer that many workloads share. \
+           Create one, and read the address and the ports it was given from its status.",
+    printcolumn(name = "Class", type_ = "string", json_path = ".status.className"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.address"),
+    printcolumn(name = "Ports", type_ = "string", json_path = ".status.summary"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "has(self.className) == has(oldSelf.className) \
+         && (!has(self.className) || self.className == oldSelf.className)",
+        "className cannot be set, changed or removed: delete this SharedLB, and create it again with the className you want",
+    ),
+    validation = (
+        "(has(self.selector) && self.selector.size() > 0) != has(self.serviceName)",
+        "give exactly one of selector (with at least one label) and serviceName",
+    ),
+    validation = (
+        "has(self.serviceName) || self.ports.all(p, !has(p.targetPort) \
+         || (string(p.targetPort).size() <= 15 && !string(p.targetPort).contains('--')))",
+        "with a selector, a named targetPort is a port of the pods' containers, whose names have at most 15 characters and no '--'",
+    )
+)]
+pub struct SharedLBSpec {
+    /// The SharedLBClass to take the ports from. Left out: the class that is
+    /// annotated `sharedlb.dev/is-default-class: "true"` (the newest, if
+    /// there are several). Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub class_name: Option<String>,
+    /// The labels of the pods, in this namespace, that the traffic goes to.
+    /// Exactly one of `selector` and `serviceName` is given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend(
+        "maxProperties" = 64,
+        "additionalProperties" = { "type": "string", "maxLength": 63 }
+    ))]
+    #[x_kube(validation = (
+        "self.all(key, self[key].matches('^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$'))",
+        "a label has letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+    ))]
+    pub selector: BTreeMap<String, String>,
+    /// The Service, in this namespace, whose pods the traffic goes to. Not
+    /// one of type ExternalName. Exactly one of `selector` and `serviceName`
+    /// is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = (
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "must be the name of a Service: lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))]
+    pub service_name: Option<String>,
+    /// Insists on the load balancer of the class that has this IP address or
+    /// host name. Left out: any of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = (
+        "isIP(self) || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+        "must be the IP address or the lower-case host name of a load balancer, as the status of the class has it, without a port",
+    ))]
+    pub address: Option<String>,
+    /// The ports, 1 to 64 of them. If there is more than one, each has a name.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = (
+        "self.size() < 2 || self.all(p, p.name != '')",
+        "give each port a name, since there is more than one",
+    ))]
+    #[x_kube(validation = (
+        "self.all(p, !has(p.port) || p.port == 0 || self.exists_one(q, has(q.port) && q.port == p.port \
+         && (q.protocol == p.protocol || q.protocol == 'TCP_UDP' || p.protocol == 'TCP_UDP')))",
+        "two ports ask for one number with the same protocol: change one of them, or use one port with the protocol TCP_UDP",
+    ))]
+    pub ports: Vec<SharedLBPort>,
+}
+
+/// One port that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = (
+        "has(self.targetPort) || (has(self.port) && self.port > 0)",
+        "give a targetPort (the port of the pods), since no port number is asked for that it could equal",
+    )
+)]
+pub struct SharedLBPort {
+    /// The name of the port, unique in this SharedLB: a DNS label of at most
+    /// 59 characters. May be left out if there is just one port. A port keeps
+    /// its number for as long as its name and protocol stay.
+    #[serde(default)]
+    #[schemars(length(max = 59))]
+    #[x_kube(validation = (
+        "self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$')",
+        "must be a DNS label: lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))]
+    pub name: String,
+    /// TCP, UDP, or TCP_UDP for both on one port number. Default: TCP.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Insists on this port of the load balancer, 1 to 65535. Left out or 0:
+    /// one is assigned.
+    #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub port: Option<NonZeroU16>,
+    /// The port of the pods, by number or name. With `serviceName`: the port
+    /// of that Service, by number or name. Left out: the same number as
+    /// `port`, which must be given then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // A name is what equals itself as a string. CEL's type() says it plainer,
+    // but not every evaluator has it.
+    #[schemars(extend("maxLength" = 63))]
+    #[x_kube(validation = (
+        "self == string(self) || (self >= 1 && self <= 65535)",
+        "must be a port number from 1 to 65535, or the name of a port",
+    ))]
+    #[x_kube(validation = (
+        "self != string(self) || (string(self).matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') \
+         && string(self).matches('[a-z]'))",
+        "must be the name of a port (lower-case letters, digits and '-', with at least one letter), or a number without quotes",
+    ))]
+    pub target_port: Option<IntOrString>,
+}
+
+impl SharedLBPort {
+    /// Where the traffic goes: `targetPort`, or else the same number as
+    /// `port`. None only in what the API server would have refused.
+    pub fn target(&self) -> Option<IntOrString> {
+        self.target_port.clone().or_else(|| self.port.map(|port| IntOrString::Int(port.get().into())))
+    }
+}
+
+/// Reads a port of which 0 means the same as none.
+fn zero_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
+    Ok(Option::<u16>::deserialize(deserializer)?.and_then(NonZeroU16::new))
+}
+
+/// What was given. Written by the controller alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedLBStatus {
+    /// The class that the ports were taken from. Once it is set, a change of
+    /// the default class makes no difference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
+    /// Which load balancer of the class the ports are on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_index: Option<u32>,
+    /// The address to reach the ports at: an IP address or a host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The ports and what they lead to, in a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// Where the ports are reached, as in the status of a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancerIngress>,
+    /// The ports that were given, by the names of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub ports: Vec<PortStatus>,
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Allocated: every port has a number. Programmed: the load balancer
+    /// serves them all. Ready: both, and there is an address and at least one
+    /// pod to take the traffic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A port that was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortStatus {
+    /// The name of the port in the spec.
+    #[serde(default)]
+    pub name: String,
+    /// TCP, UDP, or TCP_UDP for both on one port number.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The port of the load balancer, 1 to 65535.
+    pub port: NonZeroU16,
+}
+
+/// Where ports are reached, as in the status of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerIngress {
+    /// The addresses of the load balancer. Its first entry is the one that
+    /// `address` of the status shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub ingress: Vec<Ingress>,
+}
+
+/// One address of a load balancer. It has either an `ip` or a `hostname`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ingress {
+    /// The IP address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// The host name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The ports that have been served at least once; a TCP_UDP port is two
+    /// entries. A port that has just been given is not here until the load
+    /// balancer has served it, and stays here even while it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub ports: Vec<IngressPort>,
+}
+
+/// A port of an address, as in the status of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressPort {
+    /// The port of the load balancer, 1 to 65535.
+    pub port: NonZeroU16,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub protocol: Transport,
+}

@@ -1,0 +1,75 @@
+//! The manifests of `deploy/` and `crds/`.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::await_condition;
+use libtest_mimic::Trial;
+use sharedlb_testbed::Cluster;
+
+use crate::{Tests, repository};
+
+/// Installs everything as the README says, and waits until claims and classes
+/// can be created.
+pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.kubectl_output(&["apply", "-k", &repository("deploy")?]).await?;
+    for crd in sharedlb_crds::crds() {
+        let name = crd.metadata.name.context("a definition has a name")?;
+        let established = await_condition(Api::all(cluster.admin()), &name, is_crd_established());
+        tokio::time::timeout(Duration::from_secs(20), established)
+            .await
+            .with_context(|| format!("waiting for {name} to be established"))??;
+    }
+    Ok(())
+}
+
+pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+    vec![
+        test.test("kubectl apply -f crds/ installs the definitions too", |cluster| async move {
+            let folder = repository("crds")?;
+            let said = cluster.kubectl_output(&["apply", "--dry-run=server", "-f", &folder]).await?;
+            ensure!(said.lines().count() == sharedlb_crds::crds().len(), "{said}");
+            Ok(())
+        }),
+        test.test("the definitions in the cluster are those of the Rust types", |cluster| async move {
+            let installed: Api<CustomResourceDefinition> = Api::all(cluster.admin());
+            for crd in sharedlb_crds::crds() {
+                let name = crd.metadata.name.context("a definition has a name")?;
+                let versions = installed.get(&name).await?.spec.versions;
+                ensure!(versions == crd.spec.versions, "{name} is another one in the cluster");
+            }
+            Ok(())
+        }),
+        test.test("everything in deploy/ passes strict validation", |cluster| async move {
+            let folder = repository("deploy")?;
+            cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-k", &folder]).await?;
+            Ok(())
+        }),
+        test.test("the example class and the example claims pass strict validation", |cluster| async move {
+            let folder = repository("deploy/examples")?;
+            let said =
+                cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-f", &folder]).await?;
+            ensure!(said.lines().count() == 5, "one class and four claims: {said}");
+            Ok(())
+        }),
+        test.test("the controller's pod meets the restricted pod security standard", |cluster| async move {
+            let deployments: Api<Deployment> = Api::namespaced(cluster.admin(), "sharedlb-system");
+            let template = deployments.get("sharedlb").await?.spec.context("it has a spec")?.template;
+            // The namespace enforces the standard, so being admitted is the proof.
+            let pod = Pod {
+                metadata: ObjectMeta { name: Some("sharedlb".into()), ..ObjectMeta::default() },
+                spec: template.spec,
+                ..Pod::default()
+            };
+            let pods: Api<Pod> = Api::namespaced(cluster.admin(), "sharedlb-system");
+            pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await?;
+            Ok(())
+        }),
+    ]
+}
