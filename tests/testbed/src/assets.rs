@@ -126,7 +126,7 @@ impl Assets {
 
 fn provided(binary: Binary) -> Option<PathBuf> {
     let assets = PathBuf::from(std::env::var_os("KUBEBUILDER_ASSETS")?);
-    let path = assets.join(binary.name());
+    let path = std::path::absolute(assets.join(binary.name())).ok()?;
     path.is_file().then_some(path)
 }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -104,7 +104,9 @@ impl Component {
     where
         F: Future<Output = anyhow::Result<Option<()>>>,
     {
-        eventually(&format!("{} to be ready", self.name), limit, is_ready).await.with_context(|| log_tail(&self.log))
+        eventually(&format!("{} to be ready", self.name), limit, is_ready)
+            .await
+            .map_err(|error| anyhow!("{error:#}; {}", log_tail(&self.log)))
     }
 }
 
@@ -116,7 +118,7 @@ async fn watch(mut child: Child, stop: oneshot::Receiver<()>, name: &str, log: P
                 Ok(status) => status.to_string(),
                 Err(error) => error.to_string(),
             };
-            report_fallen(format!("{name} ended by itself ({how}); {}", log_tail(&log)));
+            report_fallen(format!("{name} ended by itself ({how})"), &log_tail(&log));
         }
         _ = stop => {
             // It can fail only for a process that has ended.

@@ -14,6 +14,14 @@ use crate::packages;
 /// starts inherits the variable, but is not process 1.
 const INSIDE: &str = "SHAREDLB_TESTBED_INSIDE";
 
+/// Below `/run`, which is covered as a whole: that is the one folder which
+/// every system has, and which holds nothing that matters in here.
+const PRIVATE_FOLDER: &str = "/run/sharedlb-testbed";
+
+/// What would make programs in here look for things outside.
+const UNWANTED: [&str; 7] =
+    ["KUBECONFIG", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+
 /// Whether this program is already the inner one.
 pub(crate) fn is_inside() -> bool {
     std::process::id() == 1 && std::env::var_os(INSIDE).is_some()
@@ -23,15 +31,20 @@ pub(crate) fn is_inside() -> bool {
 /// returns its exit code.
 pub(crate) fn run_again_inside(assets: &Assets) -> anyhow::Result<i32> {
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let status = ends_with_us("unshare")
+    let mut inner = ends_with_us("unshare");
+    inner
         .args(namespace_options()?)
         .arg("--")
         .arg(program)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "yes")
         .env("PATH", assets.search_path()?)
-        .status()
-        .context("running unshare (Debian package util-linux)")?;
+        // Else kubectl would take what it knows of the last cluster for this one's.
+        .env("KUBECACHEDIR", format!("{PRIVATE_FOLDER}/kubectl"));
+    for variable in UNWANTED {
+        inner.env_remove(variable);
+    }
+    let status = inner.status().context("running unshare (Debian package util-linux)")?;
     Ok(exit_code(status))
 }
 
@@ -76,9 +89,6 @@ fn exit_code(status: ExitStatus) -> i32 {
 }
 
 /// A folder in memory that nobody outside of the namespace can see.
-///
-/// It is below `/run`, which is covered as a whole: that is the one folder
-/// which every system has, and which holds nothing that matters in here.
 pub(crate) fn private_folder() -> anyhow::Result<PathBuf> {
     let status = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "mode=755", "testbed", "/run"])
@@ -87,7 +97,7 @@ pub(crate) fn private_folder() -> anyhow::Result<PathBuf> {
     if !status.success() {
         bail!("mounting a memory file system on /run: {status}");
     }
-    let folder = Path::new("/run/sharedlb-testbed");
+    let folder = Path::new(PRIVATE_FOLDER);
     std::fs::create_dir(folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder.to_owned())
 }

@@ -2,12 +2,17 @@
 
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::cluster::Cluster;
+
+/// How long kubectl may take. What it is asked to wait for takes less.
+const LIMIT: Duration = Duration::from_secs(120);
 
 impl Cluster {
     /// Where kubectl is. Its folder comes first in this process's `PATH`.
@@ -30,7 +35,8 @@ impl Cluster {
             // One that does not read its input says more by its output.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
-        Ok(kubectl.wait_with_output().await?)
+        let output = timeout(LIMIT, kubectl.wait_with_output()).await;
+        Ok(output.with_context(|| format!("kubectl {} took longer than {LIMIT:?}", arguments.join(" ")))??)
     }
 
     /// What kubectl prints; an error, with what it complains about, if it

@@ -25,6 +25,9 @@
 //! }
 //! ```
 //!
+//! In a shell started from there, `kubectl` is on the `PATH`, and
+//! `ip netns exec clients COMMAND` runs a command where the clients are.
+//!
 //! # What a run leaves behind
 //!
 //! Nothing. [`enter`] starts the program again in network, mount and process
@@ -74,6 +77,7 @@ use anyhow::Context;
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
+pub use network::CLIENTS;
 pub use node::NODE;
 pub use pod::{BarePods, Families, Pod, PodPort, PodSpec, Protocol};
 pub use wait::eventually;

@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The second namespace, where the clients are. They have to be in one of
-/// their own, since a load balancer's address has no route on the node itself.
-pub(crate) const CLIENTS: &str = "clients";
+/// The network namespace, as `ip netns` names it, that the clients are in.
+///
+/// They have to be in one of their own, since a load balancer's address has no
+/// route on the node itself.
+pub const CLIENTS: &str = "clients";
 
 /// The pods' addresses.
 pub(crate) const POD_RANGES: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/64"];
@@ -38,7 +40,7 @@ addr add 10.99.9.2/24 dev eth0
 link set eth0 up
 route add default via 10.99.9.1
 ";
-// Without `nodad` an address is of no use for its first second.
+// Without `nodad` an address is of no use for its first seconds.
 const CABLE_V6: &str = "addr add fd00:99:9::1/64 dev clients nodad\n";
 const CLIENTS_END_V6: &str = "\
 addr add fd00:99:9::2/64 dev eth0 nodad
@@ -98,7 +100,9 @@ impl Network {
 /// Gives this namespace an address. It goes to the loopback device: all pods
 /// and nodes are in here.
 pub(crate) fn add_address(address: IpAddr) -> anyhow::Result<()> {
-    ip(&[], &format!("addr add {address} dev lo\n"))
+    // Else an IPv6 address cannot be listened on for a moment.
+    let at_once = if address.is_ipv6() { "nodad" } else { "" };
+    ip(&[], &format!("addr add {address} dev lo {at_once}\n"))
 }
 
 /// Takes an address away again.

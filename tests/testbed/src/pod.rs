@@ -230,6 +230,7 @@ impl Cluster {
     }
 
     /// Makes many pods that are ready and have addresses, but no processes.
+    /// Needs [`node`](crate::Parts::node).
     pub async fn bare_pods(&self, bare: BarePods) -> anyhow::Result<()> {
         let pods = &Api::<api::Pod>::namespaced(self.admin(), &bare.namespace);
         let bare = &bare;

@@ -14,9 +14,9 @@ const POLL_EVERY: Duration = Duration::from_millis(25);
 static FALLEN: LazyLock<watch::Sender<Option<String>>> = LazyLock::new(|| watch::Sender::new(None));
 
 /// Records that a part of the cluster ended by itself; every wait fails with
-/// the first such report.
-pub(crate) fn report_fallen(report: String) {
-    eprintln!("testbed: {report}");
+/// the first such report. The details are shown now, and once.
+pub(crate) fn report_fallen(report: String, details: &str) {
+    eprintln!("testbed: {report}; {details}");
     FALLEN.send_if_modified(|first| {
         let is_first = first.is_none();
         first.get_or_insert(report);

@@ -1,0 +1,100 @@
+# What can be done with this repository: make help
+#
+# Everything works as root and as a normal user. The cluster that the tests,
+# the demo and the benches need is built once per machine, by the testbed.
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo demo-shell bench build generate lint clean bins rust go
+
+# The versions that are needed, from where they are written down anyway.
+RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
+GO_NEEDED := $(shell sed -n 's/^go \([0-9.]*\)$$/\1/p' tests/control-plane/go.mod)
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TESTBED_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sharedlb-testbed
+
+# cargo-deny is the installed one, or ours, which goes with `make clean`.
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(or $(shell command -v cargo-deny),$(TARGET)/tools/bin/cargo-deny)
+
+# On stderr, so that what comes on stdout is the result alone.
+say = @printf '\n== %s\n' "$(1)" >&2
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+test: rust go lint demo ## Check everything: lint, the demo, and all tests
+	$(call say,Tests in the documentation)
+	cargo test --workspace --all-features --doc
+	$(call say,Tests)
+	cargo test --workspace --all-features --lib --bins --tests --no-fail-fast
+
+demo: bins ## Show the main job for real, on this machine, in a minute
+	$(call say,The demo)
+	@$(TARGET)/debug/sharedlb-demo
+
+demo-shell: bins ## Open a shell in the demo's cluster
+	$(call say,A shell in the demo)
+	@$(TARGET)/debug/sharedlb-demo shell
+
+# A debug build, since that is a quick one. With all features, as the tests
+# have them, so that one build serves both.
+bins: rust go
+	$(call say,Building the controller and the demo: a few minutes for the first time)
+	cargo build --workspace --all-features --bins
+
+bench: rust go ## Measure: one figure a line, as name, value and unit
+	$(call say,How long it takes to assign ports)
+	@cargo bench --bench assign >&2
+	$(call say,How long everything takes with a real API server: about 12 minutes)
+	@cargo bench --bench cluster
+
+build: rust ## Build the controller, as it is to be released
+	cargo build --release --locked --package sharedlb
+
+generate: rust ## Write the generated files: crds/*.yaml
+	cargo run --quiet -- crds --write crds
+
+lint: rust $(CARGO_DENY) ## Check what can be read: formatting, licences, clippy, docs
+	$(call say,Formatting)
+	cargo fmt --all --check
+	$(call say,Dependencies: licences and sources$(,) and none on Kubernetes in the core of the providers)
+	$(CARGO_DENY) check licenses bans sources
+	@found=$$(cargo tree --package sharedlb-providers --no-default-features --edges normal --prefix none) || exit; \
+	if echo "$$found" | grep -E '^(kube|k8s)-'; then \
+	    echo 'sharedlb-providers depends on Kubernetes without its feature `service`' >&2; exit 1; \
+	fi
+	$(call say,Clippy)
+	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	$(call say,Documentation)
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --all-features --no-deps
+
+clean: ## Remove what was built here
+	cargo clean
+	@echo "The cluster's binaries stay, for every clone on this machine: $(TESTBED_CACHE)" >&2
+
+$(TARGET)/tools/bin/cargo-deny: | rust
+	$(call say,Building cargo-deny $(CARGO_DENY_VERSION): about 3 minutes$(,) once)
+	cargo install --quiet --locked --no-default-features --root $(TARGET)/tools cargo-deny@$(CARGO_DENY_VERSION)
+
+# Fails unless the version that a command prints is there, and new enough.
+# It takes the language, the command, the version needed, and where to get it.
+define require
+	@have=$$($(2) 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1); \
+	oldest=$$(printf '%s\n' "$$have" "$(3)" | sort -V | head -n 1); \
+	if [ "$$oldest" != "$(3)" ]; then \
+	    echo "$(1) $(3) or newer is needed, from $(4). Here is $${have:-none}." >&2; exit 1; \
+	fi
+endef
+
+rust:
+	$(call require,Rust,rustc --version,$(RUST_NEEDED),https://rustup.rs)
+
+# Go builds the cluster; it is not needed where that was built already.
+go:
+ifeq ($(KUBEBUILDER_ASSETS)$(wildcard $(TESTBED_CACHE)/metallb-*/metallb-controller),)
+	$(call require,Go,GOTOOLCHAIN=local go env GOVERSION,$(GO_NEEDED),https://go.dev/dl)
+endif
+
+# A comma that does not end an argument.
+, := ,

@@ -1,0 +1,63 @@
+//! `burst_ratio`: many claims at once, over what the same writes cost anybody.
+//!
+//! The claims are created by 16 connections, and the time runs until all have
+//! ports. What the controller wrote in that time is counted from outside. Then,
+//! with the controller stopped, a bare client makes as many writes of the same
+//! kinds by 16 connections.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::bare;
+use crate::census::{Census, Counts};
+use crate::claims::{Tenant, add_pods};
+use crate::controller::Controller;
+use crate::figures::{print, progress};
+use crate::stage::{CONNECTIONS, Stage, for_all};
+
+/// How long a burst may take.
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// Measures a burst of these claims. The controller that is given back is
+/// another one than before.
+pub(crate) async fn measure(stage: &Stage, controller: Controller, tenants: &[Tenant]) -> anyhow::Result<Controller> {
+    let claims = tenants.len();
+    progress(&format!("{claims} claims at once"));
+    add_pods(stage, tenants).await?;
+    controller.until_quiet().await?;
+    let census = Census::start(&stage.admin).await?;
+    let (took, writes) = burst(stage, &census, tenants).await?;
+    controller.until_quiet().await?;
+
+    progress(&format!("the same writes by a bare client: {writes:?}"));
+    controller.kill().await?;
+    let pattern = tenants.first().context("a claim")?;
+    let bare = bare::time_of(&stage.admin, &writes, pattern).await?;
+    drop(census);
+    let controller = Controller::start(stage).await?;
+
+    print(&format!("burst_{claims}_s"), took.as_secs_f64(), "s");
+    print(&format!("burst_{claims}_bare_s"), bare.as_secs_f64(), "s");
+    print(&format!("burst_{claims}_writes"), writes.values().sum::<usize>() as f64, "writes");
+    print(&format!("burst_{claims}_ratio"), took.as_secs_f64() / bare.as_secs_f64(), "ratio");
+    Ok(controller)
+}
+
+/// Creates all claims. Returns how long it took until all had ports, and what
+/// was written until then; all are ready when it returns.
+async fn burst(stage: &Stage, census: &Census, tenants: &[Tenant]) -> anyhow::Result<(Duration, Counts)> {
+    let ready: Vec<_> = tenants.iter().map(|tenant| tenant.readiness(stage)).collect();
+    let ports: Vec<_> = tenants.iter().map(|tenant| tenant.port(stage)).collect();
+    let started = Instant::now();
+    for_all(tenants, CONNECTIONS, async |tenant: &Tenant| tenant.create(stage).await.map(drop)).await?;
+    let mut ended = started;
+    for port in ports {
+        ended = ended.max(port.wait(LIMIT).await?.at);
+    }
+    let writes = census.counts();
+    for ready in ready {
+        ready.wait(LIMIT).await?;
+    }
+    Ok((ended - started, writes))
+}

@@ -1,0 +1,39 @@
+//! `status_port`: how long a new claim waits for its port.
+
+use std::time::Duration;
+
+use crate::claims::{Tenant, add_pods, time_to_port};
+use crate::echo::Echo;
+use crate::figures::{percentile_ms, print, progress};
+use crate::stage::Stage;
+
+/// Measures new claims one after another, without a pause: the next is created
+/// as soon as the port of the one before is seen. The echo is measured between
+/// them, in the order claim, echo, echo, claim, so that either comes as often
+/// after the one as after the other, and both bear what is still being done for
+/// the claims before.
+pub(crate) async fn measure(stage: &Stage, echo: &mut Echo, claims: usize, tenants: &[Tenant]) -> anyhow::Result<()> {
+    progress(&format!("{} claims, one after another, where there are {claims}", tenants.len()));
+    add_pods(stage, tenants).await?;
+    let (mut ports, mut answers) = (Vec::new(), Vec::new());
+    for (number, tenant) in tenants.iter().enumerate() {
+        if number % 2 == 0 {
+            ports.push(time_to_port(stage, tenant).await?);
+            answers.push(echo.time_to_answer().await?);
+        } else {
+            answers.push(echo.time_to_answer().await?);
+            ports.push(time_to_port(stage, tenant).await?);
+        }
+    }
+    report(claims, &ports, &answers);
+    Ok(())
+}
+
+fn report(claims: usize, ports: &[Duration], answers: &[Duration]) {
+    let (port, answer) = (percentile_ms(ports, 50), percentile_ms(answers, 50));
+    print(&format!("status_port_p50_ms_{claims}"), port, "ms");
+    print(&format!("status_port_p99_ms_{claims}"), percentile_ms(ports, 99), "ms");
+    print(&format!("echo_p50_ms_{claims}"), answer, "ms");
+    print(&format!("echo_p99_ms_{claims}"), percentile_ms(answers, 99), "ms");
+    print(&format!("status_port_ratio_{claims}"), port / answer, "ratio");
+}

@@ -1,0 +1,110 @@
+//! The part of the bench that is about many claims.
+
+use std::time::{Duration, Instant};
+
+use crate::claims::{Tenant, populate, prepare};
+use crate::controller::Controller;
+use crate::echo::Echo;
+use crate::figures::progress;
+use crate::stage::Stage;
+use crate::{burst, endpoints, latency, steady};
+
+/// The class that has many claims.
+const CLASS: &str = "bench";
+
+/// How many claims each class has that has few.
+const FEW: usize = 10;
+
+/// How large the bench is.
+struct Scale {
+    /// The claims of a class that has many, and of one that has a tenth of them
+    claims: usize,
+    /// The claims that are measured one after another
+    samples: usize,
+    /// How long nothing happens
+    idle: Duration,
+}
+
+impl Scale {
+    /// That of the issue, or a smaller one for trying.
+    fn asked_for() -> anyhow::Result<Self> {
+        let claims = match std::env::var("BENCH_CLAIMS") {
+            Ok(claims) => claims.parse::<usize>()?.max(100),
+            Err(_) => 10_000,
+        };
+        let idle = Duration::from_secs(if claims < 10_000 { 10 } else { 60 });
+        Ok(Self { claims, samples: (claims / 50).clamp(20, 200), idle })
+    }
+}
+
+/// Fills a class step by step, and measures at each.
+pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
+    let scale = Scale::asked_for()?;
+    prepare(stage).await?;
+    let controller = Controller::start(stage).await?;
+    let mut echo = Echo::start(stage).await?;
+    where_there_are_few(stage, &controller, &mut echo, scale.samples).await?;
+
+    stage.class(CLASS).await?;
+    let mut class = Filling { stage, tenants: Vec::new() };
+    let tenth = scale.claims / 10;
+    class.fill(tenth).await?;
+    controller.until_quiet().await?;
+    latency::measure(stage, &mut echo, tenth, class.next(scale.samples)).await?;
+    let controller = burst::measure(stage, controller, class.next(tenth)).await?;
+
+    class.fill(scale.claims).await?;
+    progress(&format!("{} objects for the echo", scale.claims));
+    echo.fill(scale.claims).await?;
+    controller.until_quiet().await?;
+    latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
+    endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;
+    drop(echo);
+    steady::measure(stage, controller, scale.idle).await
+}
+
+/// A class that has few claims has soon more of them by being measured. So there
+/// are many such classes, and each gets as many new claims as it had.
+async fn where_there_are_few(
+    stage: &Stage,
+    controller: &Controller,
+    echo: &mut Echo,
+    samples: usize,
+) -> anyhow::Result<()> {
+    let classes: Vec<String> = (0..samples / FEW).map(|number| format!("few-{number}")).collect();
+    progress(&format!("{} classes of {FEW} claims", classes.len()));
+    for class in &classes {
+        stage.class(class).await?;
+    }
+    let of_all = |numbers: std::ops::Range<usize>| -> Vec<Tenant> {
+        numbers.flat_map(|number| classes.iter().map(move |class| Tenant::new(class, number))).collect()
+    };
+    populate(stage, &of_all(0..FEW)).await?;
+    controller.until_quiet().await?;
+    latency::measure(stage, echo, FEW, &of_all(FEW..2 * FEW)).await
+}
+
+/// The class that has many claims, while it fills.
+struct Filling<'a> {
+    stage: &'a Stage,
+    tenants: Vec<Tenant>,
+}
+
+impl Filling<'_> {
+    /// So many further tenants.
+    fn next(&mut self, count: usize) -> &[Tenant] {
+        let first = self.tenants.len();
+        self.tenants.extend((first..first + count).map(|number| Tenant::new(CLASS, number)));
+        &self.tenants[first..]
+    }
+
+    /// Adds claims until there are so many, and waits until all are ready.
+    async fn fill(&mut self, count: usize) -> anyhow::Result<()> {
+        let (stage, started) = (self.stage, Instant::now());
+        let new = self.next(count.saturating_sub(self.tenants.len()));
+        progress(&format!("{} further claims, to have {count}", new.len()));
+        populate(stage, new).await?;
+        progress(&format!("all are ready after {:.0} s", started.elapsed().as_secs_f64()));
+        Ok(())
+    }
+}

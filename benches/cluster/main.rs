@@ -1,0 +1,83 @@
+//! The controller's figures against the real API server: `make bench`.
+//!
+//! On stdout is one figure a line, `name<TAB>value<TAB>unit`; on stderr is how
+//! far it has got. There are two parts, each in a cluster of its own:
+//!
+//! - *load*: many claims. No kube-proxy runs here, since where there are many
+//!   claims it runs on other machines than the API server and the controller;
+//!   the EndpointSlices of the claims' Services and the load balancers'
+//!   addresses are the work of the real controller manager and MetalLB.
+//! - *traffic*: few claims, with kube-proxy, pods that listen, and a client
+//!   outside of the cluster.
+//!
+//! `cargo bench --bench cluster -- load` (or `traffic`) runs one of them alone.
+//! `BENCH_CLAIMS=300` is a short version for trying: the sizes that figures have
+//! in their names shrink with it.
+
+mod bare;
+mod burst;
+mod census;
+mod claims;
+mod controller;
+mod echo;
+mod endpoints;
+mod figures;
+mod latency;
+mod load;
+mod sightings;
+mod stage;
+mod steady;
+mod traffic;
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sharedlb_testbed::{Cluster, Parts, enter};
+use tokio::runtime::Runtime;
+
+use crate::stage::Stage;
+
+/// What Cargo passes to a bench, and not to the same program as a test.
+const BENCH_FLAG: &str = "--bench";
+
+/// How long a part may take on a machine that is slow or busy.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == BENCH_FLAG) {
+        eprintln!("this is a bench: run it with cargo bench --bench cluster");
+        return Ok(());
+    }
+    match arguments.iter().find(|argument| *argument != BENCH_FLAG).map(String::as_str) {
+        None => ["load", "traffic"].into_iter().try_for_each(run_again_for),
+        Some("load") => run(Parts { node: false, ..Parts::ALL }, async |stage| load::run(stage).await),
+        Some("traffic") => run(Parts::ALL, async |stage| traffic::run(stage).await),
+        Some(other) => bail!("there is no part {other}; there are load and traffic"),
+    }
+}
+
+/// Runs this program for one part: a process has one cluster.
+fn run_again_for(part: &str) -> anyhow::Result<()> {
+    // It ends with us, whatever ends us.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(std::env::current_exe()?)
+        .args([BENCH_FLAG, part])
+        .status()
+        .context("running setpriv (Debian package util-linux)")?;
+    if !status.success() {
+        bail!("the part {part} of the bench failed ({status})");
+    }
+    Ok(())
+}
+
+/// Runs one part in a cluster with SharedLB installed.
+fn run(parts: Parts, part: impl AsyncFnOnce(&Stage) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let testbed = enter(parts)?;
+    Runtime::new()?.block_on(async {
+        let stage = Stage::set(Cluster::start(testbed).await?).await?;
+        tokio::time::timeout(LIMIT, part(&stage)).await.context("the part of the bench to end")?
+    })
+}

@@ -1,0 +1,96 @@
+//! The cluster, with SharedLB installed and running in it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use sharedlb_testbed::{Cluster, Testbed};
+
+use crate::controller::Controller;
+use crate::terminal::Terminal;
+
+/// Everything that the story and the shell need.
+pub(crate) struct Stage {
+    pub(crate) terminal: Terminal,
+    controller: Controller,
+    // Dropped last: the others use it.
+    _cluster: Cluster,
+}
+
+impl Stage {
+    /// Starts the cluster, installs SharedLB as an administrator would, and
+    /// starts what the teams run.
+    pub(crate) async fn set(testbed: Testbed) -> anyhow::Result<Self> {
+        println!("Starting a cluster: etcd, kube-apiserver, kube-controller-manager, kube-proxy and MetalLB.");
+        let cluster = Cluster::start(testbed).await?;
+        let terminal = terminal(&cluster)?;
+        let controller = install(&cluster, &terminal).await?;
+        let stage = Self { terminal, controller, _cluster: cluster };
+        match stage.offer().await {
+            Ok(()) => Ok(stage),
+            Err(error) => Err(stage.explain(error)),
+        }
+    }
+
+    /// Offers a class, and starts the teams' workloads.
+    async fn offer(&self) -> anyhow::Result<()> {
+        let terminal = &self.terminal;
+        terminal.headline("The administrator offers a class of shared load balancers");
+        terminal.run("kubectl apply -f demo/manifests/class.yaml").await?;
+        terminal.run("kubectl wait --for=condition=Ready slbc/shared --timeout=30s").await?;
+        terminal.run("kubectl get slbc").await?;
+
+        terminal.headline("Three teams run something, each in a namespace of its own");
+        terminal.run("kubectl apply -f demo/manifests/workloads.yaml").await?;
+        terminal.run("kubectl wait --for=condition=Available deployments -A -l team --timeout=30s").await?;
+        terminal.run("kubectl get pods -A -l team").await?;
+        Ok(())
+    }
+
+    /// Where the controller's log is.
+    pub(crate) fn controller_log(&self) -> &Path {
+        self.controller.log()
+    }
+
+    /// An error, with what the controller said before it.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(self.controller.log_tail())
+    }
+
+    /// Stops the controller in good order, and the cluster with the rest.
+    pub(crate) async fn clear(self) -> anyhow::Result<()> {
+        self.controller.stop().await
+    }
+}
+
+/// A terminal in which `kubectl` and `ask` work as they do in the story.
+fn terminal(cluster: &Cluster) -> anyhow::Result<Terminal> {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let kubeconfig = cluster.kubeconfig();
+    let private = kubeconfig.parent().context("the cluster's files are in a folder")?;
+    let mut path = OsString::from(demo.join("bin"));
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    Ok(Terminal {
+        folder: demo.parent().context("the demo is in the repository")?.to_owned(),
+        environment: vec![
+            ("KUBECONFIG", kubeconfig.to_owned()),
+            // What kubectl remembers of a cluster ends with the cluster.
+            ("KUBECACHEDIR", private.join("kubectl-cache")),
+            ("PATH", PathBuf::from(path)),
+        ],
+    })
+}
+
+/// Installs SharedLB from `deploy/`, and starts the controller.
+async fn install(cluster: &Cluster, terminal: &Terminal) -> anyhow::Result<Controller> {
+    terminal.headline("The administrator installs SharedLB");
+    terminal.run("kubectl apply -k deploy").await?;
+    terminal.note(
+        "(No image is run on this machine, so the Deployment gets no pod. In its place runs the binary\n\
+         that was just built, as the ServiceAccount of deploy/ and with no other rights than that has.)",
+    );
+    terminal.run("kubectl scale deployment sharedlb -n sharedlb-system --replicas=0").await?;
+    let kubeconfig = cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb").await?;
+    Controller::start(&kubeconfig, cluster.logs().join("sharedlb.log")).await
+}

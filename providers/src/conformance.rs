@@ -1,0 +1,291 @@
+//! One suite of tests that every provider passes, against its real peer where
+//! one can be had. A provider is done when it does.
+//!
+//! Each entry of [`SUITE`] takes a [`Peer`] of its own, asserts by panicking,
+//! and needs nothing but the peer: run them under any test harness.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use crate::diff::diff;
+use crate::model::{
+    Backend, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
+};
+use crate::{Applied, Error, Provider};
+
+/// The load balancers' own side, and other users of them.
+#[async_trait]
+pub trait Peer: Send + Sync {
+    /// A provider as a process that was just started has it.
+    async fn provider(&self) -> Box<dyn Provider>;
+    /// A provider that gets an error on every call to the peer after the first
+    /// `calls`, as if its process had been killed there.
+    async fn provider_dying_after(&self, calls: usize) -> Box<dyn Provider>;
+    /// Somebody else opens a listener on a load balancer of ours.
+    async fn stranger_opens(&self, name: &LbName, port: FrontPort);
+    /// Whether somebody else's listener is still there, as they made it.
+    async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool;
+    /// Makes the peer refuse this listener. Only called where the provider
+    /// isolates failures.
+    async fn refuse(&self, listener: ListenerKey);
+    /// Makes the peer accept everything again.
+    async fn accept_all(&self);
+}
+
+/// A test of the suite.
+pub type Test = fn(&dyn Peer) -> BoxFuture<'_, ()>;
+
+/// All tests, by name.
+pub const SUITE: &[(&str, Test)] = &[
+    ("what_does_not_exist_is_observed_as_none", |peer| Box::pin(what_does_not_exist_is_observed_as_none(peer))),
+    ("a_load_balancer_without_listeners_is_created", |peer| {
+        Box::pin(a_load_balancer_without_listeners_is_created(peer))
+    }),
+    ("listeners_open_as_asked", |peer| Box::pin(listeners_open_as_asked(peer))),
+    ("applying_twice_is_applying_once", |peer| Box::pin(applying_twice_is_applying_once(peer))),
+    ("backends_are_replaced", |peer| Box::pin(backends_are_replaced(peer))),
+    ("a_listener_changes_its_owner", |peer| Box::pin(a_listener_changes_its_owner(peer))),
+    ("a_closed_listener_is_gone_and_its_neighbour_stays", |peer| Box::pin(a_closed_listener_is_gone(peer))),
+    ("a_strangers_listener_is_foreign_and_never_touched", |peer| Box::pin(a_strangers_listener_is_foreign(peer))),
+    ("one_listener_fails_and_the_others_do_not", |peer| Box::pin(one_listener_fails_alone(peer))),
+    ("two_load_balancers_know_nothing_of_each_other", |peer| Box::pin(two_load_balancers_are_apart(peer))),
+    ("deleting_twice_is_deleting_once", |peer| Box::pin(deleting_twice_is_deleting_once(peer))),
+    ("a_crash_between_any_two_calls_is_made_good", |peer| Box::pin(a_crash_between_any_two_calls(peer))),
+];
+
+async fn what_does_not_exist_is_observed_as_none(peer: &dyn Peer) {
+    assert_eq!(peer.provider().await.observe(&lb(0)).await, Ok(None));
+}
+
+async fn a_load_balancer_without_listeners_is_created(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let empty = wanted(&*provider, []);
+    converge(&*provider, &lb(0), &empty).await.expect("an empty load balancer is created");
+    assert_eq!(observe(peer, &lb(0)).await.load_balancer, empty);
+}
+
+async fn listeners_open_as_asked(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let desired = wanted(&*provider, everything(&*provider));
+    converge(&*provider, &lb(0), &desired).await.expect("listeners are opened");
+    let observed = observe(peer, &lb(0)).await;
+    assert_eq!(observed.load_balancer, desired);
+    assert_eq!(observed.foreign, BTreeSet::new(), "what we made is not foreign to us");
+}
+
+async fn applying_twice_is_applying_once(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let desired = wanted(&*provider, everything(&*provider));
+    let changes = diff(&LoadBalancer::default(), &desired);
+    for time in ["first", "second"] {
+        // The second time it is told to open what is open, as after a lost answer.
+        let applied = provider.apply(&lb(0), &desired, &changes).await;
+        applied.unwrap_or_else(|error| panic!("the {time} time: {error}"));
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired, "after the {time} time");
+    }
+}
+
+async fn backends_are_replaced(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let key = tcp(20000);
+    for backends in [vec![v4(1), v4(2)], vec![v4(2), v4(3)], vec![v6(1), v4(3)], vec![], vec![v6(2)]] {
+        let desired =
+            wanted(&*provider, [(key, listener("redis", backends)), (tcp(20001), listener("other", [v4(9)]))]);
+        converge(&*provider, &lb(0), &desired).await.expect("backends are replaced");
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+    }
+}
+
+async fn a_listener_changes_its_owner(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    for owner in ["before", "after"] {
+        let desired = wanted(&*provider, [(tcp(20000), listener(owner, [v4(1)]))]);
+        converge(&*provider, &lb(0), &desired).await.expect("the owner is written down");
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+    }
+}
+
+async fn a_closed_listener_is_gone(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let (stays, goes) = ((tcp(20000), listener("stays", [v4(1)])), (tcp(20001), listener("goes", [v4(2)])));
+    let both = wanted(&*provider, [stays.clone(), goes]);
+    converge(&*provider, &lb(0), &both).await.expect("both open");
+    for desired in [wanted(&*provider, [stays]), wanted(&*provider, [])] {
+        converge(&*provider, &lb(0), &desired).await.expect("one is closed");
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+    }
+}
+
+async fn a_strangers_listener_is_foreign(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let theirs = FrontPort { port: port(2222), transport: Transport::Tcp };
+    converge(&*provider, &lb(0), &wanted(&*provider, [])).await.expect("the load balancer is created");
+    peer.stranger_opens(&lb(0), theirs).await;
+    assert_eq!(observe(peer, &lb(0)).await.foreign, BTreeSet::from([theirs]));
+
+    for ours in [vec![(tcp(20000), listener("ours", [v4(1)]))], vec![]] {
+        let desired = wanted(&*provider, ours);
+        converge(&*provider, &lb(0), &desired).await.expect("ours is opened beside it, and closed");
+        let observed = observe(peer, &lb(0)).await;
+        assert_eq!(observed.load_balancer, desired);
+        assert_eq!(observed.foreign, BTreeSet::from([theirs]));
+        assert!(peer.stranger_has(&lb(0), theirs).await, "the stranger's listener is as it was");
+    }
+
+    let desired =
+        wanted(&*provider, [(tcp(2222), listener("thief", [v4(1)])), (tcp(20000), listener("ours", [v4(1)]))]);
+    let applied = converge(&*provider, &lb(0), &desired).await.expect("the others go on");
+    assert!(matches!(applied.failed.get(&tcp(2222)), Some(Error::PortInUse(_))), "{:?}", applied.failed);
+    assert!(observe(peer, &lb(0)).await.load_balancer.listeners.contains_key(&tcp(20000)));
+    assert!(peer.stranger_has(&lb(0), theirs).await, "the stranger's listener is as it was");
+}
+
+async fn one_listener_fails_alone(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    if !provider.capabilities().isolates_failures {
+        return;
+    }
+    let desired = wanted(&*provider, (20000..20005).map(|n| (tcp(n), listener("claim", [v4(1)]))));
+    peer.refuse(tcp(20002)).await;
+    let applied = converge(&*provider, &lb(0), &desired).await.expect("the others go on");
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20002)]);
+    let open: Vec<_> = observe(peer, &lb(0)).await.load_balancer.listeners.into_keys().collect();
+    assert_eq!(open, [tcp(20000), tcp(20001), tcp(20003), tcp(20004)]);
+
+    peer.accept_all().await;
+    converge(&*provider, &lb(0), &desired).await.expect("it is accepted now");
+    assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+}
+
+async fn two_load_balancers_are_apart(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let with = |owner| LoadBalancer {
+        attributes: provider.attributes(0),
+        listeners: [(tcp(20000), listener(owner, [v4(1)]))].into(),
+    };
+    converge(&*provider, &lb(0), &with("first")).await.expect("the first is made");
+    converge(&*provider, &lb(1), &with("second")).await.expect("the second is made");
+    provider.delete(&lb(1)).await.expect("the second is deleted");
+    assert_eq!(observe(peer, &lb(0)).await.load_balancer, with("first"));
+    assert_eq!(peer.provider().await.observe(&lb(1)).await, Ok(None));
+}
+
+async fn deleting_twice_is_deleting_once(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let desired = wanted(&*provider, everything(&*provider));
+    converge(&*provider, &lb(0), &desired).await.expect("it is made");
+    for time in ["first", "second"] {
+        provider.delete(&lb(0)).await.unwrap_or_else(|error| panic!("the {time} time: {error}"));
+        assert_eq!(peer.provider().await.observe(&lb(0)).await, Ok(None), "after the {time} time");
+    }
+    converge(&*provider, &lb(0), &desired).await.expect("it is made again");
+    assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+}
+
+/// From nothing to everything, from there to something else, and to nothing: in
+/// each of these the process is killed after every number of calls, and the
+/// next one ends where one that lived would have.
+async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
+    let alive = peer.provider().await;
+    let other = [(tcp(20000), listener("other", [v4(7), v6(7)])), (tcp(20009), listener("new", [v4(8)]))];
+    let steps = [wanted(&*alive, everything(&*alive)), wanted(&*alive, other), wanted(&*alive, [])];
+    for (step, desired) in steps.iter().enumerate() {
+        for calls in 0..100 {
+            alive.delete(&lb(0)).await.expect("everything starts anew");
+            if let Some(before) = step.checked_sub(1).map(|before| &steps[before]) {
+                converge(&*alive, &lb(0), before).await.expect("the step before is carried out");
+            }
+            let died = converge(&*peer.provider_dying_after(calls).await, &lb(0), desired).await.is_err();
+            converge(&*peer.provider().await, &lb(0), desired).await.expect("the next process goes on");
+            assert_eq!(observe(peer, &lb(0)).await.load_balancer, *desired, "killed after {calls} calls");
+            if !died {
+                assert!(calls > 0, "no call was made at all");
+                break;
+            }
+        }
+    }
+}
+
+/// What the LB loop does in one run, without its kept state.
+async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer) -> Result<Applied, Error> {
+    let observed = provider.observe(name).await?;
+    let changes = diff(&observed.unwrap_or_default().load_balancer, desired);
+    let applied = provider.apply(name, desired, &changes).await?;
+    if !provider.capabilities().isolates_failures {
+        assert!(
+            applied.failed.values().all(|error| matches!(error, Error::PortInUse(_))),
+            "one that cannot isolate failures says nothing of single listeners: {:?}",
+            applied.failed
+        );
+    }
+    Ok(applied)
+}
+
+/// What a process sees that was just started. A load balancer that takes its
+/// time to show what was done has ten seconds.
+async fn observe(peer: &dyn Peer, name: &LbName) -> Observed {
+    let provider = peer.provider().await;
+    for _ in 0..100 {
+        match provider.observe(name).await {
+            Ok(Some(observed)) => return observed,
+            Ok(None) | Err(Error::NotReady(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{name} cannot be observed: {error}"),
+        }
+    }
+    panic!("{name} was not there after ten seconds");
+}
+
+fn wanted(provider: &dyn Provider, listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> LoadBalancer {
+    LoadBalancer { attributes: provider.attributes(0), listeners: listeners.into_iter().collect() }
+}
+
+/// One listener of every kind that the provider has.
+fn everything(provider: &dyn Provider) -> Vec<(ListenerKey, Listener)> {
+    let capabilities = provider.capabilities();
+    let mut all: Vec<_> = (20000..)
+        .zip(capabilities.protocols)
+        .map(|(n, &protocol)| ListenerKey { port: port(n), protocol })
+        .map(|key| (key, listener("claim", [v4(1), v4(2), v6(1)])))
+        .collect();
+    all.push((tcp(20100), listener("without-backends", [])));
+    if capabilities.tcp_and_udp_share_a_number {
+        all.push((tcp(20200), listener("tcp", [v4(1)])));
+        all.push((ListenerKey { port: port(20200), protocol: Protocol::Udp }, listener("udp", [v4(2)])));
+    }
+    all
+}
+
+fn lb(index: u32) -> LbName {
+    LbName::new("conformance", index, "cluster", "class-uid")
+}
+
+fn port(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).expect("the suite's ports are not zero")
+}
+
+fn tcp(number: u16) -> ListenerKey {
+    ListenerKey { port: port(number), protocol: Protocol::Tcp }
+}
+
+fn listener(claim: &str, backends: impl IntoIterator<Item = Backend>) -> Listener {
+    let owner = Owner { namespace: "team-a".into(), claim: claim.into(), port: "main".into() };
+    Listener { owner, backends: backends.into_iter().collect() }
+}
+
+fn v4(host: u8) -> Backend {
+    backend(IpAddr::V4(Ipv4Addr::new(10, 244, 0, host)), host)
+}
+
+fn v6(host: u8) -> Backend {
+    backend(IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, host.into())), host)
+}
+
+fn backend(address: IpAddr, host: u8) -> Backend {
+    let pod = Some(format!("pod-{host}").into());
+    Backend { address, port: port(6379), pod, node: Some("node-1".into()) }
+}

@@ -1,0 +1,106 @@
+//! What programs load balancers.
+//!
+//! The core of this crate — [`model`], [`diff()`] and the [`Provider`] trait —
+//! knows load balancers, listeners and backends, and nothing of Kubernetes.
+//! Each kind of load balancer is one implementation of [`Provider`] behind a
+//! Cargo feature of its own; [`memory`] is the reference, and [`conformance`]
+//! the suite of tests that every one of them passes.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod diff;
+pub mod memory;
+pub mod model;
+#[cfg(feature = "service")]
+pub mod service;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt as _};
+
+pub use diff::{Change, diff, replay};
+pub use model::{
+    Address, Attributes, Backend, Capabilities, Capacity, FrontPort, LbName, Listener, ListenerKey, LoadBalancer,
+    Observed, Owner, Protocol, Transport,
+};
+
+/// What programs one kind of load balancer. It executes a plan: it never
+/// allocates a port, never compares, and never sees a `SharedLB`.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// What this provider can do, known without asking the load balancer.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The settings that the load balancer `index` of this class shall have, as
+    /// [`diff()`] compares them with what was observed.
+    fn attributes(&self, index: u32) -> Attributes;
+
+    /// Our part of the load balancer as it is now, its real limits, and the
+    /// ports that strangers hold. `None`: it does not exist.
+    ///
+    /// # Errors
+    /// When the load balancer could not be asked; nothing is known of it then.
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error>;
+
+    /// Carries the changes out, creating the load balancer if it is missing. A
+    /// listener that fails is in [`Applied::failed`], and the rest goes on.
+    /// `desired` is the whole that the changes lead to, for providers that can
+    /// only write the whole.
+    ///
+    /// # Errors
+    /// When nothing, or an unknown part, was carried out: observe again.
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error>;
+
+    /// Removes what we own. Succeeds if there is nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] while the load balancer is still going away, or
+    /// whatever kept it from being asked.
+    async fn delete(&self, name: &LbName) -> Result<(), Error>;
+
+    /// Names of load balancers that changed without our doing (an address came,
+    /// somebody altered a listener), for providers that are told of it.
+    /// The others are looked at again on every resync.
+    fn changes(&self) -> BoxStream<'static, LbName> {
+        stream::pending().boxed()
+    }
+}
+
+/// What became of an [`Provider::apply`] that reached the load balancer.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The listeners whose change was not carried out, each with its cause.
+    pub failed: BTreeMap<ListenerKey, Error>,
+    /// Where the load balancer is reached, if that is known by now.
+    pub addresses: Vec<Address>,
+}
+
+/// Why a load balancer or a listener is not as it should be, told apart by what
+/// the caller should do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is on its way (a load balancer being provisioned): look again soon.
+    #[error("{0}")]
+    NotReady(String),
+    /// The load balancer will not have it, however often it is asked: tell the
+    /// user, and try again only when something changed.
+    #[error("{0}")]
+    Refused(String),
+    /// A stranger holds the port: tell the user. A port that was assigned and
+    /// never opened may be exchanged for another.
+    #[error("{0}")]
+    PortInUse(String),
+    /// Too many calls: wait at least `retry_after`.
+    #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
+    Throttled {
+        /// How long the load balancer asked us to wait.
+        retry_after: Duration,
+        /// What it said.
+        message: String,
+    },
+    /// Unreachable or failing: try again with backoff.
+    #[error("{0}")]
+    Transient(String),
+}

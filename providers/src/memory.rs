@@ -1,0 +1,212 @@
+//! The reference provider: load balancers that exist in memory only.
+//!
+//! It keeps the rules that every real load balancer has (a port has one
+//! listener, a stranger's port is a stranger's, room is limited), and fails on
+//! demand, so that what is built on [`Provider`] can be tested without a cloud.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::diff::{Change, replay};
+use crate::model::{
+    Address, Attributes, Capabilities, Capacity, FrontPort, LbName, ListenerKey, LoadBalancer, Observed, Protocol,
+};
+use crate::{Applied, Error, Provider};
+
+/// What the load balancers of one [`Memory`] are. Clones of it are the same
+/// cloud seen by another process.
+#[derive(Debug, Clone, Default)]
+pub struct Cloud(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    load_balancers: BTreeMap<LbName, MemoryLoadBalancer>,
+    refused: BTreeSet<ListenerKey>,
+    calls: usize,
+}
+
+#[derive(Debug, Default)]
+struct MemoryLoadBalancer {
+    ours: LoadBalancer,
+    foreign: BTreeSet<FrontPort>,
+}
+
+impl Cloud {
+    /// Listeners that fit on one load balancer.
+    pub const LISTENERS: u32 = 50;
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody else opens a listener on a load balancer.
+    pub fn stranger_opens(&self, name: &LbName, port: FrontPort) {
+        self.state().load_balancers.entry(name.clone()).or_default().foreign.insert(port);
+    }
+
+    /// Whether somebody else's listener is there.
+    #[must_use]
+    pub fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
+        self.state().load_balancers.get(name).is_some_and(|lb| lb.foreign.contains(&port))
+    }
+
+    /// From now on a change of this listener is refused.
+    pub fn refuse(&self, listener: ListenerKey) {
+        self.state().refused.insert(listener);
+    }
+
+    /// Nothing is refused any more.
+    pub fn accept_all(&self) {
+        self.state().refused.clear();
+    }
+
+    /// How many calls have been made: one for each look and each change.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.state().calls
+    }
+}
+
+/// The provider of a [`Cloud`].
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    cloud: Cloud,
+    /// The process "dies" after this many more calls.
+    dies_after: Option<Arc<Mutex<usize>>>,
+}
+
+impl Memory {
+    /// A provider for this cloud.
+    #[must_use]
+    pub fn new(cloud: Cloud) -> Self {
+        Self { cloud, dies_after: None }
+    }
+
+    /// A provider whose calls all fail after the first `calls`, as they do for
+    /// a process that was killed.
+    #[must_use]
+    pub fn dying_after(cloud: Cloud, calls: usize) -> Self {
+        Self { cloud, dies_after: Some(Arc::new(Mutex::new(calls))) }
+    }
+
+    fn call(&self) -> Result<MutexGuard<'_, State>, Error> {
+        if let Some(left) = &self.dies_after {
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            *left = left.checked_sub(1).ok_or_else(|| Error::Transient("the process has died".into()))?;
+        }
+        let mut state = self.cloud.state();
+        state.calls += 1;
+        Ok(state)
+    }
+}
+
+#[async_trait]
+impl Provider for Memory {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+            tcp_and_udp_share_a_number: true,
+            listeners_for_tcp_udp: 1,
+            isolates_failures: true,
+            pod_targets: true,
+            node_targets: true,
+            reserved: Vec::new(),
+            default_listeners: Cloud::LISTENERS,
+            max_listeners: Cloud::LISTENERS,
+        }
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        Attributes::from([("index".into(), index.to_string())])
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        let state = self.call()?;
+        Ok(state.load_balancers.get(name).map(|found| Observed {
+            load_balancer: found.ours.clone(),
+            addresses: vec![address(name)],
+            capacity: Capacity { listeners: Some(Cloud::LISTENERS) },
+            foreign: found.foreign.clone(),
+        }))
+    }
+
+    async fn apply(&self, name: &LbName, _desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        self.call()?.load_balancers.entry(name.clone()).or_default();
+        let mut failed = BTreeMap::new();
+        for change in changes {
+            let mut state = self.call()?;
+            let refused = change.listener().filter(|listener| state.refused.contains(listener));
+            let lb = state.load_balancers.entry(name.clone()).or_default();
+            match refused.map(|key| (key, Error::Refused(format!("{key} is refused on demand")))).or(check(lb, change))
+            {
+                Some((listener, error)) => {
+                    failed.insert(listener, error);
+                }
+                None => replay(&mut lb.ours, [change]),
+            }
+        }
+        Ok(Applied { failed, addresses: vec![address(name)] })
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.call()?.load_balancers.remove(name);
+        Ok(())
+    }
+}
+
+/// Why a load balancer with rules of its own will not carry out this change.
+fn check(lb: &MemoryLoadBalancer, change: &Change) -> Option<(ListenerKey, Error)> {
+    let Change::Open(key, _) = change else { return None };
+    let ours: BTreeSet<FrontPort> = lb.ours.listeners.keys().flat_map(|key| key.front_ports()).collect();
+    if let Some(port) = key.front_ports().find(|port| ours.contains(port) || lb.foreign.contains(port)) {
+        return Some((*key, Error::PortInUse(format!("{port} has a listener already"))));
+    }
+    let listeners = lb.ours.listeners.len() + lb.foreign.len();
+    (listeners >= Cloud::LISTENERS as usize).then(|| {
+        (*key, Error::Refused(format!("the load balancer holds {listeners} of {} listeners", Cloud::LISTENERS)))
+    })
+}
+
+fn address(name: &LbName) -> Address {
+    Address::Hostname(format!("{name}.example.com"))
+}
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+    use crate::conformance::{self, Peer};
+
+    struct MemoryPeer(Cloud);
+
+    #[async_trait]
+    impl Peer for MemoryPeer {
+        async fn provider(&self) -> Box<dyn Provider> {
+            Box::new(Memory::new(self.0.clone()))
+        }
+        async fn provider_dying_after(&self, calls: usize) -> Box<dyn Provider> {
+            Box::new(Memory::dying_after(self.0.clone(), calls))
+        }
+        async fn stranger_opens(&self, name: &LbName, port: FrontPort) {
+            self.0.stranger_opens(name, port);
+        }
+        async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
+            self.0.stranger_has(name, port)
+        }
+        async fn refuse(&self, listener: ListenerKey) {
+            self.0.refuse(listener);
+        }
+        async fn accept_all(&self) {
+            self.0.accept_all();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_provider_passes_the_conformance_suite() {
+        for (name, test) in conformance::SUITE {
+            println!("{name}");
+            test(&MemoryPeer(Cloud::default())).await;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What tells our objects from everybody else's: names of labels and
+//! annotations, and the values that they have for one class of one cluster.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::model::{LbName, fnv1a};
+
+/// The field manager of all our writes.
+pub(super) const FIELD_MANAGER: &str = "sharedlb";
+
+/// Annotation of an EndpointSlice: whom its listener is for.
+pub(super) const OWNER: &str = "sharedlb.dev/owner";
+/// Annotation of an EndpointSlice: what its listener accepts. Two slices of a
+/// `TCP_UDP` listener look like those of a TCP and a UDP listener without it.
+pub(super) const PROTOCOL: &str = "sharedlb.dev/protocol";
+/// Annotation of a Service: the attributes that we have set on it. Others'
+/// annotations and the API server's defaults are no drift, and what a class no
+/// longer asks for is.
+pub(super) const ATTRIBUTES: &str = "sharedlb.dev/attributes";
+
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const CLASS: &str = "sharedlb.dev/class";
+const CLUSTER_ID: &str = "sharedlb.dev/cluster-id";
+const LOAD_BALANCER: &str = "sharedlb.dev/load-balancer";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// The longest value that a label can have.
+const MAX_LABEL_VALUE: usize = 63;
+
+/// Where the objects of one class of one cluster are, and how they are marked.
+#[derive(Debug, Clone)]
+pub(super) struct Marks {
+    pub(super) namespace: String,
+    class: String,
+    cluster_id: String,
+}
+
+impl Marks {
+    pub(super) fn new(namespace: &str, class: &str, cluster_id: &str) -> Self {
+        Self { namespace: namespace.into(), class: label_value(class), cluster_id: label_value(cluster_id) }
+    }
+
+    /// The label selector of everything that is ours.
+    pub(super) fn selector(&self) -> String {
+        format!("{CLASS}={},{CLUSTER_ID}={}", self.class, self.cluster_id)
+    }
+
+    /// The label selector of one load balancer's EndpointSlices.
+    pub(super) fn selector_of_slices(&self, name: &LbName) -> String {
+        format!("{},{SERVICE_NAME}={name}", self.selector())
+    }
+
+    /// Labels of the Service.
+    pub(super) fn service_labels(&self, name: &LbName) -> BTreeMap<String, String> {
+        [(MANAGED_BY, "sharedlb"), (CLASS, &self.class), (CLUSTER_ID, &self.cluster_id), (LOAD_BALANCER, name.as_str())]
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect()
+    }
+
+    /// Labels of an EndpointSlice. Its `managed-by` keeps Kubernetes' own
+    /// controllers away from it.
+    pub(super) fn slice_labels(&self, name: &LbName) -> BTreeMap<String, String> {
+        let mut labels = self.service_labels(name);
+        labels.insert(SERVICE_NAME.into(), name.to_string());
+        labels.insert(SLICE_MANAGED_BY.into(), "sharedlb.dev".into());
+        labels
+    }
+
+    /// The load balancer that an object of ours belongs to; `None` if it is not
+    /// ours.
+    pub(super) fn load_balancer(&self, metadata: &ObjectMeta) -> Option<LbName> {
+        let labels = metadata.labels.as_ref()?;
+        let ours = labels.get(CLASS) == Some(&self.class) && labels.get(CLUSTER_ID) == Some(&self.cluster_id);
+        labels.get(LOAD_BALANCER).filter(|_| ours).map(|name| LbName::from_recorded(name))
+    }
+}
+
+/// The text itself where a label can hold it, else its beginning and a hash.
+fn label_value(text: &str) -> String {
+    if text.len() <= MAX_LABEL_VALUE {
+        return text.into();
+    }
+    let hash = format!("-{:016x}", fnv1a([text.as_bytes()]));
+    text.chars().take(MAX_LABEL_VALUE - hash.len()).chain(hash.chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_name_too_long_for_a_label_is_cut_and_still_told_apart() {
+        let (one, other) =
+            (label_value(&format!("{}-1", "x".repeat(80))), label_value(&format!("{}-2", "x".repeat(80))));
+        assert_eq!(one.len(), MAX_LABEL_VALUE);
+        assert_ne!(one, other);
+        assert_eq!(label_value("default"), "default");
+    }
+}

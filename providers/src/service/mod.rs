@@ -1,0 +1,318 @@
+//! The `service` provider: a load balancer is one ordinary Service of type
+//! LoadBalancer, and the cloud's own controller, or MetalLB, gives it an address.
+//!
+//! The Service has no selector. It has one port for each front port, and
+//! EndpointSlices of ours lead to each claim's pods. A listener opens with its
+//! backends in place: slices are written before the Service's ports, and deleted
+//! after them. Every write is a server-side apply that can be done twice, so
+//! whatever was cut off is made good by the next run. Looking costs no call:
+//! what there is, two watches and the replies to our writes tell.
+//!
+//! What others add to the Service is theirs: an apply leaves it alone, and their
+//! ports are shown as foreign.
+
+mod api;
+mod cache;
+mod front;
+mod marks;
+mod plan;
+mod slices;
+mod view;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+
+use self::api::{What, call};
+use self::cache::Entry;
+use self::front::{Fixed, Front, Wanted, attribute};
+use self::marks::{FIELD_MANAGER, Marks};
+use self::plan::{Plan, SliceId};
+use self::slices::Slice;
+use self::watch::{Watched, Watches, entry};
+use crate::diff::Change;
+use crate::model::{Attributes, Capabilities, LbName, LoadBalancer, Observed, Protocol};
+use crate::{Applied, Error, Provider};
+
+/// Slices that are written at once.
+const CONCURRENT_WRITES: usize = 8;
+
+/// What the Services of a class shall be.
+#[derive(Clone)]
+pub struct Settings {
+    /// The API server
+    pub client: Client,
+    /// Where the Services go; it must exist
+    pub namespace: String,
+    /// Tells our objects from those of another cluster's controller
+    pub cluster_id: String,
+    /// The class
+    pub class: String,
+    /// Annotations of every Service, by which a cloud's controller is configured
+    pub annotations: BTreeMap<String, String>,
+    /// Which controller shall serve the Services; `None`: the cluster's default.
+    /// A Service keeps the one that it was created with.
+    pub load_balancer_class: Option<String>,
+    /// Whether each port takes up a node port too, for clouds that send traffic
+    /// there
+    pub allocate_load_balancer_node_ports: bool,
+    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; `None`: the API
+    /// server's default
+    pub ip_family_policy: Option<String>,
+    /// `IPv4`, `IPv6`; none: the API server's default. A Service keeps those that
+    /// it was created with.
+    pub ip_families: Vec<String>,
+    /// Addresses to ask for, one for each load balancer by its index
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The provider of a class.
+pub struct ServiceProvider {
+    settings: Settings,
+    marks: Marks,
+    watches: Watches,
+}
+
+impl ServiceProvider {
+    /// A provider that begins at once to watch its Services and EndpointSlices,
+    /// until it is dropped. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let marks = Marks::new(&settings.namespace, &settings.class, &settings.cluster_id);
+        let watches = Watches::start(&settings.client, &marks);
+        Self { settings, marks, watches }
+    }
+}
+
+#[async_trait]
+impl Provider for ServiceProvider {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+            tcp_and_udp_share_a_number: true,
+            // A Service has a port for each of the two.
+            listeners_for_tcp_udp: 2,
+            // A Service is written, and refused, as a whole.
+            isolates_failures: false,
+            pod_targets: true,
+            // Endpoints that are nodes would be reached through the Service's
+            // own node ports.
+            node_targets: false,
+            reserved: Vec::new(),
+            // The smallest limit of what clouds put behind a Service: an AWS NLB
+            // has 50 listeners.
+            default_listeners: 50,
+            // Keeps a Service object, of which a port takes up some 200 bytes
+            // with its managed fields, far below etcd's limit of 1.5 MiB.
+            max_listeners: 1000,
+        }
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        let Settings { annotations, allocate_load_balancer_node_ports, ip_family_policy, addresses, .. } =
+            &self.settings;
+        let address = usize::try_from(index).ok().and_then(|index| addresses.get(index));
+        let annotations =
+            annotations.iter().map(|(key, value)| (format!("{}{key}", attribute::ANNOTATION), value.clone()));
+        let optional = [
+            (attribute::IP_FAMILY_POLICY, ip_family_policy.clone()),
+            (attribute::LOAD_BALANCER_IP, address.map(IpAddr::to_string)),
+        ];
+        let always = [
+            (attribute::TYPE, front::TYPE.to_owned()),
+            (attribute::EXTERNAL_TRAFFIC_POLICY, "Cluster".to_owned()),
+            (attribute::ALLOCATE_NODE_PORTS, allocate_load_balancer_node_ports.to_string()),
+        ];
+        let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        optional.chain(always).map(|(key, value)| (key.to_owned(), value)).chain(annotations).collect()
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        let Some(service) = self.service(name).await? else { return Ok(None) };
+        let caches = self.watches.caches();
+        let slices = caches.slices.of(name).map(|(_, slice)| &slice.seen);
+        Ok(Some(view::observed(&service.seen, &service.uid, slices)))
+    }
+
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        let there = self.service(name).await?;
+        let mut plan = Plan::new(desired, changes, there.as_ref().map(|service| &service.seen));
+        let created = there.is_none();
+        let mut service = match there {
+            Some(service) => service,
+            // Slices need its uid. It has no address yet, so nobody finds its
+            // ports closed.
+            None => self.write_service(name, &plan, None).await?,
+        };
+        let slices = plan.slices(name, &service.uid, self.watches.caches().slices.of(name));
+        all(slices.write.into_iter().map(|slice| self.write_slice(slice))).await?;
+        if plan.alters_service && !created {
+            service = self.write_service(name, &plan, Some(&service)).await?;
+        }
+        all(slices.delete.into_iter().map(|slice| self.delete_slice(slice))).await?;
+        plan.fail_what_would_not_close(changes, &service.seen);
+        Ok(Applied { failed: plan.failed, addresses: service.seen.addresses })
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        let going = self.delete_service(name).await?;
+        let slices: Api<EndpointSlice> = self.api();
+        let which = ListParams::default().labels(&self.marks.selector_of_slices(name));
+        // The garbage collector would do it too, where there is one.
+        call(
+            self.what::<EndpointSlice>("deletecollection", name.as_str()),
+            slices.delete_collection(&DeleteParams::default(), &which),
+        )
+        .await?;
+        if going { Err(self.still_going(name)) } else { Ok(()) }
+    }
+
+    fn changes(&self) -> BoxStream<'static, LbName> {
+        self.watches.changes().boxed()
+    }
+}
+
+impl ServiceProvider {
+    /// The Service of a load balancer, if there is one, and if it is ours.
+    async fn service(&self, name: &LbName) -> Result<Option<Entry<Front>>, Error> {
+        self.watches.filled().await?;
+        let known = self.watches.caches().services.get(name.as_str()).cloned();
+        let service = match known {
+            Some(service) => Some(service),
+            // A stranger's is not in the cache, and must not be taken over.
+            // (One made between this look and our write would be: but the name
+            // has a hash in it, so nobody makes it by accident.)
+            None => match self.get_service(name).await? {
+                Some(service) => Some(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?),
+                None => None,
+            },
+        };
+        match service {
+            Some(service) if service.seen.deleting => Err(self.still_going(name)),
+            service => Ok(service),
+        }
+    }
+
+    async fn get_service(&self, name: &LbName) -> Result<Option<Service>, Error> {
+        let services: Api<Service> = self.api();
+        call(self.what::<Service>("get", name.as_str()), services.get_opt(name.as_str())).await
+    }
+
+    /// Writes our part of the Service. One that is there must be the one that we
+    /// have seen: its ports decide which are ours to write.
+    async fn write_service(
+        &self,
+        name: &LbName,
+        plan: &Plan<'_>,
+        there: Option<&Entry<Front>>,
+    ) -> Result<Entry<Front>, Error> {
+        let seen = there.map(|there| &there.seen);
+        let wanted = Wanted { attributes: &plan.desired.attributes, ports: &plan.ports, seen };
+        let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
+        let fixed = Fixed {
+            load_balancer_class: class.or_else(|| Some(self.settings.load_balancer_class.clone())),
+            ip_families: seen.map_or(&self.settings.ip_families, |seen| &seen.fixed.ip_families).clone(),
+        };
+        let mut service = front::render(&self.marks, name, &fixed, &wanted);
+        if let Some(there) = there {
+            service.metadata.uid = Some(there.uid.to_string());
+            service.metadata.resource_version = Some(there.version.to_string());
+        }
+        let written = self.write(name.as_str(), &service).await?;
+        entry(&written, &self.marks).ok_or_else(|| self.not_ours(name))
+    }
+
+    async fn write_slice(&self, slice: Slice) -> Result<(), Error> {
+        self.write(&slice.name(), &slice.object(&self.marks)).await.map(drop)
+    }
+
+    async fn delete_slice(&self, SliceId { name, uid, version }: SliceId) -> Result<(), Error> {
+        let slices: Api<EndpointSlice> = self.api();
+        let writing = self.watches.write::<EndpointSlice>(&name);
+        let params = DeleteParams::default();
+        let reply = async { gone_is_none(slices.delete(&name, &params).await) };
+        call(self.what::<EndpointSlice>("delete", &name), reply).await?;
+        writing.deleted(uid, version);
+        Ok(())
+    }
+
+    /// Deletes the Service if it is ours. Returns whether it is still there, held
+    /// by a cloud's finalizer.
+    async fn delete_service(&self, name: &LbName) -> Result<bool, Error> {
+        let writing = self.watches.write::<Service>(name.as_str());
+        let found = self.get_service(name).await?;
+        let Some(service) = found.as_ref().and_then(|service| entry(service, &self.marks)) else {
+            return Ok(false);
+        };
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(service.uid.to_string()), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        let services: Api<Service> = self.api();
+        let reply = async { gone_is_none(services.delete(name.as_str(), &params).await) };
+        let reply = call(self.what::<Service>("delete", name.as_str()), reply).await?;
+        if let Some(held) = reply.and_then(|reply| reply.left()).filter(is_held) {
+            writing.written(&held);
+            return Ok(true);
+        }
+        writing.deleted(service.uid, service.version);
+        Ok(false)
+    }
+
+    /// Writes an object, and keeps the reply.
+    async fn write<K: Watched>(&self, name: &str, object: &K) -> Result<K, Error> {
+        let writing = self.watches.write::<K>(name);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let api: Api<K> = self.api();
+        let reply = call(self.what::<K>("patch", name), api.patch(name, &params, &Patch::Apply(object))).await?;
+        writing.written(&reply);
+        Ok(reply)
+    }
+
+    fn api<K: Watched>(&self) -> Api<K> {
+        Api::namespaced(self.settings.client.clone(), &self.settings.namespace)
+    }
+
+    fn what<'a, K: Watched>(&'a self, verb: &'a str, name: &'a str) -> What<'a> {
+        What { verb, resource: K::RESOURCE, namespace: &self.settings.namespace, name }
+    }
+
+    fn not_ours(&self, name: &LbName) -> Error {
+        Error::Refused(format!(
+            "Service {}/{name} exists and is not ours (its labels do not say so): rename or delete it",
+            self.settings.namespace
+        ))
+    }
+
+    fn still_going(&self, name: &LbName) -> Error {
+        Error::NotReady(format!(
+            "Service {}/{name} is being deleted: the cloud's controller has not released its load balancer yet",
+            self.settings.namespace
+        ))
+    }
+}
+
+/// Makes the writes, some of them at once, up to the first that fails.
+async fn all<W: Future<Output = Result<(), Error>>>(writes: impl Iterator<Item = W>) -> Result<(), Error> {
+    stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
+}
+
+/// Whether an object that was deleted is still there.
+fn is_held(service: &Service) -> bool {
+    service.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// What is not there need not be deleted.
+fn gone_is_none<T>(reply: kube::Result<T>) -> kube::Result<Option<T>> {
+    match reply {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        reply => reply.map(Some),
+    }
+}

@@ -1,0 +1,160 @@
+//! What a Service and its EndpointSlices say together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::front::Front;
+use super::slices::SeenSlice;
+use crate::model::{
+    Backend, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
+};
+
+/// What the slices of one front port agree on.
+#[derive(PartialEq, Eq)]
+struct Record {
+    listener: ListenerKey,
+    owner: Owner,
+    backends: BTreeSet<Backend>,
+}
+
+/// A load balancer as its Service and slices have it.
+///
+/// A listener is open if the Service has its ports. Where its slices are missing,
+/// altered, of an earlier Service, or say different things (somebody's doing, or
+/// a write that was cut off), its owner is shown as nobody: that differs from
+/// whatever is wanted, so the listener is written again or closed.
+pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item = &'a SeenSlice>) -> Observed {
+    let mut of_port: BTreeMap<FrontPort, Vec<&SeenSlice>> = BTreeMap::new();
+    for slice in slices {
+        of_port.entry(slice.place.port).or_default().push(slice);
+    }
+    let records: BTreeMap<FrontPort, Record> =
+        front.ours.iter().filter_map(|port| Some((*port, record(of_port.get(port)?, uid)?))).collect();
+    let mut listeners = BTreeMap::new();
+    for port in &front.ours {
+        let whole = records
+            .get(port)
+            .filter(|record| record.listener.front_ports().all(|port| records.get(&port) == Some(record)));
+        match whole {
+            Some(Record { listener, owner, backends }) if !listeners.contains_key(listener) => {
+                listeners.insert(*listener, Listener { owner: owner.clone(), backends: backends.clone() });
+            }
+            Some(_) => {}
+            None => {
+                listeners.insert(alone(*port), Listener { owner: nobody(), backends: BTreeSet::new() });
+            }
+        }
+    }
+    Observed {
+        load_balancer: LoadBalancer { attributes: front.attributes.clone(), listeners },
+        addresses: front.addresses.clone(),
+        // What the cloud behind the Service can take, the Service does not say.
+        capacity: Capacity { listeners: None },
+        foreign: front.foreign.keys().copied().collect(),
+    }
+}
+
+/// `None` if the slices are not what one write of ours leaves.
+fn record(slices: &[&SeenSlice], uid: &str) -> Option<Record> {
+    let first = slices.first()?.slice.as_ref()?;
+    let mut backends = BTreeSet::new();
+    for seen in slices {
+        let slice = seen.slice.as_ref().filter(|slice| &*slice.service_uid == uid)?;
+        if (slice.listener, &slice.owner) != (first.listener, &first.owner) {
+            return None;
+        }
+        for backend in &slice.backends {
+            // In two slices at once: one was moved, and the move was cut off.
+            backends.insert(backend.clone()).then_some(())?;
+        }
+    }
+    Some(Record { listener: first.listener, owner: first.owner.clone(), backends })
+}
+
+fn alone(port: FrontPort) -> ListenerKey {
+    let protocol = match port.transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+    };
+    ListenerKey { port: port.port, protocol }
+}
+
+fn nobody() -> Owner {
+    Owner { namespace: "".into(), claim: "".into(), port: "".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::num::NonZeroU16;
+
+    use super::*;
+    use crate::model::LbName;
+    use crate::service::slices::{Slice, arrange};
+
+    const NUMBER: NonZeroU16 = NonZeroU16::new(20417).unwrap();
+    const TCP: FrontPort = FrontPort { port: NUMBER, transport: Transport::Tcp };
+    const UDP: FrontPort = FrontPort { port: NUMBER, transport: Transport::Udp };
+
+    fn backends(hosts: &[u8]) -> BTreeSet<Backend> {
+        let address = |host: &u8| IpAddr::V4(Ipv4Addr::new(10, 244, 0, *host));
+        hosts.iter().map(|host| Backend { address: address(host), port: NUMBER, pod: None, node: None }).collect()
+    }
+
+    fn slices(port: FrontPort, protocol: Protocol, claim: &str, hosts: &[u8]) -> Vec<SeenSlice> {
+        let slice = |(place, backends)| Slice {
+            load_balancer: LbName::from_recorded("slb-default-0-0123456789"),
+            service_uid: "uid".into(),
+            listener: ListenerKey { port: NUMBER, protocol },
+            owner: Owner { namespace: "team".into(), claim: claim.into(), port: "".into() },
+            place,
+            backends,
+        };
+        let arranged = arrange(port, &backends(hosts), []);
+        arranged.into_iter().map(|(p, b)| SeenSlice { place: p, slice: Some(slice((p, b))) }).collect()
+    }
+
+    /// The listeners, each with its claim and its number of backends.
+    fn seen(ports: &[FrontPort], slices: &[SeenSlice]) -> Vec<(String, String, usize)> {
+        let front = Front { ours: ports.iter().copied().collect(), ..Front::default() };
+        let observed = observed(&front, "uid", slices.iter());
+        let listeners = observed.load_balancer.listeners.into_iter();
+        listeners.map(|(key, l)| (key.to_string(), l.owner.claim.to_string(), l.backends.len())).collect()
+    }
+
+    fn are(listeners: &[(&str, &str, usize)]) -> Vec<(String, String, usize)> {
+        listeners.iter().map(|(key, claim, backends)| ((*key).into(), (*claim).into(), *backends)).collect()
+    }
+
+    #[test]
+    fn a_listener_for_both_is_told_from_one_of_each() {
+        let both = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[1])].concat();
+        assert_eq!(seen(&[TCP, UDP], &both), are(&[("20417/TCP_UDP", "a", 1)]));
+        let each = [slices(TCP, Protocol::Tcp, "a", &[1]), slices(UDP, Protocol::Udp, "b", &[1, 2])].concat();
+        assert_eq!(seen(&[TCP, UDP], &each), are(&[("20417/TCP", "a", 1), ("20417/UDP", "b", 2)]));
+    }
+
+    #[test]
+    fn half_a_listener_is_nobodys() {
+        let both = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[1])].concat();
+        assert_eq!(seen(&[TCP], &both), are(&[("20417/TCP", "", 0)]));
+        let differing = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[2])].concat();
+        assert_eq!(seen(&[TCP, UDP], &differing), are(&[("20417/TCP", "", 0), ("20417/UDP", "", 0)]));
+    }
+
+    #[test]
+    fn a_port_whose_slices_are_gone_altered_or_at_odds_is_nobodys() {
+        let whole = slices(TCP, Protocol::Tcp, "a", &[1]);
+        assert_eq!(seen(&[TCP], &[]), are(&[("20417/TCP", "", 0)]));
+        let altered = vec![SeenSlice { slice: None, ..whole[0].clone() }];
+        assert_eq!(seen(&[TCP], &altered), are(&[("20417/TCP", "", 0)]));
+        let at_odds = [whole.clone(), slices(TCP, Protocol::Tcp, "b", &[])].concat();
+        assert_eq!(seen(&[TCP], &at_odds), are(&[("20417/TCP", "", 0)]));
+        let of_another_service = observed(&Front { ours: [TCP].into(), ..Front::default() }, "new", whole.iter());
+        assert_eq!(&*of_another_service.load_balancer.listeners[&alone(TCP)].owner.claim, "");
+    }
+
+    #[test]
+    fn slices_without_a_service_port_are_no_listener() {
+        assert_eq!(seen(&[], &slices(TCP, Protocol::Tcp, "a", &[1])), are(&[]));
+    }
+}

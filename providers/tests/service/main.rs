@@ -1,0 +1,364 @@
+//! The `service` provider against a real API server: the suite that every
+//! provider passes, and what only this one does.
+
+mod peer;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt as _};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use libtest_mimic::{Arguments, Trial};
+use serde_json::json;
+use sharedlb_providers::conformance::Peer as _;
+use sharedlb_providers::service::{ServiceProvider, Settings};
+use sharedlb_providers::{
+    Address, Applied, Backend, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+    conformance, diff,
+};
+use sharedlb_testbed::{Cluster, Parts, enter};
+
+use peer::ApiServer;
+
+type Test = for<'a> fn(&'a ApiServer, &'a Cluster) -> BoxFuture<'a, ()>;
+
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        &[$((stringify!($name), |server, cluster| Box::pin($name(server, cluster)))),+]
+    };
+}
+
+const TESTS: &[(&str, Test)] = tests![
+    an_address_that_arrives_is_told_and_shown,
+    our_own_writes_are_not_told,
+    a_service_of_that_name_that_is_not_ours_is_left_alone,
+    an_annotation_removed_from_the_class_goes_and_the_clouds_stays,
+    what_a_service_keeps_for_ever_is_no_drift,
+    what_somebody_altered_on_the_service_is_told_and_made_good,
+    a_service_deleted_by_hand_is_told_and_made_anew,
+    a_slice_altered_or_deleted_by_hand_is_told_and_made_good,
+    a_port_that_a_stranger_keeps_open_says_so,
+    a_load_balancer_that_the_cloud_has_not_released_is_still_going,
+    nothing_of_a_deleted_load_balancer_stays,
+    a_namespace_that_does_not_exist_is_named,
+    a_permission_that_is_missing_is_named_at_once,
+    a_load_balancer_takes_1000_listeners,
+];
+
+fn main() -> anyhow::Result<()> {
+    let testbed = enter(Parts::API_ONLY)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let cluster = Arc::new(runtime.block_on(Cluster::start(testbed))?);
+    let trial = |kind: &str,
+                 name: &'static str,
+                 run: Box<dyn FnOnce(ApiServer, Arc<Cluster>) -> BoxFuture<'static, ()> + Send>| {
+        let (cluster, runtime) = (cluster.clone(), runtime.handle().clone());
+        Trial::test(format!("{kind}::{name}"), move || {
+            let namespace = name.replace('_', "-");
+            runtime.block_on(async {
+                let server = ApiServer::with_namespace(cluster.admin(), namespace.trim_matches('-')).await;
+                run(server, cluster).await;
+            });
+            Ok(())
+        })
+    };
+    let suite = conformance::SUITE.iter().map(|&(name, test)| {
+        trial("conformance", name, Box::new(move |server, _| Box::pin(async move { test(&server).await })))
+    });
+    let own = TESTS.iter().map(|&(name, test)| {
+        trial("service", name, Box::new(move |server, cluster| Box::pin(async move { test(&server, &cluster).await })))
+    });
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.chain(own).collect());
+    drop(cluster);
+    conclusion.exit()
+}
+
+async fn an_address_that_arrives_is_told_and_shown(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let applied = converge(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
+    assert_eq!(applied.addresses, []);
+    let mut changes = provider.changes();
+    server.address_arrives(&lb(0), "192.0.2.7").await;
+    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(observe(&*provider, 0).await.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
+    let applied = converge(&*provider, 0, [(tcp(20001), listener("b", 1))]).await;
+    assert_eq!(applied.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
+}
+
+async fn our_own_writes_are_not_told(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    converge(&*provider, 1, [(tcp(20000), listener("last", 1))]).await;
+    let mut changes = provider.changes();
+    for backends in [1, 3, 0, 2] {
+        let listeners = [(tcp(20000), listener("a", backends)), (tcp(20001 + u16::from(backends)), listener("b", 1))];
+        converge(&*provider, 0, listeners).await;
+    }
+    provider.delete(&lb(0)).await.expect("it is deleted");
+    converge(&*provider, 0, [(tcp(20000), listener("anew", 1))]).await;
+
+    // Each of the two watches tells in order: what comes first is the first.
+    server.address_arrives(&lb(1), "192.0.2.7").await;
+    assert_eq!(told(&mut changes).await, lb(1));
+    delete_slices(server, &lb(1)).await;
+    assert_eq!(told(&mut changes).await, lb(1));
+}
+
+async fn a_service_of_that_name_that_is_not_ours_is_left_alone(server: &ApiServer, _: &Cluster) {
+    server.stranger_applies(&lb(0), json!({"spec": {"ports": [{"port": 80, "name": "tcp-80"}]}})).await;
+    let before = server.service(&lb(0)).await;
+    let provider = server.provider().await;
+    let desired = wanted(&*provider, [(tcp(20000), listener("a", 1))]);
+    let applied = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    for error in [provider.observe(&lb(0)).await.map(drop), applied.map(drop)] {
+        assert!(matches!(&error, Err(Error::Refused(why)) if why.contains("is not ours")), "{error:?}");
+    }
+    provider.delete(&lb(0)).await.expect("there is nothing of ours");
+    assert_eq!(server.service(&lb(0)).await, before);
+}
+
+async fn an_annotation_removed_from_the_class_goes_and_the_clouds_stays(server: &ApiServer, _: &Cluster) {
+    converge(&*server.provider().await, 0, []).await;
+    server.stranger_applies(&lb(0), json!({"metadata": {"annotations": {"cloud.example.com/id": "lb-1"}}})).await;
+    let without = ServiceProvider::new(Settings { annotations: BTreeMap::new(), ..server.settings() });
+    converge(&without, 0, []).await;
+    let annotations = server.service(&lb(0)).await.metadata.annotations.unwrap_or_default();
+    assert_eq!(annotations.get("example.com/scheme"), None);
+    assert_eq!(annotations.get("cloud.example.com/id").map(String::as_str), Some("lb-1"));
+    assert_eq!(observe(&without, 0).await.load_balancer, wanted(&without, []), "and the cloud's is no drift");
+}
+
+async fn what_a_service_keeps_for_ever_is_no_drift(server: &ApiServer, cluster: &Cluster) {
+    let families = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let with = |class: &str, policy: &str, ip_families| Settings {
+        load_balancer_class: Some(class.into()),
+        ip_family_policy: Some(policy.into()),
+        ip_families,
+        ..server.settings()
+    };
+    let dual = if cluster.ipv6() { "PreferDualStack" } else { "SingleStack" };
+    let steps = [
+        with("example.com/a", dual, families(&["IPv4"])),
+        with("example.com/b", "SingleStack", families(&["IPv6"])),
+        with("example.com/c", dual, Vec::new()),
+        Settings { ip_family_policy: None, ..server.settings() },
+    ];
+    for (number, settings) in steps.into_iter().enumerate() {
+        let provider = ServiceProvider::new(settings);
+        let listeners = [(tcp(20000 + number as u16), listener("a", 1))];
+        converge(&provider, 0, listeners.clone()).await;
+        assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
+    }
+    let spec = server.service(&lb(0)).await.spec.expect("it has a spec");
+    assert_eq!(spec.load_balancer_class.as_deref(), Some("example.com/a"));
+    assert_eq!(spec.ip_families.expect("it has families")[0], "IPv4");
+}
+
+async fn what_somebody_altered_on_the_service_is_told_and_made_good(server: &ApiServer, _: &Cluster) {
+    let class = Some("example.com/a".to_owned());
+    let provider = ServiceProvider::new(Settings { load_balancer_class: class.clone(), ..server.settings() });
+    let desired = converge_to(&provider, 0, [(tcp(20000), listener("a", 1))]).await;
+    let mut changes = provider.changes();
+    for altered in [
+        json!({"spec": {"type": "ClusterIP", "externalTrafficPolicy": null}}),
+        json!({"spec": {"externalTrafficPolicy": "Local"}}),
+        json!({"spec": {"loadBalancerIP": "192.0.2.99"}}),
+        json!({"spec": {"allocateLoadBalancerNodePorts": true}}),
+        json!({"metadata": {"annotations": null}}),
+    ] {
+        let written = server.services().patch(lb(0).as_str(), &PatchParams::default(), &Patch::Merge(&altered)).await;
+        written.expect("it is altered by hand");
+        assert_eq!(told(&mut changes).await, lb(0));
+        assert_ne!(observe(&provider, 0).await.load_balancer, desired, "after {altered}");
+        converge(&provider, 0, desired.listeners.clone()).await;
+        assert_eq!(observe(&provider, 0).await.load_balancer, desired, "after {altered}");
+    }
+    let spec = server.service(&lb(0)).await.spec.expect("it has a spec");
+    assert_eq!(spec.load_balancer_class, class, "which a Service loses with its type");
+}
+
+async fn a_service_deleted_by_hand_is_told_and_made_anew(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let listeners = [(tcp(20000), listener("a", 2)), (tcp(20001), listener("b", 0))];
+    converge(&*provider, 0, listeners.clone()).await;
+    let mut changes = provider.changes();
+    server.services().delete(lb(0).as_str(), &DeleteParams::default()).await.expect("it is deleted by hand");
+    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(provider.observe(&lb(0)).await, Ok(None));
+
+    converge(&*provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&*server.provider().await, 0).await.load_balancer, wanted(&*provider, listeners));
+    let uid = server.service(&lb(0)).await.metadata.uid.expect("it has a uid");
+    for slice in server.slices().await {
+        let owners = slice.metadata.owner_references.unwrap_or_default();
+        assert_eq!(owners.iter().map(|owner| &owner.uid).collect::<Vec<_>>(), [&uid]);
+    }
+}
+
+async fn a_slice_altered_or_deleted_by_hand_is_told_and_made_good(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let listeners = [(tcp(20000), listener("a", 2)), (tcp(20001), listener("b", 1))];
+    converge(&*provider, 0, listeners.clone()).await;
+    let mut changes = provider.changes();
+    let slices: Api<EndpointSlice> = Api::namespaced(server.client.clone(), &server.namespace);
+    let name = server.slices().await[0].metadata.name.clone().expect("it has a name");
+
+    let altered = json!({"endpoints": [{"addresses": ["10.244.9.9"]}]});
+    let written = slices.patch(&name, &PatchParams::default(), &Patch::Merge(altered)).await;
+    written.expect("it is altered by hand");
+    assert_eq!(told(&mut changes).await, lb(0));
+    assert_ne!(observe(&*provider, 0).await.load_balancer, wanted(&*provider, listeners.clone()));
+    converge(&*provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&*provider, 0).await.load_balancer, wanted(&*provider, listeners.clone()));
+
+    slices.delete(&name, &DeleteParams::default()).await.expect("it is deleted by hand");
+    assert_eq!(told(&mut changes).await, lb(0));
+    converge(&*provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&*server.provider().await, 0).await.load_balancer, wanted(&*provider, listeners));
+}
+
+async fn a_port_that_a_stranger_keeps_open_says_so(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    converge(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
+    let mut changes = provider.changes();
+    let theirs = json!([{"name": "tcp-20000", "port": 20000, "protocol": "TCP"}, {"name": "x", "port": 9}]);
+    server.stranger_applies(&lb(0), json!({"spec": {"ports": theirs}})).await;
+    assert_eq!(told(&mut changes).await, lb(0));
+    let applied = converge(&*provider, 0, []).await;
+    assert!(matches!(&applied.failed[&tcp(20000)], Error::PortInUse(why) if why.contains("20000/TCP stays open")));
+}
+
+async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let desired = converge_to(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
+    let mut changes = provider.changes();
+    let finalizers = |names: &[&str]| json!({"metadata": {"finalizers": names}});
+    server.stranger_applies(&lb(0), finalizers(&["service.kubernetes.io/load-balancer-cleanup"])).await;
+    for _ in 0..2 {
+        let still = provider.delete(&lb(0)).await;
+        assert!(matches!(&still, Err(Error::NotReady(why)) if why.contains("being deleted")), "{still:?}");
+    }
+    let again = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    assert!(matches!(again, Err(Error::NotReady(_))), "{again:?}");
+    assert_eq!(server.slices().await, [], "nothing is served meanwhile");
+
+    server.stranger_applies(&lb(0), finalizers(&[])).await;
+    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(provider.observe(&lb(0)).await, Ok(None));
+    provider.delete(&lb(0)).await.expect("it is gone");
+}
+
+async fn nothing_of_a_deleted_load_balancer_stays(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    for index in [0, 1] {
+        converge(&*provider, index, (20000..20020).map(|port| (tcp(port), listener("a", 1)))).await;
+    }
+    provider.delete(&lb(0)).await.expect("it is deleted");
+    let name = |slice: &EndpointSlice| slice.metadata.name.clone().unwrap_or_default();
+    let names: Vec<_> = server.slices().await.iter().map(name).collect();
+    assert!(names.len() == 20 && names.iter().all(|name| name.starts_with(lb(1).as_str())), "{names:?}");
+}
+
+async fn a_namespace_that_does_not_exist_is_named(server: &ApiServer, _: &Cluster) {
+    let provider = ServiceProvider::new(Settings { namespace: "nowhere".into(), ..server.settings() });
+    assert_eq!(provider.observe(&lb(0)).await, Ok(None));
+    let desired = wanted(&provider, []);
+    let refused = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("nowhere")), "{refused:?}");
+    provider.delete(&lb(0)).await.expect("there is nothing");
+}
+
+async fn a_permission_that_is_missing_is_named_at_once(server: &ApiServer, cluster: &Cluster) {
+    let accounts: Api<ServiceAccount> = Api::namespaced(server.client.clone(), &server.namespace);
+    let metadata = kube::api::ObjectMeta { name: Some("nobody".into()), ..Default::default() };
+    let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+    accounts.create(&PostParams::default(), &account).await.expect("the account is made");
+    let kubeconfig = cluster.kubeconfig_for_service_account(&server.namespace, "nobody").await.expect("it has a token");
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("it is a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("it is whole");
+    let client = Client::try_from(config).expect("it makes a client");
+    let provider = ServiceProvider::new(Settings { client, ..server.settings() });
+    let refused = tokio::time::timeout(Duration::from_secs(5), provider.observe(&lb(0))).await.expect("it is no wait");
+    let says = |why: &str| why.contains("not permitted to list or watch") && why.contains(&server.namespace);
+    assert!(matches!(&refused, Err(Error::Refused(why)) if says(why)), "{refused:?}");
+}
+
+async fn a_load_balancer_takes_1000_listeners(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let desired = converge_to(&*provider, 0, (20000..21000).map(|port| (tcp(port), listener("a", 1)))).await;
+    assert_eq!(observe(&*server.provider().await, 0).await.load_balancer, desired);
+    provider.delete(&lb(0)).await.expect("it is deleted");
+}
+
+async fn converge(
+    provider: &dyn Provider,
+    index: u32,
+    listeners: impl IntoIterator<Item = (ListenerKey, Listener)>,
+) -> Applied {
+    let desired = wanted(provider, listeners);
+    let observed = provider.observe(&lb(index)).await.expect("it can be observed").unwrap_or_default();
+    let changes = diff(&observed.load_balancer, &desired);
+    provider.apply(&lb(index), &desired, &changes).await.expect("the changes are carried out")
+}
+
+async fn converge_to(
+    provider: &dyn Provider,
+    index: u32,
+    listeners: impl IntoIterator<Item = (ListenerKey, Listener)>,
+) -> LoadBalancer {
+    let desired = wanted(provider, listeners);
+    converge(provider, index, desired.listeners.clone()).await;
+    desired
+}
+
+async fn observe(provider: &dyn Provider, index: u32) -> Observed {
+    provider.observe(&lb(index)).await.expect("it can be observed").expect("it is there")
+}
+
+/// The next load balancer that somebody else changed.
+async fn told(changes: &mut BoxStream<'static, LbName>) -> LbName {
+    let next = tokio::time::timeout(Duration::from_secs(10), changes.next()).await;
+    next.expect("a change is told within 10 s").expect("the provider is there")
+}
+
+async fn delete_slices(server: &ApiServer, name: &LbName) {
+    let slices: Api<EndpointSlice> = Api::namespaced(server.client.clone(), &server.namespace);
+    for slice in server.slices().await {
+        let slice = slice.metadata.name.unwrap_or_default();
+        if slice.starts_with(name.as_str()) {
+            slices.delete(&slice, &DeleteParams::default()).await.expect("it is deleted by hand");
+        }
+    }
+}
+
+fn wanted(provider: &dyn Provider, listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> LoadBalancer {
+    LoadBalancer { attributes: provider.attributes(0), listeners: listeners.into_iter().collect() }
+}
+
+fn lb(index: u32) -> LbName {
+    LbName::new("conformance", index, "cluster", "class-uid")
+}
+
+fn tcp(number: u16) -> ListenerKey {
+    ListenerKey { port: NonZeroU16::new(number).expect("not zero"), protocol: Protocol::Tcp }
+}
+
+fn listener(claim: &str, backends: u8) -> Listener {
+    let backend = |host| Backend {
+        address: IpAddr::V4(Ipv4Addr::new(10, 244, 0, host)),
+        port: NonZeroU16::MIN,
+        pod: Some(format!("{claim}-{host}").into()),
+        node: Some("node-1".into()),
+    };
+    Listener {
+        owner: Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() },
+        backends: (1..=backends).map(backend).collect(),
+    }
+}

@@ -1,0 +1,495 @@
+//! Which claim gets which ports: the one place that chooses.
+//!
+//! [`assign`] is a pure function. It has no memory: what was given is read from
+//! the claims' own status on every run, so there is no allocator state beside
+//! its owners to lose, lock, repair or leak.
+
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use sharedlb_providers::model::fnv1a;
+use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol};
+
+pub use self::refusal::{Obstacle, Refusal};
+use crate::ports::{PortSet, Space};
+
+/// Which claim: namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimId {
+    /// Its namespace
+    pub namespace: Arc<str>,
+    /// Its name
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a claim asks for, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Which claim
+    pub id: ClaimId,
+    /// When it was created, in seconds since 1970: the elder goes first.
+    pub created: i64,
+    /// The load balancer that it insists on, by address
+    pub address: Option<Address>,
+    /// The ports that it asks for
+    pub ports: Vec<PortRequest>,
+    /// What its status says that it holds
+    pub held: Option<Held>,
+}
+
+/// One port that a claim asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRequest {
+    /// Its name, unique within the claim
+    pub name: Arc<str>,
+    /// What its listener shall accept
+    pub protocol: Protocol,
+    /// The front port that it insists on; `None`: one is assigned
+    pub number: Option<NonZeroU16>,
+}
+
+/// The slots of one claim: all on one load balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Index of the load balancer
+    pub index: u32,
+    /// The slots, by port name
+    pub slots: Vec<HeldSlot>,
+}
+
+/// A slot as a claim's status has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSlot {
+    /// Name of the claim's port
+    pub name: Arc<str>,
+    /// Front port and protocol
+    pub key: ListenerKey,
+    /// Whether it was ever programmed: such a slot is never moved.
+    pub opened: bool,
+}
+
+/// A load balancer of the class as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoadBalancerState {
+    /// Where it is reached, or is going to be
+    pub addresses: Vec<Address>,
+    /// Listeners that fit on it, if the provider told a limit of its own
+    pub capacity: Option<u32>,
+    /// Ports that strangers hold
+    pub foreign: BTreeSet<FrontPort>,
+    /// Slots that were given back, and whose ports still rest
+    pub released: Vec<Released>,
+    /// Whether new slots must wait: it was adopted and has not been observed yet
+    pub unobserved: bool,
+}
+
+/// A slot that was given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Front port and protocol
+    pub key: ListenerKey,
+    /// Who gave it back, and alone may have it again before the delay is over
+    pub claim: ClaimId,
+    /// Whether its listener may still be open, and so takes up room
+    pub open: bool,
+}
+
+/// What the class and its provider allow. All but `reserved` binds new slots
+/// only.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Ports that are handed out when none is asked for
+    pub dynamic: PortSet,
+    /// Ports that may be asked for by number
+    pub requestable: PortSet,
+    /// Ports that nobody ever gets
+    pub reserved: BTreeSet<FrontPort>,
+    /// How many load balancers the class may have
+    pub max: u32,
+    /// The addresses that its load balancers are given, by index, if the class
+    /// says
+    pub addresses: Vec<Address>,
+    /// Listeners for each load balancer
+    pub listeners: u32,
+    /// Ports for each namespace
+    pub ports_per_namespace: u32,
+    /// Namespaces whose claims get new ports; `None`: all
+    pub namespaces: Option<BTreeSet<Arc<str>>>,
+    /// What a listener may accept
+    pub protocols: &'static [Protocol],
+    /// Whether a TCP and a UDP listener may have the same number
+    pub tcp_and_udp_share_a_number: bool,
+    /// Listeners that a port of protocol `TCP_UDP` takes up: one, or two
+    pub listeners_for_tcp_udp: u32,
+}
+
+impl Policy {
+    /// Listeners that a port of this protocol takes up.
+    #[must_use]
+    pub fn listeners_for(&self, protocol: Protocol) -> u32 {
+        if protocol == Protocol::TcpUdp { self.listeners_for_tcp_udp } else { 1 }
+    }
+}
+
+/// What became of one claim.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Assignment {
+    /// The slots that it has now; `None`: not one
+    pub granted: Option<Held>,
+    /// The ports that got none, by name, and why
+    pub refused: Vec<(Arc<str>, Refusal)>,
+    /// Slots that it held and no longer wants: to be released
+    pub dropped: Vec<ListenerKey>,
+    /// Slots that its status names and an elder claim holds
+    pub lost: Vec<ListenerKey>,
+}
+
+/// Decides for all claims of one class what each gets; the result is in the
+/// order of `claims`, and does not depend on it.
+///
+/// Three passes, each with the elder claims first: what is held stays held; then
+/// those who ask for a number; then the rest.
+#[must_use]
+pub fn assign(
+    claims: &[&Claim],
+    load_balancers: &BTreeMap<u32, LoadBalancerState>,
+    policy: &Policy,
+) -> Vec<Assignment> {
+    let mut order: Vec<usize> = (0..claims.len()).collect();
+    order.sort_by(|&a, &b| seniority(claims[a]).cmp(&seniority(claims[b])));
+    let mut run = Run::new(load_balancers, policy);
+    let mut result = vec![Assignment::default(); claims.len()];
+
+    for &i in &order {
+        result[i] = run.keep_held(claims[i]);
+    }
+    run.take_up_foreign_and_released();
+    let (by_number, rest): (Vec<usize>, Vec<usize>) = order
+        .into_iter()
+        .filter(|&i| result[i].granted.as_ref().map_or(0, |held| held.slots.len()) < claims[i].ports.len())
+        .partition(|&i| claims[i].ports.iter().any(|port| port.number.is_some()));
+    for i in by_number.into_iter().chain(rest) {
+        run.give_new(claims[i], &mut result[i]);
+    }
+    result
+}
+
+fn seniority(claim: &Claim) -> (i64, &ClaimId) {
+    (claim.created, &claim.id)
+}
+
+/// Ports, by name, that did not get what they asked for.
+type Misfit = Vec<(Arc<str>, Refusal)>;
+
+/// The state of one run of [`assign`].
+struct Run<'a> {
+    policy: &'a Policy,
+    known: &'a BTreeMap<u32, LoadBalancerState>,
+    spaces: BTreeMap<u32, Occupied>,
+    ports_of_namespace: BTreeMap<Arc<str>, u32>,
+    /// Slots dropped in this run: they rest like those released before it.
+    dropped: Vec<(u32, Released)>,
+    /// Listeners that may still be open for a claim that gave them back.
+    open: BTreeMap<(u32, ClaimId), Vec<ListenerKey>>,
+}
+
+/// A load balancer and how many listeners it has.
+struct Occupied {
+    space: Space,
+    listeners: u32,
+    /// Listeners that were given back and may still be open: part of `listeners`
+    still_open: BTreeSet<ListenerKey>,
+}
+
+impl<'a> Run<'a> {
+    fn new(known: &'a BTreeMap<u32, LoadBalancerState>, policy: &'a Policy) -> Self {
+        let mut run = Self {
+            policy,
+            known,
+            spaces: BTreeMap::new(),
+            ports_of_namespace: BTreeMap::new(),
+            dropped: Vec::new(),
+            open: BTreeMap::new(),
+        };
+        known.keys().for_each(|&index| _ = run.occupied(index));
+        run
+    }
+
+    /// The load balancer with this index; one that does not exist yet is empty.
+    fn occupied(&mut self, index: u32) -> &mut Occupied {
+        let policy = self.policy;
+        self.spaces.entry(index).or_insert_with(|| {
+            let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
+            policy.reserved.iter().for_each(|&port| space.take_foreign(port));
+            Occupied { space, listeners: 0, still_open: BTreeSet::new() }
+        })
+    }
+
+    fn is_foreign(&self, index: u32, key: ListenerKey) -> bool {
+        self.known.get(&index).is_some_and(|lb| key.front_ports().any(|port| lb.foreign.contains(&port)))
+    }
+
+    /// Pass 1. A slot stays while its port's name is still there, the protocol
+    /// is unchanged, and no other number is asked for.
+    fn keep_held(&mut self, claim: &Claim) -> Assignment {
+        let mut result = Assignment::default();
+        // No load balancer of this class ever had an index beyond its maximum.
+        let Some(held) =
+            claim.held.as_ref().filter(|held| held.index < self.policy.max || self.known.contains_key(&held.index))
+        else {
+            return result;
+        };
+        let mut kept = Vec::with_capacity(held.slots.len());
+        for slot in &held.slots {
+            if slot.key.front_ports().any(|port| self.policy.reserved.contains(&port)) {
+                continue;
+            }
+            let wanted = claim.ports.iter().find(|port| {
+                kept.iter().all(|kept: &HeldSlot| kept.name != slot.name)
+                    && port.name == slot.name
+                    && port.protocol == slot.key.protocol
+                    && port.number.is_none_or(|number| number == slot.key.port)
+            });
+            let may_move = !slot.opened && wanted.is_some_and(|port| port.number.is_none());
+            if may_move && self.is_foreign(held.index, slot.key) {
+                continue;
+            }
+            let listeners = self.policy.listeners_for(slot.key.protocol);
+            let lb = self.occupied(held.index);
+            if !lb.space.is_free(slot.key) {
+                result.lost.push(slot.key);
+            } else if wanted.is_some() {
+                lb.space.take(slot.key);
+                lb.listeners += listeners;
+                kept.push(slot.clone());
+            } else {
+                self.dropped.push((held.index, Released { key: slot.key, claim: claim.id.clone(), open: true }));
+                result.dropped.push(slot.key);
+            }
+        }
+        if !kept.is_empty() {
+            *self.ports_of_namespace.entry(claim.id.namespace.clone()).or_default() += count(&kept);
+            result.granted = Some(Held { index: held.index, slots: kept });
+        }
+        result
+    }
+
+    /// Between the passes: strangers' ports are taken, and what was given back
+    /// is nobody else's yet; it takes up room as long as its listener may be open.
+    fn take_up_foreign_and_released(&mut self) {
+        let (known, dropped) = (self.known, std::mem::take(&mut self.dropped));
+        for (&index, lb) in known {
+            let occupied = self.occupied(index);
+            lb.foreign.iter().for_each(|&port| occupied.space.take_foreign(port));
+            occupied.listeners += count_of(lb.foreign.len());
+        }
+        let released = known.iter().flat_map(|(&index, lb)| lb.released.iter().map(move |released| (index, released)));
+        for (index, released) in released.chain(dropped.iter().map(|(index, released)| (*index, released))) {
+            let listeners = self.policy.listeners_for(released.key.protocol);
+            let occupied = self.occupied(index);
+            if released.open && !occupied.space.has(released.key) && occupied.still_open.insert(released.key) {
+                occupied.listeners += listeners;
+                self.open.entry((index, released.claim.clone())).or_default().push(released.key);
+            }
+            let occupied = self.occupied(index);
+            occupied.space.rest(released.key, &released.claim);
+        }
+    }
+
+    /// Passes 2 and 3. A claim that holds nothing gets all its ports on one load
+    /// balancer or none; the added ports of one that holds some must fit where
+    /// it is, or are refused alone.
+    fn give_new(&mut self, claim: &Claim, result: &mut Assignment) {
+        let has = |port: &PortRequest| {
+            result.granted.as_ref().is_some_and(|held| held.slots.iter().any(|slot| slot.name == port.name))
+        };
+        let (mut missing, mut refused) = (Vec::new(), Vec::new());
+        for port in claim.ports.iter().filter(|port| !has(port)) {
+            match not_allowed(port, claim, self.policy) {
+                None => missing.push(port),
+                Some(refusal) => refused.push((port.name.clone(), refusal)),
+            }
+        }
+        if let Some(granted) = &mut result.granted {
+            for port in missing {
+                match self.give_on(granted.index, claim, &[port]) {
+                    Ok(slots) => granted.slots.extend(slots),
+                    Err(misfit) => refused.extend(misfit),
+                }
+            }
+            sort_as_asked(&mut granted.slots, claim);
+        } else if refused.is_empty() {
+            match self.place(claim, &missing) {
+                Ok(held) => result.granted = Some(held),
+                Err(misfit) => refused = misfit,
+            }
+        }
+        result.refused = refused;
+    }
+
+    /// The first load balancer on which everything fits.
+    fn place(&mut self, claim: &Claim, ports: &[&PortRequest]) -> Result<Held, Misfit> {
+        let mut misfits = Vec::new();
+        for index in self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))? {
+            match self.give_on(index, claim, ports) {
+                Ok(slots) => return Ok(Held { index, slots }),
+                Err(misfit) => misfits.push(misfit),
+            }
+        }
+        Err(Refusal::of_all(ports, misfits, self.policy.max))
+    }
+
+    /// The load balancers that may take up a claim that holds nothing yet: those
+    /// there are, lowest index first, and then one more.
+    fn candidates(&self, claim: &Claim) -> Result<Vec<u32>, Refusal> {
+        let max = self.policy.max;
+        let in_use = |index: &u32| {
+            self.known.contains_key(index) || self.spaces.get(index).is_some_and(|occupied| occupied.listeners > 0)
+        };
+        let mut candidates: Vec<u32> =
+            self.spaces.keys().copied().filter(|&index| index < max && in_use(&index)).collect();
+        candidates.extend((0..max).find(|index| !in_use(index)));
+        let Some(address) = &claim.address else { return Ok(candidates) };
+        let planned = (0..max).zip(&self.policy.addresses);
+        let known = self.known.iter().flat_map(|(&index, lb)| lb.addresses.iter().map(move |address| (index, address)));
+        let addresses: BTreeSet<(u32, &Address)> = planned.chain(known).filter(|&(index, _)| index < max).collect();
+        let matching: BTreeSet<u32> =
+            addresses.iter().filter(|(_, a)| *a == address).map(|&(index, _)| index).collect();
+        if matching.is_empty() {
+            let known = addresses.into_iter().map(|(_, address)| address.clone()).collect();
+            return Err(Refusal::AddressUnknown { address: address.clone(), known });
+        }
+        Ok(matching.into_iter().collect())
+    }
+
+    /// Gives all these ports on this load balancer, or none.
+    fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
+        let policy = self.policy;
+        let held = self.ports_of_namespace.get(&claim.id.namespace).copied().unwrap_or(0);
+        if held + count(ports) > policy.ports_per_namespace {
+            let quota = Refusal::QuotaExceeded { held, asked: count(ports), quota: policy.ports_per_namespace };
+            return Err(for_each(ports, &quota));
+        }
+        let known = self.known.get(&index);
+        if known.is_some_and(|lb| lb.unobserved) {
+            return Err(for_each(ports, &Refusal::Unobserved { index }));
+        }
+        let limit = policy.listeners.min(known.and_then(|lb| lb.capacity).unwrap_or(u32::MAX));
+        // A listener of its own that is still open is taken over, and needs no room.
+        let own_open = self.open.get(&(index, claim.id.clone())).cloned().unwrap_or_default();
+        let lb = self.occupied(index);
+        let asked = ports.iter().map(|port| policy.listeners_for(port.protocol)).sum();
+        let full = Obstacle::Listeners { index, held: lb.listeners, limit, asked };
+        let full = || for_each(ports, &Refusal::NoRoom { obstacles: vec![full.clone()], max: policy.max });
+        let own: u32 = own_open.iter().map(|key| policy.listeners_for(key.protocol)).sum();
+        if lb.listeners + asked > limit.saturating_add(own) {
+            return Err(full());
+        }
+        let listeners = lb.listeners + asked;
+        let (slots, listeners) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
+            let slots = take_all(space, index, claim, ports, policy)?;
+            let taken_over = own_open.iter().filter(|open| slots.iter().any(|slot| slot.key == **open));
+            let listeners = listeners - taken_over.map(|key| policy.listeners_for(key.protocol)).sum::<u32>();
+            if listeners > limit {
+                slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
+                return Err(full());
+            }
+            Ok((slots, listeners))
+        })?;
+        lb.listeners = listeners;
+        *self.ports_of_namespace.entry(claim.id.namespace.clone()).or_default() += count(&slots);
+        Ok(slots)
+    }
+}
+
+/// Takes up a port for each of these, or none at all.
+fn take_all(
+    space: &mut Space,
+    index: u32,
+    claim: &Claim,
+    ports: &[&PortRequest],
+    policy: &Policy,
+) -> Result<Vec<HeldSlot>, Misfit> {
+    let mut slots: Vec<HeldSlot> = Vec::with_capacity(ports.len());
+    let mut refused = Vec::new();
+    // Numbers that are asked for first, so that no sibling is handed one of them.
+    for port in
+        ports.iter().filter(|port| port.number.is_some()).chain(ports.iter().filter(|port| port.number.is_none()))
+    {
+        let number = match port.number {
+            Some(number) => {
+                let key = ListenerKey { port: number, protocol: port.protocol };
+                space.is_free(key).then_some(number).ok_or(Obstacle::Taken { index, key })
+            }
+            None => preferred(&claim.id, &port.name, &policy.dynamic)
+                .and_then(|preferred| space.next_free(port.protocol, preferred))
+                .ok_or(Obstacle::NoDynamicPort { index }),
+        };
+        match number {
+            Ok(number) => {
+                let key = ListenerKey { port: number, protocol: port.protocol };
+                space.take(key);
+                slots.push(HeldSlot { name: port.name.clone(), key, opened: false });
+            }
+            Err(obstacle) => {
+                refused.push((port.name.clone(), Refusal::NoRoom { obstacles: vec![obstacle], max: policy.max }));
+            }
+        }
+    }
+    if refused.is_empty() {
+        sort_as_asked(&mut slots, claim);
+        return Ok(slots);
+    }
+    slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
+    Err(refused)
+}
+
+/// Why this port is not to be had on any load balancer of the class.
+fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Refusal> {
+    if policy.namespaces.as_ref().is_some_and(|allowed| !allowed.contains(&claim.id.namespace)) {
+        return Some(Refusal::NotPermitted { namespace: claim.id.namespace.clone() });
+    }
+    if !policy.protocols.contains(&port.protocol) {
+        return Some(Refusal::Unsupported { protocol: port.protocol });
+    }
+    let key = ListenerKey { port: port.number?, protocol: port.protocol };
+    let reserved = key.front_ports().any(|port| policy.reserved.contains(&port));
+    (reserved || !policy.requestable.contains(key.port)).then_some(Refusal::PortNotAllowed { key, reserved })
+}
+
+/// The port that this claim's port gets if it is free: always the same for the
+/// same names and ranges, so that one created again gets its port back, and a
+/// freed port is seldom given to somebody else soon.
+fn preferred(claim: &ClaimId, port: &str, dynamic: &PortSet) -> Option<NonZeroU16> {
+    let hash = fnv1a([claim.namespace.as_bytes(), claim.name.as_bytes(), port.as_bytes()]);
+    let ports = u64::try_from(dynamic.len()).ok()?;
+    dynamic.nth(usize::try_from(hash.checked_rem(ports)?).ok()?)
+}
+
+fn sort_as_asked(slots: &mut [HeldSlot], claim: &Claim) {
+    slots.sort_by_key(|slot| claim.ports.iter().position(|port| port.name == slot.name));
+}
+
+fn for_each(ports: &[&PortRequest], refusal: &Refusal) -> Misfit {
+    ports.iter().map(|port| (port.name.clone(), refusal.clone())).collect()
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    count_of(items.len())
+}
+
+fn count_of(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}

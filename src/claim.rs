@@ -1,0 +1,288 @@
+//! A `SharedLB` as the controller sees it, converted where it comes in.
+//!
+//! Spec and status are parsed apart, and the status leniently: what can't be
+//! parsed is an object all the same, and what it holds stays its own.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use serde_json::Value;
+use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, Transport};
+use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol, model};
+
+use crate::assign::{Claim, ClaimId, Held, HeldSlot, PortRequest};
+
+/// What every object has, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Its namespace (empty for what has none) and name
+    pub key: ClaimId,
+    /// Its uid
+    pub uid: Arc<str>,
+    /// Its resourceVersion: versions of one kind of object are in the order of
+    /// time (KEP-5504), so that a lagging cache can be told from a fresh one.
+    pub version: u64,
+    /// The generation of its spec
+    pub generation: i64,
+    /// When it was created
+    pub created: Timestamp,
+    /// Whether it is being deleted
+    pub deleting: bool,
+    /// All its finalizers
+    pub finalizers: Vec<String>,
+}
+
+impl Meta {
+    /// Reads it from any object.
+    #[must_use]
+    pub fn of(object: &impl kube::Resource<DynamicType: Default>) -> Self {
+        Self::of_meta(object.meta())
+    }
+
+    fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
+        Self {
+            key: ClaimId {
+                namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+                name: meta.name.as_deref().unwrap_or_default().into(),
+            },
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0),
+            generation: meta.generation.unwrap_or(0),
+            created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Reads it from an object of a kind that is only known at run time.
+    #[must_use]
+    pub fn of_dynamic(object: &DynamicObject) -> Self {
+        Self::of_meta(&object.metadata)
+    }
+}
+
+/// A claim as it is in the API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimObject {
+    /// Its metadata
+    pub meta: Meta,
+    /// Its spec, or why that can't be parsed
+    pub spec: Result<SharedLBSpec, String>,
+    /// Its status; where only a part of it can be parsed, that part
+    pub status: SharedLBStatus,
+    /// Whether nothing is known of what it holds, since not even the slots in
+    /// its status can be parsed
+    pub illegible: bool,
+    /// What `assign` needs of it
+    pub request: Claim,
+}
+
+/// The part of a status that says what the claim holds.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Slots {
+    class_name: Option<String>,
+    load_balancer_index: Option<u32>,
+    #[serde(default)]
+    ports: Vec<PortStatus>,
+}
+
+impl ClaimObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(object: &DynamicObject) -> Self {
+        let meta = Meta::of_dynamic(object);
+        let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
+        let spec = serde_json::from_value::<SharedLBSpec>(part("spec")).map_err(|error| error.to_string());
+        let (status, illegible) = match part("status") {
+            Value::Null => (SharedLBStatus::default(), false),
+            status => match serde_json::from_value(status.clone()) {
+                Ok(status) => (status, false),
+                Err(_) => match serde_json::from_value::<Slots>(status) {
+                    Ok(Slots { class_name, load_balancer_index, ports }) => {
+                        (SharedLBStatus { class_name, load_balancer_index, ports, ..Default::default() }, false)
+                    }
+                    Err(_) => (SharedLBStatus::default(), true),
+                },
+            },
+        };
+        let held = held(&status);
+        let request = Claim {
+            id: meta.key.clone(),
+            created: meta.created.as_second(),
+            address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),
+            ports: match &spec {
+                Ok(spec) => spec.ports.iter().map(request).collect(),
+                // What it wants is unknown: it keeps what it has.
+                Err(_) => held.iter().flat_map(|held| &held.slots).map(as_request).collect(),
+            },
+            held,
+        };
+        Self { meta, spec, status, illegible, request }
+    }
+
+    /// The class that it names: its spec's, or else the one that it was given.
+    #[must_use]
+    pub fn named_class(&self) -> Option<&str> {
+        let asked = self.spec.as_ref().ok().and_then(|spec| spec.class_name.as_deref());
+        asked.or(self.status.class_name.as_deref())
+    }
+
+    /// Whether our finalizer is on it: only then may its slots be opened, since
+    /// only then will their release be recorded.
+    #[must_use]
+    pub fn has_finalizer(&self) -> bool {
+        self.meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER)
+    }
+}
+
+fn held(status: &SharedLBStatus) -> Option<Held> {
+    let opened: BTreeSet<FrontPort> = status
+        .load_balancer
+        .iter()
+        .flat_map(|lb| &lb.ingress)
+        .flat_map(|ingress| &ingress.ports)
+        .map(|port| FrontPort { port: port.port, transport: transport(port.protocol) })
+        .collect();
+    let slots: Vec<HeldSlot> = status
+        .ports
+        .iter()
+        .map(|port| {
+            let key = ListenerKey { port: port.port, protocol: protocol(port.protocol) };
+            HeldSlot {
+                name: port.name.as_str().into(),
+                key,
+                opened: key.front_ports().all(|port| opened.contains(&port)),
+            }
+        })
+        .collect();
+    let index = status.load_balancer_index?;
+    (!slots.is_empty()).then_some(Held { index, slots })
+}
+
+fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
+    PortRequest { name: port.name.as_str().into(), protocol: protocol(port.protocol), number: port.port }
+}
+
+fn as_request(slot: &HeldSlot) -> PortRequest {
+    PortRequest { name: slot.name.clone(), protocol: slot.key.protocol, number: None }
+}
+
+/// An address as a user or a load balancer writes it.
+#[must_use]
+pub fn parse_address(text: &str) -> Address {
+    text.parse().map_or_else(|_| Address::Hostname(text.to_owned()), Address::Ip)
+}
+
+/// The model's protocol for the API's.
+#[must_use]
+pub fn protocol(protocol: sharedlb_crds::Protocol) -> Protocol {
+    match protocol {
+        sharedlb_crds::Protocol::Tcp => Protocol::Tcp,
+        sharedlb_crds::Protocol::Udp => Protocol::Udp,
+        sharedlb_crds::Protocol::TcpUdp => Protocol::TcpUdp,
+    }
+}
+
+/// The API's protocol for the model's.
+#[must_use]
+pub fn api_protocol(protocol: Protocol) -> sharedlb_crds::Protocol {
+    match protocol {
+        Protocol::Tcp => sharedlb_crds::Protocol::Tcp,
+        Protocol::Udp => sharedlb_crds::Protocol::Udp,
+        Protocol::TcpUdp => sharedlb_crds::Protocol::TcpUdp,
+    }
+}
+
+/// The API's transport for the model's.
+#[must_use]
+pub fn api_transport(transport: model::Transport) -> Transport {
+    match transport {
+        model::Transport::Tcp => Transport::Tcp,
+        model::Transport::Udp => Transport::Udp,
+    }
+}
+
+fn transport(transport: Transport) -> model::Transport {
+    match transport {
+        Transport::Tcp => model::Transport::Tcp,
+        Transport::Udp => model::Transport::Udp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(object: Value) -> ClaimObject {
+        ClaimObject::parse(&serde_json::from_value(object).unwrap())
+    }
+
+    fn claim(spec: Value, status: Value) -> ClaimObject {
+        parse(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "redis", "uid": "u", "resourceVersion": "7"},
+            "spec": spec, "status": status,
+        }))
+    }
+
+    fn spec() -> Value {
+        json!({"selector": {"app": "redis"}, "ports": [{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]})
+    }
+
+    fn status() -> Value {
+        json!({
+            "className": "default", "loadBalancerIndex": 1,
+            "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+            "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": [
+                {"port": 20001, "protocol": "TCP"}, {"port": 20001, "protocol": "UDP"},
+            ]}]},
+        })
+    }
+
+    #[test]
+    fn a_slot_was_opened_once_the_ingress_lists_all_of_its_ports() {
+        let mut status = status();
+        let opened = |claim: ClaimObject| claim.request.held.unwrap().slots[0].opened;
+        assert!(opened(claim(spec(), status.clone())));
+        status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
+        assert!(!opened(claim(spec(), status)));
+    }
+
+    #[test]
+    fn a_claim_whose_spec_cannot_be_parsed_keeps_what_it_holds() {
+        let claim = claim(json!({"ports": "nonsense"}), status());
+        assert!(claim.spec.is_err());
+        assert_eq!(claim.request.ports.len(), 1);
+        assert_eq!(claim.request.held.unwrap().index, 1);
+    }
+
+    #[test]
+    fn slots_are_read_from_a_status_whose_rest_cannot_be_parsed() {
+        let mut status = status();
+        status["conditions"] = json!("nonsense");
+        let claim = claim(spec(), status);
+        assert!(!claim.illegible);
+        assert_eq!(claim.request.held.unwrap().slots.len(), 1);
+    }
+
+    #[test]
+    fn a_status_whose_slots_cannot_be_parsed_is_illegible() {
+        assert!(claim(spec(), json!({"ports": [{"name": "x", "port": 99999}]})).illegible);
+        assert!(!claim(spec(), Value::Null).illegible);
+    }
+
+    #[test]
+    fn the_class_of_the_spec_wins_over_that_of_the_status() {
+        let mut named = spec();
+        named["className"] = json!("other");
+        assert_eq!(claim(named, status()).named_class(), Some("other"));
+        assert_eq!(claim(spec(), status()).named_class(), Some("default"));
+        assert_eq!(claim(spec(), Value::Null).named_class(), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! The class loop: the only one that writes the status of claims and classes,
+//! and it talks to nothing but the Kubernetes API, so that a slow cloud never
+//! delays a port.
+//!
+//! It owns all that it decides on. Watches, LB loops and its own writes tell it
+//! what happened; it takes that in, and then runs every class that it touched.
+
+mod decide;
+mod group;
+mod run;
+mod side;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use sharedlb_crds::{AllowedNamespacesFrom, SharedLBClassSpec};
+use sharedlb_providers::Provider;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::info;
+
+use self::group::{Entry, Group};
+use self::run::Runner;
+use self::side::Written;
+use self::writes::Writer;
+use crate::assign::ClaimId;
+use crate::claim::ClaimObject;
+use crate::class::{ClassObject, default_class};
+use crate::cluster::backends::{Backends, ServiceObject};
+use crate::cluster::cache::{Cache, Changed};
+use crate::cluster::{NamespaceObject, Told};
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::outcome::Outcome;
+use crate::readiness::Readiness;
+
+/// What makes the provider of a class.
+pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
+
+/// What the class loop is given at its start.
+pub struct Settings {
+    /// The Kubernetes API
+    pub client: Client,
+    /// What tells this cluster's objects from another's
+    pub cluster_id: String,
+    /// How often a load balancer is looked at although nothing is known to have
+    /// changed
+    pub resync: Duration,
+    /// Makes the provider of a class
+    pub make_provider: MakeProvider,
+    /// Services and EndpointSlices
+    pub backends: Arc<Backends>,
+    /// Where events go
+    pub events: Events,
+    /// Where runs and writes are counted
+    pub metrics: Arc<Metrics>,
+    /// Whom it is told what is still missing
+    pub readiness: Arc<Readiness>,
+}
+
+/// What happened.
+enum Input {
+    Told(Told),
+    /// Of the class with this name and uid, the load balancer of this index
+    Outcome(Arc<str>, Arc<str>, u32, Box<Outcome>),
+    Written(Written),
+}
+
+/// Hands the class loop what a watch told.
+#[derive(Clone)]
+pub struct Inbox(mpsc::UnboundedSender<Input>);
+
+impl Inbox {
+    /// Hands it over. Does nothing once the loop has ended.
+    pub fn tell(&self, told: Told) {
+        _ = self.0.send(Input::Told(told));
+    }
+}
+
+/// The class loop and all that it knows.
+pub struct ClassLoop {
+    settings: Settings,
+    writer: Writer,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    sender: mpsc::UnboundedSender<Input>,
+    claims: Cache<ClaimObject>,
+    classes: Cache<ClassObject>,
+    namespaces: Cache<NamespaceObject>,
+    default_class: Option<Arc<str>>,
+    /// The claims, by the class that they want; `None`: there is no default class
+    groups: BTreeMap<Option<Arc<str>>, Group>,
+    runners: BTreeMap<Arc<str>, Runner>,
+    dirty: BTreeSet<Option<Arc<str>>>,
+    /// When a class is to be run although nothing happens
+    due: BTreeMap<Option<Arc<str>>, Instant>,
+}
+
+impl ClassLoop {
+    /// A loop that knows nothing yet, and where to tell it things.
+    #[must_use]
+    pub fn new(settings: Settings) -> (Self, Inbox) {
+        let (sender, inputs) = mpsc::unbounded_channel();
+        let writer = Writer::new(settings.client.clone(), settings.metrics.clone());
+        let class_loop = Self {
+            settings,
+            writer,
+            inputs,
+            sender: sender.clone(),
+            claims: Cache::default(),
+            classes: Cache::default(),
+            namespaces: Cache::default(),
+            default_class: None,
+            groups: BTreeMap::new(),
+            runners: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            due: BTreeMap::new(),
+        };
+        (class_loop, Inbox(sender))
+    }
+
+    /// Takes in what happened, and runs every class that it touched, for ever.
+    /// Nothing is decided before every cache has filled.
+    pub async fn run(mut self) {
+        loop {
+            let due = self.due.values().min().copied();
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.take_in(input),
+                    None => return,
+                },
+                () = wait_until(due) => {}
+            }
+            while let Ok(input) = self.inputs.try_recv() {
+                self.take_in(input);
+            }
+            let missing = self.missing();
+            if !missing.is_empty() {
+                self.settings.readiness.waiting_for(&missing);
+                continue;
+            }
+            self.run_touched().await;
+            self.settings.readiness.ready();
+        }
+    }
+
+    async fn run_touched(&mut self) {
+        let now = Instant::now();
+        self.due.retain(|class, due| {
+            let now = *due <= now;
+            if now {
+                self.dirty.insert(class.clone());
+            }
+            !now
+        });
+        while let Some(class) = self.dirty.pop_first() {
+            let exists =
+                class.as_ref().and_then(|name| self.classes.get(&crate::cluster::cluster_scoped(name))).cloned();
+            match (class, exists) {
+                (Some(name), Some(class)) => self.run_class(&name, &class).await,
+                (key, _) => self.run_without_class(&key),
+            }
+        }
+    }
+
+    /// What has not been listed yet.
+    fn missing(&self) -> Vec<&'static str> {
+        let (services, slices) = self.settings.backends.filled();
+        [
+            ("sharedlbs", self.claims.is_filled()),
+            ("sharedlbclasses", self.classes.is_filled()),
+            ("namespaces", self.namespaces.is_filled()),
+            ("services", services),
+            ("endpointslices", slices),
+        ]
+        .into_iter()
+        .filter_map(|(kind, filled)| (!filled).then_some(kind))
+        .collect()
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Told(Told::Claim(event)) => {
+                for Changed { old, new } in self.claims.watched(event) {
+                    self.claim_changed(old.as_deref(), new);
+                }
+            }
+            Input::Told(Told::Class(event)) => {
+                for Changed { old, new } in self.classes.watched(event) {
+                    self.class_changed(old.as_deref(), new.as_deref());
+                }
+            }
+            Input::Told(Told::Namespace(event)) => {
+                let relabelled = |change: &Changed<NamespaceObject>| {
+                    change.old.as_ref().map(|old| &old.labels) != change.new.as_ref().map(|new| &new.labels)
+                };
+                if self.namespaces.watched(event).iter().any(relabelled) {
+                    self.touch_classes_by_namespace();
+                }
+            }
+            Input::Told(Told::Services(changes)) => {
+                changes.iter().for_each(|change| self.service_changed(change));
+            }
+            Input::Told(Told::Slices) => {}
+            Input::Outcome(class, uid, index, outcome) => {
+                if self.runners.get_mut(&class).is_some_and(|runner| runner.take_outcome(&uid, index, *outcome)) {
+                    self.dirty.insert(Some(class));
+                }
+            }
+            Input::Written(written) => self.side_written(written),
+        }
+    }
+
+    /// The class that this claim wants.
+    fn class_of(&self, claim: &ClaimObject) -> Option<Arc<str>> {
+        claim.named_class().map(Into::into).or_else(|| self.default_class.clone())
+    }
+
+    fn claim_changed(&mut self, old: Option<&ClaimObject>, new: Option<Arc<ClaimObject>>) {
+        let mut entry = None;
+        if let Some(old) = old {
+            let class = self.class_of(old);
+            entry = self.groups.get_mut(&class).and_then(|group| group.remove(old));
+            self.dirty.insert(class);
+        }
+        if let Some(new) = new {
+            let class = self.class_of(&new);
+            // What is under way for a claim of the same name that is gone is not for this one.
+            let entry = entry.filter(|entry| entry.claim.meta.uid == new.meta.uid);
+            self.groups.entry(class.clone()).or_default().insert(entry, new);
+            self.dirty.insert(class);
+        }
+    }
+
+    fn class_changed(&mut self, old: Option<&ClassObject>, new: Option<&ClassObject>) {
+        let Some(either) = new.or(old) else { return };
+        let name = either.meta.key.name.clone();
+        if old.map(|class| &class.meta.uid) != new.map(|class| &class.meta.uid) {
+            // Its load balancers stay as they are: a class goes this way only if
+            // somebody took our finalizer off.
+            self.runners.remove(&name);
+            self.due.remove(&Some(name.clone()));
+        }
+        self.dirty.insert(Some(name));
+        let default = default_class(self.classes.objects().values()).map(|class| class.meta.key.name.clone());
+        if default != self.default_class {
+            info!(class = default.as_deref(), "default class");
+            let before = std::mem::replace(&mut self.default_class, default);
+            self.regroup_unnamed(before);
+        }
+    }
+
+    /// Claims that name no class follow the default one.
+    fn regroup_unnamed(&mut self, before: Option<Arc<str>>) {
+        let unnamed = self.groups.get_mut(&before).map(Group::take_unnamed).unwrap_or_default();
+        self.dirty.insert(before);
+        self.dirty.insert(self.default_class.clone());
+        let group = self.groups.entry(self.default_class.clone()).or_default();
+        unnamed.into_iter().for_each(|entry| group.put(entry));
+    }
+
+    fn touch_classes_by_namespace(&mut self) {
+        let selecting = self.classes.objects().values().filter(|class| {
+            class.spec.as_ref().is_ok_and(|spec| spec.allowed_namespaces.from == AllowedNamespacesFrom::Selector)
+        });
+        self.dirty.extend(selecting.map(|class| Some(class.meta.key.name.clone())));
+    }
+
+    /// The claims that a Service matters to are looked at again.
+    fn service_changed(&mut self, change: &Changed<ServiceObject>) {
+        let Some(service) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        let namespace = service.meta.key.namespace.clone();
+        let named: Vec<Arc<ClaimObject>> = match &service.owner {
+            Some((claim, _)) => {
+                self.claims.get(&ClaimId { namespace, name: claim.clone() }).cloned().into_iter().collect()
+            }
+            None => {
+                let first = ClaimId { namespace: namespace.clone(), name: "".into() };
+                let all = self.claims.objects().range(first..).take_while(|(key, _)| key.namespace == namespace);
+                let names = |claim: &ClaimObject| {
+                    claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(&service.meta.key.name))
+                };
+                all.filter(|(_, claim)| names(claim)).map(|(_, claim)| claim.clone()).collect()
+            }
+        };
+        for claim in named {
+            if let Some(entry) = self.entry(&claim) {
+                entry.rendered = None;
+                let class = self.class_of(&claim);
+                self.dirty.insert(class);
+            }
+        }
+    }
+
+    fn entry(&mut self, claim: &ClaimObject) -> Option<&mut Entry> {
+        let class = self.class_of(claim);
+        self.groups.get_mut(&class)?.get_mut(claim)
+    }
+
+    fn run_at(&mut self, class: Option<Arc<str>>, time: Instant) {
+        let due = self.due.entry(class).or_insert(time);
+        *due = (*due).min(time);
+    }
+}
+
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,319 @@
+//! The LB loop of one load balancer: the only one that talks to it.
+//!
+//! Level-triggered: whatever woke it, it takes the latest plan and the backends
+//! of the moment, compares what they make with what it last saw, has the
+//! provider carry out the difference, and tells the outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sharedlb_crds::Reason;
+use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::assign::ClaimId;
+use crate::cluster::backends::Backends;
+use crate::desired::{Plan, desired};
+use crate::metrics::Metrics;
+use crate::outcome::{ListenerOutcome, Outcome, Trouble};
+
+/// The first wait after a failure. It doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// The longest wait after a failure.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Wakes an LB loop.
+#[derive(Debug, Default)]
+pub struct Signal {
+    notify: Notify,
+    look: AtomicBool,
+}
+
+impl Signal {
+    /// Something that it depends on has changed.
+    pub fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// The load balancer itself has changed: it is to be observed again.
+    pub fn look_again(&self) {
+        self.look.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+}
+
+/// What an LB loop is given at its start.
+pub struct LbLoop {
+    /// The load balancer
+    pub name: LbName,
+    /// Its class, for logs and metrics
+    pub class: Arc<str>,
+    /// What shall be; the loop ends when nobody plans any more
+    pub plans: watch::Receiver<Arc<Plan>>,
+    /// What wakes it besides a new plan
+    pub signal: Arc<Signal>,
+    /// Where traffic goes
+    pub backends: Arc<Backends>,
+    /// Whom the outcome is told
+    pub tell: Box<dyn Fn(Outcome) + Send + Sync>,
+    /// How often the load balancer is looked at although nothing is known to
+    /// have changed
+    pub resync: Duration,
+    /// Where runs and calls are counted
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the loop remembers between its runs.
+#[derive(Default)]
+struct Kept {
+    /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
+    observed: Option<Option<Observed>>,
+    /// The load balancer as a whole: why it is not as planned, and how often in a row
+    trouble: Option<(Trouble, u32)>,
+    /// Listeners that failed
+    failed: BTreeMap<ListenerKey, Failed>,
+    /// The Services that the last plan depends on
+    services: BTreeSet<ClaimId>,
+    told: Option<Outcome>,
+}
+
+/// A listener that failed: left alone until it is time, so that it costs the
+/// others nothing.
+struct Failed {
+    owner: Owner,
+    trouble: Trouble,
+    times: u32,
+    again: Instant,
+}
+
+impl LbLoop {
+    /// Runs until nobody plans for this load balancer any more.
+    pub async fn run(mut self) {
+        let mut kept = Kept::default();
+        let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
+        loop {
+            let started = Instant::now();
+            let plan = self.plans.borrow_and_update().clone();
+            let again = self.run_once(&plan, &mut kept).await;
+            self.metrics.load_balancer_run(&self.class, started.elapsed());
+            self.report(plan, &mut kept);
+            tokio::select! {
+                changed = self.plans.changed() => if changed.is_err() { break },
+                () = self.signal.notify.notified() => {}
+                () = wait_until(again) => {}
+                _ = resync.tick() => kept.observed = None,
+            }
+        }
+        self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
+    }
+
+    /// Observe if need be, compare, apply. Returns when to try again what failed.
+    async fn run_once(&self, plan: &Plan, kept: &mut Kept) -> Option<Instant> {
+        let services = plan.services();
+        self.backends.interest(&kept.services, &services, &self.signal);
+        kept.services = services;
+        if self.signal.look.swap(false, Ordering::AcqRel) {
+            kept.observed = None;
+        }
+        let result = match &plan.slots {
+            Some(_) => self.converge(plan, kept).await,
+            None => self.remove(plan, kept).await,
+        };
+        match result {
+            Ok(()) => {
+                if kept.trouble.take().is_some() {
+                    info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
+                }
+                kept.failed.values().map(|failed| failed.again).min()
+            }
+            Err(error) => Some(self.note_trouble(&error, kept)),
+        }
+    }
+
+    async fn converge(&self, plan: &Plan, kept: &mut Kept) -> Result<(), Error> {
+        let observed = match kept.observed.take() {
+            Some(known) => known,
+            None => plan.provider.observe(&self.name).await?,
+        };
+        let exists = observed.is_some();
+        let mut observed = observed.unwrap_or_default();
+        let attributes = plan.provider.attributes(plan.index);
+        let wanted = desired(plan, attributes, |service, port, protocol| self.backends.of(service, port, protocol));
+        kept.failed
+            .retain(|key, failed| wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner));
+        let (now, later): (Vec<Change>, Vec<Change>) =
+            diff(&observed.load_balancer, &wanted).into_iter().partition(|change| kept.is_due(change));
+        if exists && now.is_empty() {
+            kept.observed = Some(Some(observed));
+            return Ok(());
+        }
+        // Providers that write the whole must not be given what is to wait.
+        let mut target = observed.load_balancer.clone();
+        replay(&mut target, &now);
+        debug_assert!(!later.is_empty() || target == wanted, "the diff does not lead to what is desired");
+
+        let applied = plan.provider.apply(&self.name, &target, &now).await?;
+        let done = |change: &&Change| change.listener().is_none_or(|key| !applied.failed.contains_key(&key));
+        replay(&mut observed.load_balancer, now.iter().filter(done));
+        self.log_changes(&now, |change| done(&change));
+        self.note_failures(&now, &applied.failed, &wanted, kept);
+        if !applied.addresses.is_empty() {
+            observed.addresses = applied.addresses;
+        }
+        // A listener that failed may have been left half done, and what stood in
+        // its way is worth knowing.
+        kept.observed = if applied.failed.is_empty() { Some(Some(observed)) } else { self.look(plan).await };
+        if !exists {
+            // Its limits and addresses are the provider's to tell.
+            kept.observed = self.look(plan).await;
+        }
+        Ok(())
+    }
+
+    async fn look(&self, plan: &Plan) -> Option<Option<Observed>> {
+        plan.provider.observe(&self.name).await.ok()
+    }
+
+    async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<(), Error> {
+        if !matches!(kept.observed, Some(None)) {
+            plan.provider.delete(&self.name).await?;
+            kept.observed = Some(None);
+            kept.failed.clear();
+            info!(class = %self.class, load_balancer = %self.name, "load balancer removed");
+        }
+        Ok(())
+    }
+
+    fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
+        for change in changes.iter().filter(|change| done(change)) {
+            let (what, listener, claim) = match change {
+                Change::Configure(_) => ("load balancer configured", String::new(), String::new()),
+                Change::Open(key, listener) => ("listener opened", key.to_string(), listener.owner.to_string()),
+                Change::Close(key) => ("listener closed", key.to_string(), String::new()),
+                Change::Own(key, owner) => ("listener given to another claim", key.to_string(), owner.to_string()),
+                Change::Backends { listener, add, remove } => {
+                    tracing::debug!(
+                        class = %self.class, load_balancer = %self.name, %listener,
+                        added = add.len(), removed = remove.len(), "backends changed"
+                    );
+                    continue;
+                }
+            };
+            info!(class = %self.class, load_balancer = %self.name, listener, claim, "{what}");
+        }
+    }
+
+    fn note_failures(
+        &self,
+        tried: &[Change],
+        failed: &BTreeMap<ListenerKey, Error>,
+        wanted: &LoadBalancer,
+        kept: &mut Kept,
+    ) {
+        for key in tried.iter().filter_map(Change::listener).filter(|key| !failed.contains_key(key)) {
+            kept.failed.remove(&key);
+        }
+        for (key, error) in failed {
+            warn!(class = %self.class, load_balancer = %self.name, listener = %key, %error, "listener failed");
+            // One that could not be closed is nobody's any more.
+            let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
+            let times = kept.failed.get(key).map_or(0, |before| before.times) + 1;
+            let again = Instant::now() + backoff(times, error);
+            kept.failed.insert(*key, Failed { owner, trouble: Trouble::from(error), times, again });
+        }
+    }
+
+    fn note_trouble(&self, error: &Error, kept: &mut Kept) -> Instant {
+        let times = kept.trouble.as_ref().map_or(0, |(_, times)| *times) + 1;
+        let trouble = Trouble::from(error);
+        if trouble.reason == Reason::Pending {
+            info!(class = %self.class, load_balancer = %self.name, message = %error, "load balancer is not ready yet");
+        } else {
+            warn!(class = %self.class, load_balancer = %self.name, %error, times, "load balancer failed");
+        }
+        kept.trouble = Some((trouble, times));
+        Instant::now() + backoff(times, error)
+    }
+
+    /// Tells the class loop, if there is anything that it does not know.
+    fn report(&self, plan: Arc<Plan>, kept: &mut Kept) {
+        let outcome = kept.outcome(plan);
+        let known = kept
+            .told
+            .as_ref()
+            .is_some_and(|told| told.says_the_same(&outcome) && Arc::ptr_eq(&told.plan, &outcome.plan));
+        if !known {
+            kept.told = Some(outcome.clone());
+            (self.tell)(outcome);
+        }
+    }
+}
+
+impl Kept {
+    /// Whether a change is to be tried now: its listener did not fail lately.
+    fn is_due(&self, change: &Change) -> bool {
+        let failed = change.listener().and_then(|key| self.failed.get(&key));
+        failed.is_none_or(|failed| failed.again <= Instant::now())
+    }
+
+    fn outcome(&self, plan: Arc<Plan>) -> Outcome {
+        let before = self.told.as_ref();
+        // While it can't be asked, what was last known of it stands.
+        let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
+            (Some(Some(observed)), _) => (
+                Some(true),
+                observed.addresses.clone(),
+                observed.capacity,
+                observed.foreign.clone(),
+                Some(&observed.load_balancer),
+            ),
+            (Some(None), _) => (Some(false), Vec::new(), Default::default(), BTreeSet::new(), None),
+            (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
+            (None, None) => (None, Vec::new(), Default::default(), BTreeSet::new(), None),
+        };
+        let trouble = self.trouble.as_ref().map(|(trouble, _)| trouble.clone());
+        let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
+        let listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        Outcome { plan, exists, addresses, capacity, foreign, listeners, trouble }
+    }
+
+    fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
+        let open = ours.into_iter().flat_map(|ours| &ours.listeners);
+        let mut listeners: BTreeMap<ListenerKey, ListenerOutcome> = open
+            .map(|(key, found)| {
+                let backends = !found.backends.is_empty();
+                (*key, ListenerOutcome { owner: found.owner.clone(), open: true, backends, trouble: None })
+            })
+            .collect();
+        for (key, failed) in &self.failed {
+            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome {
+                owner: failed.owner.clone(),
+                open: false,
+                backends: false,
+                trouble: None,
+            });
+            listener.trouble = Some(failed.trouble.clone());
+        }
+        listeners
+    }
+}
+
+/// How long to wait after the nth failure in a row.
+fn backoff(times: u32, error: &Error) -> Duration {
+    let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
+    match error {
+        Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
+        _ => doubled,
+    }
+}
+
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

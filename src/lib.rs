@@ -1,0 +1,23 @@
+//! The SharedLB controller. ARCHITECTURE.md has the bird's-eye view.
+//!
+//! Pure functions decide: [`assign`] gives ports, [`render`] words the verdict,
+//! [`desired`] says what a load balancer should be. Two loops carry that out:
+//! [`class_loop`] writes to the Kubernetes API, [`lb_loop`] programs one load
+//! balancer each.
+
+pub mod assign;
+pub mod claim;
+pub mod class;
+pub mod class_loop;
+pub mod cluster;
+pub mod controller;
+pub mod desired;
+pub mod events;
+pub mod lb_loop;
+pub mod metrics;
+pub mod outcome;
+pub mod own_service;
+pub mod ports;
+pub mod readiness;
+pub mod render;
+pub mod web;

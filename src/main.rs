@@ -1,0 +1,125 @@
+//! The command `sharedlb`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sharedlb::controller::{self, Options};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Puts many L4 workloads on one cloud load balancer.
+#[derive(Debug, Parser)]
+#[command(name = "sharedlb", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the controller.
+    Controller(ControllerArgs),
+    /// Print the CustomResourceDefinitions, or write them to files.
+    Crds {
+        /// Write one file for each to this folder.
+        #[arg(long, value_name = "DIR", env = "SHAREDLB_CRDS_WRITE")]
+        write: Option<PathBuf>,
+    },
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct ControllerArgs {
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "SHAREDLB_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where the API server is. Left out: KUBECONFIG, ~/.kube/config, or the
+    /// cluster that this runs in.
+    #[arg(long, env = "SHAREDLB_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// What tells this cluster's load balancers from another's in the same
+    /// account: 1 to 63 letters, digits, '-', '_' and '.'. Left out: the uid of
+    /// the namespace kube-system. Must never change.
+    #[arg(long, env = "SHAREDLB_CLUSTER_ID", value_parser = cluster_id)]
+    cluster_id: Option<String>,
+    /// How often each load balancer is looked at although nothing is known to
+    /// have changed, in seconds (at least 10).
+    #[arg(long, env = "SHAREDLB_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..))]
+    resync_seconds: u64,
+    /// The format of the log.
+    #[arg(long, env = "SHAREDLB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, or a filter like
+    /// info,sharedlb=debug.
+    #[arg(long, env = "SHAREDLB_LOG_LEVEL", default_value = "info")]
+    log_level: EnvFilter,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// It becomes the value of a label, so it must be one.
+fn cluster_id(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends =
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if text.len() <= 63 && ends && text.chars().all(inner) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends".to_owned())
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Controller(args) => run_controller(args),
+        Command::Crds { write } => crds(write),
+        Command::Version => {
+            println!("sharedlb {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
+
+#[tokio::main]
+async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
+    let log = tracing_subscriber::fmt().with_env_filter(args.log_level).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let options = Options {
+        listen: args.listen,
+        kubeconfig: args.kubeconfig,
+        cluster_id: args.cluster_id,
+        resync: Duration::from_secs(args.resync_seconds),
+    };
+    controller::run(options, stop).await
+}
+
+fn crds(write: Option<PathBuf>) -> anyhow::Result<()> {
+    for (name, yaml) in sharedlb_crds::yaml() {
+        match &write {
+            Some(folder) => {
+                let path = folder.join(name);
+                std::fs::write(&path, yaml).with_context(|| format!("{} can't be written", path.display()))?;
+            }
+            None => println!("---\n{yaml}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! What a claim's status says: the verdict, in the words of the API. Pure.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
+use sharedlb_providers::{Address, ListenerKey, Owner};
+
+use crate::assign::{Held, HeldSlot};
+use crate::claim::{ClaimObject, api_protocol, api_transport};
+use crate::outcome::{Outcome, Trouble};
+
+/// How many ports a text names before it says how many more there are.
+const LISTED_PORTS: usize = 4;
+
+/// What became of a claim. Equal verdicts on one version of a claim make the same
+/// status, so most claims need not be rendered at all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The slots that it holds
+    pub held: Option<Held>,
+    /// Why it does not hold all that it asks for; without a reason it waits
+    pub refused: Option<(Option<Reason>, String)>,
+    /// What the load balancer makes of its slots
+    pub programmed: Programmed,
+    /// Where the load balancer is reached; `None`: nothing is known yet
+    pub addresses: Option<Vec<Address>>,
+}
+
+/// What the load balancer makes of a claim's slots.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Programmed {
+    /// Nothing has been heard of the load balancer since this process started:
+    /// what the status says stands.
+    NotHeard,
+    /// It has not come to these slots yet.
+    Pending,
+    /// It serves all of them, but these ports have no backends, and why
+    Served {
+        /// Names of the ports without backends, and why
+        without_backends: Vec<(Arc<str>, String)>,
+    },
+    /// It does not.
+    Failed(Trouble),
+}
+
+/// What the load balancer makes of these slots. `why_none` tells why a port has
+/// no backends.
+#[must_use]
+pub fn programmed(
+    claim: &ClaimObject,
+    held: &Held,
+    outcome: Option<&Outcome>,
+    why_none: impl Fn(&HeldSlot) -> String,
+) -> Programmed {
+    let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
+        return Programmed::NotHeard;
+    };
+    let mut without_backends = Vec::new();
+    let mut pending = false;
+    for slot in &held.slots {
+        let ours = outcome.listeners.get(&slot.key).filter(|listener| is_for(&listener.owner, claim, slot));
+        match ours {
+            Some(listener) => {
+                if let Some(trouble) = &listener.trouble {
+                    return Programmed::Failed(trouble.clone());
+                }
+                if !listener.backends {
+                    without_backends.push((slot.name.clone(), why_none(slot)));
+                }
+            }
+            None => pending = true,
+        }
+    }
+    match (pending, &outcome.trouble) {
+        (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
+        (true, None) => Programmed::Pending,
+        (false, _) => Programmed::Served { without_backends },
+    }
+}
+
+fn is_for(owner: &Owner, claim: &ClaimObject, slot: &HeldSlot) -> bool {
+    let key = &claim.meta.key;
+    owner.namespace == key.namespace && owner.claim == key.name && owner.port == slot.name
+}
+
+/// The status of a claim of this class with this verdict.
+#[must_use]
+pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
+    let before = &claim.status;
+    let not_heard = verdict.programmed == Programmed::NotHeard && verdict.held == claim.request.held;
+    let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed));
+    let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
+    let addresses = match &verdict.addresses {
+        Some(addresses) => addresses.clone(),
+        None => before.address.as_deref().map(crate::claim::parse_address).into_iter().collect(),
+    };
+    let mut status = SharedLBStatus {
+        class_name: held.as_ref().and(class).map(str::to_owned),
+        load_balancer_index: held.as_ref().map(|held| held.index),
+        address: held.as_ref().and(addresses.first()).map(Address::to_string),
+        summary: (!slots.is_empty()).then(|| summary(claim, slots)),
+        load_balancer: ingress(&addresses, slots),
+        ports: slots.iter().map(port_status).collect(),
+        observed_generation: Some(claim.meta.generation),
+        conditions: Vec::new(),
+    };
+    if not_heard && verdict.addresses.is_none() {
+        status.load_balancer.clone_from(&before.load_balancer);
+    }
+    let [allocated, programmed, ready] = findings(class, verdict, &addresses);
+    let kept = |kind: ConditionType| not_heard.then(|| find(&before.conditions, kind)).flatten();
+    for (kind, finding) in [
+        (ConditionType::Allocated, allocated.clone()),
+        (ConditionType::Programmed, kept(ConditionType::Programmed).map_or(programmed, Finding::from)),
+        // What was refused since shows in Ready even if nothing was heard.
+        (ConditionType::Ready, kept(ConditionType::Ready).filter(|_| allocated.is_true()).map_or(ready, Finding::from)),
+    ] {
+        status.conditions.push(condition(kind, finding, &before.conditions, claim.meta.generation, now));
+    }
+    status
+}
+
+/// One condition's status, reason and message.
+#[derive(Clone)]
+struct Finding {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    fn new(status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        Self { status, reason: reason.as_str().to_owned(), message: message.into() }
+    }
+
+    fn is_true(&self) -> bool {
+        self.status == "True"
+    }
+}
+
+impl From<&Condition> for Finding {
+    fn from(condition: &Condition) -> Self {
+        let status = match condition.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        Self { status, reason: condition.reason.clone(), message: condition.message.clone() }
+    }
+}
+
+/// Allocated, Programmed and Ready.
+fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [Finding; 3] {
+    let allocated = match (&verdict.refused, &verdict.held) {
+        (Some((Some(reason), message)), _) => Finding::new("False", *reason, message),
+        (Some((None, message)), _) => Finding::new("Unknown", Reason::Pending, message),
+        (None, Some(held)) => {
+            let (class, ports) = (class.unwrap_or_default(), keys(&held.slots));
+            Finding::new("True", Reason::Allocated, format!("{ports} on load balancer {} of class {class}", held.index))
+        }
+        (None, None) => Finding::new("Unknown", Reason::Pending, "waiting for a port"),
+    };
+    let programmed = match (&verdict.programmed, &verdict.held) {
+        (_, None) => Finding::new("Unknown", Reason::Pending, "there is no port to serve"),
+        (Programmed::NotHeard | Programmed::Pending, _) => {
+            Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
+        }
+        (Programmed::Served { .. }, _) => {
+            Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
+        }
+        (Programmed::Failed(trouble), _) => Finding::new("False", trouble.reason, &*trouble.message),
+    };
+    let ready = match &verdict.programmed {
+        _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
+        _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
+        _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
+        Programmed::Served { without_backends } if !without_backends.is_empty() => {
+            Finding::new("False", Reason::NoBackends, no_backends(without_backends))
+        }
+        _ => Finding::new("True", Reason::Ready, "every port is served, and has a backend"),
+    };
+    [allocated, programmed, ready]
+}
+
+fn no_backends(without: &[(Arc<str>, String)]) -> String {
+    let told: Vec<String> = without
+        .iter()
+        .take(3)
+        .map(|(port, why)| if port.is_empty() { why.clone() } else { format!("port {port}: {why}") })
+        .collect();
+    told.join("; ")
+}
+
+/// The slots, each with whether it has ever been served.
+fn opened(held: &Held, programmed: &Programmed) -> Held {
+    let served = matches!(programmed, Programmed::Served { .. });
+    let slots = held.slots.iter().map(|slot| HeldSlot { opened: slot.opened || served, ..slot.clone() }).collect();
+    Held { index: held.index, slots }
+}
+
+fn port_status(slot: &HeldSlot) -> PortStatus {
+    PortStatus { name: slot.name.to_string(), protocol: api_protocol(slot.key.protocol), port: slot.key.port }
+}
+
+/// Where the ports are reached that have been served: as in a Service's status.
+fn ingress(addresses: &[Address], slots: &[HeldSlot]) -> Option<LoadBalancerIngress> {
+    let front_ports = slots.iter().filter(|slot| slot.opened).flat_map(|slot| slot.key.front_ports());
+    let ports: Vec<IngressPort> =
+        front_ports.map(|port| IngressPort { port: port.port, protocol: api_transport(port.transport) }).collect();
+    let entry = |address: &Address| match address {
+        Address::Ip(ip) => Ingress { ip: Some(ip.to_string()), hostname: None, ports: ports.clone() },
+        Address::Hostname(name) => Ingress { ip: None, hostname: Some(name.clone()), ports: ports.clone() },
+    };
+    let ingress: Vec<Ingress> = addresses.iter().map(entry).collect();
+    (!ingress.is_empty() && !ports.is_empty()).then_some(LoadBalancerIngress { ingress })
+}
+
+/// `20417/TCP→redis`
+fn summary(claim: &ClaimObject, slots: &[HeldSlot]) -> String {
+    let target = |slot: &HeldSlot| {
+        let spec = claim.spec.as_ref().ok()?;
+        let port = spec.ports.iter().find(|port| *port.name == *slot.name)?;
+        Some(match port.target()? {
+            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => number.to_string(),
+            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name,
+        })
+    };
+    let to = |slot: &HeldSlot| if slot.name.is_empty() { target(slot) } else { Some(slot.name.to_string()) };
+    list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default()))
+}
+
+/// `20417/TCP, 20418/TCP`
+fn keys(slots: &[HeldSlot]) -> String {
+    list(slots, |slot| slot.key.to_string())
+}
+
+fn list(slots: &[HeldSlot], one: impl Fn(&HeldSlot) -> String) -> String {
+    let mut told: Vec<String> = slots.iter().take(LISTED_PORTS).map(one).collect();
+    if slots.len() > LISTED_PORTS {
+        told.push(format!("and {} more", slots.len() - LISTED_PORTS));
+    }
+    told.join(", ")
+}
+
+/// A condition, with the time of its last transition kept if it did not change.
+fn condition(
+    kind: ConditionType,
+    finding: Finding,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let since = find(before, kind).filter(|before| before.status == finding.status);
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: finding.status.to_owned(),
+        reason: finding.reason,
+        message: finding.message,
+        observed_generation: Some(generation),
+        last_transition_time: since
+            .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone()),
+    }
+}
+
+/// The API keeps times in whole seconds: so do we, or a status would never be
+/// equal to what was read back.
+#[must_use]
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// The condition of this type.
+#[must_use]
+pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+/// A condition of a class or of one of its load balancers: true, or false with
+/// its cause.
+#[must_use]
+pub fn class_condition(
+    kind: ConditionType,
+    trouble: Option<(Reason, String)>,
+    fine: Reason,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let finding = match trouble {
+        None => Finding::new("True", fine, ""),
+        Some((reason, message)) => Finding::new("False", reason, message),
+    };
+    condition(kind, finding, before, generation, now)
+}
+
+/// What a condition's change should be told as: warning or not, reason and message.
+#[must_use]
+pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, String, String)> {
+    let mut told: Vec<(bool, String, String)> = Vec::new();
+    // Ready repeats what the others say, and is told only if it says more.
+    for now in after {
+        let changed = find_named(before, &now.type_)
+            .is_none_or(|then| (&then.status, &then.reason) != (&now.status, &now.reason));
+        let news = now.status != "Unknown" && now.reason != Reason::Pending.as_str();
+        if changed && news && !told.iter().any(|(_, reason, _)| *reason == now.reason) {
+            told.push((now.status == "False", now.reason.clone(), now.message.clone()));
+        }
+    }
+    let ready = told.iter().any(|(_, reason, _)| reason == Reason::Ready.as_str());
+    told.retain(|(_, reason, _)| !(ready && reason == Reason::Programmed.as_str()));
+    told
+}
+
+fn find_named<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// `20417/TCP`, as a class' status lists ports.
+#[must_use]
+pub fn parse_front_port(text: &str) -> Option<sharedlb_providers::FrontPort> {
+    let (port, transport) = text.split_once('/')?;
+    let transport = match transport {
+        "TCP" => sharedlb_providers::Transport::Tcp,
+        "UDP" => sharedlb_providers::Transport::Udp,
+        _ => return None,
+    };
+    Some(sharedlb_providers::FrontPort { port: port.parse().ok()?, transport })
+}
+
+/// The key of a port that a class' status says was given back.
+#[must_use]
+pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
+    ListenerKey { port: port.port, protocol: crate::claim::protocol(port.protocol) }
+}

@@ -1,0 +1,140 @@
+//! Which faults strike the requests that pass the proxy.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use sharedlb_testbed::eventually;
+use tokio::sync::watch;
+
+/// What is to become of a request or its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Refuse(StatusCode, &'static str),
+    LoseAnswer,
+}
+
+/// Holds requests back.
+#[derive(Clone, Copy, Default)]
+struct Hold {
+    /// After how many more writes; None: not at all.
+    after: Option<u64>,
+    /// How often held requests were thrown away.
+    round: u64,
+}
+
+/// The faults there are, and what has passed.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Every how many writes one is answered with a conflict; 0: none.
+    conflict_every: AtomicU64,
+    /// Every how many writes the answer to one is lost; 0: none.
+    lose_every: AtomicU64,
+    /// Writes that were asked for.
+    asked: AtomicU64,
+    /// Writes that the API server has answered.
+    passed: AtomicU64,
+    hold: watch::Sender<Hold>,
+    expired: watch::Sender<u64>,
+}
+
+impl Faults {
+    /// Answers every second, third, … write with 409; 0 ends it.
+    pub(crate) fn conflict_every(&self, count: u64) {
+        self.conflict_every.store(count, Ordering::Relaxed);
+    }
+
+    /// Loses the answer to every second, third, … write; 0 ends it.
+    pub(crate) fn lose_answer_every(&self, count: u64) {
+        self.lose_every.store(count, Ordering::Relaxed);
+    }
+
+    /// How many writes the API server has answered.
+    pub(crate) fn writes(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Ends all watches that are under way with 410 Gone.
+    pub(crate) fn expire_watches(&self) {
+        self.expired.send_modify(|count| *count += 1);
+    }
+
+    /// Lets this many more writes happen; the answer to the last of them is
+    /// held back, and so is every request after it.
+    pub(crate) fn hold_after(&self, writes: u64) {
+        self.hold.send_modify(|hold| hold.after = Some(writes));
+    }
+
+    /// Throws away what is held back, and lets everything pass again.
+    pub(crate) fn release(&self) {
+        self.hold.send_modify(|hold| *hold = Hold { after: None, round: hold.round + 1 });
+    }
+
+    /// Waits until requests are held back, or until `done` says that no more
+    /// are to come; returns whether they are held back.
+    pub(crate) async fn until_held(
+        &self,
+        limit: Duration,
+        done: impl AsyncFn() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
+        eventually("the proxy to hold requests back", limit, async || {
+            if self.hold.borrow().after == Some(0) {
+                return Ok(Some(true));
+            }
+            Ok(done().await?.then_some(false))
+        })
+        .await
+    }
+
+    /// Changes when all watches are to end.
+    pub(crate) fn expiry(&self) -> watch::Receiver<u64> {
+        self.expired.subscribe()
+    }
+
+    pub(crate) async fn before_read(&self) -> Verdict {
+        self.unless_held().await
+    }
+
+    pub(crate) async fn before_write(&self) -> Verdict {
+        let held = self.unless_held().await;
+        if held != Verdict::Pass {
+            return held;
+        }
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if strikes(&self.conflict_every, number) {
+            return Verdict::Refuse(StatusCode::CONFLICT, "Conflict");
+        }
+        Verdict::Pass
+    }
+
+    pub(crate) async fn after_write(&self) -> Verdict {
+        let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        self.hold.send_modify(|hold| hold.after = hold.after.map(|left| left.saturating_sub(1)));
+        let held = self.unless_held().await;
+        if held != Verdict::Pass || strikes(&self.lose_every, number) {
+            return Verdict::LoseAnswer;
+        }
+        Verdict::Pass
+    }
+
+    /// Passes at once if nothing is held back; otherwise waits until what is
+    /// held back is thrown away.
+    async fn unless_held(&self) -> Verdict {
+        let mut hold = self.hold.subscribe();
+        let now = *hold.borrow_and_update();
+        if now.after != Some(0) {
+            return Verdict::Pass;
+        }
+        // The sender is in `self`, so it cannot be gone.
+        let _ = hold.wait_for(|hold| hold.round != now.round).await;
+        Verdict::Refuse(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+    }
+}
+
+fn strikes(every: &AtomicU64, number: u64) -> bool {
+    match every.load(Ordering::Relaxed) {
+        0 => false,
+        every => number.is_multiple_of(every),
+    }
+}

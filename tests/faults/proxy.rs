@@ -1,0 +1,181 @@
+//! A proxy of ours between the controller and the API server, that does to
+//! requests what bad networks and busy API servers do.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use futures::stream;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::faults::{Faults, Verdict};
+use crate::watch_stream::lines_until;
+
+/// Where it listens. The network is the test program's own.
+const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 7070);
+
+/// More than any object of ours has.
+const MAX_BODY: usize = 16 << 20;
+
+/// The proxy. It ends when this is dropped.
+pub(crate) struct Proxy {
+    /// As whom it asks the API server.
+    upstream: PathBuf,
+    pub(crate) faults: Arc<Faults>,
+    /// What serves connections: with it, all of them end at once.
+    serving: Option<Runtime>,
+}
+
+impl Proxy {
+    /// Starts one that passes everything on with these rights.
+    pub(crate) fn start(upstream: &Path) -> anyhow::Result<Self> {
+        let mut proxy = Self { upstream: upstream.to_owned(), faults: Arc::default(), serving: None };
+        proxy.accept()?;
+        Ok(proxy)
+    }
+
+    /// Writes a kubeconfig file that leads to this proxy, and has no rights of
+    /// its own.
+    pub(crate) fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
+        let (address, port) = LISTEN;
+        let server = format!("http://{}", SocketAddr::from((address, port)));
+        let text = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "proxy", "cluster": {"server": server}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": ""}}],
+            "current-context": "proxy",
+        });
+        let path = self.upstream.with_file_name("proxy.kubeconfig");
+        std::fs::write(&path, text.to_string()).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Ends all connections, and refuses new ones.
+    pub(crate) fn refuse(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.shutdown_background();
+        }
+    }
+
+    /// Accepts connections (again).
+    pub(crate) fn accept(&mut self) -> anyhow::Result<()> {
+        if self.serving.is_some() {
+            bail!("the proxy serves already");
+        }
+        // A runtime of its own, with which everything that is under way ends.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let kubeconfig = Kubeconfig::read_from(&self.upstream)?;
+        let (started, start) = std::sync::mpsc::channel();
+        let faults = self.faults.clone();
+        runtime.spawn(async move {
+            match prepare(kubeconfig, faults).await {
+                Ok((listener, router)) => {
+                    let _ = started.send(Ok(()));
+                    let _ = axum::serve(listener, router).await;
+                }
+                Err(error) => _ = started.send(Err(error)),
+            }
+        });
+        self.serving = Some(runtime);
+        start.recv().map_err(|_| anyhow!("the proxy panicked"))?
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.refuse();
+    }
+}
+
+async fn prepare(kubeconfig: Kubeconfig, faults: Arc<Faults>) -> anyhow::Result<(TcpListener, Router)> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let api_server = Client::try_from(config)?;
+    let (address, port) = LISTEN;
+    let listener = TcpListener::bind(SocketAddr::from((address, port))).await.context("the proxy's port")?;
+    Ok((listener, Router::new().fallback(pass).with_state((api_server, faults))))
+}
+
+/// Passes one request on, unless a fault strikes it.
+async fn pass(State((api_server, faults)): State<(Client, Arc<Faults>)>, request: Request) -> Response {
+    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+    let before = if is_write { faults.before_write().await } else { faults.before_read().await };
+    if let Verdict::Refuse(code, reason) = before {
+        return status(code, reason);
+    }
+    let expired = faults.expiry();
+    let response = match forward(&api_server, request).await {
+        Ok(response) => response,
+        Err(error) => return failed(&error),
+    };
+    if is_write && faults.after_write().await == Verdict::LoseAnswer {
+        return lost(response);
+    }
+    if is_watch && response.status() == StatusCode::OK {
+        let gone = json!({"type": "ERROR", "object": status_object(StatusCode::GONE, "Expired")});
+        return response.map(|body| Body::from_stream(lines_until(body.into_data_stream(), expired, gone)));
+    }
+    response
+}
+
+async fn forward(api_server: &Client, request: Request) -> anyhow::Result<Response> {
+    let (mut parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, MAX_BODY).await?;
+    // They are about this connection, and not about the next one.
+    for name in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        parts.headers.remove(name);
+    }
+    let request = axum::http::Request::from_parts(parts, kube::client::Body::from(body));
+    let mut response = api_server.send(request).await?.map(Body::new);
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
+        response.headers_mut().remove(name);
+    }
+    Ok(response)
+}
+
+/// An answer that breaks off: what it would say has happened.
+fn lost(response: Response) -> Response {
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let breaks_off = stream::once(async { Err::<Bytes, _>(std::io::Error::other("the answer is lost")) });
+    Response::from_parts(parts, Body::from_stream(breaks_off))
+}
+
+fn failed(error: &anyhow::Error) -> Response {
+    let mut response = status(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable");
+    if let Ok(text) = HeaderValue::from_str(&format!("{error:#}").replace('\n', " ")) {
+        response.headers_mut().insert(header::WARNING, text);
+    }
+    response
+}
+
+/// What the API server answers when it refuses something.
+fn status(code: StatusCode, reason: &str) -> Response {
+    let mut response = Response::new(Body::from(status_object(code, reason).to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn status_object(code: StatusCode, reason: &str) -> serde_json::Value {
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("{reason}, says the proxy of the tests"),
+        "reason": reason,
+        "code": code.as_u16(),
+    })
+}

@@ -1,0 +1,127 @@
+//! Orderly starts and ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::ListParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use libtest_mimic::Trial;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sharedlb_crds::{Reason, SharedLB, SharedLBClass};
+use sharedlb_testbed::{Cluster, eventually};
+
+use crate::harness::{Controller, LIMIT, Site, Tests, controller_kubeconfig, install};
+use crate::setting::Setting;
+
+/// How long a graceful end may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
+    vec![
+        test.test("started before its definitions are there, it says so, and works once they are", no_definitions),
+        test.test("a restart with everything settled writes nothing", settled),
+        test.test("SIGTERM ends it within five seconds, successfully, also in the middle of a burst", terminated),
+    ]
+}
+
+async fn no_definitions(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    for crd in sharedlb_crds::crds() {
+        cluster.kubectl_output(&["delete", "crd", &crd.name_any(), "--ignore-not-found"]).await?;
+    }
+    let mut controller = Controller::start(&cluster, &controller_kubeconfig(&cluster).await?)?;
+    for _ in 0..3 {
+        eventually("/readyz to say what is missing", LIMIT, async || {
+            let (code, text) = controller.get("/readyz").await?;
+            let says = text.contains("sharedlbs") || text.contains("SharedLB");
+            ensure!(code == 503 && says, "/readyz answers {code}: {text}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    let (code, text) = controller.get("/healthz").await?;
+    ensure!(code == 200, "/healthz answers {code}: {text}");
+    ensure!(controller.is_running()?, "it has ended");
+    install(&cluster).await?;
+    controller.until_ready().await?;
+    let site = Site::with_pod(&cluster, "no-definitions", json!({})).await?;
+    site.assigned("web").await?;
+    site.delete("web").await?;
+    site.delete_class().await?;
+    site.class_gone().await?;
+    controller.kill().await
+}
+
+async fn settled(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, "settled").await?;
+    setting.create(0..40).await?;
+    let lost = json!({"selector": {"app": "web"}, "address": "192.0.2.1", "ports": [{"targetPort": "http"}]});
+    setting.site.claim_with("lost", lost).await?;
+    setting.site.refused("lost", Reason::AddressUnknown, &[]).await?;
+    setting.site.claim_with("nobody", json!({"selector": {"app": "nobody"}, "ports": [{"targetPort": 1}]})).await?;
+    setting.site.without_backends("nobody", &[]).await?;
+    setting.all_ready(40).await?;
+    let ended = setting.take_controller()?.terminate().await?;
+    ensure!(ended.success(), "it ended with {ended}");
+
+    let before = versions(&cluster.admin()).await?;
+    let writes = setting.proxy.faults.writes();
+    setting.start_controller()?;
+    let controller = setting.controller()?;
+    controller.until_ready().await?;
+    eventually("every load balancer to have been looked at", LIMIT, async || {
+        let metrics = controller.metrics().await?;
+        let runs = metrics.sum("sharedlb_load_balancer_run_duration_seconds_count", &[]);
+        ensure!(runs >= 2.0, "{runs} runs");
+        Ok(Some(()))
+    })
+    .await?;
+    let after = versions(&cluster.admin()).await?;
+    let written: Vec<_> = after.iter().filter(|(object, version)| before.get(*object) != Some(version)).collect();
+    ensure!(written.is_empty() && before.len() == after.len(), "written: {written:#?}");
+    let writes = setting.proxy.faults.writes() - writes;
+    ensure!(writes == 0, "it made {writes} writes");
+    setting.nobody_wronged(41).await?;
+    setting.clear().await
+}
+
+async fn terminated(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, "terminated").await?;
+    setting.create(0..30).await?;
+    let asked = Instant::now();
+    let ended = setting.take_controller()?.terminate().await?;
+    let took = asked.elapsed();
+    ensure!(ended.success(), "it ended with {ended}");
+    ensure!(took < GRACE, "it took {took:?}");
+    setting.start_controller()?;
+    setting.all_ready(30).await?;
+    setting.nobody_wronged(30).await?;
+    setting.clear().await
+}
+
+/// The versions of all objects that the controller writes.
+async fn versions(client: &Client) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut versions = BTreeMap::new();
+    add_versions::<SharedLB>(client, &mut versions).await?;
+    add_versions::<SharedLBClass>(client, &mut versions).await?;
+    add_versions::<Service>(client, &mut versions).await?;
+    add_versions::<EndpointSlice>(client, &mut versions).await?;
+    add_versions::<Event>(client, &mut versions).await?;
+    Ok(versions)
+}
+
+async fn add_versions<K>(client: &Client, versions: &mut BTreeMap<String, String>) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    for object in Api::<K>::all(client.clone()).list(&ListParams::default()).await? {
+        let name = format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+        versions.insert(name, object.resource_version().unwrap_or_default());
+    }
+    Ok(())
+}

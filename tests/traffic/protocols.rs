@@ -1,0 +1,108 @@
+//! Which traffic comes through, and how it is asked for.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_testbed::{PodPort, Protocol};
+
+use crate::harness::{Tests, World};
+use crate::place::{Place, front, fronts};
+
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
+    vec![
+        test.test("TCP reaches the pods that a selector finds", tcp),
+        test.test("UDP reaches the pods that a selector finds", udp),
+        test.test("TCP and UDP come through one port", both),
+        test.test("a port that is asked for by number is reached there", asked_for),
+        test.test("traffic reaches the pods of a Service that is named", by_service),
+        test.test("a named port leads to whatever number each pod has for it", named),
+        test.test("IPv4 and IPv6 reach the same pods", dual_stack),
+    ]
+}
+
+async fn tcp(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world, "tcp", json!({})).await?;
+    place.pod("web-0", "web").await?;
+    let claim = place.site.assigned("web").await?;
+    let answer = place.answers(front(&claim, "")?, Protocol::Tcp, "web-0").await?;
+    ensure!(answer.seen.is_ipv4(), "{answer:?}");
+    Ok(())
+}
+
+async fn udp(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world, "udp", json!({})).await?;
+    place.pod("dns-0", "web").await?;
+    place.site.claim("dns", json!([{"protocol": "UDP", "targetPort": "dns"}])).await?;
+    let claim = place.site.ready("dns").await?;
+    place.answers(front(&claim, "")?, Protocol::Udp, "dns-0").await?;
+    place.closed(front(&claim, "")?, Protocol::Tcp).await
+}
+
+async fn both(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world, "both", json!({})).await?;
+    place.pod("dns-0", "web").await?;
+    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let claim = place.site.ready("dns").await?;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        place.answers(front(&claim, "")?, protocol, "dns-0").await?;
+    }
+    Ok(())
+}
+
+async fn asked_for(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world, "asked-for", json!({})).await?;
+    place.pod("db-0", "web").await?;
+    place.site.claim("db", json!([{"port": 5432, "targetPort": "http"}])).await?;
+    let front = front(&place.site.ready("db").await?, "")?;
+    ensure!(front.port == 5432, "{front:?}");
+    place.answers(front, Protocol::Tcp, "db-0").await.map(drop)
+}
+
+async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world.clone(), "by-service", json!({})).await?;
+    place.pod("web-0", "web").await?;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "by-service"},
+        "spec": {"selector": {"app": "web"}, "ports": [
+            {"name": "web", "port": 80, "targetPort": "http"},
+            {"name": "names", "port": 53, "targetPort": "dns", "protocol": "UDP"},
+        ]},
+    });
+    world.cluster.apply(&service.to_string()).await?;
+    let ports = json!([
+        {"name": "web", "targetPort": "web"},
+        {"name": "names", "targetPort": 53, "protocol": "UDP"},
+    ]);
+    place.site.claim_with("web", json!({"serviceName": "web", "ports": ports})).await?;
+    let claim = place.site.ready("web").await?;
+    place.answers(front(&claim, "web")?, Protocol::Tcp, "web-0").await?;
+    place.answers(front(&claim, "names")?, Protocol::Udp, "web-0").await.map(drop)
+}
+
+async fn named(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world, "named", json!({})).await?;
+    place.pod_with("old-0", "web", [PodPort::tcp("http", 8080)]).await?;
+    place.pod_with("new-0", "web", [PodPort::tcp("http", 9090)]).await?;
+    let claim = place.site.assigned("web").await?;
+    place.only_answer(front(&claim, "")?, Protocol::Tcp, &["old-0", "new-0"]).await
+}
+
+async fn dual_stack(world: Arc<World>) -> anyhow::Result<()> {
+    let class = json!({"provider": {"service": {"ipFamilyPolicy": "PreferDualStack"}}});
+    let place = Place::open(world.clone(), "dual-stack", class).await?;
+    place.pod("dns-0", "web").await?;
+    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let fronts = fronts(&place.site.ready("dns").await?, "")?;
+    ensure!(fronts.len() == if world.cluster.ipv6() { 2 } else { 1 }, "{fronts:?}");
+    for front in fronts {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let answer = place.answers(front, protocol, "dns-0").await?;
+            ensure!(answer.seen.is_ipv4() == front.address.is_ipv4(), "{answer:?}");
+        }
+    }
+    Ok(())
+}
