@@ -23,7 +23,6 @@ use crate::provider::{Provider, ProviderSchema};
     shortname = "slbc",
     status = "SharedLBClassStatus",
     derive = "PartialEq",
-    cel,
     doc = "A SharedLBClass offers load balancers for many workloads to share: \
            which kind, which ports, and who may use them. It is to SharedLB objects \
            what a StorageClass is to volume claims.",
@@ -143,7 +142,6 @@ fn default_requestable() -> Vec<PortRange> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    cel,
     validation = ("self.min <= self.max", "min must not be above max: raise max, or lower min")
 )]
 pub struct LoadBalancerLimits {
@@ -195,7 +193,6 @@ fn default_empty_delay_seconds() -> u32 {
 /// is for the controller to check: CEL has no order of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    cel,
     validation = (
         "isIP(self.min) && isIP(self.max)",
         "min and max must be IP addresses, like 10.0.0.10 or fd00::10",
@@ -227,7 +224,6 @@ pub enum TargetKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    cel,
     validation = (
         "(self.from == 'Selector') == has(self.selector)",
         "give a selector if from is Selector, and only then",

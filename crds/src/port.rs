@@ -79,7 +79,6 @@ impl fmt::Display for Transport {
 /// A range of port numbers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
-    cel,
     validation = ("self.min <= self.max", "min must not be above max: swap them, or make them equal for a single port")
 )]
 pub struct PortRange {

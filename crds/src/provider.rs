@@ -34,7 +34,6 @@ impl Default for Provider {
 #[derive(Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    cel,
     validation = (
         "[has(self.service)].filter(given, given).size() == 1",
         "give exactly one provider; there is: service",
@@ -56,7 +55,6 @@ pub(crate) struct ProviderSchema {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    cel,
     validation = (
         "has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) \
          && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)",

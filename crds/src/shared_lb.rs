@@ -24,7 +24,6 @@ use crate::port::{Protocol, Transport};
     shortname = "slb",
     status = "SharedLBStatus",
     derive = "PartialEq",
-    cel,
     doc = "A SharedLB asks for ports on a load balancer that many workloads share. \
            Create one, and read the address and the ports it was given from its status.",
     printcolumn(name = "Class", type_ = "string", json_path = ".status.className"),
@@ -113,7 +112,6 @@ pub struct SharedLBSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    cel,
     validation = (
         "has(self.targetPort) || (has(self.port) && self.port > 0)",
         "give a targetPort (the port of the pods), since no port number is asked for that it could equal",

@@ -83,7 +83,7 @@ async fn no_such_port(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "no-such-port", json!({})).await?;
     let neighbour = site.neighbour().await?;
     site.claim("web", json!([{"targetPort": "admin"}])).await?;
-    site.without_backends("web", &["named port"]).await?;
+    site.without_backends("web", &["targetPort"]).await?;
     site.undisturbed(&neighbour).await?;
     Backend::create(world.cluster.admin(), &site.namespace, ("admin-0", "web"), &[("admin", 9000, "TCP")]).await?;
     site.ready("web").await?;

@@ -119,27 +119,26 @@ async fn taken_away(world: Arc<World>) -> anyhow::Result<()> {
     let neighbour = site.neighbour().await?;
     site.claim("web", json!([{"port": 9001, "targetPort": "http"}])).await?;
     let before = slots(&site.ready("web").await?);
-    let front = site.fronts(1).await?.remove(0);
-    let ports = crate::harness::port_names(&front);
-    let position = ports.iter().position(|name| name == "tcp-9001").context("its port")?;
-    let name = front.name_any();
-    let path = format!("/spec/ports/{position}/name");
-    let patch = |op: Value| anyhow::Ok(Patch::<()>::Json(serde_json::from_value(json!([op]))?));
     // By its name, it is no longer ours.
-    let rename = patch(json!({"op": "replace", "path": path, "value": "theirs"}))?;
-    site.services().patch(&name, &PatchParams::default(), &rename).await?;
+    stranger_applies(&site, json!([{"name": "theirs", "port": 9001, "protocol": "TCP"}])).await?;
     site.verdict("web", ConditionType::Programmed, ("False", Reason::PortInUse)).await?;
     site.verdict("web", ConditionType::Ready, ("False", Reason::PortInUse)).await?;
     site.event("web", Reason::PortInUse.as_str()).await?;
     site.undisturbed(&neighbour).await?;
-    let front = site.fronts(1).await?.remove(0);
-    let ports = crate::harness::port_names(&front);
-    let position = ports.iter().position(|name| name == "theirs").context("the stranger's port")?;
-    let remove = patch(json!({"op": "remove", "path": format!("/spec/ports/{position}")}))?;
-    site.services().patch(&name, &PatchParams::default(), &remove).await?;
+    stranger_applies(&site, json!([])).await?;
     let after = slots(&site.ready("web").await?);
     ensure!(after == before, "{after:?}");
     site.undisturbed(&neighbour).await
+}
+
+/// Makes these all the ports that a stranger wants on the class's first
+/// Service.
+async fn stranger_applies(site: &Site, ports: Value) -> anyhow::Result<()> {
+    let name = site.fronts(1).await?[0].name_any();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": ports}});
+    let params = PatchParams::apply("stranger").force();
+    site.services().patch(&name, &params, &Patch::Apply(service)).await?;
+    Ok(())
 }
 
 async fn full(world: Arc<World>) -> anyhow::Result<()> {

@@ -17,7 +17,6 @@ mod site;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use libtest_mimic::{Failed, Trial};
 use sharedlb_testbed::{Cluster, Testbed};
 use tokio::runtime::Handle;
@@ -71,10 +70,9 @@ impl<W: Send + Sync + 'static> Tests<W> {
         F: Future<Output = anyhow::Result<()>>,
     {
         let (world, handle) = (self.world.clone(), self.handle.clone());
-        let title = name.to_owned();
         Trial::test(name, move || {
-            let result = handle.block_on(run(world)).with_context(|| title);
-            result.map_err(|error| Failed::from(format!("{error:?}")))
+            let result = handle.block_on(run(world));
+            result.map_err(|error| Failed::from(format!("{error:#}")))
         })
     }
 }

@@ -133,22 +133,34 @@ impl Site {
         eventually(&what, LIMIT, async || Ok(self.claims.get_opt(name).await?.is_none().then_some(()))).await
     }
 
-    /// Waits until the controller says this of the claim as it is now, and
-    /// returns the message with it.
+    /// Waits until the controller says this of the claim as it is now.
     pub(crate) async fn verdict(
         &self,
         name: &str,
         kind: ConditionType,
         (status, reason): (&str, Reason),
-    ) -> anyhow::Result<String> {
-        let what = format!("claim {}/{name} to be {kind}={status} ({reason})", self.namespace);
+    ) -> anyhow::Result<()> {
+        self.verdict_with(name, kind, (status, reason), &[]).await
+    }
+
+    /// Waits until the controller says this of the claim as it is now, with
+    /// all these words in the message.
+    async fn verdict_with(
+        &self,
+        name: &str,
+        kind: ConditionType,
+        (status, reason): (&str, Reason),
+        words: &[&str],
+    ) -> anyhow::Result<()> {
+        let what = format!("claim {}/{name} to be {kind}={status} ({reason}) {words:?}", self.namespace);
         eventually(&what, LIMIT, async || {
             let claim = self.claims.get(name).await?;
             let found = condition(&claim, kind).with_context(|| format!("nothing about it in {:?}", claim.status))?;
             let current = found.observed_generation == claim.metadata.generation;
             let as_said = found.status == status && found.reason == reason.as_str();
-            ensure!(current && as_said, "generation {:?}, conditions {:?}", claim.metadata.generation, claim.status);
-            Ok(Some(found.message.clone()))
+            let has_words = words.iter().all(|words| found.message.contains(words));
+            ensure!(current && as_said && has_words, "generation {:?}, {:?}", claim.metadata.generation, claim.status);
+            Ok(Some(()))
         })
         .await
     }
@@ -168,9 +180,8 @@ impl Site {
     /// Waits until the claim is refused for this reason, and requires that the
     /// user is told so: in the conditions, with these words, and by an Event.
     pub(crate) async fn refused(&self, name: &str, reason: Reason, words: &[&str]) -> anyhow::Result<()> {
-        let message = self.verdict(name, ConditionType::Allocated, ("False", reason)).await?;
-        has_words(&message, words)?;
-        self.verdict(name, ConditionType::Ready, ("False", reason)).await?;
+        self.verdict_with(name, ConditionType::Allocated, ("False", reason), words).await?;
+        self.verdict_with(name, ConditionType::Ready, ("False", reason), words).await?;
         self.event(name, reason.as_str()).await.map(drop)
     }
 
@@ -178,8 +189,7 @@ impl Site {
     /// requires that the user is told so.
     pub(crate) async fn without_backends(&self, name: &str, words: &[&str]) -> anyhow::Result<()> {
         self.verdict(name, ConditionType::Allocated, ("True", Reason::Allocated)).await?;
-        let message = self.verdict(name, ConditionType::Ready, ("False", Reason::NoBackends)).await?;
-        has_words(&message, words)?;
+        self.verdict_with(name, ConditionType::Ready, ("False", Reason::NoBackends), words).await?;
         self.event(name, Reason::NoBackends.as_str()).await.map(drop)
     }
 
@@ -233,14 +243,6 @@ impl Neighbour {
     pub(crate) fn claim(&self) -> &SharedLB {
         &self.0
     }
-}
-
-/// Requires that a message has all these words.
-fn has_words(message: &str, words: &[&str]) -> anyhow::Result<()> {
-    for words in words {
-        ensure!(message.contains(words), "it does not say {words:?}: {message}");
-    }
-    Ok(())
 }
 
 /// Puts the fields of one object into another.
