@@ -13,6 +13,8 @@ pub mod cluster;
 pub mod controller;
 pub mod desired;
 pub mod events;
+#[cfg(test)]
+mod fixtures;
 pub mod lb_loop;
 pub mod metrics;
 pub mod outcome;

@@ -15,7 +15,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, CustomResourceExt as _, ResourceExt as _};
+use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
 use tokio::sync::oneshot;
@@ -26,13 +26,14 @@ use crate::stage::{CONNECTIONS, PATIENCE, Stage, for_all};
 
 const GROUP: &str = "echo.sharedlb.dev";
 const NAMESPACE: &str = "echo";
+const OTHERS: &str = "echo-others";
 
 /// The client, and a watch that tells when it has answered.
 pub(crate) struct Echo {
-    objects: Api<DynamicObject>,
+    client: Client,
     kind: ApiResource,
     answers: Sightings<DynamicObject>,
-    client: AbortHandle,
+    answering: AbortHandle,
     made: usize,
 }
 
@@ -40,51 +41,48 @@ impl Echo {
     /// Makes the kind, and starts the client.
     pub(crate) async fn start(stage: &Stage) -> anyhow::Result<Self> {
         stage.namespace(NAMESPACE).await?;
+        stage.namespace(OTHERS).await?;
         make_kind(stage).await?;
         let claims = SharedLB::api_resource();
         let kind = GroupVersionKind::gvk(GROUP, &claims.version, &claims.kind);
         let kind = ApiResource::from_gvk_with_plural(&kind, &claims.plural);
-        let objects = Api::namespaced_with(stage.admin.clone(), NAMESPACE, &kind);
+        let client = stage.admin.clone();
+        let objects = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
         let answers = Sightings::start(objects.clone(), shown_by).await?;
         let (starts, has_started) = oneshot::channel();
-        let client = tokio::spawn(answer(objects.clone(), starts)).abort_handle();
+        let answering = tokio::spawn(answer(objects, starts)).abort_handle();
         has_started.await.context("the echo ended")?;
-        Ok(Self { objects, kind, answers, client, made: 0 })
+        Ok(Self { client, kind, answers, answering, made: 0 })
     }
 
-    /// Makes objects until there are so many, and waits until all are answered.
-    pub(crate) async fn fill(&mut self, count: usize) -> anyhow::Result<()> {
-        let numbers = self.made..count.max(self.made);
-        self.made = numbers.end;
-        let answers: Vec<_> = numbers.clone().map(|number| self.answers.expect(answer_to(&name(number)))).collect();
-        for_all(numbers, CONNECTIONS, async |number| self.create(number).await.map(drop)).await?;
-        for answer in answers {
-            answer.wait(PATIENCE).await?;
-        }
-        Ok(())
+    /// Makes further objects, for the API server to hold as many of them as of
+    /// claims. Nobody answers to these.
+    pub(crate) async fn surround(&self, count: usize) -> anyhow::Result<()> {
+        for_all(0..count, CONNECTIONS, async |number| self.create(OTHERS, number).await.map(drop)).await
     }
 
     /// From the reply to the creation of an object until the watch shows the
     /// answer.
     pub(crate) async fn time_to_answer(&mut self) -> anyhow::Result<Duration> {
         let answer = self.answers.expect(answer_to(&name(self.made)));
-        let replied = self.create(self.made).await?;
+        let replied = self.create(NAMESPACE, self.made).await?;
         self.made += 1;
         Ok(answer.wait(PATIENCE).await?.at.saturating_duration_since(replied))
     }
 
-    async fn create(&self, number: usize) -> anyhow::Result<Instant> {
+    async fn create(&self, namespace: &str, number: usize) -> anyhow::Result<Instant> {
         let spec =
             json!({"spec": {"className": "echo", "selector": {"app": name(number)}, "ports": [{"targetPort": 8080}]}});
-        let object = DynamicObject::new(&name(number), &self.kind).within(NAMESPACE).data(spec);
-        self.objects.create(&PostParams::default(), &object).await?;
+        let object = DynamicObject::new(&name(number), &self.kind).within(namespace).data(spec);
+        let objects: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &self.kind);
+        objects.create(&PostParams::default(), &object).await?;
         Ok(Instant::now())
     }
 }
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        self.client.abort();
+        self.answering.abort();
     }
 }
 

@@ -54,8 +54,8 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     let controller = burst::measure(stage, controller, class.next(tenth)).await?;
 
     class.fill(scale.claims).await?;
-    progress(&format!("{} objects for the echo", scale.claims));
-    echo.fill(scale.claims).await?;
+    progress("as many objects of the echo's kind");
+    echo.surround(scale.claims).await?;
     controller.until_quiet().await?;
     latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
     endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;

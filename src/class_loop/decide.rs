@@ -1,5 +1,8 @@
 //! What is to be done for one class: decided in one go, from data alone.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Where the traffic goes: pods by selector, pods by Service, and nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Service;
@@ -13,6 +14,11 @@ use sharedlb_testbed::eventually;
 
 use crate::harness::{Backend, LIMIT, Site, Tests, World, slots};
 
+/// How long Kubernetes' garbage collector takes to know a new kind, and to
+/// collect an object once it does.
+const COLLECTOR_LIMIT: Duration = Duration::from_secs(90);
+const COLLECTOR_TAKES: Duration = Duration::from_secs(3);
+
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a selector that matches nothing is NoBackends until a pod comes", no_match),
@@ -23,7 +29,8 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a port that the Service does not have is NoBackends, and the message names it", no_service_port),
         test.test("a Service of type ExternalName is refused", external_name),
         test.test("a claim by serviceName reaches that Service's pods, by name and by number", by_service),
-        test.test("a claim by selector owns a headless Service, which goes with it", own_service),
+        test.test("a claim by selector owns a headless Service", own_service),
+        test.test("the headless Service of a claim goes with it", own_service_goes),
         test.test("a headless Service that was deleted is made again", own_service_again),
         test.test("a Service that somebody else has taken over is left alone", no_adoption),
         test.test("a change of endpoints writes neither claim nor class", no_write),
@@ -182,10 +189,23 @@ async fn own_service(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(spec.cluster_ip.as_deref() == Some("None"), "{spec:?}");
     ensure!(spec.selector == Some([("app".to_owned(), "web".to_owned())].into()), "{spec:?}");
     site.change("web", json!({"spec": {"selector": {"app": "other"}}})).await?;
-    site.without_backends("web", &[]).await?;
-    site.delete("web").await?;
-    eventually("the claim's Service to be gone", LIMIT, async || {
-        Ok(services(&site).get_opt(&service.name_any()).await?.is_none().then_some(()))
+    site.without_backends("web", &[]).await
+}
+
+/// Kubernetes' garbage collector looks for new kinds every 30 s, and does not
+/// know claims before it has. So one claim after another comes and goes, until
+/// one takes its Service along.
+async fn own_service_goes(world: Arc<World>) -> anyhow::Result<()> {
+    let site = Site::with_pod(&world.cluster, "service-goes", json!({})).await?;
+    eventually("a deleted claim's Service to be gone", COLLECTOR_LIMIT, async || {
+        site.assigned("web").await?;
+        let service = headless(&site, "web").await?.name_any();
+        site.delete("web").await?;
+        eventually("this claim's Service to be gone", COLLECTOR_TAKES, async || {
+            Ok(services(&site).get_opt(&service).await?.is_none().then_some(()))
+        })
+        .await
+        .map(Some)
     })
     .await
 }

@@ -1,0 +1,305 @@
+//! A class, decided on run after run.
+
+use serde_json::{Value, json};
+use sharedlb_providers::memory::{Cloud, Memory};
+use sharedlb_providers::{Capacity as ProviderCapacity, Owner, Provider};
+
+use super::*;
+use crate::class::policy;
+use crate::cluster::cache::Cache;
+use crate::desired::Plan;
+use crate::fixtures::{ClaimFixture, claim, class};
+use crate::outcome::ListenerOutcome;
+use crate::render::{self, Programmed, Verdict};
+use kube::runtime::watcher::Event;
+
+/// A class and its claims, and what its LB loops have told.
+struct World {
+    spec: Value,
+    deleting: bool,
+    status: SharedLBClassStatus,
+    claims: Vec<ClaimFixture>,
+    outcomes: BTreeMap<u32, Outcome>,
+    now: Timestamp,
+}
+
+impl World {
+    fn new(claims: Vec<ClaimFixture>) -> Self {
+        let now = "2026-02-01T00:00:00Z".parse().unwrap();
+        let (status, outcomes) = (SharedLBClassStatus::default(), BTreeMap::new());
+        Self { spec: json!({}), deleting: false, status, claims, outcomes, now }
+    }
+
+    fn with(mut self, spec: Value) -> Self {
+        self.spec = spec;
+        self
+    }
+
+    fn provider() -> Arc<dyn Provider> {
+        Arc::new(Memory::new(Cloud::default()))
+    }
+
+    /// Decides, and takes over the class' status.
+    fn decide(&mut self) -> Decision {
+        let class = class(self.spec.clone(), &self.status, self.deleting);
+        let spec = class.spec.clone().unwrap();
+        let claims: Vec<_> = self.claims.iter().map(ClaimFixture::build).collect();
+        let policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
+        let decision = decide(&Facts {
+            class: &class,
+            spec: &spec,
+            policy,
+            frozen: None,
+            claims: claims.iter().collect(),
+            outcomes: &self.outcomes,
+            now: self.now,
+        });
+        self.status = decision.status.clone();
+        decision
+    }
+
+    /// The load balancer 0 was last seen with these listeners, when these claims
+    /// were planned on it.
+    fn seen(&mut self, planned: &[ClaimFixture], open: &[(u16, &str)]) {
+        let planned = planned.iter().map(|claim| {
+            let claim = claim.build();
+            Planned { slots: claim.request.held.clone().unwrap().slots, claim }
+        });
+        let listener = |&(port, name): &(u16, &str)| {
+            let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
+            (tcp(port), ListenerOutcome { owner, open: true, backends: true, trouble: None })
+        };
+        let outcome = Outcome {
+            plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
+            exists: Some(true),
+            addresses: vec![parse_address("10.0.0.1")],
+            capacity: ProviderCapacity::default(),
+            foreign: BTreeSet::new(),
+            listeners: open.iter().map(listener).collect(),
+            trouble: None,
+        };
+        self.outcomes.insert(0, outcome);
+    }
+
+    fn later(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    fn released(&self) -> Vec<(u16, &str)> {
+        let all = self.status.load_balancers.iter().flat_map(|lb| &lb.released);
+        all.map(|entry| (entry.port.get(), entry.claim.as_str())).collect()
+    }
+}
+
+fn tcp(port: u16) -> ListenerKey {
+    ListenerKey { port: port.try_into().unwrap(), protocol: sharedlb_providers::Protocol::Tcp }
+}
+
+fn planned(decision: &Decision, index: u32) -> Vec<u16> {
+    let slots = decision.plans[&index].as_ref().unwrap().iter().flat_map(|planned| &planned.slots);
+    slots.map(|slot| slot.key.port.get()).collect()
+}
+
+#[test]
+fn a_slot_is_planned_only_once_it_is_in_the_api_under_our_finalizer() {
+    let mut world = World::new(vec![claim("a")]);
+    assert_eq!(planned(&world.decide(), 0), [0u16; 0], "it is not in the status yet");
+
+    let status = json!({"className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20001}]});
+    world.claims = vec![claim("a").status(status.clone())];
+    assert_eq!(planned(&world.decide(), 0), [0u16; 0], "the finalizer is missing");
+
+    world.claims = vec![claim("a").protected().status(status)];
+    assert_eq!(planned(&world.decide(), 0), [20001]);
+}
+
+#[test]
+fn a_release_is_recorded_before_a_claim_goes_and_its_slot_is_no_longer_planned() {
+    let going = claim("a").holds(0, 20001).deleting();
+    let mut world = World::new(vec![going, claim("b").holds(0, 20002)]);
+    let decision = world.decide();
+    assert_eq!(decision.releases, 1, "the status of the class is to be written first");
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    assert_eq!(planned(&decision, 0), [20002]);
+    assert_eq!(world.decide().releases, 0, "once is enough");
+}
+
+#[test]
+fn a_slot_that_its_claim_no_longer_wants_is_recorded_as_released() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).asks(6379)]);
+    let decision = world.decide();
+    assert_eq!(decision.releases, 1);
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    let granted = decision.assignments[0].as_ref().unwrap().granted.as_ref().unwrap();
+    assert_eq!(granted.slots[0].key, tcp(6379));
+}
+
+#[test]
+fn a_released_port_rests_until_it_is_closed_and_the_delay_is_over() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone().deleting()]).with(json!({"reclaimDelaySeconds": 60}));
+    world.seen(std::slice::from_ref(&a), &[(20001, "a")]);
+    world.decide();
+    world.claims.clear();
+
+    world.later(120);
+    world.decide();
+    assert_eq!(world.released().len(), 1, "the delay is over, but the listener is still open");
+
+    world.seen(&[], &[]);
+    world.decide();
+    assert_eq!(world.released().len(), 0);
+
+    let mut world = World::new(vec![a.deleting()]).with(json!({"reclaimDelaySeconds": 60}));
+    world.seen(&[], &[]);
+    world.decide();
+    world.claims.clear();
+    world.later(59);
+    let decision = world.decide();
+    assert_eq!(world.released().len(), 1, "it is closed, but the delay is not over");
+    assert_eq!(decision.due, Some(world.now + SignedDuration::from_secs(1)));
+}
+
+#[test]
+fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone().deleting()]).with(json!({"reclaimDelaySeconds": 0}));
+    // The LB loop was handed the slot, and has not told what became of it.
+    world.seen(&[a], &[]);
+    world.decide();
+    world.claims.clear();
+    world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")]);
+}
+
+#[test]
+fn a_claim_that_holds_its_port_again_takes_it_out_of_the_record() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]);
+    world.seen(&[], &[]);
+    world.decide();
+    world.claims = vec![claim("a").asks(20001)];
+    world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")], "its status does not say so yet");
+    world.claims = vec![claim("a").asks(20001).holds(0, 20001)];
+    world.decide();
+    assert_eq!(world.released(), []);
+}
+
+#[test]
+fn a_listener_of_a_claim_that_went_without_our_finalizer_is_recorded_as_released() {
+    let mut world = World::new(vec![claim("b").holds(0, 20002)]);
+    world.seen(&[], &[(20001, "gone"), (20002, "b")]);
+    assert_eq!(world.decide().releases, 1);
+    assert_eq!(world.released(), [(20001, "team/gone")]);
+}
+
+#[test]
+fn no_tenant_can_make_the_record_grow_without_bound() {
+    let mut world = World::new(Vec::new());
+    let entry = |n: u16| ReleasedPort {
+        port: n.try_into().unwrap(),
+        protocol: sharedlb_crds::Protocol::Tcp,
+        claim: format!("team/c{n}"),
+        time: Some(Time(world.now + SignedDuration::from_secs(i64::from(n)))),
+    };
+    let released = (1..=3000).map(entry).collect();
+    world.status.load_balancers = vec![LoadBalancerStatus { released, ..Default::default() }];
+    world.decide();
+    assert_eq!(world.released().len(), 3000, "what may still be open stays recorded in any case");
+    world.seen(&[], &[]);
+    world.decide();
+    assert_eq!(world.released().len(), RESTING_MAX);
+    assert_eq!(world.released()[0].0, 1001, "the oldest went");
+}
+
+#[test]
+fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
+    let mut world = World::new(vec![claim("a").holds(1, 20001)])
+        .with(json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 60}}));
+    assert_eq!(world.decide().plans.len(), 2);
+    world.claims.clear();
+    world.decide();
+    world.later(59);
+    assert!(world.decide().plans[&1].is_some());
+    world.later(1);
+    let decision = world.decide();
+    assert!(decision.plans[&1].is_none(), "it shall go");
+    assert!(decision.plans[&0].is_some(), "the minimum stays");
+    assert_eq!(world.status.load_balancers.len(), 2, "and is listed until it is gone");
+
+    let gone = Outcome {
+        plan: Arc::new(Plan::new(World::provider(), 1, None)),
+        exists: Some(false),
+        addresses: Vec::new(),
+        capacity: ProviderCapacity::default(),
+        foreign: BTreeSet::new(),
+        listeners: BTreeMap::new(),
+        trouble: None,
+    };
+    world.outcomes.insert(1, gone);
+    world.decide();
+    assert_eq!(world.status.load_balancers.len(), 1);
+}
+
+#[test]
+fn a_class_that_is_deleted_keeps_load_balancers_in_use_and_lets_the_others_go() {
+    let mut world = World::new(vec![claim("a").holds(1, 20001)]).with(json!({"loadBalancers": {"min": 2}}));
+    world.decide();
+    world.deleting = true;
+    let decision = world.decide();
+    assert!(decision.plans[&0].is_none());
+    assert_eq!(planned(&decision, 1), [20001]);
+}
+
+#[test]
+fn deciding_again_on_its_own_status_changes_nothing_even_when_no_load_balancer_was_heard() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone(), claim("gone").holds(0, 20002).deleting()]);
+    world.seen(&[a], &[(20001, "a"), (20002, "gone")]);
+    world.decide();
+    let before = world.status.clone();
+    world.later(30);
+    world.decide();
+    assert_eq!(world.status, before);
+    world.outcomes.clear();
+    world.decide();
+    assert_eq!(world.status, before, "as after a restart");
+}
+
+#[test]
+fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
+    // All want one port, the only one that there is on each load balancer.
+    let spec = json!({"ports": {"dynamic": [{"min": 20000, "max": 20000}]}});
+    let names = ["a", "b", "c"];
+    let mut cache = Cache::default();
+    cache.watched(Event::Init);
+    cache.watched(Event::InitDone);
+    let mut given = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        // The watch tells of the newcomer, and still shows the others as they were
+        // before they were given anything.
+        for known in &names[..=n] {
+            cache.watched(Event::Apply((*claim(known).build()).clone()));
+        }
+        let claims: Vec<_> = cache.objects().values().cloned().collect();
+        let class = class(spec.clone(), &SharedLBClassStatus::default(), false);
+        let spec = class.spec.clone().unwrap();
+        let decision = decide(&Facts {
+            class: &class,
+            policy: policy(&spec, &World::provider().capabilities(), std::iter::empty()),
+            spec: &spec,
+            frozen: None,
+            claims: claims.iter().collect(),
+            outcomes: &BTreeMap::new(),
+            now: "2026-02-01T00:00:00Z".parse().unwrap(),
+        });
+        let newcomer = claims.iter().position(|claim| *claim.meta.key.name == **name).unwrap();
+        let held = decision.assignments[newcomer].clone().unwrap().granted.unwrap();
+        given.push((held.index, held.slots[0].key));
+        let verdict = Verdict { held: Some(held), refused: None, programmed: Programmed::Pending, addresses: None };
+        let status = render::status(&claims[newcomer], Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        // The reply to the write goes in at once.
+        cache.written((*claim(name).version(100 + n as u64).rendered(&status).build()).clone());
+    }
+    assert_eq!(given, [(0, tcp(20000)), (1, tcp(20000)), (2, tcp(20000))]);
+}

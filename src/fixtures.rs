@@ -1,0 +1,96 @@
+//! Objects for the unit tests, as the API would have them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER, SharedLBClassStatus, SharedLBStatus};
+
+use crate::claim::ClaimObject;
+use crate::class::ClassObject;
+
+/// A claim, to be built up step by step.
+#[derive(Clone)]
+pub(crate) struct ClaimFixture(Value);
+
+/// A claim `team/<name>` of class `default` that asks for one TCP port `x`.
+pub(crate) fn claim(name: &str) -> ClaimFixture {
+    ClaimFixture(json!({
+        "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+        "metadata": {
+            "namespace": "team", "name": name, "uid": format!("uid-of-{name}"), "resourceVersion": "1",
+            "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"className": "default", "selector": {"app": name}, "ports": [{"name": "x", "targetPort": 6379}]},
+    }))
+}
+
+impl ClaimFixture {
+    /// At this resourceVersion.
+    pub(crate) fn version(mut self, version: u64) -> Self {
+        self.0["metadata"]["resourceVersion"] = json!(version.to_string());
+        self
+    }
+
+    /// Asks for this number.
+    pub(crate) fn asks(mut self, port: u16) -> Self {
+        self.0["spec"]["ports"][0]["port"] = json!(port);
+        self
+    }
+
+    /// Under our finalizer.
+    pub(crate) fn protected(mut self) -> Self {
+        self.0["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);
+        self
+    }
+
+    /// Being deleted.
+    pub(crate) fn deleting(mut self) -> Self {
+        self.0["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");
+        self
+    }
+
+    /// Holds this port, which has been served, under our finalizer.
+    pub(crate) fn holds(self, index: u32, port: u16) -> Self {
+        self.protected().status(json!({
+            "className": "default", "loadBalancerIndex": index,
+            "ports": [{"name": "x", "protocol": "TCP", "port": port}],
+            "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": [{"port": port, "protocol": "TCP"}]}]},
+        }))
+    }
+
+    /// With this status.
+    pub(crate) fn status(mut self, status: Value) -> Self {
+        self.0["status"] = status;
+        self
+    }
+
+    /// With the status that was rendered.
+    pub(crate) fn rendered(self, status: &SharedLBStatus) -> Self {
+        self.status(serde_json::to_value(status).unwrap())
+    }
+
+    /// The claim as the controller sees it.
+    pub(crate) fn build(&self) -> Arc<ClaimObject> {
+        Arc::new(ClaimObject::parse(&serde_json::from_value(self.0.clone()).unwrap()))
+    }
+}
+
+/// The class `default` with this spec besides its provider, and this status.
+pub(crate) fn class(spec: Value, status: &SharedLBClassStatus, deleting: bool) -> ClassObject {
+    let mut object = json!({
+        "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
+        "metadata": {
+            "name": "default", "uid": "uid-of-class", "resourceVersion": "1", "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": [CLASS_FINALIZER],
+        },
+        "spec": {"provider": {"service": {}}},
+        "status": status,
+    });
+    if deleting {
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");
+    }
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        object["spec"][field] = value.clone();
+    }
+    ClassObject::parse(&serde_json::from_value(object).unwrap())
+}
