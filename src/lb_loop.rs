@@ -4,6 +4,9 @@
 //! of the moment, compares what they make with what it last saw, has the
 //! provider carry out the difference, and tells the outcome.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

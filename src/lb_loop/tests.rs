@@ -1,0 +1,196 @@
+//! An LB loop with a load balancer in memory, in simulated time.
+
+use std::sync::Mutex;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher::Event;
+use serde_json::json;
+use sharedlb_providers::memory::{Cloud, Memory};
+use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
+
+use super::*;
+use crate::cluster::backends::{ServiceObject, SliceObject};
+use crate::desired::Planned;
+use crate::fixtures::{ClaimFixture, claim};
+use crate::own_service;
+
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// A running loop, and all that it deals with.
+struct Running {
+    cloud: Cloud,
+    provider: Arc<dyn Provider>,
+    plans: watch::Sender<Arc<Plan>>,
+    backends: Arc<Backends>,
+    told: Arc<Mutex<Vec<Outcome>>>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let cloud = Cloud::default();
+        let provider: Arc<dyn Provider> = Arc::new(Memory::new(cloud.clone()));
+        let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
+        let (backends, told) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
+        let outcomes = told.clone();
+        let lb_loop = LbLoop {
+            name: name(),
+            class: "default".into(),
+            plans: receiver,
+            signal: Arc::new(Signal::default()),
+            backends: backends.clone(),
+            tell: Box::new(move |outcome| outcomes.lock().unwrap().push(outcome)),
+            resync: RESYNC,
+            metrics: Arc::new(Metrics::default()),
+        };
+        tokio::spawn(lb_loop.run());
+        let running = Self { cloud, provider, plans, backends, told };
+        running.settle().await;
+        running
+    }
+
+    /// Lets everything happen that can happen now: simulated time goes on by a
+    /// millisecond only when every task waits.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn plan(&self, claims: &[ClaimFixture]) {
+        let planned = claims.iter().map(|claim| {
+            let claim = claim.build();
+            Planned { slots: claim.request.held.clone().unwrap().slots, claim }
+        });
+        self.plans.send_replace(Arc::new(Plan::new(self.provider.clone(), 0, Some(planned.collect()))));
+        self.settle().await;
+    }
+
+    /// Gives the claim's Service so many ready pods.
+    async fn endpoints(&self, claim: &ClaimFixture, pods: u8) {
+        let claim = claim.build();
+        let service: Service = own_service::desired(&claim).unwrap();
+        self.backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        let version = self.told.lock().unwrap().len() + 10 + usize::from(pods);
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {
+                "name": format!("slice-{}", claim.meta.key.name), "namespace": "team", "uid": "s",
+                "resourceVersion": version.to_string(),
+                "labels": {"kubernetes.io/service-name": service.metadata.name},
+            },
+            "addressType": "IPv4",
+            "ports": [{"name": "x-tcp", "protocol": "TCP", "port": 6379}],
+            "endpoints": (0..pods).map(|n| json!({"addresses": [format!("10.244.0.{n}")]})).collect::<Vec<_>>(),
+        }))
+        .unwrap();
+        self.backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+        self.settle().await;
+    }
+
+    fn last(&self) -> Outcome {
+        self.told.lock().unwrap().last().unwrap().clone()
+    }
+
+    async fn open(&self) -> BTreeMap<u16, usize> {
+        let observed = Memory::new(self.cloud.clone()).observe(&name()).await.unwrap().unwrap();
+        let listeners = observed.load_balancer.listeners;
+        listeners.into_iter().map(|(key, listener)| (key.port.get(), listener.backends.len())).collect()
+    }
+}
+
+fn name() -> LbName {
+    LbName::new("default", 0, "cluster", "uid-of-class")
+}
+
+fn tcp(port: u16) -> ListenerKey {
+    ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_makes_what_is_planned_and_then_makes_no_calls_until_the_resync() {
+    let running = Running::start().await;
+    running.plan(&[claim("a").holds(0, 20001)]).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]));
+    let calls = running.cloud.calls();
+    tokio::time::sleep(RESYNC - Duration::from_secs(1)).await;
+    assert_eq!(running.cloud.calls(), calls);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(running.cloud.calls(), calls + 1, "one look");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_endpoints_reaches_the_load_balancer_and_is_told_only_if_it_matters() {
+    let running = Running::start().await;
+    let a = claim("a").holds(0, 20001);
+    running.plan(std::slice::from_ref(&a)).await;
+    assert!(!running.last().listeners[&tcp(20001)].backends);
+
+    running.endpoints(&a, 1).await;
+    assert!(running.last().listeners[&tcp(20001)].backends, "the first backend is there");
+
+    let told = running.told.lock().unwrap().len();
+    running.endpoints(&a, 3).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 3)]));
+    assert_eq!(running.told.lock().unwrap().len(), told, "more of them are no news");
+
+    running.backends.watched_slice(Event::Init);
+    running.backends.watched_slice(Event::InitDone);
+    running.settle().await;
+    assert!(!running.last().listeners[&tcp(20001)].backends, "no backend is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_seldom() {
+    let running = Running::start().await;
+    running.cloud.refuse(tcp(20001));
+    let (bad, good) = (claim("bad").holds(0, 20001), claim("good").holds(0, 20002));
+    running.plan(&[bad.clone(), good.clone()]).await;
+    assert_eq!(running.open().await.keys().collect::<Vec<_>>(), [&20002]);
+    let outcome = running.last();
+    let failed = outcome.listeners[&tcp(20001)].trouble.clone().unwrap();
+    assert_eq!(failed.reason, Reason::ProviderRefused);
+    assert_eq!(outcome.listeners[&tcp(20002)].trouble, None);
+
+    let before = running.cloud.calls();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let tries = running.cloud.calls() - before;
+    assert!(tries < 100, "{tries} calls in ten minutes");
+
+    running.plan(&[bad.clone(), good, claim("new").holds(0, 20003)]).await;
+    assert!(running.open().await.contains_key(&20003), "a newcomer does not wait for it");
+
+    running.cloud.accept_all();
+    tokio::time::sleep(BACKOFF_MAX * 2).await;
+    assert!(running.open().await.contains_key(&20001));
+    assert_eq!(running.last().listeners[&tcp(20001)].trouble, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_port_is_told_as_foreign_and_as_in_use() {
+    let running = Running::start().await;
+    let theirs = FrontPort { port: 20001.try_into().unwrap(), transport: Transport::Tcp };
+    running.cloud.stranger_opens(&name(), theirs);
+    running.plan(&[claim("a").holds(0, 20001)]).await;
+    let outcome = running.last();
+    assert_eq!(outcome.listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::PortInUse);
+    assert_eq!(outcome.foreign, BTreeSet::from([theirs]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_closed_by_hand_is_opened_again_when_it_is_looked_at() {
+    let running = Running::start().await;
+    running.plan(&[claim("a").holds(0, 20001)]).await;
+    Memory::new(running.cloud.clone()).delete(&name()).await.unwrap();
+    tokio::time::sleep(RESYNC * 2).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_balancer_that_shall_go_is_deleted_and_told_as_gone() {
+    let running = Running::start().await;
+    running.plan(&[claim("a").holds(0, 20001)]).await;
+    running.plans.send_replace(Arc::new(Plan::new(running.provider.clone(), 0, None)));
+    running.settle().await;
+    assert_eq!(Memory::new(running.cloud.clone()).observe(&name()).await, Ok(None));
+    let outcome = running.last();
+    assert_eq!(outcome.exists, Some(false));
+    assert!(outcome.is_closed(tcp(20001)));
+}
