@@ -8,7 +8,9 @@
 mod decide;
 mod group;
 mod run;
+mod runner;
 mod side;
+mod verdicts;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +25,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use self::group::{Entry, Group};
-use self::run::Runner;
+use self::runner::Runner;
 use self::side::Written;
 use self::writes::Writer;
 use crate::assign::ClaimId;

@@ -1,0 +1,155 @@
+//! What runs for one class: its provider, and an LB loop for each load balancer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt as _;
+use sharedlb_crds::{Reason, SharedLBClassSpec};
+use sharedlb_providers::{LbName, Provider};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ClassLoop, Input};
+use crate::class::{ClassObject, same_provider};
+use crate::desired::{Plan, Planned};
+use crate::lb_loop::{LbLoop, Signal};
+use crate::metrics::Counted;
+use crate::outcome::Outcome;
+
+/// What runs for one class.
+pub(super) struct Runner {
+    uid: Arc<str>,
+    spec: SharedLBClassSpec,
+    pub(super) provider: Arc<dyn Provider>,
+    pub(super) load_balancers: BTreeMap<u32, Handle>,
+    pub(super) outcomes: BTreeMap<u32, Outcome>,
+    /// Which LB loop to wake when its load balancer changes by itself
+    signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
+    _changes: AbortOnDropHandle<()>,
+    pub(super) status_written: Option<Instant>,
+    /// Why nothing new is given, whatever is asked for
+    pub(super) frozen: Option<(Option<Reason>, String)>,
+}
+
+/// The LB loop of one load balancer. It ends when this is dropped.
+pub(super) struct Handle {
+    plans: watch::Sender<Arc<Plan>>,
+    name: LbName,
+}
+
+impl Runner {
+    /// Takes in an outcome. Returns whether the class is to be run for it.
+    pub(super) fn take_outcome(&mut self, uid: &str, index: u32, outcome: Outcome) -> bool {
+        if *self.uid != *uid || !self.load_balancers.contains_key(&index) {
+            return false;
+        }
+        let news = self.outcomes.get(&index).is_none_or(|known| !known.says_the_same(&outcome));
+        // A plan that was carried out may have closed what waits to be forgotten.
+        let closing = self.outcomes.get(&index).is_none_or(|known| known.plan.has_more_than(&outcome.plan));
+        self.outcomes.insert(index, outcome);
+        news || closing
+    }
+}
+
+impl ClassLoop {
+    pub(super) fn ensure_runner(&mut self, name: &Arc<str>, class: &ClassObject, spec: &SharedLBClassSpec) {
+        let known = self.runners.get_mut(name).filter(|runner| runner.uid == class.meta.uid);
+        if known.as_ref().is_some_and(|runner| same_provider(&runner.spec, spec)) {
+            return;
+        }
+        let counted = Counted {
+            provider: (self.settings.make_provider)(class, spec),
+            kind: spec.provider.kind(),
+            metrics: self.settings.metrics.clone(),
+        };
+        let provider: Arc<dyn Provider> = Arc::new(counted);
+        let signals = known.as_ref().map_or_else(Arc::default, |runner| runner.signals.clone());
+        let (mut changes, wake) = (provider.changes(), signals.clone());
+        let changes = tokio::spawn(async move {
+            while let Some(name) = changes.next().await {
+                let signals = wake.lock().unwrap_or_else(PoisonError::into_inner);
+                signals.get(&name).into_iter().for_each(|signal| signal.look_again());
+            }
+        });
+        let changes = AbortOnDropHandle::new(changes);
+        if let Some(runner) = known {
+            (runner.spec, runner.provider, runner._changes) = (spec.clone(), provider, changes);
+            return;
+        }
+        let runner = Runner {
+            uid: class.meta.uid.clone(),
+            spec: spec.clone(),
+            provider,
+            load_balancers: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            signals,
+            _changes: changes,
+            status_written: None,
+            frozen: None,
+        };
+        self.runners.insert(name.clone(), runner);
+    }
+
+    /// Hands every load balancer its plan, if that is a new one.
+    pub(super) fn hand_plans(
+        &mut self,
+        name: &Arc<str>,
+        class: &ClassObject,
+        plans: BTreeMap<u32, Option<Vec<Planned>>>,
+    ) {
+        let Some(mut runner) = self.runners.remove(name) else { return };
+        let gone: Vec<u32> = runner.load_balancers.keys().filter(|index| !plans.contains_key(index)).copied().collect();
+        for index in gone {
+            if let Some(handle) = runner.load_balancers.remove(&index) {
+                runner.signals.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.name);
+            }
+            runner.outcomes.remove(&index);
+            self.settings.metrics.forget_slots(name, index);
+        }
+        for (index, slots) in plans {
+            match runner.load_balancers.get(&index) {
+                Some(handle) => {
+                    if !handle.plans.borrow().is(&runner.provider, slots.as_deref()) {
+                        handle.plans.send_replace(Arc::new(Plan::new(runner.provider.clone(), index, slots)));
+                    }
+                }
+                None => {
+                    let plan = Arc::new(Plan::new(runner.provider.clone(), index, slots));
+                    let handle = self.start_lb_loop(name, class, index, plan, &runner);
+                    runner.load_balancers.insert(index, handle);
+                }
+            }
+        }
+        self.runners.insert(name.clone(), runner);
+    }
+
+    pub(super) fn start_lb_loop(
+        &self,
+        name: &Arc<str>,
+        class: &ClassObject,
+        index: u32,
+        plan: Arc<Plan>,
+        runner: &Runner,
+    ) -> Handle {
+        let lb = LbName::new(name, index, &self.settings.cluster_id, &class.meta.uid);
+        let signal = Arc::new(Signal::default());
+        runner.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(lb.clone(), signal.clone());
+        let (sender, class, uid) = (self.sender.clone(), name.clone(), class.meta.uid.clone());
+        let (plans, receiver) = watch::channel(plan);
+        let lb_loop = LbLoop {
+            name: lb.clone(),
+            class: name.clone(),
+            plans: receiver,
+            signal,
+            backends: self.settings.backends.clone(),
+            tell: Box::new(move |outcome| {
+                _ = sender.send(Input::Outcome(class.clone(), uid.clone(), index, Box::new(outcome)));
+            }),
+            resync: self.settings.resync,
+            metrics: self.settings.metrics.clone(),
+        };
+        tokio::spawn(lb_loop.run());
+        Handle { plans, name: lb }
+    }
+}

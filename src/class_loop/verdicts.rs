@@ -1,0 +1,135 @@
+//! What each claim is told.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sharedlb_crds::Reason;
+
+use super::ClassLoop;
+use super::decide::Decision;
+use super::group::Entry;
+use crate::assign::{Assignment, Held};
+use crate::claim::ClaimObject;
+use crate::desired::{source, target};
+use crate::outcome::Outcome;
+use crate::render::{self, Programmed, Verdict};
+
+impl ClassLoop {
+    /// What became of a claim, from what it was given and what its load balancer
+    /// makes of it.
+    pub(super) fn verdict(&self, name: &str, entry: &Entry, got: &Assignment) -> Verdict {
+        let outcome = got.granted.as_ref().and_then(|held| self.runners.get(name)?.outcomes.get(&held.index));
+        let heard = outcome.filter(|outcome| outcome.exists.is_some());
+        Verdict {
+            refused: self.refusal(name, entry, got),
+            programmed: got.granted.as_ref().map_or(Programmed::Pending, |held| self.programmed(entry, held, outcome)),
+            addresses: match &got.granted {
+                Some(_) => heard.map(|outcome| outcome.addresses.clone()),
+                None => Some(Vec::new()),
+            },
+            held: got.granted.clone(),
+        }
+    }
+
+    pub(super) fn refusal(&self, name: &str, entry: &Entry, got: &Assignment) -> Option<(Option<Reason>, String)> {
+        if let Err(error) = &entry.claim.spec {
+            return Some((Some(Reason::Unsupported), format!("the spec can't be read ({error}): correct it")));
+        }
+        if let Some(service) = external_name(self, &entry.claim) {
+            return Some((
+                Some(Reason::Unsupported),
+                format!("Service {service} is of type ExternalName, which has no pods: name another Service"),
+            ));
+        }
+        let (port, refusal) = got.refused.first()?;
+        let frozen = self.runners.get(name).and_then(|runner| runner.frozen.clone());
+        if let (Some(Reason::NotPermitted), Some(frozen)) = (refusal.reason(), frozen) {
+            return Some(frozen);
+        }
+        let others = match got.refused.len() - 1 {
+            0 => String::new(),
+            1 => " (and one more port was refused)".to_owned(),
+            n => format!(" (and {n} more ports were refused)"),
+        };
+        let port = if port.is_empty() { String::new() } else { format!("port {port}: ") };
+        Some((refusal.reason(), format!("{port}{}{others}", refusal.message(name))))
+    }
+
+    pub(super) fn programmed(&self, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
+        let claim = &entry.claim;
+        render::programmed(claim, held, outcome, |slot| {
+            if let Some(trouble) = &entry.service_trouble {
+                return trouble.clone();
+            }
+            match source(claim).zip(target(claim, &slot.name)) {
+                Some((service, port)) => self.settings.backends.why_none(&service, &port, slot.key.protocol),
+                None => "its spec can't be read".to_owned(),
+            }
+        })
+    }
+
+    /// Everything else that a claim should be told, in the background.
+    pub(super) fn tell_the_rest(&mut self, name: &Arc<str>, decision: &Decision) {
+        let (key, now) = (Some(name.clone()), Timestamp::now());
+        let Some(group) = self.groups.get(&key) else { return };
+        let mut news: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
+        for (entry, got) in group.entries().zip(&decision.assignments) {
+            let Some(got) = got.as_ref().filter(|got| !changes_slots(&entry.claim, got) && entry.is_free()) else {
+                continue;
+            };
+            let verdict = self.verdict(name, entry, got);
+            if entry.rendered.as_ref() != Some(&verdict) {
+                news.push((entry.claim.clone(), verdict));
+            }
+        }
+        for (claim, verdict) in news {
+            self.tell_claim(&claim, Some(name), verdict, now);
+        }
+    }
+
+    /// Claims whose class does not exist, or that name none and there is no
+    /// default: they are told, and keep what they hold.
+    pub(super) fn run_without_class(&mut self, key: &Option<Arc<str>>) {
+        let (reason, message) = match key {
+            Some(name) => {
+                (Reason::NoClass, format!("class {name} does not exist: create it, or create the claim again with another className"))
+            }
+            None => (
+                Reason::NoDefaultClass,
+                "no className is given, and no class is the default: name one, or annotate a class with sharedlb.dev/is-default-class: \"true\"".to_owned(),
+            ),
+        };
+        let Some(group) = self.groups.get(key) else { return };
+        let claims: Vec<Arc<ClaimObject>> = group
+            .entries()
+            .filter(|entry| !entry.claim.meta.deleting && entry.is_free())
+            .map(|entry| entry.claim.clone())
+            .collect();
+        for claim in claims {
+            let held = claim.request.held.clone();
+            let refused = Some((Some(reason), message.clone()));
+            let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None };
+            let class = claim.status.class_name.clone();
+            self.tell_claim(&claim, class.as_deref(), verdict, Timestamp::now());
+        }
+        self.remove_finalizers(key);
+    }
+}
+
+/// The Service that the claim names, if that is of type ExternalName.
+fn external_name(class_loop: &ClassLoop, claim: &ClaimObject) -> Option<String> {
+    let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
+    let service = class_loop.settings.backends.service(&source(claim)?)?;
+    service.external_name.then(|| named.clone())
+}
+
+/// Whether a claim's slots are not those that its status has.
+pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
+    let slots = |held: Option<&Held>| {
+        held.map(|held| (held.index, held.slots.iter().map(|slot| (slot.name.clone(), slot.key)).collect::<Vec<_>>()))
+    };
+    match (&claim.request.held, &got.granted) {
+        (Some(held), Some(granted)) if held == granted => false,
+        (held, granted) => slots(held.as_ref()) != slots(granted.as_ref()),
+    }
+}
