@@ -4,6 +4,8 @@
 # the demo and the benches need is built once per machine, by the testbed.
 
 .DEFAULT_GOAL := help
+# Everything is a step after another; cargo has its own ways to use all cores.
+.NOTPARALLEL:
 .PHONY: help test demo demo-shell bench build generate lint clean bins rust go
 
 # The versions that are needed, from where they are written down anyway.
@@ -74,8 +76,8 @@ clean: ## Remove what was built here
 	@echo "The cluster's binaries stay, for every clone on this machine: $(TESTBED_CACHE)" >&2
 
 $(TARGET)/tools/bin/cargo-deny: | rust
-	$(call say,Building cargo-deny $(CARGO_DENY_VERSION): about 3 minutes$(,) once)
-	cargo install --quiet --locked --no-default-features --root $(TARGET)/tools cargo-deny@$(CARGO_DENY_VERSION)
+	$(call say,Building cargo-deny $(CARGO_DENY_VERSION): about a minute$(,) once)
+	cargo install --debug --quiet --locked --no-default-features --root $(TARGET)/tools cargo-deny@$(CARGO_DENY_VERSION)
 
 # Fails unless the version that a command prints is there, and new enough.
 # It takes the language, the command, the version needed, and where to get it.

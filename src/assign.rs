@@ -299,7 +299,12 @@ impl<'a> Run<'a> {
         for (index, released) in released.chain(dropped.iter().map(|(index, released)| (*index, released))) {
             let listeners = self.policy.listeners_for(released.key.protocol);
             let occupied = self.occupied(index);
-            if released.open && !occupied.space.has(released.key) && occupied.still_open.insert(released.key) {
+            // Of two that say they were open on one port, only one can have been.
+            let collides = |open: &ListenerKey| occupied.space.collide(*open, released.key);
+            let one_of_two =
+                same_port(released.key.port).any(|key| collides(&key) && occupied.still_open.contains(&key));
+            if released.open && !occupied.space.has(released.key) && !one_of_two {
+                occupied.still_open.insert(released.key);
                 occupied.listeners += listeners;
                 self.open.entry((index, released.claim.clone())).or_default().push(released.key);
             }
@@ -400,8 +405,8 @@ impl<'a> Run<'a> {
         let listeners = lb.listeners + asked;
         let (slots, listeners) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
             let slots = take_all(space, index, claim, ports, policy)?;
-            let taken_over = own_open.iter().filter(|open| slots.iter().any(|slot| slot.key == **open));
-            let listeners = listeners - taken_over.map(|key| policy.listeners_for(key.protocol)).sum::<u32>();
+            let taken_over = slots.iter().filter(|slot| lb.still_open.contains(&slot.key));
+            let listeners = listeners - taken_over.map(|slot| policy.listeners_for(slot.key.protocol)).sum::<u32>();
             if listeners > limit {
                 slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
                 return Err(full());
@@ -476,6 +481,10 @@ fn preferred(claim: &ClaimId, port: &str, dynamic: &PortSet) -> Option<NonZeroU1
     let hash = fnv1a([claim.namespace.as_bytes(), claim.name.as_bytes(), port.as_bytes()]);
     let ports = u64::try_from(dynamic.len()).ok()?;
     dynamic.nth(usize::try_from(hash.checked_rem(ports)?).ok()?)
+}
+
+fn same_port(port: NonZeroU16) -> impl Iterator<Item = ListenerKey> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].into_iter().map(move |protocol| ListenerKey { port, protocol })
 }
 
 fn sort_as_asked(slots: &mut [HeldSlot], claim: &Claim) {

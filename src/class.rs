@@ -196,11 +196,11 @@ mod tests {
 
     #[test]
     fn a_selector_of_namespaces_chooses_by_their_labels() {
-        let mut spec = SharedLBClassSpec::default();
-        spec.allowed_namespaces = serde_json::from_value(json!({
-            "from": "Selector", "selector": {"matchLabels": {"tier": "data"}},
-        }))
-        .unwrap();
+        let chosen = json!({"from": "Selector", "selector": {"matchLabels": {"tier": "data"}}});
+        let spec = SharedLBClassSpec {
+            allowed_namespaces: serde_json::from_value(chosen).unwrap(),
+            ..SharedLBClassSpec::default()
+        };
         let namespaces: BTreeMap<Arc<str>, BTreeMap<String, String>> = BTreeMap::from([
             ("yes".into(), BTreeMap::from([("tier".to_owned(), "data".to_owned())])),
             ("no".into(), BTreeMap::new()),
@@ -211,11 +211,11 @@ mod tests {
 
     #[test]
     fn addresses_are_counted_out_over_all_ranges_up_to_the_maximum() {
-        let mut spec = SharedLBClassSpec::default();
-        spec.addresses = serde_json::from_value(json!([
+        let ranges = json!([
             {"min": "10.0.0.10", "max": "10.0.0.11"}, {"min": "fd00::1", "max": "fd00:ffff::"},
-        ]))
-        .unwrap();
+        ]);
+        let mut spec =
+            SharedLBClassSpec { addresses: serde_json::from_value(ranges).unwrap(), ..SharedLBClassSpec::default() };
         spec.load_balancers.max = 3;
         let all: Vec<String> = addresses(&spec).map(|address| address.to_string()).collect();
         assert_eq!(all, ["10.0.0.10", "10.0.0.11", "fd00::1"]);

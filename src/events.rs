@@ -20,7 +20,6 @@ pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
 impl Events {
     /// The sender, and the task that writes what it is given until the sender
     /// is gone.
-    #[must_use]
     pub fn new(client: Client) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut receiver) = mpsc::channel::<(Event, ObjectReference)>(WAITING_MAX);
         let recorder = Recorder::new(client, Reporter { controller: "sharedlb.dev/controller".into(), instance: None });

@@ -16,7 +16,7 @@ use sharedlb_crds::Reason;
 use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{field, info, warn};
 
 use crate::assign::ClaimId;
 use crate::cluster::backends::Backends;
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 
 /// The first wait after a failure. It doubles with each further one.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
@@ -40,6 +40,11 @@ impl Signal {
     /// Something that it depends on has changed.
     pub fn wake(&self) {
         self.notify.notify_one();
+    }
+
+    /// Waits until it is woken.
+    pub async fn woken(&self) {
+        self.notify.notified().await;
     }
 
     /// The load balancer itself has changed: it is to be observed again.
@@ -106,7 +111,7 @@ impl LbLoop {
             self.report(plan, &mut kept);
             tokio::select! {
                 changed = self.plans.changed() => if changed.is_err() { break },
-                () = self.signal.notify.notified() => {}
+                () = self.signal.woken() => {}
                 () = wait_until(again) => {}
                 _ = resync.tick() => kept.observed = None,
             }
@@ -194,10 +199,10 @@ impl LbLoop {
     fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
         for change in changes.iter().filter(|change| done(change)) {
             let (what, listener, claim) = match change {
-                Change::Configure(_) => ("load balancer configured", String::new(), String::new()),
-                Change::Open(key, listener) => ("listener opened", key.to_string(), listener.owner.to_string()),
-                Change::Close(key) => ("listener closed", key.to_string(), String::new()),
-                Change::Own(key, owner) => ("listener given to another claim", key.to_string(), owner.to_string()),
+                Change::Configure(_) => ("load balancer configured", None, None),
+                Change::Open(key, listener) => ("listener opened", Some(key), Some(&listener.owner)),
+                Change::Close(key) => ("listener closed", Some(key), None),
+                Change::Own(key, owner) => ("listener given to another claim", Some(key), Some(owner)),
                 Change::Backends { listener, add, remove } => {
                     tracing::debug!(
                         class = %self.class, load_balancer = %self.name, %listener,
@@ -206,6 +211,7 @@ impl LbLoop {
                     continue;
                 }
             };
+            let (listener, claim) = (listener.map(field::display), claim.map(field::display));
             info!(class = %self.class, load_balancer = %self.name, listener, claim, "{what}");
         }
     }
@@ -235,6 +241,8 @@ impl LbLoop {
         let trouble = Trouble::from(error);
         if trouble.reason == Reason::Pending {
             info!(class = %self.class, load_balancer = %self.name, message = %error, "load balancer is not ready yet");
+        } else if trouble.reason == Reason::Unreachable && times == 1 {
+            info!(class = %self.class, load_balancer = %self.name, %error, "to be tried again");
         } else {
             warn!(class = %self.class, load_balancer = %self.name, %error, times, "load balancer failed");
         }
@@ -278,7 +286,11 @@ impl Kept {
             (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
             (None, None) => (None, Vec::new(), Default::default(), BTreeSet::new(), None),
         };
-        let trouble = self.trouble.as_ref().map(|(trouble, _)| trouble.clone());
+        // A first failure that will pass, such as a conflict with another writer, is
+        // tried again before anybody is told of it.
+        let passing = |trouble: &Trouble, times: u32| trouble.reason == Reason::Unreachable && times == 1;
+        let trouble = self.trouble.as_ref().filter(|(trouble, times)| !passing(trouble, *times));
+        let trouble = trouble.map(|(trouble, _)| trouble.clone());
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
         let listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
         Outcome { plan, exists, addresses, capacity, foreign, listeners, trouble }

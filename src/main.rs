@@ -21,7 +21,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the controller.
-    Controller(ControllerArgs),
+    Controller(Box<ControllerArgs>),
     /// Print the CustomResourceDefinitions, or write them to files.
     Crds {
         /// Write one file for each to this folder.
@@ -79,7 +79,7 @@ fn cluster_id(text: &str) -> Result<String, String> {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Controller(args) => run_controller(args),
+        Command::Controller(args) => run_controller(*args),
         Command::Crds { write } => crds(write),
         Command::Version => {
             println!("sharedlb {}", env!("CARGO_PKG_VERSION"));

@@ -128,6 +128,12 @@ impl Space {
         self.blocked_by(key.protocol).iter().all(|&transport| !self.taken[transport as usize].contains(key.port))
     }
 
+    /// Whether the two cannot be open at once.
+    pub(crate) fn collide(&self, a: ListenerKey, b: ListenerKey) -> bool {
+        let (a_blocks, b_blocks) = (self.blocked_by(a.protocol), self.blocked_by(b.protocol));
+        a.port == b.port && a_blocks.iter().any(|transport| b_blocks.contains(transport))
+    }
+
     /// Whether this very listener was taken up.
     pub(crate) fn has(&self, key: ListenerKey) -> bool {
         self.listeners[key.protocol as usize].contains(key.port)

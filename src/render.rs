@@ -38,8 +38,8 @@ pub enum Programmed {
     Pending,
     /// It serves all of them, but these ports have no backends, and why
     Served {
-        /// Names of the ports without backends, and why
-        without_backends: Vec<(Arc<str>, String)>,
+        /// Names of the ports without backends, and why; `None`: not known yet
+        without_backends: Vec<(Arc<str>, Option<String>)>,
     },
     /// It does not.
     Failed(Trouble),
@@ -52,7 +52,7 @@ pub fn programmed(
     claim: &ClaimObject,
     held: &Held,
     outcome: Option<&Outcome>,
-    why_none: impl Fn(&HeldSlot) -> String,
+    why_none: impl Fn(&HeldSlot) -> Option<String>,
 ) -> Programmed {
     let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
         return Programmed::NotHeard;
@@ -176,21 +176,22 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
-        Programmed::Served { without_backends } if !without_backends.is_empty() => {
-            Finding::new("False", Reason::NoBackends, no_backends(without_backends))
-        }
+        Programmed::Served { without_backends } if !without_backends.is_empty() => no_backends(without_backends),
         _ => Finding::new("True", Reason::Ready, "every port is served, and has a backend"),
     };
     [allocated, programmed, ready]
 }
 
-fn no_backends(without: &[(Arc<str>, String)]) -> String {
-    let told: Vec<String> = without
-        .iter()
+fn no_backends(without: &[(Arc<str>, Option<String>)]) -> Finding {
+    let known = without.iter().filter_map(|(port, why)| Some((port, why.as_ref()?)));
+    let told: Vec<String> = known
         .take(3)
         .map(|(port, why)| if port.is_empty() { why.clone() } else { format!("port {port}: {why}") })
         .collect();
-    told.join("; ")
+    if told.is_empty() {
+        return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
+    }
+    Finding::new("False", Reason::NoBackends, told.join("; "))
 }
 
 /// The slots, each with whether it has ever been served.

@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// How long so many writes take, by so many connections. What there is of this
 /// tenant and its class is the pattern of what is written.
 pub(crate) async fn time_of(client: &Client, writes: &Counts, tenant: &Tenant) -> anyhow::Result<Duration> {
-    let bare = Bare::prepare(client, tenant).await?;
+    let bare = Bare::prepare(client, tenant, writes.get(&Write::Claim).copied().unwrap_or(1)).await?;
     // The others are about the claims, which have to be there.
     let (claims, others) = writes.iter().partition::<Counts, _>(|(write, _)| **write == Write::Claim);
     let started = Instant::now();
@@ -43,6 +43,8 @@ pub(crate) async fn time_of(client: &Client, writes: &Counts, tenant: &Tenant) -
 
 /// One object of each kind, to write more of.
 struct Bare {
+    /// How many claims there are to patch the status of
+    claims: usize,
     claim: Pattern,
     class: Pattern,
     own_service: Pattern,
@@ -53,11 +55,12 @@ struct Bare {
 }
 
 impl Bare {
-    async fn prepare(client: &Client, tenant: &Tenant) -> anyhow::Result<Self> {
+    async fn prepare(client: &Client, tenant: &Tenant, claims: usize) -> anyhow::Result<Self> {
         let all = ListParams::default();
         let named = |name: &str| all.clone().fields(&format!("metadata.name={name}"));
         let (system, there) = (Some(SYSTEM), Some(tenant.namespace.as_str()));
         let bare = Self {
+            claims,
             claim: Pattern::largest::<SharedLB>(client, there, &named(&tenant.name)).await?,
             class: Pattern::largest::<SharedLBClass>(client, None, &named(&tenant.class)).await?,
             own_service: Pattern::largest::<Service>(client, there, &all.clone().labels(CLAIM_LABEL)).await?,
@@ -97,7 +100,7 @@ impl Bare {
         let name = format!("{BARE}-{number}");
         match write {
             Write::Claim => self.claim.create(&name).await,
-            Write::ClaimStatus => self.claim.apply_status(&name, number).await,
+            Write::ClaimStatus => self.claim.apply_status(&format!("{BARE}-{}", number % self.claims), number).await,
             Write::ClassStatus => self.class.apply_status(BARE, number).await,
             Write::OwnService => self.own_service.apply(&name, number).await,
             Write::LoadBalancer => self.load_balancer.apply(BARE, number).await,

@@ -29,7 +29,7 @@ impl Scale {
     /// That of the issue, or a smaller one for trying.
     fn asked_for() -> anyhow::Result<Self> {
         let claims = match std::env::var("BENCH_CLAIMS") {
-            Ok(claims) => claims.parse::<usize>()?.max(100),
+            Ok(claims) => claims.parse::<usize>()?.max(200),
             Err(_) => 10_000,
         };
         let idle = Duration::from_secs(if claims < 10_000 { 10 } else { 60 });

@@ -347,6 +347,7 @@ fn class_status(
     let unsupported = facts.frozen.clone().filter(|(reason, _)| *reason == Some(Reason::Unsupported));
     let accepted = unsupported.map(|(_, message)| (Reason::Unsupported, message));
     let listeners: u32 = load_balancers.iter().map(|lb| lb.listeners).sum();
+    let room: u32 = load_balancers.iter().filter_map(|lb| Some(lb.capacity.as_ref()?.listeners)).sum();
     // Until every LB loop has been heard, what the status said of them stands.
     let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
     let ready = match crate::render::find(&before.conditions, ConditionType::Ready) {
@@ -355,7 +356,7 @@ fn class_status(
     };
     SharedLBClassStatus {
         provider: Some(facts.spec.provider.kind().to_owned()),
-        summary: Some(format!("{} of {}, {listeners} listeners", load_balancers.len(), facts.policy.max)),
+        summary: Some(format!("{} of {}, {listeners} of {room} listeners", load_balancers.len(), facts.policy.max)),
         load_balancers,
         observed_generation: Some(generation),
         conditions: vec![

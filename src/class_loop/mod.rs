@@ -65,7 +65,7 @@ pub struct Settings {
 
 /// What happened.
 enum Input {
-    Told(Told),
+    Told(Box<Told>),
     /// Of the class with this name and uid, the load balancer of this index
     Outcome(Arc<str>, Arc<str>, u32, Box<Outcome>),
     Written(Written),
@@ -78,7 +78,7 @@ pub struct Inbox(mpsc::UnboundedSender<Input>);
 impl Inbox {
     /// Hands it over. Does nothing once the loop has ended.
     pub fn tell(&self, told: Told) {
-        _ = self.0.send(Input::Told(told));
+        _ = self.0.send(Input::Told(Box::new(told)));
     }
 }
 
@@ -184,17 +184,29 @@ impl ClassLoop {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Told(Told::Claim(event)) => {
+            Input::Told(told) => self.watched(*told),
+            Input::Outcome(class, uid, index, outcome) => {
+                if self.runners.get_mut(&class).is_some_and(|runner| runner.take_outcome(&uid, index, *outcome)) {
+                    self.dirty.insert(Some(class));
+                }
+            }
+            Input::Written(written) => self.side_written(written),
+        }
+    }
+
+    fn watched(&mut self, told: Told) {
+        match told {
+            Told::Claim(event) => {
                 for Changed { old, new } in self.claims.watched(event) {
                     self.claim_changed(old.as_deref(), new);
                 }
             }
-            Input::Told(Told::Class(event)) => {
+            Told::Class(event) => {
                 for Changed { old, new } in self.classes.watched(event) {
                     self.class_changed(old.as_deref(), new.as_deref());
                 }
             }
-            Input::Told(Told::Namespace(event)) => {
+            Told::Namespace(event) => {
                 let relabelled = |change: &Changed<NamespaceObject>| {
                     change.old.as_ref().map(|old| &old.labels) != change.new.as_ref().map(|new| &new.labels)
                 };
@@ -202,16 +214,17 @@ impl ClassLoop {
                     self.touch_classes_by_namespace();
                 }
             }
-            Input::Told(Told::Services(changes)) => {
-                changes.iter().for_each(|change| self.service_changed(change));
+            Told::Services(changes) => {
+                let services = changes.iter().filter_map(|change| change.new.as_deref().or(change.old.as_deref()));
+                services.for_each(|service| self.service_changed(service));
             }
-            Input::Told(Told::Slices) => {}
-            Input::Outcome(class, uid, index, outcome) => {
-                if self.runners.get_mut(&class).is_some_and(|runner| runner.take_outcome(&uid, index, *outcome)) {
-                    self.dirty.insert(Some(class));
+            Told::Endpoints(services) => {
+                for key in services {
+                    if let Some(service) = self.settings.backends.service(&key) {
+                        self.service_changed(&service);
+                    }
                 }
             }
-            Input::Written(written) => self.side_written(written),
         }
     }
 
@@ -271,8 +284,7 @@ impl ClassLoop {
     }
 
     /// The claims that a Service matters to are looked at again.
-    fn service_changed(&mut self, change: &Changed<ServiceObject>) {
-        let Some(service) = change.new.as_ref().or(change.old.as_ref()) else { return };
+    fn service_changed(&mut self, service: &ServiceObject) {
         let namespace = service.meta.key.namespace.clone();
         let named: Vec<Arc<ClaimObject>> = match &service.owner {
             Some((claim, _)) => {

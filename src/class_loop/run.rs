@@ -225,7 +225,8 @@ impl ClassLoop {
 
     fn tell_transitions(&self, claim: &ClaimObject, status: Option<&SharedLBStatus>) {
         let Some(status) = status else { return };
-        let class = status.class_name.as_deref().or(claim.named_class()).unwrap_or_default();
+        let class = self.class_of(claim);
+        let class = class.as_deref();
         for (warning, reason, message) in render::transitions(&claim.status.conditions, &status.conditions) {
             info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
             self.settings.events.tell::<SharedLB>(&claim.meta, warning, reason, message);

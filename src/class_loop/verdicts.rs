@@ -59,11 +59,11 @@ impl ClassLoop {
         let claim = &entry.claim;
         render::programmed(claim, held, outcome, |slot| {
             if let Some(trouble) = &entry.service_trouble {
-                return trouble.clone();
+                return Some(trouble.clone());
             }
             match source(claim).zip(target(claim, &slot.name)) {
                 Some((service, port)) => self.settings.backends.why_none(&service, &port, slot.key.protocol),
-                None => "its spec can't be read".to_owned(),
+                None => Some("its spec can't be read".to_owned()),
             }
         })
     }

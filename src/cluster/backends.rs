@@ -4,6 +4,9 @@
 //! of endpoints goes from here straight to the LB loops that want to know of
 //! it; the class loop hears of it only if it changes an outcome.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -202,8 +205,15 @@ pub struct Backends(RwLock<Inner>);
 struct Inner {
     services: Cache<ServiceObject>,
     slices: Cache<SliceObject>,
-    slices_of: HashMap<ClaimId, BTreeSet<ClaimId>>,
+    slices_of: HashMap<ClaimId, SlicesOf>,
     interested: HashMap<ClaimId, Vec<Arc<Signal>>>,
+}
+
+/// The EndpointSlices of one Service, and how many endpoints they have.
+#[derive(Debug, Default)]
+struct SlicesOf {
+    slices: BTreeSet<ClaimId>,
+    endpoints: usize,
 }
 
 impl Backends {
@@ -244,24 +254,29 @@ impl Backends {
         self.write().services.written(service);
     }
 
-    /// Takes in what the watch of EndpointSlices told.
-    pub fn watched_slice(&self, event: Event<SliceObject>) {
+    /// Takes in what the watch of EndpointSlices told, and returns the Services of
+    /// which now something else is to be said to whom they matter.
+    pub fn watched_slice(&self, event: Event<SliceObject>) -> Vec<ClaimId> {
         let mut inner = self.write();
+        let mut retold = Vec::new();
         for Changed { old, new } in inner.slices.watched(event) {
+            let Some(service) = new.as_ref().or(old.as_ref()).map(|slice| slice.service.clone()) else { continue };
+            let before = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
             if let Some(old) = old {
-                if let Some(slices) = inner.slices_of.get_mut(&old.service) {
-                    slices.remove(&old.meta.key);
-                    if slices.is_empty() {
-                        inner.slices_of.remove(&old.service);
-                    }
-                }
-                inner.signal(&old.service);
+                inner.forget_slice(&old);
             }
             if let Some(new) = new {
-                inner.slices_of.entry(new.service.clone()).or_default().insert(new.meta.key.clone());
-                inner.signal(&new.service);
+                let known = inner.slices_of.entry(service.clone()).or_default();
+                known.slices.insert(new.meta.key.clone());
+                known.endpoints += new.endpoints.len();
+            }
+            inner.signal(&service);
+            let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
+            if (before.0 == 0, before.1 == 0) != (now.0 == 0, now.1 == 0) {
+                retold.push(service);
             }
         }
+        retold
     }
 
     /// From now on `signal` is told of changes of the services in `now`, and no
@@ -293,40 +308,58 @@ impl Backends {
         of_each.fold(first, |both, other| &both & &other)
     }
 
-    /// Why a port of this Service has no backends, in words for the user.
+    /// Why a port of this Service has no backends, in words for the user; `None`:
+    /// it has some, or it is not known yet whether it has.
     #[must_use]
-    pub fn why_none(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> String {
+    pub fn why_none(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> Option<String> {
         let inner = self.read();
+        let ours = matches!(port, PortRef::OfClaim(_));
         let name = &service.name;
         let Some(found) = inner.services.get(service) else {
-            return format!(
-                "Service {name} does not exist in namespace {}: create it, or correct serviceName",
-                service.namespace
-            );
+            let namespace = &service.namespace;
+            return (!ours).then(|| {
+                format!("Service {name} does not exist in namespace {namespace}: create it, or correct serviceName")
+            });
         };
-        let missing =
-            protocol.transports().iter().find(|&&transport| !found.ports.iter().any(|p| p.is(port, transport)));
-        if let Some(transport) = missing {
-            return format!(
+        let has = |transport| found.ports.iter().any(|candidate| candidate.is(port, transport));
+        let missing = protocol.transports().iter().find(|&&transport| !has(transport));
+        if let Some(transport) = missing.filter(|_| !ours) {
+            return Some(format!(
                 "Service {name} has no port {port} with protocol {transport}: correct targetPort or the Service"
-            );
+            ));
+        }
+        let served = protocol.transports().iter().all(|&transport| !inner.of(service, port, transport).is_empty());
+        // Kubernetes makes an EndpointSlice even for a selector that matches nothing.
+        let unknown = ours && !inner.slices_of.contains_key(service);
+        if missing.is_some() || served || unknown {
+            return None;
         }
         let endpoints = inner.slices_of(service).flat_map(|slice| &slice.endpoints);
-        match (endpoints.clone().count(), endpoints.filter(|endpoint| endpoint.ready).count()) {
-            (0, _) => "no pod matches the selector, or none has the named port".to_owned(),
-            (pods, 0) => format!("none of its {pods} pods is ready"),
+        Some(match (endpoints.clone().count(), endpoints.filter(|endpoint| endpoint.ready).count()) {
+            (0, _) => "no pod matches the selector, or none has the port that targetPort names".to_owned(),
+            (_, 0) => "none of its pods is ready".to_owned(),
             _ => "no ready pod has the port that targetPort names".to_owned(),
-        }
+        })
     }
 }
 
 impl Inner {
+    fn forget_slice(&mut self, slice: &SliceObject) {
+        if let Some(known) = self.slices_of.get_mut(&slice.service) {
+            known.slices.remove(&slice.meta.key);
+            known.endpoints -= slice.endpoints.len();
+            if known.slices.is_empty() {
+                self.slices_of.remove(&slice.service);
+            }
+        }
+    }
+
     fn signal(&self, service: &ClaimId) {
         self.interested.get(service).into_iter().flatten().for_each(|signal| signal.wake());
     }
 
     fn slices_of<'a>(&'a self, service: &ClaimId) -> impl Iterator<Item = &'a SliceObject> + Clone {
-        let slices = self.slices_of.get(service).into_iter().flatten();
+        let slices = self.slices_of.get(service).into_iter().flat_map(|known| &known.slices);
         slices.filter_map(|key| self.slices.get(key).map(Arc::as_ref))
     }
 

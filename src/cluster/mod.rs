@@ -64,8 +64,8 @@ pub enum Told {
     Namespace(Event<NamespaceObject>),
     /// Of Services; the cache of these is in [`Backends`]
     Services(Vec<Changed<ServiceObject>>),
-    /// The EndpointSlices have been listed
-    Slices,
+    /// EndpointSlices: the Services of which now something else is to be said
+    Endpoints(Vec<ClaimId>),
 }
 
 /// Watches all that matters, for ever, and tells it.
@@ -102,9 +102,9 @@ pub async fn watch_all(
         }),
         watch_one("EndpointSlice", Api::<EndpointSlice>::all(client), slices, &metrics, move |event| {
             let done = matches!(event, Event::InitDone);
-            backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
-            if done {
-                tell(Told::Slices);
+            let services = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
+            if done || !services.is_empty() {
+                tell(Told::Endpoints(services));
             }
         }),
     );

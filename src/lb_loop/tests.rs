@@ -154,8 +154,16 @@ async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_sel
     let tries = running.cloud.calls() - before;
     assert!(tries < 100, "{tries} calls in ten minutes");
 
-    running.plan(&[bad.clone(), good, claim("new").holds(0, 20003)]).await;
-    assert!(running.open().await.contains_key(&20003), "a newcomer does not wait for it");
+    let mut claims = vec![bad, good];
+    let before = running.cloud.calls();
+    for port in 20003..20043 {
+        claims.push(claim(&format!("new-{port}")).holds(0, port));
+        running.plan(&claims).await;
+        assert!(running.open().await.contains_key(&port), "a newcomer does not wait for it");
+    }
+    // A newcomer costs an apply and a change, and this test a look.
+    let calls = running.cloud.calls() - before;
+    assert!(calls < 40 * 3 + 10, "{calls} calls: the failing one is tried with every newcomer");
 
     running.cloud.accept_all();
     tokio::time::sleep(BACKOFF_MAX * 2).await;

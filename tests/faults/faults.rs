@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
 struct Hold {
     /// After how many more writes; None: not at all.
     after: Option<u64>,
+    /// Writes that the API server has not answered yet.
+    under_way: u64,
     /// How often held requests were thrown away.
     round: u64,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Faults {
     lose_every: AtomicU64,
     /// Writes that were asked for.
     asked: AtomicU64,
-    /// Writes that the API server has answered.
+    /// Writes that the API server was given, and that have ended.
     passed: AtomicU64,
     hold: watch::Sender<Hold>,
     expired: watch::Sender<u64>,
@@ -50,7 +52,7 @@ impl Faults {
         self.lose_every.store(count, Ordering::Relaxed);
     }
 
-    /// How many writes the API server has answered.
+    /// How many writes the API server was given.
     pub(crate) fn writes(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
@@ -60,15 +62,15 @@ impl Faults {
         self.expired.send_modify(|count| *count += 1);
     }
 
-    /// Lets this many more writes happen; the answer to the last of them is
-    /// held back, and so is every request after it.
+    /// Lets this many more writes happen; the answers to the last of them are
+    /// held back, and so is every request after them.
     pub(crate) fn hold_after(&self, writes: u64) {
         self.hold.send_modify(|hold| hold.after = Some(writes));
     }
 
     /// Throws away what is held back, and lets everything pass again.
     pub(crate) fn release(&self) {
-        self.hold.send_modify(|hold| *hold = Hold { after: None, round: hold.round + 1 });
+        self.hold.send_modify(|hold| (hold.after, hold.round) = (None, hold.round + 1));
     }
 
     /// Waits until requests are held back, or until `done` says that no more
@@ -79,7 +81,8 @@ impl Faults {
         done: impl AsyncFn() -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
         eventually("the proxy to hold requests back", limit, async || {
-            if self.hold.borrow().after == Some(0) {
+            let hold = *self.hold.borrow();
+            if hold.after == Some(0) && hold.under_way == 0 {
                 return Ok(Some(true));
             }
             Ok(done().await?.then_some(false))
@@ -96,6 +99,7 @@ impl Faults {
         self.unless_held().await
     }
 
+    /// What is to become of a write. If it passes, `after_write` must follow.
     pub(crate) async fn before_write(&self) -> Verdict {
         let held = self.unless_held().await;
         if held != Verdict::Pass {
@@ -105,12 +109,17 @@ impl Faults {
         if strikes(&self.conflict_every, number) {
             return Verdict::Refuse(StatusCode::CONFLICT, "Conflict");
         }
+        self.hold.send_modify(|hold| {
+            hold.after = hold.after.map(|left| left.saturating_sub(1));
+            hold.under_way += 1;
+        });
         Verdict::Pass
     }
 
+    /// What is to become of the answer to a write.
     pub(crate) async fn after_write(&self) -> Verdict {
         let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
-        self.hold.send_modify(|hold| hold.after = hold.after.map(|left| left.saturating_sub(1)));
+        self.hold.send_modify(|hold| hold.under_way -= 1);
         let held = self.unless_held().await;
         if held != Verdict::Pass || strikes(&self.lose_every, number) {
             return Verdict::LoseAnswer;

@@ -115,13 +115,13 @@ async fn pass(State((api_server, faults)): State<(Client, Arc<Faults>)>, request
         return status(code, reason);
     }
     let expired = faults.expiry();
-    let response = match forward(&api_server, request).await {
+    let result = forward(&api_server, request).await;
+    let is_lost = is_write && faults.after_write().await == Verdict::LoseAnswer;
+    let response = match result {
+        Ok(response) if is_lost => return lost(response),
         Ok(response) => response,
         Err(error) => return failed(&error),
     };
-    if is_write && faults.after_write().await == Verdict::LoseAnswer {
-        return lost(response);
-    }
     if is_watch && response.status() == StatusCode::OK {
         let gone = json!({"type": "ERROR", "object": status_object(StatusCode::GONE, "Expired")});
         return response.map(|body| Body::from_stream(lines_until(body.into_data_stream(), expired, gone)));

@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use libtest_mimic::Trial;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sharedlb_crds::{Reason, SharedLB, SharedLBClass};
+use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::harness::{Controller, LIMIT, Site, Tests, controller_kubeconfig, install};
@@ -66,6 +66,9 @@ async fn settled(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     setting.site.claim_with("nobody", json!({"selector": {"app": "nobody"}, "ports": [{"targetPort": 1}]})).await?;
     setting.site.without_backends("nobody", &[]).await?;
     setting.all_ready(40).await?;
+    let addresses = all_told(&setting.site, 41).await?;
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    setting.site.refused("lost", Reason::AddressUnknown, &addresses).await?;
     let ended = setting.take_controller()?.terminate().await?;
     ensure!(ended.success(), "it ended with {ended}");
 
@@ -88,6 +91,19 @@ async fn settled(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     ensure!(writes == 0, "it made {writes} writes");
     setting.nobody_wronged(41).await?;
     setting.clear().await
+}
+
+/// Waits until the class tells of this many listeners on two load balancers,
+/// all of which are well, and returns their addresses.
+async fn all_told(site: &Site, listeners: u32) -> anyhow::Result<Vec<String>> {
+    let addresses = site.class_status("all listeners", |status| {
+        let told: u32 = status.load_balancers.iter().map(|each| each.listeners).sum();
+        let addresses: Option<Vec<_>> = status.load_balancers.iter().map(|each| each.address.clone()).collect();
+        addresses.filter(|addresses| told == listeners && addresses.len() == 2)
+    });
+    let addresses = addresses.await?;
+    site.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
+    Ok(addresses)
 }
 
 async fn terminated(cluster: Arc<Cluster>) -> anyhow::Result<()> {

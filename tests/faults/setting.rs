@@ -20,7 +20,7 @@ use crate::proxy::Proxy;
 pub(crate) const BURST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Many claims on few load balancers.
-const CLASS: &str = r#"{"loadBalancers": {"max": 5, "listenersPerLoadBalancer": 25, "emptyDelaySeconds": 0}}"#;
+const CLASS: &str = r#"{"loadBalancers": {"max": 5, "listenersPerLoadBalancer": 25}}"#;
 
 /// How many requests a burst makes at once.
 const CONNECTIONS: usize = 8;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_testbed::Cluster;
 
 use crate::harness::Tests;
@@ -47,7 +48,8 @@ async fn burst_and_change(setting: &Setting) -> anyhow::Result<()> {
     setting.site.claim("more", json!([{"name": "a", "port": 5432, "targetPort": "http"}])).await?;
     setting.site.ready("more").await?;
     setting.site.change("web-1", json!({"spec": {"selector": {"app": "nobody"}}})).await?;
-    setting.site.without_backends("web-1", &[]).await?;
+    let nobody = ("False", Reason::NoBackends);
+    setting.site.verdict("web-1", ConditionType::Ready, nobody).await?;
     setting.site.change("web-1", json!({"spec": {"selector": {"app": "web"}}})).await?;
     setting.all_ready(BURST).await?;
     setting.nobody_wronged(BURST).await
