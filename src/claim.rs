@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::api::DynamicObject;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, Transport};
 use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol, model};
@@ -71,6 +72,8 @@ pub struct ClaimObject {
     pub meta: Meta,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBSpec, String>,
+    /// The class that its spec names, also if nothing else of it can be parsed
+    class_name: Option<String>,
     /// Its status; where only a part of it can be parsed, that part
     pub status: SharedLBStatus,
     /// Whether nothing is known of what it holds, since not even the slots in
@@ -96,7 +99,8 @@ impl ClaimObject {
     pub fn parse(object: &DynamicObject) -> Self {
         let meta = Meta::of_dynamic(object);
         let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
-        let spec = serde_json::from_value::<SharedLBSpec>(part("spec")).map_err(|error| error.to_string());
+        let spec: Result<SharedLBSpec, String> = parse_part(&part("spec"));
+        let class_name = part("spec").get("className").and_then(Value::as_str).map(str::to_owned);
         let (status, illegible) = match part("status") {
             Value::Null => (SharedLBStatus::default(), false),
             status => match serde_json::from_value(status.clone()) {
@@ -121,14 +125,13 @@ impl ClaimObject {
             },
             held,
         };
-        Self { meta, spec, status, illegible, request }
+        Self { meta, spec, class_name, status, illegible, request }
     }
 
     /// The class that it names: its spec's, or else the one that it was given.
     #[must_use]
     pub fn named_class(&self) -> Option<&str> {
-        let asked = self.spec.as_ref().ok().and_then(|spec| spec.class_name.as_deref());
-        asked.or(self.status.class_name.as_deref())
+        self.class_name.as_deref().or(self.status.class_name.as_deref())
     }
 
     /// Whether our finalizer is on it: only then may its slots be opened, since
@@ -137,6 +140,11 @@ impl ClaimObject {
     pub fn has_finalizer(&self) -> bool {
         self.meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER)
     }
+}
+
+/// A part of an object, or an error that names the field that is wrong.
+pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(part).map_err(|error| error.to_string())
 }
 
 fn held(status: &SharedLBStatus) -> Option<Held> {
@@ -257,7 +265,7 @@ mod tests {
     #[test]
     fn a_claim_whose_spec_cannot_be_parsed_keeps_what_it_holds() {
         let claim = claim(json!({"ports": "nonsense"}), status());
-        assert!(claim.spec.is_err());
+        assert!(claim.spec.as_ref().unwrap_err().starts_with("ports: invalid type"), "{:?}", claim.spec);
         assert_eq!(claim.request.ports.len(), 1);
         assert_eq!(claim.request.held.unwrap().index, 1);
     }
@@ -284,5 +292,6 @@ mod tests {
         assert_eq!(claim(named, status()).named_class(), Some("other"));
         assert_eq!(claim(spec(), status()).named_class(), Some("default"));
         assert_eq!(claim(spec(), Value::Null).named_class(), None);
+        assert_eq!(claim(json!({"className": "other", "ports": 7}), Value::Null).named_class(), Some("other"));
     }
 }

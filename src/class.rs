@@ -16,7 +16,7 @@ use sharedlb_crds::{
 use sharedlb_providers::{Address, Capabilities};
 
 use crate::assign::Policy;
-use crate::claim::Meta;
+use crate::claim::{Meta, parse_part};
 use crate::cluster::cache::Cached;
 use crate::ports::PortSet;
 
@@ -46,13 +46,12 @@ impl ClassObject {
         let annotations = object.metadata.annotations.as_ref();
         let status = match object.data.get("status") {
             None | Some(Value::Null) => Ok(SharedLBClassStatus::default()),
-            Some(status) => serde_json::from_value(status.clone()).map_err(|error| error.to_string()),
+            Some(status) => parse_part(status),
         };
         Self {
             meta: Meta::of_dynamic(object),
             default: annotations.and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true"),
-            spec: serde_json::from_value(object.data.get("spec").cloned().unwrap_or_default())
-                .map_err(|error| error.to_string()),
+            spec: parse_part(object.data.get("spec").unwrap_or(&Value::Null)),
             status,
         }
     }

@@ -23,6 +23,8 @@ pub struct Plan {
     /// The slots; `None`: the load balancer shall go
     pub slots: Option<Vec<Planned>>,
     keys: HashSet<ListenerKey>,
+    /// Claims whose listeners stay as they are, since nobody can read what they hold
+    untouched: BTreeSet<ClaimId>,
 }
 
 /// The slots of one claim.
@@ -39,7 +41,14 @@ impl Plan {
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
         let keys = slots.iter().flatten().flat_map(|planned| &planned.slots).map(|slot| slot.key).collect();
-        Self { provider, index, slots, keys }
+        Self { provider, index, slots, keys, untouched: BTreeSet::new() }
+    }
+
+    /// The same, but the listeners of these claims stay as they are.
+    #[must_use]
+    pub fn leaving(mut self, untouched: &BTreeSet<ClaimId>) -> Self {
+        self.untouched.clone_from(untouched);
+        self
     }
 
     /// Whether this slot shall be open.
@@ -54,9 +63,9 @@ impl Plan {
         self.keys.iter().any(|key| !later.keys.contains(key))
     }
 
-    /// Whether it asks this provider for just these slots.
+    /// Whether it asks this provider for just these slots, and leaves these claims.
     #[must_use]
-    pub fn is(&self, provider: &Arc<dyn Provider>, slots: Option<&[Planned]>) -> bool {
+    pub fn is(&self, provider: &Arc<dyn Provider>, slots: Option<&[Planned]>, untouched: &BTreeSet<ClaimId>) -> bool {
         let same_slots = match (&self.slots, slots) {
             (Some(a), Some(b)) => {
                 a.len() == b.len()
@@ -64,7 +73,7 @@ impl Plan {
             }
             (a, b) => a.is_none() && b.is_none(),
         };
-        same_slots && Arc::ptr_eq(&self.provider, provider)
+        same_slots && Arc::ptr_eq(&self.provider, provider) && self.untouched == *untouched
     }
 
     /// The Services whose endpoints matter to it.
@@ -105,11 +114,13 @@ pub fn target(claim: &ClaimObject, port: &str) -> Option<PortRef> {
 }
 
 /// The load balancer as the plan and its backends make it. `backends` tells
-/// where traffic to a port of a Service goes now.
+/// where traffic to a port of a Service goes now, and `found` are the listeners
+/// that there are.
 #[must_use]
 pub fn desired(
     plan: &Plan,
     attributes: Attributes,
+    found: &BTreeMap<ListenerKey, Listener>,
     backends: impl Fn(&ClaimId, &PortRef, Protocol) -> BTreeSet<Backend>,
 ) -> LoadBalancer {
     let mut listeners = BTreeMap::new();
@@ -123,6 +134,12 @@ pub fn desired(
             };
             let backends = to.map(|(service, port)| backends(&service, &port, slot.key.protocol)).unwrap_or_default();
             listeners.insert(slot.key, Listener { owner, backends });
+        }
+    }
+    for (key, listener) in found.iter().filter(|_| !plan.untouched.is_empty()) {
+        let owner = ClaimId { namespace: listener.owner.namespace.clone(), name: listener.owner.claim.clone() };
+        if plan.untouched.contains(&owner) {
+            listeners.entry(*key).or_insert_with(|| listener.clone());
         }
     }
     LoadBalancer { attributes, listeners }

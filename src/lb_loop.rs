@@ -150,7 +150,8 @@ impl LbLoop {
         let exists = observed.is_some();
         let mut observed = observed.unwrap_or_default();
         let attributes = plan.provider.attributes(plan.index);
-        let wanted = desired(plan, attributes, |service, port, protocol| self.backends.of(service, port, protocol));
+        let backends = |service: &_, port: &_, protocol| self.backends.of(service, port, protocol);
+        let wanted = desired(plan, attributes, &observed.load_balancer.listeners, backends);
         kept.failed
             .retain(|key, failed| wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner));
         let (now, later): (Vec<Change>, Vec<Change>) =

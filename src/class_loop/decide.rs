@@ -41,10 +41,12 @@ pub(super) struct Facts<'a> {
 /// What is to be done.
 pub(super) struct Decision {
     /// What each claim gets, in the order of [`Facts::claims`]; `None` for those
-    /// that are being deleted
+    /// that are being deleted, and those whose status can't be read
     pub(super) assignments: Vec<Option<Assignment>>,
     /// What each load balancer shall be: `None` means gone
     pub(super) plans: BTreeMap<u32, Option<Vec<Planned>>>,
+    /// Claims whose status can't be read: their listeners stay as they are
+    pub(super) untouched: BTreeSet<ClaimId>,
     /// Slots that are given back and not recorded yet: this must be in the class'
     /// status before any claim's slots or finalizer go
     pub(super) releases: usize,
@@ -61,13 +63,15 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let before = facts.class.status.clone().unwrap_or_default();
     let mut records = Records::new(&before, facts);
     facts.claims.iter().filter(|claim| claim.meta.deleting).for_each(|claim| records.release_all(claim));
-    records.release_orphans(facts);
+    let untouched = facts.claims.iter().filter(|claim| claim.illegible && !claim.meta.deleting);
+    let untouched: BTreeSet<ClaimId> = untouched.map(|claim| claim.meta.key.clone()).collect();
+    records.release_orphans(facts, &untouched);
 
-    let live: Vec<&Claim> =
-        facts.claims.iter().filter(|claim| !claim.meta.deleting).map(|claim| &claim.request).collect();
+    let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.illegible;
+    let live: Vec<&Claim> = facts.claims.iter().filter(|claim| takes_part(claim)).map(|claim| &claim.request).collect();
     let mut given = assign(&live, &states(&before, &records, facts), &facts.policy).into_iter();
     let assignments: Vec<Option<Assignment>> =
-        facts.claims.iter().map(|claim| if claim.meta.deleting { None } else { given.next() }).collect();
+        facts.claims.iter().map(|claim| if takes_part(claim) { given.next() } else { None }).collect();
     for (claim, got) in facts.claims.iter().zip(&assignments) {
         let Some(got) = got else { continue };
         let index = claim.request.held.as_ref().map(|held| held.index);
@@ -78,6 +82,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
 
     let mut decision = Decision {
         plans: BTreeMap::new(),
+        untouched,
         releases: records.new,
         status: SharedLBClassStatus::default(),
         due,
@@ -123,7 +128,7 @@ impl Records {
 
     /// A listener of ours that no claim holds and no record tells of: its claim
     /// went without our finalizer, or the class' status was wiped.
-    fn release_orphans(&mut self, facts: &Facts<'_>) {
+    fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ClaimId>) {
         let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
         for (&index, outcome) in facts.outcomes {
             for (&key, listener) in &outcome.listeners {
@@ -136,9 +141,8 @@ impl Records {
                     let all = facts.claims.iter().filter_map(|claim| claim.request.held.as_ref());
                     all.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key))).collect()
                 });
-                if !held.contains(&(index, key)) {
-                    let claim =
-                        ClaimId { namespace: listener.owner.namespace.clone(), name: listener.owner.claim.clone() };
+                let claim = ClaimId { namespace: listener.owner.namespace.clone(), name: listener.owner.claim.clone() };
+                if !held.contains(&(index, key)) && !untouched.contains(&claim) {
                     self.release(index, key, &claim);
                 }
             }
@@ -370,5 +374,26 @@ fn class_status(
             ),
             ready,
         ],
+    }
+}
+
+/// The status of a class whose spec can't be read: all else stays as it was.
+pub(super) fn unreadable_status(
+    before: &SharedLBClassStatus,
+    message: &str,
+    generation: i64,
+    now: Timestamp,
+) -> SharedLBClassStatus {
+    let condition = |kind, fine| {
+        let trouble = Some((Reason::Unsupported, message.to_owned()));
+        class_condition(kind, trouble, fine, &before.conditions, generation, now)
+    };
+    SharedLBClassStatus {
+        observed_generation: Some(generation),
+        conditions: vec![
+            condition(ConditionType::Accepted, Reason::Accepted),
+            condition(ConditionType::Ready, Reason::Ready),
+        ],
+        ..before.clone()
     }
 }

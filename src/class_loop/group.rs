@@ -11,7 +11,7 @@ use crate::claim::ClaimObject;
 use crate::render::Verdict;
 
 /// The first wait after a failed write. It doubles with each further one.
-const HOLD_MIN: Duration = Duration::from_millis(500);
+const HOLD_MIN: Duration = Duration::from_millis(250);
 /// The longest.
 const HOLD_MAX: Duration = Duration::from_secs(30);
 
@@ -20,47 +20,74 @@ pub(super) struct Entry {
     pub(super) claim: Arc<ClaimObject>,
     /// The verdict that its status says, if it is known to say so
     pub(super) rendered: Option<Verdict>,
-    /// Whether a write to it is under way: it is left alone until that is done
-    pub(super) writing: bool,
-    /// Whether a write to its Service is under way
-    pub(super) writing_service: bool,
+    /// Writes to the claim itself: one at a time
+    pub(super) writes: Writes,
+    /// Writes to its Service: one at a time
+    pub(super) service_writes: Writes,
     /// Why its Service could not be written
     pub(super) service_trouble: Option<String>,
-    hold: Option<Hold>,
 }
 
-/// After a failed write: until when the claim is left alone.
-struct Hold {
-    until: Instant,
-    times: u32,
+/// Whether an object may be written now.
+#[derive(Default)]
+pub(super) struct Writes {
+    under_way: bool,
+    /// After a failure: until when it is left alone
+    until: Option<Instant>,
+    failures: u32,
+}
+
+impl Writes {
+    /// Whether something may be written now.
+    pub(super) fn are_free(&self) -> bool {
+        !self.under_way && self.held_until().is_none()
+    }
+
+    /// Until when the object is left alone.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.until.filter(|until| *until > Instant::now())
+    }
+
+    /// A write begins.
+    pub(super) fn begin(&mut self) {
+        self.under_way = true;
+    }
+
+    /// A write has ended well.
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A write has failed: the object is left alone for a while, after a conflict
+    /// for a short one, since the watch is about to tell what changed.
+    pub(super) fn failed(&mut self, conflict: bool) {
+        let doubled = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
+        let wait = if conflict { HOLD_MIN } else { doubled };
+        self.until = Some(Instant::now() + wait);
+        self.failures += u32::from(!conflict);
+        self.under_way = false;
+    }
+
+    /// What stood in the way may be gone.
+    fn try_again(&mut self) {
+        (self.until, self.failures) = (None, 0);
+    }
 }
 
 impl Entry {
     fn new(claim: Arc<ClaimObject>) -> Self {
-        Self { claim, rendered: None, writing: false, writing_service: false, service_trouble: None, hold: None }
+        Self {
+            claim,
+            rendered: None,
+            writes: Writes::default(),
+            service_writes: Writes::default(),
+            service_trouble: None,
+        }
     }
 
-    /// Whether something may be written to the claim now.
-    pub(super) fn is_free(&self) -> bool {
-        !self.writing && self.held_until().is_none()
-    }
-
-    /// Until when it is left alone.
+    /// The next time at which something that is held up may be written.
     pub(super) fn held_until(&self) -> Option<Instant> {
-        self.hold.as_ref().map(|hold| hold.until).filter(|until| *until > Instant::now())
-    }
-
-    /// Leaves it alone for a while, longer each time. Returns until when.
-    pub(super) fn hold(&mut self) -> Instant {
-        let times = self.hold.as_ref().map_or(0, |hold| hold.times);
-        let until = Instant::now() + HOLD_MIN.saturating_mul(1 << times.min(16)).min(HOLD_MAX);
-        self.hold = Some(Hold { until, times: times + 1 });
-        until
-    }
-
-    /// A write went well.
-    pub(super) fn release(&mut self) {
-        self.hold = None;
+        self.writes.held_until().into_iter().chain(self.service_writes.held_until()).min()
     }
 }
 
@@ -98,7 +125,8 @@ impl Group {
         let mut entry = entry.unwrap_or_else(|| Entry::new(claim.clone()));
         if entry.claim.meta.generation != claim.meta.generation {
             // It was edited: what failed before may work now.
-            entry.release();
+            entry.writes.try_again();
+            entry.service_writes.try_again();
             entry.service_trouble = None;
         }
         entry.rendered = None;

@@ -8,11 +8,12 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use sharedlb_crds::{Reason, SharedLB, SharedLBClass, SharedLBClassSpec, SharedLBClassStatus, SharedLBStatus};
+use sharedlb_providers::ListenerKey;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ClassLoop;
-use super::decide::{Decision, Facts, decide};
+use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::group::Entry;
 use super::verdicts::changes_slots;
 use super::writes::WriteError;
@@ -31,11 +32,11 @@ impl ClassLoop {
     pub(super) async fn run_class(&mut self, name: &Arc<str>, class: &Arc<ClassObject>) {
         let started = Instant::now();
         let key = Some(name.clone());
-        let Ok(spec) = &class.spec else {
-            let why = class.spec.as_ref().err().cloned().unwrap_or_default();
-            warn!(class = %name, error = why, "the spec of the class can't be read: nothing is changed");
-            return;
+        let last_known = self.runners.get(name).map(|runner| runner.spec.clone());
+        let Some(spec) = class.spec.as_ref().ok().cloned().or(last_known) else {
+            return self.run_unreadable(name, class).await;
         };
+        let spec = &spec;
         let Some(class) = self.with_finalizer(class).await else {
             return self.run_at(key, Instant::now() + CLASS_HOLD);
         };
@@ -54,7 +55,7 @@ impl ClassLoop {
         self.give(name, &decision).await;
         self.tell_the_rest(name, &decision);
         self.side_writes(name);
-        self.hand_plans(name, &class, std::mem::take(&mut decision.plans));
+        self.hand_plans(name, &class, std::mem::take(&mut decision.plans), &decision.untouched);
         self.write_numbers(name, &class, &decision.status).await;
         self.finish_deletion(&class).await;
         if let Some(due) = decision.due {
@@ -62,8 +63,30 @@ impl ClassLoop {
             let wait = if due <= Timestamp::now() { Duration::ZERO } else { wait };
             self.run_at(key, Instant::now() + wait);
         }
+        self.run_when_released(&Some(name.clone()));
         self.count(name, &decision);
         self.settings.metrics.class_run(name, started.elapsed());
+    }
+
+    /// A class whose spec cannot be read, and never could since this process
+    /// started: its load balancers stay as they are, and who waits is told.
+    async fn run_unreadable(&mut self, name: &Arc<str>, class: &Arc<ClassObject>) {
+        let message = unreadable_spec(class).unwrap_or_default();
+        let Ok(before) = &class.status else { return };
+        let status = unreadable_status(before, &message, class.meta.generation, Timestamp::now());
+        if status != *before && self.write_class_status(class, &status).await.is_none() {
+            self.run_at(Some(name.clone()), Instant::now() + CLASS_HOLD);
+        }
+        self.tell_waiting(name, &message);
+        self.run_when_released(&Some(name.clone()));
+    }
+
+    /// What a failed write holds up is looked at again when its time has come.
+    pub(super) fn run_when_released(&mut self, key: &Option<Arc<str>>) {
+        let next = self.groups.get(key).and_then(|group| group.entries().filter_map(Entry::held_until).min());
+        if let Some(next) = next {
+            self.run_at(key.clone(), next);
+        }
     }
 
     /// The class under our finalizer: before that, nothing is made for it.
@@ -95,6 +118,9 @@ impl ClassLoop {
         class: &ClassObject,
         spec: &SharedLBClassSpec,
     ) -> Option<(Option<Reason>, String)> {
+        if let Some(message) = unreadable_spec(class) {
+            return Some((Some(Reason::Unsupported), message));
+        }
         if class.meta.deleting {
             return Some((Some(Reason::NoClass), format!("class {name} is being deleted: choose another class")));
         }
@@ -147,7 +173,7 @@ impl ClassLoop {
             Ok(written) => {
                 let before = class.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
                 for (warning, reason, message) in render::transitions(&before, &status.conditions) {
-                    info!(class = %class.meta.key.name, reason, message, "class");
+                    info!(class = %class.meta.key.name, reason, note = message, "class");
                     self.settings.events.tell::<SharedLBClass>(&class.meta, warning, reason, message);
                 }
                 if let Some(runner) = self.runners.get_mut(&class.meta.key.name) {
@@ -169,27 +195,41 @@ impl ClassLoop {
     async fn give(&mut self, name: &Arc<str>, decision: &Decision) {
         let (key, now) = (Some(name.clone()), Timestamp::now());
         let Some(group) = self.groups.get(&key) else { return };
-        let mut statuses: Vec<(Arc<ClaimObject>, SharedLBStatus)> = Vec::new();
+        let mut statuses: Vec<(Arc<ClaimObject>, SharedLBStatus, Vec<ListenerKey>)> = Vec::new();
         for (entry, got) in group.entries().zip(&decision.assignments) {
-            let Some(got) = got.as_ref().filter(|got| changes_slots(&entry.claim, got) && entry.is_free()) else {
+            let Some(got) = got.as_ref().filter(|got| changes_slots(&entry.claim, got) && entry.writes.are_free())
+            else {
                 continue;
             };
             let verdict = self.verdict(name, entry, got);
-            statuses.push((entry.claim.clone(), render::status(&entry.claim, Some(name), &verdict, now)));
+            let status = render::status(&entry.claim, Some(name), &verdict, now);
+            statuses.push((entry.claim.clone(), status, got.lost.clone()));
         }
         let writer = self.writer.clone();
         let mut writes: FuturesUnordered<_> = statuses
             .into_iter()
-            .map(|(claim, status)| {
+            .map(|(claim, status, lost)| {
                 let writer = &writer;
                 async move {
                     let result = writer.claim_status(&claim.meta, &status).await;
-                    (claim, status, result)
+                    (claim, status, lost, result)
                 }
             })
             .collect();
-        while let Some((claim, status, result)) = writes.next().await {
+        while let Some((claim, status, lost, result)) = writes.next().await {
+            if result.is_ok() {
+                self.tell_lost(&claim, &lost);
+            }
             self.claim_written(&claim, Some(&status), result);
+        }
+    }
+
+    /// Tells a claim that slots which its status named are an elder claim's.
+    fn tell_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
+        for slot in lost {
+            let note = format!("port {slot}, which the status named, is held by an older SharedLB: it stays there");
+            warn!(claim = %claim.meta.key, load_balancer = claim.status.load_balancer_index, port = %slot, "slot held by another claim");
+            self.settings.events.tell::<SharedLB>(&claim.meta, true, Reason::PortTaken.as_str().to_owned(), note);
         }
     }
 
@@ -200,27 +240,24 @@ impl ClassLoop {
         status: Option<&SharedLBStatus>,
         result: Result<ClaimObject, WriteError>,
     ) {
+        if let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) {
+            match &result {
+                Ok(_) => entry.writes.succeeded(),
+                Err(error) => entry.writes.failed(matches!(error, WriteError::Conflict | WriteError::Gone)),
+            }
+        }
         match result {
             Ok(written) => {
                 self.tell_transitions(claim, status);
-                if let Some(entry) = self.entry(claim) {
-                    entry.release();
-                }
                 if let Some(change) = self.claims.written(written) {
                     self.claim_changed(change.old.as_deref(), change.new);
                 }
             }
-            Err(WriteError::Gone) => {}
-            Err(error) => {
-                if !matches!(error, WriteError::Conflict) {
-                    warn!(claim = %claim.meta.key, %error, "claim not written");
-                }
-                let class = self.class_of(claim);
-                if let Some(until) = self.entry(claim).map(Entry::hold) {
-                    self.run_at(class, until);
-                }
-            }
+            Err(WriteError::Gone | WriteError::Conflict) => {}
+            Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
+        let class = self.class_of(claim);
+        self.dirty.insert(class);
     }
 
     fn tell_transitions(&self, claim: &ClaimObject, status: Option<&SharedLBStatus>) {
@@ -273,4 +310,12 @@ impl ClassLoop {
             }
         }
     }
+}
+
+fn unreadable_spec(class: &ClassObject) -> Option<String> {
+    let error = class.spec.as_ref().err()?;
+    Some(format!(
+        "the spec of class {} can't be read ({error}): correct it; until then nothing of it is changed",
+        class.meta.key.name
+    ))
 }

@@ -1,6 +1,6 @@
 //! What runs for one class: its provider, and an LB loop for each load balancer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ClassLoop, Input};
+use crate::assign::ClaimId;
 use crate::class::{ClassObject, same_provider};
 use crate::desired::{Plan, Planned};
 use crate::lb_loop::{LbLoop, Signal};
@@ -20,7 +21,8 @@ use crate::outcome::Outcome;
 /// What runs for one class.
 pub(super) struct Runner {
     uid: Arc<str>,
-    spec: SharedLBClassSpec,
+    /// The last one that could be read
+    pub(super) spec: SharedLBClassSpec,
     pub(super) provider: Arc<dyn Provider>,
     pub(super) load_balancers: BTreeMap<u32, Handle>,
     pub(super) outcomes: BTreeMap<u32, Outcome>,
@@ -97,6 +99,7 @@ impl ClassLoop {
         name: &Arc<str>,
         class: &ClassObject,
         plans: BTreeMap<u32, Option<Vec<Planned>>>,
+        untouched: &BTreeSet<ClaimId>,
     ) {
         let Some(mut runner) = self.runners.remove(name) else { return };
         let gone: Vec<u32> = runner.load_balancers.keys().filter(|index| !plans.contains_key(index)).copied().collect();
@@ -110,12 +113,14 @@ impl ClassLoop {
         for (index, slots) in plans {
             match runner.load_balancers.get(&index) {
                 Some(handle) => {
-                    if !handle.plans.borrow().is(&runner.provider, slots.as_deref()) {
-                        handle.plans.send_replace(Arc::new(Plan::new(runner.provider.clone(), index, slots)));
+                    if !handle.plans.borrow().is(&runner.provider, slots.as_deref(), untouched) {
+                        handle.plans.send_replace(Arc::new(
+                            Plan::new(runner.provider.clone(), index, slots).leaving(untouched),
+                        ));
                     }
                 }
                 None => {
-                    let plan = Arc::new(Plan::new(runner.provider.clone(), index, slots));
+                    let plan = Arc::new(Plan::new(runner.provider.clone(), index, slots).leaving(untouched));
                     let handle = self.start_lb_loop(name, class, index, plan, &runner);
                     runner.load_balancers.insert(index, handle);
                 }

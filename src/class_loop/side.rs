@@ -39,7 +39,7 @@ impl ClassLoop {
             entry.rendered = Some(verdict);
             return;
         }
-        entry.writing = true;
+        entry.writes.begin();
         let (writer, sender, claim) = (self.writer.clone(), self.sender.clone(), claim.clone());
         tokio::spawn(async move {
             let result = writer.claim_status(&claim.meta, &status).await.map(Box::new);
@@ -56,11 +56,11 @@ impl ClassLoop {
         for entry in
             group.entries_mut().filter(|entry| !entry.claim.meta.deleting && entry.claim.request.held.is_some())
         {
-            if !entry.claim.has_finalizer() && entry.is_free() {
-                entry.writing = true;
+            if !entry.claim.has_finalizer() && entry.writes.are_free() {
+                entry.writes.begin();
                 unprotected.push(entry.claim.clone());
             }
-            if !entry.writing_service && entry.held_until().is_none() {
+            if entry.service_writes.are_free() {
                 holding.push(entry.claim.clone());
             }
         }
@@ -73,8 +73,8 @@ impl ClassLoop {
         let Some(group) = self.groups.get_mut(key) else { return };
         let mut going = Vec::new();
         for entry in group.entries_mut() {
-            if entry.claim.meta.deleting && entry.claim.has_finalizer() && entry.is_free() {
-                entry.writing = true;
+            if entry.claim.meta.deleting && entry.claim.has_finalizer() && entry.writes.are_free() {
+                entry.writes.begin();
                 going.push(entry.claim.clone());
             }
         }
@@ -114,7 +114,7 @@ impl ClassLoop {
             return;
         }
         if let Some(entry) = self.entry(&claim) {
-            entry.writing_service = true;
+            entry.service_writes.begin();
         }
         tokio::spawn(async move {
             let result = match (&found, &desired) {
@@ -139,38 +139,30 @@ impl ClassLoop {
     pub(super) fn side_written(&mut self, written: Written) {
         match written {
             Written::Claim(claim, status, result) => {
-                if let Some(entry) = self.entry(&claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) {
-                    entry.writing = false;
-                }
                 self.claim_written(&claim, status.as_deref(), result.map(|written| *written));
-                let class = self.class_of(&claim);
-                self.dirty.insert(class);
             }
-            Written::Service(claim, result) => {
-                let class = self.class_of(&claim);
-                let Some(entry) = self.entry(&claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) else {
-                    return;
-                };
-                entry.writing_service = false;
-                match result {
-                    Ok(written) => {
-                        if let Some(service) = written {
-                            self.settings.backends.written_service(*service);
-                        }
-                        self.set_service_trouble(&claim, None);
-                    }
-                    // It is there, or gone, or changed: the watch will tell.
-                    Err(WriteError::Conflict | WriteError::Gone) => {}
-                    Err(error) => {
-                        warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
-                        let until = entry.hold();
-                        self.set_service_trouble(
-                            &claim,
-                            Some(format!("its own Service could not be written: {error}")),
-                        );
-                        self.run_at(class, until);
-                    }
+            Written::Service(claim, result) => self.service_written(&claim, result),
+        }
+    }
+
+    fn service_written(&mut self, claim: &ClaimObject, result: Result<Option<Box<ServiceObject>>, WriteError>) {
+        let class = self.class_of(claim);
+        self.dirty.insert(class);
+        let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) else { return };
+        match result {
+            Ok(written) => {
+                entry.service_writes.succeeded();
+                if let Some(service) = written {
+                    self.settings.backends.written_service(*service);
                 }
+                self.set_service_trouble(claim, None);
+            }
+            // It is there, or gone, or changed: the watch is about to tell.
+            Err(WriteError::Conflict | WriteError::Gone) => entry.service_writes.failed(true),
+            Err(error) => {
+                warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
+                entry.service_writes.failed(false);
+                self.set_service_trouble(claim, Some(format!("its own Service could not be written: {error}")));
             }
         }
     }

@@ -74,7 +74,8 @@ impl ClassLoop {
         let Some(group) = self.groups.get(&key) else { return };
         let mut news: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
         for (entry, got) in group.entries().zip(&decision.assignments) {
-            let Some(got) = got.as_ref().filter(|got| !changes_slots(&entry.claim, got) && entry.is_free()) else {
+            let Some(got) = got.as_ref().filter(|got| !changes_slots(&entry.claim, got) && entry.writes.are_free())
+            else {
                 continue;
             };
             let verdict = self.verdict(name, entry, got);
@@ -84,6 +85,21 @@ impl ClassLoop {
         }
         for (claim, verdict) in news {
             self.tell_claim(&claim, Some(name), verdict, now);
+        }
+    }
+
+    /// Tells the claims of a class that can't be read, as far as they hold nothing.
+    pub(super) fn tell_waiting(&mut self, name: &Arc<str>, message: &str) {
+        let Some(group) = self.groups.get(&Some(name.clone())) else { return };
+        let waits = |entry: &&Entry| {
+            let claim = &entry.claim;
+            !claim.meta.deleting && !claim.illegible && claim.request.held.is_none() && entry.writes.are_free()
+        };
+        let claims: Vec<Arc<ClaimObject>> = group.entries().filter(waits).map(|entry| entry.claim.clone()).collect();
+        for claim in claims {
+            let refused = Some((Some(Reason::Unsupported), message.to_owned()));
+            let verdict = Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Vec::new()) };
+            self.tell_claim(&claim, None, verdict, Timestamp::now());
         }
     }
 
@@ -102,7 +118,7 @@ impl ClassLoop {
         let Some(group) = self.groups.get(key) else { return };
         let claims: Vec<Arc<ClaimObject>> = group
             .entries()
-            .filter(|entry| !entry.claim.meta.deleting && entry.is_free())
+            .filter(|entry| !entry.claim.meta.deleting && !entry.claim.illegible && entry.writes.are_free())
             .map(|entry| entry.claim.clone())
             .collect();
         for claim in claims {
@@ -113,6 +129,7 @@ impl ClassLoop {
             self.tell_claim(&claim, class.as_deref(), verdict, Timestamp::now());
         }
         self.remove_finalizers(key);
+        self.run_when_released(key);
     }
 }
 

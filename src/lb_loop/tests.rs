@@ -192,6 +192,18 @@ async fn what_somebody_closed_by_hand_is_opened_again_when_it_is_looked_at() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_listeners_of_a_claim_that_is_to_be_left_alone_stay_as_they_are() {
+    let running = Running::start().await;
+    let (a, b) = (claim("a").holds(0, 20001), claim("b").holds(0, 20002));
+    running.plan(&[a.clone(), b]).await;
+    let untouched = BTreeSet::from([a.build().meta.key.clone()]);
+    let plan = Plan::new(running.provider.clone(), 0, Some(Vec::new())).leaving(&untouched);
+    running.plans.send_replace(Arc::new(plan));
+    running.settle().await;
+    assert_eq!(running.open().await.keys().collect::<Vec<_>>(), [&20001]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_balancer_that_shall_go_is_deleted_and_told_as_gone() {
     let running = Running::start().await;
     running.plan(&[claim("a").holds(0, 20001)]).await;

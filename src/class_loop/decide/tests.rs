@@ -194,6 +194,20 @@ fn a_listener_of_a_claim_that_went_without_our_finalizer_is_recorded_as_released
 }
 
 #[test]
+fn what_a_claim_holds_whose_status_cannot_be_read_is_neither_released_nor_closed() {
+    let illegible = claim("a").protected().status(json!({"ports": "nonsense"}));
+    let mut world = World::new(vec![illegible.clone(), claim("b").holds(0, 20002)]);
+    world.seen(&[], &[(20001, "a"), (20002, "b")]);
+    let decision = world.decide();
+    assert_eq!(decision.releases, 0);
+    assert_eq!(decision.assignments[0], None, "nothing is written to it");
+    assert_eq!(decision.untouched, BTreeSet::from([illegible.build().meta.key.clone()]));
+
+    world.claims[0] = illegible.deleting();
+    assert_eq!(world.decide().releases, 1, "deleted, it is like one that went without our finalizer");
+}
+
+#[test]
 fn no_tenant_can_make_the_record_grow_without_bound() {
     let mut world = World::new(Vec::new());
     let entry = |n: u16| ReleasedPort {
