@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sharedlb_crds::Reason;
 use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -28,6 +27,9 @@ use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Conflicts in a row of which nobody is told.
+const CONFLICTS_UNTOLD: u32 = 20;
 
 /// Wakes an LB loop.
 #[derive(Debug, Default)]
@@ -80,13 +82,31 @@ pub struct LbLoop {
 struct Kept {
     /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
     observed: Option<Option<Observed>>,
-    /// The load balancer as a whole: why it is not as planned, and how often in a row
-    trouble: Option<(Trouble, u32)>,
+    /// The load balancer as a whole: why it is not as planned
+    trouble: Option<Failing>,
     /// Listeners that failed
     failed: BTreeMap<ListenerKey, Failed>,
     /// The Services that the last plan depends on
     services: BTreeSet<ClaimId>,
     told: Option<Outcome>,
+}
+
+/// What failed, and how often in a row.
+struct Failing {
+    error: Error,
+    times: u32,
+}
+
+impl Failing {
+    /// A first failure that will pass, or a few conflicts with another writer, are
+    /// tried again before anybody is told of them.
+    fn is_news(&self) -> bool {
+        match self.error {
+            Error::Transient(_) => self.times > 1,
+            Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
+            _ => true,
+        }
+    }
 }
 
 /// A listener that failed: left alone until it is time, so that it costs the
@@ -133,12 +153,12 @@ impl LbLoop {
         };
         match result {
             Ok(()) => {
-                if kept.trouble.take().is_some() {
+                if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
                     info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
                 }
                 kept.failed.values().map(|failed| failed.again).min()
             }
-            Err(error) => Some(self.note_trouble(&error, kept)),
+            Err(error) => Some(self.note_trouble(error, kept)),
         }
     }
 
@@ -237,18 +257,18 @@ impl LbLoop {
         }
     }
 
-    fn note_trouble(&self, error: &Error, kept: &mut Kept) -> Instant {
-        let times = kept.trouble.as_ref().map_or(0, |(_, times)| *times) + 1;
-        let trouble = Trouble::from(error);
-        if trouble.reason == Reason::Pending {
-            info!(class = %self.class, load_balancer = %self.name, message = %error, "load balancer is not ready yet");
-        } else if trouble.reason == Reason::Unreachable && times == 1 {
-            info!(class = %self.class, load_balancer = %self.name, %error, "to be tried again");
-        } else {
-            warn!(class = %self.class, load_balancer = %self.name, %error, times, "load balancer failed");
+    fn note_trouble(&self, error: Error, kept: &mut Kept) -> Instant {
+        let times = kept.trouble.as_ref().map_or(0, |failing| failing.times) + 1;
+        let again = Instant::now() + backoff(times, &error);
+        let failing = Failing { error, times };
+        let (name, error) = (&self.name, &failing.error);
+        match error {
+            _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, %error, "to be tried again"),
+            Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, %error, "not ready yet"),
+            _ => warn!(class = %self.class, load_balancer = %name, %error, times, "load balancer failed"),
         }
-        kept.trouble = Some((trouble, times));
-        Instant::now() + backoff(times, error)
+        kept.trouble = Some(failing);
+        again
     }
 
     /// Tells the class loop, if there is anything that it does not know.
@@ -287,11 +307,8 @@ impl Kept {
             (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
             (None, None) => (None, Vec::new(), Default::default(), BTreeSet::new(), None),
         };
-        // A first failure that will pass, such as a conflict with another writer, is
-        // tried again before anybody is told of it.
-        let passing = |trouble: &Trouble, times: u32| trouble.reason == Reason::Unreachable && times == 1;
-        let trouble = self.trouble.as_ref().filter(|(trouble, times)| !passing(trouble, *times));
-        let trouble = trouble.map(|(trouble, _)| trouble.clone());
+        let trouble = self.trouble.as_ref().filter(|failing| failing.is_news());
+        let trouble = trouble.map(|failing| Trouble::from(&failing.error));
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
         let listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
         Outcome { plan, exists, addresses, capacity, foreign, listeners, trouble }
@@ -323,6 +340,7 @@ fn backoff(times: u32, error: &Error) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
     match error {
         Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
+        Error::Conflict(_) => BACKOFF_MIN,
         _ => doubled,
     }
 }

@@ -177,6 +177,7 @@ impl Counted {
             Err(Error::Refused(_)) => "refused",
             Err(Error::PortInUse(_)) => "port_in_use",
             Err(Error::Throttled { .. }) => "throttled",
+            Err(Error::Conflict(_)) => "conflict",
             Err(Error::Transient(_)) => "transient",
         };
         let labels = CallLabels { provider: self.kind, operation, result: label };

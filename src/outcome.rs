@@ -74,7 +74,7 @@ impl Outcome {
 impl From<&Error> for Trouble {
     fn from(error: &Error) -> Self {
         let reason = match error {
-            Error::NotReady(_) => Reason::Pending,
+            Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
             Error::Refused(_) => Reason::ProviderRefused,
             Error::PortInUse(_) => Reason::PortInUse,
             Error::Throttled { .. } => Reason::Throttled,

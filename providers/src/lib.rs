@@ -100,6 +100,9 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// Somebody else changed it at the same time: observe, and try again at once.
+    #[error("{0}")]
+    Conflict(String),
     /// Unreachable or failing: try again with backoff.
     #[error("{0}")]
     Transient(String),

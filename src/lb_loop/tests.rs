@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use serde_json::json;
+use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
 

@@ -80,6 +80,7 @@ impl What<'_> {
                     .unwrap_or(RETRY_AFTER),
                 message: message.clone(),
             },
+            409 => Error::Conflict(format!("{self} met another writer: {message}")),
             code => Error::Transient(format!("{self} failed with {code}: {message}")),
         }
     }
@@ -121,7 +122,8 @@ mod tests {
         );
         assert!(matches!(answered(422, ""), Error::Refused(m) if m.contains("its words")));
         assert!(matches!(answered(429, ""), Error::Throttled { retry_after: RETRY_AFTER, .. }));
-        for code in [404, 409, 500, 503] {
+        assert!(matches!(answered(409, "services"), Error::Conflict(_)));
+        for code in [404, 500, 503] {
             assert!(matches!(answered(code, "services"), Error::Transient(_)), "{code}");
         }
     }
