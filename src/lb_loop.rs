@@ -28,6 +28,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// The longest rest after a run.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Conflicts in a row of which nobody is told.
 const CONFLICTS_UNTOLD: u32 = 20;
 
@@ -129,6 +131,9 @@ impl LbLoop {
             let again = self.run_once(&plan, &mut kept).await;
             self.metrics.load_balancer_run(&self.class, started.elapsed());
             self.report(plan, &mut kept);
+            // It rests for as long as the run took: where changes are slow, more of
+            // them then go into one, and their receiver has time for others.
+            tokio::time::sleep(started.elapsed().min(REST_MAX)).await;
             tokio::select! {
                 changed = self.plans.changed() => if changed.is_err() { break },
                 () = self.signal.woken() => {}

@@ -13,6 +13,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sharedlb_providers::{Applied, Attributes, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider};
 
+/// What may have become of a claim, in the words of `sharedlb_claims`.
+pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
+
 /// Labels of [`Metrics::claims`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClaimLabels {
@@ -115,12 +118,22 @@ impl Metrics {
         Ok(out)
     }
 
-    /// How many claims of a class have each verdict.
-    pub fn claims(&self, class: &str, counts: &[(&'static str, usize)]) {
-        for (verdict, count) in counts {
+    /// How many claims of a class have each of [`VERDICTS`].
+    pub fn claims(&self, class: &str, counts: [usize; VERDICTS.len()]) {
+        for (verdict, count) in VERDICTS.into_iter().zip(counts) {
             let labels = ClaimLabels { class: class.to_owned(), verdict };
-            self.claims.get_or_create(&labels).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            self.claims.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Forgets a class that is gone.
+    pub fn forget_class(&self, class: &str) {
+        for verdict in VERDICTS {
+            self.claims.remove(&ClaimLabels { class: class.to_owned(), verdict });
+        }
+        let label = ClassLabel { class: class.to_owned() };
+        self.class_runs.remove(&label);
+        self.load_balancer_runs.remove(&label);
     }
 
     /// What is on one load balancer.

@@ -257,6 +257,7 @@ impl ClassLoop {
             // somebody took our finalizer off.
             self.runners.remove(&name);
             self.due.remove(&Some(name.clone()));
+            self.settings.metrics.forget_class(&name);
         }
         self.dirty.insert(Some(name));
         let default = default_class(self.classes.objects().values()).map(|class| class.meta.key.name.clone());

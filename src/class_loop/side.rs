@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sharedlb_crds::SharedLBStatus;
+use sharedlb_crds::{ConditionType, SharedLBStatus};
 use tracing::{info, warn};
 
 use super::decide::Decision;
@@ -12,9 +12,9 @@ use super::writes::WriteError;
 use super::{ClassLoop, Input};
 use crate::claim::ClaimObject;
 use crate::cluster::backends::ServiceObject;
+use crate::metrics::VERDICTS;
 use crate::own_service;
 use crate::render::{self, Verdict, find};
-use sharedlb_crds::ConditionType;
 
 /// A write that was begun earlier has ended.
 pub(super) enum Written {
@@ -169,11 +169,12 @@ impl ClassLoop {
 
     /// Counts claims by verdict, and slots by load balancer.
     pub(super) fn count(&self, name: &Arc<str>, decision: &Decision) {
-        let mut counts = [("ready", 0), ("programmed", 0), ("allocated", 0), ("refused", 0), ("waiting", 0)];
+        let mut counts = [0; VERDICTS.len()];
         for entry in self.groups.get(&Some(name.clone())).into_iter().flat_map(|group| group.entries()) {
             let is = |kind: ConditionType, status: &str| {
                 find(&entry.claim.status.conditions, kind).is_some_and(|condition| condition.status == status)
             };
+            // In the order of VERDICTS.
             let verdict = if is(ConditionType::Ready, "True") {
                 0
             } else if is(ConditionType::Allocated, "False") {
@@ -185,9 +186,9 @@ impl ClassLoop {
             } else {
                 4
             };
-            counts[verdict].1 += 1;
+            counts[verdict] += 1;
         }
-        self.settings.metrics.claims(name, &counts);
+        self.settings.metrics.claims(name, counts);
         for lb in &decision.status.load_balancers {
             let limit = lb.capacity.as_ref().map_or(0, |capacity| capacity.listeners);
             let released = u32::try_from(lb.released.len()).unwrap_or(u32::MAX);

@@ -9,7 +9,7 @@ use super::ClassLoop;
 use super::decide::Decision;
 use super::group::Entry;
 use crate::assign::{Assignment, Held};
-use crate::claim::ClaimObject;
+use crate::claim::{ClaimObject, parse_address};
 use crate::desired::{source, target};
 use crate::outcome::Outcome;
 use crate::render::{self, Programmed, Verdict};
@@ -41,6 +41,9 @@ impl ClassLoop {
                 format!("Service {service} is of type ExternalName, which has no pods: name another Service"),
             ));
         }
+        if let Some(message) = self.elsewhere(name, &entry.claim, got) {
+            return Some((Some(Reason::AddressUnknown), message));
+        }
         let (port, refusal) = got.refused.first()?;
         let frozen = self.runners.get(name).and_then(|runner| runner.frozen.clone());
         if let (Some(Reason::NotPermitted), Some(frozen)) = (refusal.reason(), frozen) {
@@ -53,6 +56,21 @@ impl ClassLoop {
         };
         let port = if port.is_empty() { String::new() } else { format!("port {port}: ") };
         Some((refusal.reason(), format!("{port}{}{others}", refusal.message(name))))
+    }
+
+    /// Whether a claim insists on another address than that of its load balancer,
+    /// since one of the two was changed.
+    fn elsewhere(&self, name: &str, claim: &ClaimObject, got: &Assignment) -> Option<String> {
+        let (asked, held) = (claim.request.address.as_ref()?, got.granted.as_ref()?);
+        let heard = self.runners.get(name)?.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
+        let addresses = match heard {
+            Some(outcome) => outcome.addresses.clone(),
+            None => claim.status.address.as_deref().map(parse_address).into_iter().collect(),
+        };
+        let here = addresses.first().filter(|_| !addresses.contains(asked))?;
+        Some(format!(
+            "its ports are on {here}, and are never moved: set address to that, or delete the claim and create it again for {asked}"
+        ))
     }
 
     pub(super) fn programmed(&self, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
