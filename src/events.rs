@@ -1,7 +1,10 @@
 //! Events on the objects that users wrote.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -11,21 +14,30 @@ use crate::claim::Meta;
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
 const WAITING_MAX: usize = 20_000;
+/// Who tells them.
+const REPORTER: &str = "sharedlb.dev/controller";
+/// The longest note, in bytes (events.k8s.io/v1).
+const NOTE_MAX: usize = 1024;
 
 /// Takes events, and writes them in the background, so that telling never holds
 /// up deciding.
+///
+/// An event is told when a verdict changes, so that equal ones hardly follow
+/// each other. kube's `Recorder` joins those, for which it keeps and searches
+/// every event of the last six minutes: too much after a burst of claims.
 #[derive(Clone)]
-pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
+pub struct Events(mpsc::Sender<Event>);
 
 impl Events {
     /// The sender, and the task that writes what it is given until the sender
     /// is gone.
     pub fn new(client: Client) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, mut receiver) = mpsc::channel::<(Event, ObjectReference)>(WAITING_MAX);
-        let recorder = Recorder::new(client, Reporter { controller: "sharedlb.dev/controller".into(), instance: None });
+        let (sender, mut receiver) = mpsc::channel::<Event>(WAITING_MAX);
         let write = async move {
-            while let Some((event, reference)) = receiver.recv().await {
-                if let Err(error) = recorder.publish(&event, &reference).await {
+            while let Some(event) = receiver.recv().await {
+                let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+                let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+                if let Err(error) = events.create(&PostParams::default(), &event).await {
                     debug!(%error, "event not written");
                 }
             }
@@ -35,24 +47,39 @@ impl Events {
 
     /// An event on this object: its reason in a word, and a note for the user.
     pub fn tell<K: Resource<DynamicType = ()>>(&self, object: &Meta, warning: bool, reason: String, note: String) {
-        let reference = ObjectReference {
-            api_version: Some(K::api_version(&()).into_owned()),
-            kind: Some(K::kind(&()).into_owned()),
-            name: Some(object.key.name.to_string()),
-            namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.to_string()),
-            uid: Some(object.uid.to_string()),
-            ..ObjectReference::default()
-        };
+        let now = Timestamp::now();
+        let namespace = if object.key.namespace.is_empty() { "default" } else { &*object.key.namespace };
         let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason,
-            // At most 1024 bytes (events.k8s.io/v1, `note`).
-            note: Some(note.chars().take(1000).collect()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
+            metadata: ObjectMeta {
+                // As client-go names them: the object and the time. (At most 253 characters.)
+                name: Some(format!("{:.230}.{:x}", object.key.name, now.as_nanosecond())),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(now)),
+            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(reason),
+            action: Some("Reconcile".to_owned()),
+            note: Some(cut(note)),
+            regarding: Some(ObjectReference {
+                api_version: Some(K::api_version(&()).into_owned()),
+                kind: Some(K::kind(&()).into_owned()),
+                name: Some(object.key.name.to_string()),
+                namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.to_string()),
+                uid: Some(object.uid.to_string()),
+                ..ObjectReference::default()
+            }),
+            reporting_controller: Some(REPORTER.to_owned()),
+            reporting_instance: Some(REPORTER.to_owned()),
+            ..Event::default()
         };
-        if self.0.try_send((event, reference)).is_err() {
+        if self.0.try_send(event).is_err() {
             warn!("event dropped: {WAITING_MAX} wait to be written");
         }
     }
+}
+
+fn cut(mut note: String) -> String {
+    note.truncate(note.floor_char_boundary(NOTE_MAX));
+    note
 }

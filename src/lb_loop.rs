@@ -303,14 +303,14 @@ impl Kept {
         let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
             (Some(Some(observed)), _) => (
                 Some(true),
-                observed.addresses.clone(),
+                observed.addresses.clone().into(),
                 observed.capacity,
                 observed.foreign.clone(),
                 Some(&observed.load_balancer),
             ),
-            (Some(None), _) => (Some(false), Vec::new(), Default::default(), BTreeSet::new(), None),
+            (Some(None), _) => (Some(false), Arc::default(), Default::default(), BTreeSet::new(), None),
             (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
-            (None, None) => (None, Vec::new(), Default::default(), BTreeSet::new(), None),
+            (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
         };
         let trouble = self.trouble.as_ref().filter(|failing| failing.is_news());
         let trouble = trouble.map(|failing| Trouble::from(&failing.error));

@@ -16,7 +16,7 @@ pub struct Outcome {
     /// Whether the load balancer exists; `None`: it could not be asked
     pub exists: Option<bool>,
     /// Where it is reached; empty until that is known
-    pub addresses: Vec<Address>,
+    pub addresses: Arc<[Address]>,
     /// What fits on it
     pub capacity: Capacity,
     /// Ports that strangers hold on it

@@ -25,7 +25,7 @@ pub struct Verdict {
     /// What the load balancer makes of its slots
     pub programmed: Programmed,
     /// Where the load balancer is reached; `None`: nothing is known yet
-    pub addresses: Option<Vec<Address>>,
+    pub addresses: Option<Arc<[Address]>>,
 }
 
 /// What the load balancer makes of a claim's slots.
@@ -92,8 +92,8 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
     let not_heard = verdict.programmed == Programmed::NotHeard && verdict.held == claim.request.held;
     let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed));
     let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
-    let addresses = match &verdict.addresses {
-        Some(addresses) => addresses.clone(),
+    let addresses: Vec<Address> = match &verdict.addresses {
+        Some(addresses) => addresses.to_vec(),
         None => before.address.as_deref().map(crate::claim::parse_address).into_iter().collect(),
     };
     let mut status = SharedLBStatus {

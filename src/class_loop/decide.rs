@@ -222,7 +222,7 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
         });
         LoadBalancerState {
             addresses: match outcome {
-                Some(outcome) => outcome.addresses.clone(),
+                Some(outcome) => outcome.addresses.to_vec(),
                 None => listed.and_then(|lb| lb.address.as_deref()).map(parse_address).into_iter().collect(),
             },
             capacity: outcome.and_then(|outcome| outcome.capacity.listeners),

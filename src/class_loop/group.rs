@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) writes: Writes,
     /// Writes to its Service: one at a time
     pub(super) service_writes: Writes,
+    /// Whether its Service is known to be as it should be
+    pub(super) service_is_fine: bool,
     /// Why its Service could not be written
     pub(super) service_trouble: Option<String>,
 }
@@ -81,6 +83,7 @@ impl Entry {
             rendered: None,
             writes: Writes::default(),
             service_writes: Writes::default(),
+            service_is_fine: false,
             service_trouble: None,
         }
     }
@@ -128,6 +131,7 @@ impl Group {
             entry.writes.try_again();
             entry.service_writes.try_again();
             entry.service_trouble = None;
+            entry.service_is_fine = false;
         }
         entry.rendered = None;
         entry.claim = claim;

@@ -303,6 +303,7 @@ impl ClassLoop {
         for claim in named {
             if let Some(entry) = self.entry(&claim) {
                 entry.rendered = None;
+                entry.service_is_fine = false;
                 let class = self.class_of(&claim);
                 self.dirty.insert(class);
             }

@@ -64,7 +64,6 @@ impl ClassLoop {
             self.run_at(key, Instant::now() + wait);
         }
         self.run_when_released(&Some(name.clone()));
-        self.count(name, &decision);
         self.settings.metrics.class_run(name, started.elapsed());
     }
 
@@ -176,9 +175,6 @@ impl ClassLoop {
                     info!(class = %class.meta.key.name, reason, note = message, "class");
                     self.settings.events.tell::<SharedLBClass>(&class.meta, warning, reason, message);
                 }
-                if let Some(runner) = self.runners.get_mut(&class.meta.key.name) {
-                    runner.status_written = Some(Instant::now());
-                }
                 Some(self.class_written(written))
             }
             Err(error) => {
@@ -270,20 +266,19 @@ impl ClassLoop {
         }
     }
 
-    /// Writes the class' status if it differs; if only in its numbers, not too often.
+    /// Counts, and writes the class' status if it differs: not too often, since the
+    /// numbers change with every claim.
     async fn write_numbers(&mut self, name: &Arc<str>, class: &Arc<ClassObject>, status: &SharedLBClassStatus) {
-        if class.status.as_ref().ok() == Some(status) || class.status.is_err() {
-            return;
+        let Some(runner) = self.runners.get_mut(name) else { return };
+        let next = runner.counted.map(|counted| counted + NUMBERS_EVERY).filter(|next| *next > Instant::now());
+        if let Some(next) = next {
+            return self.run_at(Some(name.clone()), next);
         }
-        let written = self.runners.get(name).and_then(|runner| runner.status_written);
-        let next = written.map(|written| written + NUMBERS_EVERY).filter(|next| *next > Instant::now());
-        match next {
-            Some(next) => self.run_at(Some(name.clone()), next),
-            None => {
-                if self.write_class_status(class, status).await.is_none() {
-                    self.run_at(Some(name.clone()), Instant::now() + CLASS_HOLD);
-                }
-            }
+        runner.counted = Some(Instant::now());
+        self.count(name, status);
+        let differs = class.status.as_ref().is_ok_and(|known| known != status);
+        if differs && self.write_class_status(class, status).await.is_none() {
+            self.run_at(Some(name.clone()), Instant::now() + CLASS_HOLD);
         }
     }
 

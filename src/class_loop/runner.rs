@@ -29,7 +29,8 @@ pub(super) struct Runner {
     /// Which LB loop to wake when its load balancer changes by itself
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
     _changes: AbortOnDropHandle<()>,
-    pub(super) status_written: Option<Instant>,
+    /// When its claims and slots were last counted
+    pub(super) counted: Option<Instant>,
     /// Why nothing new is given, whatever is asked for
     pub(super) frozen: Option<(Option<Reason>, String)>,
 }
@@ -87,7 +88,7 @@ impl ClassLoop {
             outcomes: BTreeMap::new(),
             signals,
             _changes: changes,
-            status_written: None,
+            counted: None,
             frozen: None,
         };
         self.runners.insert(name.clone(), runner);

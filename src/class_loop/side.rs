@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sharedlb_crds::{ConditionType, SharedLBStatus};
+use sharedlb_crds::{ConditionType, SharedLBClassStatus, SharedLBStatus};
 use tracing::{info, warn};
 
-use super::decide::Decision;
 use super::writes::WriteError;
 use super::{ClassLoop, Input};
 use crate::claim::ClaimObject;
@@ -60,7 +59,7 @@ impl ClassLoop {
                 entry.writes.begin();
                 unprotected.push(entry.claim.clone());
             }
-            if entry.service_writes.are_free() {
+            if !entry.service_is_fine && entry.service_writes.are_free() {
                 holding.push(entry.claim.clone());
             }
         }
@@ -110,12 +109,12 @@ impl ClassLoop {
             }
             (None, Some(_)) => false,
         };
+        let Some(entry) = self.entry(&claim) else { return };
+        entry.service_is_fine = as_it_should_be;
         if as_it_should_be {
             return;
         }
-        if let Some(entry) = self.entry(&claim) {
-            entry.service_writes.begin();
-        }
+        entry.service_writes.begin();
         tokio::spawn(async move {
             let result = match (&found, &desired) {
                 (Some(found), Some(desired)) => writer.correct_service(&found.meta, desired).await.map(Some),
@@ -168,7 +167,7 @@ impl ClassLoop {
     }
 
     /// Counts claims by verdict, and slots by load balancer.
-    pub(super) fn count(&self, name: &Arc<str>, decision: &Decision) {
+    pub(super) fn count(&self, name: &Arc<str>, status: &SharedLBClassStatus) {
         let mut counts = [0; VERDICTS.len()];
         for entry in self.groups.get(&Some(name.clone())).into_iter().flat_map(|group| group.entries()) {
             let is = |kind: ConditionType, status: &str| {
@@ -189,7 +188,7 @@ impl ClassLoop {
             counts[verdict] += 1;
         }
         self.settings.metrics.claims(name, counts);
-        for lb in &decision.status.load_balancers {
+        for lb in &status.load_balancers {
             let limit = lb.capacity.as_ref().map_or(0, |capacity| capacity.listeners);
             let released = u32::try_from(lb.released.len()).unwrap_or(u32::MAX);
             let counts = [("held", lb.listeners), ("free", limit.saturating_sub(lb.listeners)), ("released", released)];

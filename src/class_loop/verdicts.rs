@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sharedlb_crds::Reason;
+use sharedlb_providers::Address;
 
 use super::ClassLoop;
 use super::decide::Decision;
@@ -25,7 +26,7 @@ impl ClassLoop {
             programmed: got.granted.as_ref().map_or(Programmed::Pending, |held| self.programmed(entry, held, outcome)),
             addresses: match &got.granted {
                 Some(_) => heard.map(|outcome| outcome.addresses.clone()),
-                None => Some(Vec::new()),
+                None => Some(Arc::default()),
             },
             held: got.granted.clone(),
         }
@@ -63,8 +64,8 @@ impl ClassLoop {
     fn elsewhere(&self, name: &str, claim: &ClaimObject, got: &Assignment) -> Option<String> {
         let (asked, held) = (claim.request.address.as_ref()?, got.granted.as_ref()?);
         let heard = self.runners.get(name)?.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
-        let addresses = match heard {
-            Some(outcome) => outcome.addresses.clone(),
+        let addresses: Vec<Address> = match heard {
+            Some(outcome) => outcome.addresses.to_vec(),
             None => claim.status.address.as_deref().map(parse_address).into_iter().collect(),
         };
         let here = addresses.first().filter(|_| !addresses.contains(asked))?;
@@ -116,7 +117,8 @@ impl ClassLoop {
         let claims: Vec<Arc<ClaimObject>> = group.entries().filter(waits).map(|entry| entry.claim.clone()).collect();
         for claim in claims {
             let refused = Some((Some(Reason::Unsupported), message.to_owned()));
-            let verdict = Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Vec::new()) };
+            let verdict =
+                Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
             self.tell_claim(&claim, None, verdict, Timestamp::now());
         }
     }

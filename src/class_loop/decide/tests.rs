@@ -72,7 +72,7 @@ impl World {
         let outcome = Outcome {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
             exists: Some(true),
-            addresses: vec![parse_address("10.0.0.1")],
+            addresses: [parse_address("10.0.0.1")].into(),
             capacity: ProviderCapacity::default(),
             foreign: BTreeSet::new(),
             listeners: open.iter().map(listener).collect(),
@@ -244,7 +244,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
     let gone = Outcome {
         plan: Arc::new(Plan::new(World::provider(), 1, None)),
         exists: Some(false),
-        addresses: Vec::new(),
+        addresses: Arc::default(),
         capacity: ProviderCapacity::default(),
         foreign: BTreeSet::new(),
         listeners: BTreeMap::new(),
