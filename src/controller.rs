@@ -89,7 +89,7 @@ async fn work(
     };
     info!(cluster_id, "cluster");
     let backends = Arc::new(Backends::default());
-    let (events, write_events) = Events::new(client.clone());
+    let (events, write_events) = Events::new(client.clone(), metrics.clone());
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: make_provider(client.clone(), cluster_id.clone()),
         client: client.clone(),

@@ -1,5 +1,7 @@
 //! Events on the objects that users wrote.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -10,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::claim::Meta;
+use crate::metrics::Metrics;
 
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
@@ -31,13 +34,15 @@ pub struct Events(mpsc::Sender<Event>);
 impl Events {
     /// The sender, and the task that writes what it is given until the sender
     /// is gone.
-    pub fn new(client: Client) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut receiver) = mpsc::channel::<Event>(WAITING_MAX);
         let write = async move {
             while let Some(event) = receiver.recv().await {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
-                if let Err(error) = events.create(&PostParams::default(), &event).await {
+                let written = events.create(&PostParams::default(), &event).await;
+                metrics.api_write("Event", "create", if written.is_ok() { "ok" } else { "failed" });
+                if let Err(error) = written {
                     debug!(%error, "event not written");
                 }
             }

@@ -1,8 +1,8 @@
 //! A bare client: makes a number of writes, and nothing else.
 //!
-//! Its objects have the shape of those that the controller made, and are in a
-//! namespace of their own; where the controller uses server-side apply, so does
-//! it. While it runs there must be no controller, and it leaves nothing behind.
+//! Its objects have the shape of those that the controller made, are written by
+//! the same kinds of requests, and are in a namespace of their own. While it
+//! runs there must be no controller, and it leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -98,11 +98,13 @@ impl Bare {
 
     async fn write_one(&self, write: Write, number: usize) -> anyhow::Result<()> {
         let name = format!("{BARE}-{number}");
+        let claim = format!("{BARE}-{}", number % self.claims);
         match write {
             Write::Claim => self.claim.create(&name).await,
-            Write::ClaimStatus => self.claim.apply_status(&format!("{BARE}-{}", number % self.claims), number).await,
-            Write::ClassStatus => self.class.apply_status(BARE, number).await,
-            Write::OwnService => self.own_service.apply(&name, number).await,
+            Write::ClaimFinalizer => self.claim.annotate(&claim, number).await,
+            Write::ClaimStatus => self.claim.replace_status(&claim, number).await,
+            Write::ClassStatus => self.class.replace_status(BARE, number).await,
+            Write::OwnService => self.own_service.create(&name).await,
             Write::LoadBalancer => self.load_balancer.apply(BARE, number).await,
             Write::Slice => self.slice.apply(&name, number).await,
             Write::Event => self.event.create(&name).await,
@@ -167,22 +169,26 @@ impl Pattern {
             fields.remove("status");
         }
         object.metadata.annotations.get_or_insert_default().insert(BARE.into(), number.to_string());
-        self.api.patch(name, &parameters(), &Patch::Apply(object)).await?;
+        self.api.patch(name, &PatchParams::apply(BARE).force(), &Patch::Apply(object)).await?;
         Ok(())
     }
 
-    /// Applies the status alone, each time with another generation.
-    async fn apply_status(&self, name: &str, number: usize) -> anyhow::Result<()> {
+    /// Adds an annotation, which costs what a finalizer costs and holds up
+    /// nothing.
+    async fn annotate(&self, name: &str, number: usize) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {BARE: number.to_string()}}});
+        self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Replaces the status as a whole, each time with another generation.
+    async fn replace_status(&self, name: &str, number: usize) -> anyhow::Result<()> {
         let mut status = self.object.data.get("status").cloned().unwrap_or(json!({}));
         status["observedGeneration"] = json!(number + 1);
-        let object = DynamicObject::new(name, &self.resource).data(json!({"status": status}));
-        self.api.patch_status(name, &parameters(), &Patch::Apply(object)).await?;
+        let patch = serde_json::from_value(json!([{"op": "add", "path": "/status", "value": status}]))?;
+        self.api.patch_status(name, &PatchParams::default(), &Patch::Json::<()>(patch)).await?;
         Ok(())
     }
-}
-
-fn parameters() -> PatchParams {
-    PatchParams::apply(BARE).force()
 }
 
 /// Takes away what belongs to one object alone, and puts an Event where the

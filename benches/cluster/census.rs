@@ -1,7 +1,7 @@
 //! What was written to the API, counted from outside: every write that changes
 //! something is one event of a watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject, ListParams, WatchEvent, WatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use sharedlb_crds::{SharedLB, SharedLBClass};
 use tokio::task::JoinSet;
@@ -21,11 +22,13 @@ pub(crate) const SYSTEM: &str = "sharedlb-system";
 pub(crate) enum Write {
     /// A claim is created. The bench does that; all the rest is the controller.
     Claim,
-    /// A claim's status or finalizer is patched.
+    /// A claim gets its finalizer.
+    ClaimFinalizer,
+    /// A claim's status is patched.
     ClaimStatus,
     /// A class's status is patched.
     ClassStatus,
-    /// A claim's own Service is applied.
+    /// A claim's own Service is created.
     OwnService,
     /// The Service that is a load balancer is applied.
     LoadBalancer,
@@ -51,12 +54,23 @@ impl Census {
         let counts = Arc::default();
         let mut watches = JoinSet::new();
         let mut count = async |kind| count(client, kind, &counts, &mut watches).await;
-        count(Kind::of::<SharedLB>(|new, _| Some(if new { Write::Claim } else { Write::ClaimStatus }))).await?;
+        let mut with_finalizer = HashSet::new();
+        count(Kind::of::<SharedLB>(move |claim, new| {
+            let finalized = !claim.finalizers().is_empty() && with_finalizer.insert(claim.uid());
+            Some(match (new, finalized) {
+                (true, _) => Write::Claim,
+                (false, true) => Write::ClaimFinalizer,
+                (false, false) => Write::ClaimStatus,
+            })
+        }))
+        .await?;
         count(Kind::of::<SharedLBClass>(|_, _| Some(Write::ClassStatus))).await?;
-        count(Kind::of::<Service>(|_, system| Some(if system { Write::LoadBalancer } else { Write::OwnService })))
-            .await?;
+        count(Kind::of::<Service>(|service, _| {
+            Some(if in_system(service) { Write::LoadBalancer } else { Write::OwnService })
+        }))
+        .await?;
         // The others are Kubernetes' own work.
-        count(Kind::of::<EndpointSlice>(|_, system| system.then_some(Write::Slice))).await?;
+        count(Kind::of::<EndpointSlice>(|slice, _| in_system(slice).then_some(Write::Slice))).await?;
         count(Kind::of::<Event>(|_, _| Some(Write::Event))).await?;
         Ok(Self { counts, _watches: watches })
     }
@@ -67,23 +81,34 @@ impl Census {
     }
 }
 
-/// A kind of object, and which kind of write an event of it is: by whether the
-/// object is new, and whether it is in [`SYSTEM`].
+type Object = PartialObjectMeta<DynamicObject>;
+/// Which write an event of this object stands for; the flag says whether the
+/// object is new.
+type Judge = dyn FnMut(&Object, bool) -> Option<Write> + Send;
+
+/// A kind of object, and what its events mean.
 struct Kind {
     resource: ApiResource,
-    write: fn(bool, bool) -> Option<Write>,
+    write: Box<Judge>,
 }
 
 impl Kind {
-    fn of<K: Resource<DynamicType = ()>>(write: fn(bool, bool) -> Option<Write>) -> Self {
-        Self { resource: ApiResource::erase::<K>(&()), write }
+    fn of<K>(write: impl FnMut(&Object, bool) -> Option<Write> + Send + 'static) -> Self
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        Self { resource: ApiResource::erase::<K>(&()), write: Box::new(write) }
     }
+}
+
+fn in_system(object: &Object) -> bool {
+    object.metadata.namespace.as_deref() == Some(SYSTEM)
 }
 
 /// Counts the events of one kind in a task of its own.
 async fn count(
     client: &Client,
-    kind: Kind,
+    mut kind: Kind,
     counts: &Arc<Mutex<Counts>>,
     watches: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
@@ -101,7 +126,7 @@ async fn count(
                 Ok(WatchEvent::Error(error)) => return eprintln!("bench: the census: {error}"),
                 Err(error) => return eprintln!("bench: the census: {error}"),
             };
-            if let Some(write) = (kind.write)(new, object.namespace().as_deref() == Some(SYSTEM)) {
+            if let Some(write) = (kind.write)(&object, new) {
                 *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(write).or_default() += 1;
             }
         }
