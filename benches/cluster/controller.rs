@@ -138,7 +138,7 @@ impl Metrics {
         matching.map(|(_, value)| value).sum()
     }
 
-    /// All writes to the API since the start.
+    /// All writes to the API since the start, but for those of providers.
     pub(crate) fn writes(&self) -> f64 {
         self.sum("sharedlb_api_writes_total", &[])
     }

@@ -56,6 +56,7 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     class.fill(scale.claims).await?;
     progress("as many objects of the echo's kind");
     echo.surround(scale.claims).await?;
+    progress("until all Events are written");
     controller.until_quiet().await?;
     latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
     endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;

@@ -215,7 +215,8 @@ impl ClassLoop {
                 }
             }
             Told::Services(changes) => {
-                let services = changes.iter().filter_map(|change| change.new.as_deref().or(change.old.as_deref()));
+                // Whose it was matters as much as whose it is.
+                let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
                 services.for_each(|service| self.service_changed(service));
             }
             Told::Endpoints(services) => {

@@ -175,6 +175,9 @@ impl ClassLoop {
                     info!(class = %class.meta.key.name, reason, note = message, "class");
                     self.settings.events.tell::<SharedLBClass>(&class.meta, warning, reason, message);
                 }
+                if let Some(runner) = self.runners.get_mut(&class.meta.key.name) {
+                    runner.status_written = Some(Instant::now());
+                }
                 Some(self.class_written(written))
             }
             Err(error) => {
@@ -266,19 +269,27 @@ impl ClassLoop {
         }
     }
 
-    /// Counts, and writes the class' status if it differs: not too often, since the
-    /// numbers change with every claim.
+    /// Counts, and writes the class' status if it differs; if only in its numbers,
+    /// which change with every claim, not too often.
     async fn write_numbers(&mut self, name: &Arc<str>, class: &Arc<ClassObject>, status: &SharedLBClassStatus) {
+        let soon = |last: Option<Instant>| last.map(|last| last + NUMBERS_EVERY).filter(|next| *next > Instant::now());
         let Some(runner) = self.runners.get_mut(name) else { return };
-        let next = runner.counted.map(|counted| counted + NUMBERS_EVERY).filter(|next| *next > Instant::now());
-        if let Some(next) = next {
-            return self.run_at(Some(name.clone()), next);
+        match soon(runner.counted) {
+            Some(next) => self.run_at(Some(name.clone()), next),
+            None => {
+                runner.counted = Some(Instant::now());
+                self.count(name, status);
+            }
         }
-        runner.counted = Some(Instant::now());
-        self.count(name, status);
-        let differs = class.status.as_ref().is_ok_and(|known| known != status);
-        if differs && self.write_class_status(class, status).await.is_none() {
-            self.run_at(Some(name.clone()), Instant::now() + CLASS_HOLD);
+        let Some(known) = class.status.as_ref().ok().filter(|known| *known != status) else { return };
+        let written = self.runners.get(name).and_then(|runner| runner.status_written);
+        match soon(written).filter(|_| differs_in_numbers_only(known, status)) {
+            Some(next) => self.run_at(Some(name.clone()), next),
+            None => {
+                if self.write_class_status(class, status).await.is_none() {
+                    self.run_at(Some(name.clone()), Instant::now() + CLASS_HOLD);
+                }
+            }
         }
     }
 
@@ -313,4 +324,15 @@ fn unreadable_spec(class: &ClassObject) -> Option<String> {
         "the spec of class {} can't be read ({error}): correct it; until then nothing of it is changed",
         class.meta.key.name
     ))
+}
+
+fn differs_in_numbers_only(a: &SharedLBClassStatus, b: &SharedLBClassStatus) -> bool {
+    let without_numbers = |status: &SharedLBClassStatus| {
+        let mut status = SharedLBClassStatus { summary: None, ..status.clone() };
+        for lb in &mut status.load_balancers {
+            (lb.listeners, lb.released) = (0, Vec::new());
+        }
+        status
+    };
+    without_numbers(a) == without_numbers(b)
 }

@@ -31,6 +31,8 @@ pub(super) struct Runner {
     _changes: AbortOnDropHandle<()>,
     /// When its claims and slots were last counted
     pub(super) counted: Option<Instant>,
+    /// When its status was last written
+    pub(super) status_written: Option<Instant>,
     /// Why nothing new is given, whatever is asked for
     pub(super) frozen: Option<(Option<Reason>, String)>,
 }
@@ -89,6 +91,7 @@ impl ClassLoop {
             signals,
             _changes: changes,
             counted: None,
+            status_written: None,
             frozen: None,
         };
         self.runners.insert(name.clone(), runner);
