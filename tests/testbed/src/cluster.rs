@@ -1,6 +1,5 @@
 //! The cluster: its start, and what can be done with it as a whole.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
@@ -198,10 +197,6 @@ impl Cluster {
     pub(crate) fn kubelet(&self) -> anyhow::Result<&Kubelet> {
         let (kubelet, _) = self.kubelet.as_ref().context("the cluster has no node")?;
         Ok(kubelet)
-    }
-
-    pub(crate) fn next_pod_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
-        self.kubelet()?.next_addresses(|_| true)
     }
 }
 

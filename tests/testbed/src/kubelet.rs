@@ -25,9 +25,6 @@ use crate::pod_process;
 /// The annotation that limits a pod to one address family.
 pub(crate) const FAMILIES: &str = "testbed.sharedlb.dev/families";
 
-/// The node of pods that shall have no process. It does not exist.
-pub(crate) const BARE_NODE: &str = "bare";
-
 /// How soon the pods are listed again after something went wrong.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -79,8 +76,7 @@ impl Kubelet {
     }
 
     async fn follow_pods(&self) -> anyhow::Result<()> {
-        let config = watcher::Config::default().fields(&format!("spec.nodeName!={BARE_NODE}"));
-        let events = watcher(Api::<Pod>::all(self.client.clone()), config);
+        let events = watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default());
         pin_mut!(events);
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {
@@ -279,7 +275,7 @@ fn sockets(pod: &Pod, addresses: &[IpAddr]) -> Vec<(Protocol, SocketAddr)> {
 }
 
 /// The status that a kubelet would write.
-pub(crate) fn status(pod: &Pod, addresses: &[IpAddr], health: Health) -> Value {
+fn status(pod: &Pod, addresses: &[IpAddr], health: Health) -> Value {
     let now = Timestamp::now();
     let ready = health == Health::Ready;
     let condition = |kind: &str, holds: bool| {

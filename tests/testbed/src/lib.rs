@@ -79,7 +79,7 @@ pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use network::CLIENTS;
 pub use node::NODE;
-pub use pod::{BarePods, Families, Pod, PodPort, PodSpec, Protocol};
+pub use pod::{Families, Pod, PodPort, PodSpec, Protocol};
 pub use wait::eventually;
 
 use assets::Assets;

@@ -61,7 +61,7 @@ pub(crate) fn kube_proxy(testbed: &Testbed, kubeconfig: &Path) -> anyhow::Result
     let nodes = testbed.network.families(NODE_RANGES);
     // It changes nothing that is not this namespace's own: the conntrack
     // limits are the host's. And changes take effect at once, where the
-    // default gathers them for a second.
+    // default, which 0s stands for as well, gathers them for a second.
     let text = format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -73,7 +73,7 @@ nodePortAddresses: {nodes:?}
 healthzBindAddress: 127.0.0.1:{KUBE_PROXY_HEALTH_PORT}
 metricsBindAddress: 127.0.0.1:10249
 conntrack: {{maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
-nftables: {{minSyncPeriod: 0s, syncPeriod: 30s}}
+nftables: {{minSyncPeriod: 1ms, syncPeriod: 30s}}
 ",
         kubeconfig.display()
     );

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Context;
-use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1 as api;
 use kube::Api;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
 
 use crate::cluster::Cluster;
 use crate::control_plane::READY_LIMIT;
-use crate::kubelet::{BARE_NODE, FAMILIES, Health, Kubelet, status};
+use crate::kubelet::{FAMILIES, Health, Kubelet};
 use crate::wait::eventually;
 
 /// What a port of a pod speaks.
@@ -122,27 +121,10 @@ impl PodSpec {
                 annotations: families.map(|each| [(FAMILIES.to_owned(), each.to_owned())].into()),
                 ..metadata(&self.namespace, &self.name, &self.labels)
             },
-            spec: Some(pod_spec(&self.ports, None)),
+            spec: Some(pod_spec(&self.ports)),
             ..api::Pod::default()
         }
     }
-}
-
-/// Many pods without processes, for the load that their objects are.
-#[derive(Clone, Debug)]
-pub struct BarePods {
-    /// The namespace.
-    pub namespace: String,
-    /// Each pod's name is this and its number, counted from 0.
-    pub prefix: String,
-    /// What Services select them by.
-    pub labels: BTreeMap<String, String>,
-    /// The ports that they claim to listen on.
-    pub ports: Vec<PodPort>,
-    /// How many.
-    pub count: usize,
-    /// How many requests to make at once.
-    pub connections: usize,
 }
 
 /// A running pod. Dropping the handle does nothing to the pod.
@@ -228,32 +210,6 @@ impl Cluster {
         .await?;
         Ok(Pod { namespace: namespace.to_owned(), name: name.to_owned(), addresses, pods, kubelet })
     }
-
-    /// Makes many pods that are ready and have addresses, but no processes.
-    /// Needs [`node`](crate::Parts::node).
-    pub async fn bare_pods(&self, bare: BarePods) -> anyhow::Result<()> {
-        let pods = &Api::<api::Pod>::namespaced(self.admin(), &bare.namespace);
-        let bare = &bare;
-        stream::iter(0..bare.count)
-            .map(|number| self.bare_pod(pods, bare, number))
-            .buffer_unordered(bare.connections.max(1))
-            .try_collect()
-            .await
-    }
-
-    async fn bare_pod(&self, pods: &Api<api::Pod>, bare: &BarePods, number: usize) -> anyhow::Result<()> {
-        let name = format!("{}{number}", bare.prefix);
-        let object = api::Pod {
-            metadata: metadata(&bare.namespace, &name, &bare.labels),
-            spec: Some(pod_spec(&bare.ports, Some(BARE_NODE))),
-            ..api::Pod::default()
-        };
-        let addresses = self.next_pod_addresses()?;
-        let patch = Patch::Merge(status(&object, &addresses, Health::Ready));
-        pods.create(&PostParams::default(), &object).await?;
-        pods.patch_status(&name, &PatchParams::default(), &patch).await?;
-        Ok(())
-    }
 }
 
 fn metadata(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> ObjectMeta {
@@ -265,7 +221,7 @@ fn metadata(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> O
     }
 }
 
-fn pod_spec(ports: &[PodPort], node: Option<&str>) -> api::PodSpec {
+fn pod_spec(ports: &[PodPort]) -> api::PodSpec {
     let ports = ports.iter().map(|port| api::ContainerPort {
         name: Some(port.name.clone()),
         container_port: port.number.into(),
@@ -273,7 +229,6 @@ fn pod_spec(ports: &[PodPort], node: Option<&str>) -> api::PodSpec {
         ..api::ContainerPort::default()
     });
     api::PodSpec {
-        node_name: node.map(str::to_owned),
         containers: vec![api::Container {
             name: "main".to_owned(),
             image: Some("testbed".to_owned()),

@@ -45,7 +45,6 @@ fn main() -> anyhow::Result<()> {
         test("node_ports_of_every_node_answer", |c| Box::pin(node_ports(c))),
         test("a_deleted_namespace_goes_with_its_pods", |c| Box::pin(a_deleted_namespace(c))),
         test("a_service_account_has_its_own_rights_only", |c| Box::pin(a_service_account(c))),
-        test("bare_pods_are_ready_and_have_addresses", |c| Box::pin(bare_pods(c))),
         test("the_api_server_comes_back_with_what_it_had", |c| Box::pin(an_api_server(c))),
         test("a_killed_run_leaves_no_process", |c| Box::pin(a_killed_run(c))),
     ];
@@ -192,23 +191,6 @@ async fn a_service_account(cluster: &Cluster) -> anyhow::Result<()> {
     eventually("the role to be in force", LIMIT, async || Ok(Some(own.list(&ListParams::default()).await?))).await?;
     let other = Api::<ConfigMap>::namespaced(client, "default").list(&ListParams::default()).await;
     ensure!(matches!(&other, Err(kube::Error::Api(status)) if status.is_forbidden()), "{other:?}");
-    Ok(())
-}
-
-async fn bare_pods(cluster: &Cluster) -> anyhow::Result<()> {
-    namespace(cluster, "bare").await?;
-    let bare = sharedlb_testbed::BarePods {
-        namespace: "bare".to_owned(),
-        prefix: "bare-".to_owned(),
-        labels: [("app".to_owned(), "bare".to_owned())].into(),
-        ports: vec![PodPort::tcp("http", 80)],
-        count: 100,
-        connections: 8,
-    };
-    cluster.bare_pods(bare).await?;
-    let listed = cluster.kubectl_output(&["get", "pods", "-n", "bare", "--no-headers"]).await?;
-    let ready = listed.lines().filter(|line| line.contains("1/1") && line.contains("Running"));
-    ensure!(ready.count() == 100, "{listed}");
     Ok(())
 }
 
