@@ -20,6 +20,12 @@ pub(crate) fn percentile_ms(values: &[Duration], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().map_or(f64::NAN, ms)
 }
 
+/// The one in the middle; of an even number, the upper of the two.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Milliseconds, with their fraction.
 pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0

@@ -51,7 +51,7 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     class.fill(tenth).await?;
     controller.until_quiet().await?;
     latency::measure(stage, &mut echo, tenth, class.next(scale.samples)).await?;
-    let controller = burst::measure(stage, controller, class.next(tenth)).await?;
+    let controller = burst::measure(stage, controller, class.next(burst::BURSTS * tenth), tenth).await?;
 
     class.fill(scale.claims).await?;
     progress("as many objects of the echo's kind");
