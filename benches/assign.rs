@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sharedlb::assign::{Assignment, Claim, ClaimId, LoadBalancerState, Policy, PortRequest, assign};
+use sharedlb::assign::{Assignment, Claim, ClaimId, HeldSlot, LoadBalancerState, Policy, PortRequest, assign};
 use sharedlb::ports::PortSet;
 use sharedlb_providers::Protocol;
 
@@ -71,8 +71,8 @@ fn settled_but_one(new: &[Claim]) -> Vec<Claim> {
     let given = assign(&new.iter().collect::<Vec<_>>(), &load_balancers(), &policy());
     let mut claims: Vec<Claim> =
         new.iter().zip(given).map(|(claim, given)| Claim { held: given.granted, ..claim.clone() }).collect();
-    for slot in claims.iter_mut().filter_map(|claim| claim.held.as_mut()).flat_map(|held| &mut held.slots) {
-        slot.opened = true;
+    for held in claims.iter_mut().filter_map(|claim| claim.held.as_mut()) {
+        held.slots = held.slots.iter().map(|slot| HeldSlot { opened: true, ..slot.clone() }).collect();
     }
     if let Some(youngest) = claims.last_mut() {
         youngest.held = None;

@@ -9,7 +9,7 @@ mod refusal;
 mod tests;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use sharedlb_providers::{Address, ListenerKey, Protocol};
 
 pub use self::refusal::{Obstacle, Refusal};
 pub use self::types::{Assignment, Claim, ClaimId, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
-use crate::ports::{PortSet, Space};
+use crate::ports::Space;
 
 /// Decides for all claims of one class what each gets; the result is in the
 /// order of `claims`, and does not depend on it.
@@ -60,9 +60,11 @@ type Misfit = Vec<(Arc<str>, Refusal)>;
 /// The state of one run of [`assign`].
 struct Run<'a> {
     policy: &'a Policy,
+    /// The dynamic ports in order, to look one up by its place
+    dynamic: Arc<[NonZeroU16]>,
     known: &'a BTreeMap<u32, LoadBalancerState>,
     spaces: BTreeMap<u32, Occupied>,
-    ports_of_namespace: BTreeMap<Arc<str>, u32>,
+    ports_of_namespace: HashMap<Arc<str>, u32>,
     /// Slots dropped in this run: they rest like those released before it.
     dropped: Vec<(u32, Released)>,
     /// Listeners that may still be open for a claim that gave them back.
@@ -81,9 +83,10 @@ impl<'a> Run<'a> {
     fn new(known: &'a BTreeMap<u32, LoadBalancerState>, policy: &'a Policy) -> Self {
         let mut run = Self {
             policy,
+            dynamic: policy.dynamic.iter_from(NonZeroU16::MIN).collect(),
             known,
             spaces: BTreeMap::new(),
-            ports_of_namespace: BTreeMap::new(),
+            ports_of_namespace: HashMap::new(),
             dropped: Vec::new(),
             open: BTreeMap::new(),
         };
@@ -115,13 +118,13 @@ impl<'a> Run<'a> {
         else {
             return result;
         };
-        let mut kept = Vec::with_capacity(held.slots.len());
-        for slot in &held.slots {
+        let mut kept: Vec<&HeldSlot> = Vec::with_capacity(held.slots.len());
+        for slot in held.slots.iter() {
             if slot.key.front_ports().any(|port| self.policy.reserved.contains(&port)) {
                 continue;
             }
             let wanted = claim.ports.iter().find(|port| {
-                kept.iter().all(|kept: &HeldSlot| kept.name != slot.name)
+                kept.iter().all(|kept| kept.name != slot.name)
                     && port.name == slot.name
                     && port.protocol == slot.key.protocol
                     && port.number.is_none_or(|number| number == slot.key.port)
@@ -137,7 +140,7 @@ impl<'a> Run<'a> {
             } else if wanted.is_some() {
                 lb.space.take(slot.key);
                 lb.listeners += listeners;
-                kept.push(slot.clone());
+                kept.push(slot);
             } else {
                 self.dropped.push((held.index, Released { key: slot.key, claim: claim.id.clone(), open: true }));
                 result.dropped.push(slot.key);
@@ -145,7 +148,9 @@ impl<'a> Run<'a> {
         }
         if !kept.is_empty() {
             *self.ports_of_namespace.entry(claim.id.namespace.clone()).or_default() += count(&kept);
-            result.granted = Some(Held { index: held.index, slots: kept });
+            let all = kept.len() == held.slots.len();
+            let slots = if all { held.slots.clone() } else { kept.into_iter().cloned().collect() };
+            result.granted = Some(Held { index: held.index, slots });
         }
         result
     }
@@ -192,13 +197,15 @@ impl<'a> Run<'a> {
             }
         }
         if let Some(granted) = &mut result.granted {
+            let mut slots = granted.slots.to_vec();
             for port in missing {
                 match self.give_on(granted.index, claim, &[port]) {
-                    Ok(slots) => granted.slots.extend(slots),
+                    Ok(given) => slots.extend(given),
                     Err(misfit) => refused.extend(misfit),
                 }
             }
-            sort_as_asked(&mut granted.slots, claim);
+            sort_as_asked(&mut slots, claim);
+            granted.slots = slots.into();
         } else if refused.is_empty() {
             match self.place(claim, &missing) {
                 Ok(held) => result.granted = Some(held),
@@ -210,14 +217,18 @@ impl<'a> Run<'a> {
 
     /// The first load balancer on which everything fits.
     fn place(&mut self, claim: &Claim, ports: &[&PortRequest]) -> Result<Held, Misfit> {
-        let mut misfits = Vec::new();
-        for index in self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))? {
+        let candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
+        // In a big class most are full: they come last, only to be told of.
+        let (with_room, full): (Vec<u32>, Vec<u32>) =
+            candidates.into_iter().partition(|&index| self.has_room(index, claim));
+        let mut misfits = BTreeMap::new();
+        for index in with_room.into_iter().chain(full) {
             match self.give_on(index, claim, ports) {
-                Ok(slots) => return Ok(Held { index, slots }),
-                Err(misfit) => misfits.push(misfit),
+                Ok(slots) => return Ok(Held { index, slots: slots.into() }),
+                Err(misfit) => _ = misfits.insert(index, misfit),
             }
         }
-        Err(Refusal::of_all(ports, misfits, self.policy.max))
+        Err(Refusal::of_all(ports, misfits.into_values().collect(), self.policy.max))
     }
 
     /// The load balancers that may take up a claim that holds nothing yet: those
@@ -243,6 +254,18 @@ impl<'a> Run<'a> {
         Ok(matching.into_iter().collect())
     }
 
+    /// How many listeners fit on this load balancer.
+    fn limit(&self, index: u32) -> u32 {
+        let told = self.known.get(&index).and_then(|lb| lb.capacity);
+        self.policy.listeners.min(told.unwrap_or(u32::MAX))
+    }
+
+    /// Whether one more listener fits, or this claim has one there to take over.
+    fn has_room(&self, index: u32, claim: &Claim) -> bool {
+        self.spaces.get(&index).is_none_or(|lb| lb.listeners < self.limit(index))
+            || (!self.open.is_empty() && self.open.contains_key(&(index, claim.id.clone())))
+    }
+
     /// Gives all these ports on this load balancer, or none.
     fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
         let policy = self.policy;
@@ -251,11 +274,10 @@ impl<'a> Run<'a> {
             let quota = Refusal::QuotaExceeded { held, asked: count(ports), quota: policy.ports_per_namespace };
             return Err(for_each(ports, &quota));
         }
-        let known = self.known.get(&index);
-        if known.is_some_and(|lb| lb.unobserved) {
+        if self.known.get(&index).is_some_and(|lb| lb.unobserved) {
             return Err(for_each(ports, &Refusal::Unobserved { index }));
         }
-        let limit = policy.listeners.min(known.and_then(|lb| lb.capacity).unwrap_or(u32::MAX));
+        let (limit, dynamic) = (self.limit(index), self.dynamic.clone());
         // A listener of its own that is still open is taken over, and needs no room.
         let own_open = self.open.get(&(index, claim.id.clone())).cloned().unwrap_or_default();
         let lb = self.occupied(index);
@@ -268,7 +290,7 @@ impl<'a> Run<'a> {
         }
         let listeners = lb.listeners + asked;
         let (slots, listeners) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
-            let slots = take_all(space, index, claim, ports, policy)?;
+            let slots = take_all(space, index, claim, ports, policy, &dynamic)?;
             let taken_over = slots.iter().filter(|slot| lb.still_open.contains(&slot.key));
             let listeners = listeners - taken_over.map(|slot| policy.listeners_for(slot.key.protocol)).sum::<u32>();
             if listeners > limit {
@@ -290,6 +312,7 @@ fn take_all(
     claim: &Claim,
     ports: &[&PortRequest],
     policy: &Policy,
+    dynamic: &[NonZeroU16],
 ) -> Result<Vec<HeldSlot>, Misfit> {
     let mut slots: Vec<HeldSlot> = Vec::with_capacity(ports.len());
     let mut refused = Vec::new();
@@ -302,7 +325,7 @@ fn take_all(
                 let key = ListenerKey { port: number, protocol: port.protocol };
                 space.is_free(key).then_some(number).ok_or(Obstacle::Taken { index, key })
             }
-            None => preferred(&claim.id, &port.name, &policy.dynamic)
+            None => preferred(&claim.id, &port.name, dynamic)
                 .and_then(|preferred| space.next_free(port.protocol, preferred))
                 .ok_or(Obstacle::NoDynamicPort { index }),
         };
@@ -341,10 +364,10 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
 /// The port that this claim's port gets if it is free: always the same for the
 /// same names and ranges, so that one created again gets its port back, and a
 /// freed port is seldom given to somebody else soon.
-fn preferred(claim: &ClaimId, port: &str, dynamic: &PortSet) -> Option<NonZeroU16> {
+fn preferred(claim: &ClaimId, port: &str, dynamic: &[NonZeroU16]) -> Option<NonZeroU16> {
     let hash = fnv1a([claim.namespace.as_bytes(), claim.name.as_bytes(), port.as_bytes()]);
     let ports = u64::try_from(dynamic.len()).ok()?;
-    dynamic.nth(usize::try_from(hash.checked_rem(ports)?).ok()?)
+    dynamic.get(usize::try_from(hash.checked_rem(ports)?).ok()?).copied()
 }
 
 fn same_port(port: NonZeroU16) -> impl Iterator<Item = ListenerKey> {

@@ -15,6 +15,7 @@ use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, T
 use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol, model};
 
 use crate::assign::{Claim, ClaimId, Held, HeldSlot, PortRequest};
+use crate::desired::Target;
 
 /// What every object has, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,11 @@ pub struct ClaimObject {
     /// Whether nothing is known of what it holds, since not even the slots in
     /// its status can be parsed
     pub illegible: bool,
+    /// Whether our finalizer is on it: only then may its slots be opened, since
+    /// only then will their release be recorded.
+    pub has_finalizer: bool,
+    /// Where its traffic goes
+    pub target: Arc<Target>,
     /// What `assign` needs of it
     pub request: Claim,
 }
@@ -113,32 +119,28 @@ impl ClaimObject {
                 },
             },
         };
-        let held = held(&status);
+        let asked: Vec<PortRequest> = spec.iter().flat_map(|spec| &spec.ports).map(request).collect();
+        let held = held(&status, &asked);
         let request = Claim {
             id: meta.key.clone(),
             created: meta.created.as_second(),
             address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),
             ports: match &spec {
-                Ok(spec) => spec.ports.iter().map(request).collect(),
+                Ok(_) => asked,
                 // What it wants is unknown: it keeps what it has.
-                Err(_) => held.iter().flat_map(|held| &held.slots).map(as_request).collect(),
+                Err(_) => held.iter().flat_map(|held| held.slots.iter()).map(as_request).collect(),
             },
             held,
         };
-        Self { meta, spec, class_name, status, illegible, request }
+        let has_finalizer = meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER);
+        let target = Arc::new(Target::of(&meta, spec.as_ref().ok()));
+        Self { meta, spec, class_name, status, illegible, has_finalizer, target, request }
     }
 
     /// The class that it names: its spec's, or else the one that it was given.
     #[must_use]
     pub fn named_class(&self) -> Option<&str> {
         self.class_name.as_deref().or(self.status.class_name.as_deref())
-    }
-
-    /// Whether our finalizer is on it: only then may its slots be opened, since
-    /// only then will their release be recorded.
-    #[must_use]
-    pub fn has_finalizer(&self) -> bool {
-        self.meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER)
     }
 }
 
@@ -147,7 +149,12 @@ pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String>
     serde_path_to_error::deserialize(part).map_err(|error| error.to_string())
 }
 
-fn held(status: &SharedLBStatus) -> Option<Held> {
+/// What its status says that it holds. A name that is among those asked for too
+/// is kept once: names are compared often.
+fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
+    let name = |name: &str| -> Arc<str> {
+        asked.iter().find(|port| *port.name == *name).map_or_else(|| name.into(), |port| port.name.clone())
+    };
     let opened: BTreeSet<FrontPort> = status
         .load_balancer
         .iter()
@@ -160,15 +167,11 @@ fn held(status: &SharedLBStatus) -> Option<Held> {
         .iter()
         .map(|port| {
             let key = ListenerKey { port: port.port, protocol: protocol(port.protocol) };
-            HeldSlot {
-                name: port.name.as_str().into(),
-                key,
-                opened: key.front_ports().all(|port| opened.contains(&port)),
-            }
+            HeldSlot { name: name(&port.name), key, opened: key.front_ports().all(|port| opened.contains(&port)) }
         })
         .collect();
     let index = status.load_balancer_index?;
-    (!slots.is_empty()).then_some(Held { index, slots })
+    (!slots.is_empty()).then_some(Held { index, slots: slots.into() })
 }
 
 fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {

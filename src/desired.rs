@@ -6,10 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sharedlb_crds::{SharedLBPort, SharedLBSpec};
 use sharedlb_providers::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
 
 use crate::assign::{ClaimId, HeldSlot};
-use crate::claim::ClaimObject;
+use crate::claim::Meta;
 use crate::cluster::backends::PortRef;
 use crate::own_service;
 
@@ -22,6 +23,8 @@ pub struct Plan {
     pub index: u32,
     /// The slots; `None`: the load balancer shall go
     pub slots: Option<Vec<Planned>>,
+    /// The Services whose endpoints matter to it
+    pub services: BTreeSet<ClaimId>,
     keys: HashSet<ListenerKey>,
     /// Claims whose listeners stay as they are, since nobody can read what they hold
     untouched: BTreeSet<ClaimId>,
@@ -30,18 +33,63 @@ pub struct Plan {
 /// The slots of one claim.
 #[derive(Clone, PartialEq)]
 pub struct Planned {
-    /// The claim
-    pub claim: Arc<ClaimObject>,
+    /// Where their traffic goes
+    pub target: Arc<Target>,
     /// Those of its slots that shall be open
-    pub slots: Vec<HeldSlot>,
+    pub slots: Arc<[HeldSlot]>,
+}
+
+/// Where the traffic of a claim goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The claim
+    pub claim: ClaimId,
+    /// The Service whose endpoints are its backends: the one that it names, or the
+    /// one that we keep for its selector. `None`: its spec can't be read
+    pub service: Option<ClaimId>,
+    /// The port of that Service for each port of the claim, by name
+    ports: Vec<(Arc<str>, PortRef)>,
+}
+
+impl Target {
+    /// That of the claim with this spec.
+    #[must_use]
+    pub fn of(meta: &Meta, spec: Option<&SharedLBSpec>) -> Self {
+        let service = spec.map(|spec| match &spec.service_name {
+            Some(name) => ClaimId { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
+            None => own_service::key(meta),
+        });
+        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, PortRef)> {
+            let name: Arc<str> = port.name.as_str().into();
+            let to = match port.target()? {
+                _ if own => PortRef::OfClaim(name.clone()),
+                IntOrString::Int(number) => PortRef::Number(number),
+                IntOrString::String(name) => PortRef::Name(name.into()),
+            };
+            Some((name, to))
+        };
+        let ports = spec.into_iter().flat_map(|spec| {
+            let own = spec.service_name.is_none();
+            spec.ports.iter().filter_map(move |each| port(each, own))
+        });
+        Self { claim: meta.key.clone(), service, ports: ports.collect() }
+    }
+
+    /// The Service, and its port to which traffic for this port of the claim goes.
+    #[must_use]
+    pub fn of_port(&self, name: &str) -> Option<(&ClaimId, &PortRef)> {
+        let (_, port) = self.ports.iter().find(|(candidate, _)| **candidate == *name)?;
+        Some((self.service.as_ref()?, port))
+    }
 }
 
 impl Plan {
     /// A plan of these slots.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
-        let keys = slots.iter().flatten().flat_map(|planned| &planned.slots).map(|slot| slot.key).collect();
-        Self { provider, index, slots, keys, untouched: BTreeSet::new() }
+        let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
+        let services = slots.iter().flatten().filter_map(|planned| planned.target.service.clone()).collect();
+        Self { provider, index, slots, services, keys, untouched: BTreeSet::new() }
     }
 
     /// The same, but the listeners of these claims stay as they are.
@@ -66,20 +114,7 @@ impl Plan {
     /// Whether it asks this provider for just these slots, and leaves these claims.
     #[must_use]
     pub fn is(&self, provider: &Arc<dyn Provider>, slots: Option<&[Planned]>, untouched: &BTreeSet<ClaimId>) -> bool {
-        let same_slots = match (&self.slots, slots) {
-            (Some(a), Some(b)) => {
-                a.len() == b.len()
-                    && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(&a.claim, &b.claim) && a.slots == b.slots)
-            }
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        same_slots && Arc::ptr_eq(&self.provider, provider) && self.untouched == *untouched
-    }
-
-    /// The Services whose endpoints matter to it.
-    #[must_use]
-    pub fn services(&self) -> BTreeSet<ClaimId> {
-        self.slots.iter().flatten().filter_map(|planned| source(&planned.claim)).collect()
+        self.slots.as_deref() == slots && Arc::ptr_eq(&self.provider, provider) && self.untouched == *untouched
     }
 }
 
@@ -87,30 +122,6 @@ impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan").field("index", &self.index).finish_non_exhaustive()
     }
-}
-
-/// The Service whose endpoints are the backends of this claim: the one that it
-/// names, or the one that we keep for its selector.
-#[must_use]
-pub fn source(claim: &ClaimObject) -> Option<ClaimId> {
-    let spec = claim.spec.as_ref().ok()?;
-    Some(match &spec.service_name {
-        Some(name) => ClaimId { namespace: claim.meta.key.namespace.clone(), name: name.as_str().into() },
-        None => own_service::key(&claim.meta),
-    })
-}
-
-/// The port of that Service to which traffic for this port of the claim goes.
-#[must_use]
-pub fn target(claim: &ClaimObject, port: &str) -> Option<PortRef> {
-    let spec = claim.spec.as_ref().ok()?;
-    if spec.service_name.is_none() {
-        return Some(PortRef::OfClaim(port.into()));
-    }
-    Some(match spec.ports.iter().find(|candidate| candidate.name == port)?.target()? {
-        IntOrString::Int(number) => PortRef::Number(number),
-        IntOrString::String(name) => PortRef::Name(name.into()),
-    })
 }
 
 /// The load balancer as the plan and its backends make it. `backends` tells
@@ -124,21 +135,20 @@ pub fn desired(
     backends: impl Fn(&ClaimId, &PortRef, Protocol) -> BTreeSet<Backend>,
 ) -> LoadBalancer {
     let mut listeners = BTreeMap::new();
-    for Planned { claim, slots } in plan.slots.iter().flatten() {
-        for slot in slots {
-            let to = source(claim).zip(target(claim, &slot.name));
+    for Planned { target, slots } in plan.slots.iter().flatten() {
+        for slot in slots.iter() {
             let owner = Owner {
-                namespace: claim.meta.key.namespace.clone(),
-                claim: claim.meta.key.name.clone(),
+                namespace: target.claim.namespace.clone(),
+                claim: target.claim.name.clone(),
                 port: slot.name.clone(),
             };
-            let backends = to.map(|(service, port)| backends(&service, &port, slot.key.protocol)).unwrap_or_default();
+            let to = target.of_port(&slot.name);
+            let backends = to.map(|(service, port)| backends(service, port, slot.key.protocol)).unwrap_or_default();
             listeners.insert(slot.key, Listener { owner, backends });
         }
     }
     for (key, listener) in found.iter().filter(|_| !plan.untouched.is_empty()) {
-        let owner = ClaimId { namespace: listener.owner.namespace.clone(), name: listener.owner.claim.clone() };
-        if plan.untouched.contains(&owner) {
+        if plan.untouched.contains(&ClaimId::from(&listener.owner)) {
             listeners.entry(*key).or_insert_with(|| listener.clone());
         }
     }

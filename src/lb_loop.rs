@@ -146,9 +146,10 @@ impl LbLoop {
 
     /// Observe if need be, compare, apply. Returns when to try again what failed.
     async fn run_once(&self, plan: &Plan, kept: &mut Kept) -> Option<Instant> {
-        let services = plan.services();
-        self.backends.interest(&kept.services, &services, &self.signal);
-        kept.services = services;
+        if kept.services != plan.services {
+            self.backends.interest(&kept.services, &plan.services, &self.signal);
+            kept.services.clone_from(&plan.services);
+        }
         if self.signal.look.swap(false, Ordering::AcqRel) {
             kept.observed = None;
         }
@@ -282,7 +283,7 @@ impl LbLoop {
         let known = kept
             .told
             .as_ref()
-            .is_some_and(|told| told.says_the_same(&outcome) && Arc::ptr_eq(&told.plan, &outcome.plan));
+            .is_some_and(|told| outcome.news_since(told).is_none() && Arc::ptr_eq(&told.plan, &outcome.plan));
         if !known {
             kept.told = Some(outcome.clone());
             (self.tell)(outcome);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sharedlb_crds::Reason;
 use sharedlb_providers::{Address, Capacity, Error, FrontPort, ListenerKey, Owner};
 
+use crate::assign::ClaimId;
 use crate::desired::Plan;
 
 /// One load balancer as its LB loop last saw it.
@@ -40,6 +41,23 @@ pub struct ListenerOutcome {
     pub trouble: Option<Trouble>,
 }
 
+/// Whom an outcome tells something new.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Every claim of the load balancer
+    ForAll,
+    /// These, if any
+    For(BTreeSet<ClaimId>),
+}
+
+impl News {
+    /// Whether there is nothing new for anybody.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::For(claims) if claims.is_empty())
+    }
+}
+
 /// Why something is not as planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -50,15 +68,24 @@ pub struct Trouble {
 }
 
 impl Outcome {
-    /// Whether the two say the same, whatever plans they are about.
+    /// For whom it says something else than `before` did, whatever plans the two
+    /// are about.
     #[must_use]
-    pub fn says_the_same(&self, other: &Self) -> bool {
-        self.exists == other.exists
-            && self.addresses == other.addresses
-            && self.capacity == other.capacity
-            && self.foreign == other.foreign
-            && self.listeners == other.listeners
-            && self.trouble == other.trouble
+    pub fn news_since(&self, before: &Self) -> News {
+        let same = self.exists == before.exists
+            && self.addresses == before.addresses
+            && self.capacity == before.capacity
+            && self.foreign == before.foreign
+            && self.trouble == before.trouble;
+        if !same {
+            return News::ForAll;
+        }
+        let changed = |these: &BTreeMap<ListenerKey, ListenerOutcome>, those: &BTreeMap<_, _>| {
+            let changed = these.iter().filter(|&(key, listener)| those.get(key) != Some(listener));
+            changed.map(|(_, listener)| ClaimId::from(&listener.owner)).collect::<BTreeSet<_>>()
+        };
+        let (then, now) = (changed(&before.listeners, &self.listeners), changed(&self.listeners, &before.listeners));
+        News::For(then.into_iter().chain(now).collect())
     }
 
     /// Whether a slot that is no longer planned is surely closed.
@@ -81,5 +108,58 @@ impl From<&Error> for Trouble {
             Error::Transient(_) => Reason::Unreachable,
         };
         Self { reason, message: error.to_string().into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sharedlb_providers::Protocol;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+
+    fn listener(port: u16, claim: &str, backends: bool) -> (ListenerKey, ListenerOutcome) {
+        let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
+        let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
+        (key, ListenerOutcome { owner, open: true, backends, trouble: None })
+    }
+
+    fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {
+        Outcome {
+            plan: Arc::new(Plan::new(Arc::new(Memory::new(Cloud::default())), 0, None)),
+            exists: Some(true),
+            addresses: [Address::Hostname(address.to_owned())].into(),
+            capacity: Capacity::default(),
+            foreign: BTreeSet::new(),
+            listeners: listeners.iter().cloned().collect(),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn news_are_for_whose_listener_came_changed_went_or_was_another_claims() {
+        let before = [
+            listener(1, "same", true),
+            listener(2, "changed", true),
+            listener(3, "gone", true),
+            listener(4, "from", true),
+        ];
+        let after = [
+            listener(1, "same", true),
+            listener(2, "changed", false),
+            listener(4, "to", true),
+            listener(5, "new", true),
+        ];
+        let (before, after) = (outcome("a", &before), outcome("a", &after));
+        let claims = ["changed", "from", "gone", "new", "to"];
+        let expected = claims.map(|name| ClaimId { namespace: "team".into(), name: name.into() });
+        assert_eq!(after.news_since(&before), News::For(expected.into()));
+        assert!(after.news_since(&after).is_none());
+    }
+
+    #[test]
+    fn what_changes_for_the_load_balancer_as_a_whole_is_news_for_all() {
+        let (before, after) = (outcome("a", &[]), outcome("b", &[]));
+        assert_eq!(after.news_since(&before), News::ForAll);
     }
 }

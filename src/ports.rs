@@ -52,32 +52,6 @@ impl PortSet {
         self.0.set(port.get().into(), contained);
     }
 
-    /// How many ports are in the set.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.count_ones()
-    }
-
-    /// Whether no port is in the set.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.not_any()
-    }
-
-    /// The `n`th port of the set, counted from 0.
-    #[must_use]
-    pub fn nth(&self, mut n: usize) -> Option<NonZeroU16> {
-        // By words, since a run over many new claims asks often.
-        let (word, bits) = self.0.as_raw_slice().iter().enumerate().find(|(_, bits)| {
-            let ones = bits.count_ones() as usize;
-            let here = n < ones;
-            n -= if here { 0 } else { ones };
-            here
-        })?;
-        let bit = (0..64).filter(|bit| bits >> bit & 1 == 1).nth(n)?;
-        number(word * 64 + bit)
-    }
-
     /// The ports of the set, from `start` upwards and then from the lowest up
     /// to `start`.
     pub fn iter_from(&self, start: NonZeroU16) -> impl Iterator<Item = NonZeroU16> + '_ {
@@ -227,15 +201,12 @@ mod tests {
             set.iter_from(port(1)).map(NonZeroU16::get).collect::<Vec<_>>(),
             [1, 20000, 20001, 20002, 20003, 65535]
         );
-        assert_eq!(set.len(), 6);
     }
 
     #[test]
     fn going_round_starts_at_the_preferred_port_and_wraps() {
         let set = set(&[(10, 12), (20, 21)]);
         assert_eq!(set.iter_from(port(12)).map(NonZeroU16::get).collect::<Vec<_>>(), [12, 20, 21, 10, 11]);
-        assert_eq!(set.nth(3), Some(port(20)));
-        assert_eq!(set.nth(5), None);
     }
 
     #[test]

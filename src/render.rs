@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
 use sharedlb_providers::{Address, ListenerKey, Owner};
 
-use crate::assign::{Held, HeldSlot};
+use crate::assign::{Assignment, Held, HeldSlot};
 use crate::claim::{ClaimObject, api_protocol, api_transport};
 use crate::outcome::{Outcome, Trouble};
 
@@ -26,6 +26,16 @@ pub struct Verdict {
     pub programmed: Programmed,
     /// Where the load balancer is reached; `None`: nothing is known yet
     pub addresses: Option<Arc<[Address]>>,
+}
+
+impl Verdict {
+    /// Whether it still says what there is to say to a claim that was given this,
+    /// if nothing else has changed for it. Why something is refused may change
+    /// with every other claim.
+    #[must_use]
+    pub fn stands(&self, got: &Assignment) -> bool {
+        got.refused.is_empty() && self.refused.is_none() && self.held == got.granted
+    }
 }
 
 /// What the load balancer makes of a claim's slots.
@@ -59,7 +69,7 @@ pub fn programmed(
     };
     let mut without_backends = Vec::new();
     let mut pending = false;
-    for slot in &held.slots {
+    for slot in held.slots.iter() {
         let ours = outcome.listeners.get(&slot.key).filter(|listener| is_for(&listener.owner, claim, slot));
         match ours {
             Some(listener) => {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol};
+use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol};
 
 use super::Refusal;
 use crate::ports::PortSet;
@@ -17,6 +17,12 @@ pub struct ClaimId {
     pub namespace: Arc<str>,
     /// Its name
     pub name: Arc<str>,
+}
+
+impl From<&Owner> for ClaimId {
+    fn from(owner: &Owner) -> Self {
+        Self { namespace: owner.namespace.clone(), name: owner.claim.clone() }
+    }
 }
 
 impl fmt::Display for ClaimId {
@@ -57,7 +63,7 @@ pub struct Held {
     /// Index of the load balancer
     pub index: u32,
     /// The slots, by port name
-    pub slots: Vec<HeldSlot>,
+    pub slots: Arc<[HeldSlot]>,
 }
 
 /// A slot as a claim's status has it.

@@ -109,7 +109,7 @@ impl Records {
     }
 
     fn release_all(&mut self, claim: &ClaimObject) {
-        if let Some(held) = claim.request.held.as_ref().filter(|_| claim.has_finalizer()) {
+        if let Some(held) = claim.request.held.as_ref().filter(|_| claim.has_finalizer) {
             held.slots.iter().for_each(|slot| self.release(held.index, slot.key, &claim.meta.key));
         }
     }
@@ -141,7 +141,7 @@ impl Records {
                     let all = facts.claims.iter().filter_map(|claim| claim.request.held.as_ref());
                     all.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key))).collect()
                 });
-                let claim = ClaimId { namespace: listener.owner.namespace.clone(), name: listener.owner.claim.clone() };
+                let claim = ClaimId::from(&listener.owner);
                 if !held.contains(&(index, key)) && !untouched.contains(&claim) {
                     self.release(index, key, &claim);
                 }
@@ -159,7 +159,7 @@ impl Records {
             let id = claim.meta.key.to_string();
             let confirmed = claim.request.held.iter().filter(|held| held.index == granted.index);
             let keys: Vec<ListenerKey> = confirmed
-                .flat_map(|held| &held.slots)
+                .flat_map(|held| held.slots.iter())
                 .filter(|slot| granted.slots.iter().any(|granted| granted.key == slot.key))
                 .map(|slot| slot.key)
                 .collect();
@@ -251,7 +251,7 @@ fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>
         let Some(confirmed) = claim.request.held.as_ref().filter(|confirmed| confirmed.index == granted.index) else {
             continue;
         };
-        if claim.has_finalizer() {
+        if claim.has_finalizer {
             let slots = if confirmed.slots == granted.slots {
                 granted.slots.clone()
             } else {
@@ -262,7 +262,7 @@ fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>
                     .cloned()
                     .collect()
             };
-            planned.entry(granted.index).or_default().push(Planned { claim: (*claim).clone(), slots });
+            planned.entry(granted.index).or_default().push(Planned { target: claim.target.clone(), slots });
         }
     }
     let limits = &facts.spec.load_balancers;

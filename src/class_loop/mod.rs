@@ -36,7 +36,7 @@ use crate::cluster::cache::{Cache, Changed};
 use crate::cluster::{NamespaceObject, Told};
 use crate::events::Events;
 use crate::metrics::Metrics;
-use crate::outcome::Outcome;
+use crate::outcome::{News, Outcome};
 use crate::readiness::Readiness;
 
 /// What makes the provider of a class.
@@ -186,8 +186,9 @@ impl ClassLoop {
         match input {
             Input::Told(told) => self.watched(*told),
             Input::Outcome(class, uid, index, outcome) => {
-                if self.runners.get_mut(&class).is_some_and(|runner| runner.take_outcome(&uid, index, *outcome)) {
-                    self.dirty.insert(Some(class));
+                let runner = self.runners.get_mut(&class);
+                if let Some(news) = runner.and_then(|runner| runner.take_outcome(&uid, index, *outcome)) {
+                    self.told_by_load_balancer(class, index, &news);
                 }
             }
             Input::Written(written) => self.side_written(written),
@@ -239,14 +240,19 @@ impl ClassLoop {
         if let Some(old) = old {
             let class = self.class_of(old);
             entry = self.groups.get_mut(&class).and_then(|group| group.remove(old));
-            self.dirty.insert(class);
+            self.run_soon(class);
         }
         if let Some(new) = new {
             let class = self.class_of(&new);
             // What is under way for a claim of the same name that is gone is not for this one.
             let entry = entry.filter(|entry| entry.claim.meta.uid == new.meta.uid);
+            let asks = entry.as_ref().is_none_or(|entry| entry.claim.meta.generation != new.meta.generation);
             self.groups.entry(class.clone()).or_default().insert(entry, new);
-            self.dirty.insert(class);
+            if asks {
+                self.dirty.insert(class);
+            } else {
+                self.run_soon(class);
+            }
         }
     }
 
@@ -285,6 +291,26 @@ impl ClassLoop {
         self.dirty.extend(selecting.map(|class| Some(class.meta.key.name.clone())));
     }
 
+    /// The claims for which a load balancer has news are looked at again.
+    fn told_by_load_balancer(&mut self, class: Arc<str>, index: u32, news: &News) {
+        let key = Some(class);
+        match news {
+            News::ForAll => {
+                let entries = self.groups.get_mut(&key).into_iter().flat_map(Group::entries_mut);
+                let there =
+                    |entry: &&mut Entry| entry.claim.request.held.as_ref().is_some_and(|held| held.index == index);
+                entries.filter(there).for_each(|entry| entry.rendered = None);
+            }
+            News::For(claims) => {
+                let claims: Vec<_> = claims.iter().filter_map(|id| self.claims.get(id).cloned()).collect();
+                for claim in claims {
+                    self.entry(&claim).into_iter().for_each(|entry| entry.rendered = None);
+                }
+            }
+        }
+        self.run_soon(key);
+    }
+
     /// The claims that a Service matters to are looked at again.
     fn service_changed(&mut self, service: &ServiceObject) {
         let namespace = service.meta.key.namespace.clone();
@@ -306,7 +332,7 @@ impl ClassLoop {
                 entry.rendered = None;
                 entry.service_is_fine = false;
                 let class = self.class_of(&claim);
-                self.dirty.insert(class);
+                self.run_soon(class);
             }
         }
     }
@@ -314,6 +340,16 @@ impl ClassLoop {
     fn entry(&mut self, claim: &ClaimObject) -> Option<&mut Entry> {
         let class = self.class_of(claim);
         self.groups.get_mut(&class)?.get_mut(claim)
+    }
+
+    /// A class is to be run, and nobody waits for a port: a big one rests before,
+    /// so that most of the time it is free for somebody who does.
+    fn run_soon(&mut self, class: Option<Arc<str>>) {
+        let rested = class.as_ref().and_then(|name| self.runners.get(name)?.rests_until);
+        match rested.filter(|rested| *rested > Instant::now()) {
+            Some(rested) => self.run_at(class, rested),
+            None => _ = self.dirty.insert(class),
+        }
     }
 
     fn run_at(&mut self, class: Option<Arc<str>>, time: Instant) {

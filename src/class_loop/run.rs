@@ -25,6 +25,10 @@ use crate::render;
 const NUMBERS_EVERY: Duration = Duration::from_secs(1);
 /// How long a class is left alone after a failed write to it.
 const CLASS_HOLD: Duration = Duration::from_secs(1);
+/// How often as long as a decision took a class rests after it.
+const REST: u32 = 5;
+/// Not worth a rest.
+const REST_MIN: Duration = Duration::from_millis(5);
 
 impl ClassLoop {
     /// Decide; record what is given back; give what is given; then everything
@@ -32,6 +36,7 @@ impl ClassLoop {
     pub(super) async fn run_class(&mut self, name: &Arc<str>, class: &Arc<ClassObject>) {
         let started = Instant::now();
         let key = Some(name.clone());
+        self.due.remove(&key);
         let last_known = self.runners.get(name).map(|runner| runner.spec.clone());
         let Some(spec) = class.spec.as_ref().ok().cloned().or(last_known) else {
             return self.run_unreadable(name, class).await;
@@ -44,7 +49,12 @@ impl ClassLoop {
         let frozen = self.frozen(name, &class, spec);
         let Some(runner) = self.runners.get_mut(name) else { return };
         runner.frozen = frozen;
+        let deciding = Instant::now();
         let Some(mut decision) = self.decide(name, &class, spec) else { return };
+        let rest = Some(deciding.elapsed() * REST).filter(|rest| *rest > REST_MIN);
+        if let Some(runner) = self.runners.get_mut(name) {
+            runner.rests_until = rest.map(|rest| Instant::now() + rest);
+        }
         let mut class = class;
         if decision.releases > 0 {
             match self.write_class_status(&class, &decision.status).await {
@@ -256,7 +266,7 @@ impl ClassLoop {
             Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
         let class = self.class_of(claim);
-        self.dirty.insert(class);
+        self.run_soon(class);
     }
 
     fn tell_transitions(&self, claim: &ClaimObject, status: Option<&SharedLBStatus>) {

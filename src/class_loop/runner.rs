@@ -16,7 +16,7 @@ use crate::class::{ClassObject, same_provider};
 use crate::desired::{Plan, Planned};
 use crate::lb_loop::{LbLoop, Signal};
 use crate::metrics::Counted;
-use crate::outcome::Outcome;
+use crate::outcome::{News, Outcome};
 
 /// What runs for one class.
 pub(super) struct Runner {
@@ -31,6 +31,8 @@ pub(super) struct Runner {
     _changes: AbortOnDropHandle<()>,
     /// When its claims and slots were last counted
     pub(super) counted: Option<Instant>,
+    /// Until when it is run for those only who wait for a port
+    pub(super) rests_until: Option<Instant>,
     /// When its status was last written
     pub(super) status_written: Option<Instant>,
     /// Why nothing new is given, whatever is asked for
@@ -44,16 +46,18 @@ pub(super) struct Handle {
 }
 
 impl Runner {
-    /// Takes in an outcome. Returns whether the class is to be run for it.
-    pub(super) fn take_outcome(&mut self, uid: &str, index: u32, outcome: Outcome) -> bool {
+    /// Takes in an outcome. Returns for whom it has news; `None`: the class need
+    /// not be run for it.
+    pub(super) fn take_outcome(&mut self, uid: &str, index: u32, outcome: Outcome) -> Option<News> {
         if *self.uid != *uid || !self.load_balancers.contains_key(&index) {
-            return false;
+            return None;
         }
-        let news = self.outcomes.get(&index).is_none_or(|known| !known.says_the_same(&outcome));
+        let known = self.outcomes.get(&index);
+        let news = known.map_or(News::ForAll, |known| outcome.news_since(known));
         // A plan that was carried out may have closed what waits to be forgotten.
-        let closing = self.outcomes.get(&index).is_none_or(|known| known.plan.has_more_than(&outcome.plan));
+        let closing = known.is_some_and(|known| known.plan.has_more_than(&outcome.plan));
         self.outcomes.insert(index, outcome);
-        news || closing
+        (closing || !news.is_none()).then_some(news)
     }
 }
 
@@ -91,6 +95,7 @@ impl ClassLoop {
             signals,
             _changes: changes,
             counted: None,
+            rests_until: None,
             status_written: None,
             frozen: None,
         };

@@ -55,7 +55,7 @@ impl ClassLoop {
         for entry in
             group.entries_mut().filter(|entry| !entry.claim.meta.deleting && entry.claim.request.held.is_some())
         {
-            if !entry.claim.has_finalizer() && entry.writes.are_free() {
+            if !entry.claim.has_finalizer && entry.writes.are_free() {
                 entry.writes.begin();
                 unprotected.push(entry.claim.clone());
             }
@@ -72,7 +72,7 @@ impl ClassLoop {
         let Some(group) = self.groups.get_mut(key) else { return };
         let mut going = Vec::new();
         for entry in group.entries_mut() {
-            if entry.claim.meta.deleting && entry.claim.has_finalizer() && entry.writes.are_free() {
+            if entry.claim.meta.deleting && entry.claim.has_finalizer && entry.writes.are_free() {
                 entry.writes.begin();
                 going.push(entry.claim.clone());
             }
@@ -131,7 +131,7 @@ impl ClassLoop {
         let Some(entry) = self.entry(claim).filter(|entry| entry.service_trouble != trouble) else { return };
         entry.service_trouble = trouble;
         entry.rendered = None;
-        self.dirty.insert(class);
+        self.run_soon(class);
     }
 
     /// Takes in the result of a write that was begun earlier.
@@ -146,7 +146,7 @@ impl ClassLoop {
 
     fn service_written(&mut self, claim: &ClaimObject, result: Result<Option<Box<ServiceObject>>, WriteError>) {
         let class = self.class_of(claim);
-        self.dirty.insert(class);
+        self.run_soon(class);
         let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) else { return };
         match result {
             Ok(written) => {

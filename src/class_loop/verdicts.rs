@@ -11,7 +11,6 @@ use super::decide::Decision;
 use super::group::Entry;
 use crate::assign::{Assignment, Held};
 use crate::claim::{ClaimObject, parse_address};
-use crate::desired::{source, target};
 use crate::outcome::Outcome;
 use crate::render::{self, Programmed, Verdict};
 
@@ -80,8 +79,8 @@ impl ClassLoop {
             if let Some(trouble) = &entry.service_trouble {
                 return Some(trouble.clone());
             }
-            match source(claim).zip(target(claim, &slot.name)) {
-                Some((service, port)) => self.settings.backends.why_none(&service, &port, slot.key.protocol),
+            match claim.target.of_port(&slot.name) {
+                Some((service, port)) => self.settings.backends.why_none(service, port, slot.key.protocol),
                 None => Some("its spec can't be read".to_owned()),
             }
         })
@@ -97,6 +96,9 @@ impl ClassLoop {
             else {
                 continue;
             };
+            if entry.rendered.as_ref().is_some_and(|rendered| rendered.stands(got)) {
+                continue;
+            }
             let verdict = self.verdict(name, entry, got);
             if entry.rendered.as_ref() != Some(&verdict) {
                 news.push((entry.claim.clone(), verdict));
@@ -156,7 +158,7 @@ impl ClassLoop {
 /// The Service that the claim names, if that is of type ExternalName.
 fn external_name(class_loop: &ClassLoop, claim: &ClaimObject) -> Option<String> {
     let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
-    let service = class_loop.settings.backends.service(&source(claim)?)?;
+    let service = class_loop.settings.backends.service(claim.target.service.as_ref()?)?;
     service.external_name.then(|| named.clone())
 }
 

@@ -212,7 +212,7 @@ struct Inner {
 /// The EndpointSlices of one Service, and how many endpoints they have.
 #[derive(Debug, Default)]
 struct SlicesOf {
-    slices: BTreeSet<ClaimId>,
+    slices: BTreeMap<ClaimId, Arc<SliceObject>>,
     endpoints: usize,
 }
 
@@ -267,8 +267,8 @@ impl Backends {
             }
             if let Some(new) = new {
                 let known = inner.slices_of.entry(service.clone()).or_default();
-                known.slices.insert(new.meta.key.clone());
                 known.endpoints += new.endpoints.len();
+                known.slices.insert(new.meta.key.clone(), new);
             }
             inner.signal(&service);
             let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
@@ -359,8 +359,7 @@ impl Inner {
     }
 
     fn slices_of<'a>(&'a self, service: &ClaimId) -> impl Iterator<Item = &'a SliceObject> + Clone {
-        let slices = self.slices_of.get(service).into_iter().flat_map(|known| &known.slices);
-        slices.filter_map(|key| self.slices.get(key).map(Arc::as_ref))
+        self.slices_of.get(service).into_iter().flat_map(|known| known.slices.values().map(Arc::as_ref))
     }
 
     fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport) -> BTreeSet<Backend> {

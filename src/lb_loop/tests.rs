@@ -59,7 +59,7 @@ impl Running {
     async fn plan(&self, claims: &[ClaimFixture]) {
         let planned = claims.iter().map(|claim| {
             let claim = claim.build();
-            Planned { slots: claim.request.held.clone().unwrap().slots, claim }
+            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
         });
         self.plans.send_replace(Arc::new(Plan::new(self.provider.clone(), 0, Some(planned.collect()))));
         self.settle().await;

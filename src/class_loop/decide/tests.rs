@@ -63,7 +63,7 @@ impl World {
     fn seen(&mut self, planned: &[ClaimFixture], open: &[(u16, &str)]) {
         let planned = planned.iter().map(|claim| {
             let claim = claim.build();
-            Planned { slots: claim.request.held.clone().unwrap().slots, claim }
+            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
         });
         let listener = |&(port, name): &(u16, &str)| {
             let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
@@ -96,7 +96,7 @@ fn tcp(port: u16) -> ListenerKey {
 }
 
 fn planned(decision: &Decision, index: u32) -> Vec<u16> {
-    let slots = decision.plans[&index].as_ref().unwrap().iter().flat_map(|planned| &planned.slots);
+    let slots = decision.plans[&index].as_ref().unwrap().iter().flat_map(|planned| planned.slots.iter());
     slots.map(|slot| slot.key.port.get()).collect()
 }
 

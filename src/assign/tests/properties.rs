@@ -1,0 +1,173 @@
+//! What holds of every run, whatever it is given.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Any claims, in any state that a status may be tampered into.
+fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    let protocol = || prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::TcpUdp)];
+    let port = (prop_oneof![Just("x"), Just("y"), Just("z")], protocol(), prop::option::of(19998u16..20012));
+    let held = (0u32..4, prop_oneof![Just("x"), Just("y")], protocol(), 19998u16..20012, any::<bool>());
+    let one = (
+        0i64..3,
+        prop_oneof![Just("team-a"), Just("team-b")],
+        prop::collection::vec(port, 1..3),
+        prop::collection::vec(held, 0..3),
+    );
+    prop::collection::vec(one, 0..12).prop_map(|raw| {
+        raw.into_iter()
+            .enumerate()
+            .map(|(n, (created, namespace, ports, held))| {
+                let mut made = claim(&format!("c{n}"), created).of(namespace);
+                for (name, protocol, port) in ports {
+                    if made.ports.iter().all(|known| &*known.name != name) {
+                        made = made.asks(name, protocol, port);
+                    }
+                }
+                for (index, name, protocol, port, opened) in held {
+                    made = made.holding(index, HeldSlot { name: name.into(), key: key(port, protocol), opened });
+                }
+                made
+            })
+            .collect()
+    })
+}
+
+fn load_balancers() -> impl Strategy<Value = LoadBalancers> {
+    let foreign = prop::collection::btree_set(
+        (19998u16..20012, prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)])
+            .prop_map(|(port, transport)| FrontPort { port: number(port), transport }),
+        0..3,
+    );
+    let released = (0usize..12, 19998u16..20012, any::<bool>()).prop_map(|(n, port, open)| Released {
+        key: tcp(port),
+        claim: ClaimId { namespace: "team-a".into(), name: format!("c{n}").into() },
+        open,
+    });
+    let one = (foreign, prop::collection::vec(released, 0..3)).prop_map(|(foreign, released)| LoadBalancerState {
+        foreign,
+        released,
+        ..Default::default()
+    });
+    prop::collection::vec(one, 0..3).prop_map(|all| (0..).zip(all).collect())
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    (1u32..4, 1u32..8, 1u32..12, any::<bool>(), 1u32..3).prop_map(|(max, listeners, quota, share, two)| Policy {
+        max,
+        listeners,
+        ports_per_namespace: quota,
+        tcp_and_udp_share_a_number: share,
+        listeners_for_tcp_udp: two,
+        ..policy()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn slots_are_distinct_and_in_range(claims in claims(), lbs in load_balancers(), policy in policies()) {
+        let result = run(&claims, &lbs, &policy);
+        let mut seen: HashMap<(u32, u16, Transport), &ClaimId> = HashMap::new();
+        for (claim, got) in claims.iter().zip(&result) {
+            for (index, name, slot) in slots(got) {
+                let request = claim.ports.iter().find(|port| &*port.name == name).unwrap();
+                prop_assert_eq!(request.protocol, slot.protocol);
+                match request.number {
+                    Some(number) => prop_assert_eq!(number, slot.port),
+                    None => {
+                        let held = claim.held.iter().flat_map(|held| held.slots.iter()).any(|held| held.key == slot);
+                        prop_assert!(held || policy.dynamic.contains(slot.port));
+                    }
+                }
+                let transports: &[Transport] =
+                    if policy.tcp_and_udp_share_a_number { slot.protocol.transports() } else { &[Transport::Tcp, Transport::Udp] };
+                for &transport in transports {
+                    let other = seen.insert((index, slot.port.get(), transport), &claim.id);
+                    prop_assert!(other.is_none(), "{slot} of load balancer {index} went to {other:?} and {}", claim.id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_port_is_either_granted_or_refused(claims in claims(), lbs in load_balancers(), policy in policies()) {
+        for (claim, got) in claims.iter().zip(run(&claims, &lbs, &policy)) {
+            let granted: BTreeSet<String> = slots(&got).iter().map(|(_, name, _)| (*name).to_owned()).collect();
+            for (name, _) in &got.refused {
+                prop_assert!(!granted.contains(&**name));
+            }
+            // A claim that gets nothing at all names the ports that were in the way.
+            let complete = granted.len() + got.refused.len() == claim.ports.len();
+            prop_assert!(complete || (granted.is_empty() && !got.refused.is_empty()), "{claim:?} {got:?}");
+        }
+    }
+
+    #[test]
+    fn the_result_does_not_depend_on_the_order_of_the_input(
+        claims in claims().prop_shuffle(), lbs in load_balancers(), policy in policies(),
+    ) {
+        let mut sorted = claims.clone();
+        sorted.sort_by(|a, b| a.id.cmp(&b.id));
+        let by_id = |claims: &[Claim]| -> BTreeMap<ClaimId, Assignment> {
+            claims.iter().map(|claim| claim.id.clone()).zip(run(claims, &lbs, &policy)).collect()
+        };
+        prop_assert_eq!(by_id(&claims), by_id(&sorted));
+    }
+
+    // Where listeners that were given back still take up room, a claim that was
+    // refused may fit a moment later: so either there is room, or nothing is
+    // given back.
+    #[test]
+    fn running_it_again_on_its_own_result_changes_nothing(
+        claims in claims(), lbs in load_balancers(), policy in policies(), tight in any::<bool>(),
+    ) {
+        let (claims, lbs, policy) = if tight {
+            let new = claims.into_iter().map(|claim| Claim { held: None, ..claim }).collect();
+            let lbs = lbs.into_iter().map(|(index, lb)| (index, LoadBalancerState { released: Vec::new(), ..lb })).collect();
+            (new, lbs, policy)
+        } else {
+            (claims, lbs, Policy { listeners: 1000, ..policy })
+        };
+        let first = run(&claims, &lbs, &policy);
+        let settled = with_status(&claims, &first);
+        // What was dropped rests on the load balancer where it was held, and of two
+        // claims that say they held the same it rests for the elder.
+        let mut lbs: LoadBalancers = lbs;
+        let mut by_age: Vec<_> = claims.iter().zip(&first).collect();
+        by_age.sort_by_key(|(claim, _)| (claim.created, &claim.id));
+        for (claim, got) in by_age {
+            for &key in &got.dropped {
+                let index = claim.held.as_ref().unwrap().index;
+                let released = Released { key, claim: claim.id.clone(), open: true };
+                lbs.entry(index).or_default().released.push(released);
+            }
+        }
+        let second = run(&settled, &lbs, &policy);
+        for (claim, (first, second)) in claims.iter().zip(first.iter().zip(&second)) {
+            prop_assert_eq!(&first.granted, &second.granted, "{:?} {:?}", claim, first.refused);
+            prop_assert_eq!(&second.dropped, &vec![]);
+            prop_assert_eq!(&second.lost, &vec![]);
+        }
+    }
+
+    #[test]
+    fn a_newcomer_moves_nobody(claims in claims(), newcomer in claims(), lbs in load_balancers(), policy in policies()) {
+        let settled = with_status(&claims, &run(&claims, &lbs, &policy));
+        let newcomers = newcomer.into_iter().enumerate().map(|(n, mut claim)| {
+            claim.id.name = format!("new{n}").into();
+            claim.created = -1;
+            claim.held = None;
+            claim
+        });
+        let all: Vec<Claim> = settled.iter().cloned().chain(newcomers).collect();
+        for (before, after) in settled.iter().zip(run(&all, &lbs, &policy)) {
+            let stays: Vec<_> = before.held.iter().flat_map(|held| held.slots.iter()).collect();
+            for slot in stays {
+                prop_assert!(after.granted.iter().flat_map(|held| held.slots.iter()).any(|now| now == slot));
+            }
+        }
+    }
+}
