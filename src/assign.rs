@@ -68,13 +68,16 @@ struct Run<'a> {
     /// Slots dropped in this run: they rest like those released before it.
     dropped: Vec<(u32, Released)>,
     /// Listeners that may still be open for a claim that gave them back.
-    open: BTreeMap<(u32, ClaimId), Vec<ListenerKey>>,
+    open: BTreeMap<ClaimId, Vec<(u32, ListenerKey)>>,
 }
 
-/// A load balancer and how many listeners it has.
+/// A load balancer, how many listeners it has, and how many fit.
 struct Occupied {
     space: Space,
+    /// Whether it is there already
+    exists: bool,
     listeners: u32,
+    limit: u32,
     /// Listeners that were given back and may still be open: part of `listeners`
     still_open: BTreeSet<ListenerKey>,
 }
@@ -96,11 +99,13 @@ impl<'a> Run<'a> {
 
     /// The load balancer with this index; one that does not exist yet is empty.
     fn occupied(&mut self, index: u32) -> &mut Occupied {
-        let policy = self.policy;
+        let (policy, known) = (self.policy, self.known);
         self.spaces.entry(index).or_insert_with(|| {
             let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
             policy.reserved.iter().for_each(|&port| space.take_foreign(port));
-            Occupied { space, listeners: 0, still_open: BTreeSet::new() }
+            let known = known.get(&index);
+            let limit = policy.listeners.min(known.and_then(|lb| lb.capacity).unwrap_or(u32::MAX));
+            Occupied { space, exists: known.is_some(), listeners: 0, limit, still_open: BTreeSet::new() }
         })
     }
 
@@ -175,7 +180,7 @@ impl<'a> Run<'a> {
             if released.open && !occupied.space.has(released.key) && !one_of_two {
                 occupied.still_open.insert(released.key);
                 occupied.listeners += listeners;
-                self.open.entry((index, released.claim.clone())).or_default().push(released.key);
+                self.open.entry(released.claim.clone()).or_default().push((index, released.key));
             }
             let occupied = self.occupied(index);
             occupied.space.rest(released.key, &released.claim);
@@ -219,8 +224,11 @@ impl<'a> Run<'a> {
     fn place(&mut self, claim: &Claim, ports: &[&PortRequest]) -> Result<Held, Misfit> {
         let candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
         // In a big class most are full: they come last, only to be told of.
-        let (with_room, full): (Vec<u32>, Vec<u32>) =
-            candidates.into_iter().partition(|&index| self.has_room(index, claim));
+        let full = |&index: &u32| {
+            self.spaces.get(&index).is_some_and(|lb| lb.listeners >= lb.limit)
+                && self.own_open(index, claim).next().is_none()
+        };
+        let (full, with_room): (Vec<u32>, Vec<u32>) = candidates.into_iter().partition(full);
         let mut misfits = BTreeMap::new();
         for index in with_room.into_iter().chain(full) {
             match self.give_on(index, claim, ports) {
@@ -235,12 +243,10 @@ impl<'a> Run<'a> {
     /// there are, lowest index first, and then one more.
     fn candidates(&self, claim: &Claim) -> Result<Vec<u32>, Refusal> {
         let max = self.policy.max;
-        let in_use = |index: &u32| {
-            self.known.contains_key(index) || self.spaces.get(index).is_some_and(|occupied| occupied.listeners > 0)
-        };
-        let mut candidates: Vec<u32> =
-            self.spaces.keys().copied().filter(|&index| index < max && in_use(&index)).collect();
-        candidates.extend((0..max).find(|index| !in_use(index)));
+        let in_use = self.spaces.iter().filter(|(_, lb)| lb.exists || lb.listeners > 0).map(|(&index, _)| index);
+        let mut candidates: Vec<u32> = in_use.take_while(|&index| index < max).collect();
+        let next = (0..max).find(|index| candidates.binary_search(index).is_err());
+        candidates.extend(next);
         let Some(address) = &claim.address else { return Ok(candidates) };
         let planned = (0..max).zip(&self.policy.addresses);
         let known = self.known.iter().flat_map(|(&index, lb)| lb.addresses.iter().map(move |address| (index, address)));
@@ -254,16 +260,10 @@ impl<'a> Run<'a> {
         Ok(matching.into_iter().collect())
     }
 
-    /// How many listeners fit on this load balancer.
-    fn limit(&self, index: u32) -> u32 {
-        let told = self.known.get(&index).and_then(|lb| lb.capacity);
-        self.policy.listeners.min(told.unwrap_or(u32::MAX))
-    }
-
-    /// Whether one more listener fits, or this claim has one there to take over.
-    fn has_room(&self, index: u32, claim: &Claim) -> bool {
-        self.spaces.get(&index).is_none_or(|lb| lb.listeners < self.limit(index))
-            || (!self.open.is_empty() && self.open.contains_key(&(index, claim.id.clone())))
+    /// What may still be open there for this claim, which gave it back.
+    fn own_open(&self, index: u32, claim: &Claim) -> impl Iterator<Item = ListenerKey> {
+        let all = self.open.get(&claim.id).into_iter().flatten();
+        all.filter(move |(there, _)| *there == index).map(|&(_, key)| key)
     }
 
     /// Gives all these ports on this load balancer, or none.
@@ -277,14 +277,14 @@ impl<'a> Run<'a> {
         if self.known.get(&index).is_some_and(|lb| lb.unobserved) {
             return Err(for_each(ports, &Refusal::Unobserved { index }));
         }
-        let (limit, dynamic) = (self.limit(index), self.dynamic.clone());
+        let dynamic = self.dynamic.clone();
         // A listener of its own that is still open is taken over, and needs no room.
-        let own_open = self.open.get(&(index, claim.id.clone())).cloned().unwrap_or_default();
+        let own: u32 = self.own_open(index, claim).map(|key| policy.listeners_for(key.protocol)).sum();
         let lb = self.occupied(index);
+        let limit = lb.limit;
         let asked = ports.iter().map(|port| policy.listeners_for(port.protocol)).sum();
         let full = Obstacle::Listeners { index, held: lb.listeners, limit, asked };
         let full = || for_each(ports, &Refusal::NoRoom { obstacles: vec![full.clone()], max: policy.max });
-        let own: u32 = own_open.iter().map(|key| policy.listeners_for(key.protocol)).sum();
         if lb.listeners + asked > limit.saturating_add(own) {
             return Err(full());
         }
