@@ -17,6 +17,7 @@ use sharedlb_providers::model::fnv1a;
 use sharedlb_providers::{Address, ListenerKey, Protocol};
 
 pub use self::refusal::{Obstacle, Refusal};
+pub(crate) use self::types::same;
 pub use self::types::{Assignment, Claim, ClaimId, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
 use crate::ports::Space;
 
@@ -130,7 +131,7 @@ impl<'a> Run<'a> {
             }
             let wanted = claim.ports.iter().find(|port| {
                 kept.iter().all(|kept| kept.name != slot.name)
-                    && port.name == slot.name
+                    && same(&port.name, &slot.name)
                     && port.protocol == slot.key.protocol
                     && port.number.is_none_or(|number| number == slot.key.port)
             });

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{SharedLBPort, SharedLBSpec};
 use sharedlb_providers::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
 
-use crate::assign::{ClaimId, HeldSlot};
+use crate::assign::{ClaimId, HeldSlot, same};
 use crate::claim::Meta;
 use crate::cluster::backends::PortRef;
 use crate::own_service;
@@ -31,12 +31,18 @@ pub struct Plan {
 }
 
 /// The slots of one claim.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Planned {
     /// Where their traffic goes
     pub target: Arc<Target>,
     /// Those of its slots that shall be open
     pub slots: Arc<[HeldSlot]>,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        same(&self.target, &other.target) && same(&self.slots, &other.slots)
+    }
 }
 
 /// Where the traffic of a claim goes.

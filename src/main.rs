@@ -10,11 +10,6 @@ use sharedlb::controller::{self, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Lists of many thousand objects are parsed at every start, and what that took
-/// goes back to the machine sooner than with the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Puts many L4 workloads on one cloud load balancer.
 #[derive(Debug, Parser)]
 #[command(name = "sharedlb", version, about)]

@@ -57,13 +57,25 @@ pub struct PortRequest {
     pub number: Option<NonZeroU16>,
 }
 
+/// Whether the two are equal: quickly so if they are one, which is the rule where
+/// nothing has changed. (`==` of an `Arc<[T]>` or `Arc<str>` always looks inside.)
+pub(crate) fn same<T: PartialEq + ?Sized>(a: &Arc<T>, b: &Arc<T>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
 /// The slots of one claim: all on one load balancer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 pub struct Held {
     /// Index of the load balancer
     pub index: u32,
     /// The slots, by port name
     pub slots: Arc<[HeldSlot]>,
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && same(&self.slots, &other.slots)
+    }
 }
 
 /// A slot as a claim's status has it.

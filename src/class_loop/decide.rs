@@ -13,7 +13,7 @@ use sharedlb_crds::{
 };
 use sharedlb_providers::{Address, ListenerKey};
 
-use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, assign};
+use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, assign, same};
 use crate::claim::{ClaimObject, api_protocol, parse_address};
 use crate::class::ClassObject;
 use crate::desired::Planned;
@@ -252,7 +252,7 @@ fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>
             continue;
         };
         if claim.has_finalizer {
-            let slots = if confirmed.slots == granted.slots {
+            let slots = if same(&confirmed.slots, &granted.slots) {
                 granted.slots.clone()
             } else {
                 granted

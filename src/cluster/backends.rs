@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -41,7 +41,7 @@ pub struct ServiceObject {
     /// The name and uid of the claim that owns it, if it is one of ours
     pub owner: Option<(Arc<str>, Arc<str>)>,
     /// Its selector, if it is one of ours
-    pub selector: BTreeMap<String, String>,
+    pub selector: Vec<(String, String)>,
 }
 
 /// A port of a Service.
@@ -71,7 +71,7 @@ impl ServiceObject {
             meta: Meta::of(service),
             ports: spec.ports.iter().flatten().map(ServicePort::parse).collect(),
             external_name: spec.type_.as_deref() == Some("ExternalName"),
-            selector: if owner.is_some() { spec.selector.unwrap_or_default() } else { BTreeMap::new() },
+            selector: spec.selector.filter(|_| owner.is_some()).into_iter().flatten().collect(),
             owner,
         }
     }
@@ -212,7 +212,7 @@ struct Inner {
 /// The EndpointSlices of one Service, and how many endpoints they have.
 #[derive(Debug, Default)]
 struct SlicesOf {
-    slices: BTreeMap<ClaimId, Arc<SliceObject>>,
+    slices: Vec<Arc<SliceObject>>,
     endpoints: usize,
 }
 
@@ -268,7 +268,7 @@ impl Backends {
             if let Some(new) = new {
                 let known = inner.slices_of.entry(service.clone()).or_default();
                 known.endpoints += new.endpoints.len();
-                known.slices.insert(new.meta.key.clone(), new);
+                known.slices.push(new);
             }
             inner.signal(&service);
             let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
@@ -346,7 +346,7 @@ impl Backends {
 impl Inner {
     fn forget_slice(&mut self, slice: &SliceObject) {
         if let Some(known) = self.slices_of.get_mut(&slice.service) {
-            known.slices.remove(&slice.meta.key);
+            known.slices.retain(|known| known.meta.key != slice.meta.key);
             known.endpoints -= slice.endpoints.len();
             if known.slices.is_empty() {
                 self.slices_of.remove(&slice.service);
@@ -359,7 +359,7 @@ impl Inner {
     }
 
     fn slices_of<'a>(&'a self, service: &ClaimId) -> impl Iterator<Item = &'a SliceObject> + Clone {
-        self.slices_of.get(service).into_iter().flat_map(|known| known.slices.values().map(Arc::as_ref))
+        self.slices_of.get(service).into_iter().flat_map(|known| known.slices.iter().map(Arc::as_ref))
     }
 
     fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport) -> BTreeSet<Backend> {
