@@ -44,7 +44,7 @@ impl Meta {
         Self::of_meta(object.meta())
     }
 
-    fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
+    pub(crate) fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
         Self {
             key: ClaimId {
                 namespace: meta.namespace.as_deref().unwrap_or_default().into(),

@@ -21,6 +21,7 @@ use crate::cluster::watch_all;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::sources;
 use crate::web;
 
 /// How long to wait between two tries to reach the API server at the start.
@@ -40,6 +41,8 @@ pub struct Options {
     /// How often a load balancer is looked at although nothing is known to have
     /// changed
     pub resync: Duration,
+    /// Which other kinds of objects claims are kept for
+    pub sources: sources::Options,
 }
 
 /// Runs until `stop` is done.
@@ -90,6 +93,8 @@ async fn work(
     info!(cluster_id, "cluster");
     let backends = Arc::new(Backends::default());
     let (events, write_events) = Events::new(client.clone(), metrics.clone());
+    let part = readiness.part();
+    let sources = sources::start(options.sources, &client, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: make_provider(client.clone(), cluster_id.clone()),
         client: client.clone(),
@@ -98,14 +103,15 @@ async fn work(
         backends: backends.clone(),
         events,
         metrics: metrics.clone(),
-        readiness,
+        readiness: part,
     });
-    let watches = watch_all(client, backends, metrics, move |told| inbox.tell(told));
+    let watches = watch_all(client, backends, metrics, sources.listeners, move |told| inbox.tell(told));
     // Each on a task of its own; if one panics, the process ends.
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(class_loop.run());
     tasks.spawn(watches);
     tasks.spawn(write_events);
+    sources.tasks.into_iter().for_each(|task| _ = tasks.spawn(task));
     match tasks.join_next().await {
         Some(Err(error)) => Err(error).context("a task of the controller failed"),
         _ => anyhow::bail!("a task of the controller ended"),

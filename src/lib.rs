@@ -22,4 +22,6 @@ pub mod own_service;
 pub mod ports;
 pub mod readiness;
 pub mod render;
+pub mod sources;
 pub mod web;
+mod writes;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use sharedlb::controller::{self, Options};
+use sharedlb::sources;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -50,6 +51,15 @@ struct ControllerArgs {
     /// have changed, in seconds (at least 10).
     #[arg(long, env = "SHAREDLB_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..))]
     resync_seconds: u64,
+    /// Serve Services of type LoadBalancer whose loadBalancerClass begins with
+    /// sharedlb.dev/.
+    #[arg(long, env = "SHAREDLB_SOURCE_SERVICES", default_value_t = true, action = ArgAction::Set)]
+    source_services: bool,
+    /// Serve also Services of type LoadBalancer that have no loadBalancerClass,
+    /// if they have the annotation sharedlb.dev/class. Nobody else may serve
+    /// Services without a class then.
+    #[arg(long, env = "SHAREDLB_SERVE_UNCLASSED_SERVICES")]
+    serve_unclassed_services: bool,
     /// The format of the log.
     #[arg(long, env = "SHAREDLB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -107,6 +117,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         kubeconfig: args.kubeconfig,
         cluster_id: args.cluster_id,
         resync: Duration::from_secs(args.resync_seconds),
+        sources: sources::Options { services: args.source_services, unclassed_services: args.serve_unclassed_services },
     };
     controller::run(options, stop).await
 }

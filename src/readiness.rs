@@ -1,37 +1,72 @@
 //! Whether this process is doing its work yet, and what it waits for.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing::info;
 
-/// Whether this process is ready.
-#[derive(Debug)]
-pub struct Readiness(RwLock<Option<String>>);
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self(RwLock::new(Some("starting".to_owned())))
-    }
-}
+/// Whether this process is ready: each of its parts is.
+#[derive(Debug, Default)]
+pub struct Readiness(RwLock<Vec<Option<String>>>);
 
 impl Readiness {
+    /// A further part, which is starting.
+    #[must_use]
+    pub fn part(self: &Arc<Self>) -> Part {
+        let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        parts.push(Some("starting".to_owned()));
+        Part { all: self.clone(), index: parts.len() - 1 }
+    }
+
     /// What is still missing; `None`: nothing.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if parts.is_empty() { Some("starting".to_owned()) } else { parts.iter().flatten().next().cloned() }
     }
+}
 
+/// One loop of this process.
+#[derive(Debug)]
+pub struct Part {
+    all: Arc<Readiness>,
+    index: usize,
+}
+
+impl Part {
     /// These kinds of objects have not been listed yet.
     pub fn waiting_for(&self, kinds: &[&str]) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) =
-            Some(format!("waiting for the lists of {}", kinds.join(", ")));
+        self.set(Some(format!("waiting for the lists of {}", kinds.join(", "))));
     }
 
-    /// Every cache has filled, and every class has been run once.
+    /// Its caches have filled, and everything has been looked at once.
     pub fn ready(&self) {
-        if self.missing().is_some() {
-            *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.set(None) && self.all.missing().is_none() {
             info!("ready: every cache has filled, and every class has been run");
         }
+    }
+
+    /// Returns whether that is news.
+    fn set(&self, missing: Option<String>) -> bool {
+        let mut parts = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
+        let news = parts[self.index] != missing;
+        parts[self.index] = missing;
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_is_ready_once_each_of_its_parts_is() {
+        let all = Arc::new(Readiness::default());
+        assert!(all.missing().is_some(), "nothing has begun");
+        let (one, other) = (all.part(), all.part());
+        one.ready();
+        other.waiting_for(&["configmaps"]);
+        assert_eq!(all.missing().as_deref(), Some("waiting for the lists of configmaps"));
+        other.ready();
+        assert_eq!(all.missing(), None);
     }
 }

@@ -58,6 +58,11 @@ names! {
         Unsupported,
         /// No load balancer of the class has the address that was asked for.
         AddressUnknown,
+        /// A SharedLB of the name that a source's own would have is there, and
+        /// is somebody else's.
+        NameTaken,
+        /// The API server does not take the SharedLB of a source.
+        Rejected,
         /// The class does not exist.
         NoClass,
         /// No class was named, and none is the default.

@@ -57,6 +57,30 @@ pub const LOAD_BALANCER_LABEL: &str = "sharedlb.dev/load-balancer";
 /// The label that says which cluster an object was made for.
 pub const CLUSTER_ID_LABEL: &str = "sharedlb.dev/cluster-id";
 
+/// The label of a claim that SharedLB keeps for another object: of what kind
+/// that is, `service` or `configmap`.
+pub const SOURCE_LABEL: &str = "sharedlb.dev/source";
+
+/// The annotation of an object by which SharedLB remembers that it keeps a
+/// claim for it, with the claim's name.
+pub const CLAIM_ANNOTATION: &str = "sharedlb.dev/claim";
+
+/// What the `loadBalancerClass` of a Service begins with that is to share the
+/// load balancers of a class: the name of the class follows.
+pub const SERVICE_CLASS_PREFIX: &str = "sharedlb.dev/";
+
+/// The annotation that names the class for a Service without a
+/// `loadBalancerClass`.
+pub const CLASS_ANNOTATION: &str = "sharedlb.dev/class";
+
+/// The annotation of a Service with the value `true` whose ports are to be
+/// assigned instead of asked for by number.
+pub const ASSIGN_PORTS_ANNOTATION: &str = "sharedlb.dev/assign-ports";
+
+/// The annotation of a Service that insists on the load balancer with this
+/// address.
+pub const ADDRESS_ANNOTATION: &str = "sharedlb.dev/address";
+
 /// The label that marks every object that SharedLB makes.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 

@@ -90,6 +90,10 @@ pub struct ServiceProvider {
     /// them. Left out: the cluster's default one. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = (
+        "!self.startsWith('sharedlb.dev/')",
+        "must be a class of somebody else: what begins with sharedlb.dev/ is for Services that share the load balancers which this one is to be",
+    ))]
     pub load_balancer_class: Option<String>,
     /// Whether the Services get node ports, as most clouds need. An
     /// implementation that sends traffic straight to a node's kube-proxy by

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::assign::ClaimId;
 use crate::claim::ClaimObject;
 use crate::render::Verdict;
-
-/// The first wait after a failed write. It doubles with each further one.
-const HOLD_MIN: Duration = Duration::from_millis(250);
-/// The longest.
-const HOLD_MAX: Duration = Duration::from_secs(30);
+use crate::writes::Writes;
 
 /// A claim, and what is under way for it.
 pub(super) struct Entry {
@@ -28,52 +23,6 @@ pub(super) struct Entry {
     pub(super) service_is_fine: bool,
     /// Why its Service could not be written
     pub(super) service_trouble: Option<String>,
-}
-
-/// Whether an object may be written now.
-#[derive(Default)]
-pub(super) struct Writes {
-    under_way: bool,
-    /// After a failure: until when it is left alone
-    until: Option<Instant>,
-    failures: u32,
-}
-
-impl Writes {
-    /// Whether something may be written now.
-    pub(super) fn are_free(&self) -> bool {
-        !self.under_way && self.held_until().is_none()
-    }
-
-    /// Until when the object is left alone.
-    pub(super) fn held_until(&self) -> Option<Instant> {
-        self.until.filter(|until| *until > Instant::now())
-    }
-
-    /// A write begins.
-    pub(super) fn begin(&mut self) {
-        self.under_way = true;
-    }
-
-    /// A write has ended well.
-    pub(super) fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-
-    /// A write has failed: the object is left alone for a while, after a conflict
-    /// for a short one, since the watch is about to tell what changed.
-    pub(super) fn failed(&mut self, conflict: bool) {
-        let doubled = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
-        let wait = if conflict { HOLD_MIN } else { doubled };
-        self.until = Some(Instant::now() + wait);
-        self.failures += u32::from(!conflict);
-        self.under_way = false;
-    }
-
-    /// What stood in the way may be gone.
-    fn try_again(&mut self) {
-        (self.until, self.failures) = (None, 0);
-    }
 }
 
 impl Entry {

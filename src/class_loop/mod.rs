@@ -37,7 +37,7 @@ use crate::cluster::{NamespaceObject, Told};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
-use crate::readiness::Readiness;
+use crate::readiness::Part;
 
 /// What makes the provider of a class.
 pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
@@ -60,7 +60,7 @@ pub struct Settings {
     /// Where runs and writes are counted
     pub metrics: Arc<Metrics>,
     /// Whom it is told what is still missing
-    pub readiness: Arc<Readiness>,
+    pub readiness: Part,
 }
 
 /// What happened.

@@ -6,7 +6,6 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
@@ -22,41 +21,8 @@ use crate::claim::{ClaimObject, Meta};
 use crate::class::ClassObject;
 use crate::cluster::backends::ServiceObject;
 use crate::metrics::Metrics;
-
-/// A write that takes longer has failed, as far as we know. (Kubernetes' own
-/// leader election gives up after 10 s; a write must have ended before.)
-const TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Why a write failed, by what to do.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum WriteError {
-    /// What it was decided on has changed: decide again.
-    #[error("it has changed in the meantime")]
-    Conflict,
-    /// The object is gone.
-    #[error("it is gone")]
-    Gone,
-    /// The API server will not have it.
-    #[error("{0}")]
-    Refused(String),
-    /// Try again later.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-impl From<kube::Error> for WriteError {
-    fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => match status.code {
-                404 => Self::Gone,
-                409 => Self::Conflict,
-                400 | 403 | 413 | 422 => Self::Refused(status.message),
-                _ => Self::Unreachable(status.message),
-            },
-            error => Self::Unreachable(error.to_string()),
-        }
-    }
-}
+pub(super) use crate::writes::WriteError;
+use crate::writes::counted;
 
 /// Writes to the Kubernetes API, and counts.
 #[derive(Clone)]
@@ -198,22 +164,12 @@ impl Writer {
         Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
     }
 
-    async fn count<T>(
+    fn count<T>(
         &self,
         kind: &'static str,
         operation: &'static str,
         write: impl Future<Output = Result<T, WriteError>>,
-    ) -> Result<T, WriteError> {
-        let late = || WriteError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs()));
-        let result = tokio::time::timeout(TIMEOUT, write).await.unwrap_or_else(|_| Err(late()));
-        let label = match &result {
-            Ok(_) => "ok",
-            Err(WriteError::Conflict) => "conflict",
-            Err(WriteError::Gone) => "gone",
-            Err(WriteError::Refused(_)) => "refused",
-            Err(WriteError::Unreachable(_)) => "unreachable",
-        };
-        self.metrics.api_write(kind, operation, label);
-        result
+    ) -> impl Future<Output = Result<T, WriteError>> {
+        counted(&self.metrics, kind, operation, write)
     }
 }

@@ -78,7 +78,9 @@ impl ServiceObject {
 }
 
 impl ServicePort {
-    fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
+    /// Converts a port.
+    #[must_use]
+    pub fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
         Self {
             name: port.name.as_deref().unwrap_or_default().into(),
             number: port.port,

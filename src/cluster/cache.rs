@@ -81,27 +81,34 @@ impl<T: Cached> Cache<T> {
                 self.listed = Some(BTreeSet::new());
                 Vec::new()
             }
-            Event::InitApply(object) => self.put(object).into_iter().collect(),
+            Event::InitApply(object) => self.shown(object).into_iter().collect(),
             Event::InitDone => {
                 self.filled = true;
                 let listed = self.listed.take().unwrap_or_default();
                 let gone: Vec<_> = self.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
                 gone.into_iter().filter_map(|key| self.remove(&key)).collect()
             }
-            Event::Apply(object) => self.put(object).into_iter().collect(),
-            Event::Delete(object) => {
-                let meta = object.meta();
-                let known = self.objects.get(&meta.key);
-                // One of the same name that was created since is another object.
-                let same = known.is_some_and(|known| known.meta().uid == meta.uid);
-                same.then(|| self.remove(&meta.key)).flatten().into_iter().collect()
-            }
+            Event::Apply(object) => self.shown(object).into_iter().collect(),
+            Event::Delete(object) => self.gone(&object.meta().key, &object.meta().uid).into_iter().collect(),
         }
+    }
+
+    /// This object is gone, or does not matter any longer.
+    pub fn gone(&mut self, key: &ClaimId, uid: &str) -> Option<Changed<T>> {
+        // One of the same name that was created since is another object.
+        let same = self.objects.get(key).is_some_and(|known| *known.meta().uid == *uid);
+        same.then(|| self.remove(key)).flatten()
     }
 
     /// Takes in the reply to a write of ours.
     pub fn written(&mut self, object: T) -> Option<Changed<T>> {
         if self.deleted.contains(&object.meta().uid) { None } else { self.put(object) }
+    }
+
+    /// What the watch shows is there, also if it did not matter for a while.
+    fn shown(&mut self, object: T) -> Option<Changed<T>> {
+        self.deleted.remove(&object.meta().uid);
+        self.put(object)
     }
 
     fn put(&mut self, object: T) -> Option<Changed<T>> {

@@ -68,13 +68,29 @@ pub enum Told {
     Endpoints(Vec<ClaimId>),
 }
 
+/// Who listens to something.
+pub type Listener<T> = Box<dyn Fn(&T) + Send + Sync>;
+
+/// Who listens to the watches besides the class loop: the sources.
+#[derive(Default)]
+pub struct Listeners {
+    /// To claims
+    pub claims: Vec<Listener<Event<DynamicObject>>>,
+    /// To Services
+    pub services: Vec<Listener<Event<Service>>>,
+    /// To changes of Services that [`Backends`] has taken in already
+    pub changed_services: Vec<Listener<[Changed<ServiceObject>]>>,
+}
+
 /// Watches all that matters, for ever, and tells it.
 pub async fn watch_all(
     client: Client,
     backends: Arc<Backends>,
     metrics: Arc<Metrics>,
+    listeners: Listeners,
     tell: impl Fn(Told) + Clone + Send + 'static,
 ) {
+    let Listeners { claims: of_claims, services: of_services, changed_services } = listeners;
     let all = watcher::Config::default();
     // What we write for load balancers is nobody's backend.
     let slices = watcher::Config::default().labels(&format!("!{LOAD_BALANCER_LABEL}"));
@@ -85,6 +101,7 @@ pub async fn watch_all(
     let services = backends.clone();
     tokio::join!(
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
+            of_claims.iter().for_each(|listener| listener(&event));
             told_claim(Told::Claim(map(event, |object| ClaimObject::parse(&object))));
         }),
         watch_one("SharedLBClass", classes, all.clone(), &metrics, move |event| {
@@ -94,9 +111,11 @@ pub async fn watch_all(
             told_namespace(Told::Namespace(map(event, |object| NamespaceObject::parse(&object))));
         }),
         watch_one("Service", Api::<Service>::all(client.clone()), all, &metrics, move |event| {
+            of_services.iter().for_each(|listener| listener(&event));
             let done = matches!(event, Event::InitDone);
             let changes = services.watched_service(map(event, |object| ServiceObject::parse(&object)));
             if done || !changes.is_empty() {
+                changed_services.iter().for_each(|listener| listener(&changes));
                 told_service(Told::Services(changes));
             }
         }),
@@ -111,7 +130,7 @@ pub async fn watch_all(
 }
 
 /// Watches one kind for ever. What fails is logged, counted and tried again.
-fn watch_one<K>(
+pub(crate) fn watch_one<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,

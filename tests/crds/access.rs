@@ -38,6 +38,10 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["create", "", "services", "team-a"],
             ["patch", "discovery.k8s.io", "endpointslices", "sharedlb-system"],
             ["create", "events.k8s.io", "events", "team-a"],
+            // For its sources.
+            ["create", "sharedlb.dev", "sharedlbs", "team-a"],
+            ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
+            ["patch", "", "services/status", "team-a"],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };
             ensure!(question.ask(&cluster.admin()).await?, "it may not: {question:?}");
@@ -46,17 +50,33 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
     }));
     trials.push(test.test("the controller may do no more than it does", |cluster| async move {
         for [verb, group, resource, namespace] in [
-            ["create", "sharedlb.dev", "sharedlbs", "team-a"],
-            ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
+            ["deletecollection", "sharedlb.dev", "sharedlbs", "team-a"],
             ["delete", "sharedlb.dev", "sharedlbclasses", ""],
             ["patch", "discovery.k8s.io", "endpointslices", "team-a"],
             ["get", "", "secrets", "sharedlb-system"],
             ["list", "", "pods", "team-a"],
-            ["patch", "", "services/status", "team-a"],
+            ["update", "", "services/status", "team-a"],
             ["patch", "", "namespaces", ""],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };
             ensure!(!question.ask(&cluster.admin()).await?, "it may: {question:?}");
+        }
+        Ok(())
+    }));
+    trials.push(test.test("what only a source needs is in the role of that source", |cluster| async move {
+        let client = &cluster.admin();
+        bind(client, "base-only", "sharedlb").await?;
+        let may = |verb, group, resource| Question { user: "base-only", verb, group, resource, namespace: "default" };
+        let patches = may("patch", "sharedlb.dev", "sharedlbs/status");
+        eventually("the base role to count", LIMIT, async || Ok(patches.ask(client).await?.then_some(()))).await?;
+        for question in [
+            may("create", "sharedlb.dev", "sharedlbs"),
+            may("delete", "sharedlb.dev", "sharedlbs"),
+            may("patch", "", "services/status"),
+            may("list", "", "configmaps"),
+            may("patch", "", "configmaps"),
+        ] {
+            ensure!(!question.ask(client).await?, "it may: {question:?}");
         }
         Ok(())
     }));

@@ -76,6 +76,11 @@ fn service_provider() -> Vec<Case> {
             .after(class()),
         refuses("a namespace that is changed", in_namespace("edge"), NAMESPACE).after(class()),
         refuses("a namespace that cannot be", in_namespace("Edge"), "must be the name of a namespace"),
+        refuses(
+            "a loadBalancerClass that leads back to SharedLB",
+            of_class("sharedlb.dev/default"),
+            "must be a class of somebody else",
+        ),
         refuses("a loadBalancerClass that is set later", of_class("a"), CLASS).after(class()),
         refuses("a loadBalancerClass that is changed", of_class("b"), CLASS).after(of_class("a")),
         refuses("a loadBalancerClass that is removed", class(), CLASS).after(of_class("a")),

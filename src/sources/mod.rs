@@ -1,0 +1,196 @@
+//! Sources: objects of other kinds for which a claim is kept, so that whoever
+//! writes a Service or a ConfigMap need not know of SharedLB.
+//!
+//! A source keeps one claim for each of its objects, owned by that, and copies
+//! the verdict back. So there is one pipeline, and the claims of sources are
+//! claims like all others.
+//!
+//! [`run`] has the loop, which is the same for every source; what a source is,
+//! is in its [`Source::next`]: given an object and its claim as they are now, the
+//! one write that comes next. Whatever happens in between, whoever edits what and
+//! wherever the process is killed, the next write is found the same way, so that
+//! all ends where a fresh object would.
+
+mod feed;
+mod owned;
+mod ports;
+mod run;
+pub mod service;
+#[cfg(test)]
+mod simulation;
+mod write;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sharedlb_crds::{Reason, SharedLB};
+
+use crate::cluster::Listeners;
+use crate::cluster::cache::Cached;
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::readiness::{Part, Readiness};
+
+pub use feed::Feed;
+pub use owned::OwnedClaim;
+pub use run::{Inbox, SourceLoop};
+
+/// One kind of object for which claims are kept.
+pub trait Source: Send + Sync + 'static {
+    /// The kind, as the API has it
+    type Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static;
+    /// What matters of such an object
+    type Object: Cached + Send + Sync + 'static;
+
+    /// The value of the label [`sharedlb_crds::SOURCE_LABEL`] of its claims, and
+    /// what their names begin with
+    const NAME: &'static str;
+    /// The kind in the words of the metrics
+    const KIND: &'static str;
+    /// Many of them, as the API server calls them
+    const LISTED: &'static str;
+
+    /// Converts an object; `None`: it is not one of this source, and never was.
+    fn parse(&self, object: &Self::Kind) -> Option<Self::Object>;
+
+    /// What else has not been listed yet that it decides on.
+    fn missing(&self) -> Vec<&'static str>;
+
+    /// The one thing to be done next for an object and its claim, as they are
+    /// now; `None`: nothing, until one of them changes.
+    fn next(&self, facts: &Facts<'_, Self::Object>) -> Option<Step>;
+}
+
+/// What is decided on.
+pub struct Facts<'a, T> {
+    /// The object; `None`: there is none (any longer)
+    pub object: Option<&'a T>,
+    /// The claim of that name that is the source's own
+    pub claim: Option<&'a OwnedClaim>,
+    /// Why the claim could not be written the last time
+    pub refusal: Option<&'a Refusal>,
+    /// What was last told of the object by [`Step::Tell`]
+    pub told: Option<&'a News>,
+    /// The time, for what has no other
+    pub now: Timestamp,
+}
+
+/// Why the claim of a source could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// In a word
+    pub reason: Reason,
+    /// For the user
+    pub message: String,
+}
+
+/// What is done next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// The claim is created.
+    Create(Box<SharedLB>),
+    /// The claim is set right by this merge patch.
+    Correct(Value),
+    /// The claim is deleted, and this is told of the object once it was.
+    Delete(Option<News>),
+    /// The object itself is changed.
+    Change(Change),
+    /// Something is told of the object, and nothing is written to it.
+    Tell(News),
+}
+
+/// A change of the object itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// What it is, in a word, for metrics and the log
+    pub what: &'static str,
+    /// Whether it is its status that is changed
+    pub status: bool,
+    /// The change, as a merge patch
+    pub patch: Value,
+    /// What is told of the object once that is written
+    pub news: Vec<News>,
+}
+
+/// What an Event says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// Whether it is trouble
+    pub warning: bool,
+    /// In a word
+    pub reason: String,
+    /// For the user
+    pub note: String,
+}
+
+/// Which sources there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether Services are one
+    pub services: bool,
+    /// Whether Services without a `loadBalancerClass` are served too if they have
+    /// the annotation [`sharedlb_crds::CLASS_ANNOTATION`]
+    pub unclassed_services: bool,
+}
+
+/// The sources that there are, to be run.
+#[derive(Default)]
+pub struct Sources {
+    /// What they want to hear of the watches
+    pub listeners: Listeners,
+    /// Their loops, each of which runs for ever
+    pub tasks: Vec<BoxFuture<'static, ()>>,
+}
+
+/// Makes the sources that are asked for.
+#[must_use]
+pub fn start(
+    options: Options,
+    client: &Client,
+    events: &Events,
+    metrics: &Arc<Metrics>,
+    readiness: &Arc<Readiness>,
+) -> Sources {
+    let mut sources = Sources::default();
+    if options.services {
+        let (source_loop, inbox, source) = SourceLoop::new(Settings {
+            source: service::Services { unclassed: options.unclassed_services },
+            client: client.clone(),
+            events: events.clone(),
+            metrics: metrics.clone(),
+            readiness: readiness.part(),
+        });
+        let (claims, services) = (inbox.claims(), inbox.objects(source));
+        sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
+        sources.listeners.services.push(Box::new(move |event| services.watched(event)));
+        sources.tasks.push(source_loop.run().boxed());
+    }
+    sources
+}
+
+/// What the loop of a source is given at its start.
+pub struct Settings<S> {
+    /// What the source is
+    pub source: S,
+    /// The Kubernetes API
+    pub client: Client,
+    /// Where events go
+    pub events: Events,
+    /// Where writes are counted
+    pub metrics: Arc<Metrics>,
+    /// Whom it is told what is still missing
+    pub readiness: Part,
+}

@@ -1,0 +1,129 @@
+//! The claim that a source keeps for one of its objects.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource as _;
+use kube::api::DynamicObject;
+use kube::core::ObjectMeta;
+use serde_json::{Value, json};
+use sharedlb_crds::{SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
+use sharedlb_providers::model::fnv1a;
+
+use super::Source;
+use crate::assign::ClaimId;
+use crate::claim::{ClaimObject, Meta};
+use crate::cluster::cache::Cached;
+
+/// The longest name of a SharedLB, in characters (a DNS subdomain, RFC 1123).
+const NAME_MAX: usize = 253;
+
+/// A claim that a source keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnedClaim {
+    /// Its metadata
+    pub meta: Meta,
+    /// The object that it is kept for
+    pub source: ClaimId,
+    /// The uid of that object
+    pub source_uid: Arc<str>,
+    /// Its spec, or why that can't be parsed
+    pub spec: Result<SharedLBSpec, String>,
+    /// Its status
+    pub status: SharedLBStatus,
+    labelled: bool,
+}
+
+impl Cached for OwnedClaim {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+impl OwnedClaim {
+    /// Converts a claim; `None`: it is not one of this source.
+    ///
+    /// It is one if an object of the source's kind is its controller and it has
+    /// the name that the source gives to the claim of that object. So a claim
+    /// that a user wrote is never taken for one, whatever its labels.
+    #[must_use]
+    pub fn parse<S: Source>(object: &DynamicObject) -> Option<Self> {
+        let owners = object.metadata.owner_references.as_ref()?;
+        let is_source = |owner: &&OwnerReference| {
+            owner.controller == Some(true)
+                && owner.kind == S::Kind::kind(&())
+                && owner.api_version == S::Kind::api_version(&())
+        };
+        let owner = owners.iter().find(is_source)?;
+        let namespace: Arc<str> = object.metadata.namespace.as_deref()?.into();
+        let source = ClaimId { namespace, name: owner.name.as_str().into() };
+        if *name::<S>(&source.name) != *object.metadata.name.as_deref()? {
+            return None;
+        }
+        let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(SOURCE_LABEL));
+        let labelled = label.is_some_and(|value| value == S::NAME);
+        let ClaimObject { meta, spec, status, .. } = ClaimObject::parse(object);
+        Some(Self { meta, source, source_uid: owner.uid.as_str().into(), spec, status, labelled })
+    }
+
+    /// Whether it is as the source would make it now.
+    #[must_use]
+    pub fn is(&self, spec: &SharedLBSpec) -> bool {
+        self.labelled && self.spec.as_ref().is_ok_and(|found| found == spec)
+    }
+
+    /// Whether it would have to be another object: it is another one's of the
+    /// same name, or of another class, which cannot be changed.
+    #[must_use]
+    pub fn must_be_replaced(&self, source: &Meta, spec: &SharedLBSpec) -> bool {
+        self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
+    }
+
+    /// Whether its status is about its spec as it is now.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.status.observed_generation == Some(self.meta.generation)
+    }
+}
+
+/// The name of the claim of an object of this name. It begins with the kind, so
+/// that neither a user's claim nor another source's is likely to have it.
+pub(super) fn name<S: Source>(source: &str) -> String {
+    let whole = format!("{}-{source}", S::NAME);
+    if whole.len() <= NAME_MAX {
+        return whole;
+    }
+    let hash = format!("-{:010x}", fnv1a([source.as_bytes()]) >> 24);
+    let readable = &whole[..whole.floor_char_boundary(NAME_MAX - hash.len())];
+    format!("{}{hash}", readable.trim_end_matches(['-', '.']))
+}
+
+/// The claim for this object.
+pub(super) fn claim<S: Source>(source: &Meta, spec: SharedLBSpec) -> SharedLB {
+    let mut claim = SharedLB::new(&name::<S>(&source.key.name), spec);
+    claim.metadata = ObjectMeta {
+        namespace: Some(source.key.namespace.to_string()),
+        labels: Some([(SOURCE_LABEL.to_owned(), S::NAME.to_owned())].into()),
+        owner_references: Some(vec![OwnerReference {
+            api_version: S::Kind::api_version(&()).into_owned(),
+            kind: S::Kind::kind(&()).into_owned(),
+            name: source.key.name.to_string(),
+            uid: source.uid.to_string(),
+            controller: Some(true),
+            // Nobody waits for it: the source deletes it itself.
+            block_owner_deletion: Some(false),
+        }]),
+        ..claim.metadata
+    };
+    claim
+}
+
+/// The merge patch that sets a claim right.
+pub(super) fn correction<S: Source>(spec: &SharedLBSpec) -> Value {
+    // A field that is left out would stay as it is.
+    let mut whole = json!({"className": null, "selector": null, "serviceName": null, "address": null, "ports": null});
+    if let (Value::Object(whole), Ok(Value::Object(spec))) = (&mut whole, serde_json::to_value(spec)) {
+        whole.extend(spec);
+    }
+    json!({"metadata": {"labels": {SOURCE_LABEL: S::NAME}}, "spec": whole})
+}

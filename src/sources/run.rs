@@ -1,0 +1,363 @@
+//! The loop of a source: one task that knows its objects and their claims, and
+//! does the next thing for each that something happened to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use sharedlb_crds::Reason;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::write::{Writer, claim_key};
+use super::{Change, Facts, Feed, News, OwnedClaim, Refusal, Settings, Source, Step, feed::Shown};
+use crate::assign::ClaimId;
+use crate::claim::Meta;
+use crate::cluster::cache::{Cache, Cached as _, Changed};
+use crate::events::Events;
+use crate::readiness::Part;
+use crate::writes::{WriteError, Writes};
+
+/// What happened.
+enum Input<S: Source> {
+    Object(Shown<S::Object>),
+    Claim(Shown<OwnedClaim>),
+    /// Something else changed that these objects are decided on.
+    Touched(Vec<ClaimId>),
+    Written(ClaimId, Written<S>),
+}
+
+/// A write has ended.
+enum Written<S: Source> {
+    /// To the claim; what is there of it now
+    Claim(ClaimWrite, Result<Option<OwnedClaim>, WriteError>),
+    /// To the object itself
+    Object(Change, Result<S::Kind, WriteError>),
+}
+
+/// What was written to a claim.
+enum ClaimWrite {
+    Create,
+    Correct,
+    /// The one of this uid
+    Delete(Arc<str>, Option<News>),
+}
+
+/// What is under way for an object and its claim.
+#[derive(Default)]
+struct Entry {
+    /// One write at a time for both
+    writes: Writes,
+    refusal: Option<Refusal>,
+    told: Option<News>,
+    /// What was last complained of to the log and to the user
+    complaint: Option<String>,
+}
+
+/// Tells the loop of a source what happened.
+pub struct Inbox<S: Source>(mpsc::UnboundedSender<Input<S>>);
+
+impl<S: Source> Clone for Inbox<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Source> Inbox<S> {
+    /// What is to be told of the objects.
+    pub fn objects(&self, source: Arc<S>) -> Feed<S::Kind, S::Object> {
+        let sender = self.0.clone();
+        Feed::new(move |object| source.parse(object), move |shown| _ = sender.send(Input::Object(shown)))
+    }
+
+    /// What is to be told of claims.
+    pub fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
+        let sender = self.0.clone();
+        Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(shown)))
+    }
+
+    /// Something changed that objects of these names may be decided on.
+    pub fn touch(&self, names: Vec<ClaimId>) {
+        _ = self.0.send(Input::Touched(names));
+    }
+}
+
+/// The loop of a source and all that it knows.
+pub struct SourceLoop<S: Source> {
+    source: Arc<S>,
+    writer: Writer<S>,
+    events: Events,
+    readiness: Part,
+    inputs: mpsc::UnboundedReceiver<Input<S>>,
+    sender: mpsc::UnboundedSender<Input<S>>,
+    objects: Cache<S::Object>,
+    claims: Cache<OwnedClaim>,
+    entries: BTreeMap<ClaimId, Entry>,
+    touched: BTreeSet<ClaimId>,
+    /// When an object is to be looked at although nothing happens
+    due: BTreeMap<ClaimId, Instant>,
+}
+
+impl<S: Source> SourceLoop<S> {
+    /// A loop that knows nothing yet, and where to tell it things.
+    #[must_use]
+    pub fn new(settings: Settings<S>) -> (Self, Inbox<S>, Arc<S>) {
+        let (sender, inputs) = mpsc::unbounded_channel();
+        let Settings { source, client, events, metrics, readiness } = settings;
+        let source = Arc::new(source);
+        let source_loop = Self {
+            source: source.clone(),
+            writer: Writer::new(client, metrics),
+            events,
+            readiness,
+            inputs,
+            sender: sender.clone(),
+            objects: Cache::default(),
+            claims: Cache::default(),
+            entries: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            due: BTreeMap::new(),
+        };
+        (source_loop, Inbox(sender), source)
+    }
+
+    /// Takes in what happened, and does what is next for every object that it
+    /// touched, for ever. Nothing is done before every cache has filled.
+    pub async fn run(mut self) {
+        loop {
+            let due = self.due.values().min().copied();
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.take_in(input),
+                    None => return,
+                },
+                () = wait_until(due) => {}
+            }
+            while let Ok(input) = self.inputs.try_recv() {
+                self.take_in(input);
+            }
+            let missing = self.missing();
+            if !missing.is_empty() {
+                self.readiness.waiting_for(&missing);
+                continue;
+            }
+            self.look_at_touched();
+            self.readiness.ready();
+        }
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        let own = [(S::LISTED, self.objects.is_filled()), ("sharedlbs", self.claims.is_filled())];
+        let own = own.into_iter().filter_map(|(kind, filled)| (!filled).then_some(kind));
+        own.chain(self.source.missing()).collect()
+    }
+
+    fn take_in(&mut self, input: Input<S>) {
+        match input {
+            Input::Object(shown) => {
+                let changes = match shown {
+                    Shown::Event(event) => self.objects.watched(event),
+                    Shown::NoLonger(key, uid) => self.objects.gone(&key, &uid).into_iter().collect(),
+                };
+                for Changed { old, new } in changes {
+                    new.or(old).into_iter().for_each(|object| self.watched(object.meta().key.clone()));
+                }
+            }
+            Input::Claim(shown) => {
+                let changes = match shown {
+                    Shown::Event(event) => self.claims.watched(event),
+                    Shown::NoLonger(key, uid) => self.claims.gone(&key, &uid).into_iter().collect(),
+                };
+                for Changed { old, new } in changes {
+                    new.or(old).into_iter().for_each(|claim| self.watched(claim.source.clone()));
+                }
+            }
+            Input::Touched(names) => self.touched.extend(names),
+            Input::Written(key, Written::Claim(write, result)) => self.claim_written(&key, write, result),
+            Input::Written(key, Written::Object(change, result)) => self.object_written(&key, change, result),
+        }
+    }
+
+    /// The watch shows something new: what stood in the way of a write may be gone.
+    fn watched(&mut self, key: ClaimId) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.writes.try_again();
+        }
+        self.touched.insert(key);
+    }
+
+    fn look_at_touched(&mut self) {
+        let now = Instant::now();
+        let due: Vec<ClaimId> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            self.due.remove(&key);
+            self.touched.insert(key);
+        }
+        while let Some(key) = self.touched.pop_first() {
+            self.look_at(&key);
+        }
+    }
+
+    /// Does the next thing for one object and its claim.
+    fn look_at(&mut self, key: &ClaimId) {
+        let object = self.objects.get(key).cloned();
+        let claim = self.claims.get(&claim_key::<S>(key)).cloned();
+        let entry = self.entries.entry(key.clone()).or_default();
+        if entry.writes.is_under_way() {
+            return;
+        }
+        let facts = Facts {
+            object: object.as_deref(),
+            claim: claim.as_deref(),
+            refusal: entry.refusal.as_ref(),
+            told: entry.told.as_ref(),
+            now: Timestamp::now(),
+        };
+        match (self.source.next(&facts), entry.writes.held_until()) {
+            (None, _) => {
+                if object.is_none() && claim.is_none() {
+                    self.entries.remove(key);
+                }
+            }
+            (Some(Step::Tell(news)), _) => {
+                if let Some(object) = &object {
+                    tell::<S>(&self.events, object.meta(), &news);
+                }
+                entry.told = Some(news);
+                self.touched.insert(key.clone());
+            }
+            (Some(_), Some(until)) => _ = self.due.insert(key.clone(), until),
+            (Some(step), None) => {
+                entry.writes.begin();
+                self.write(key, step, object.as_deref().map(|object| object.meta()), claim.as_deref());
+            }
+        }
+    }
+
+    fn write(&self, key: &ClaimId, step: Step, object: Option<&Meta>, claim: Option<&OwnedClaim>) {
+        let (writer, sender, key) = (self.writer.clone(), self.sender.clone(), key.clone());
+        let (object, claim) = (object.cloned(), claim.map(|claim| claim.meta.clone()));
+        let source = S::NAME;
+        tokio::spawn(async move {
+            let written = match (step, object, claim) {
+                (Step::Create(claim), ..) => {
+                    info!(source, object = %key, claim = claim.name_any(), class = claim.spec.class_name, "claim created");
+                    Written::Claim(ClaimWrite::Create, writer.create(&claim).await)
+                }
+                (Step::Correct(patch), _, Some(claim)) => {
+                    info!(source, object = %key, claim = %claim.key, "claim set right");
+                    Written::Claim(ClaimWrite::Correct, writer.correct(&claim, patch).await)
+                }
+                (Step::Delete(news), _, Some(claim)) => {
+                    info!(source, object = %key, claim = %claim.key, "claim deleted");
+                    let result = writer.delete(&claim).await;
+                    Written::Claim(ClaimWrite::Delete(claim.uid, news), result)
+                }
+                (Step::Change(change), Some(object), _) => {
+                    let result = writer.change(&object, &change).await;
+                    Written::Object(change, result)
+                }
+                // Nothing is changed or deleted that is not there.
+                _ => return,
+            };
+            _ = sender.send(Input::Written(key, written));
+        });
+    }
+
+    fn claim_written(&mut self, key: &ClaimId, write: ClaimWrite, result: Result<Option<OwnedClaim>, WriteError>) {
+        self.touched.insert(key.clone());
+        let entry = self.entries.entry(key.clone()).or_default();
+        match (write, result) {
+            (write, Ok(Some(claim))) => {
+                self.claims.written(claim);
+                (entry.refusal, entry.complaint) = (None, None);
+                entry.writes.succeeded();
+                self.tell_of(key, write);
+            }
+            (ClaimWrite::Delete(uid, news), Ok(None)) => {
+                self.claims.gone(&claim_key::<S>(key), &uid);
+                entry.refusal = None;
+                entry.writes.succeeded();
+                self.tell_of(key, ClaimWrite::Delete(uid, news));
+            }
+            (ClaimWrite::Create, Ok(None)) => {
+                let name = claim_key::<S>(key).name;
+                let message = format!(
+                    "SharedLB {name} exists and belongs to somebody else: delete it, or give this {} another name",
+                    S::KIND
+                );
+                entry.refusal = Some(Refusal { reason: Reason::NameTaken, message });
+                entry.writes.failed(false);
+            }
+            // It is another's since.
+            (ClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
+                entry.writes.failed(true);
+            }
+            (_, Err(error)) => {
+                warn!(source = S::NAME, object = %key, %error, "claim not written");
+                if let WriteError::Refused(message) = error {
+                    let message = format!("its SharedLB is not taken: {message}");
+                    entry.refusal = Some(Refusal { reason: Reason::Rejected, message });
+                }
+                entry.writes.failed(false);
+            }
+        }
+    }
+
+    fn tell_of(&self, key: &ClaimId, write: ClaimWrite) {
+        if let (ClaimWrite::Delete(_, Some(news)), Some(object)) = (write, self.objects.get(key)) {
+            tell::<S>(&self.events, object.meta(), &news);
+        }
+    }
+
+    fn object_written(&mut self, key: &ClaimId, change: Change, result: Result<S::Kind, WriteError>) {
+        self.touched.insert(key.clone());
+        let entry = self.entries.entry(key.clone()).or_default();
+        match result {
+            Ok(written) => {
+                entry.writes.succeeded();
+                entry.complaint = None;
+                let meta = Meta::of(&written);
+                for news in &change.news {
+                    info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
+                    tell::<S>(&self.events, &meta, news);
+                }
+                match self.source.parse(&written) {
+                    Some(object) => _ = self.objects.written(object),
+                    None => _ = self.objects.gone(key, &meta.uid),
+                }
+            }
+            Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true),
+            Err(error) => {
+                entry.writes.failed(false);
+                let complaint = format!("its {} can't be written: {error}", change.what);
+                if entry.complaint.as_ref() != Some(&complaint) {
+                    warn!(source = S::NAME, object = %key, complaint, "not written");
+                    if let (WriteError::Refused(_), Some(object)) = (&error, self.objects.get(key)) {
+                        let reason = Reason::Rejected.as_str().to_owned();
+                        tell::<S>(
+                            &self.events,
+                            object.meta(),
+                            &News { warning: true, reason, note: complaint.clone() },
+                        );
+                    }
+                }
+                entry.complaint = Some(complaint);
+            }
+        }
+    }
+}
+
+fn tell<S: Source>(events: &Events, object: &Meta, news: &News) {
+    events.tell::<S::Kind>(object, news.warning, news.reason.clone(), news.note.clone());
+}
+
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,316 @@
+//! An API server and a class loop, as far as a source meets them, for one object
+//! and its claim.
+
+use kube::Resource as _;
+use serde_json::{Value, json};
+use sharedlb_crds::{CLAIM_FINALIZER, Reason};
+
+use super::{Facts, News, OwnedClaim, Refusal, Source, Step};
+
+/// More writes than anything takes.
+const STEPS_MAX: usize = 60;
+
+/// The object and its claim as the API has them.
+#[derive(Clone)]
+pub(super) struct World<S> {
+    source: S,
+    pub(super) object: Option<Value>,
+    pub(super) claim: Option<Value>,
+    /// Why the API server does not take the claim, if it does not
+    pub(super) rejects: Option<Refusal>,
+    refusal: Option<Refusal>,
+    told: Option<News>,
+    /// All that was told of the object, reasons only
+    pub(super) news: Vec<String>,
+    /// What was done, in words
+    pub(super) done: Vec<String>,
+    version: u64,
+}
+
+impl<S: Source + Clone> World<S> {
+    pub(super) fn new(source: S, object: Value) -> Self {
+        let mut world = Self {
+            source,
+            object: None,
+            claim: None,
+            rejects: None,
+            refusal: None,
+            told: None,
+            news: Vec::new(),
+            done: Vec::new(),
+            version: 1,
+        };
+        world.object = Some(world.created(object));
+        world
+    }
+
+    /// The process is killed, and starts again: it knows what the API says.
+    pub(super) fn restarted(mut self) -> Self {
+        (self.refusal, self.told) = (None, None);
+        self
+    }
+
+    fn created(&mut self, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["namespace"] = json!("team");
+        object["metadata"]["uid"] = json!(format!("uid-{}", self.version));
+        object["metadata"]["generation"] = json!(1);
+        self.stamped(object)
+    }
+
+    fn stamped(&mut self, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        object
+    }
+
+    /// A user asks for the deletion of the object or of the claim.
+    pub(super) fn delete(&mut self, what: fn(&mut Self) -> &mut Option<Value>) {
+        let Some(mut object) = what(self).take() else { return };
+        object["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");
+        *what(self) = Some(self.stamped(object));
+        self.let_go();
+    }
+
+    /// What is being deleted and kept by nothing is gone.
+    fn let_go(&mut self) {
+        for object in [&mut self.object, &mut self.claim] {
+            let kept = |object: &Value| {
+                object["metadata"]["deletionTimestamp"].is_null()
+                    || object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+            };
+            *object = object.take().filter(kept);
+        }
+    }
+
+    /// Somebody changes the object by a merge patch.
+    pub(super) fn edit(&mut self, patch: &Value) {
+        let Some(mut object) = self.object.take() else { return };
+        merge(&mut object, patch);
+        self.object = Some(self.stamped(object));
+        self.let_go();
+    }
+
+    /// Somebody changes the claim by a merge patch.
+    pub(super) fn edit_claim(&mut self, patch: &Value) {
+        let Some(mut claim) = self.claim.take() else { return };
+        let before = claim["spec"].clone();
+        merge(&mut claim, patch);
+        if claim["spec"] != before {
+            claim["metadata"]["generation"] = json!(claim["metadata"]["generation"].as_i64().unwrap() + 1);
+        }
+        self.claim = Some(self.stamped(claim));
+        self.let_go();
+    }
+
+    /// What the source would do next.
+    fn next(&self) -> Option<Step> {
+        let object = self.object.as_ref().and_then(|object| {
+            self.source.parse(&serde_json::from_value(object.clone()).expect("an object of the source's kind"))
+        });
+        let claim = self
+            .claim
+            .as_ref()
+            .and_then(|claim| OwnedClaim::parse::<S>(&serde_json::from_value(claim.clone()).expect("a claim")));
+        self.source.next(&Facts {
+            object: object.as_ref(),
+            claim: claim.as_ref(),
+            refusal: self.refusal.as_ref(),
+            told: self.told.as_ref(),
+            now: "2026-01-03T00:00:00.5Z".parse().unwrap(),
+        })
+    }
+
+    /// The next write of the source, or else of the class loop. Returns whether
+    /// there was one.
+    pub(super) fn step(&mut self) -> bool {
+        match self.next() {
+            Some(step) => self.carry_out(step),
+            None => self.class_loop(),
+        }
+    }
+
+    fn carry_out(&mut self, step: Step) -> bool {
+        match step {
+            Step::Create(claim) => match (&self.rejects, &self.claim) {
+                (Some(refusal), _) => return self.reject(refusal.clone()),
+                (None, Some(_)) => {
+                    return self.reject(Refusal { reason: Reason::NameTaken, message: "taken".to_owned() });
+                }
+                (None, None) => {
+                    self.done.push("create".to_owned());
+                    self.claim = Some(self.created(serde_json::to_value(claim).unwrap()));
+                }
+            },
+            Step::Correct(patch) => {
+                if let Some(refusal) = &self.rejects {
+                    return self.reject(refusal.clone());
+                }
+                self.done.push("correct".to_owned());
+                self.edit_claim(&patch);
+            }
+            Step::Delete(news) => {
+                self.done.push("delete".to_owned());
+                self.delete(|world| &mut world.claim);
+                self.news.extend(news.map(|news| news.reason));
+            }
+            Step::Change(change) => {
+                self.done.push(change.what.to_owned());
+                self.edit(&change.patch);
+                self.news.extend(change.news.into_iter().map(|news| news.reason));
+            }
+            Step::Tell(news) => {
+                self.news.push(news.reason.clone());
+                self.told = Some(news);
+            }
+        }
+        true
+    }
+
+    /// Returns whether that is news: a write that is refused again and again is
+    /// an end too.
+    fn reject(&mut self, refusal: Refusal) -> bool {
+        let before = self.refusal.replace(refusal);
+        before != self.refusal
+    }
+
+    /// Gives ports: those that are asked for, and others by their names.
+    fn class_loop(&mut self) -> bool {
+        let Some(mut claim) = self.claim.clone() else { return false };
+        if claim["metadata"]["ownerReferences"].is_null() {
+            return false;
+        }
+        if !claim["metadata"]["deletionTimestamp"].is_null() {
+            self.done.push("gone".to_owned());
+            claim["metadata"]["finalizers"] = json!([]);
+            self.claim = Some(claim);
+            self.let_go();
+            return true;
+        }
+        if claim["status"]["observedGeneration"] == claim["metadata"]["generation"] {
+            return false;
+        }
+        let given = |port: &Value| {
+            let name = port["name"].as_str().unwrap_or_default();
+            let number = 20000 + name.bytes().map(u64::from).sum::<u64>();
+            let number = port["port"].as_u64().unwrap_or(number);
+            json!({"name": name, "protocol": port["protocol"], "port": number})
+        };
+        let ports: Vec<Value> = claim["spec"]["ports"].as_array().unwrap().iter().map(given).collect();
+        let opened = |port: &Value| {
+            let transports = port["protocol"].as_str().unwrap().split('_').map(str::to_owned).collect::<Vec<_>>();
+            transports.into_iter().map(|one| json!({"port": port["port"], "protocol": one})).collect::<Vec<_>>()
+        };
+        let condition = |kind: &str| {
+            json!({"type": kind, "status": "True", "reason": kind, "message": format!("class {}", claim["spec"]["className"]),
+                "lastTransitionTime": "2026-01-01T00:00:00.25Z", "observedGeneration": claim["metadata"]["generation"]})
+        };
+        claim["status"] = json!({
+            "className": claim["spec"]["className"], "loadBalancerIndex": 0, "address": "10.0.0.1",
+            "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": ports.iter().flat_map(opened).collect::<Vec<_>>()}]},
+            "ports": ports, "observedGeneration": claim["metadata"]["generation"],
+            "conditions": [condition("Allocated"), condition("Programmed"), condition("Ready")],
+        });
+        claim["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);
+        self.claim = Some(self.stamped(claim));
+        true
+    }
+
+    /// Goes on until nothing more happens.
+    pub(super) fn settled(mut self) -> Self {
+        for _ in 0..STEPS_MAX {
+            if !self.step() {
+                return self;
+            }
+        }
+        panic!("it never ends: {:?}", self.done);
+    }
+
+    /// The world before each of the steps to the end, and at the end.
+    pub(super) fn on_the_way(mut self) -> Vec<Self> {
+        let mut worlds = vec![self.clone()];
+        while self.step() {
+            assert!(worlds.len() < STEPS_MAX, "it never ends: {:?}", self.done);
+            worlds.push(self.clone());
+        }
+        worlds
+    }
+
+    /// What a user sees in the end: all but names and times that differ each time.
+    pub(super) fn seen(&self) -> Value {
+        let object = self.object.as_ref().map(|object| {
+            let mut seen = object.clone();
+            for gone in ["uid", "resourceVersion", "generation", "namespace"] {
+                seen["metadata"].as_object_mut().unwrap().remove(gone);
+            }
+            without_times(&mut seen);
+            without_nothing(&mut seen);
+            seen
+        });
+        let claim =
+            self.claim.as_ref().map(|claim| json!({"spec": claim["spec"], "labels": claim["metadata"]["labels"]}));
+        json!({"object": object, "claim": claim})
+    }
+}
+
+fn without_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("lastTransitionTime");
+            fields.values_mut().for_each(without_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+/// Empty lists and objects mean the same as none.
+fn without_nothing(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.values_mut().for_each(without_nothing);
+        fields.retain(|_, value| *value != json!({}) && *value != json!([]) && !value.is_null());
+    }
+}
+
+/// RFC 7386.
+fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    let Some(fields) = into.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            fields.remove(key);
+        } else {
+            merge(fields.entry(key).or_insert(Value::Null), value);
+        }
+    }
+}
+
+#[test]
+fn a_claim_is_of_one_source_alone() {
+    let meta = |name: &str| {
+        crate::claim::Meta::of_meta(&kube::core::ObjectMeta {
+            namespace: Some("team".to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some("u".to_owned()),
+            ..Default::default()
+        })
+    };
+    let made = super::owned::claim::<super::service::Services>(&meta("web"), Default::default());
+    let parse = |claim: &sharedlb_crds::SharedLB| {
+        let object = serde_json::from_value(serde_json::to_value(claim).unwrap()).unwrap();
+        OwnedClaim::parse::<super::service::Services>(&object)
+    };
+    assert_eq!(parse(&made).unwrap().source.name.as_ref(), "web");
+    let mut renamed = made.clone();
+    renamed.meta_mut().name = Some("web".to_owned());
+    assert!(parse(&renamed).is_none(), "a user's claim that a Service owns");
+    let mut orphan = made;
+    orphan.meta_mut().owner_references = None;
+    assert!(parse(&orphan).is_none());
+}

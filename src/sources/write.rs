@@ -1,0 +1,113 @@
+//! The writes of a source: each carries the uid and resourceVersion of what it
+//! was decided on, so that it fails with a conflict if that has changed since.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+use sharedlb_crds::{FIELD_MANAGER, SharedLB};
+
+use super::{Change, OwnedClaim, Source};
+use crate::assign::ClaimId;
+use crate::claim::Meta;
+use crate::metrics::Metrics;
+use crate::writes::{WriteError, counted};
+
+/// Writes to the Kubernetes API for one source, and counts.
+pub(super) struct Writer<S> {
+    client: Client,
+    claims: ApiResource,
+    metrics: Arc<Metrics>,
+    source: PhantomData<fn() -> S>,
+}
+
+impl<S> Clone for Writer<S> {
+    fn clone(&self) -> Self {
+        let (client, claims, metrics) = (self.client.clone(), self.claims.clone(), self.metrics.clone());
+        Self { client, claims, metrics, source: PhantomData }
+    }
+}
+
+impl<S: Source> Writer<S> {
+    pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, claims: ApiResource::erase::<SharedLB>(&()), metrics, source: PhantomData }
+    }
+
+    /// Creates a claim. If one of that name is there that is this source's, that
+    /// one is returned, and if there is another, nothing.
+    pub(super) async fn create(&self, claim: &SharedLB) -> Result<Option<OwnedClaim>, WriteError> {
+        let namespace = claim.namespace().unwrap_or_default();
+        let created = async {
+            let object: DynamicObject = serde_json::to_value(claim)
+                .and_then(serde_json::from_value)
+                .map_err(|error| WriteError::Refused(error.to_string()))?;
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+            Ok(self.claims_in(&namespace).create(&params, &object).await?)
+        };
+        match counted(&self.metrics, "SharedLB", "create", created).await {
+            // A reply that was lost, or a user's claim.
+            Err(WriteError::Conflict) => {
+                let found = async { Ok(self.claims_in(&namespace).get(&claim.name_any()).await?) };
+                let found = counted(&self.metrics, "SharedLB", "get", found).await?;
+                Ok(OwnedClaim::parse::<S>(&found))
+            }
+            result => Ok(OwnedClaim::parse::<S>(&result?)),
+        }
+    }
+
+    /// Sets a claim right.
+    pub(super) async fn correct(&self, claim: &Meta, patch: Value) -> Result<Option<OwnedClaim>, WriteError> {
+        let (params, patch) = merge_patch(claim, patch);
+        let api = self.claims_in(&claim.key.namespace);
+        let written = async { Ok(api.patch(&claim.key.name, &params, &patch).await?) };
+        Ok(OwnedClaim::parse::<S>(&counted(&self.metrics, "SharedLB", "patch", written).await?))
+    }
+
+    /// Deletes a claim. Returns it if something keeps it for a while.
+    pub(super) async fn delete(&self, claim: &Meta) -> Result<Option<OwnedClaim>, WriteError> {
+        let preconditions =
+            Preconditions { uid: Some(claim.uid.to_string()), resource_version: Some(claim.version.to_string()) };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let api = self.claims_in(&claim.key.namespace);
+        let deleted = async { Ok(api.delete(&claim.key.name, &params).await?.left()) };
+        match counted(&self.metrics, "SharedLB", "delete", deleted).await {
+            Err(WriteError::Gone) => Ok(None),
+            result => {
+                // What comes back without a time of deletion is gone.
+                let kept = result?.filter(|kept| kept.metadata.deletion_timestamp.is_some());
+                Ok(kept.and_then(|kept| OwnedClaim::parse::<S>(&kept)))
+            }
+        }
+    }
+
+    /// Changes the object itself.
+    pub(super) async fn change(&self, object: &Meta, change: &Change) -> Result<S::Kind, WriteError> {
+        let api: Api<S::Kind> = Api::namespaced(self.client.clone(), &object.key.namespace);
+        let (params, patch) = merge_patch(object, change.patch.clone());
+        let written = async {
+            Ok(match change.status {
+                true => api.patch_status(&object.key.name, &params, &patch).await?,
+                false => api.patch(&object.key.name, &params, &patch).await?,
+            })
+        };
+        counted(&self.metrics, S::KIND, change.what, written).await
+    }
+
+    fn claims_in(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &self.claims)
+    }
+}
+
+fn merge_patch(meta: &Meta, mut patch: Value) -> (PatchParams, Patch<Value>) {
+    patch["metadata"]["uid"] = json!(&*meta.uid);
+    patch["metadata"]["resourceVersion"] = json!(meta.version.to_string());
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    (params, Patch::Merge(patch))
+}
+
+/// The key of the claim for the object of this key.
+pub(super) fn claim_key<S: Source>(source: &ClaimId) -> ClaimId {
+    ClaimId { namespace: source.namespace.clone(), name: super::owned::name::<S>(&source.name).into() }
+}
