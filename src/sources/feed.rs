@@ -18,10 +18,13 @@ pub enum Shown<T> {
     NoLonger(ClaimId, std::sync::Arc<str>),
 }
 
+type Parse<K, T> = Box<dyn Fn(&K) -> Option<T> + Send + Sync>;
+type Show<T> = Box<dyn Fn(Shown<T>) + Send + Sync>;
+
 /// Picks out what matters, so that nobody keeps a second copy of all objects.
 pub struct Feed<K, T> {
-    parse: Box<dyn Fn(&K) -> Option<T> + Send + Sync>,
-    show: Box<dyn Fn(Shown<T>) + Send + Sync>,
+    parse: Parse<K, T>,
+    show: Show<T>,
     /// What mattered the last time it was seen
     known: Mutex<HashSet<ClaimId>>,
 }

@@ -33,7 +33,7 @@ enum Input<S: Source> {
 /// A write has ended.
 enum Written<S: Source> {
     /// To the claim; what is there of it now
-    Claim(ClaimWrite, Result<Option<OwnedClaim>, WriteError>),
+    Claim(ClaimWrite, Result<Option<Box<OwnedClaim>>, WriteError>),
     /// To the object itself
     Object(Change, Result<S::Kind, WriteError>),
 }
@@ -245,15 +245,15 @@ impl<S: Source> SourceLoop<S> {
             let written = match (step, object, claim) {
                 (Step::Create(claim), ..) => {
                     info!(source, object = %key, claim = claim.name_any(), class = claim.spec.class_name, "claim created");
-                    Written::Claim(ClaimWrite::Create, writer.create(&claim).await)
+                    Written::Claim(ClaimWrite::Create, boxed(writer.create(&claim).await))
                 }
                 (Step::Correct(patch), _, Some(claim)) => {
                     info!(source, object = %key, claim = %claim.key, "claim set right");
-                    Written::Claim(ClaimWrite::Correct, writer.correct(&claim, patch).await)
+                    Written::Claim(ClaimWrite::Correct, boxed(writer.correct(&claim, patch).await))
                 }
                 (Step::Delete(news), _, Some(claim)) => {
                     info!(source, object = %key, claim = %claim.key, "claim deleted");
-                    let result = writer.delete(&claim).await;
+                    let result = boxed(writer.delete(&claim).await);
                     Written::Claim(ClaimWrite::Delete(claim.uid, news), result)
                 }
                 (Step::Change(change), Some(object), _) => {
@@ -267,12 +267,12 @@ impl<S: Source> SourceLoop<S> {
         });
     }
 
-    fn claim_written(&mut self, key: &ClaimId, write: ClaimWrite, result: Result<Option<OwnedClaim>, WriteError>) {
+    fn claim_written(&mut self, key: &ClaimId, write: ClaimWrite, result: Result<Option<Box<OwnedClaim>>, WriteError>) {
         self.touched.insert(key.clone());
         let entry = self.entries.entry(key.clone()).or_default();
         match (write, result) {
             (write, Ok(Some(claim))) => {
-                self.claims.written(claim);
+                self.claims.written(*claim);
                 (entry.refusal, entry.complaint) = (None, None);
                 entry.writes.succeeded();
                 self.tell_of(key, write);
@@ -349,6 +349,10 @@ impl<S: Source> SourceLoop<S> {
             }
         }
     }
+}
+
+fn boxed<T>(result: Result<Option<T>, WriteError>) -> Result<Option<Box<T>>, WriteError> {
+    result.map(|written| written.map(Box::new))
 }
 
 fn tell<S: Source>(events: &Events, object: &Meta, news: &News) {

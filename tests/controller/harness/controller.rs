@@ -25,10 +25,16 @@ pub(crate) struct Controller {
 impl Controller {
     /// Starts it with this kubeconfig. Its log is added to that of those before.
     pub(crate) fn start(cluster: &Cluster, kubeconfig: &Path) -> anyhow::Result<Self> {
+        Self::start_with(cluster, kubeconfig, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_with(cluster: &Cluster, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         let log = cluster.logs().join("controller.log");
         let file = open_log(&log)?;
         let child = Command::new(env!("CARGO_BIN_EXE_sharedlb"))
             .args(["controller", "--listen", LISTEN, "--log-format", "json", "--log-level", "info,sharedlb=debug"])
+            .args(flags)
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .env_remove("KUBECONFIG")

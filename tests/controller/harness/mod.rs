@@ -61,7 +61,12 @@ pub(crate) struct Tests<W> {
 impl<W: Send + Sync + 'static> Tests<W> {
     /// Tests that get `world` and run on this runtime.
     pub(crate) fn new(world: W, handle: Handle) -> Self {
-        Self { world: Arc::new(world), handle }
+        Self::of(Arc::new(world), handle)
+    }
+
+    /// The same with a world that others have too.
+    pub(crate) fn of(world: Arc<W>, handle: Handle) -> Self {
+        Self { world, handle }
     }
 
     /// A test named by a sentence.

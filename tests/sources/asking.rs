@@ -1,0 +1,192 @@
+//! What a Service may ask for, and what it gets.
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_testbed::Protocol::{Tcp, Udp};
+
+use crate::harness::{Tests, World};
+use crate::tenant::{Tenant, condition, fronts, ip_modes};
+
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
+    vec![
+        test.test("a Service is reached at its own port numbers, at a named port of its pods", by_number),
+        test.test("its ports are assigned if it says so, and its status has the real ones", assigned),
+        test.test("TCP and UDP on one number stay on one number, also if it is assigned", both),
+        test.test("TCP and UDP on one number may lead to different ports of the pods", both_apart),
+        test.test("a Service insists on a load balancer by its address", address),
+        test.test("pods that are not ready are reached if the Service publishes them", not_ready),
+        test.test("a Service without a selector leads where its EndpointSlices do", without_selector),
+        test.test("source ranges are refused, and what was open is closed", source_ranges),
+        test.test("externalTrafficPolicy Local is served, and it is said what is not kept", local),
+        test.test("a port that somebody else has is refused with a word on what to do", taken),
+    ]
+}
+
+async fn by_number(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "by-number", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let ports = json!([{"name": "http", "port": 80, "targetPort": "http"}, {"name": "dns", "port": 9053, "targetPort": "dns", "protocol": "UDP"}]);
+    tenant.service("web", json!({"ports": ports})).await?;
+    for front in tenant.served("web", &[(80, Tcp), (9053, Udp)]).await? {
+        tenant.only_answer(front, &["web-0"]).await?;
+    }
+    let service = tenant.services.get("web").await?;
+    ensure!(ip_modes(&service).iter().all(|mode| mode == "VIP"), "{:?}", service.status);
+    let claim = tenant.claim("web").await?;
+    let owner = claim.metadata.owner_references.unwrap_or_default();
+    ensure!(owner.len() == 1 && owner[0].kind == "Service" && owner[0].controller == Some(true), "{owner:?}");
+    Ok(())
+}
+
+async fn assigned(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "assigned", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service_with("web", json!({"sharedlb.dev/assign-ports": "true"}), json!({})).await?;
+    let front = tenant.ready("web", 1).await?[0];
+    ensure!(front.1 >= 20000, "{front:?}");
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.closed((front.0, 80, Tcp)).await?;
+    let service = tenant.services.get("web").await?;
+    ensure!(ip_modes(&service).iter().all(|mode| mode == "Proxy"), "{:?}", service.status);
+    Ok(())
+}
+
+async fn both(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "both", json!({})).await?;
+    tenant.pod("dns-0", "dns").await?;
+    let ports = json!([
+        {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "targetPort": 5353, "protocol": "TCP"},
+    ]);
+    tenant.service_with("dns", json!({"sharedlb.dev/assign-ports": "true"}), json!({"ports": ports})).await?;
+    let fronts = tenant.ready("dns", 2).await?;
+    ensure!(fronts[0].1 == fronts[1].1 && fronts[0].1 >= 20000, "{fronts:?}");
+    for front in fronts {
+        tenant.only_answer(front, &["dns-0"]).await?;
+    }
+    tenant.change("dns", json!({"metadata": {"annotations": {"sharedlb.dev/assign-ports": null}}})).await?;
+    for front in tenant.served("dns", &[(53, Tcp), (53, Udp)]).await? {
+        tenant.only_answer(front, &["dns-0"]).await?;
+    }
+    Ok(())
+}
+
+async fn both_apart(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "both-apart", json!({})).await?;
+    tenant.pod("dns-0", "dns").await?;
+    let ports = json!([
+        {"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"},
+        {"name": "web", "port": 53, "targetPort": "http", "protocol": "TCP"},
+    ]);
+    tenant.service("dns", json!({"ports": ports})).await?;
+    for front in tenant.served("dns", &[(53, Tcp), (53, Udp)]).await? {
+        tenant.only_answer(front, &["dns-0"]).await?;
+    }
+    Ok(())
+}
+
+async fn address(world: Arc<World>) -> anyhow::Result<()> {
+    let class = json!({"loadBalancers": {"min": 2, "max": 2}});
+    let tenant = Tenant::open(&world.cluster, "address", class).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("old-0", "old").await?;
+    let second = tenant.site.load_balancer(1, "an address", |lb| lb.address.clone()).await?;
+    tenant.service_with("web", json!({"sharedlb.dev/address": second}), json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    ensure!(front.0.to_string() == second, "{front:?}");
+    tenant.service("old", json!({"loadBalancerIP": "192.0.2.1"})).await?;
+    tenant.told("old", "Allocated", "AddressUnknown").await?;
+    tenant.change("old", json!({"spec": {"loadBalancerIP": second, "ports": [{"name": "http", "port": 81}]}})).await?;
+    tenant.change("old", json!({"spec": {"ports": [{"name": "http", "port": 81, "targetPort": "http"}]}})).await?;
+    let front = tenant.served("old", &[(81, Tcp)]).await?[0];
+    ensure!(front.0.to_string() == second, "{front:?}");
+    tenant.only_answer(front, &["old-0"]).await?;
+    tenant.service_with("bad", json!({"sharedlb.dev/address": "Not An Address"}), json!({})).await?;
+    let message = tenant.told("bad", "Allocated", "Rejected").await?;
+    ensure!(message.contains("must be the IP address or the lower-case host name"), "{message}");
+    tenant.event("Service", "bad", "Rejected").await?;
+    tenant.change("bad", json!({"metadata": {"annotations": {"sharedlb.dev/address": null}}})).await?;
+    tenant.told("bad", "Ready", "NoBackends").await.map(drop)
+}
+
+async fn not_ready(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "not-ready", json!({})).await?;
+    tenant.pod("web-0", "web").await?.set_ready(false).await?;
+    tenant.service("web", json!({})).await?;
+    tenant.told("web", "Ready", "NoBackends").await?;
+    tenant.change("web", json!({"spec": {"publishNotReadyAddresses": true}})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await
+}
+
+async fn without_selector(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "without-selector", json!({})).await?;
+    let pod = tenant.pod("web-0", "web").await?;
+    let address = pod.addresses.first().context("an address")?.to_string();
+    tenant.service("web", json!({"selector": null})).await?;
+    tenant.told("web", "Ready", "NoBackends").await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "mine", "namespace": "without-selector", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [address]}],
+    });
+    world.cluster.apply(&slice.to_string()).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await
+}
+
+async fn source_ranges(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "source-ranges", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}})).await?;
+    let message = tenant.told("web", "Allocated", "Unsupported").await?;
+    ensure!(message.contains("loadBalancerSourceRanges") && message.contains("remove them"), "{message}");
+    tenant.event("Service", "web", "Unsupported").await?;
+    tenant.site.gone("service-web").await?;
+    tenant.closed(front).await?;
+    let service = tenant.until("web", "no finalizer", |service| {
+        service.metadata.finalizers.as_ref().is_none_or(Vec::is_empty).then(|| service.clone())
+    });
+    ensure!(fronts(&service.await?).is_empty(), "it still has an address");
+    tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": null}})).await?;
+    let again = tenant.served("web", &[(80, Tcp)]).await?[0];
+    ensure!(again == front, "it was at {front:?} and is at {again:?}");
+    tenant.only_answer(again, &["web-0"]).await
+}
+
+async fn local(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "local", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    let note = tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
+    ensure!(note.contains("instead of the client's") && note.contains("sessionAffinity"), "{note}");
+    let service = tenant.services.get("web").await?;
+    ensure!(condition(&service, "Honoured").is_some_and(|found| found.status == "False"), "{:?}", service.status);
+    ensure!(ip_modes(&service).iter().all(|mode| mode == "Proxy"), "{:?}", service.status);
+    Ok(())
+}
+
+async fn taken(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "taken", json!({"loadBalancers": {"max": 1}})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("late-0", "late").await?;
+    tenant.service("web", json!({})).await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    tenant.service("late", json!({})).await?;
+    let message = tenant.told("late", "Allocated", "PortTaken").await?;
+    ensure!(message.contains("80/TCP"), "{message}");
+    tenant.event("Service", "late", "PortTaken").await?;
+    tenant.delete("web").await?;
+    // It rests for the one who had it.
+    tenant.service("web", json!({})).await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    tenant.told("late", "Allocated", "PortTaken").await.map(drop)
+}

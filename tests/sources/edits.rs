@@ -1,0 +1,165 @@
+//! A Service is edited, and ends where a fresh one would.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_testbed::Protocol::{Tcp, Udp};
+use sharedlb_testbed::eventually;
+
+use crate::harness::{LIMIT, Tests, World};
+use crate::tenant::{Tenant, fronts};
+
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
+    vec![
+        test.test("ports that are added, removed and renumbered are followed", ports),
+        test.test("another selector leads to other pods", selector),
+        test.test("a Service that is no longer of type LoadBalancer is let go, and may come back", type_changed),
+        test.test("a Service that is deleted gives its port back", deleted),
+        test.test("a claim of a Service that is edited or deleted by hand is set right", by_hand),
+        test.test("a user's claim of that name is left alone, and the Service is told", name_taken),
+        test.test("what others wrote into the Service stays", foreign),
+    ]
+}
+
+async fn ports(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "ports", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let http = |number: u16| json!({"name": "http", "port": number, "targetPort": "http"});
+    let dns = |protocol: &str| json!({"name": format!("dns-{}", protocol.to_lowercase()), "port": 53, "targetPort": 5353, "protocol": protocol});
+    tenant.service("web", json!({"ports": [http(80)]})).await?;
+    let first = tenant.served("web", &[(80, Tcp)]).await?[0];
+    for (ports, wanted) in [
+        (json!([http(80), dns("UDP")]), vec![(80, Tcp), (53, Udp)]),
+        (json!([http(80), dns("UDP"), dns("TCP")]), vec![(80, Tcp), (53, Udp), (53, Tcp)]),
+        (json!([http(81), dns("TCP")]), vec![(81, Tcp), (53, Tcp)]),
+        (json!([http(81)]), vec![(81, Tcp)]),
+    ] {
+        tenant.change("web", json!({"spec": {"ports": ports}})).await?;
+        for front in tenant.served("web", &wanted).await? {
+            tenant.only_answer(front, &["web-0"]).await?;
+        }
+    }
+    tenant.closed(first).await?;
+    tenant.change("web", json!({"metadata": {"annotations": {"sharedlb.dev/assign-ports": "true"}}})).await?;
+    // It holds this port, and any will do now.
+    tenant.served("web", &[(81, Tcp)]).await.map(drop)
+}
+
+async fn selector(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "selector", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("other-0", "other").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.change("web", json!({"spec": {"selector": {"app": "other"}}})).await?;
+    tenant.only_answer(front, &["other-0"]).await?;
+    tenant.change("web", json!({"spec": {"selector": {"app": "nobody"}}})).await?;
+    tenant.told("web", "Ready", "NoBackends").await?;
+    tenant.closed(front).await
+}
+
+async fn type_changed(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "type-changed", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.change("web", json!({"spec": {"type": "ClusterIP"}})).await?;
+    tenant.let_go("web").await?;
+    tenant.closed(front).await?;
+    tenant.event("Service", "web", "Released").await?;
+    let class = format!("sharedlb.dev/{}", tenant.site.class);
+    tenant.change("web", json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": class}})).await?;
+    let again = tenant.served("web", &[(80, Tcp)]).await?[0];
+    ensure!(again == front, "it was at {front:?} and is at {again:?}");
+    tenant.only_answer(again, &["web-0"]).await
+}
+
+async fn deleted(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant =
+        Tenant::open(&world.cluster, "deleted", json!({"reclaimDelaySeconds": 0, "loadBalancers": {"max": 1}}));
+    let tenant = tenant.await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("next-0", "next").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.delete("web").await?;
+    tenant.site.gone("service-web").await?;
+    tenant.closed(front).await?;
+    tenant.service("next", json!({})).await?;
+    let next = tenant.served("next", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(next, &["next-0"]).await
+}
+
+async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "by-hand", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    let before = tenant.claim("web").await?;
+    let claims = &tenant.site.claims;
+    let edits = json!({
+        "metadata": {"labels": null},
+        "spec": {"serviceName": null, "selector": {"app": "other"}, "ports": [{"name": "x", "port": 22, "targetPort": 22}]},
+    });
+    claims.patch("service-web", &PatchParams::default(), &Patch::Merge(edits)).await?;
+    eventually("the claim to be as it was", LIMIT, async || {
+        let now = tenant.claim("web").await?;
+        ensure!(now.spec == before.spec && now.labels() == before.labels(), "{:?} {:?}", now.spec, now.labels());
+        Ok(Some(()))
+    })
+    .await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    tenant.only_answer(front, &["web-0"]).await?;
+    claims.delete("service-web", &DeleteParams::default()).await?;
+    eventually("another claim", LIMIT, async || {
+        let now = claims.get_opt("service-web").await?;
+        Ok(now.filter(|now| now.uid() != before.uid()).map(drop))
+    })
+    .await?;
+    tenant.site.ready("service-web").await?;
+    ensure!(tenant.served("web", &[(80, Tcp)]).await? == [front], "it is elsewhere");
+    tenant.only_answer(front, &["web-0"]).await
+}
+
+async fn name_taken(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "name-taken", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let theirs = tenant.site.claim("service-web", json!([{"targetPort": "http"}])).await?;
+    tenant.service("web", json!({})).await?;
+    let message = tenant.told("web", "Allocated", "NameTaken").await?;
+    ensure!(message.contains("SharedLB service-web") && message.contains("delete it"), "{message}");
+    tenant.event("Service", "web", "NameTaken").await?;
+    ensure!(tenant.claim("web").await?.spec == theirs.spec, "it was touched");
+    tenant.site.delete("service-web").await?;
+    tenant.served("web", &[(80, Tcp)]).await.map(drop)
+}
+
+async fn foreign(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "foreign", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    let theirs = json!({
+        "type": "team.dev/Theirs", "status": "True", "reason": "Theirs", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    let mut conditions = serde_json::to_value(tenant.services.get("web").await?.status)?["conditions"].clone();
+    conditions.as_array_mut().unwrap_or(&mut Vec::new()).push(theirs);
+    let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
+    tenant.services.patch_status("web", &PatchParams::default(), &patch).await?;
+    tenant.change("web", json!({"metadata": {"finalizers": ["service.kubernetes.io/load-balancer-cleanup", "team.dev/theirs"], "annotations": {"team": "red"}}})).await?;
+    tenant.change("web", json!({"spec": {"type": "ClusterIP"}})).await?;
+    let left = tenant.until("web", "nothing of ours", |service| {
+        (service.finalizers() == ["team.dev/theirs"]).then(|| service.clone())
+    });
+    let left = left.await?;
+    let conditions = left.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    ensure!(conditions.len() == 1 && conditions[0].type_ == "team.dev/Theirs", "{conditions:?}");
+    ensure!(left.annotations().get("team").is_some() && fronts(&left).is_empty(), "{left:?}");
+    tenant.change("web", json!({"metadata": {"finalizers": null}})).await
+}

@@ -1,0 +1,67 @@
+//! What the flags switch on and off.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use kube::ResourceExt;
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_testbed::Cluster;
+use sharedlb_testbed::Protocol::Tcp;
+
+use crate::harness::{Tests, install};
+use crate::setting::Setting;
+use crate::tenant::{Tenant, conditions};
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
+    vec![
+        test.test("--serve-unclassed-services serves Services without a class by their annotation", unclassed),
+        test.test("a source that is switched off does nothing, and needs none of its rights", switched_off),
+    ]
+}
+
+async fn unclassed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, &["--serve-unclassed-services"]).await?;
+    let tenant = Tenant::open(&cluster, "unclassed", json!({})).await?;
+    tenant.site.fronts(1).await?;
+    // Nobody else may serve Services without a class then. Here MetalLB does, but
+    // not if it has no such pool.
+    let annotations = json!({"sharedlb.dev/class": "unclassed", "metallb.io/address-pool": "none"});
+    tenant.pod("web-0", "web").await?;
+    tenant.service_with("web", annotations, json!({"loadBalancerClass": null})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.change("web", json!({"metadata": {"annotations": {"sharedlb.dev/class": null}}})).await?;
+    tenant.let_go("web").await?;
+    tenant.closed(front).await?;
+    tenant.site.delete_class().await?;
+    tenant.site.class_gone().await?;
+    setting.kill().await
+}
+
+async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let roles = ["sharedlb-source-services"];
+    for role in roles {
+        cluster.kubectl_output(&["delete", "clusterrolebinding,clusterrole", role]).await?;
+    }
+    let mut setting = Setting::start(&cluster, &["--source-services=false"]).await?;
+    let tenant = Tenant::open(&cluster, "switched-off", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    // What is asked for by hand is given all the same, and so it has had time.
+    tenant.site.assigned("mine").await?;
+    let service = tenant.services.get("web").await?;
+    ensure!(service.finalizers().is_empty() && conditions(&service).is_empty(), "{service:?}");
+    ensure!(tenant.site.claims.get_opt("service-web").await?.is_none(), "it has a claim");
+    let metrics = setting.controller()?.metrics().await?;
+    for (name, labels) in
+        [("sharedlb_watch_errors_total", &[][..]), ("sharedlb_api_writes_total", &[("result", "refused")])]
+    {
+        ensure!(metrics.sum(name, labels) == 0.0, "it was refused something: {name}");
+    }
+    tenant.site.delete("mine").await?;
+    tenant.site.delete_class().await?;
+    tenant.site.class_gone().await?;
+    setting.kill().await?;
+    install(&cluster).await
+}

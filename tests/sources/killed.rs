@@ -1,0 +1,137 @@
+//! The controller is killed, and what it keeps for Services ends the same.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_testbed::Protocol::{Tcp, Udp};
+use sharedlb_testbed::{Cluster, eventually};
+
+use crate::harness::{LIMIT, Tests};
+use crate::setting::Setting;
+use crate::tenant::{Tenant, condition, fronts};
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
+    vec![
+        test.test("killed after each write, it serves a Service, follows its edits, and lets it go", after_each_write),
+        test.test("what happened to Services while it was down is made up for", while_down),
+        test.test("a restart writes nothing to Services that are as they should be", restart),
+    ]
+}
+
+fn is_served(service: &Service, ports: usize) -> bool {
+    let ready = condition(service, "Ready").is_some_and(|found| found.status == "True");
+    ready && fronts(service).len() == ports
+}
+
+async fn after_each_write(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, &[]).await?;
+    let tenant = Tenant::open(&cluster, "killed", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.site.fronts(1).await?;
+    let served = async |ports| Ok(is_served(&tenant.services.get("web").await?, ports));
+    setting.killed_after_each_write(tenant.service("web", json!({})), async || served(1).await).await?;
+    tenant.only_answer(tenant.served("web", &[(80, Tcp)]).await?[0], &["web-0"]).await?;
+
+    let more = json!({"spec": {"ports": [
+        {"name": "http", "port": 81, "targetPort": "http"},
+        {"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"},
+    ]}});
+    setting.killed_after_each_write(tenant.change("web", more), async || served(2).await).await?;
+    for front in tenant.served("web", &[(81, Tcp), (53, Udp)]).await? {
+        tenant.only_answer(front, &["web-0"]).await?;
+    }
+
+    let no_longer = json!({"spec": {"type": "ClusterIP"}});
+    let let_go = async || Ok(tenant.services.get("web").await?.finalizers().is_empty());
+    setting.killed_after_each_write(tenant.change("web", no_longer), let_go).await?;
+    tenant.let_go("web").await?;
+
+    let class = json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "sharedlb.dev/killed"}});
+    tenant.change("web", class).await?;
+    tenant.served("web", &[(81, Tcp), (53, Udp)]).await?;
+    let delete = async {
+        tenant.services.delete("web", &DeleteParams::default()).await?;
+        Ok(())
+    };
+    let gone = async || Ok(tenant.services.get_opt("web").await?.is_none());
+    setting.killed_after_each_write(delete, gone).await?;
+    tenant.site.gone("service-web").await?;
+    clear(&tenant, setting).await
+}
+
+async fn while_down(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, &[]).await?;
+    let tenant = Tenant::open(&cluster, "while-down", json!({})).await?;
+    let names = ["deleted", "changed", "edited", "by-force"];
+    for (name, port) in names.into_iter().zip(8001..) {
+        tenant.pod(&format!("{name}-0"), name).await?;
+        let ports = json!([{"name": "http", "port": port, "targetPort": "http"}]);
+        tenant.service(name, json!({"ports": ports})).await?;
+        tenant.served(name, &[(port, Tcp)]).await?;
+    }
+    setting.kill().await?;
+    tenant.services.delete("deleted", &DeleteParams::default()).await?;
+    tenant.change("changed", json!({"spec": {"type": "ClusterIP"}})).await?;
+    let ports = json!([{"name": "http", "port": 8100, "targetPort": "http"}]);
+    tenant.change("edited", json!({"spec": {"ports": ports}})).await?;
+    // Its finalizer is removed by force, and another of that name is created.
+    tenant.change("by-force", json!({"metadata": {"finalizers": null}})).await?;
+    tenant.delete("by-force").await?;
+    tenant.service("by-force", json!({"ports": [{"name": "http", "port": 8101, "targetPort": "http"}]})).await?;
+    setting.start_controller()?;
+    tenant.site.gone("service-deleted").await?;
+    eventually("the deleted Service to be gone", LIMIT, async || {
+        Ok(tenant.services.get_opt("deleted").await?.is_none().then_some(()))
+    })
+    .await?;
+    tenant.let_go("changed").await?;
+    for (name, port) in [("edited", 8100), ("by-force", 8101)] {
+        let front = tenant.served(name, &[(port, Tcp)]).await?[0];
+        tenant.only_answer(front, &[&format!("{name}-0")]).await?;
+        for old in [8003, 8004] {
+            tenant.closed((front.0, old, Tcp)).await?;
+        }
+        tenant.delete(name).await?;
+    }
+    clear(&tenant, setting).await
+}
+
+async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut setting = Setting::start(&cluster, &[]).await?;
+    let tenant = Tenant::open(&cluster, "restart", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({"externalTrafficPolicy": "Local"})).await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    tenant.service("refused", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
+    tenant.event("Service", "refused", "Unsupported").await?;
+    tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
+    setting.kill().await?;
+    let writes = setting.writes();
+    setting.start_controller()?;
+    let controller = setting.controller()?;
+    controller.until_ready().await?;
+    eventually("the load balancer to have been looked at", LIMIT, async || {
+        let metrics = controller.metrics().await?;
+        Ok((metrics.sum("sharedlb_load_balancer_run_duration_seconds_count", &[]) >= 1.0).then_some(()))
+    })
+    .await?;
+    let writes = setting.writes() - writes;
+    ensure!(writes == 0, "it made {writes} writes");
+    for name in ["web", "refused"] {
+        tenant.delete(name).await?;
+    }
+    clear(&tenant, setting).await
+}
+
+/// Removes the class, and ends the controller, so that the next test finds
+/// nothing of this one.
+async fn clear(tenant: &Tenant, mut setting: Setting) -> anyhow::Result<()> {
+    tenant.site.delete_class().await?;
+    tenant.site.class_gone().await?;
+    setting.kill().await
+}

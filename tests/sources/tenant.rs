@@ -1,0 +1,270 @@
+//! A team with Services of type LoadBalancer, and who asks them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use sharedlb_crds::SharedLB;
+use sharedlb_testbed::{Client, Cluster, Pod, PodPort, PodSpec, Protocol, eventually};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{LIMIT, Site};
+
+/// How often somebody is asked before one believes that nobody else answers.
+const QUESTIONS: usize = 15;
+
+/// How long one attempt may take from inside.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// A namespace with Services, of a class that has its name or another's.
+pub(crate) struct Tenant {
+    pub(crate) site: Site,
+    pub(crate) services: Api<Service>,
+    client: Client,
+}
+
+/// Where a Service is reached: an address, a port and what it speaks.
+pub(crate) type Front = (IpAddr, u16, Protocol);
+
+/// Gives the load balancers' addresses a route from the node, as any has that is
+/// connected to the world. (What is not captured on the way gets lost there.)
+pub(crate) fn lead_to_load_balancers() -> anyhow::Result<()> {
+    let added = Command::new("ip").args(["route", "add", "10.99.0.0/24", "via", "10.99.9.2"]).status()?;
+    ensure!(added.success(), "ip route add: {added}");
+    Ok(())
+}
+
+impl Tenant {
+    /// A namespace and a class of this name.
+    pub(crate) async fn open(cluster: &Arc<Cluster>, name: &str, class: Value) -> anyhow::Result<Self> {
+        Self::of(Site::open(cluster, name, class).await?)
+    }
+
+    /// Another namespace that uses the same class.
+    pub(crate) async fn neighbour(&self, name: &str) -> anyhow::Result<Self> {
+        Self::of(Site::in_class(&self.site.cluster, name, &self.site.class).await?)
+    }
+
+    fn of(site: Site) -> anyhow::Result<Self> {
+        let services = Api::namespaced(site.cluster.admin(), &site.namespace);
+        Ok(Self { services, client: site.cluster.client()?, site })
+    }
+
+    /// A pod labelled `app: <app>` that answers on `http` (8080/TCP), and on
+    /// `dns` by TCP and UDP (5353).
+    pub(crate) async fn pod(&self, name: &str, app: &str) -> anyhow::Result<Pod> {
+        let ports = [PodPort::tcp("http", 8080), PodPort::udp("dns", 5353), PodPort::tcp("dns-tcp", 5353)];
+        let spec = PodSpec::new(&self.site.namespace, name).label("app", app);
+        self.site.cluster.pod(ports.into_iter().fold(spec, PodSpec::port)).await
+    }
+
+    /// Creates a Service of this tenant's class for the pods labelled `app:
+    /// <name>`. What `spec` does not say is one port 80 to `http`.
+    pub(crate) async fn service(&self, name: &str, spec: Value) -> anyhow::Result<()> {
+        self.service_with(name, json!({}), spec).await
+    }
+
+    /// The same with annotations.
+    pub(crate) async fn service_with(&self, name: &str, annotations: Value, spec: Value) -> anyhow::Result<()> {
+        let mut full = json!({
+            "type": "LoadBalancer",
+            "loadBalancerClass": format!("sharedlb.dev/{}", self.site.class),
+            "selector": {"app": name},
+            "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+            // There are too few node ports for many tests.
+            "allocateLoadBalancerNodePorts": false,
+        });
+        for (field, value) in spec.as_object().context("an object")? {
+            full[field] = value.clone();
+        }
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": name, "annotations": annotations}, "spec": full}))?;
+        let created = self.services.create(&PostParams::default(), &service).await;
+        created.with_context(|| format!("making Service {name}")).map(drop)
+    }
+
+    /// Changes a Service by a merge patch.
+    pub(crate) async fn change(&self, name: &str, patch: Value) -> anyhow::Result<()> {
+        self.services.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Deletes a Service and waits until it is gone.
+    pub(crate) async fn delete(&self, name: &str) -> anyhow::Result<()> {
+        self.services.delete(name, &DeleteParams::default()).await?;
+        let what = format!("Service {name} to be gone");
+        eventually(&what, LIMIT, async || Ok(self.services.get_opt(name).await?.is_none().then_some(()))).await
+    }
+
+    /// Waits until a Service is as looked for.
+    pub(crate) async fn until<T>(
+        &self,
+        name: &str,
+        what: &str,
+        find: impl Fn(&Service) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        eventually(&format!("Service {}/{name} to have {what}", self.site.namespace), LIMIT, async || {
+            let service = self.services.get(name).await?;
+            let found = find(&service);
+            ensure!(found.is_some(), "it is {}", serde_json::to_string(&service)?);
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Waits until a Service is ready on these ports, and says where.
+    pub(crate) async fn served(&self, name: &str, ports: &[(u16, Protocol)]) -> anyhow::Result<Vec<Front>> {
+        let wanted: BTreeSet<_> = ports.iter().map(|(port, protocol)| (*port, protocol.as_str())).collect();
+        self.until(name, &format!("ports {wanted:?}"), |service| {
+            let fronts = fronts(service);
+            let found: BTreeSet<_> = fronts.iter().map(|(_, port, protocol)| (*port, protocol.as_str())).collect();
+            (is_ready(service) && found == wanted).then_some(fronts)
+        })
+        .await
+    }
+
+    /// Waits until a Service is ready on any ports, so many of them.
+    pub(crate) async fn ready(&self, name: &str, ports: usize) -> anyhow::Result<Vec<Front>> {
+        self.until(name, &format!("{ports} ports"), |service| {
+            let fronts = fronts(service);
+            (is_ready(service) && fronts.len() == ports).then_some(fronts)
+        })
+        .await
+    }
+
+    /// Waits until a Service is told this, and says with which words.
+    pub(crate) async fn told(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
+        self.until(name, &format!("{kind} {reason}"), |service| {
+            let found = condition(service, kind).filter(|condition| condition.reason == reason)?;
+            Some(found.message.clone())
+        })
+        .await
+    }
+
+    /// Waits until nothing of ours is left on a Service, and its claim is gone.
+    pub(crate) async fn let_go(&self, name: &str) -> anyhow::Result<()> {
+        self.until(name, "nothing of ours", |service| {
+            let marked = service.annotations().contains_key("sharedlb.dev/claim");
+            (fronts(service).is_empty() && !marked && service.finalizers().is_empty() && conditions(service).is_empty())
+                .then_some(())
+        })
+        .await?;
+        self.site.gone(&format!("service-{name}")).await
+    }
+
+    /// The claim of a Service.
+    pub(crate) async fn claim(&self, service: &str) -> anyhow::Result<SharedLB> {
+        Ok(self.site.claims.get(&format!("service-{service}")).await?)
+    }
+
+    /// Waits for an Event about an object, and returns what it says.
+    pub(crate) async fn event(&self, kind: &str, name: &str, reason: &str) -> anyhow::Result<String> {
+        let events = Api::<Event>::namespaced(self.site.cluster.admin(), &self.site.namespace);
+        let about = ListParams::default().fields(&format!("regarding.kind={kind},regarding.name={name}"));
+        eventually(&format!("an Event {reason} about {kind} {name}"), LIMIT, async || {
+            let found = events.list(&about).await?.items;
+            let reasons: Vec<_> = found.iter().filter_map(|event| event.reason.clone()).collect();
+            let event = found.into_iter().find(|event| event.reason.as_deref() == Some(reason));
+            Ok(Some(event.with_context(|| format!("there are {reasons:?}"))?.note.unwrap_or_default()))
+        })
+        .await
+    }
+
+    /// Asks from outside until these pods have answered and nobody else does.
+    pub(crate) async fn only_answer(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
+        only_answer(pods, &format!("{front:?} from outside"), async || self.ask(front).await).await
+    }
+
+    /// Asks from inside of the cluster until these pods have answered and nobody
+    /// else does.
+    pub(crate) async fn only_answer_inside(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
+        only_answer(pods, &format!("{front:?} from inside"), async || ask_inside(front).await).await
+    }
+
+    /// Asks from inside of the cluster, once.
+    pub(crate) async fn ask_inside(&self, front: Front) -> anyhow::Result<String> {
+        ask_inside(front).await
+    }
+
+    /// Asks from outside until nobody answers any more.
+    pub(crate) async fn closed(&self, front: Front) -> anyhow::Result<()> {
+        let what = format!("nobody to answer at {front:?}");
+        eventually(&what, LIMIT, async || Ok(self.ask(front).await.is_err().then_some(()))).await
+    }
+
+    async fn ask(&self, (address, port, protocol): Front) -> anyhow::Result<String> {
+        Ok(match protocol {
+            Protocol::Tcp => self.client.tcp(address, port).await?.name,
+            Protocol::Udp => self.client.udp(address, port).await?.name,
+        })
+    }
+}
+
+async fn only_answer(pods: &[&str], at: &str, ask: impl AsyncFn() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    let wanted: BTreeSet<_> = pods.iter().map(|&pod| pod.to_owned()).collect();
+    eventually(&format!("{pods:?} alone to answer at {at}"), LIMIT, async || {
+        let mut answered = BTreeSet::new();
+        for _ in 0..QUESTIONS {
+            answered.insert(ask().await?);
+        }
+        ensure!(answered == wanted, "{answered:?} have answered");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// This program is on the node, where all pods are.
+async fn ask_inside((address, port, _): Front) -> anyhow::Result<String> {
+    let asking = async {
+        let mut stream = TcpStream::connect(SocketAddr::new(address, port)).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        anyhow::Ok(text.split(' ').next().unwrap_or_default().to_owned())
+    };
+    tokio::time::timeout(ATTEMPT, asking).await.context("no answer")?
+}
+
+/// The addresses and ports of a Service's status, IPv4 ones.
+pub(crate) fn fronts(service: &Service) -> Vec<Front> {
+    let ingress = service.status.iter().flat_map(|status| status.load_balancer.iter()).flat_map(|lb| &lb.ingress);
+    let mut fronts = Vec::new();
+    for ingress in ingress.flatten() {
+        let Some(address) = ingress.ip.as_ref().and_then(|ip| ip.parse().ok()) else { continue };
+        for port in ingress.ports.iter().flatten() {
+            let protocol = if port.protocol == "UDP" { Protocol::Udp } else { Protocol::Tcp };
+            fronts.push((address, u16::try_from(port.port).unwrap_or_default(), protocol));
+        }
+    }
+    fronts
+}
+
+/// What kube-proxy is to make of the Service's addresses.
+pub(crate) fn ip_modes(service: &Service) -> Vec<String> {
+    let ingress = service.status.iter().flat_map(|status| status.load_balancer.iter()).flat_map(|lb| &lb.ingress);
+    ingress.flatten().filter_map(|ingress| ingress.ip_mode.clone()).collect()
+}
+
+/// Our conditions of a Service.
+pub(crate) fn conditions(service: &Service) -> Vec<&Condition> {
+    let all = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    all.filter(|condition| condition.type_.starts_with("sharedlb.dev/")).collect()
+}
+
+/// What a Service is told about one thing.
+pub(crate) fn condition<'a>(service: &'a Service, kind: &str) -> Option<&'a Condition> {
+    conditions(service).into_iter().find(|condition| condition.type_ == format!("sharedlb.dev/{kind}"))
+}
+
+fn is_ready(service: &Service) -> bool {
+    condition(service, "Ready").is_some_and(|condition| condition.status == "True")
+}
