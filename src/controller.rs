@@ -94,7 +94,7 @@ async fn work(
     let backends = Arc::new(Backends::default());
     let (events, write_events) = Events::new(client.clone(), metrics.clone());
     let part = readiness.part();
-    let sources = sources::start(options.sources, &client, &events, &metrics, &readiness);
+    let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: make_provider(client.clone(), cluster_id.clone()),
         client: client.clone(),

@@ -8,6 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Resource};
+use sharedlb_providers::model::fnv1a;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -29,17 +30,28 @@ const NOTE_MAX: usize = 1024;
 /// each other. kube's `Recorder` joins those, for which it keeps and searches
 /// every event of the last six minutes: too much after a burst of claims.
 #[derive(Clone)]
-pub struct Events(mpsc::Sender<Event>);
+pub struct Events(mpsc::Sender<News>);
+
+/// An event that is to be written.
+struct News {
+    event: Event,
+    /// Whether it is to be written only if it is not there
+    once: bool,
+}
 
 impl Events {
     /// The sender, and the task that writes what it is given until the sender
     /// is gone.
     pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, mut receiver) = mpsc::channel::<Event>(WAITING_MAX);
+        let (sender, mut receiver) = mpsc::channel::<News>(WAITING_MAX);
         let write = async move {
-            while let Some(event) = receiver.recv().await {
+            while let Some(News { event, once }) = receiver.recv().await {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+                let name = event.metadata.name.as_deref().unwrap_or_default();
+                if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
+                    continue;
+                }
                 let written = events.create(&PostParams::default(), &event).await;
                 metrics.api_write("Event", "create", if written.is_ok() { "ok" } else { "failed" });
                 if let Err(error) = written {
@@ -53,34 +65,58 @@ impl Events {
     /// An event on this object: its reason in a word, and a note for the user.
     pub fn tell<K: Resource<DynamicType = ()>>(&self, object: &Meta, warning: bool, reason: String, note: String) {
         let now = Timestamp::now();
-        let namespace = if object.key.namespace.is_empty() { "default" } else { &*object.key.namespace };
-        let event = Event {
-            metadata: ObjectMeta {
-                // As client-go names them: the object and the time. (At most 253 characters.)
-                name: Some(format!("{:.230}.{:x}", object.key.name, now.as_nanosecond())),
-                namespace: Some(namespace.to_owned()),
-                ..ObjectMeta::default()
-            },
-            event_time: Some(MicroTime(now)),
-            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-            reason: Some(reason),
-            action: Some("Reconcile".to_owned()),
-            note: Some(cut(note)),
-            regarding: Some(ObjectReference {
-                api_version: Some(K::api_version(&()).into_owned()),
-                kind: Some(K::kind(&()).into_owned()),
-                name: Some(object.key.name.to_string()),
-                namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.to_string()),
-                uid: Some(object.uid.to_string()),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some(REPORTER.to_owned()),
-            reporting_instance: Some(REPORTER.to_owned()),
-            ..Event::default()
-        };
-        if self.0.try_send(event).is_err() {
+        // As client-go names them: the object and the time.
+        let suffix = format!("{:x}", now.as_nanosecond());
+        self.send(make::<K>(object, warning, reason, note, &suffix, now), false);
+    }
+
+    /// The same, unless it was told before and the event is still there: for what
+    /// this process cannot know to have told before it started. This needs the
+    /// right to get events.
+    pub fn tell_once<K: Resource<DynamicType = ()>>(&self, object: &Meta, warning: bool, reason: String, note: String) {
+        let suffix = format!("{:x}", fnv1a([object.uid.as_bytes(), reason.as_bytes(), note.as_bytes()]));
+        self.send(make::<K>(object, warning, reason, note, &suffix, Timestamp::now()), true);
+    }
+
+    fn send(&self, event: Event, once: bool) {
+        if self.0.try_send(News { event, once }).is_err() {
             warn!("event dropped: {WAITING_MAX} wait to be written");
         }
+    }
+}
+
+fn make<K: Resource<DynamicType = ()>>(
+    object: &Meta,
+    warning: bool,
+    reason: String,
+    note: String,
+    suffix: &str,
+    now: Timestamp,
+) -> Event {
+    let namespace = if object.key.namespace.is_empty() { "default" } else { &*object.key.namespace };
+    Event {
+        metadata: ObjectMeta {
+            // At most 253 characters.
+            name: Some(format!("{:.220}.{suffix}", object.key.name)),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(reason),
+        action: Some("Reconcile".to_owned()),
+        note: Some(cut(note)),
+        regarding: Some(ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: Some(object.key.name.to_string()),
+            namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.to_string()),
+            uid: Some(object.uid.to_string()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(REPORTER.to_owned()),
+        reporting_instance: Some(REPORTER.to_owned()),
+        ..Event::default()
     }
 }
 

@@ -55,6 +55,9 @@ struct ControllerArgs {
     /// sharedlb.dev/.
     #[arg(long, env = "SHAREDLB_SOURCE_SERVICES", default_value_t = true, action = ArgAction::Set)]
     source_services: bool,
+    /// Serve ConfigMaps labelled app=loadbalancer that name a Service.
+    #[arg(long, env = "SHAREDLB_SOURCE_CONFIGMAPS", default_value_t = true, action = ArgAction::Set)]
+    source_configmaps: bool,
     /// Serve also Services of type LoadBalancer that have no loadBalancerClass,
     /// if they have the annotation sharedlb.dev/class. Nobody else may serve
     /// Services without a class then.
@@ -117,7 +120,11 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         kubeconfig: args.kubeconfig,
         cluster_id: args.cluster_id,
         resync: Duration::from_secs(args.resync_seconds),
-        sources: sources::Options { services: args.source_services, unclassed_services: args.serve_unclassed_services },
+        sources: sources::Options {
+            services: args.source_services,
+            unclassed_services: args.serve_unclassed_services,
+            config_maps: args.source_configmaps,
+        },
     };
     controller::run(options, stop).await
 }

@@ -11,6 +11,7 @@
 //! wherever the process is killed, the next write is found the same way, so that
 //! all ends where a fresh object would.
 
+pub mod config_map;
 mod feed;
 mod owned;
 mod ports;
@@ -27,16 +28,19 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Client, Resource};
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sharedlb_crds::{Reason, SharedLB};
 
-use crate::cluster::Listeners;
+use crate::assign::ClaimId;
+use crate::cluster::backends::Backends;
 use crate::cluster::cache::Cached;
+use crate::cluster::{Listeners, watch_one};
 use crate::events::Events;
 use crate::metrics::Metrics;
-use crate::readiness::{Part, Readiness};
+use crate::readiness::Readiness;
 
 pub use feed::Feed;
 pub use owned::OwnedClaim;
@@ -68,6 +72,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// What else has not been listed yet that it decides on.
     fn missing(&self) -> Vec<&'static str>;
+
+    /// Whether an object is decided on by what this Service is.
+    fn depends_on(&self, _object: &Self::Object, _service: &ClaimId) -> bool {
+        false
+    }
 
     /// The one thing to be done next for an object and its claim, as they are
     /// now; `None`: nothing, until one of them changes.
@@ -144,6 +153,8 @@ pub struct Options {
     /// Whether Services without a `loadBalancerClass` are served too if they have
     /// the annotation [`sharedlb_crds::CLASS_ANNOTATION`]
     pub unclassed_services: bool,
+    /// Whether ConfigMaps are one
+    pub config_maps: bool,
 }
 
 /// The sources that there are, to be run.
@@ -160,37 +171,45 @@ pub struct Sources {
 pub fn start(
     options: Options,
     client: &Client,
+    backends: &Arc<Backends>,
     events: &Events,
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
 ) -> Sources {
     let mut sources = Sources::default();
+    let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
     if options.services {
-        let (source_loop, inbox, source) = SourceLoop::new(Settings {
-            source: service::Services { unclassed: options.unclassed_services },
-            client: client.clone(),
-            events: events.clone(),
-            metrics: metrics.clone(),
-            readiness: readiness.part(),
-        });
+        let source = service::Services { unclassed: options.unclassed_services };
+        let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
         let (claims, services) = (inbox.claims(), inbox.objects(source));
         sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
         sources.listeners.services.push(Box::new(move |event| services.watched(event)));
         sources.tasks.push(source_loop.run().boxed());
     }
+    if options.config_maps {
+        let source = config_map::ConfigMaps { backends: backends.clone() };
+        let (source_loop, inbox, source) = SourceLoop::new(source, common, readiness.part());
+        let (claims, maps) = (inbox.claims(), inbox.objects(source));
+        sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
+        sources.listeners.changed_services.push(Box::new(move |changes| inbox.services(changes)));
+        sources.tasks.push(source_loop.run().boxed());
+        let selected = watcher::Config::default().labels(config_map::SELECTOR);
+        let (api, metrics) = (Api::all(client.clone()), metrics.clone());
+        let watch = async move {
+            watch_one("ConfigMap", api, selected, &metrics, move |event| maps.watched(&event)).await;
+        };
+        sources.tasks.push(watch.boxed());
+    }
     sources
 }
 
-/// What the loop of a source is given at its start.
-pub struct Settings<S> {
-    /// What the source is
-    pub source: S,
+/// What every source works with.
+#[derive(Clone)]
+pub struct Common {
     /// The Kubernetes API
     pub client: Client,
     /// Where events go
     pub events: Events,
     /// Where writes are counted
     pub metrics: Arc<Metrics>,
-    /// Whom it is told what is still missing
-    pub readiness: Part,
 }

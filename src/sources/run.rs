@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::write::{Writer, claim_key};
-use super::{Change, Facts, Feed, News, OwnedClaim, Refusal, Settings, Source, Step, feed::Shown};
+use super::{Change, Common, Facts, Feed, News, OwnedClaim, Refusal, Source, Step, feed::Shown};
 use crate::assign::ClaimId;
 use crate::claim::Meta;
+use crate::cluster::backends::ServiceObject;
 use crate::cluster::cache::{Cache, Cached as _, Changed};
 use crate::events::Events;
 use crate::readiness::Part;
@@ -25,8 +26,8 @@ use crate::writes::{WriteError, Writes};
 enum Input<S: Source> {
     Object(Shown<S::Object>),
     Claim(Shown<OwnedClaim>),
-    /// Something else changed that these objects are decided on.
-    Touched(Vec<ClaimId>),
+    /// These Services changed.
+    Services(Vec<ClaimId>),
     Written(ClaimId, Written<S>),
 }
 
@@ -79,9 +80,12 @@ impl<S: Source> Inbox<S> {
         Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(shown)))
     }
 
-    /// Something changed that objects of these names may be decided on.
-    pub fn touch(&self, names: Vec<ClaimId>) {
-        _ = self.0.send(Input::Touched(names));
+    /// Services have changed.
+    pub fn services(&self, changes: &[Changed<ServiceObject>]) {
+        let changed = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref()));
+        // Nobody names those that we keep beside claims.
+        let named = changed.filter(|service| service.owner.is_none());
+        _ = self.0.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
     }
 }
 
@@ -104,9 +108,9 @@ pub struct SourceLoop<S: Source> {
 impl<S: Source> SourceLoop<S> {
     /// A loop that knows nothing yet, and where to tell it things.
     #[must_use]
-    pub fn new(settings: Settings<S>) -> (Self, Inbox<S>, Arc<S>) {
+    pub fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>, Arc<S>) {
         let (sender, inputs) = mpsc::unbounded_channel();
-        let Settings { source, client, events, metrics, readiness } = settings;
+        let Common { client, events, metrics } = common;
         let source = Arc::new(source);
         let source_loop = Self {
             source: source.clone(),
@@ -175,10 +179,17 @@ impl<S: Source> SourceLoop<S> {
                     new.or(old).into_iter().for_each(|claim| self.watched(claim.source.clone()));
                 }
             }
-            Input::Touched(names) => self.touched.extend(names),
+            Input::Services(services) => services.iter().for_each(|service| self.touch_those_of(service)),
             Input::Written(key, Written::Claim(write, result)) => self.claim_written(&key, write, result),
             Input::Written(key, Written::Object(change, result)) => self.object_written(&key, change, result),
         }
+    }
+
+    fn touch_those_of(&mut self, service: &ClaimId) {
+        let first = ClaimId { namespace: service.namespace.clone(), name: "".into() };
+        let all = self.objects.objects().range(first..).take_while(|(key, _)| key.namespace == service.namespace);
+        let theirs = all.filter(|(_, object)| self.source.depends_on(object, service)).map(|(key, _)| key.clone());
+        self.touched.extend(theirs.collect::<Vec<_>>());
     }
 
     /// The watch shows something new: what stood in the way of a write may be gone.
@@ -224,7 +235,13 @@ impl<S: Source> SourceLoop<S> {
             }
             (Some(Step::Tell(news)), _) => {
                 if let Some(object) = &object {
-                    tell::<S>(&self.events, object.meta(), &news);
+                    let News { warning, reason, note } = news.clone();
+                    info!(source = S::NAME, object = %key, reason, note, "told");
+                    // What a process before this one told is not known.
+                    match entry.told {
+                        None => self.events.tell_once::<S::Kind>(object.meta(), warning, reason, note),
+                        Some(_) => self.events.tell::<S::Kind>(object.meta(), warning, reason, note),
+                    }
                 }
                 entry.told = Some(news);
                 self.touched.insert(key.clone());

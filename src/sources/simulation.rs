@@ -1,8 +1,10 @@
 //! An API server and a class loop, as far as a source meets them, for one object
 //! and its claim.
 
+use std::sync::Arc;
+
 use kube::Resource as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason};
 
 use super::{Facts, News, OwnedClaim, Refusal, Source, Step};
@@ -11,9 +13,8 @@ use super::{Facts, News, OwnedClaim, Refusal, Source, Step};
 const STEPS_MAX: usize = 60;
 
 /// The object and its claim as the API has them.
-#[derive(Clone)]
 pub(super) struct World<S> {
-    source: S,
+    source: Arc<S>,
     pub(super) object: Option<Value>,
     pub(super) claim: Option<Value>,
     /// Why the API server does not take the claim, if it does not
@@ -27,8 +28,24 @@ pub(super) struct World<S> {
     version: u64,
 }
 
-impl<S: Source + Clone> World<S> {
-    pub(super) fn new(source: S, object: Value) -> Self {
+impl<S> Clone for World<S> {
+    fn clone(&self) -> Self {
+        Self {
+            source: self.source.clone(),
+            object: self.object.clone(),
+            claim: self.claim.clone(),
+            rejects: self.rejects.clone(),
+            refusal: self.refusal.clone(),
+            told: self.told.clone(),
+            news: self.news.clone(),
+            done: self.done.clone(),
+            version: self.version,
+        }
+    }
+}
+
+impl<S: Source> World<S> {
+    pub(super) fn new(source: Arc<S>, object: Value) -> Self {
         let mut world = Self {
             source,
             object: None,
@@ -42,6 +59,12 @@ impl<S: Source + Clone> World<S> {
         };
         world.object = Some(world.created(object));
         world
+    }
+
+    /// What else is decided on has changed.
+    pub(super) fn with_source(mut self, source: Arc<S>) -> Self {
+        self.source = source;
+        self
     }
 
     /// The process is killed, and starts again: it knows what the API says.
@@ -86,9 +109,26 @@ impl<S: Source + Clone> World<S> {
     /// Somebody changes the object by a merge patch.
     pub(super) fn edit(&mut self, patch: &Value) {
         let Some(mut object) = self.object.take() else { return };
+        let changed =
+            patch["data"].as_object().into_iter().flatten().filter(|(key, value)| object["data"][key] != **value);
+        let changed: Map<String, Value> = changed.map(|(key, value)| (key.clone(), value.clone())).collect();
         merge(&mut object, patch);
         self.object = Some(self.stamped(object));
+        self.take_over(&json!({ "data": changed }), false);
         self.let_go();
+    }
+
+    /// The API server records which keys of `data` were last written by us.
+    fn take_over(&mut self, patch: &Value, by_us: bool) {
+        let Some(object) = &mut self.object else { return };
+        let Some(keys) = patch["data"].as_object() else { return };
+        let mut ours = object["metadata"]["managedFields"][0]["fieldsV1"]["f:data"].clone();
+        for (key, value) in keys {
+            let kept = if by_us && !value.is_null() { json!({}) } else { Value::Null };
+            merge(&mut ours, &json!({ format!("f:{key}"): kept }));
+        }
+        object["metadata"]["managedFields"] =
+            json!([{"manager": "sharedlb", "operation": "Update", "fieldsV1": {"f:data": ours}}]);
     }
 
     /// Somebody changes the claim by a merge patch.
@@ -157,6 +197,7 @@ impl<S: Source + Clone> World<S> {
             Step::Change(change) => {
                 self.done.push(change.what.to_owned());
                 self.edit(&change.patch);
+                self.take_over(&change.patch, true);
                 self.news.extend(change.news.into_iter().map(|news| news.reason));
             }
             Step::Tell(news) => {
@@ -236,11 +277,11 @@ impl<S: Source + Clone> World<S> {
         worlds
     }
 
-    /// What a user sees in the end: all but names and times that differ each time.
+    /// What a user sees in the end: all but what differs each time.
     pub(super) fn seen(&self) -> Value {
         let object = self.object.as_ref().map(|object| {
             let mut seen = object.clone();
-            for gone in ["uid", "resourceVersion", "generation", "namespace"] {
+            for gone in ["uid", "resourceVersion", "generation", "namespace", "managedFields"] {
                 seen["metadata"].as_object_mut().unwrap().remove(gone);
             }
             without_times(&mut seen);

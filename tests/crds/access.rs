@@ -42,6 +42,8 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["create", "sharedlb.dev", "sharedlbs", "team-a"],
             ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
             ["patch", "", "services/status", "team-a"],
+            ["watch", "", "configmaps", ""],
+            ["patch", "", "configmaps", "team-a"],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };
             ensure!(question.ask(&cluster.admin()).await?, "it may not: {question:?}");
@@ -56,6 +58,7 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["get", "", "secrets", "sharedlb-system"],
             ["list", "", "pods", "team-a"],
             ["update", "", "services/status", "team-a"],
+            ["create", "", "configmaps", "team-a"],
             ["patch", "", "namespaces", ""],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };

@@ -16,7 +16,7 @@ use crate::tenant::{Tenant, conditions};
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("--serve-unclassed-services serves Services without a class by their annotation", unclassed),
-        test.test("a source that is switched off does nothing, and needs none of its rights", switched_off),
+        test.test("sources that are switched off do nothing, and need none of their rights", switched_off),
     ]
 }
 
@@ -40,16 +40,23 @@ async fn unclassed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 }
 
 async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let roles = ["sharedlb-source-services"];
+    let roles = ["sharedlb-source-services", "sharedlb-source-configmaps"];
     for role in roles {
         cluster.kubectl_output(&["delete", "clusterrolebinding,clusterrole", role]).await?;
     }
-    let mut setting = Setting::start(&cluster, &["--source-services=false"]).await?;
+    let mut setting = Setting::start(&cluster, &["--source-services=false", "--source-configmaps=false"]).await?;
     let tenant = Tenant::open(&cluster, "switched-off", json!({})).await?;
     tenant.pod("web-0", "web").await?;
     tenant.service("web", json!({})).await?;
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "mine", "namespace": "switched-off", "labels": {"app": "loadbalancer"}},
+        "data": {"namespace": "switched-off", "target-service-name": "web", "class": "switched-off"},
+    });
+    cluster.apply(&map.to_string()).await?;
     // What is asked for by hand is given all the same, and so it has had time.
     tenant.site.assigned("mine").await?;
+    ensure!(tenant.site.claims.get_opt("configmap-mine").await?.is_none(), "the ConfigMap has a claim");
     let service = tenant.services.get("web").await?;
     ensure!(service.finalizers().is_empty() && conditions(&service).is_empty(), "{service:?}");
     ensure!(tenant.site.claims.get_opt("service-web").await?.is_none(), "it has a claim");

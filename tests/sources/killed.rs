@@ -110,6 +110,13 @@ async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.service("refused", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
     tenant.event("Service", "refused", "Unsupported").await?;
     tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
+    // A ConfigMap has nowhere to read what it was told.
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "wrong", "namespace": "restart", "labels": {"app": "loadbalancer"}},
+    });
+    cluster.apply(&map.to_string()).await?;
+    tenant.event("ConfigMap", "wrong", "MissingKey").await?;
     setting.kill().await?;
     let writes = setting.writes();
     setting.start_controller()?;

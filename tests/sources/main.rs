@@ -1,4 +1,5 @@
-//! Sources: Services share a load balancer without knowing of SharedLB. With
+//! Sources: Services and ConfigMaps share a load balancer without knowing of
+//! SharedLB. With
 //! the real kube-proxy, MetalLB beside it, real traffic from outside and from
 //! inside of the cluster, and the controller under the roles of `deploy/`.
 //!
@@ -7,6 +8,7 @@
 //! it kills or starts with other flags, and so they run one at a time.
 
 mod asking;
+mod config_maps;
 mod edits;
 #[allow(dead_code, reason = "only a part of the faults is needed here")]
 #[path = "../faults/faults.rs"]
@@ -43,7 +45,13 @@ fn main() -> anyhow::Result<()> {
     let cluster = world.cluster.clone();
 
     let test = Tests::new(world, runtime.handle().clone());
-    let trials = [asking::trials(&test), sharing::trials(&test), edits::trials(&test), telling::trials(&test)];
+    let trials = [
+        asking::trials(&test),
+        sharing::trials(&test),
+        edits::trials(&test),
+        telling::trials(&test),
+        config_maps::trials(&test),
+    ];
     let mut first = arguments.clone();
     first.test_threads.get_or_insert(THREADS);
     let first = libtest_mimic::run(&first, trials.into_iter().flatten().collect());
@@ -51,7 +59,7 @@ fn main() -> anyhow::Result<()> {
     drop(test);
 
     let test = Tests::of(cluster, runtime.handle().clone());
-    let trials = [killed::trials(&test), flags::trials(&test)];
+    let trials = [killed::trials(&test), config_maps::trials_of_their_own(&test), flags::trials(&test)];
     let second = Arguments { test_threads: Some(1), ..arguments };
     let second = libtest_mimic::run(&second, trials.into_iter().flatten().collect());
     // The cluster ends before the process does, whatever the tests said.

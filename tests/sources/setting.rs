@@ -13,6 +13,9 @@ use crate::proxy::Proxy;
 /// How long something may take in which the controller is killed all the time.
 const KILLED_LIMIT: Duration = Duration::from_secs(90);
 
+/// More writes than one change of one object takes.
+const KILLS_MAX: usize = 60;
+
 /// A controller, and what stands between it and the API server.
 pub(crate) struct Setting {
     cluster: Arc<Cluster>,
@@ -65,6 +68,7 @@ impl Setting {
         cause.await?;
         let mut kills = 0;
         while self.proxy.faults.until_held(KILLED_LIMIT, &done).await? {
+            ensure!(kills < KILLS_MAX, "it was killed {kills} times, and is not done");
             self.kill().await?;
             kills += 1;
             self.proxy.faults.release();
@@ -72,7 +76,7 @@ impl Setting {
             self.start_controller()?;
         }
         self.proxy.faults.release();
-        ensure!(kills >= 3, "it was done after {kills} kills, so that little was tried");
+        ensure!(kills >= 2, "it was done after {kills} kills, so that little was tried");
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Services as the API has them, and what becomes of them write by write.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::super::simulation::World;
@@ -94,7 +96,7 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 fn settled(service: Value) -> World<Services> {
-    World::new(SOURCE, service).settled()
+    World::new(Arc::new(SOURCE), service).settled()
 }
 
 fn status(world: &World<Services>) -> &Value {
@@ -134,7 +136,7 @@ fn whatever_is_edited_at_whatever_moment_all_ends_where_a_fresh_one_would() {
     for (from, before) in variants() {
         for (to, after) in variants() {
             let fresh = settled(after.clone()).seen();
-            for (at, mut world) in World::new(SOURCE, before.clone()).on_the_way().into_iter().enumerate() {
+            for (at, mut world) in World::new(Arc::new(SOURCE), before.clone()).on_the_way().into_iter().enumerate() {
                 becomes(&mut world, &after);
                 assert_eq!(world.restarted().settled().seen(), fresh, "{from} became {to} after {at} steps");
             }
@@ -146,7 +148,7 @@ fn whatever_is_edited_at_whatever_moment_all_ends_where_a_fresh_one_would() {
 fn killed_between_any_two_writes_it_ends_the_same() {
     for (name, service) in variants() {
         let whole = settled(service.clone());
-        for world in World::new(SOURCE, service).on_the_way() {
+        for world in World::new(Arc::new(SOURCE), service).on_the_way() {
             let world = world.restarted().settled();
             assert_eq!(world.seen(), whole.seen(), "{name}");
             assert_eq!(world.done, whole.done, "{name}: nothing is done twice");
@@ -157,7 +159,7 @@ fn killed_between_any_two_writes_it_ends_the_same() {
 #[test]
 fn deleted_at_whatever_moment_it_leaves_nothing_and_goes_last() {
     for (name, service) in variants() {
-        for (at, mut world) in World::new(SOURCE, service).on_the_way().into_iter().enumerate() {
+        for (at, mut world) in World::new(Arc::new(SOURCE), service).on_the_way().into_iter().enumerate() {
             // Theirs would keep it.
             world.delete(|world| &mut world.object);
             let mut world = world.restarted().settled();
@@ -181,7 +183,7 @@ fn the_finalizer_goes_only_after_the_claim() {
 #[test]
 fn without_our_mark_the_finalizer_goes_all_the_same() {
     let unmarked = json!({"metadata": {"annotations": null}});
-    for mut world in World::new(SOURCE, plain()).on_the_way().into_iter().skip(1) {
+    for mut world in World::new(Arc::new(SOURCE), plain()).on_the_way().into_iter().skip(1) {
         world.edit(&unmarked);
         world.delete(|world| &mut world.object);
         let left = world.restarted().settled().object.unwrap();
@@ -232,7 +234,7 @@ fn what_somebody_tampers_with_is_set_right() {
 #[test]
 fn a_claim_of_an_earlier_service_of_that_name_is_replaced() {
     let earlier = settled(plain());
-    let mut world = World::new(SOURCE, plain());
+    let mut world = World::new(Arc::new(SOURCE), plain());
     world.edit(&json!({"metadata": {"uid": "another"}}));
     world.claim = earlier.claim;
     let world = world.settled();
@@ -243,7 +245,7 @@ fn a_claim_of_an_earlier_service_of_that_name_is_replaced() {
 #[test]
 fn a_users_claim_of_that_name_is_left_alone_and_the_service_is_told() {
     let theirs = json!({"metadata": {"name": "service-web", "namespace": "team"}, "spec": {"ports": []}});
-    let mut world = World::new(SOURCE, plain());
+    let mut world = World::new(Arc::new(SOURCE), plain());
     world.claim = Some(theirs.clone());
     let mut world = world.settled();
     assert_eq!(world.claim, Some(theirs));

@@ -23,10 +23,12 @@ pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The namespace and the roles alone: the controller may run, and finds no
-/// kinds to work on.
+/// The namespace and the roles alone: the controller may run, and finds none of
+/// our kinds to work on.
 pub(crate) async fn install_without_definitions(cluster: &Cluster) -> anyhow::Result<()> {
-    for file in ["deploy/namespace.yaml", "deploy/rbac.yaml"] {
+    for file in
+        ["deploy/namespace.yaml", "deploy/rbac.yaml", "deploy/source-services.yaml", "deploy/source-configmaps.yaml"]
+    {
         cluster.kubectl_output(&["apply", "--server-side", "-f", &repository(file)?]).await?;
     }
     Ok(())

@@ -1,0 +1,217 @@
+//! ConfigMaps as the API has them, and what becomes of them write by write.
+
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::Event;
+
+use super::super::simulation::World;
+use super::*;
+
+/// Where these Services are.
+fn source(services: Value) -> Arc<ConfigMaps> {
+    let backends = Arc::new(Backends::default());
+    for mut service in services.as_array().unwrap().clone() {
+        service["metadata"]["namespace"] = json!("team");
+        service["metadata"]["uid"] = service["metadata"]["name"].clone();
+        service["metadata"]["resourceVersion"] = json!("1");
+        let service: Service = serde_json::from_value(service).unwrap();
+        backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+    }
+    Arc::new(ConfigMaps { backends })
+}
+
+fn services() -> Arc<ConfigMaps> {
+    source(json!([
+        {"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80, "targetPort": "http"}]}},
+        {"metadata": {"name": "many"}, "spec": {"ports": [
+            {"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53},
+        ]}},
+    ]))
+}
+
+fn map(data: Value) -> Value {
+    let mut all = json!({"namespace": "team", "target-service-name": "web", "theirs": "stays"});
+    for (key, value) in data.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": all})
+}
+
+fn settled(data: Value) -> World<ConfigMaps> {
+    World::new(services(), map(data)).settled()
+}
+
+fn data(world: &World<ConfigMaps>) -> &Value {
+    &world.object.as_ref().unwrap()["data"]
+}
+
+fn port(world: &World<ConfigMaps>) -> &Value {
+    &world.claim.as_ref().unwrap()["spec"]["ports"][0]
+}
+
+#[test]
+fn a_port_is_assigned_and_written_back_and_all_else_stays() {
+    let world = settled(json!({}));
+    assert_eq!(world.done, ["create", "data"]);
+    let wanted = json!({
+        "namespace": "team", "target-service-name": "web", "theirs": "stays", "bind-ip": "10.0.0.1", "bind-port": "20000",
+    });
+    assert_eq!(*data(&world), wanted);
+    let claim = world.claim.as_ref().unwrap();
+    assert_eq!(claim["metadata"]["name"], "configmap-mine");
+    assert_eq!(
+        claim["spec"],
+        json!({"serviceName": "web", "ports": [{"name": "", "protocol": "TCP", "targetPort": 80}]})
+    );
+    assert_eq!(world.news, ["Bound"]);
+}
+
+#[test]
+fn what_was_written_back_is_not_a_new_ask_but_what_the_user_writes_is() {
+    let mut world = settled(json!({}));
+    assert!(port(&world)["port"].is_null());
+    world.claim = None;
+    let mut world = world.restarted().settled();
+    assert!(port(&world)["port"].is_null(), "not even without a claim to compare with");
+    world.edit(&json!({"data": {"bind-port": "5432"}}));
+    let mut world = world.settled();
+    assert_eq!(port(&world)["port"], 5432);
+    assert_eq!(data(&world)["bind-port"], "5432");
+    world.edit(&json!({"data": {"bind-port": null}}));
+    assert!(port(&world.settled())["port"].is_null());
+}
+
+#[test]
+fn one_of_several_ports_is_named_by_number_or_name() {
+    let of = |target: &str| {
+        let world = settled(json!({"target-service-name": "many", "target-port": target}));
+        let port = port(&world);
+        (port["protocol"].clone(), port["targetPort"].clone())
+    };
+    assert_eq!(of("80"), (json!("TCP"), json!(80)));
+    assert_eq!(of("http"), (json!("TCP"), json!(80)));
+    assert_eq!(of("53"), (json!("TCP_UDP"), json!(53)), "both by their number");
+    assert_eq!(of("dns"), (json!("UDP"), json!(53)), "one by its name");
+}
+
+#[test]
+fn what_is_wrong_is_told_and_nothing_is_touched() {
+    for (wrong, reason) in [
+        (json!({"namespace": null}), "MissingKey"),
+        (json!({"namespace": ""}), "MissingKey"),
+        (json!({"target-service-name": null}), "MissingKey"),
+        (json!({"namespace": "other"}), "OtherNamespace"),
+        (json!({"target-service-name": "nobody"}), "ServiceNotFound"),
+        (json!({"target-service-name": "many"}), "PortMissing"),
+        (json!({"target-port": "81"}), "PortNotFound"),
+        (json!({"target-port": "https"}), "PortNotFound"),
+        (json!({"bind-port": "0"}), "InvalidPort"),
+        (json!({"bind-port": "http"}), "InvalidPort"),
+    ] {
+        let mut wrong = map(wrong);
+        wrong["data"]["bind-ip"] = json!("192.0.2.1");
+        let world = World::new(services(), wrong.clone()).settled();
+        assert_eq!(world.news, [reason]);
+        assert!(world.done.is_empty() && *data(&world) == wrong["data"], "{reason}");
+    }
+}
+
+/// Everything that a ConfigMap may say, one of which may become any other.
+fn variants() -> Vec<Value> {
+    [
+        json!({}),
+        json!({"bind-port": "5432"}),
+        json!({"bind-port": "5433", "class": "shared"}),
+        json!({"class": "other"}),
+        json!({"target-service-name": "many", "target-port": "dns"}),
+        json!({"target-service-name": "many"}),
+        json!({"namespace": "other"}),
+        json!({"bind-port": "nonsense"}),
+    ]
+    .map(map)
+    .into()
+}
+
+#[test]
+fn whatever_is_edited_at_whatever_moment_all_ends_where_a_fresh_one_would() {
+    for before in variants() {
+        for after in variants() {
+            let fresh = World::new(services(), after.clone()).settled().seen();
+            for (at, mut world) in World::new(services(), before.clone()).on_the_way().into_iter().enumerate() {
+                let mut keys = json!({"target-port": null, "class": null, "bind-port": null, "bind-ip": null});
+                for (key, value) in after["data"].as_object().unwrap() {
+                    keys[key] = value.clone();
+                }
+                world.edit(&json!({"data": keys}));
+                let seen = world.restarted().settled().seen();
+                assert_eq!(seen, fresh, "{} became {} after {at} steps", before["data"], after["data"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_between_any_two_writes_it_ends_the_same() {
+    for map in variants() {
+        let whole = World::new(services(), map.clone()).settled();
+        for world in World::new(services(), map).on_the_way() {
+            let world = world.restarted().settled();
+            assert_eq!((world.seen(), &world.done), (whole.seen(), &whole.done));
+        }
+    }
+}
+
+#[test]
+fn a_claim_goes_with_its_config_map_and_also_if_that_is_no_longer_one_of_ours() {
+    for mut world in World::new(services(), map(json!({}))).on_the_way() {
+        world.object = None;
+        assert!(world.restarted().settled().claim.is_none());
+    }
+}
+
+#[test]
+fn one_that_lingers_while_it_is_deleted_gives_its_port_back_all_the_same() {
+    let mut kept = map(json!({}));
+    kept["metadata"]["finalizers"] = json!(["team.dev/theirs"]);
+    for mut world in World::new(services(), kept).on_the_way() {
+        world.delete(|world| &mut world.object);
+        let world = world.restarted().settled();
+        assert!(world.object.is_some() && world.claim.is_none());
+    }
+}
+
+#[test]
+fn without_its_service_it_gives_its_port_back_and_takes_the_address_out() {
+    let mut world = settled(json!({}));
+    (world.done, world.news) = (Vec::new(), Vec::new());
+    let world = world.with_source(source(json!([]))).settled();
+    assert_eq!(
+        (world.done.as_slice(), world.news.as_slice()),
+        (&["data".to_owned(), "delete".to_owned(), "gone".to_owned()][..], &["ServiceNotFound".to_owned()][..])
+    );
+    assert_eq!(*data(&world), map(json!({}))["data"]);
+    assert_eq!(world.with_source(services()).settled().seen(), settled(json!({})).seen());
+}
+
+#[test]
+fn trouble_is_told_once_and_that_it_is_over() {
+    let mut world = settled(json!({}));
+    world.news.clear();
+    let ready = |status: &str, reason: &str| {
+        json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": reason, "message": "why",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})
+    };
+    for (status, reason) in [("False", "NoBackends"), ("False", "Pending"), ("False", "NoBackends"), ("True", "Ready")]
+    {
+        world.edit_claim(&ready(status, reason));
+        world = world.settled();
+    }
+    assert_eq!(world.news, ["NoBackends", "Ready"]);
+}
+
+#[test]
+fn what_the_api_server_does_not_take_is_told() {
+    let mut world = World::new(services(), map(json!({"class": "x"})));
+    world.rejects = Some(super::super::Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    assert_eq!(world.settled().news, ["Rejected"]);
+}
