@@ -7,7 +7,7 @@ use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::progress;
 use crate::stage::Stage;
-use crate::{burst, endpoints, latency, steady};
+use crate::{burst, endpoints, latency, services, steady};
 
 /// The class that has many claims.
 const CLASS: &str = "bench";
@@ -44,6 +44,7 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     let controller = Controller::start(stage).await?;
     let mut echo = Echo::start(stage).await?;
     where_there_are_few(stage, &controller, &mut echo, scale.samples).await?;
+    services::measure(stage, scale.samples).await?;
 
     stage.class(CLASS).await?;
     let mut class = Filling { stage, tenants: Vec::new() };

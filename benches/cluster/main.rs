@@ -24,6 +24,7 @@ mod endpoints;
 mod figures;
 mod latency;
 mod load;
+mod services;
 mod sightings;
 mod stage;
 mod steady;

@@ -25,7 +25,7 @@ use crate::writes::{WriteError, Writes};
 /// What happened.
 enum Input<S: Source> {
     Object(Shown<S::Object>),
-    Claim(Shown<OwnedClaim>),
+    Claim(Box<Shown<OwnedClaim>>),
     /// These Services changed.
     Services(Vec<ClaimId>),
     Written(ClaimId, Written<S>),
@@ -77,7 +77,7 @@ impl<S: Source> Inbox<S> {
     /// What is to be told of claims.
     pub fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
         let sender = self.0.clone();
-        Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(shown)))
+        Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(Box::new(shown))))
     }
 
     /// Services have changed.
@@ -171,7 +171,7 @@ impl<S: Source> SourceLoop<S> {
                 }
             }
             Input::Claim(shown) => {
-                let changes = match shown {
+                let changes = match *shown {
                     Shown::Event(event) => self.claims.watched(event),
                     Shown::NoLonger(key, uid) => self.claims.gone(&key, &uid).into_iter().collect(),
                 };
