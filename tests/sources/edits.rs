@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_testbed::Protocol::{Tcp, Udp};
@@ -19,6 +20,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("another selector leads to other pods", selector),
         test.test("a Service that is no longer of type LoadBalancer is let go, and may come back", type_changed),
         test.test("a Service that is deleted gives its port back", deleted),
+        test.test("a namespace with Services goes", namespace_deleted),
         test.test("a claim of a Service that is edited or deleted by hand is set right", by_hand),
         test.test("a user's claim of that name is left alone, and the Service is told", name_taken),
         test.test("what others wrote into the Service stays", foreign),
@@ -94,6 +96,22 @@ async fn deleted(world: Arc<World>) -> anyhow::Result<()> {
     tenant.service("next", json!({})).await?;
     let next = tenant.served("next", &[(80, Tcp)]).await?[0];
     tenant.only_answer(next, &["next-0"]).await
+}
+
+async fn namespace_deleted(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "going", json!({})).await?;
+    let pod = tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    // Nobody else would end its process.
+    pod.delete().await?;
+    let namespaces = Api::<Namespace>::all(world.cluster.admin());
+    namespaces.delete("going", &DeleteParams::default()).await?;
+    eventually("the namespace to be gone", LIMIT, async || {
+        Ok(namespaces.get_opt("going").await?.is_none().then_some(()))
+    })
+    .await?;
+    tenant.site.released("service-web", front.1).await
 }
 
 async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {
