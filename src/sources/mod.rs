@@ -5,7 +5,7 @@
 //! the verdict back. So there is one pipeline, and the claims of sources are
 //! claims like all others.
 //!
-//! [`run`] has the loop, which is the same for every source; what a source is,
+//! `run` has the loop, which is the same for every source; what a source is,
 //! is in its [`Source::next`]: given an object and its claim as they are now, the
 //! one write that comes next. Whatever happens in between, whoever edits what and
 //! wherever the process is killed, the next write is found the same way, so that

@@ -182,7 +182,7 @@ async fn taken(world: Arc<World>) -> anyhow::Result<()> {
     tenant.served("web", &[(80, Tcp)]).await?;
     tenant.service("late", json!({})).await?;
     let message = tenant.told("late", "Allocated", "PortTaken").await?;
-    ensure!(message.contains("80/TCP"), "{message}");
+    ensure!(message.contains("80/TCP") && message.contains("sharedlb.dev/assign-ports"), "{message}");
     tenant.event("Service", "late", "PortTaken").await?;
     tenant.delete("web").await?;
     // It rests for the one who had it.

@@ -76,6 +76,7 @@ async fn while_down(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     }
     setting.kill().await?;
     tenant.services.delete("deleted", &DeleteParams::default()).await?;
+    ensure!(tenant.services.get_opt("deleted").await?.is_some(), "nothing keeps it until its port is given back");
     tenant.change("changed", json!({"spec": {"type": "ClusterIP"}})).await?;
     let ports = json!([{"name": "http", "port": 8100, "targetPort": "http"}]);
     tenant.change("edited", json!({"spec": {"ports": ports}})).await?;

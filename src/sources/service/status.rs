@@ -62,10 +62,17 @@ pub(super) fn refused(
     }
 }
 
+/// What a claim is advised to do, and what its Service would have to do for that.
+const ADVICE: [&str; 2] = [
+    "leave port out to have one assigned",
+    "annotate the Service with sharedlb.dev/assign-ports: \"true\" to have one assigned",
+];
+
 /// A condition of a claim as one of its Service.
 fn copied(condition: &Condition) -> Condition {
     Condition {
         type_: qualified(&condition.type_),
+        message: condition.message.replace(ADVICE[0], ADVICE[1]),
         last_transition_time: to_the_second(condition.last_transition_time.0),
         // It is the generation of the claim.
         observed_generation: None,
