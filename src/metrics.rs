@@ -101,7 +101,11 @@ impl Default for Metrics {
             metrics.load_balancer_runs.clone(),
         );
         registry.register("provider_calls", "Calls to load balancers", metrics.provider_calls.clone());
-        registry.register("api_writes", "Writes to the Kubernetes API by the class loop", metrics.api_writes.clone());
+        registry.register(
+            "api_writes",
+            "Writes to the Kubernetes API by the class loop and the sources",
+            metrics.api_writes.clone(),
+        );
         registry.register("watch_errors", "Failed watches of the Kubernetes API", metrics.watch_errors.clone());
         metrics
     }
