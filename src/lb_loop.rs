@@ -20,6 +20,7 @@ use tracing::{field, info, warn};
 use crate::assign::ClaimId;
 use crate::cluster::backends::Backends;
 use crate::desired::{Plan, desired};
+use crate::due::wait_until;
 use crate::metrics::Metrics;
 use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 
@@ -348,12 +349,5 @@ fn backoff(times: u32, error: &Error) -> Duration {
         Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
         Error::Conflict(_) => BACKOFF_MIN,
         _ => doubled,
-    }
-}
-
-async fn wait_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

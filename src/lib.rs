@@ -12,6 +12,7 @@ pub mod class_loop;
 pub mod cluster;
 pub mod controller;
 pub mod desired;
+mod due;
 pub mod events;
 #[cfg(test)]
 mod fixtures;

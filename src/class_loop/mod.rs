@@ -34,6 +34,7 @@ use crate::class::{ClassObject, default_class};
 use crate::cluster::backends::{Backends, ServiceObject};
 use crate::cluster::cache::{Cache, Changed};
 use crate::cluster::{NamespaceObject, Told};
+use crate::due::wait_until;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
@@ -355,12 +356,5 @@ impl ClassLoop {
     fn run_at(&mut self, class: Option<Arc<str>>, time: Instant) {
         let due = self.due.entry(class).or_insert(time);
         *due = (*due).min(time);
-    }
-}
-
-async fn wait_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

@@ -18,6 +18,7 @@ use crate::assign::ClaimId;
 use crate::claim::Meta;
 use crate::cluster::backends::ServiceObject;
 use crate::cluster::cache::{Cache, Cached as _, Changed};
+use crate::due::wait_until;
 use crate::events::Events;
 use crate::readiness::Part;
 use crate::writes::{WriteError, Writes};
@@ -374,11 +375,4 @@ fn boxed<T>(result: Result<Option<T>, WriteError>) -> Result<Option<Box<T>>, Wri
 
 fn tell<S: Source>(events: &Events, object: &Meta, news: &News) {
     events.tell::<S::Kind>(object, news.warning, news.reason.clone(), news.note.clone());
-}
-
-async fn wait_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
