@@ -7,6 +7,7 @@
 
 mod decide;
 mod group;
+mod handed;
 mod run;
 mod runner;
 mod side;
