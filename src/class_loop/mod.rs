@@ -8,6 +8,8 @@
 mod decide;
 mod group;
 mod handed;
+#[cfg(test)]
+mod model;
 mod run;
 mod runner;
 mod side;
