@@ -5,6 +5,8 @@
 //! provider carry out the difference, and tells the outcome.
 
 #[cfg(test)]
+pub(crate) mod asked;
+#[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]
 mod tests;

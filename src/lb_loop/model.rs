@@ -2,10 +2,9 @@
 //! hashed: the load balancers' half of the model in `class_loop::model`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -14,12 +13,12 @@ use serde_json::json;
 use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{self, Memory};
 use sharedlb_providers::{
-    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed,
-    Owner, Protocol, Provider,
+    Backend, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::asked::{Answers, Asked};
 use super::{Failed, Failing, Kept, LbLoop, Signal};
 use crate::assign::HeldSlot;
 use crate::claim::ClaimObject;
@@ -85,21 +84,6 @@ struct ToldListener {
     open: bool,
     backends: bool,
     trouble: Option<Reason>,
-}
-
-/// How a load balancer answers during one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Answers {
-    /// As it should
-    Fine,
-    /// It can't be asked.
-    None,
-    /// It carries so many changes out, and then nothing more is heard of it.
-    LostAfter(u8),
-    /// It carries everything out, and can't be asked after that.
-    ThenNone,
-    /// It carries everything out, and says of the first listener that it failed.
-    OneDenied,
 }
 
 /// One run of the LB loop of load balancer `index`: what it remembers then, and
@@ -176,79 +160,6 @@ static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
 });
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
 static UNTOLD: LazyLock<Arc<dyn Provider>> = LazyLock::new(|| Arc::new(Memory::default()));
-
-/// A load balancer in memory that answers as it is told.
-pub(super) struct Asked {
-    memory: Memory,
-    answers: Mutex<Answers>,
-}
-
-impl Asked {
-    pub(super) fn new(cloud: memory::Cloud) -> Self {
-        Self { memory: Memory::new(cloud), answers: Mutex::new(Answers::Fine) }
-    }
-
-    /// From now on it answers like this.
-    pub(super) fn answer(&self, answers: Answers) {
-        *self.answers.lock().unwrap() = answers;
-    }
-
-    fn answers(&self) -> Answers {
-        *self.answers.lock().unwrap()
-    }
-}
-
-#[async_trait]
-impl Provider for Asked {
-    fn capabilities(&self) -> Capabilities {
-        self.memory.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.memory.attributes(index)
-    }
-
-    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        if self.answers() == Answers::None {
-            return Err(Error::Transient("no answer".into()));
-        }
-        self.memory.observe(name).await
-    }
-
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        match self.answers() {
-            Answers::Fine => self.memory.apply(name, desired, changes).await,
-            Answers::None => Err(Error::Transient("no answer".into())),
-            Answers::ThenNone => {
-                self.answer(Answers::None);
-                self.memory.apply(name, desired, changes).await
-            }
-            Answers::LostAfter(count) => {
-                self.answer(Answers::None);
-                self.memory.apply(name, desired, &changes[..changes.len().min(usize::from(count))]).await?;
-                Err(Error::Transient("the answer is lost".into()))
-            }
-            Answers::OneDenied => {
-                let mut applied = self.memory.apply(name, desired, changes).await?;
-                if let Some(key) = changes.iter().find_map(Change::listener) {
-                    applied.failed.entry(key).or_insert(Error::Transient("the answer is lost".into()));
-                }
-                Ok(applied)
-            }
-        }
-    }
-
-    async fn delete(&self, name: &LbName) -> Result<(), Error> {
-        match self.answers() {
-            Answers::Fine | Answers::ThenNone | Answers::OneDenied => self.memory.delete(name).await,
-            Answers::None | Answers::LostAfter(0) => Err(Error::Transient("no answer".into())),
-            Answers::LostAfter(_) => {
-                self.memory.delete(name).await?;
-                Err(Error::Transient("the answer is lost".into()))
-            }
-        }
-    }
-}
 
 fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
     LbLoop {

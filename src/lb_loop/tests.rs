@@ -10,7 +10,7 @@ use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
 
-use super::model::{Answers, Asked};
+use super::asked::{Answers, Asked};
 use super::*;
 use crate::cluster::backends::{ServiceObject, SliceObject};
 use crate::desired::Planned;

@@ -8,9 +8,10 @@ use sharedlb_crds::Reason;
 use stateright::{Model, Property};
 
 use super::state::{Budget, Claim, Slot, State, Truth, Wrong};
+use super::steps::ClassWrite;
 use super::{Action, World};
-use crate::class_loop::model::steps::ClassWrite;
-use crate::lb_loop::model::{Answers, Open};
+use crate::lb_loop::asked::Answers;
+use crate::lb_loop::model::Open;
 
 /// More steps than it can take to come to rest.
 const STEPS_MAX: usize = 400;
@@ -171,7 +172,7 @@ impl World {
 
     /// Whether there is a slot for this claim, which has none.
     fn has_room(&self, state: &State, claim: &Claim) -> bool {
-        (0..2).any(|lb| {
+        (0..self.scope.max).any(|lb| {
             let held = |port: u8| holders(state, Slot { lb, port }).next().is_some();
             let full = (0..3).filter(|port| held(*port)).count() >= usize::from(self.scope.listeners);
             let fits = |port: u8| !held(port) && claim.asks.is_none_or(|asks| asks == port);

@@ -52,7 +52,7 @@ use self::check::Settled;
 use self::real::Real;
 use self::state::{Budget, Class, Controller, Pending, State};
 use self::steps::ClassWrite;
-use crate::lb_loop::model::Answers;
+use crate::lb_loop::asked::Answers;
 
 /// How much of everything there is.
 #[derive(Debug, Clone)]
@@ -63,8 +63,9 @@ struct Scope {
     at_first: usize,
     /// The ports that an edit may ask for
     edits: Vec<Option<u8>>,
-    /// Load balancers that are there in any case, of at most two
+    /// Load balancers that are there in any case, and at most: two
     min: u8,
+    max: u8,
     ports: u8,
     /// Listeners for each load balancer
     listeners: u8,
@@ -129,7 +130,7 @@ enum Action {
 
 impl World {
     fn new(scope: Scope) -> Self {
-        let real = Real::new(scope.min, scope.ports, scope.listeners);
+        let real = Real::new(scope.min..=scope.max, scope.ports, scope.listeners);
         Self { scope, real, settled: Settled::default() }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,8 +24,9 @@ use crate::class_loop::decide::{self, Facts, decide};
 use crate::class_loop::handed;
 use crate::class_loop::verdicts::changes_slots;
 use crate::desired::Planned;
+use crate::lb_loop::asked::Answers;
 use crate::lb_loop::model::{
-    Answers, CLAIMS, Memories, Numbered, Slots, There, Told, claim_json, claim_of, key, plan_of, port_of, run,
+    CLAIMS, Memories, Numbered, Slots, There, Told, claim_json, claim_of, key, plan_of, port_of, run,
 };
 use crate::outcome::{Outcome, Since};
 use crate::render::{self, Programmed, Verdict, find, released_key};
@@ -71,13 +73,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Seen<K, V> {
 }
 
 impl Real {
-    /// A class with `min` to two load balancers, each with these ports and so many listeners.
-    pub(super) fn new(min: u8, ports: u8, listeners: u8) -> Self {
+    /// A class with so many load balancers, each with these ports and so many listeners.
+    pub(super) fn new(count: RangeInclusive<u8>, ports: u8, listeners: u8) -> Self {
         let (first, last) = (key(0).port.get(), key(usize::from(ports) - 1).port.get());
         let spec = json!({
             "ports": {"dynamic": [{"min": first, "max": last}]},
             "loadBalancers": {
-                "min": min, "max": 2, "listenersPerLoadBalancer": listeners, "emptyDelaySeconds": DELAY,
+                "min": count.start(), "max": count.end(), "listenersPerLoadBalancer": listeners, "emptyDelaySeconds": DELAY,
             },
             "reclaimDelaySeconds": DELAY,
         });

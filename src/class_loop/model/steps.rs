@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::real::Real;
 use super::state::{Claim, Class, Controller, Decision, Lbs, Loop, Pending, Slot, State, View, What, Wrong};
-use crate::lb_loop::model::{Answers, Numbered, Slots, There};
+use crate::lb_loop::asked::Answers;
+use crate::lb_loop::model::{Numbered, Slots, There};
 
 /// What becomes of the write of the class' status in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

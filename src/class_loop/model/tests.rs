@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use stateright::{Checker, Expectation, Model as _};
+use stateright::{Checker, Expectation, HasDiscoveries, Model as _};
 
 use super::state::Budget;
 use super::{Scope, World};
@@ -17,6 +17,7 @@ fn scope(claims: usize) -> Scope {
         at_first: claims,
         edits: Vec::new(),
         min: 2,
+        max: 2,
         ports: 3,
         listeners: 2,
         left: Budget::default(),
@@ -30,7 +31,8 @@ fn scope(claims: usize) -> Scope {
 fn broken(scope: &Scope, steps: Option<usize>) -> BTreeSet<&'static str> {
     let started = Instant::now();
     let checker = World::new(scope.clone()).checker().threads(2).target_max_depth(steps.unwrap_or(0));
-    let checker = checker.spawn_bfs().join();
+    let until = if steps.is_some() { HasDiscoveries::All } else { HasDiscoveries::AnyFailures };
+    let checker = checker.finish_when(until).spawn_bfs().join();
     let (unique, all, deep) = (checker.unique_state_count(), checker.state_count(), checker.max_depth());
     println!("{scope:?}");
     println!(
@@ -87,6 +89,18 @@ fn a_claim_that_is_deleted_or_created_again_and_a_crash() {
 #[test]
 fn a_claim_of_two_that_is_deleted() {
     holds(&Scope { left: Budget { users: 1, ..Budget::default() }, min: 1, ..scope(2) });
+}
+
+#[test]
+fn two_claims_that_ask_for_one_port_of_which_one_is_deleted() {
+    let left = Budget { users: 1, ..Budget::default() };
+    holds(&Scope { claims: vec![Some(0); 2], min: 1, max: 1, left, ..scope(2) });
+}
+
+#[test]
+fn a_claim_that_is_deleted_and_a_load_balancer_whose_answers_are_lost() {
+    let left = Budget { users: 1, lost: 2, ..Budget::default() };
+    holds(&Scope { min: 1, max: 1, left, ..scope(1) });
 }
 
 #[test]
