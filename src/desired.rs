@@ -21,6 +21,8 @@ pub struct Plan {
     pub provider: Arc<dyn Provider>,
     /// Index of the load balancer within its class
     pub index: u32,
+    /// Its place among the plans of this load balancer
+    pub number: u64,
     /// The slots; `None`: the load balancer shall go
     pub slots: Option<Vec<Planned>>,
     /// The Services whose endpoints matter to it
@@ -95,7 +97,14 @@ impl Plan {
     pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
         let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
         let services = slots.iter().flatten().filter_map(|planned| planned.target.service.clone()).collect();
-        Self { provider, index, slots, services, keys, untouched: BTreeSet::new() }
+        Self { provider, index, number: 0, slots, services, keys, untouched: BTreeSet::new() }
+    }
+
+    /// The same, to be handed over after `before`.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        self.number = before.number + 1;
+        self
     }
 
     /// The same, but the listeners of these claims stay as they are.
@@ -109,6 +118,11 @@ impl Plan {
     #[must_use]
     pub fn has(&self, key: ListenerKey) -> bool {
         self.keys.contains(&key)
+    }
+
+    /// The slots that shall be open.
+    pub fn keys(&self) -> impl Iterator<Item = ListenerKey> {
+        self.keys.iter().copied()
     }
 
     /// Whether it has a slot that `later` has not.

@@ -5,6 +5,10 @@
 //! provider carry out the difference, and tells the outcome.
 
 #[cfg(test)]
+pub(crate) mod asked;
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +26,7 @@ use crate::cluster::backends::Backends;
 use crate::desired::{Plan, desired};
 use crate::due::wait_until;
 use crate::metrics::Metrics;
-use crate::outcome::{ListenerOutcome, Outcome, Trouble};
+use crate::outcome::{ListenerOutcome, Outcome, Since, Trouble};
 
 /// The first wait after a failure. It doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -179,10 +183,13 @@ impl LbLoop {
         let attributes = plan.provider.attributes(plan.index);
         let backends = |service: &_, port: &_, protocol| self.backends.of(service, port, protocol);
         let wanted = desired(plan, attributes, &observed.load_balancer.listeners, backends);
-        kept.failed
-            .retain(|key, failed| wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner));
-        let (now, later): (Vec<Change>, Vec<Change>) =
-            diff(&observed.load_balancer, &wanted).into_iter().partition(|change| kept.is_due(change));
+        let changes = diff(&observed.load_balancer, &wanted);
+        // What is as planned by now did not fail, whatever was told of it.
+        kept.failed.retain(|key, failed| {
+            wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
+                && changes.iter().any(|change| change.listener() == Some(*key))
+        });
+        let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
         if exists && now.is_empty() {
             kept.observed = Some(Some(observed));
             return Ok(());
@@ -201,17 +208,11 @@ impl LbLoop {
             observed.addresses = applied.addresses;
         }
         // A listener that failed may have been left half done, and what stood in
-        // its way is worth knowing.
-        kept.observed = if applied.failed.is_empty() { Some(Some(observed)) } else { self.look(plan).await };
-        if !exists {
-            // Its limits and addresses are the provider's to tell.
-            kept.observed = self.look(plan).await;
-        }
+        // its way is worth knowing; so are the limits and addresses of a new load
+        // balancer.
+        let known = exists && applied.failed.is_empty();
+        kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
         Ok(())
-    }
-
-    async fn look(&self, plan: &Plan) -> Option<Option<Observed>> {
-        plan.provider.observe(&self.name).await.ok()
     }
 
     async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<(), Error> {
@@ -301,7 +302,9 @@ impl Kept {
 
     fn outcome(&self, plan: Arc<Plan>) -> Outcome {
         let before = self.told.as_ref();
-        // While it can't be asked, what was last known of it stands.
+        // While it can't be asked, what was last known of it stands, and so does
+        // the plan that this is about: what was opened or closed since is not known.
+        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
         let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
             (Some(Some(observed)), _) => (
                 Some(true),
@@ -318,7 +321,7 @@ impl Kept {
         let trouble = trouble.map(|failing| Trouble::from(&failing.error));
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
         let listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
-        Outcome { plan, exists, addresses, capacity, foreign, listeners, trouble }
+        Outcome { plan, since: Since::default(), exists, addresses, capacity, foreign, listeners, trouble }
     }
 
     fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {

@@ -1,6 +1,6 @@
 //! What became of a plan: the only thing that an LB loop tells the class loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sharedlb_crds::Reason;
@@ -12,8 +12,10 @@ use crate::desired::Plan;
 /// One load balancer as its LB loop last saw it.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The plan that was worked on
+    /// The plan that was worked on, as far as it is known what became of it
     pub plan: Arc<Plan>,
+    /// What the LB loop was handed since, and so may be at work on
+    pub since: Since,
     /// Whether the load balancer exists; `None`: it could not be asked
     pub exists: Option<bool>,
     /// Where it is reached; empty until that is known
@@ -26,6 +28,15 @@ pub struct Outcome {
     pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
     /// What keeps the load balancer as a whole from being as planned
     pub trouble: Option<Trouble>,
+}
+
+/// What an LB loop was handed since the plan that its last outcome is about.
+#[derive(Debug, Clone, Default)]
+pub struct Since {
+    /// Slots that were planned since, and so may be open by now
+    pub planned: HashSet<ListenerKey>,
+    /// Whether the load balancer was to exist since
+    pub exists: bool,
 }
 
 /// One listener as it was last seen.
@@ -91,10 +102,16 @@ impl Outcome {
     /// Whether a slot that is no longer planned is surely closed.
     #[must_use]
     pub fn is_closed(&self, key: ListenerKey) -> bool {
-        self.exists == Some(false)
-            || (self.exists.is_some()
-                && !self.plan.has(key)
-                && !self.listeners.get(&key).is_some_and(|found| found.open))
+        self.exists.is_some()
+            && !self.plan.has(key)
+            && !self.since.planned.contains(&key)
+            && !self.listeners.get(&key).is_some_and(|found| found.open)
+    }
+
+    /// Whether the load balancer is surely gone for good.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.exists == Some(false) && self.plan.slots.is_none() && !self.since.exists
     }
 }
 
@@ -127,6 +144,7 @@ mod tests {
     fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {
         Outcome {
             plan: Arc::new(Plan::new(Arc::new(Memory::new(Cloud::default())), 0, None)),
+            since: Since::default(),
             exists: Some(true),
             addresses: [Address::Hostname(address.to_owned())].into(),
             capacity: Capacity::default(),

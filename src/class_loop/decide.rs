@@ -78,7 +78,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         got.dropped.iter().for_each(|&key| records.release(index.unwrap_or(0), key, &claim.meta.key));
         got.granted.iter().for_each(|granted| records.take_back(granted, claim));
     }
-    let due = records.expire(facts);
+    let due = records.expire(facts, &assignments);
 
     let mut decision = Decision {
         plans: BTreeMap::new(),
@@ -169,10 +169,15 @@ impl Records {
 
     /// Forgets what is closed and has rested long enough. Returns when the next
     /// one will have.
-    fn expire(&mut self, facts: &Facts<'_>) -> Option<Timestamp> {
+    fn expire(&mut self, facts: &Facts<'_>, assignments: &[Option<Assignment>]) -> Option<Timestamp> {
         let delay = SignedDuration::from_secs(facts.spec.reclaim_delay_seconds.into());
-        let going: BTreeSet<String> =
-            facts.claims.iter().filter(|claim| claim.meta.deleting).map(|claim| claim.meta.key.to_string()).collect();
+        // A slot that is still in its claim's status has not gone yet.
+        let drops = |got: &Option<Assignment>| got.as_ref().is_some_and(|got| !got.dropped.is_empty());
+        let claims = facts.claims.iter().zip(assignments);
+        let going: BTreeSet<String> = claims
+            .filter(|(claim, got)| claim.meta.deleting || drops(got))
+            .map(|(claim, _)| claim.meta.key.to_string())
+            .collect();
         let rested = |entry: &ReleasedPort| {
             entry.time.as_ref().map_or(facts.now, |time| time.0.saturating_add(delay).unwrap_or(Timestamp::MAX))
         };
@@ -274,10 +279,7 @@ fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>
     for index in indices {
         let listed = before.load_balancers.iter().find(|lb| lb.index == index);
         let empty = !held.contains_key(&index);
-        let gone = facts
-            .outcomes
-            .get(&index)
-            .is_some_and(|outcome| outcome.exists == Some(false) && outcome.plan.slots.is_none());
+        let gone = facts.outcomes.get(&index).is_some_and(Outcome::is_gone);
         if empty && index >= always {
             let since =
                 listed.and_then(|lb| lb.empty_since.as_ref()).map_or_else(|| whole_seconds(facts.now), |time| time.0);

@@ -7,6 +7,9 @@
 
 mod decide;
 mod group;
+mod handed;
+#[cfg(test)]
+mod model;
 mod run;
 mod runner;
 mod side;

@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::handed::Handed;
 use super::{ClassLoop, Input};
 use crate::assign::ClaimId;
 use crate::class::{ClassObject, same_provider};
 use crate::desired::{Plan, Planned};
 use crate::lb_loop::{LbLoop, Signal};
 use crate::metrics::Counted;
-use crate::outcome::{News, Outcome};
+use crate::outcome::{News, Outcome, Since};
 
 /// What runs for one class.
 pub(super) struct Runner {
@@ -42,16 +43,23 @@ pub(super) struct Runner {
 /// The LB loop of one load balancer. It ends when this is dropped.
 pub(super) struct Handle {
     plans: watch::Sender<Arc<Plan>>,
+    handed: Handed,
     name: LbName,
+}
+
+impl Handle {
+    /// What it was handed since the plan of this outcome.
+    fn since(&mut self, outcome: &Outcome) -> Since {
+        self.handed.since(&outcome.plan, &self.plans.borrow())
+    }
 }
 
 impl Runner {
     /// Takes in an outcome. Returns for whom it has news; `None`: the class need
     /// not be run for it.
-    pub(super) fn take_outcome(&mut self, uid: &str, index: u32, outcome: Outcome) -> Option<News> {
-        if *self.uid != *uid || !self.load_balancers.contains_key(&index) {
-            return None;
-        }
+    pub(super) fn take_outcome(&mut self, uid: &str, index: u32, mut outcome: Outcome) -> Option<News> {
+        let handle = self.load_balancers.get_mut(&index).filter(|_| *self.uid == *uid)?;
+        outcome.since = handle.since(&outcome);
         let known = self.outcomes.get(&index);
         let news = known.map_or(News::ForAll, |known| outcome.news_since(known));
         // A plan that was carried out may have closed what waits to be forgotten.
@@ -120,12 +128,17 @@ impl ClassLoop {
             self.settings.metrics.forget_slots(name, index);
         }
         for (index, slots) in plans {
-            match runner.load_balancers.get(&index) {
+            match runner.load_balancers.get_mut(&index) {
                 Some(handle) => {
-                    if !handle.plans.borrow().is(&runner.provider, slots.as_deref(), untouched) {
-                        handle.plans.send_replace(Arc::new(
-                            Plan::new(runner.provider.clone(), index, slots).leaving(untouched),
-                        ));
+                    let before = handle.plans.borrow().clone();
+                    if before.is(&runner.provider, slots.as_deref(), untouched) {
+                        continue;
+                    }
+                    let plan = Plan::new(runner.provider.clone(), index, slots).leaving(untouched).after(&before);
+                    handle.handed.replace(&before, &plan);
+                    handle.plans.send_replace(Arc::new(plan));
+                    if let Some(outcome) = runner.outcomes.get_mut(&index) {
+                        outcome.since = handle.since(outcome);
                     }
                 }
                 None => {
@@ -164,6 +177,6 @@ impl ClassLoop {
             metrics: self.settings.metrics.clone(),
         };
         tokio::spawn(lb_loop.run());
-        Handle { plans, name: lb }
+        Handle { plans, handed: Handed::default(), name: lb }
     }
 }

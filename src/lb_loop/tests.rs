@@ -10,6 +10,7 @@ use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
 
+use super::asked::{Answers, Asked};
 use super::*;
 use crate::cluster::backends::{ServiceObject, SliceObject};
 use crate::desired::Planned;
@@ -29,8 +30,12 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
+        Self::with(|cloud| Arc::new(Memory::new(cloud))).await
+    }
+
+    async fn with(provider: impl FnOnce(Cloud) -> Arc<dyn Provider>) -> Self {
         let cloud = Cloud::default();
-        let provider: Arc<dyn Provider> = Arc::new(Memory::new(cloud.clone()));
+        let provider = provider(cloud.clone());
         let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
         let (backends, told) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
         let outcomes = told.clone();
@@ -214,4 +219,57 @@ async fn a_load_balancer_that_shall_go_is_deleted_and_told_as_gone() {
     let outcome = running.last();
     assert_eq!(outcome.exists, Some(false));
     assert!(outcome.is_closed(tcp(20001)));
+}
+
+/// One that was told to open the listener of `a`, and whose load balancer then
+/// answered like this.
+async fn unsure(answers: Answers) -> (Running, Arc<Asked>) {
+    let mut running = Running::start().await;
+    let asked = Arc::new(Asked::new(running.cloud.clone()));
+    running.provider = asked.clone();
+    running.plan(&[]).await;
+    asked.answer(answers);
+    running.plan(&[claim("a").holds(0, 20001)]).await;
+    (running, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_is_as_planned_has_not_failed_whatever_was_told_of_it() {
+    let (running, asked) = unsure(Answers::OneDenied).await;
+    assert_eq!(running.last().listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::Unreachable);
+    asked.answer(Answers::Fine);
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.last().listeners[&tcp(20001)].trouble, None, "it was opened all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_is_about_the_last_plan_of_which_it_is_known_what_became() {
+    // The listener is opened, but the answer is lost, and then nothing is heard.
+    let (running, asked) = unsure(Answers::LostAfter(1)).await;
+    running.plan(&[]).await;
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.open().await.keys().collect::<Vec<_>>(), [&20001]);
+    let last = running.plans.borrow().clone();
+    assert!(!Arc::ptr_eq(&running.last().plan, &last), "a plan that nobody could carry out has closed nothing");
+
+    asked.answer(Answers::Fine);
+    tokio::time::sleep(BACKOFF_MAX * 2).await;
+    assert!(Arc::ptr_eq(&running.last().plan, &last));
+    assert!(running.last().is_closed(tcp(20001)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_load_balancer_that_could_not_be_looked_at_is_looked_at_again_soon() {
+    let mut made = None;
+    let running = Running::with(|cloud| {
+        let asked = Arc::new(Asked::new(cloud));
+        asked.answer(Answers::ThenNone);
+        made = Some(asked.clone());
+        asked
+    });
+    let running = running.await;
+    assert_eq!(running.last().exists, None);
+    made.unwrap().answer(Answers::Fine);
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.last().exists, Some(true), "long before the resync");
 }

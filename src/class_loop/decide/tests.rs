@@ -9,7 +9,7 @@ use crate::class::policy;
 use crate::cluster::cache::Cache;
 use crate::desired::Plan;
 use crate::fixtures::{ClaimFixture, claim, class};
-use crate::outcome::ListenerOutcome;
+use crate::outcome::{ListenerOutcome, Since};
 use crate::render::{self, Programmed, Verdict};
 use kube::runtime::watcher::Event;
 
@@ -71,6 +71,7 @@ impl World {
         };
         let outcome = Outcome {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
+            since: Since::default(),
             exists: Some(true),
             addresses: [parse_address("10.0.0.1")].into(),
             capacity: ProviderCapacity::default(),
@@ -173,6 +174,29 @@ fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
 }
 
 #[test]
+fn a_listener_that_was_planned_since_may_be_open_whatever_was_told() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.deleting()]).with(json!({"reclaimDelaySeconds": 0}));
+    // The LB loop has told of an older plan than the one that it is at work on.
+    world.seen(&[], &[]);
+    world.outcomes.get_mut(&0).unwrap().since.planned.insert(tcp(20001));
+    world.decide();
+    world.claims.clear();
+    world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")]);
+}
+
+#[test]
+fn a_record_stays_while_the_slot_is_in_its_claims_status() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).asks(6379)]).with(json!({"reclaimDelaySeconds": 0}));
+    world.seen(&[], &[]);
+    for run in 1..=2 {
+        world.decide();
+        assert_eq!(world.released(), [(20001, "team/a")], "run {run}: closed and rested, but not given back yet");
+    }
+}
+
+#[test]
 fn a_claim_that_holds_its_port_again_takes_it_out_of_the_record() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]);
     world.seen(&[], &[]);
@@ -243,6 +267,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
 
     let gone = Outcome {
         plan: Arc::new(Plan::new(World::provider(), 1, None)),
+        since: Since::default(),
         exists: Some(false),
         addresses: Arc::default(),
         capacity: ProviderCapacity::default(),
