@@ -129,15 +129,39 @@ fn what_two_leaders_break() {
     );
 }
 
+/// So many crashes, lost answers, and things that users do.
+fn left(crashes: u8, lost: u8, users: u8) -> Budget {
+    Budget { crashes, lost, users, second: 0 }
+}
+
 #[test]
 #[ignore = "takes minutes"]
-fn larger_scopes() {
-    let left = |crashes, lost, users| Budget { crashes, lost, users, second: 0 };
+fn three_claims_one_of_which_is_deleted() {
     holds(&Scope { left: left(0, 0, 1), ..scope(3) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_claims_that_are_deleted_and_created_again_and_a_crash() {
     holds(&Scope { left: left(1, 0, 1), ..scope(2) });
     holds(&Scope { left: left(1, 0, 2), min: 1, ..scope(2) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_claims_and_everything_goes_wrong_once() {
     holds(&Scope { left: left(1, 1, 1), ..scope(2) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn one_claim_and_everything_goes_wrong_once() {
     holds(&Scope { left: left(1, 1, 1), strays: true, late_answers: true, ..scope(1) });
-    let asked = Scope { claims: vec![Some(0), Some(1)], edits: vec![Some(0), Some(1)], min: 1, ..scope(2) };
-    holds(&Scope { left: left(0, 0, 2), ..asked });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_claims_that_are_asked_to_swap_their_ports() {
+    let edits = vec![Some(0), Some(1)];
+    holds(&Scope { claims: edits.clone(), edits, min: 1, left: left(0, 0, 2), ..scope(2) });
 }
