@@ -89,7 +89,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         listeners: BTreeMap::new(),
         assignments,
     };
-    let empty_since = plan(&mut decision, &before, facts);
+    let empty_since = plan(&mut decision, &before, &records, facts);
     decision.status = class_status(&decision, before, records, empty_since, facts);
     decision
 }
@@ -246,7 +246,12 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
 
 /// Plans every load balancer: the slots that are confirmed in the API, under our
 /// finalizer. Returns since when each that holds nothing has held nothing.
-fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>) -> BTreeMap<u32, Timestamp> {
+fn plan(
+    decision: &mut Decision,
+    before: &SharedLBClassStatus,
+    records: &Records,
+    facts: &Facts<'_>,
+) -> BTreeMap<u32, Timestamp> {
     let mut planned: BTreeMap<u32, Vec<Planned>> = BTreeMap::new();
     let mut held: BTreeMap<u32, u32> = BTreeMap::new();
     for (claim, got) in facts.claims.iter().zip(&decision.assignments) {
@@ -273,12 +278,21 @@ fn plan(decision: &mut Decision, before: &SharedLBClassStatus, facts: &Facts<'_>
     let limits = &facts.spec.load_balancers;
     let always = if facts.class.meta.deleting { 0 } else { limits.min.min(facts.policy.max) };
     let known = before.load_balancers.iter().map(|lb| lb.index).chain(facts.outcomes.keys().copied());
-    let indices: BTreeSet<u32> = known.chain(0..always).chain(held.keys().copied()).collect();
+    // One that a claim's status still names under our finalizer is not empty yet.
+    let named: BTreeSet<u32> = facts
+        .claims
+        .iter()
+        .filter(|claim| claim.has_finalizer)
+        .filter_map(|claim| Some(claim.request.held.as_ref()?.index))
+        .collect();
+    // One that was never listed may exist all the same, if something of it is given back.
+    let recorded = records.released.iter().filter(|(_, entries)| !entries.is_empty()).map(|(&index, _)| index);
+    let indices: BTreeSet<u32> = known.chain(0..always).chain(held.keys().copied()).chain(recorded).collect();
     let delay = if facts.class.meta.deleting { 0 } else { limits.empty_delay_seconds };
     let mut empty_since = BTreeMap::new();
     for index in indices {
         let listed = before.load_balancers.iter().find(|lb| lb.index == index);
-        let empty = !held.contains_key(&index);
+        let empty = !held.contains_key(&index) && !named.contains(&index);
         let gone = facts.outcomes.get(&index).is_some_and(Outcome::is_gone);
         if empty && index >= always {
             let since =

@@ -187,6 +187,16 @@ fn a_listener_that_was_planned_since_may_be_open_whatever_was_told() {
 }
 
 #[test]
+fn a_release_is_recorded_on_a_load_balancer_that_nobody_has_listed_yet() {
+    // The class' status could not be written since the claim was given its slot.
+    let spec = json!({"loadBalancers": {"min": 1, "max": 2}});
+    let mut world = World::new(vec![claim("a").holds(1, 20001).deleting()]).with(spec);
+    let decision = world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    assert_eq!(planned(&decision, 1), [0u16; 0], "it may exist, with a listener that is to be closed");
+}
+
+#[test]
 fn a_record_stays_while_the_slot_is_in_its_claims_status() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).asks(6379)]).with(json!({"reclaimDelaySeconds": 0}));
     world.seen(&[], &[]);
@@ -278,6 +288,15 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
     world.outcomes.insert(1, gone);
     world.decide();
     assert_eq!(world.status.load_balancers.len(), 1);
+}
+
+#[test]
+fn a_load_balancer_stays_while_a_claim_on_it_has_not_been_let_go() {
+    let spec = json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 0}});
+    let mut world = World::new(vec![claim("a").holds(1, 20001).deleting()]).with(spec);
+    assert!(world.decide().plans[&1].is_some(), "its record would go with it");
+    world.claims.clear();
+    assert!(world.decide().plans[&1].is_none());
 }
 
 #[test]

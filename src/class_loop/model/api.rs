@@ -34,6 +34,7 @@ impl State {
     /// A user asks for another port.
     pub(super) fn edit(&mut self, claim: usize, asks: Option<u8>) {
         if let Some(mut there) = self.claims[claim] {
+            self.edited[claim] = true;
             there.asks = asks;
             there.status.current = false;
             self.put(claim, there);

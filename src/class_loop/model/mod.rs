@@ -35,7 +35,9 @@
 //!   of the class it tells the latest status only.
 //! - A claim created again may be told that it is served while its namesake's
 //!   listener is still open, and is then closed for a moment: "what is served
-//!   stays served" is asked only for the first claim of a name.
+//!   stays served" is asked only for the first claim of a name. Nor is it asked
+//!   for one that was edited: edited there and back, it may be closed for a
+//!   moment although its slot never left its status, since that was asked for.
 
 mod api;
 mod check;
@@ -273,6 +275,7 @@ impl Model for World {
             strays: [None; 3],
             left: self.scope.left,
             born: [0; 3],
+            edited: [false; 3],
             resting: Default::default(),
             wrong: BTreeSet::new(),
         };

@@ -210,6 +210,8 @@ pub(super) struct State {
     pub(super) left: Budget,
     /// How many claims of each name there have been
     pub(super) born: [u8; 3],
+    /// The claims that were ever edited
+    pub(super) edited: [bool; 3],
     /// The ports whose delay is not over, each with who gave it back last
     pub(super) resting: [ByPort<u8>; 2],
     pub(super) wrong: BTreeSet<Wrong>,

@@ -193,8 +193,10 @@ impl State {
             let (Some(open), now) = (at(before), at(&after)) else { continue };
             let slot = Slot { lb, port };
             let served = self.claims[usize::from(open.owner)].is_some_and(|claim| {
-                // A claim created again may be served by what was its namesake's, which is being closed.
+                // A claim created again may be served by what was its namesake's, which is being
+                // closed; and one that was edited there and back has asked for this.
                 claim.born == 0
+                    && !self.edited[usize::from(open.owner)]
                     && claim.finalizer
                     && claim.status.held == Some(slot)
                     && claim.wants(slot)
