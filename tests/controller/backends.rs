@@ -255,6 +255,8 @@ async fn no_write(world: Arc<World>) -> anyhow::Result<()> {
         anyhow::Ok((site.claims.get("web").await?.resource_version(), class.resource_version()))
     };
     let before = versions().await?;
+    // Events are written in the background, one after another.
+    site.event("web", Reason::Ready.as_str()).await?;
     let events = site.events("web").await?.len();
     let second = site.pod("web-1", "web").await?;
     site.leads_to(port, &[&first, &second]).await?;
@@ -270,6 +272,7 @@ async fn no_write(world: Arc<World>) -> anyhow::Result<()> {
     let reached = slots(&site.assigned("later").await?);
     ensure!(reached.len() == 1, "{reached:?}");
     ensure!(site.claims.get("web").await?.resource_version() == before.0, "the claim was written");
+    site.event("later", Reason::Ready.as_str()).await?;
     ensure!(site.events("web").await?.len() == events, "there were Events");
     Ok(())
 }
