@@ -1,5 +1,6 @@
 //! Waiting for what is due.
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 /// Waits until this time, or for ever if nothing is due.
@@ -8,4 +9,14 @@ pub(crate) async fn wait_until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits until something happens or is due, and returns all that has happened;
+/// `None`: nothing can happen any more.
+pub(crate) async fn happened<T>(inputs: &mut UnboundedReceiver<T>, due: Option<Instant>) -> Option<Vec<T>> {
+    let first = tokio::select! {
+        input = inputs.recv() => Some(input?),
+        () = wait_until(due) => None,
+    };
+    Some(first.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok())).collect())
 }

@@ -37,7 +37,7 @@ use crate::class::{ClassObject, default_class};
 use crate::cluster::backends::{Backends, ServiceObject};
 use crate::cluster::cache::{Cache, Changed};
 use crate::cluster::{NamespaceObject, Told};
-use crate::due::wait_until;
+use crate::due::happened;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
@@ -130,18 +130,8 @@ impl ClassLoop {
     /// Takes in what happened, and runs every class that it touched, for ever.
     /// Nothing is decided before every cache has filled.
     pub async fn run(mut self) {
-        loop {
-            let due = self.due.values().min().copied();
-            tokio::select! {
-                input = self.inputs.recv() => match input {
-                    Some(input) => self.take_in(input),
-                    None => return,
-                },
-                () = wait_until(due) => {}
-            }
-            while let Ok(input) = self.inputs.try_recv() {
-                self.take_in(input);
-            }
+        while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
+            inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();
             if !missing.is_empty() {
                 self.settings.readiness.waiting_for(&missing);

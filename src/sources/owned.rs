@@ -89,12 +89,17 @@ impl OwnedClaim {
 /// The name of the claim of an object of this name. It begins with the kind, so
 /// that neither a user's claim nor another source's is likely to have it.
 pub(super) fn name<S: Source>(source: &str) -> String {
-    let whole = format!("{}-{source}", S::NAME);
-    if whole.len() <= NAME_MAX {
-        return whole;
+    shortened(format!("{}-{source}", S::NAME), source, NAME_MAX)
+}
+
+/// A name of at most so many bytes: cut if it is longer, and told from others by
+/// a hash of what makes it unique.
+pub(super) fn shortened(name: String, unique: &str, max: usize) -> String {
+    if name.len() <= max {
+        return name;
     }
-    let hash = format!("-{:010x}", fnv1a([source.as_bytes()]) >> 24);
-    let readable = &whole[..whole.floor_char_boundary(NAME_MAX - hash.len())];
+    let hash = format!("-{:010x}", fnv1a([unique.as_bytes()]) >> 24);
+    let readable = &name[..name.floor_char_boundary(max - hash.len())];
     format!("{}{hash}", readable.trim_end_matches(['-', '.']))
 }
 

@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{Protocol, SharedLBPort};
 use sharedlb_providers::Transport;
-use sharedlb_providers::model::fnv1a;
 
+use super::owned::shortened;
 use crate::cluster::backends::ServicePort;
 
 /// The longest name of a claim's port, in characters. (That of a Service's port
@@ -38,7 +38,12 @@ pub(super) fn of_service(ports: &[ServicePort]) -> Vec<SharedLBPort> {
             Transport::Udp => Protocol::Udp,
         };
         let target_port = Some(IntOrString::Int(port.number));
-        made.push(SharedLBPort { name: name(&port.name), protocol, port: None, target_port });
+        made.push(SharedLBPort {
+            name: shortened(port.name.to_string(), &port.name, NAME_MAX),
+            protocol,
+            port: None,
+            target_port,
+        });
     }
     made
 }
@@ -49,15 +54,6 @@ pub(super) fn same_number(port: &SharedLBPort) -> Option<NonZeroU16> {
         Some(IntOrString::Int(number)) => u16::try_from(number).ok().and_then(NonZeroU16::new),
         _ => None,
     }
-}
-
-fn name(of_service: &str) -> String {
-    if of_service.len() <= NAME_MAX {
-        return of_service.to_owned();
-    }
-    let hash = format!("-{:010x}", fnv1a([of_service.as_bytes()]) >> 24);
-    let readable = &of_service[..of_service.floor_char_boundary(NAME_MAX - hash.len())];
-    format!("{}{hash}", readable.trim_end_matches('-'))
 }
 
 #[cfg(test)]

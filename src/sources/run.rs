@@ -18,7 +18,7 @@ use crate::assign::ClaimId;
 use crate::claim::Meta;
 use crate::cluster::backends::ServiceObject;
 use crate::cluster::cache::{Cache, Cached as _, Changed};
-use crate::due::wait_until;
+use crate::due::happened;
 use crate::events::Events;
 use crate::readiness::Part;
 use crate::writes::{WriteError, Writes};
@@ -132,18 +132,8 @@ impl<S: Source> SourceLoop<S> {
     /// Takes in what happened, and does what is next for every object that it
     /// touched, for ever. Nothing is done before every cache has filled.
     pub async fn run(mut self) {
-        loop {
-            let due = self.due.values().min().copied();
-            tokio::select! {
-                input = self.inputs.recv() => match input {
-                    Some(input) => self.take_in(input),
-                    None => return,
-                },
-                () = wait_until(due) => {}
-            }
-            while let Ok(input) = self.inputs.try_recv() {
-                self.take_in(input);
-            }
+        while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
+            inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();
             if !missing.is_empty() {
                 self.readiness.waiting_for(&missing);
