@@ -254,7 +254,10 @@ fn plan(
 ) -> BTreeMap<u32, Timestamp> {
     let mut planned: BTreeMap<u32, Vec<Planned>> = BTreeMap::new();
     let mut held: BTreeMap<u32, u32> = BTreeMap::new();
+    // One that a claim's status still names under our finalizer is not empty yet.
+    let mut named: BTreeSet<u32> = BTreeSet::new();
     for (claim, got) in facts.claims.iter().zip(&decision.assignments) {
+        named.extend(claim.request.held.as_ref().filter(|_| claim.has_finalizer).map(|held| held.index));
         let Some(granted) = got.as_ref().and_then(|got| got.granted.as_ref()) else { continue };
         *held.entry(granted.index).or_default() +=
             granted.slots.iter().map(|slot| facts.policy.listeners_for(slot.key.protocol)).sum::<u32>();
@@ -278,13 +281,6 @@ fn plan(
     let limits = &facts.spec.load_balancers;
     let always = if facts.class.meta.deleting { 0 } else { limits.min.min(facts.policy.max) };
     let known = before.load_balancers.iter().map(|lb| lb.index).chain(facts.outcomes.keys().copied());
-    // One that a claim's status still names under our finalizer is not empty yet.
-    let named: BTreeSet<u32> = facts
-        .claims
-        .iter()
-        .filter(|claim| claim.has_finalizer)
-        .filter_map(|claim| Some(claim.request.held.as_ref()?.index))
-        .collect();
     // One that was never listed may exist all the same, if something of it is given back.
     let recorded = records.released.iter().filter(|(_, entries)| !entries.is_empty()).map(|(&index, _)| index);
     let indices: BTreeSet<u32> = known.chain(0..always).chain(held.keys().copied()).chain(recorded).collect();
