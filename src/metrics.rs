@@ -193,6 +193,7 @@ impl Counted {
             Err(Error::NotReady(_)) => "not_ready",
             Err(Error::Refused(_)) => "refused",
             Err(Error::PortInUse(_)) => "port_in_use",
+            Err(Error::NoRoom(_)) => "no_room",
             Err(Error::Throttled { .. }) => "throttled",
             Err(Error::Conflict(_)) => "conflict",
             Err(Error::Transient(_)) => "transient",

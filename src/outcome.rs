@@ -121,6 +121,7 @@ impl From<&Error> for Trouble {
             Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
             Error::Refused(_) => Reason::ProviderRefused,
             Error::PortInUse(_) => Reason::PortInUse,
+            Error::NoRoom(_) => Reason::ProviderRefused,
             Error::Throttled { .. } => Reason::Throttled,
             Error::Transient(_) => Reason::Unreachable,
         };

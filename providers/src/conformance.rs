@@ -287,5 +287,5 @@ fn v6(host: u8) -> Backend {
 
 fn backend(address: IpAddr, host: u8) -> Backend {
     let pod = Some(format!("pod-{host}").into());
-    Backend { address, port: port(6379), pod, node: Some("node-1".into()) }
+    Backend { address, port: port(6379), pod, node: Some("node-1".into()), provider_id: None }
 }

@@ -115,6 +115,7 @@ mod tests {
             port: NonZeroU16::new(port).unwrap(),
             pod: Some(format!("pod-{host}").into()),
             node: None,
+            provider_id: None,
         });
         let owner = (0u8..3).prop_map(|n| Owner {
             namespace: "team".into(),

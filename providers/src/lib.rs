@@ -92,6 +92,11 @@ pub enum Error {
     /// never opened may be exchanged for another.
     #[error("{0}")]
     PortInUse(String),
+    /// Somebody else used the room (listeners, targets) that there was thought to
+    /// be: tell the user, and observe again for the limits that hold now. A slot
+    /// that never opened may move to another load balancer.
+    #[error("{0}")]
+    NoRoom(String),
     /// Too many calls: wait at least `retry_after`.
     #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
     Throttled {

@@ -115,6 +115,7 @@ impl Provider for Memory {
             reserved: Vec::new(),
             default_listeners: Cloud::LISTENERS,
             max_listeners: Cloud::LISTENERS,
+            max_targets_per_listener: None,
         }
     }
 
@@ -127,7 +128,7 @@ impl Provider for Memory {
         Ok(state.load_balancers.get(name).map(|found| Observed {
             load_balancer: found.ours.clone(),
             addresses: vec![address(name)],
-            capacity: Capacity { listeners: Some(Cloud::LISTENERS) },
+            capacity: Capacity { listeners: Some(Cloud::LISTENERS), targets: None },
             foreign: found.foreign.clone(),
         }))
     }

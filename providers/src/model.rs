@@ -203,6 +203,9 @@ pub struct Backend {
     pub pod: Option<Arc<str>>,
     /// The node that it runs on, where known
     pub node: Option<Arc<str>>,
+    /// For a node port: the node's id at its cloud, as in its `spec.providerID`
+    /// (`aws:///eu-central-1a/i-0123456789abcdef0`)
+    pub provider_id: Option<Arc<str>>,
 }
 
 /// A front port of a load balancer, with its backends.
@@ -263,6 +266,9 @@ impl fmt::Display for Address {
 pub struct Capacity {
     /// Listeners, ours and strangers' together; `None`: no limit is known
     pub listeners: Option<u32>,
+    /// Targets: backends of all listeners together, one that is behind two
+    /// listeners counted twice; `None`: no limit is known
+    pub targets: Option<u32>,
 }
 
 /// What a provider can do, known without asking any load balancer.
@@ -286,6 +292,8 @@ pub struct Capabilities {
     pub default_listeners: u32,
     /// The most listeners that a load balancer can ever have
     pub max_listeners: u32,
+    /// The most targets that one listener can have; `None`: no limit
+    pub max_targets_per_listener: Option<u32>,
 }
 
 #[cfg(test)]

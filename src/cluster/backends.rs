@@ -382,6 +382,7 @@ impl Inner {
             port,
             pod: endpoint.pod.clone(),
             node: endpoint.node.clone(),
+            provider_id: None,
         };
         let ready: BTreeSet<Backend> = all().filter(|(endpoint, _)| endpoint.ready).map(backend).collect();
         if ready.is_empty() {

@@ -208,6 +208,7 @@ fn listener(open: Open) -> Listener {
         port: 6379.try_into().unwrap(),
         pod: None,
         node: None,
+        provider_id: None,
     };
     Listener { owner: owner(open.owner), backends: pods.map(backend).collect() }
 }

@@ -112,6 +112,7 @@ impl Provider for ServiceProvider {
             // Keeps a Service object, of which a port takes up some 200 bytes
             // with its managed fields, far below etcd's limit of 1.5 MiB.
             max_listeners: 1000,
+            max_targets_per_listener: None,
         }
     }
 

@@ -126,8 +126,13 @@ mod tests {
     }
 
     fn listener(hosts: impl IntoIterator<Item = u8>) -> Listener {
-        let backend =
-            |host| Backend { address: [10, 244, 0, host].into(), port: NonZeroU16::MIN, pod: None, node: None };
+        let backend = |host| Backend {
+            address: [10, 244, 0, host].into(),
+            port: NonZeroU16::MIN,
+            pod: None,
+            node: None,
+            provider_id: None,
+        };
         let owner = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
         Listener { owner, backends: hosts.into_iter().map(backend).collect() }
     }

@@ -244,6 +244,7 @@ fn read_endpoint(endpoint: &Endpoint, target: Option<NonZeroU16>) -> Option<Back
         port: target?,
         pod: endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()).map(Into::into),
         node: endpoint.node_name.as_deref().map(Into::into),
+        provider_id: None,
     })
 }
 

@@ -22,7 +22,13 @@ fn front() -> FrontPort {
 
 fn v4(host: u16, port: u16) -> Backend {
     let address = IpAddr::V4(Ipv4Addr::from(0x0af4_0000 + u32::from(host)));
-    Backend { address, port: number(port), pod: Some(format!("pod-{host}").into()), node: Some("node-1".into()) }
+    Backend {
+        address,
+        port: number(port),
+        pod: Some(format!("pod-{host}").into()),
+        node: Some("node-1".into()),
+        provider_id: None,
+    }
 }
 
 fn v6(host: u16, port: u16) -> Backend {

@@ -48,7 +48,7 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         load_balancer: LoadBalancer { attributes: front.attributes.clone(), listeners },
         addresses: front.addresses.clone(),
         // What the cloud behind the Service can take, the Service does not say.
-        capacity: Capacity { listeners: None },
+        capacity: Capacity { listeners: None, targets: None },
         foreign: front.foreign.keys().copied().collect(),
     }
 }
@@ -97,7 +97,10 @@ mod tests {
 
     fn backends(hosts: &[u8]) -> BTreeSet<Backend> {
         let address = |host: &u8| IpAddr::V4(Ipv4Addr::new(10, 244, 0, *host));
-        hosts.iter().map(|host| Backend { address: address(host), port: NUMBER, pod: None, node: None }).collect()
+        hosts
+            .iter()
+            .map(|host| Backend { address: address(host), port: NUMBER, pod: None, node: None, provider_id: None })
+            .collect()
     }
 
     fn slices(port: FrontPort, protocol: Protocol, claim: &str, hosts: &[u8]) -> Vec<SeenSlice> {

@@ -356,6 +356,7 @@ fn listener(claim: &str, backends: u8) -> Listener {
         port: NonZeroU16::MIN,
         pod: Some(format!("{claim}-{host}").into()),
         node: Some("node-1".into()),
+        provider_id: None,
     };
     Listener {
         owner: Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() },
