@@ -6,6 +6,8 @@
 //! Cargo feature of its own; [`memory`] is the reference, and [`conformance`]
 //! the suite of tests that every one of them passes.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod diff;
