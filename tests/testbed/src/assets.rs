@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::Parts;
 use crate::go_build::{self, Module};
-use crate::packages;
+use crate::{Parts, packages, python};
 
 /// A binary that the testbed runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +26,10 @@ pub(crate) enum Binary {
 
 impl Binary {
     fn wanted(parts: Parts) -> Vec<Self> {
-        let mut wanted = vec![Self::Etcd, Self::ApiServer, Self::Kubectl];
+        let mut wanted = Vec::new();
+        if parts.api {
+            wanted.extend([Self::Etcd, Self::ApiServer, Self::Kubectl]);
+        }
         if parts.controller_manager {
             wanted.push(Self::ControllerManager);
         }
@@ -70,6 +72,7 @@ impl Binary {
 pub(crate) struct Assets {
     binaries: BTreeMap<Binary, PathBuf>,
     metallb_crds: PathBuf,
+    python: Option<PathBuf>,
 }
 
 impl Assets {
@@ -98,7 +101,8 @@ impl Assets {
         if parts.metallb && !metallb_crds.is_dir() {
             metallb.copy_folder("go.universe.tf/metallb", "config/crd/bases", &metallb_crds)?;
         }
-        Ok(Self { binaries, metallb_crds })
+        let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
+        Ok(Self { binaries, metallb_crds, python })
     }
 
     /// Where the binary is.
@@ -114,13 +118,20 @@ impl Assets {
         &self.metallb_crds
     }
 
-    /// A `PATH` on which kubectl comes first.
-    pub(crate) fn search_path(&self) -> anyhow::Result<OsString> {
-        let kubectl = self.path(Binary::Kubectl)?;
-        let mut path = OsString::from(kubectl.parent().unwrap_or(kubectl));
-        path.push(":");
+    /// The Python that has what the stand-in for AWS needs.
+    pub(crate) fn python(&self) -> anyhow::Result<&Path> {
+        self.python.as_deref().context("AWS is not among the testbed's parts")
+    }
+
+    /// A `PATH` on which kubectl comes first, if it is there.
+    pub(crate) fn search_path(&self) -> OsString {
+        let mut path = OsString::new();
+        if let Some(kubectl) = self.binaries.get(&Binary::Kubectl) {
+            path.push(kubectl.parent().unwrap_or(kubectl));
+            path.push(":");
+        }
         path.push(packages::search_path());
-        Ok(path)
+        path
     }
 }
 

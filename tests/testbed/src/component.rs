@@ -43,15 +43,24 @@ impl Component {
         logs: &Path,
         arguments: impl IntoIterator<Item = String>,
     ) -> anyhow::Result<Self> {
-        let name = binary.name();
-        Ok(Self {
+        Ok(Self::of_program(binary.name(), assets.path(binary)?, logs, arguments))
+    }
+
+    /// The same for a program that is none of the binaries.
+    pub(crate) fn of_program(
+        name: &'static str,
+        program: &Path,
+        logs: &Path,
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
             name,
-            program: assets.path(binary)?.to_owned(),
+            program: program.to_owned(),
             arguments: arguments.into_iter().collect(),
             environment: Vec::new(),
             log: logs.join(format!("{name}.log")),
             running: Mutex::new(None),
-        })
+        }
     }
 
     /// The same with variables in its environment.

@@ -1,20 +1,17 @@
 //! Builds somebody else's Go programs from a folder with nothing but a
 //! `go.mod` and a `go.sum`, once per machine, showing progress.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::assets::Binary;
+use crate::building::{lock, run_showing_progress};
 use crate::isolation::ends_with_us;
-
-const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
 /// A folder with a `go.mod`, and the folder in the cache for what is built
 /// from it.
@@ -97,7 +94,7 @@ impl Module {
             #[serde(rename = "Dir")]
             dir: PathBuf,
         }
-        let _lock = self.lock()?;
+        let _lock = lock(&self.cache)?;
         if to.is_dir() {
             return Ok(());
         }
@@ -125,21 +122,6 @@ impl Module {
             .env("GOWORK", "off");
         go
     }
-
-    /// Keeps other processes from building the same until it is dropped.
-    fn lock(&self) -> anyhow::Result<File> {
-        fs::create_dir_all(&self.cache)?;
-        let lock = File::create(self.cache.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                eprintln!("testbed: waiting for another process that builds the same binaries");
-                lock.lock()?;
-            }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-        }
-        Ok(lock)
-    }
 }
 
 /// Builds the binaries one by one; the later ones reuse most of the earlier.
@@ -148,7 +130,7 @@ pub(crate) fn build(missing: &[(&Module, Binary)]) -> anyhow::Result<()> {
         if position == 0 {
             require_go(module)?;
         }
-        let _lock = module.lock()?;
+        let _lock = lock(&module.cache)?;
         if module.built(*binary).is_file() {
             continue;
         }
@@ -194,34 +176,6 @@ fn numbers(version: &str) -> Vec<u32> {
             part[..digits].parse().ok()
         })
         .collect()
-}
-
-fn run_showing_progress(mut command: Command, what: &str) -> anyhow::Result<()> {
-    let started = Instant::now();
-    // Started here, on the main thread: the process ends with the thread that
-    // started it.
-    let process = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("building {what}"))?;
-    let (ended, end) = mpsc::channel();
-    std::thread::spawn(move || ended.send(process.wait_with_output()));
-    let output = loop {
-        match end.recv_timeout(PROGRESS_EVERY) {
-            Ok(output) => break output?,
-            Err(RecvTimeoutError::Timeout) => {
-                let seconds = started.elapsed().as_secs();
-                eprintln!("testbed: still building {what} ({seconds} s)");
-            }
-            Err(RecvTimeoutError::Disconnected) => bail!("building {what}: its thread is gone"),
-        }
-    };
-    if !output.status.success() {
-        bail!("building {what}:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -38,11 +38,17 @@ pub(crate) fn run_again_inside(assets: &Assets) -> anyhow::Result<i32> {
         .arg(program)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "yes")
-        .env("PATH", assets.search_path()?)
+        .env("PATH", assets.search_path())
         // Else kubectl would take what it knows of the last cluster for this one's.
         .env("KUBECACHEDIR", format!("{PRIVATE_FOLDER}/kubectl"));
     for variable in UNWANTED {
         inner.env_remove(variable);
+    }
+    // Somebody's account must not come into what is tried here.
+    for (variable, _) in std::env::vars_os() {
+        if variable.as_encoded_bytes().starts_with(b"AWS_") {
+            inner.env_remove(variable);
+        }
     }
     let status = inner.status().context("running unshare (Debian package util-linux)")?;
     Ok(exit_code(status))

@@ -46,6 +46,8 @@
 //!   names; what is missing there is built by Go from the module proxy, once
 //!   per machine, into `sharedlb-testbed` in the user's cache folder
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
+//! - For [`Parts::aws`], Python 3.11 or newer with `venv`. What else it needs
+//!   comes from PyPI, once per machine, into the same folder.
 //!
 //! # When something goes wrong
 //!
@@ -54,6 +56,8 @@
 //! written to `DIR/PROGRAM/`, and outlive the run.
 
 mod assets;
+mod aws;
+mod building;
 mod client;
 mod cluster;
 mod component;
@@ -69,12 +73,14 @@ mod packages;
 mod pki;
 mod pod;
 mod pod_process;
+mod python;
 mod wait;
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 
+pub use aws::{AwsCall, AwsFault, AwsPeer, AwsRegion, FaultKind};
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use network::CLIENTS;
@@ -85,9 +91,12 @@ pub use wait::eventually;
 use assets::Assets;
 use network::Network;
 
-/// What a cluster consists of, beside etcd and the API server.
+/// What there is to be: the parts of a cluster, and what stands beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
+    /// etcd and the API server. A [`Cluster`] has them, with what else of it
+    /// is wanted.
+    pub api: bool,
     /// kube-controller-manager with the controllers for EndpointSlices,
     /// namespaces, service accounts, garbage collection, aggregated cluster
     /// roles, Deployments and ReplicaSets.
@@ -98,13 +107,18 @@ pub struct Parts {
     /// MetalLB's controller with a pool of addresses, so that Services of
     /// type LoadBalancer get one.
     pub metallb: bool,
+    /// The stand-in for AWS Elastic Load Balancing, for [`AwsPeer::start`].
+    pub aws: bool,
 }
 
 impl Parts {
     /// etcd and the API server alone.
-    pub const API_ONLY: Self = Self { controller_manager: false, node: false, metallb: false };
-    /// Everything.
-    pub const ALL: Self = Self { controller_manager: true, node: true, metallb: true };
+    pub const API_ONLY: Self = Self { api: true, ..Self::NOTHING };
+    /// A whole cluster.
+    pub const ALL: Self = Self { api: true, controller_manager: true, node: true, metallb: true, aws: false };
+    /// The stand-in for AWS, and no cluster.
+    pub const AWS_ONLY: Self = Self { aws: true, ..Self::NOTHING };
+    const NOTHING: Self = Self { api: false, controller_manager: false, node: false, metallb: false, aws: false };
 }
 
 /// Proof of being inside the testbed's namespaces; see [`enter`].

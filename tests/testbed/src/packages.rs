@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::Parts;
+use crate::{Parts, python};
 
 /// Makes sure that the commands are there. Root on Debian gets them
 /// installed; anybody else is told what to type.
@@ -15,6 +15,9 @@ pub(crate) fn require(parts: Parts) -> anyhow::Result<()> {
         wanted.push(("nft", "nftables"));
     }
     wanted.retain(|(command, _)| !is_installed(command));
+    if parts.aws && !python::makes_environments() {
+        wanted.push(("python3", "python3-venv"));
+    }
     if wanted.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,1 @@
+"""A stand-in for AWS Elastic Load Balancing: moto, and what it lacks."""
