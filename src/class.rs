@@ -10,7 +10,7 @@ use kube::api::DynamicObject;
 use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 use sharedlb_crds::{
-    AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
+    AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
 use sharedlb_providers::{Address, Capabilities};
@@ -162,8 +162,8 @@ fn between(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
 /// Whether the same provider can carry both specs out.
 #[must_use]
 pub fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
-    let Provider::Service(_) = a.provider;
-    a.provider == b.provider && a.addresses == b.addresses
+    // A Service's addresses, and the kind of an AWS target group, are the provider's business.
+    a.provider == b.provider && a.addresses == b.addresses && a.targets == b.targets
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ async fn kube_system_uid(client: &Client) -> String {
 
 fn make_provider(client: Client, cluster_id: String) -> crate::class_loop::MakeProvider {
     Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec| -> Box<dyn Provider> {
-        let sharedlb_crds::Provider::Service(service) = &spec.provider;
+        let sharedlb_crds::Provider::Service(service) = &spec.provider else { unreachable!() };
         Box::new(ServiceProvider::new(ServiceSettings {
             client: client.clone(),
             namespace: service.namespace.clone(),

@@ -43,6 +43,21 @@ use crate::provider::{Provider, ProviderSchema};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "!has(self.provider.aws) || !has(self.provider.aws.loadBalancerArn) || self.loadBalancers.max == 1",
+        "a class that adopts a load balancer has just that one: set loadBalancers.max to 1",
+    ),
+    validation = (
+        "!has(self.provider.aws) || !has(self.provider.aws.subnetMappings) || self.loadBalancers.max == 1 \
+         || self.provider.aws.subnetMappings.all(m, !has(m.allocationId) && !has(m.privateIPv4Address) && !has(m.iPv6Address))",
+        "addresses in subnetMappings are for one load balancer: set loadBalancers.max to 1, or leave them out",
+    ),
+    validation = (
+        "!has(self.provider.aws) || !has(self.addresses)",
+        "AWS gives its load balancers their addresses: leave addresses out; in provider.aws, subnetMappings can choose them",
+    )
+)]
 pub struct SharedLBClassSpec {
     /// What the load balancers are. Exactly one kind is given, and it cannot
     /// be changed.

@@ -25,7 +25,10 @@ pub use class::{
 pub use condition::{ConditionType, Reason};
 pub use definitions::{crds, yaml};
 pub use port::{PortRange, Protocol, Transport};
-pub use provider::{IpFamily, IpFamilyPolicy, Provider, ServiceProvider};
+pub use provider::{
+    AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
+    AwsTargetGroupIpAddressType, IpFamily, IpFamilyPolicy, Provider, ServiceProvider,
+};
 pub use shared_lb::{
     Ingress, IngressPort, LoadBalancerIngress, PortStatus, SharedLB, SharedLBPort, SharedLBSpec, SharedLBStatus,
 };

@@ -25,7 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn whole() -> Vec<Case> {
-    const ONE: &str = "give exactly one provider; there is: service";
+    const ONE: &str = "give exactly one provider; there are: service, aws";
     vec![
         accepts("a class of just a provider", class()),
         refuses(
@@ -34,6 +34,14 @@ fn whole() -> Vec<Case> {
             "the name of a class has at most 63 characters",
         ),
         refuses("a class with an empty provider", with("provider", json!({})), ONE),
+        refuses(
+            "a class of two providers",
+            with(
+                "provider",
+                json!({ "service": {}, "aws": { "region": "eu-central-1", "vpcId": "vpc-0123456789abcdef0", "subnets": ["subnet-0123456789abcdef0"] } }),
+            ),
+            ONE,
+        ),
         refuses("a class of a provider that there is not", with("provider", json!({ "carrierPigeon": {} })), ONE),
         refuses(
             "a provider whose kind is changed",

@@ -4,6 +4,7 @@
 //! an evaluator in Rust, and the root's `tests/crds.rs` holds the same cases
 //! against the real API server.
 
+mod aws;
 mod claim;
 mod class;
 
@@ -35,7 +36,7 @@ pub(crate) enum Outcome {
 
 /// Every case of both kinds.
 pub(crate) fn all() -> Vec<Case> {
-    claim::cases().into_iter().chain(class::cases()).collect()
+    claim::cases().into_iter().chain(class::cases()).chain(aws::cases()).collect()
 }
 
 fn accepts(what: &str, object: Value) -> Case {

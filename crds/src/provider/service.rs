@@ -1,54 +1,10 @@
-//! The kinds of load balancers that a class can have.
+//! The provider `service`: somebody else's controller makes the load balancers.
 
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// What a class's load balancers are, and how to get at them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Provider {
-    /// An ordinary Service of type LoadBalancer.
-    Service(ServiceProvider),
-}
-
-impl Provider {
-    /// The name of its kind, as in the API.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Provider::Service(_) => "service",
-        }
-    }
-}
-
-impl Default for Provider {
-    fn default() -> Self {
-        Provider::Service(ServiceProvider::default())
-    }
-}
-
-/// The schema of [`Provider`]: the same on the wire, but as a struct, since
-/// the rule of "exactly one" then has a message that says what there is.
-#[derive(Serialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = (
-        "[has(self.service)].filter(given, given).size() == 1",
-        "give exactly one provider; there is: service",
-    ),
-    validation = (
-        "has(self.service) == has(oldSelf.service)",
-        "the kind of provider cannot be changed: make a new class, and move the claims to it",
-    )
-)]
-pub(crate) struct ProviderSchema {
-    /// An ordinary Service of type LoadBalancer, which any implementation of
-    /// those serves: a cloud's controller, MetalLB, k3s. Needs no credentials.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<ServiceProvider>,
-}
 
 /// The provider `service`: each load balancer of the class is one Service of
 /// type LoadBalancer, and somebody else's controller gives it its address.

@@ -1,0 +1,64 @@
+//! The kinds of load balancers that a class can have.
+
+mod aws;
+mod service;
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::aws::{
+    AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
+    AwsTargetGroupIpAddressType,
+};
+pub use self::service::{IpFamily, IpFamilyPolicy, ServiceProvider};
+
+/// What a class's load balancers are, and how to get at them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Provider {
+    /// An ordinary Service of type LoadBalancer.
+    Service(ServiceProvider),
+    /// A Network Load Balancer of AWS.
+    Aws(Box<AwsProvider>),
+}
+
+impl Provider {
+    /// The name of its kind, as in the API.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Provider::Service(_) => "service",
+            Provider::Aws(_) => "aws",
+        }
+    }
+}
+
+impl Default for Provider {
+    fn default() -> Self {
+        Provider::Service(ServiceProvider::default())
+    }
+}
+
+/// The schema of [`Provider`]: the same on the wire, but as a struct, since
+/// the rule of "exactly one" then has a message that says what there is.
+#[derive(Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = (
+        "[has(self.service), has(self.aws)].filter(given, given).size() == 1",
+        "give exactly one provider; there are: service, aws",
+    ),
+    validation = (
+        "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws)",
+        "the kind of provider cannot be changed: make a new class, and move the claims to it",
+    )
+)]
+pub(crate) struct ProviderSchema {
+    /// An ordinary Service of type LoadBalancer, which any implementation of
+    /// those serves: a cloud's controller, MetalLB, k3s. Needs no credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<ServiceProvider>,
+    /// Network Load Balancers of AWS, which the controller itself makes and
+    /// programs. Needs credentials that may do that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws: Option<AwsProvider>,
+}
