@@ -9,17 +9,14 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use sharedlb_crds::SharedLBClassSpec;
-use sharedlb_providers::Provider;
-use sharedlb_providers::service::{ServiceProvider, Settings as ServiceSettings};
 use tracing::{info, warn};
 
-use crate::class::{ClassObject, addresses};
 use crate::class_loop::{ClassLoop, Settings};
 use crate::cluster::backends::Backends;
 use crate::cluster::watch_all;
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::provider;
 use crate::readiness::Readiness;
 use crate::sources;
 use crate::web;
@@ -41,6 +38,8 @@ pub struct Options {
     /// How often a load balancer is looked at although nothing is known to have
     /// changed
     pub resync: Duration,
+    /// How many calls to AWS may be made, as a part of the rates that it documents
+    pub aws_call_rate: f64,
     /// Which other kinds of objects claims are kept for
     pub sources: sources::Options,
 }
@@ -96,7 +95,7 @@ async fn work(
     let part = readiness.part();
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
-        make_provider: make_provider(client.clone(), cluster_id.clone()),
+        make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate),
         client: client.clone(),
         cluster_id,
         resync: options.resync,
@@ -129,22 +128,4 @@ async fn kube_system_uid(client: &Client) -> String {
         }
         tokio::time::sleep(START_RETRY).await;
     }
-}
-
-fn make_provider(client: Client, cluster_id: String) -> crate::class_loop::MakeProvider {
-    Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec| -> Box<dyn Provider> {
-        let sharedlb_crds::Provider::Service(service) = &spec.provider else { unreachable!() };
-        Box::new(ServiceProvider::new(ServiceSettings {
-            client: client.clone(),
-            namespace: service.namespace.clone(),
-            cluster_id: cluster_id.clone(),
-            class: class.meta.key.name.to_string(),
-            annotations: service.annotations.clone(),
-            load_balancer_class: service.load_balancer_class.clone(),
-            allocate_load_balancer_node_ports: service.allocate_load_balancer_node_ports,
-            ip_family_policy: service.ip_family_policy.map(|policy| policy.as_str().to_owned()),
-            ip_families: service.ip_families.iter().map(|family| family.as_str().to_owned()).collect(),
-            addresses: addresses(spec).collect(),
-        }))
-    })
 }

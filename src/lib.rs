@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod own_service;
 pub mod ports;
+mod provider;
 pub mod readiness;
 pub mod render;
 pub mod sources;

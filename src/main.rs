@@ -51,6 +51,11 @@ struct ControllerArgs {
     /// have changed, in seconds (at least 10).
     #[arg(long, env = "SHAREDLB_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..))]
     resync_seconds: u64,
+    /// How many calls to AWS may be made, as a part of the rates that its user
+    /// guide documents for an account and region: less than 1 leaves room for
+    /// others in the same account, more is for one whose limits were raised.
+    #[arg(long, env = "SHAREDLB_AWS_CALL_RATE", default_value_t = 1.0, value_parser = call_rate)]
+    aws_call_rate: f64,
     /// Serve Services of type LoadBalancer whose loadBalancerClass begins with
     /// sharedlb.dev/.
     #[arg(long, env = "SHAREDLB_SOURCE_SERVICES", default_value_t = true, action = ArgAction::Set)]
@@ -90,6 +95,11 @@ fn cluster_id(text: &str) -> Result<String, String> {
     }
 }
 
+fn call_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("must be a number from 0.01 to 1000".to_owned()) }
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Controller(args) => run_controller(*args),
@@ -120,6 +130,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         kubeconfig: args.kubeconfig,
         cluster_id: args.cluster_id,
         resync: Duration::from_secs(args.resync_seconds),
+        aws_call_rate: args.aws_call_rate,
         sources: sources::Options {
             services: args.source_services,
             unclassed_services: args.serve_unclassed_services,

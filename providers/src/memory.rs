@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -115,7 +116,9 @@ impl Provider for Memory {
             reserved: Vec::new(),
             default_listeners: Cloud::LISTENERS,
             max_listeners: Cloud::LISTENERS,
+            default_targets: None,
             max_targets_per_listener: None,
+            gather: Duration::ZERO,
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The name of a load balancer: readable, unique among clusters and classes,
 /// and at most 32 characters of lower-case letters, digits and hyphens. (32 is
@@ -292,8 +293,15 @@ pub struct Capabilities {
     pub default_listeners: u32,
     /// The most listeners that a load balancer can ever have
     pub max_listeners: u32,
+    /// Targets for each load balancer until one tells what fits on it (see
+    /// [`Capacity::targets`]); `None`: nobody counts them
+    pub default_targets: Option<u32>,
     /// The most targets that one listener can have; `None`: no limit
     pub max_targets_per_listener: Option<u32>,
+    /// How long changes of backends are gathered, to go out as one. More than
+    /// zero where calls are dear: there, what opens a port also goes ahead of
+    /// what tidies up.
+    pub gather: Duration,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod limits;
 mod settings;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -21,9 +22,13 @@ use crate::diff::Change;
 use crate::model::{Attributes, Capabilities, LbName, LoadBalancer, Observed, Protocol};
 use crate::{Applied, Error, Provider};
 
+/// How long changes of backends are gathered, to go out as one call to register
+/// and one to deregister: a rollout replaces its pods one after another, and
+/// those calls are refilled at 4 a second for all load balancers together.
+const GATHER: Duration = Duration::from_secs(1);
+
 /// The provider of a class.
 pub struct Aws {
-    #[expect(dead_code, reason = "what uses it comes next")]
     settings: Settings,
     region: Arc<Region>,
 }
@@ -35,6 +40,15 @@ impl Aws {
     pub fn new(settings: Settings, clients: &Clients) -> Self {
         let region = clients.region(&settings.region);
         Self { settings, region }
+    }
+
+    /// Targets that surely fit on a load balancer that nobody has looked at yet.
+    fn targets_unseen(&self) -> u32 {
+        match &self.settings.load_balancer_arn {
+            // Its zones, and whether each reaches all targets, are not known.
+            Some(_) => limits::TARGETS_CROSS_ZONE,
+            None => limits::targets(self.settings.subnet_mappings.len(), self.settings.cross_zone),
+        }
     }
 }
 
@@ -52,7 +66,9 @@ impl Provider for Aws {
             reserved: Vec::new(),
             default_listeners: limits::LISTENERS,
             max_listeners: limits::LISTENERS,
+            default_targets: Some(self.targets_unseen()),
             max_targets_per_listener: Some(limits::TARGETS_PER_GROUP),
+            gather: GATHER,
         }
     }
 

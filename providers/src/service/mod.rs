@@ -22,6 +22,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -112,7 +113,9 @@ impl Provider for ServiceProvider {
             // Keeps a Service object, of which a port takes up some 200 bytes
             // with its managed fields, far below etcd's limit of 1.5 MiB.
             max_listeners: 1000,
+            default_targets: None,
             max_targets_per_listener: None,
+            gather: Duration::ZERO,
         }
     }
 
