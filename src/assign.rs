@@ -4,18 +4,20 @@
 //! the claims' own status on every run, so there is no allocator state beside
 //! its owners to lose, lock, repair or leak.
 
+mod quota;
 mod refusal;
 #[cfg(test)]
 mod tests;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use sharedlb_providers::model::fnv1a;
 use sharedlb_providers::{Address, ListenerKey, Protocol};
 
+use self::quota::Quotas;
 pub use self::refusal::{Obstacle, Refusal};
 pub(crate) use self::types::same;
 pub use self::types::{Assignment, Claim, ClaimId, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
@@ -65,7 +67,7 @@ struct Run<'a> {
     dynamic: Arc<[NonZeroU16]>,
     known: &'a BTreeMap<u32, LoadBalancerState>,
     spaces: BTreeMap<u32, Occupied>,
-    ports_of_namespace: HashMap<Arc<str>, u32>,
+    quotas: Quotas,
     /// Slots dropped in this run: they rest like those released before it.
     dropped: Vec<(u32, Released)>,
     /// Listeners that may still be open for a claim that gave them back.
@@ -90,7 +92,7 @@ impl<'a> Run<'a> {
             dynamic: policy.dynamic.iter_from(NonZeroU16::MIN).collect(),
             known,
             spaces: BTreeMap::new(),
-            ports_of_namespace: HashMap::new(),
+            quotas: Quotas::default(),
             dropped: Vec::new(),
             open: BTreeMap::new(),
         };
@@ -153,7 +155,7 @@ impl<'a> Run<'a> {
             }
         }
         if !kept.is_empty() {
-            *self.ports_of_namespace.entry(claim.id.namespace.clone()).or_default() += count(&kept);
+            self.quotas.hold(&claim.id.namespace, count(&kept));
             let all = kept.len() == held.slots.len();
             let slots = if all { held.slots.clone() } else { kept.into_iter().cloned().collect() };
             result.granted = Some(Held { index: held.index, slots });
@@ -184,7 +186,11 @@ impl<'a> Run<'a> {
                 self.open.entry(released.claim.clone()).or_default().push((index, released.key));
             }
             let occupied = self.occupied(index);
+            let held_again = occupied.space.has(released.key);
             occupied.space.rest(released.key, &released.claim);
+            if !held_again {
+                self.quotas.rest(index, released);
+            }
         }
     }
 
@@ -270,11 +276,8 @@ impl<'a> Run<'a> {
     /// Gives all these ports on this load balancer, or none.
     fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
         let policy = self.policy;
-        let held = self.ports_of_namespace.get(&claim.id.namespace).copied().unwrap_or(0);
-        if held + count(ports) > policy.ports_per_namespace {
-            let quota = Refusal::QuotaExceeded { held, asked: count(ports), quota: policy.ports_per_namespace };
-            return Err(for_each(ports, &quota));
-        }
+        let quota = self.quotas.ask(index, claim, count(ports), policy.ports_per_namespace);
+        let quota = quota.map_err(|refusal| for_each(ports, &refusal))?;
         if self.known.get(&index).is_some_and(|lb| lb.unobserved) {
             return Err(for_each(ports, &Refusal::Unobserved { index }));
         }
@@ -294,14 +297,16 @@ impl<'a> Run<'a> {
             let slots = take_all(space, index, claim, ports, policy, &dynamic)?;
             let taken_over = slots.iter().filter(|slot| lb.still_open.contains(&slot.key));
             let listeners = listeners - taken_over.map(|slot| policy.listeners_for(slot.key.protocol)).sum::<u32>();
-            if listeners > limit {
+            let admitted = quota.admits(&slots).map_err(|refusal| for_each(ports, &refusal));
+            let admitted = if listeners > limit { Err(full()) } else { admitted };
+            if let Err(misfit) = admitted {
                 slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
-                return Err(full());
+                return Err(misfit);
             }
             Ok((slots, listeners))
         })?;
         lb.listeners = listeners;
-        *self.ports_of_namespace.entry(claim.id.namespace.clone()).or_default() += count(&slots);
+        self.quotas.give(index, claim, &slots);
         Ok(slots)
     }
 }

@@ -137,6 +137,13 @@ impl ClaimObject {
         Self { meta, spec, class_name, status, illegible, has_finalizer, target, request }
     }
 
+    /// Whether it is being deleted and we are through with it: only somebody
+    /// else's finalizer keeps it.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.meta.deleting && !self.has_finalizer
+    }
+
     /// The class that it names: its spec's, or else the one that it was given.
     #[must_use]
     pub fn named_class(&self) -> Option<&str> {

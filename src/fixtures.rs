@@ -43,6 +43,12 @@ impl ClaimFixture {
         self
     }
 
+    /// Without our finalizer, and under somebody else's.
+    pub(crate) fn let_go(mut self) -> Self {
+        self.0["metadata"]["finalizers"] = json!(["example.com/mine"]);
+        self
+    }
+
     /// Being deleted.
     pub(crate) fn deleting(mut self) -> Self {
         self.0["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");

@@ -38,6 +38,16 @@ pub enum Refusal {
         /// Ports that it may hold
         quota: u32,
     },
+    /// The namespace has given so many ports back that as many rest as it may
+    /// hold besides; this passes.
+    TooManyResting {
+        /// Ports that it holds
+        held: u32,
+        /// Ports that rest
+        resting: u32,
+        /// Ports that it may hold
+        quota: u32,
+    },
     /// No load balancer of the class has the address that the claim insists on.
     AddressUnknown {
         /// What was asked for
@@ -117,7 +127,7 @@ impl Refusal {
             Self::NotPermitted { .. } => Reason::NotPermitted,
             Self::Unsupported { .. } => Reason::Unsupported,
             Self::PortNotAllowed { .. } => Reason::PortNotAllowed,
-            Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
+            Self::QuotaExceeded { .. } | Self::TooManyResting { .. } => Reason::QuotaExceeded,
             Self::AddressUnknown { .. } => Reason::AddressUnknown,
             Self::Unobserved { .. } => return None,
             Self::NoRoom { obstacles, .. } => {
@@ -149,6 +159,9 @@ impl Refusal {
             ),
             Self::QuotaExceeded { held, asked, quota } => format!(
                 "the namespace holds {held} of {quota} ports of class {class}, and this needs {asked} more: delete a claim, or ask the admin to raise spec.portsPerNamespace"
+            ),
+            Self::TooManyResting { held, resting, quota } => format!(
+                "the namespace holds {held} ports of class {class}, {resting} that it gave back still rest, and both together may be twice its quota of {quota}: wait until they have rested (spec.reclaimDelaySeconds), or ask the admin to raise spec.portsPerNamespace"
             ),
             Self::AddressUnknown { address, known } if known.is_empty() => {
                 format!(

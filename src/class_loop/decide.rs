@@ -1,29 +1,24 @@
 //! What is to be done for one class: decided in one go, from data alone.
 
+mod records;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use sharedlb_crds::{
-    Capacity, ConditionType, LoadBalancerStatus, Reason, ReleasedPort, SharedLBClassSpec, SharedLBClassStatus,
-};
-use sharedlb_providers::{Address, ListenerKey};
+use sharedlb_crds::{Capacity, ConditionType, LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
+use sharedlb_providers::Address;
 
-use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, assign, same};
-use crate::claim::{ClaimObject, api_protocol, parse_address};
+use self::records::{Records, is_closed};
+use crate::assign::{Assignment, Claim, ClaimId, LoadBalancerState, Policy, Released, assign, same};
+use crate::claim::{ClaimObject, parse_address};
 use crate::class::ClassObject;
 use crate::desired::Planned;
 use crate::outcome::Outcome;
 use crate::render::{class_condition, parse_front_port, released_key, whole_seconds};
-
-/// How many ports of one class may rest at a time. Beyond it the oldest that are
-/// closed rest no longer, so that no tenant can make the class' status outgrow
-/// what etcd takes (1.5 MiB for a request; an entry is about 120 bytes).
-pub(super) const RESTING_MAX: usize = 2000;
 
 /// All that a decision is made of.
 pub(super) struct Facts<'a> {
@@ -92,121 +87,6 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let empty_since = plan(&mut decision, &before, &records, facts);
     decision.status = class_status(&decision, before, records, empty_since, facts);
     decision
-}
-
-/// The record of what was given back, by load balancer.
-struct Records {
-    released: BTreeMap<u32, Vec<ReleasedPort>>,
-    /// How many were added in this run
-    new: usize,
-    now: Timestamp,
-}
-
-impl Records {
-    fn new(before: &SharedLBClassStatus, facts: &Facts<'_>) -> Self {
-        let released = before.load_balancers.iter().map(|lb| (lb.index, lb.released.clone())).collect();
-        Self { released, new: 0, now: facts.now }
-    }
-
-    fn release_all(&mut self, claim: &ClaimObject) {
-        if let Some(held) = claim.request.held.as_ref().filter(|_| claim.has_finalizer) {
-            held.slots.iter().for_each(|slot| self.release(held.index, slot.key, &claim.meta.key));
-        }
-    }
-
-    fn release(&mut self, index: u32, key: ListenerKey, claim: &ClaimId) {
-        if !self.is_released(index, key) {
-            self.released.entry(index).or_default().push(ReleasedPort {
-                port: key.port,
-                protocol: api_protocol(key.protocol),
-                claim: claim.to_string(),
-                time: Some(Time(whole_seconds(self.now))),
-            });
-            self.new += 1;
-        }
-    }
-
-    /// A listener of ours that no claim holds and no record tells of: its claim
-    /// went without our finalizer, or the class' status was wiped.
-    fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ClaimId>) {
-        let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
-        for (&index, outcome) in facts.outcomes {
-            for (&key, listener) in &outcome.listeners {
-                // One that is only half there has no owner, and is being repaired or closed.
-                let whole = listener.open && !listener.owner.claim.is_empty();
-                if !whole || outcome.plan.has(key) || self.is_released(index, key) {
-                    continue;
-                }
-                let held = held.get_or_insert_with(|| {
-                    let all = facts.claims.iter().filter_map(|claim| claim.request.held.as_ref());
-                    all.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key))).collect()
-                });
-                let claim = ClaimId::from(&listener.owner);
-                if !held.contains(&(index, key)) && !untouched.contains(&claim) {
-                    self.release(index, key, &claim);
-                }
-            }
-        }
-    }
-
-    fn is_released(&self, index: u32, key: ListenerKey) -> bool {
-        self.released.get(&index).is_some_and(|entries| entries.iter().any(|entry| released_key(entry) == key))
-    }
-
-    /// What a claim holds again, and its status says so, is no longer given back.
-    fn take_back(&mut self, granted: &Held, claim: &ClaimObject) {
-        if let Some(entries) = self.released.get_mut(&granted.index).filter(|entries| !entries.is_empty()) {
-            let id = claim.meta.key.to_string();
-            let confirmed = claim.request.held.iter().filter(|held| held.index == granted.index);
-            let keys: Vec<ListenerKey> = confirmed
-                .flat_map(|held| held.slots.iter())
-                .filter(|slot| granted.slots.iter().any(|granted| granted.key == slot.key))
-                .map(|slot| slot.key)
-                .collect();
-            entries.retain(|entry| entry.claim != id || !keys.contains(&released_key(entry)));
-        }
-    }
-
-    /// Forgets what is closed and has rested long enough. Returns when the next
-    /// one will have.
-    fn expire(&mut self, facts: &Facts<'_>, assignments: &[Option<Assignment>]) -> Option<Timestamp> {
-        let delay = SignedDuration::from_secs(facts.spec.reclaim_delay_seconds.into());
-        // A slot that is still in its claim's status has not gone yet.
-        let drops = |got: &Option<Assignment>| got.as_ref().is_some_and(|got| !got.dropped.is_empty());
-        let claims = facts.claims.iter().zip(assignments);
-        let going: BTreeSet<String> = claims
-            .filter(|(claim, got)| claim.meta.deleting || drops(got))
-            .map(|(claim, _)| claim.meta.key.to_string())
-            .collect();
-        let rested = |entry: &ReleasedPort| {
-            entry.time.as_ref().map_or(facts.now, |time| time.0.saturating_add(delay).unwrap_or(Timestamp::MAX))
-        };
-        let (mut due, mut resting) = (None, Vec::new());
-        for (&index, entries) in &mut self.released {
-            entries.retain(|entry| {
-                let closed = is_closed(facts, index, released_key(entry)) && !going.contains(&entry.claim);
-                let until = rested(entry);
-                if closed && until > facts.now {
-                    due = Some(due.map_or(until, |due: Timestamp| due.min(until)));
-                    resting.push((until, index, released_key(entry)));
-                }
-                !closed || until > facts.now
-            });
-        }
-        if resting.len() > RESTING_MAX {
-            resting.sort_unstable_by_key(|(until, ..)| *until);
-            let cut: BTreeSet<(u32, ListenerKey)> =
-                resting[..resting.len() - RESTING_MAX].iter().map(|&(_, index, key)| (index, key)).collect();
-            for (index, entries) in &mut self.released {
-                entries.retain(|entry| !cut.contains(&(*index, released_key(entry))));
-            }
-        }
-        due
-    }
-}
-
-fn is_closed(facts: &Facts<'_>, index: u32, key: ListenerKey) -> bool {
-    facts.outcomes.get(&index).is_some_and(|outcome| outcome.is_closed(key))
 }
 
 /// The load balancers as `assign` sees them. What their LB loops have not told

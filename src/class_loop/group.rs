@@ -62,6 +62,11 @@ impl Group {
         self.0.values_mut()
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The entry of this claim.
     pub(super) fn get_mut(&mut self, claim: &ClaimObject) -> Option<&mut Entry> {
         self.0.get_mut(&seniority(claim))

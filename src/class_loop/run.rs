@@ -308,10 +308,9 @@ impl ClassLoop {
     async fn finish_deletion(&mut self, class: &Arc<ClassObject>) {
         let name = &class.meta.key.name;
         let in_use = self.runners.get(name).is_some_and(|runner| !runner.load_balancers.is_empty())
-            || self
-                .groups
-                .get(&Some(name.clone()))
-                .is_some_and(|group| group.entries().any(|entry| entry.claim.request.held.is_some()));
+            || self.groups.get(&Some(name.clone())).is_some_and(|group| {
+                group.entries().any(|entry| entry.claim.request.held.is_some() && !entry.claim.is_let_go())
+            });
         if class.meta.deleting && class.has_finalizer() && !in_use {
             match self.writer.class_finalizer(&class.meta, false).await {
                 Ok(written) => {

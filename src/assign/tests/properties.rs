@@ -117,7 +117,7 @@ proptest! {
         prop_assert_eq!(by_id(&claims), by_id(&sorted));
     }
 
-    // Where listeners that were given back still take up room, a claim that was
+    // Where ports that were given back still take up room, a claim that was
     // refused may fit a moment later: so either there is room, or nothing is
     // given back.
     #[test]
@@ -129,7 +129,7 @@ proptest! {
             let lbs = lbs.into_iter().map(|(index, lb)| (index, LoadBalancerState { released: Vec::new(), ..lb })).collect();
             (new, lbs, policy)
         } else {
-            (claims, lbs, Policy { listeners: 1000, ..policy })
+            (claims, lbs, Policy { listeners: 1000, ports_per_namespace: 1000, ..policy })
         };
         let first = run(&claims, &lbs, &policy);
         let settled = with_status(&claims, &first);
@@ -168,6 +168,38 @@ proptest! {
             for slot in stays {
                 prop_assert!(after.granted.iter().flat_map(|held| held.slots.iter()).any(|now| now == slot));
             }
+        }
+    }
+
+    // What is held stays held, however much that is: so only who gets something
+    // new is looked at.
+    #[test]
+    fn whoever_gets_a_new_port_is_within_its_quota_with_all_that_rests(
+        claims in claims(), lbs in load_balancers(), policy in policies(),
+    ) {
+        let result = run(&claims, &lbs, &policy);
+        // What somebody holds does not rest, whoever gave it back.
+        let somebodys: BTreeSet<(u32, ListenerKey)> =
+            result.iter().flat_map(slots).map(|(index, _, key)| (index, key)).collect();
+        for namespace in ["team-a", "team-b"] {
+            let of: Vec<_> = claims.iter().zip(&result).filter(|(claim, _)| &*claim.id.namespace == namespace).collect();
+            let held: BTreeSet<(u32, ListenerKey)> =
+                of.iter().flat_map(|(_, got)| slots(got)).map(|(index, _, key)| (index, key)).collect();
+            let new = of.iter().any(|(claim, got)| {
+                let before = claim.held.iter().flat_map(|held| held.slots.iter()).map(|slot| slot.key).collect::<Vec<_>>();
+                slots(got).iter().any(|(.., key)| !before.contains(key))
+            });
+            let released = lbs.iter().flat_map(|(&index, lb)| lb.released.iter().map(move |released| (index, released)));
+            let released = released.filter(|(_, released)| &*released.claim.namespace == namespace);
+            let mut resting: BTreeSet<(u32, ListenerKey)> = released.map(|(index, released)| (index, released.key)).collect();
+            for (claim, got) in &of {
+                let index = claim.held.as_ref().map_or(0, |held| held.index);
+                resting.extend(got.dropped.iter().map(|&key| (index, key)));
+            }
+            let quota = policy.ports_per_namespace as usize;
+            prop_assert!(!new || held.len() <= quota, "{held:?} of {quota}");
+            let all = held.len() + resting.difference(&somebodys).count();
+            prop_assert!(!new || all <= 2 * quota, "{held:?} and {resting:?} of {quota}");
         }
     }
 }

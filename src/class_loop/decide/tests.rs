@@ -1,9 +1,11 @@
 //! A class, decided on run after run.
 
 use serde_json::{Value, json};
+use sharedlb_crds::ReleasedPort;
 use sharedlb_providers::memory::{Cloud, Memory};
-use sharedlb_providers::{Capacity as ProviderCapacity, Owner, Provider};
+use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
 
+use super::records::RESTING_MAX;
 use super::*;
 use crate::class::policy;
 use crate::cluster::cache::Cache;
@@ -258,6 +260,39 @@ fn no_tenant_can_make_the_record_grow_without_bound() {
     world.decide();
     assert_eq!(world.released().len(), RESTING_MAX);
     assert_eq!(world.released()[0].0, 1001, "the oldest went");
+}
+
+#[test]
+fn no_tenant_can_end_the_rest_of_anothers_ports_with_his_own() {
+    let mut world = World::new(Vec::new());
+    let entry = |n: u16| ReleasedPort {
+        port: n.try_into().unwrap(),
+        protocol: sharedlb_crds::Protocol::Tcp,
+        claim: if n <= 3 { format!("victim/c{n}") } else { format!("team/c{n}") },
+        time: Some(Time(world.now + SignedDuration::from_secs(i64::from(n)))),
+    };
+    let released = (1..=3000).map(entry).collect();
+    world.status.load_balancers = vec![LoadBalancerStatus { released, ..Default::default() }];
+    world.seen(&[], &[]);
+    world.decide();
+    assert_eq!(world.released().len(), RESTING_MAX);
+    assert_eq!(world.released()[..4], [(1, "victim/c1"), (2, "victim/c2"), (3, "victim/c3"), (1004, "team/c1004")]);
+}
+
+#[test]
+fn a_claim_that_only_somebody_elses_finalizer_keeps_does_not_keep_its_port_from_others() {
+    let held = claim("a").holds(0, 20001).deleting();
+    let mut world = World::new(vec![held.clone()]).with(json!({"reclaimDelaySeconds": 60}));
+    world.seen(&[], &[]);
+    world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    world.claims = vec![held.let_go()];
+    world.later(59);
+    world.decide();
+    assert_eq!(world.released(), [(20001, "team/a")], "it rests");
+    world.later(1);
+    world.decide();
+    assert_eq!(world.released(), []);
 }
 
 #[test]
