@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sharedlb_crds::{SharedLBPort, SharedLBSpec};
+use sharedlb_crds::{Endpoints, SharedLBPort, SharedLBSpec};
 use sharedlb_providers::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
 
 use crate::assign::{ClaimId, HeldSlot, same};
@@ -27,6 +27,8 @@ pub struct Plan {
     pub slots: Option<Vec<Planned>>,
     /// The Services whose endpoints matter to it
     pub services: BTreeSet<ClaimId>,
+    /// Which endpoints of these get traffic
+    pub endpoints: Endpoints,
     keys: HashSet<ListenerKey>,
     /// Claims whose listeners stay as they are, since nobody can read what they hold
     untouched: BTreeSet<ClaimId>,
@@ -97,7 +99,8 @@ impl Plan {
     pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
         let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
         let services = slots.iter().flatten().filter_map(|planned| planned.target.service.clone()).collect();
-        Self { provider, index, number: 0, slots, services, keys, untouched: BTreeSet::new() }
+        let (endpoints, untouched) = (Endpoints::default(), BTreeSet::new());
+        Self { provider, index, number: 0, slots, services, endpoints, keys, untouched }
     }
 
     /// The same, to be handed over after `before`.
@@ -111,6 +114,13 @@ impl Plan {
     #[must_use]
     pub fn leaving(mut self, untouched: &BTreeSet<ClaimId>) -> Self {
         self.untouched.clone_from(untouched);
+        self
+    }
+
+    /// The same, but traffic goes to these endpoints.
+    #[must_use]
+    pub fn to(mut self, endpoints: Endpoints) -> Self {
+        self.endpoints = endpoints;
         self
     }
 
@@ -131,10 +141,20 @@ impl Plan {
         self.keys.iter().any(|key| !later.keys.contains(key))
     }
 
-    /// Whether it asks this provider for just these slots, and leaves these claims.
+    /// Whether it asks this provider for just these slots, sends traffic to these
+    /// endpoints, and leaves these claims.
     #[must_use]
-    pub fn is(&self, provider: &Arc<dyn Provider>, slots: Option<&[Planned]>, untouched: &BTreeSet<ClaimId>) -> bool {
-        self.slots.as_deref() == slots && Arc::ptr_eq(&self.provider, provider) && self.untouched == *untouched
+    pub fn is(
+        &self,
+        provider: &Arc<dyn Provider>,
+        slots: Option<&[Planned]>,
+        endpoints: Endpoints,
+        untouched: &BTreeSet<ClaimId>,
+    ) -> bool {
+        self.slots.as_deref() == slots
+            && Arc::ptr_eq(&self.provider, provider)
+            && self.endpoints == endpoints
+            && self.untouched == *untouched
     }
 }
 

@@ -181,7 +181,7 @@ impl LbLoop {
         let exists = observed.is_some();
         let mut observed = observed.unwrap_or_default();
         let attributes = plan.provider.attributes(plan.index);
-        let backends = |service: &_, port: &_, protocol| self.backends.of(service, port, protocol);
+        let backends = |service: &_, port: &_, protocol| self.backends.of(service, port, protocol, plan.endpoints);
         let wanted = desired(plan, attributes, &observed.load_balancer.listeners, backends);
         let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.

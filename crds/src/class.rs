@@ -80,11 +80,21 @@ pub struct SharedLBClassSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TargetKind")]
     pub targets: Option<TargetKind>,
+    /// Which endpoints of a Service get traffic: Pods, those that Kubernetes
+    /// finds by the Service's selector, which are pods of its namespace; or
+    /// Any, also those that somebody wrote by hand. Default: Pods. With Any,
+    /// whoever may write EndpointSlices in a namespace can lead traffic to
+    /// whatever the load balancers reach: pods of other namespaces, nodes, the
+    /// API server.
+    #[serde(default)]
+    pub endpoints: Endpoints,
     /// The namespaces whose claims may use the class. Default: all.
     #[serde(default)]
     pub allowed_namespaces: AllowedNamespaces,
     /// How many ports the claims of one namespace may hold together, 1 to
-    /// 1000000. A TCP_UDP port counts once. Default: 100.
+    /// 1000000. A TCP_UDP port counts once. Together with the ports that they
+    /// gave back and that still rest, they may take up twice as many. Default:
+    /// 100.
     #[serde(default = "default_ports_per_namespace")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub ports_per_namespace: u32,
@@ -104,6 +114,7 @@ impl Default for SharedLBClassSpec {
             load_balancers: LoadBalancerLimits::default(),
             addresses: Vec::new(),
             targets: None,
+            endpoints: Endpoints::default(),
             allowed_namespaces: AllowedNamespaces::default(),
             ports_per_namespace: default_ports_per_namespace(),
             reclaim_delay_seconds: default_reclaim_delay_seconds(),
@@ -233,6 +244,16 @@ pub enum TargetKind {
     Pod,
     /// A port of every node, from which kube-proxy passes it on.
     Node,
+}
+
+/// Which endpoints of a Service get traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Endpoints {
+    /// The pods that Kubernetes finds by the Service's selector.
+    #[default]
+    Pods,
+    /// Also what somebody wrote by hand.
+    Any,
 }
 
 /// The namespaces whose claims may use a class.

@@ -19,8 +19,8 @@ mod provider;
 mod shared_lb;
 
 pub use class::{
-    AddressRange, AllowedNamespaces, AllowedNamespacesFrom, Capacity, LoadBalancerLimits, LoadBalancerStatus,
-    PortRanges, ReleasedPort, SharedLBClass, SharedLBClassSpec, SharedLBClassStatus, TargetKind,
+    AddressRange, AllowedNamespaces, AllowedNamespacesFrom, Capacity, Endpoints, LoadBalancerLimits,
+    LoadBalancerStatus, PortRanges, ReleasedPort, SharedLBClass, SharedLBClassSpec, SharedLBClassStatus, TargetKind,
 };
 pub use condition::{ConditionType, Reason};
 pub use definitions::{crds, yaml};

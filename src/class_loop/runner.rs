@@ -71,8 +71,9 @@ impl Runner {
 
 impl ClassLoop {
     pub(super) fn ensure_runner(&mut self, name: &Arc<str>, class: &ClassObject, spec: &SharedLBClassSpec) {
-        let known = self.runners.get_mut(name).filter(|runner| runner.uid == class.meta.uid);
-        if known.as_ref().is_some_and(|runner| same_provider(&runner.spec, spec)) {
+        let mut known = self.runners.get_mut(name).filter(|runner| runner.uid == class.meta.uid);
+        if let Some(runner) = known.as_mut().filter(|runner| same_provider(&runner.spec, spec)) {
+            runner.spec.clone_from(spec);
             return;
         }
         let counted = Counted {
@@ -131,10 +132,12 @@ impl ClassLoop {
             match runner.load_balancers.get_mut(&index) {
                 Some(handle) => {
                     let before = handle.plans.borrow().clone();
-                    if before.is(&runner.provider, slots.as_deref(), untouched) {
+                    let endpoints = runner.spec.endpoints;
+                    if before.is(&runner.provider, slots.as_deref(), endpoints, untouched) {
                         continue;
                     }
-                    let plan = Plan::new(runner.provider.clone(), index, slots).leaving(untouched).after(&before);
+                    let plan = Plan::new(runner.provider.clone(), index, slots).to(endpoints).leaving(untouched);
+                    let plan = plan.after(&before);
                     handle.handed.replace(&before, &plan);
                     handle.plans.send_replace(Arc::new(plan));
                     if let Some(outcome) = runner.outcomes.get_mut(&index) {
@@ -142,8 +145,9 @@ impl ClassLoop {
                     }
                 }
                 None => {
-                    let plan = Arc::new(Plan::new(runner.provider.clone(), index, slots).leaving(untouched));
-                    let handle = self.start_lb_loop(name, class, index, plan, &runner);
+                    let plan = Plan::new(runner.provider.clone(), index, slots).to(runner.spec.endpoints);
+                    let plan = plan.leaving(untouched);
+                    let handle = self.start_lb_loop(name, class, index, Arc::new(plan), &runner);
                     runner.load_balancers.insert(index, handle);
                 }
             }

@@ -22,7 +22,10 @@ impl ClassLoop {
         let heard = outcome.filter(|outcome| outcome.exists.is_some());
         Verdict {
             refused: self.refusal(name, entry, got),
-            programmed: got.granted.as_ref().map_or(Programmed::Pending, |held| self.programmed(entry, held, outcome)),
+            programmed: got
+                .granted
+                .as_ref()
+                .map_or(Programmed::Pending, |held| self.programmed(name, entry, held, outcome)),
             addresses: match &got.granted {
                 Some(_) => heard.map(|outcome| outcome.addresses.clone()),
                 None => Some(Arc::default()),
@@ -47,7 +50,16 @@ impl ClassLoop {
         let (port, refusal) = got.refused.first()?;
         let frozen = self.runners.get(name).and_then(|runner| runner.frozen.clone());
         if let (Some(Reason::NotPermitted), Some(frozen)) = (refusal.reason(), frozen) {
-            return Some(frozen);
+            return Some(match frozen {
+                (Some(reason), message) => (Some(reason), message),
+                // Whose status it is, is not for everybody to know.
+                (None, _) => (
+                    None,
+                    format!(
+                        "nothing new is given in class {name} until its admin has corrected what its conditions tell of"
+                    ),
+                ),
+            });
         }
         let others = match got.refused.len() - 1 {
             0 => String::new(),
@@ -73,14 +85,15 @@ impl ClassLoop {
         ))
     }
 
-    pub(super) fn programmed(&self, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
+    pub(super) fn programmed(&self, class: &str, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
         let claim = &entry.claim;
+        let count = self.runners.get(class).map(|runner| runner.spec.endpoints).unwrap_or_default();
         render::programmed(claim, held, outcome, |slot| {
             if let Some(trouble) = &entry.service_trouble {
                 return Some(trouble.clone());
             }
             match claim.target.of_port(&slot.name) {
-                Some((service, port)) => self.settings.backends.why_none(service, port, slot.key.protocol),
+                Some((service, port)) => self.settings.backends.why_none(service, port, slot.key.protocol, count),
                 None => Some("its spec can't be read".to_owned()),
             }
         })
@@ -138,6 +151,11 @@ impl ClassLoop {
             ),
         };
         let Some(group) = self.groups.get(key) else { return };
+        if group.is_empty() {
+            // Anybody can name classes that do not exist.
+            self.groups.remove(key);
+            return;
+        }
         let claims: Vec<Arc<ClaimObject>> = group
             .entries()
             .filter(|entry| !entry.claim.meta.deleting && !entry.claim.illegible && entry.writes.are_free())

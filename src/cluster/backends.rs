@@ -4,200 +4,23 @@
 //! of endpoints goes from here straight to the LB loops that want to know of
 //! it; the class loop hears of it only if it changes an outcome.
 
+mod objects;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::runtime::watcher::Event;
-use sharedlb_crds::{MANAGED_BY, MANAGED_BY_LABEL};
+use sharedlb_crds::Endpoints;
 use sharedlb_providers::{Backend, Protocol, Transport};
 
-use super::cache::{Cache, Cached, Changed};
+use self::objects::EndpointObject;
+pub use self::objects::{PortRef, ServiceObject, ServicePort, SliceObject};
+use super::cache::{Cache, Changed};
 use crate::assign::ClaimId;
-use crate::claim::Meta;
 use crate::lb_loop::Signal;
-use crate::own_service;
-
-/// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// What matters of a Service.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceObject {
-    /// Its metadata
-    pub meta: Meta,
-    /// Its ports
-    pub ports: Vec<ServicePort>,
-    /// Whether it is only a name for a host elsewhere, and so has no endpoints
-    pub external_name: bool,
-    /// The name and uid of the claim that owns it, if it is one of ours
-    pub owner: Option<(Arc<str>, Arc<str>)>,
-    /// Its selector, if it is one of ours
-    pub selector: Vec<(String, String)>,
-}
-
-/// A port of a Service.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServicePort {
-    /// Its name; empty where there is just one
-    pub name: Arc<str>,
-    /// Its number
-    pub number: i32,
-    /// TCP or UDP; `None` for what is neither
-    pub transport: Option<Transport>,
-    /// The port of the pods
-    pub target: IntOrString,
-}
-
-impl ServiceObject {
-    /// Converts an object.
-    #[must_use]
-    pub fn parse(service: &Service) -> Self {
-        let spec = service.spec.clone().unwrap_or_default();
-        let ours = service.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
-        let owner = service.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "SharedLB");
-        let owner = owner
-            .filter(|_| ours.is_some_and(|value| value == MANAGED_BY))
-            .map(|owner| (owner.name.as_str().into(), owner.uid.as_str().into()));
-        Self {
-            meta: Meta::of(service),
-            ports: spec.ports.iter().flatten().map(ServicePort::parse).collect(),
-            external_name: spec.type_.as_deref() == Some("ExternalName"),
-            selector: spec.selector.filter(|_| owner.is_some()).into_iter().flatten().collect(),
-            owner,
-        }
-    }
-}
-
-impl ServicePort {
-    /// Converts a port.
-    #[must_use]
-    pub fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
-        Self {
-            name: port.name.as_deref().unwrap_or_default().into(),
-            number: port.port,
-            transport: transport(port.protocol.as_deref()),
-            target: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
-        }
-    }
-
-    fn is(&self, wanted: &PortRef, transport: Transport) -> bool {
-        self.transport == Some(transport)
-            && match wanted {
-                PortRef::Number(number) => self.number == *number,
-                PortRef::Name(name) => self.name == *name,
-                PortRef::OfClaim(port) => *self.name == *own_service::port_name(port, transport),
-            }
-    }
-}
-
-/// Which port of a Service is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortRef {
-    /// The one with this number
-    Number(i32),
-    /// The one with this name
-    Name(Arc<str>),
-    /// That of our own Service which stands for this port of its claim
-    OfClaim(Arc<str>),
-}
-
-impl fmt::Display for PortRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) | Self::OfClaim(name) => name.fmt(f),
-        }
-    }
-}
-
-impl Cached for ServiceObject {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-}
-
-/// What matters of an EndpointSlice.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SliceObject {
-    meta: Meta,
-    service: ClaimId,
-    ports: Vec<(Arc<str>, Transport, NonZeroU16)>,
-    endpoints: Vec<EndpointObject>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct EndpointObject {
-    address: IpAddr,
-    ready: bool,
-    /// Not ready, but still answering while it goes away
-    serving_while_terminating: bool,
-    pod: Option<Arc<str>>,
-    node: Option<Arc<str>>,
-}
-
-impl SliceObject {
-    /// Converts an object.
-    #[must_use]
-    pub fn parse(slice: &EndpointSlice) -> Self {
-        let meta = Meta::of(slice);
-        let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-        let ports = slice.ports.iter().flatten().filter_map(|port| {
-            let number = u16::try_from(port.port?).ok().and_then(NonZeroU16::new)?;
-            Some((port.name.as_deref().unwrap_or_default().into(), transport(port.protocol.as_deref())?, number))
-        });
-        Self {
-            service: ClaimId {
-                namespace: meta.key.namespace.clone(),
-                name: service.map(String::as_str).unwrap_or_default().into(),
-            },
-            ports: ports.collect(),
-            endpoints: slice.endpoints.iter().filter_map(EndpointObject::parse).collect(),
-            meta,
-        }
-    }
-}
-
-impl EndpointObject {
-    fn parse(endpoint: &Endpoint) -> Option<Self> {
-        let conditions = endpoint.conditions.as_ref();
-        // Not set means ready (EndpointConditions of discovery/v1).
-        let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-        let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
-        let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-        let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-        Some(Self {
-            // All addresses of an endpoint mean the same one: only the first is used.
-            address: endpoint.addresses.first()?.parse().ok()?,
-            ready,
-            serving_while_terminating: serving && terminating,
-            pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
-            node: endpoint.node_name.as_deref().map(Into::into),
-        })
-    }
-}
-
-impl Cached for SliceObject {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-}
-
-fn transport(protocol: Option<&str>) -> Option<Transport> {
-    match protocol.unwrap_or("TCP") {
-        "TCP" => Some(Transport::Tcp),
-        "UDP" => Some(Transport::Udp),
-        _ => None,
-    }
-}
 
 /// Services and EndpointSlices, and who wants to know of which.
 #[derive(Debug, Default)]
@@ -299,13 +122,14 @@ impl Backends {
     }
 
     /// Where traffic to this port of this Service goes: its ready endpoints, and
-    /// if there are none, those that still serve while they go away.
+    /// if there are none, those that still serve while they go away. `count` says
+    /// which endpoints count at all.
     ///
     /// For a protocol of two transports, the endpoints that serve both.
     #[must_use]
-    pub fn of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> BTreeSet<Backend> {
+    pub fn of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, count: Endpoints) -> BTreeSet<Backend> {
         let inner = self.read();
-        let mut of_each = protocol.transports().iter().map(|&transport| inner.of(service, port, transport));
+        let mut of_each = protocol.transports().iter().map(|&transport| inner.of(service, port, transport, count));
         let first = of_each.next().unwrap_or_default();
         of_each.fold(first, |both, other| &both & &other)
     }
@@ -313,7 +137,7 @@ impl Backends {
     /// Why a port of this Service has no backends, in words for the user; `None`:
     /// it has some, or it is not known yet whether it has.
     #[must_use]
-    pub fn why_none(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> Option<String> {
+    pub fn why_none(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, count: Endpoints) -> Option<String> {
         let inner = self.read();
         let ours = matches!(port, PortRef::OfClaim(_));
         let name = &service.name;
@@ -330,13 +154,19 @@ impl Backends {
                 "Service {name} has no port {port} with protocol {transport}: correct targetPort or the Service"
             ));
         }
-        let served = protocol.transports().iter().all(|&transport| !inner.of(service, port, transport).is_empty());
+        let served =
+            protocol.transports().iter().all(|&transport| !inner.of(service, port, transport, count).is_empty());
         // Kubernetes makes an EndpointSlice even for a selector that matches nothing.
         let unknown = ours && !inner.slices_of.contains_key(service);
         if missing.is_some() || served || unknown {
             return None;
         }
-        let endpoints = inner.slices_of(service).flat_map(|slice| &slice.endpoints);
+        if !ours && !found.has_selector && count == Endpoints::Pods {
+            return Some(format!(
+                "Service {name} has no selector, and traffic goes only to pods that one finds: give it one, or ask the admin for a class with spec.endpoints: Any"
+            ));
+        }
+        let endpoints = inner.endpoints_of(found, count).map(|(_, endpoint)| endpoint);
         Some(match (endpoints.clone().count(), endpoints.filter(|endpoint| endpoint.ready).count()) {
             (0, _) => "no pod matches the selector, or none has the port that targetPort names".to_owned(),
             (_, 0) => "none of its pods is ready".to_owned(),
@@ -364,17 +194,28 @@ impl Inner {
         self.slices_of.get(service).into_iter().flat_map(|known| known.slices.iter().map(Arc::as_ref))
     }
 
-    fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport) -> BTreeSet<Backend> {
+    /// The endpoints of a Service that count, each with its slice.
+    fn endpoints_of<'a>(
+        &'a self,
+        service: &'a ServiceObject,
+        count: Endpoints,
+    ) -> impl Iterator<Item = (&'a SliceObject, &'a EndpointObject)> + Clone {
+        let all =
+            self.slices_of(&service.meta.key).flat_map(|slice| slice.endpoints.iter().map(move |each| (slice, each)));
+        all.filter(move |(slice, endpoint)| {
+            count == Endpoints::Any || (service.has_selector && slice.by_kubernetes && endpoint.pod.is_some())
+        })
+    }
+
+    fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport, count: Endpoints) -> BTreeSet<Backend> {
         let Some(found) = self.services.get(service) else { return BTreeSet::new() };
         let Some(port) = found.ports.iter().find(|candidate| candidate.is(port, transport)) else {
             return BTreeSet::new();
         };
         let all = || {
-            self.slices_of(service).flat_map(|slice| {
+            self.endpoints_of(found, count).filter_map(|(slice, endpoint)| {
                 let number = slice.ports.iter().find(|(name, t, _)| *name == port.name && *t == transport);
-                number
-                    .into_iter()
-                    .flat_map(|(_, _, number)| slice.endpoints.iter().map(move |endpoint| (endpoint, *number)))
+                number.map(|(_, _, number)| (endpoint, *number))
             })
         };
         let backend = |(endpoint, port): (&EndpointObject, NonZeroU16)| Backend {

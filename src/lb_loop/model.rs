@@ -141,17 +141,22 @@ static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
     for (n, name) in CLAIMS.iter().enumerate() {
         let service: Service = serde_json::from_value(json!({
             "metadata": {"namespace": "team", "name": name, "uid": name, "resourceVersion": "1"},
-            "spec": {"ports": [{"port": 6379}]},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 6379}]},
         }))
         .unwrap();
         backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {
                 "namespace": "team", "name": name, "uid": name, "resourceVersion": "1",
-                "labels": {"kubernetes.io/service-name": name},
+                "labels": {
+                    "kubernetes.io/service-name": name,
+                    "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                },
             },
             "addressType": "IPv4", "ports": [{"name": "", "protocol": "TCP", "port": 6379}],
-            "endpoints": [{"addresses": [format!("10.244.0.{n}")]}],
+            "endpoints": [{
+                "addresses": [format!("10.244.0.{n}")], "targetRef": {"kind": "Pod", "name": name},
+            }],
         }))
         .unwrap();
         backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));

@@ -80,11 +80,16 @@ impl Running {
             "metadata": {
                 "name": format!("slice-{}", claim.meta.key.name), "namespace": "team", "uid": "s",
                 "resourceVersion": version.to_string(),
-                "labels": {"kubernetes.io/service-name": service.metadata.name},
+                "labels": {
+                    "kubernetes.io/service-name": service.metadata.name,
+                    "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                },
             },
             "addressType": "IPv4",
             "ports": [{"name": "x-tcp", "protocol": "TCP", "port": 6379}],
-            "endpoints": (0..pods).map(|n| json!({"addresses": [format!("10.244.0.{n}")]})).collect::<Vec<_>>(),
+            "endpoints": (0..pods).map(|n| {
+                json!({"addresses": [format!("10.244.0.{n}")], "targetRef": {"kind": "Pod", "name": format!("pod-{n}")}})
+            }).collect::<Vec<_>>(),
         }))
         .unwrap();
         self.backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));

@@ -60,6 +60,12 @@ fn whole() -> Vec<Case> {
             with("targets", json!("Host")),
             r#"supported values: "Pod", "Node""#,
         ),
+        accepts("endpoints that were written by hand", with("endpoints", json!("Any"))),
+        schema_refuses(
+            "endpoints that there are not",
+            with("endpoints", json!("Node")),
+            r#"supported values: "Pods", "Any""#,
+        ),
     ]
 }
 

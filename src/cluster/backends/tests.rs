@@ -1,7 +1,10 @@
 //! Services and EndpointSlices as Kubernetes has them.
 
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
+use super::objects::SLICE_MANAGED_BY;
 use super::*;
 
 fn key(name: &str) -> ClaimId {
@@ -19,26 +22,38 @@ fn service(backends: &Backends, spec: Value) -> Vec<Changed<ServiceObject>> {
 }
 
 fn ports() -> Value {
-    json!({"ports": [
+    json!({"selector": {"app": "dns"}, "ports": [
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "metrics", "port": 9153},
     ]})
 }
 
-/// An endpoint, with its conditions ready, serving and terminating.
+/// A pod, with its conditions ready, serving and terminating.
 fn endpoint(host: u8, ready: bool, serving: bool, terminating: bool) -> Value {
     json!({
         "addresses": [format!("10.244.0.{host}")],
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+        "targetRef": {"kind": "Pod", "namespace": "team", "name": format!("dns-{host}")},
     })
 }
 
 fn slice(backends: &Backends, name: &str, version: u32, ports: Value, endpoints: Vec<Value>) -> Vec<ClaimId> {
+    slice_of(SLICE_MANAGED_BY.1, backends, name, version, ports, endpoints)
+}
+
+fn slice_of(
+    writer: &str,
+    backends: &Backends,
+    name: &str,
+    version: u32,
+    ports: Value,
+    endpoints: Vec<Value>,
+) -> Vec<ClaimId> {
     let slice: EndpointSlice = serde_json::from_value(json!({
         "metadata": {
             "namespace": "team", "name": name, "uid": name, "resourceVersion": version.to_string(),
-            "labels": {"kubernetes.io/service-name": "dns"},
+            "labels": {"kubernetes.io/service-name": "dns", "endpointslice.kubernetes.io/managed-by": writer},
         },
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     }))
@@ -54,7 +69,71 @@ fn both() -> Value {
 }
 
 fn hosts(backends: &Backends, port: PortRef, protocol: Protocol) -> Vec<String> {
-    backends.of(&key("dns"), &port, protocol).iter().map(|b| format!("{}:{}", b.address, b.port)).collect()
+    hosts_of(Endpoints::Pods, backends, port, protocol)
+}
+
+fn hosts_of(count: Endpoints, backends: &Backends, port: PortRef, protocol: Protocol) -> Vec<String> {
+    backends.of(&key("dns"), &port, protocol, count).iter().map(|b| format!("{}:{}", b.address, b.port)).collect()
+}
+
+/// The hosts that get traffic by default, and those where the class takes any.
+fn both_hosts(backends: &Backends) -> [Vec<String>; 2] {
+    [Endpoints::Pods, Endpoints::Any].map(|count| hosts_of(count, backends, PortRef::Number(53), Protocol::Tcp))
+}
+
+#[test]
+fn what_somebody_wrote_by_hand_gets_no_traffic_unless_the_class_says_so() {
+    let backends = Backends::default();
+    service(&backends, ports());
+    slice_of("me", &backends, "by-hand", 1, both(), vec![endpoint(1, true, true, false)]);
+    assert_eq!(both_hosts(&backends), [vec![], vec!["10.244.0.1:5353".to_owned()]]);
+    let mut no_pod = endpoint(2, true, true, false);
+    no_pod["targetRef"] = Value::Null;
+    let mut of_another_namespace = endpoint(3, true, true, false);
+    of_another_namespace["targetRef"]["namespace"] = json!("victim");
+    slice(&backends, "forged", 2, both(), vec![no_pod, of_another_namespace]);
+    let [by_default, any] = both_hosts(&backends);
+    assert_eq!((by_default.len(), any.len()), (0, 3));
+}
+
+#[test]
+fn what_says_that_kubernetes_wrote_it_counts_only_where_kubernetes_would_correct_it() {
+    let backends = Backends::default();
+    let mut without_selector = ports();
+    without_selector["selector"] = Value::Null;
+    service(&backends, without_selector);
+    slice(&backends, "forged", 1, both(), vec![endpoint(1, true, true, false)]);
+    assert_eq!(both_hosts(&backends).map(|hosts| hosts.len()), [0, 1]);
+    let why = |count| backends.why_none(&key("dns"), &PortRef::Number(53), Protocol::Tcp, count);
+    assert!(why(Endpoints::Pods).unwrap().starts_with("Service dns has no selector"));
+    assert_eq!(why(Endpoints::Any), None);
+}
+
+#[test]
+fn nothing_leads_to_whoever_sends_it_to_machines_nearby_or_to_many() {
+    for address in [
+        "127.0.0.1",
+        "127.8.9.10",
+        "::1",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "::",
+        "169.254.169.254",
+        "fe80::1",
+        "::ffff:169.254.169.254",
+        "224.0.0.1",
+        "239.1.2.3",
+        "ff02::1",
+        "255.255.255.255",
+    ] {
+        let backends = Backends::default();
+        service(&backends, ports());
+        let mut there = endpoint(1, true, true, false);
+        there["addresses"] = json!([address]);
+        slice(&backends, "a", 1, both(), vec![there]);
+        assert_eq!(both_hosts(&backends).map(|hosts| hosts.len()), [0, 0], "{address}");
+    }
 }
 
 #[test]
@@ -93,7 +172,7 @@ fn a_port_of_both_protocols_goes_to_the_endpoints_that_serve_both() {
 #[test]
 fn a_port_without_backends_says_why_and_what_to_do() {
     let backends = Backends::default();
-    let why = |port: PortRef, protocol| backends.why_none(&key("dns"), &port, protocol);
+    let why = |port: PortRef, protocol| backends.why_none(&key("dns"), &port, protocol, Endpoints::Pods);
     let named = || PortRef::Name("dns-tcp".into());
     assert_eq!(
         why(named(), Protocol::Tcp).unwrap(),
@@ -114,12 +193,13 @@ fn a_port_without_backends_says_why_and_what_to_do() {
 #[test]
 fn nothing_is_said_of_our_own_service_before_kubernetes_has_listed_its_pods() {
     let backends = Backends::default();
-    assert_eq!(backends.why_none(&key("dns"), &PortRef::OfClaim("metrics".into()), Protocol::Tcp), None);
-    service(&backends, json!({"ports": [{"name": "metrics-tcp", "port": 1}]}));
-    assert_eq!(backends.why_none(&key("dns"), &PortRef::OfClaim("metrics".into()), Protocol::Tcp), None);
+    let why = || backends.why_none(&key("dns"), &PortRef::OfClaim("metrics".into()), Protocol::Tcp, Endpoints::Pods);
+    assert_eq!(why(), None);
+    service(&backends, json!({"selector": {"app": "dns"}, "ports": [{"name": "metrics-tcp", "port": 1}]}));
+    assert_eq!(why(), None);
     let told = slice(&backends, "a", 1, json!([]), vec![]);
     assert_eq!(told, [key("dns")], "now it is known that there is none");
-    assert!(backends.why_none(&key("dns"), &PortRef::OfClaim("metrics".into()), Protocol::Tcp).is_some());
+    assert!(why().is_some());
 }
 
 #[test]
