@@ -18,7 +18,10 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("TCP and UDP on one number may lead to different ports of the pods", both_apart),
         test.test("a Service insists on a load balancer by its address", address),
         test.test("pods that are not ready are reached if the Service publishes them", not_ready),
-        test.test("a Service without a selector leads where its EndpointSlices do", without_selector),
+        test.test(
+            "a Service without a selector leads where its EndpointSlices do once the class takes any",
+            without_selector,
+        ),
         test.test("source ranges are refused, and what was open is closed", source_ranges),
         test.test("externalTrafficPolicy Local is served, and it is said what is not kept", local),
         test.test("a port that somebody else has is refused with a word on what to do", taken),
@@ -134,6 +137,9 @@ async fn without_selector(world: Arc<World>) -> anyhow::Result<()> {
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [address]}],
     });
     world.cluster.apply(&slice.to_string()).await?;
+    let message = tenant.told("web", "Ready", "NoBackends").await?;
+    ensure!(message.contains("has no selector") && message.contains("spec.endpoints: Any"), "{message}");
+    tenant.site.change_class(json!({"spec": {"endpoints": "Any"}})).await?;
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
     tenant.only_answer(front, &["web-0"]).await
 }
