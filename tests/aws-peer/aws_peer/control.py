@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from werkzeug.wrappers import Response
 
 from aws_peer.faults import Fault
-from aws_peer.regions import region
+from aws_peer.regions import SETTINGS, region
 
 Object = dict[str, Any]
 
@@ -76,6 +76,18 @@ def call(url: str, request: Object) -> Object:
     return reply
 
 
+def instances(url: str, request: Object) -> list[str]:
+    """Starts EC2 instances in a subnet, and answers their ids."""
+    ec2 = client(url, "ec2", request["region"])
+    started = ec2.run_instances(
+        ImageId="ami-12345678",
+        SubnetId=request["subnet"],
+        MinCount=request["count"],
+        MaxCount=request["count"],
+    )
+    return [instance["InstanceId"] for instance in started["Instances"]]
+
+
 def log(_: str, request: Object) -> list[Object]:
     """The calls of one access key, or of all."""
     return region(request["region"]).calls(request.get("who"))
@@ -88,10 +100,10 @@ def forget(_: str, request: Object) -> Object:
 
 
 def settings(_: str, request: Object) -> Object:
-    """Sets what is named: `latency`."""
+    """Sets what is named: `SETTINGS` has them, and `Region` what they mean."""
     here = region(request.pop("region"))
     for name, value in request.items():
-        if name not in ("latency",):
+        if name not in SETTINGS:
             raise ValueError(f"there is no setting {name!r}")
         setattr(here, name, value)
     return {}
@@ -128,6 +140,7 @@ def seen(_: str, request: Object) -> Object:
 VERBS: dict[str, Callable[[str, Object], Any]] = {
     "new-region": new_region,
     "call": call,
+    "instances": instances,
     "log": log,
     "forget": forget,
     "settings": settings,

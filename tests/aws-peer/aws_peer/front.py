@@ -17,8 +17,10 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.wrappers import Request, Response
 
+import aws_peer.backend  # noqa: F401 - puts itself in the place of what moto has
 from aws_peer import control
 from aws_peer.faults import Fault
+from aws_peer.policy import denied
 from aws_peer.regions import Region, region
 
 # Calls signed with other access keys meet neither faults nor latency.
@@ -76,6 +78,13 @@ class Front:
         fault = None
         if who == CONTROLLER:
             time.sleep(here.delay(action))
+            if not here.has_room_for(action):
+                call.outcome = "ThrottlingException"
+                return error(call.outcome, "Rate exceeded", 400)
+            reason = denied(here, action, parameters)
+            if reason is not None:
+                call.outcome = "AccessDenied"
+                return error(call.outcome, reason, 403)
             fault = here.fault_for(action)
         answer, call.outcome = self._meet(environ, fault)
         return answer

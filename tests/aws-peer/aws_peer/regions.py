@@ -11,7 +11,9 @@ from typing import Any
 
 from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend, Zone
 
+from aws_peer.buckets import Buckets
 from aws_peer.faults import Fault
+from aws_peer.quotas import PAGE, QUOTAS
 
 
 @dataclass
@@ -30,6 +32,13 @@ class Call:
     outcome: str = ""
 
 
+# What a test can change of a region.
+SETTINGS = (
+    "latency", "throttled", "clock", "provisioning_seconds", "initial_seconds", "in_use_seconds", "quotas", "page",
+    "required_tag",
+)  # fmt: skip
+
+
 @dataclass
 class Region:
     """One region of the one account."""
@@ -37,9 +46,39 @@ class Region:
     name: str
     log: list[Call] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    # Settings, for the test to change.
     # Seconds that an action takes, by its name; "*" is every other.
     latency: dict[str, float] = field(default_factory=dict)
+    # Whether calls of the one who is tried take from the buckets of AWS.
+    throttled: bool = False
+    # How much faster than ours this region's clock goes.
+    clock: float = 1.0
+    # What a new load balancer, and a new target, takes to be ready.
+    provisioning_seconds: float = 0.0
+    initial_seconds: float = 0.0
+    # How long a target group is still in use after its listener has gone.
+    in_use_seconds: float = 0.0
+    # Quotas that are other than AWS' defaults.
+    quotas: dict[str, int] = field(default_factory=dict)
+    # The most that an answer holds, for who asks for no less.
+    page: int = PAGE
+    # A tag, as [key, value], that everything which the one who is tried writes
+    # to must have, and everything that it makes.
+    required_tag: list[str] | None = None
+    buckets: Buckets = field(default_factory=Buckets)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self) -> float:
+        """Seconds on the region's clock."""
+        return (time.monotonic() - STARTED) * self.clock
+
+    def quota(self, name: str) -> int:
+        return self.quotas.get(name, QUOTAS[name])
+
+    def has_room_for(self, action: str) -> bool:
+        """Whether this call is not throttled. To be asked once a call."""
+        with self.lock:
+            return not self.throttled or self.buckets.take(action, self.now())
 
     def record(self, who: str, action: str, parameters: dict[str, str]) -> Call:
         with self.lock:

@@ -131,6 +131,11 @@ impl AwsRegion {
         self.ask("call", json!({"service": "ec2", "call": call, "parameters": parameters})).await
     }
 
+    /// Starts so many EC2 instances in the first subnet, and returns their ids.
+    pub async fn instances(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        self.ask("instances", json!({"subnet": self.subnets.first(), "count": count})).await
+    }
+
     /// The calls so far of what is tried, in the order of their arrival.
     pub async fn log(&self) -> anyhow::Result<Vec<AwsCall>> {
         self.ask("log", json!({"who": CONTROLLER})).await
@@ -141,7 +146,9 @@ impl AwsRegion {
         self.ask::<Value>("forget", json!({})).await.map(drop)
     }
 
-    /// Changes settings: an object of those that `control.py` lists.
+    /// Changes settings: an object of those that `SETTINGS` in `regions.py`
+    /// lists, and `Region` there explains. At first no call takes time or is
+    /// throttled, and what is made is ready at once.
     pub async fn set(&self, settings: Value) -> anyhow::Result<()> {
         self.ask::<Value>("settings", settings).await.map(drop)
     }
