@@ -184,6 +184,7 @@ pub fn desired(
             };
             let to = target.of_port(&slot.name);
             let backends = to.map(|(service, port)| backends(service, port, slot.key.protocol)).unwrap_or_default();
+            let backends = backends.into_iter().filter_map(|backend| plan.provider.as_observed(backend)).collect();
             listeners.insert(slot.key, Listener { owner, backends });
         }
     }

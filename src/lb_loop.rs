@@ -91,6 +91,9 @@ struct Kept {
     observed: Option<Option<Observed>>,
     /// The load balancer as a whole: why it is not as planned
     trouble: Option<Failing>,
+    /// Its settings alone: why they are not as planned. They are left alone until
+    /// it is time, and the listeners go on
+    unconfigured: Option<Failing>,
     /// Listeners that failed
     failed: BTreeMap<ListenerKey, Failed>,
     /// The Services that the last plan depends on
@@ -98,13 +101,21 @@ struct Kept {
     told: Option<Outcome>,
 }
 
-/// What failed, and how often in a row.
+/// What failed, how often in a row, and when it is tried again.
 struct Failing {
     error: Error,
     times: u32,
+    again: Instant,
 }
 
 impl Failing {
+    /// It failed once more.
+    fn again(before: Option<&Self>, error: Error) -> Self {
+        let times = before.map_or(0, |before| before.times) + 1;
+        let again = Instant::now() + backoff(times, &error);
+        Self { error, times, again }
+    }
+
     /// A first failure that will pass, or a few conflicts with another writer, are
     /// tried again before anybody is told of them.
     fn is_news(&self) -> bool {
@@ -163,18 +174,19 @@ impl LbLoop {
             None => self.remove(plan, kept).await,
         };
         match result {
-            Ok(()) => {
-                if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
-                    info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
-                }
-                kept.failed.values().map(|failed| failed.again).min()
+            Ok(postponed) => {
+                self.note_no_trouble(kept);
+                let failing = kept.trouble.iter().chain(&kept.unconfigured).map(|failing| failing.again);
+                let failed = kept.failed.values().map(|failed| failed.again);
+                failing.chain(failed).chain(postponed.then(Instant::now)).min()
             }
             Err(error) => Some(self.note_trouble(error, kept)),
         }
     }
 
-    async fn converge(&self, plan: &Plan, kept: &mut Kept) -> Result<(), Error> {
-        let observed = match kept.observed.take() {
+    /// Returns whether something was left for the next run.
+    async fn converge(&self, plan: &Plan, kept: &mut Kept) -> Result<bool, Error> {
+        let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
             Some(known) => known,
             None => plan.provider.observe(&self.name).await?,
         };
@@ -185,6 +197,7 @@ impl LbLoop {
         let wanted = desired(plan, attributes, &observed.load_balancer.listeners, backends);
         let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.
+        kept.unconfigured.take_if(|_| observed.load_balancer.attributes == wanted.attributes);
         kept.failed.retain(|key, failed| {
             wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
                 && changes.iter().any(|change| change.listener() == Some(*key))
@@ -192,7 +205,7 @@ impl LbLoop {
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
         if exists && now.is_empty() {
             kept.observed = Some(Some(observed));
-            return Ok(());
+            return Ok(false);
         }
         // Providers that write the whole must not be given what is to wait.
         let mut target = observed.load_balancer.clone();
@@ -200,10 +213,17 @@ impl LbLoop {
         debug_assert!(!later.is_empty() || target == wanted, "the diff does not lead to what is desired");
 
         let applied = plan.provider.apply(&self.name, &target, &now).await?;
-        let done = |change: &&Change| change.listener().is_none_or(|key| !applied.failed.contains_key(&key));
+        let done = |change: &&Change| match change.listener() {
+            Some(key) => !applied.failed.contains_key(&key) && !applied.postponed.contains(&key),
+            None => applied.trouble.is_none(),
+        };
         replay(&mut observed.load_balancer, now.iter().filter(done));
         self.log_changes(&now, |change| done(&change));
         self.note_failures(&now, &applied.failed, &wanted, kept);
+        if let Some(error) = applied.trouble {
+            warn!(class = %self.class, load_balancer = %self.name, %error, "load balancer could not be configured");
+            kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
+        }
         if !applied.addresses.is_empty() {
             observed.addresses = applied.addresses;
         }
@@ -212,17 +232,17 @@ impl LbLoop {
         // balancer.
         let known = exists && applied.failed.is_empty();
         kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
-        Ok(())
+        Ok(!applied.postponed.is_empty())
     }
 
-    async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<(), Error> {
+    async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<bool, Error> {
         if !matches!(kept.observed, Some(None)) {
             plan.provider.delete(&self.name).await?;
             kept.observed = Some(None);
             kept.failed.clear();
             info!(class = %self.class, load_balancer = %self.name, "load balancer removed");
         }
-        Ok(())
+        Ok(false)
     }
 
     fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
@@ -265,11 +285,23 @@ impl LbLoop {
         }
     }
 
+    /// All was carried out. It is fine, unless it serves nothing yet.
+    fn note_no_trouble(&self, kept: &mut Kept) {
+        let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
+        match not_ready {
+            Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
+            Some(why) => _ = self.note_trouble(Error::NotReady(why), kept),
+            None => {
+                if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
+                    info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
+                }
+            }
+        }
+    }
+
     fn note_trouble(&self, error: Error, kept: &mut Kept) -> Instant {
-        let times = kept.trouble.as_ref().map_or(0, |failing| failing.times) + 1;
-        let again = Instant::now() + backoff(times, &error);
-        let failing = Failing { error, times };
-        let (name, error) = (&self.name, &failing.error);
+        let failing = Failing::again(kept.trouble.as_ref(), error);
+        let (name, error, times, again) = (&self.name, &failing.error, failing.times, failing.again);
         match error {
             _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, %error, "to be tried again"),
             Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, %error, "not ready yet"),
@@ -296,8 +328,21 @@ impl LbLoop {
 impl Kept {
     /// Whether a change is to be tried now: its listener did not fail lately.
     fn is_due(&self, change: &Change) -> bool {
-        let failed = change.listener().and_then(|key| self.failed.get(&key));
-        failed.is_none_or(|failed| failed.again <= Instant::now())
+        let again = match change.listener() {
+            Some(key) => self.failed.get(&key).map(|failed| failed.again),
+            None => self.unconfigured.as_ref().map(|failing| failing.again),
+        };
+        again.is_none_or(|again| again <= Instant::now())
+    }
+
+    /// Whether it was there, but served nothing yet.
+    fn is_not_ready(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
+    }
+
+    /// Whether it is time to look if it serves by now.
+    fn may_be_ready(&self) -> bool {
+        self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
     fn outcome(&self, plan: Arc<Plan>) -> Outcome {
@@ -317,10 +362,14 @@ impl Kept {
             (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
             (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
         };
-        let trouble = self.trouble.as_ref().filter(|failing| failing.is_news());
+        let trouble = self.trouble.iter().chain(&self.unconfigured).find(|failing| failing.is_news());
         let trouble = trouble.map(|failing| Trouble::from(&failing.error));
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
-        let listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
+            let trouble = Trouble::from(&Error::NotReady(why.clone()));
+            listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
+        }
         Outcome { plan, since: Since::default(), exists, addresses, capacity, foreign, listeners, trouble }
     }
 

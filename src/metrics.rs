@@ -11,7 +11,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use sharedlb_providers::{Applied, Attributes, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider};
+use sharedlb_providers::{
+    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
+};
 
 /// What may have become of a claim, in the words of `sharedlb_claims`.
 pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
@@ -212,6 +214,10 @@ impl Provider for Counted {
 
     fn attributes(&self, index: u32) -> Attributes {
         self.provider.attributes(index)
+    }
+
+    fn as_observed(&self, backend: Backend) -> Option<Backend> {
+        self.provider.as_observed(backend)
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {

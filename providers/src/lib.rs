@@ -16,7 +16,7 @@ pub mod model;
 #[cfg(feature = "service")]
 pub mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +39,14 @@ pub trait Provider: Send + Sync {
     /// [`diff()`] compares them with what was observed.
     fn attributes(&self, index: u32) -> Attributes;
 
+    /// A backend with nothing but what this provider's load balancers know of
+    /// one, so that what is wanted can be compared with what was observed (one
+    /// that registers instances knows no addresses of nodes, for example).
+    /// `None`: it can be no backend there (it is of the other address family).
+    fn as_observed(&self, backend: Backend) -> Option<Backend> {
+        Some(backend)
+    }
+
     /// Our part of the load balancer as it is now, its real limits, and the
     /// ports that strangers hold. `None`: it does not exist.
     ///
@@ -47,7 +55,8 @@ pub trait Provider: Send + Sync {
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error>;
 
     /// Carries the changes out, creating the load balancer if it is missing. A
-    /// listener that fails is in [`Applied::failed`], and the rest goes on.
+    /// listener that fails is in [`Applied::failed`], and the rest goes on. One
+    /// that takes long may leave some for the next time, in [`Applied::postponed`].
     /// `desired` is the whole that the changes lead to, for providers that can
     /// only write the whole.
     ///
@@ -75,6 +84,12 @@ pub trait Provider: Send + Sync {
 pub struct Applied {
     /// The listeners whose change was not carried out, each with its cause.
     pub failed: BTreeMap<ListenerKey, Error>,
+    /// The listeners whose change has not been begun yet, to be asked for again
+    /// at once: what was done so far can be told meanwhile.
+    pub postponed: BTreeSet<ListenerKey>,
+    /// Why the settings of the load balancer could not be changed, if they were
+    /// to be, and the listeners could be gone on with all the same.
+    pub trouble: Option<Error>,
     /// Where the load balancer is reached, if that is known by now.
     pub addresses: Vec<Address>,
 }

@@ -133,6 +133,7 @@ impl Provider for Memory {
             addresses: vec![address(name)],
             capacity: Capacity { listeners: Some(Cloud::LISTENERS), targets: None },
             foreign: found.foreign.clone(),
+            not_ready: None,
         }))
     }
 
@@ -151,7 +152,7 @@ impl Provider for Memory {
                 None => replay(&mut lb.ours, [change]),
             }
         }
-        Ok(Applied { failed, addresses: vec![address(name)] })
+        Ok(Applied { failed, addresses: vec![address(name)], ..Applied::default() })
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

@@ -242,6 +242,9 @@ pub struct Observed {
     pub capacity: Capacity,
     /// Ports that somebody else's listeners hold
     pub foreign: BTreeSet<FrontPort>,
+    /// Why it serves nothing yet although it takes listeners (a cloud is still
+    /// setting it up), in words for the user. It is looked at again until it does
+    pub not_ready: Option<String>,
 }
 
 /// Where clients reach a load balancer.

@@ -19,6 +19,12 @@ pub(crate) enum Answers {
     ThenNone,
     /// It carries everything out, and says of the first listener that it failed.
     OneDenied,
+    /// It carries everything out, but serves nothing yet.
+    NotReady,
+    /// It carries out the change of one listener at a time.
+    OneAtATime,
+    /// It takes no settings, and goes on with the listeners.
+    NoSettings,
 }
 
 /// A load balancer in memory that answers as it is told.
@@ -56,12 +62,30 @@ impl Provider for Asked {
         if self.answers() == Answers::None {
             return Err(Error::Transient("no answer".into()));
         }
-        self.memory.observe(name).await
+        let mut observed = self.memory.observe(name).await?;
+        match (self.answers(), &mut observed) {
+            (Answers::NotReady, Some(observed)) => observed.not_ready = Some("it is being set up".into()),
+            (Answers::NoSettings, Some(observed)) => observed.load_balancer.attributes.clear(),
+            _ => {}
+        }
+        Ok(observed)
     }
 
     async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
         match self.answers() {
-            Answers::Fine => self.memory.apply(name, desired, changes).await,
+            Answers::Fine | Answers::NotReady => self.memory.apply(name, desired, changes).await,
+            Answers::OneAtATime => {
+                let first = changes.len().min(1);
+                let mut applied = self.memory.apply(name, desired, &changes[..first]).await?;
+                applied.postponed = changes[first..].iter().filter_map(Change::listener).collect();
+                Ok(applied)
+            }
+            Answers::NoSettings => {
+                let mut applied = self.memory.apply(name, desired, changes).await?;
+                let configures = changes.iter().any(|change| change.listener().is_none());
+                applied.trouble = configures.then(|| Error::Refused("no such security group".into()));
+                Ok(applied)
+            }
             Answers::None => Err(Error::Transient("no answer".into())),
             Answers::ThenNone => {
                 self.answer(Answers::None);
@@ -84,7 +108,12 @@ impl Provider for Asked {
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
         match self.answers() {
-            Answers::Fine | Answers::ThenNone | Answers::OneDenied => self.memory.delete(name).await,
+            Answers::Fine
+            | Answers::ThenNone
+            | Answers::OneDenied
+            | Answers::NotReady
+            | Answers::OneAtATime
+            | Answers::NoSettings => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::Transient("no answer".into())),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

@@ -275,10 +275,15 @@ impl Memories {
             let failed = Failed { owner: owner(claim), trouble: trouble(reason), times: 1, again: Instant::now() };
             Some((key(port), failed))
         });
-        let failing = Failing { error: Error::Transient("no answer".into()), times: self.unreachable.into() };
+        let failing = Failing {
+            error: Error::Transient("no answer".into()),
+            times: self.unreachable.into(),
+            again: Instant::now(),
+        };
         Kept {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
             trouble: (self.unreachable > 0).then_some(failing),
+            unconfigured: None,
             failed: failed.collect(),
             services: BTreeSet::new(),
             told: self.told.as_ref().map(|told| {

@@ -278,3 +278,58 @@ async fn a_new_load_balancer_that_could_not_be_looked_at_is_looked_at_again_soon
     tokio::time::sleep(BACKOFF_MAX).await;
     assert_eq!(running.last().exists, Some(true), "long before the resync");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_load_balancer_that_serves_nothing_yet_is_pending_and_looked_at_until_it_does() {
+    let (running, asked) = unsure(Answers::NotReady).await;
+    asked.answer(Answers::NotReady);
+    tokio::time::sleep(RESYNC * 2).await;
+    let outcome = running.last();
+    assert_eq!(outcome.trouble.as_ref().unwrap().reason, Reason::Pending);
+    assert_eq!(outcome.listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::Pending);
+    assert!(!outcome.addresses.is_empty(), "its address is told as soon as it is known");
+
+    running.plan(&[claim("a").holds(0, 20001), claim("b").holds(0, 20002)]).await;
+    assert!(running.open().await.contains_key(&20002), "it takes listeners meanwhile");
+
+    asked.answer(Answers::Fine);
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.last().trouble, None);
+    assert!(running.last().listeners.values().all(|listener| listener.trouble.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_is_told_before_what_is_postponed_is_gone_on_with() {
+    let (running, asked) = unsure(Answers::OneAtATime).await;
+    asked.answer(Answers::OneAtATime);
+    running.plan(&(20001..20005).map(|port| claim(&format!("c-{port}")).holds(0, port)).collect::<Vec<_>>()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(running.open().await.len(), 4);
+    let told = running.told.lock().unwrap();
+    let open: BTreeSet<usize> = told.iter().map(|outcome| outcome.listeners.len()).collect();
+    assert_eq!(open, BTreeSet::from([0, 1, 2, 3, 4]), "each as it opened");
+    assert!(told.iter().flat_map(|outcome| outcome.listeners.values()).all(|listener| listener.trouble.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_refused_are_told_and_hold_up_no_listener() {
+    let (running, asked) = unsure(Answers::NoSettings).await;
+    tokio::time::sleep(RESYNC).await;
+    let outcome = running.last();
+    assert_eq!(outcome.trouble.as_ref().unwrap().reason, Reason::ProviderRefused);
+    assert_eq!(outcome.listeners[&tcp(20001)].trouble, None);
+
+    let mut claims = vec![claim("a").holds(0, 20001)];
+    let before = running.cloud.calls();
+    for port in 20002..20032 {
+        claims.push(claim(&format!("new-{port}")).holds(0, port));
+        running.plan(&claims).await;
+        assert!(running.open().await.contains_key(&port));
+    }
+    let calls = running.cloud.calls() - before;
+    assert!(calls < 30 * 3 + 10, "{calls} calls: the settings are tried with every newcomer");
+
+    asked.answer(Answers::Fine);
+    tokio::time::sleep(BACKOFF_MAX * 2).await;
+    assert_eq!(running.last().trouble, None);
+}

@@ -162,7 +162,7 @@ impl Provider for ServiceProvider {
         }
         all(slices.delete.into_iter().map(|slice| self.delete_slice(slice))).await?;
         plan.fail_what_would_not_close(changes, &service.seen);
-        Ok(Applied { failed: plan.failed, addresses: service.seen.addresses })
+        Ok(Applied { failed: plan.failed, addresses: service.seen.addresses, ..Applied::default() })
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

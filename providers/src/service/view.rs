@@ -50,6 +50,7 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         // What the cloud behind the Service can take, the Service does not say.
         capacity: Capacity { listeners: None, targets: None },
         foreign: front.foreign.keys().copied().collect(),
+        not_ready: None,
     }
 }
 
