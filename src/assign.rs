@@ -6,6 +6,7 @@
 
 mod quota;
 mod refusal;
+mod room;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -19,6 +20,8 @@ use sharedlb_providers::{Address, ListenerKey, Protocol};
 
 use self::quota::Quotas;
 pub use self::refusal::{Obstacle, Refusal};
+use self::room::Filled;
+pub use self::room::Room;
 pub(crate) use self::types::same;
 pub use self::types::{Assignment, Claim, ClaimId, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
 use crate::ports::Space;
@@ -26,8 +29,9 @@ use crate::ports::Space;
 /// Decides for all claims of one class what each gets; the result is in the
 /// order of `claims`, and does not depend on it.
 ///
-/// Three passes, each with the elder claims first: what is held stays held; then
-/// those who ask for a number; then the rest.
+/// Three passes, each with the elder claims first: what is held stays held (but
+/// for what could never be opened, since there was no room); then those who ask
+/// for a number; then the rest.
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
@@ -43,6 +47,9 @@ pub fn assign(
         result[i] = run.keep_held(claims[i]);
     }
     run.take_up_foreign_and_released();
+    for &i in &order {
+        run.move_on(claims[i], &mut result[i]);
+    }
     let (by_number, rest): (Vec<usize>, Vec<usize>) = order
         .into_iter()
         .filter(|&i| result[i].granted.as_ref().map_or(0, |held| held.slots.len()) < claims[i].ports.len())
@@ -74,15 +81,14 @@ struct Run<'a> {
     open: BTreeMap<ClaimId, Vec<(u32, ListenerKey)>>,
 }
 
-/// A load balancer, how many listeners it has, and how many fit.
+/// A load balancer, and how full it is.
 struct Occupied {
     space: Space,
     /// Whether it is there already
     exists: bool,
-    listeners: u32,
-    limit: u32,
-    /// Listeners that were given back and may still be open: part of `listeners`
-    still_open: BTreeSet<ListenerKey>,
+    filled: Filled,
+    /// Listeners that were given back and may still be open: part of what is used
+    still_open: BTreeMap<ListenerKey, Room>,
 }
 
 impl<'a> Run<'a> {
@@ -107,8 +113,13 @@ impl<'a> Run<'a> {
             let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
             policy.reserved.iter().for_each(|&port| space.take_foreign(port));
             let known = known.get(&index);
-            let limit = policy.listeners.min(known.and_then(|lb| lb.capacity).unwrap_or(u32::MAX));
-            Occupied { space, exists: known.is_some(), listeners: 0, limit, still_open: BTreeSet::new() }
+            let capacity = known.map(|lb| lb.capacity).unwrap_or_default();
+            let limit = Room {
+                listeners: policy.listeners.min(capacity.listeners.unwrap_or(u32::MAX)),
+                targets: policy.targets.map_or(u32::MAX, |default| capacity.targets.unwrap_or(default)),
+            };
+            let filled = Filled { used: Room::default(), limit };
+            Occupied { space, exists: known.is_some(), filled, still_open: BTreeMap::new() }
         })
     }
 
@@ -141,16 +152,19 @@ impl<'a> Run<'a> {
             if may_move && self.is_foreign(held.index, slot.key) {
                 continue;
             }
-            let listeners = self.policy.listeners_for(slot.key.protocol);
+            let room = wanted.map(|port| self.policy.room_for(port.protocol, port.targets));
             let lb = self.occupied(held.index);
             if !lb.space.is_free(slot.key) {
                 result.lost.push(slot.key);
-            } else if wanted.is_some() {
+            } else if let Some(room) = room {
                 lb.space.take(slot.key);
-                lb.listeners += listeners;
+                lb.filled.used = lb.filled.used + room;
                 kept.push(slot);
             } else {
-                self.dropped.push((held.index, Released { key: slot.key, claim: claim.id.clone(), open: true }));
+                // Its backends are no longer known, but it has some as long as it is open.
+                let targets = u32::from(self.policy.targets.is_some());
+                self.dropped
+                    .push((held.index, Released { key: slot.key, claim: claim.id.clone(), open: true, targets }));
                 result.dropped.push(slot.key);
             }
         }
@@ -170,19 +184,19 @@ impl<'a> Run<'a> {
         for (&index, lb) in known {
             let occupied = self.occupied(index);
             lb.foreign.iter().for_each(|&port| occupied.space.take_foreign(port));
-            occupied.listeners += count_of(lb.foreign.len());
+            occupied.filled.used.listeners += count_of(lb.foreign.len());
         }
         let released = known.iter().flat_map(|(&index, lb)| lb.released.iter().map(move |released| (index, released)));
         for (index, released) in released.chain(dropped.iter().map(|(index, released)| (*index, released))) {
-            let listeners = self.policy.listeners_for(released.key.protocol);
+            let room = self.policy.room_for(released.key.protocol, released.targets);
             let occupied = self.occupied(index);
             // Of two that say they were open on one port, only one can have been.
             let collides = |open: &ListenerKey| occupied.space.collide(*open, released.key);
             let one_of_two =
-                same_port(released.key.port).any(|key| collides(&key) && occupied.still_open.contains(&key));
+                same_port(released.key.port).any(|key| collides(&key) && occupied.still_open.contains_key(&key));
             if released.open && !occupied.space.has(released.key) && !one_of_two {
-                occupied.still_open.insert(released.key);
-                occupied.listeners += listeners;
+                occupied.still_open.insert(released.key, room);
+                occupied.filled.used = occupied.filled.used + room;
                 self.open.entry(released.claim.clone()).or_default().push((index, released.key));
             }
             let occupied = self.occupied(index);
@@ -191,6 +205,28 @@ impl<'a> Run<'a> {
             if !held_again {
                 self.quotas.rest(index, released);
             }
+        }
+    }
+
+    /// After pass 1: a claim for which there turned out to be no room goes to
+    /// another load balancer, if there is one and nothing of it was ever open.
+    fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
+        let Some(held) = result.granted.clone() else { return };
+        let no_room = self.known.get(&held.index).map(|lb| &lb.no_room).filter(|no_room| !no_room.is_empty());
+        let never_open = || held.slots.iter().all(|slot| !slot.opened);
+        if !no_room.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)) && never_open()) {
+            return;
+        }
+        let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
+        let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
+        // They are counted again where they go.
+        self.quotas.let_go(&claim.id.namespace, count(&ports));
+        match self.place(claim, &ports, Some(held.index)) {
+            Ok(moved) => {
+                result.dropped.extend(held.slots.iter().map(|slot| slot.key));
+                result.granted = Some(moved);
+            }
+            Err(_) => self.quotas.hold(&claim.id.namespace, count(&ports)),
         }
     }
 
@@ -219,7 +255,7 @@ impl<'a> Run<'a> {
             sort_as_asked(&mut slots, claim);
             granted.slots = slots.into();
         } else if refused.is_empty() {
-            match self.place(claim, &missing) {
+            match self.place(claim, &missing, None) {
                 Ok(held) => result.granted = Some(held),
                 Err(misfit) => refused = misfit,
             }
@@ -227,12 +263,17 @@ impl<'a> Run<'a> {
         result.refused = refused;
     }
 
-    /// The first load balancer on which everything fits.
-    fn place(&mut self, claim: &Claim, ports: &[&PortRequest]) -> Result<Held, Misfit> {
-        let candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
+    /// The first load balancer on which everything fits. One that moves goes
+    /// neither back where it comes `from`, nor where it has been lately.
+    fn place(&mut self, claim: &Claim, ports: &[&PortRequest], from: Option<u32>) -> Result<Held, Misfit> {
+        let mut candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
+        if let Some(from) = from {
+            let was_there = |lb: &LoadBalancerState| lb.released.iter().any(|released| released.claim == claim.id);
+            candidates.retain(|index| *index != from && !self.known.get(index).is_some_and(was_there));
+        }
         // In a big class most are full: they come last, only to be told of.
         let full = |&index: &u32| {
-            self.spaces.get(&index).is_some_and(|lb| lb.listeners >= lb.limit)
+            self.spaces.get(&index).is_some_and(|lb| lb.filled.is_full())
                 && self.own_open(index, claim).next().is_none()
         };
         let (full, with_room): (Vec<u32>, Vec<u32>) = candidates.into_iter().partition(full);
@@ -250,7 +291,8 @@ impl<'a> Run<'a> {
     /// there are, lowest index first, and then one more.
     fn candidates(&self, claim: &Claim) -> Result<Vec<u32>, Refusal> {
         let max = self.policy.max;
-        let in_use = self.spaces.iter().filter(|(_, lb)| lb.exists || lb.listeners > 0).map(|(&index, _)| index);
+        let in_use =
+            self.spaces.iter().filter(|(_, lb)| lb.exists || lb.filled.used.listeners > 0).map(|(&index, _)| index);
         let mut candidates: Vec<u32> = in_use.take_while(|&index| index < max).collect();
         let next = (0..max).find(|index| candidates.binary_search(index).is_err());
         candidates.extend(next);
@@ -283,29 +325,27 @@ impl<'a> Run<'a> {
         }
         let dynamic = self.dynamic.clone();
         // A listener of its own that is still open is taken over, and needs no room.
-        let own: u32 = self.own_open(index, claim).map(|key| policy.listeners_for(key.protocol)).sum();
+        let own: Vec<ListenerKey> = self.own_open(index, claim).collect();
         let lb = self.occupied(index);
-        let limit = lb.limit;
-        let asked = ports.iter().map(|port| policy.listeners_for(port.protocol)).sum();
-        let full = Obstacle::Listeners { index, held: lb.listeners, limit, asked };
-        let full = || for_each(ports, &Refusal::NoRoom { obstacles: vec![full.clone()], max: policy.max });
-        if lb.listeners + asked > limit.saturating_add(own) {
-            return Err(full());
-        }
-        let listeners = lb.listeners + asked;
-        let (slots, listeners) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
+        let own: Room = own.iter().filter_map(|key| lb.still_open.get(key)).copied().sum();
+        let asked: Room = ports.iter().map(|port| policy.room_for(port.protocol, port.targets)).sum();
+        let full = |obstacle| for_each(ports, &Refusal::NoRoom { obstacles: vec![obstacle], max: policy.max });
+        let before = lb.filled;
+        before.with(index, asked, own).map_err(full)?;
+        let (slots, filled) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
             let slots = take_all(space, index, claim, ports, policy, &dynamic)?;
-            let taken_over = slots.iter().filter(|slot| lb.still_open.contains(&slot.key));
-            let listeners = listeners - taken_over.map(|slot| policy.listeners_for(slot.key.protocol)).sum::<u32>();
+            let taken_over = slots.iter().filter_map(|slot| lb.still_open.get(&slot.key)).copied().sum();
+            let filled = before.with(index, asked, taken_over).map_err(full);
             let admitted = quota.admits(&slots).map_err(|refusal| for_each(ports, &refusal));
-            let admitted = if listeners > limit { Err(full()) } else { admitted };
-            if let Err(misfit) = admitted {
-                slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
-                return Err(misfit);
+            match filled.and_then(|filled| admitted.map(|()| filled)) {
+                Ok(filled) => Ok((slots, filled)),
+                Err(misfit) => {
+                    slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
+                    Err(misfit)
+                }
             }
-            Ok((slots, listeners))
         })?;
-        lb.listeners = listeners;
+        lb.filled = filled;
         self.quotas.give(index, claim, &slots);
         Ok(slots)
     }

@@ -182,11 +182,11 @@ fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
 }
 
 fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
-    PortRequest { name: port.name.as_str().into(), protocol: protocol(port.protocol), number: port.port }
+    PortRequest { name: port.name.as_str().into(), protocol: protocol(port.protocol), number: port.port, targets: 0 }
 }
 
 fn as_request(slot: &HeldSlot) -> PortRequest {
-    PortRequest { name: slot.name.clone(), protocol: slot.key.protocol, number: None }
+    PortRequest { name: slot.name.clone(), protocol: slot.key.protocol, number: None, targets: 0 }
 }
 
 /// An address as a user or a load balancer writes it.

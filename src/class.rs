@@ -10,7 +10,7 @@ use kube::api::DynamicObject;
 use kube::core::{Expression, Selector, SelectorExt as _};
 use serde_json::Value;
 use sharedlb_crds::{
-    AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, SharedLBClassSpec, SharedLBClassStatus,
+    AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
 use sharedlb_providers::{Address, Capabilities};
@@ -116,6 +116,7 @@ pub fn policy<'a>(
             .listeners_per_load_balancer
             .unwrap_or(can.default_listeners)
             .min(can.max_listeners),
+        targets: can.default_targets,
         ports_per_namespace: spec.ports_per_namespace,
         namespaces: allowed_namespaces(spec, namespaces),
         protocols: can.protocols,
@@ -156,6 +157,15 @@ fn between(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
             Box::new((u128::from(first)..=u128::from(last)).map(|address| IpAddr::V6(address.into())))
         }
         _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Whether its load balancer was there before the class.
+#[must_use]
+pub fn adopts(spec: &SharedLBClassSpec) -> bool {
+    match &spec.provider {
+        Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
+        Provider::Service(_) => false,
     }
 }
 

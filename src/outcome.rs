@@ -108,6 +108,15 @@ impl Outcome {
             && !self.listeners.get(&key).is_some_and(|found| found.open)
     }
 
+    /// The listeners for which there was no room, since somebody else used it.
+    #[must_use]
+    pub fn no_room(&self) -> BTreeSet<ListenerKey> {
+        let no_room = |listener: &ListenerOutcome| {
+            !listener.open && listener.trouble.as_ref().is_some_and(|trouble| trouble.reason == Reason::NoRoom)
+        };
+        self.listeners.iter().filter(|(_, listener)| no_room(listener)).map(|(key, _)| *key).collect()
+    }
+
     /// Whether the load balancer is surely gone for good.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -121,7 +130,7 @@ impl From<&Error> for Trouble {
             Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
             Error::Refused(_) => Reason::ProviderRefused,
             Error::PortInUse(_) => Reason::PortInUse,
-            Error::NoRoom(_) => Reason::ProviderRefused,
+            Error::NoRoom(_) => Reason::NoRoom,
             Error::Throttled { .. } => Reason::Throttled,
             Error::Transient(_) => Reason::Unreachable,
         };

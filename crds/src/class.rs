@@ -323,6 +323,10 @@ pub struct LoadBalancerStatus {
     /// How many listeners it has for claims.
     #[serde(default)]
     pub listeners: u32,
+    /// How many targets those have together, where that is limited: one that
+    /// is behind two listeners counts twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<u32>,
     /// How much it can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,

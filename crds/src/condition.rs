@@ -71,6 +71,12 @@ names! {
         ProviderRefused,
         /// A listener that is not ours holds the port on the load balancer.
         PortInUse,
+        /// Somebody else used the room (listeners, targets) that there was on
+        /// the load balancer.
+        NoRoom,
+        /// Why [`ConditionType::Programmed`] is true although traffic does not
+        /// go to all backends: there are more than the load balancer can take.
+        BackendsLeftOut,
         /// The provider wants fewer requests; it is asked again later.
         Throttled,
         /// The provider does not answer; it is asked again later.

@@ -39,6 +39,12 @@ impl Quotas {
         *held = held.saturating_add(ports);
     }
 
+    /// A namespace holds so many ports less.
+    pub(super) fn let_go(&mut self, namespace: &Arc<str>, ports: u32) {
+        let held = self.held.entry(namespace.clone()).or_default();
+        *held = held.saturating_sub(ports);
+    }
+
     /// A port rests. Told twice of one, it counts once.
     pub(super) fn rest(&mut self, index: u32, released: &Released) {
         if self.resting_of_claim.entry(released.claim.clone()).or_default().insert((index, released.key)) {

@@ -90,6 +90,17 @@ pub enum Obstacle {
         /// Listeners that would be added
         asked: u32,
     },
+    /// It has no room for as many targets.
+    Targets {
+        /// Index of the load balancer
+        index: u32,
+        /// Targets that it has
+        held: u32,
+        /// Targets that it may have
+        limit: u32,
+        /// Targets that would be added
+        asked: u32,
+    },
     /// No port is left to be handed out.
     NoDynamicPort {
         /// Index of the load balancer
@@ -199,6 +210,9 @@ fn summarise(obstacles: &[Obstacle]) -> String {
             }
             Obstacle::Listeners { index, held, limit, .. } => {
                 (*index, format!("{held} of {limit} listeners are held on"))
+            }
+            Obstacle::Targets { index, held, limit, asked } => {
+                (*index, format!("{held} of {limit} targets are held, and {asked} more are needed, on"))
             }
             Obstacle::NoDynamicPort { index } => (*index, "no port of spec.ports.dynamic is free on".to_owned()),
         };

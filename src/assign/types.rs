@@ -5,9 +5,9 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol};
+use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Owner, Protocol};
 
-use super::Refusal;
+use super::{Refusal, Room};
 use crate::ports::PortSet;
 
 /// Which claim: namespace and name.
@@ -55,6 +55,8 @@ pub struct PortRequest {
     pub protocol: Protocol,
     /// The front port that it insists on; `None`: one is assigned
     pub number: Option<NonZeroU16>,
+    /// Targets that a listener of it has now; 0 where nobody counts them
+    pub targets: u32,
 }
 
 /// Whether the two are equal: quickly so if they are one, which is the rule where
@@ -94,10 +96,12 @@ pub struct HeldSlot {
 pub struct LoadBalancerState {
     /// Where it is reached, or is going to be
     pub addresses: Vec<Address>,
-    /// Listeners that fit on it, if the provider told a limit of its own
-    pub capacity: Option<u32>,
+    /// What fits on it, where the provider told limits of its own
+    pub capacity: Capacity,
     /// Ports that strangers hold
     pub foreign: BTreeSet<FrontPort>,
+    /// Listeners for which there was no room, since somebody else used it
+    pub no_room: BTreeSet<ListenerKey>,
     /// Slots that were given back, and whose ports still rest
     pub released: Vec<Released>,
     /// Whether new slots must wait: it was adopted and has not been observed yet
@@ -113,6 +117,8 @@ pub struct Released {
     pub claim: ClaimId,
     /// Whether its listener may still be open, and so takes up room
     pub open: bool,
+    /// Targets that it has if it is open; 0 where nobody counts them
+    pub targets: u32,
 }
 
 /// What the class and its provider allow. All but `reserved` binds new slots
@@ -132,6 +138,9 @@ pub struct Policy {
     pub addresses: Vec<Address>,
     /// Listeners for each load balancer
     pub listeners: u32,
+    /// Targets for each load balancer that has not told what fits on it;
+    /// `None`: nobody counts them
+    pub targets: Option<u32>,
     /// Ports for each namespace
     pub ports_per_namespace: u32,
     /// Namespaces whose claims get new ports; `None`: all
@@ -149,6 +158,13 @@ impl Policy {
     #[must_use]
     pub fn listeners_for(&self, protocol: Protocol) -> u32 {
         if protocol == Protocol::TcpUdp { self.listeners_for_tcp_udp } else { 1 }
+    }
+
+    /// What a port of this protocol takes up whose listeners have so many targets.
+    #[must_use]
+    pub fn room_for(&self, protocol: Protocol, targets: u32) -> Room {
+        let listeners = self.listeners_for(protocol);
+        Room { listeners, targets: targets.saturating_mul(listeners) }
     }
 }
 

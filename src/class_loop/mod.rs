@@ -5,6 +5,7 @@
 //! It owns all that it decides on. Watches, LB loops and its own writes tell it
 //! what happened; it takes that in, and then runs every class that it touched.
 
+mod count;
 mod decide;
 mod group;
 mod handed;
@@ -214,11 +215,14 @@ impl ClassLoop {
                 let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
                 services.for_each(|service| self.service_changed(service));
             }
-            Told::Endpoints(services) => {
-                for key in services {
+            Told::Endpoints(news) => {
+                for key in news.services {
                     if let Some(service) = self.settings.backends.service(&key) {
                         self.service_changed(&service);
                     }
+                }
+                if news.counts {
+                    self.count_soon();
                 }
             }
         }
@@ -344,6 +348,14 @@ impl ClassLoop {
             Some(rested) => self.run_at(class, rested),
             None => _ = self.dirty.insert(class),
         }
+    }
+
+    /// Classes whose load balancers take only so many targets are run within a
+    /// while: there may be room now, or none any more.
+    fn count_soon(&mut self) {
+        let limited = self.runners.iter().filter(|(_, runner)| runner.counts_targets);
+        let limited: Vec<_> = limited.map(|(name, _)| name.clone()).collect();
+        limited.into_iter().for_each(|name| self.run_at(Some(name), Instant::now() + run::NUMBERS_EVERY));
     }
 
     fn run_at(&mut self, class: Option<Arc<str>>, time: Instant) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ClassLoop;
+use super::count::TargetCounts;
 use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::group::Entry;
 use super::verdicts::changes_slots;
@@ -21,8 +22,9 @@ use crate::claim::ClaimObject;
 use crate::class::{ClassObject, policy, unsupported};
 use crate::render;
 
-/// How often the class' status is written for its numbers alone.
-const NUMBERS_EVERY: Duration = Duration::from_secs(1);
+/// How often the class' status is written for its numbers alone, and targets are
+/// counted.
+pub(super) const NUMBERS_EVERY: Duration = Duration::from_secs(1);
 /// How long a class is left alone after a failed write to it.
 const CLASS_HOLD: Duration = Duration::from_secs(1);
 /// How often as long as a decision took a class rests after it.
@@ -161,12 +163,16 @@ impl ClassLoop {
             policy.namespaces = Some(BTreeSet::new());
         }
         let entries = self.groups.get(&Some(name.clone())).into_iter().flat_map(|group| group.entries());
+        let claims: Vec<&Arc<ClaimObject>> = entries.map(|entry| &entry.claim).collect();
+        let counts = policy.targets.map(|_| TargetCounts::new(&self.settings.backends, &runner.provider, spec));
         let facts = Facts {
             class,
             spec,
             policy,
             frozen: runner.frozen.clone(),
-            claims: entries.map(|entry| &entry.claim).collect(),
+            counted: counts.as_ref().map(|counts| claims.iter().map(|claim| counts.request(claim)).collect()),
+            targets_closing: counts.as_ref().map_or(0, TargetCounts::at_least),
+            claims,
             outcomes: &runner.outcomes,
             now: Timestamp::now(),
         };
@@ -339,7 +345,7 @@ fn differs_in_numbers_only(a: &SharedLBClassStatus, b: &SharedLBClassStatus) -> 
     let without_numbers = |status: &SharedLBClassStatus| {
         let mut status = SharedLBClassStatus { summary: None, ..status.clone() };
         for lb in &mut status.load_balancers {
-            (lb.listeners, lb.released) = (0, Vec::new());
+            (lb.listeners, lb.targets, lb.released) = (0, None, Vec::new());
         }
         status
     };

@@ -25,6 +25,8 @@ pub(super) struct Runner {
     /// The last one that could be read
     pub(super) spec: SharedLBClassSpec,
     pub(super) provider: Arc<dyn Provider>,
+    /// Whether its load balancers take only so many targets
+    pub(super) counts_targets: bool,
     pub(super) load_balancers: BTreeMap<u32, Handle>,
     pub(super) outcomes: BTreeMap<u32, Outcome>,
     /// Which LB loop to wake when its load balancer changes by itself
@@ -82,6 +84,10 @@ impl ClassLoop {
             metrics: self.settings.metrics.clone(),
         };
         let provider: Arc<dyn Provider> = Arc::new(counted);
+        let counts_targets = provider.capabilities().default_targets.is_some();
+        if counts_targets {
+            self.settings.backends.count();
+        }
         let signals = known.as_ref().map_or_else(Arc::default, |runner| runner.signals.clone());
         let (mut changes, wake) = (provider.changes(), signals.clone());
         let changes = tokio::spawn(async move {
@@ -99,6 +105,7 @@ impl ClassLoop {
             uid: class.meta.uid.clone(),
             spec: spec.clone(),
             provider,
+            counts_targets,
             load_balancers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             signals,

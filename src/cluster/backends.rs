@@ -32,6 +32,17 @@ struct Inner {
     slices: Cache<SliceObject>,
     slices_of: HashMap<ClaimId, SlicesOf>,
     interested: HashMap<ClaimId, Vec<Arc<Signal>>>,
+    /// Whether anybody counts the backends of all Services
+    counted: bool,
+}
+
+/// What a change of EndpointSlices means to those who are not told of every one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct EndpointNews {
+    /// The Services of which now something else is to be said to whom they matter
+    pub services: Vec<ClaimId>,
+    /// Whether somebody counts endpoints, and should count them again
+    pub counts: bool,
 }
 
 /// The EndpointSlices of one Service, and how many endpoints they have.
@@ -79,11 +90,16 @@ impl Backends {
         self.write().services.written(service);
     }
 
-    /// Takes in what the watch of EndpointSlices told, and returns the Services of
-    /// which now something else is to be said to whom they matter.
-    pub fn watched_slice(&self, event: Event<SliceObject>) -> Vec<ClaimId> {
+    /// From now on it is told that there are more or fewer endpoints.
+    pub fn count(&self) {
+        self.write().counted = true;
+    }
+
+    /// Takes in what the watch of EndpointSlices told.
+    pub fn watched_slice(&self, event: Event<SliceObject>) -> EndpointNews {
         let mut inner = self.write();
         let mut retold = Vec::new();
+        let mut counts = false;
         for Changed { old, new } in inner.slices.watched(event) {
             let Some(service) = new.as_ref().or(old.as_ref()).map(|slice| slice.service.clone()) else { continue };
             let before = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
@@ -96,12 +112,13 @@ impl Backends {
                 known.slices.push(new);
             }
             inner.signal(&service);
+            counts |= inner.counted;
             let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
             if (before.0 == 0, before.1 == 0) != (now.0 == 0, now.1 == 0) {
                 retold.push(service);
             }
         }
-        retold
+        EndpointNews { services: retold, counts }
     }
 
     /// From now on `signal` is told of changes of the services in `now`, and no

@@ -24,7 +24,7 @@ use crate::assign::ClaimId;
 use crate::claim::{ClaimObject, Meta};
 use crate::class::ClassObject;
 use crate::metrics::Metrics;
-use backends::{Backends, ServiceObject, SliceObject};
+use backends::{Backends, EndpointNews, ServiceObject, SliceObject};
 use cache::{Cached, Changed};
 
 impl Cached for ClaimObject {
@@ -64,8 +64,8 @@ pub enum Told {
     Namespace(Event<NamespaceObject>),
     /// Of Services; the cache of these is in [`Backends`]
     Services(Vec<Changed<ServiceObject>>),
-    /// EndpointSlices: the Services of which now something else is to be said
-    Endpoints(Vec<ClaimId>),
+    /// Of EndpointSlices; the cache of these is in [`Backends`] too
+    Endpoints(EndpointNews),
 }
 
 /// Who listens to something.
@@ -121,9 +121,9 @@ pub async fn watch_all(
         }),
         watch_one("EndpointSlice", Api::<EndpointSlice>::all(client), slices, &metrics, move |event| {
             let done = matches!(event, Event::InitDone);
-            let services = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
-            if done || !services.is_empty() {
-                tell(Told::Endpoints(services));
+            let news = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
+            if done || news != EndpointNews::default() {
+                tell(Told::Endpoints(news));
             }
         }),
     );

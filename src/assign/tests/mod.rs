@@ -2,6 +2,7 @@
 //! for it.
 
 mod properties;
+mod room;
 mod rules;
 mod safety;
 
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;
 
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol, Transport};
+use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Protocol, Transport};
 
 use super::*;
 use crate::ports::PortSet;
@@ -45,6 +46,7 @@ fn policy() -> Policy {
         max: 2,
         addresses: Vec::new(),
         listeners: 4,
+        targets: None,
         ports_per_namespace: 100,
         namespaces: None,
         protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
@@ -74,7 +76,13 @@ impl Claim {
     }
 
     fn asks(mut self, name: &str, protocol: Protocol, port: Option<u16>) -> Self {
-        self.ports.push(PortRequest { name: name.into(), protocol, number: port.map(number) });
+        self.ports.push(PortRequest { name: name.into(), protocol, number: port.map(number), targets: 0 });
+        self
+    }
+
+    /// Every port has so many.
+    fn with_targets(mut self, targets: u32) -> Self {
+        self.ports.iter_mut().for_each(|port| port.targets = targets);
         self
     }
 

@@ -7,7 +7,7 @@ use super::*;
 /// Any claims, in any state that a status may be tampered into.
 fn claims() -> impl Strategy<Value = Vec<Claim>> {
     let protocol = || prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::TcpUdp)];
-    let port = (prop_oneof![Just("x"), Just("y"), Just("z")], protocol(), prop::option::of(19998u16..20012));
+    let port = (prop_oneof![Just("x"), Just("y"), Just("z")], protocol(), prop::option::of(19998u16..20012), 1u32..6);
     let held = (0u32..4, prop_oneof![Just("x"), Just("y")], protocol(), 19998u16..20012, any::<bool>());
     let one = (
         0i64..3,
@@ -20,9 +20,9 @@ fn claims() -> impl Strategy<Value = Vec<Claim>> {
             .enumerate()
             .map(|(n, (created, namespace, ports, held))| {
                 let mut made = claim(&format!("c{n}"), created).of(namespace);
-                for (name, protocol, port) in ports {
+                for (name, protocol, port, targets) in ports {
                     if made.ports.iter().all(|known| &*known.name != name) {
-                        made = made.asks(name, protocol, port);
+                        made = made.asks(name, protocol, port).with_targets(targets);
                     }
                 }
                 for (index, name, protocol, port, opened) in held {
@@ -44,6 +44,7 @@ fn load_balancers() -> impl Strategy<Value = LoadBalancers> {
         key: tcp(port),
         claim: ClaimId { namespace: "team-a".into(), name: format!("c{n}").into() },
         open,
+        targets: 1,
     });
     let one = (foreign, prop::collection::vec(released, 0..3)).prop_map(|(foreign, released)| LoadBalancerState {
         foreign,
@@ -54,13 +55,17 @@ fn load_balancers() -> impl Strategy<Value = LoadBalancers> {
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
-    (1u32..4, 1u32..8, 1u32..12, any::<bool>(), 1u32..3).prop_map(|(max, listeners, quota, share, two)| Policy {
-        max,
-        listeners,
-        ports_per_namespace: quota,
-        tcp_and_udp_share_a_number: share,
-        listeners_for_tcp_udp: two,
-        ..policy()
+    let limits = (1u32..8, prop::option::of(1u32..16));
+    (1u32..4, limits, 1u32..12, any::<bool>(), 1u32..3).prop_map(|(max, (listeners, targets), quota, share, two)| {
+        Policy {
+            max,
+            listeners,
+            targets,
+            ports_per_namespace: quota,
+            tcp_and_udp_share_a_number: share,
+            listeners_for_tcp_udp: two,
+            ..policy()
+        }
     })
 }
 
@@ -129,7 +134,7 @@ proptest! {
             let lbs = lbs.into_iter().map(|(index, lb)| (index, LoadBalancerState { released: Vec::new(), ..lb })).collect();
             (new, lbs, policy)
         } else {
-            (claims, lbs, Policy { listeners: 1000, ports_per_namespace: 1000, ..policy })
+            (claims, lbs, Policy { listeners: 1000, targets: None, ports_per_namespace: 1000, ..policy })
         };
         let first = run(&claims, &lbs, &policy);
         let settled = with_status(&claims, &first);
@@ -141,7 +146,7 @@ proptest! {
         for (claim, got) in by_age {
             for &key in &got.dropped {
                 let index = claim.held.as_ref().unwrap().index;
-                let released = Released { key, claim: claim.id.clone(), open: true };
+                let released = Released { key, claim: claim.id.clone(), open: true, targets: 1 };
                 lbs.entry(index).or_default().released.push(released);
             }
         }
@@ -200,6 +205,39 @@ proptest! {
             prop_assert!(!new || held.len() <= quota, "{held:?} of {quota}");
             let all = held.len() + resting.difference(&somebodys).count();
             prop_assert!(!new || all <= 2 * quota, "{held:?} and {resting:?} of {quota}");
+        }
+    }
+
+    #[test]
+    fn who_is_new_gets_no_more_targets_than_fit_unless_it_has_the_load_balancer_for_itself(
+        claims in claims(), lbs in load_balancers(), policy in policies(),
+    ) {
+        let result = run(&claims, &lbs, &policy);
+        for index in 0..4 {
+            let there: Vec<_> = claims.iter().zip(&result)
+                .filter(|(_, got)| got.granted.as_ref().is_some_and(|held| held.index == index)).collect();
+            let new = there.iter().any(|(claim, _)| claim.held.is_none());
+            let held: u32 = there.iter().flat_map(|(claim, got)| slots(got).into_iter().map(move |slot| (claim, slot)))
+                .map(|(claim, (_, name, key))| {
+                    let port = claim.ports.iter().find(|port| &*port.name == name).unwrap();
+                    policy.room_for(key.protocol, port.targets).targets
+                })
+                .sum();
+            let limit = policy.targets.unwrap_or(u32::MAX);
+            prop_assert!(!new || there.len() == 1 || held <= limit, "{held} of {limit} on {index}: {there:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_stays_held_however_many_targets_it_gets(
+        claims in claims(), lbs in load_balancers(), policy in policies(), more in 1u32..1000,
+    ) {
+        let settled = with_status(&claims, &run(&claims, &lbs, &policy));
+        let grown: Vec<Claim> = settled.iter().map(|claim| claim.clone().with_targets(more)).collect();
+        for (before, after) in settled.iter().zip(run(&grown, &lbs, &policy)) {
+            for slot in before.held.iter().flat_map(|held| held.slots.iter()) {
+                prop_assert!(after.granted.iter().flat_map(|held| held.slots.iter()).any(|now| now == slot));
+            }
         }
     }
 }

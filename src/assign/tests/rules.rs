@@ -255,7 +255,10 @@ fn a_protocol_that_the_provider_has_not_is_unsupported() {
 
 #[test]
 fn the_providers_own_limit_counts_where_it_is_lower_than_the_class() {
-    let lbs = LoadBalancers::from([(0, LoadBalancerState { capacity: Some(1), ..Default::default() })]);
+    let lbs = LoadBalancers::from([(
+        0,
+        LoadBalancerState { capacity: Capacity { listeners: Some(1), targets: None }, ..Default::default() },
+    )]);
     let result = run(&[claim("a", 1).any("x"), claim("b", 2).any("x")], &lbs, &policy());
     assert_eq!(result[0].granted.as_ref().unwrap().index, 0);
     assert_eq!(result[1].granted.as_ref().unwrap().index, 1);
@@ -288,7 +291,12 @@ fn a_namespace_gets_as_many_ports_as_its_quota_and_others_are_not_touched_by_it(
 
 /// A load balancer on which these ports of claims of `team` rest.
 fn resting(ports: &[(&str, u16)]) -> LoadBalancers {
-    let released = ports.iter().map(|&(name, port)| Released { key: tcp(port), claim: claim(name, 0).id, open: false });
+    let released = ports.iter().map(|&(name, port)| Released {
+        key: tcp(port),
+        claim: claim(name, 0).id,
+        open: false,
+        targets: 0,
+    });
     BTreeMap::from([(0, LoadBalancerState { released: released.collect(), ..Default::default() })])
 }
 

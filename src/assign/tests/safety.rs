@@ -6,7 +6,7 @@ use super::*;
 fn a_released_port_goes_to_nobody_else_while_it_rests_and_to_its_former_claim_at_once() {
     let former = claim("former", 1).any("x");
     let port = slots(&run(std::slice::from_ref(&former), &existing(1), &policy())[0])[0].2;
-    let released = vec![Released { key: port, claim: former.id.clone(), open: true }];
+    let released = vec![Released { key: port, claim: former.id.clone(), open: true, targets: 0 }];
     let lbs = LoadBalancers::from([(0, LoadBalancerState { released, ..Default::default() })]);
 
     let thief = claim("thief", 2).number("x", port.port.get());
@@ -22,7 +22,7 @@ fn a_claim_that_was_displaced_and_created_again_gets_the_displaced_port_back() {
     let first = claim("a", 1).number("x", wants.get()).holds(0, "x", tcp(wants.get()));
     let b = claim("b", 2).any("x");
     let displaced = slots(&run(&[first.clone(), b.clone()], &existing(1), &policy())[1])[0].2;
-    let released = vec![Released { key: displaced, claim: b.id.clone(), open: false }];
+    let released = vec![Released { key: displaced, claim: b.id.clone(), open: false, targets: 0 }];
     let lbs = LoadBalancers::from([(0, LoadBalancerState { released, ..Default::default() })]);
     assert_eq!(slots(&run(&[first, b], &lbs, &policy())[1])[0].2, displaced);
 }
@@ -34,7 +34,7 @@ fn a_released_listener_takes_up_room_until_it_is_closed_but_not_for_its_former_c
     let former = claim("former", 1).number("x", 6379);
     let one = Policy { max: 1, ..policy() };
     for (open, newcomer_fits) in [(true, false), (false, true)] {
-        let released = vec![Released { key: tcp(6379), claim: former.id.clone(), open }];
+        let released = vec![Released { key: tcp(6379), claim: former.id.clone(), open, targets: 0 }];
         let lbs = LoadBalancers::from([(0, LoadBalancerState { released, ..Default::default() })]);
         let newcomer = run(&claims(claim("new", 9).any("x")), &lbs, &one);
         assert_eq!(newcomer[3].granted.is_some(), newcomer_fits, "open: {open}");

@@ -1,5 +1,6 @@
 //! A class, decided on run after run.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use sharedlb_crds::ReleasedPort;
 use sharedlb_providers::memory::{Cloud, Memory};
@@ -19,6 +20,8 @@ use kube::runtime::watcher::Event;
 struct World {
     spec: Value,
     deleting: bool,
+    /// Targets for each load balancer, if they are counted, and those of each port
+    targets: Option<(u32, u32)>,
     status: SharedLBClassStatus,
     claims: Vec<ClaimFixture>,
     outcomes: BTreeMap<u32, Outcome>,
@@ -29,7 +32,7 @@ impl World {
     fn new(claims: Vec<ClaimFixture>) -> Self {
         let now = "2026-02-01T00:00:00Z".parse().unwrap();
         let (status, outcomes) = (SharedLBClassStatus::default(), BTreeMap::new());
-        Self { spec: json!({}), deleting: false, status, claims, outcomes, now }
+        Self { spec: json!({}), deleting: false, targets: None, status, claims, outcomes, now }
     }
 
     fn with(mut self, spec: Value) -> Self {
@@ -46,13 +49,21 @@ impl World {
         let class = class(self.spec.clone(), &self.status, self.deleting);
         let spec = class.spec.clone().unwrap();
         let claims: Vec<_> = self.claims.iter().map(ClaimFixture::build).collect();
-        let policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
+        let mut policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
+        policy.targets = self.targets.map(|(limit, _)| limit);
+        let counted = self.targets.map(|(_, of_each)| {
+            let mut requests: Vec<Claim> = claims.iter().map(|claim| claim.request.clone()).collect();
+            requests.iter_mut().flat_map(|request| &mut request.ports).for_each(|port| port.targets = of_each);
+            requests
+        });
         let decision = decide(&Facts {
             class: &class,
             spec: &spec,
             policy,
             frozen: None,
             claims: claims.iter().collect(),
+            counted,
+            targets_closing: 0,
             outcomes: &self.outcomes,
             now: self.now,
         });
@@ -383,6 +394,8 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
             spec: &spec,
             frozen: None,
             claims: claims.iter().collect(),
+            counted: None,
+            targets_closing: 0,
             outcomes: &BTreeMap::new(),
             now: "2026-02-01T00:00:00Z".parse().unwrap(),
         });
@@ -395,4 +408,63 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
         cache.written((*claim(name).version(100 + n as u64).rendered(&status).build()).clone());
     }
     assert_eq!(given, [(0, tcp(20000)), (1, tcp(20000)), (2, tcp(20000))]);
+}
+
+#[test]
+fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_cannot_be_asked() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001), claim("b").holds(0, 20002)]);
+    world.targets = Some((500, 20));
+    world.decide();
+    let listed = |world: &World| {
+        let lb = &world.status.load_balancers[0];
+        (lb.listeners, lb.targets, lb.capacity.as_ref().map(|capacity| (capacity.listeners, capacity.targets)))
+    };
+    assert_eq!(listed(&world), (2, Some(40), Some((50, Some(500)))));
+    assert_eq!(world.status.summary.as_deref(), Some("1 of 10, 2 of 50 listeners, 40 of 500 targets"));
+
+    world.seen(&world.claims.clone(), &[(20001, "a"), (20002, "b")]);
+    world.outcomes.get_mut(&0).unwrap().capacity = ProviderCapacity { listeners: Some(40), targets: Some(30) };
+    world.decide();
+    assert_eq!(listed(&world), (2, Some(40), Some((40, Some(30)))), "somebody else used the rest");
+
+    let told = world.status.clone();
+    world.outcomes.clear();
+    world.decide();
+    assert_eq!(world.status, told, "as after a restart");
+    let trouble = crate::outcome::Trouble { reason: Reason::Unreachable, message: "no answer".into() };
+    world.seen(&world.claims.clone(), &[]);
+    let outcome = world.outcomes.get_mut(&0).unwrap();
+    (outcome.exists, outcome.addresses, outcome.trouble) = (None, Arc::default(), Some(trouble));
+    world.decide();
+    let lb = &world.status.load_balancers[0];
+    assert_eq!((lb.address.as_deref(), &lb.capacity), (Some("10.0.0.1"), &told.load_balancers[0].capacity));
+}
+
+#[test]
+fn a_claim_for_which_somebody_else_used_the_room_moves_on_and_what_it_had_is_recorded() {
+    let waiting = claim("a").protected().status(json!({
+        "className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20001}],
+    }));
+    let mut world = World::new(vec![waiting.clone()]).with(json!({"loadBalancers": {"min": 2}}));
+    world.seen(&[waiting], &[(20001, "a")]);
+    let listener = world.outcomes.get_mut(&0).unwrap().listeners.get_mut(&tcp(20001)).unwrap();
+    listener.open = false;
+    listener.trouble = Some(crate::outcome::Trouble { reason: Reason::NoRoom, message: "full".into() });
+    let decision = world.decide();
+    let granted = decision.assignments[0].as_ref().unwrap().granted.as_ref().unwrap();
+    assert_eq!(granted.index, 1);
+    assert_eq!(decision.releases, 1);
+    assert_eq!(world.released(), [(20001, "team/a")]);
+}
+
+#[test]
+fn nothing_is_given_on_an_adopted_load_balancer_before_it_was_looked_at() {
+    let arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/net/edge/0123456789abcdef";
+    let aws = json!({"region": "eu-central-1", "vpcId": "vpc-01234567", "loadBalancerArn": arn});
+    let spec = json!({"provider": {"aws": aws}, "loadBalancers": {"min": 1, "max": 1}});
+    let mut world = World::new(vec![claim("a")]).with(spec);
+    let granted = |decision: Decision| decision.assignments[0].as_ref().unwrap().granted.is_some();
+    assert!(!granted(world.decide()));
+    world.seen(&[], &[]);
+    assert!(granted(world.decide()));
 }

@@ -120,6 +120,8 @@ impl Real {
             spec: &spec,
             frozen: None,
             claims: objects.iter().map(|(_, claim)| claim).collect(),
+            counted: None,
+            targets_closing: 0,
             outcomes: &outcomes,
             now: now(),
         });

@@ -58,7 +58,7 @@ fn slice_of(
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     }))
     .unwrap();
-    backends.watched_slice(Event::Apply(SliceObject::parse(&slice)))
+    backends.watched_slice(Event::Apply(SliceObject::parse(&slice))).services
 }
 
 fn both() -> Value {
@@ -226,4 +226,23 @@ fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
     backends.interest(&of_dns, &BTreeSet::new(), &signal);
     slice(&backends, "a", 3, both(), vec![endpoint(3, true, true, false)]);
     assert!(!woken());
+}
+
+#[test]
+fn a_change_of_endpoints_is_told_to_who_counts_them_and_to_nobody_else() {
+    let backends = Backends::default();
+    let event = |version: u32| {
+        let slice = json!({
+            "metadata": {
+                "namespace": "team", "name": "a", "uid": "a", "resourceVersion": version.to_string(),
+                "labels": {"kubernetes.io/service-name": "dns"},
+            },
+            "addressType": "IPv4", "ports": both(), "endpoints": [endpoint(1, true, true, false)],
+        });
+        Event::Apply(SliceObject::parse(&serde_json::from_value(slice).unwrap()))
+    };
+    assert!(!backends.watched_slice(event(1)).counts);
+    backends.count();
+    assert!(backends.watched_slice(event(2)).counts);
+    assert!(!backends.watched_slice(event(2)).counts, "nothing has changed");
 }

@@ -1,6 +1,7 @@
 //! What is to be done for one class: decided in one go, from data alone.
 
 mod records;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -8,17 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use sharedlb_crds::{Capacity, ConditionType, LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
-use sharedlb_providers::Address;
+use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
+use sharedlb_providers::Capacity;
 
 use self::records::{Records, is_closed};
-use crate::assign::{Assignment, Claim, ClaimId, LoadBalancerState, Policy, Released, assign, same};
+use self::status::class_status;
+pub(super) use self::status::unreadable_status;
+use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, Room, assign, same};
 use crate::claim::{ClaimObject, parse_address};
-use crate::class::ClassObject;
+use crate::class::{ClassObject, adopts};
 use crate::desired::Planned;
 use crate::outcome::Outcome;
-use crate::render::{class_condition, parse_front_port, released_key, whole_seconds};
+use crate::render::{parse_front_port, released_key, whole_seconds};
 
 /// All that a decision is made of.
 pub(super) struct Facts<'a> {
@@ -29,8 +31,20 @@ pub(super) struct Facts<'a> {
     pub(super) frozen: Option<(Option<Reason>, String)>,
     /// The claims of the class, the elder first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
+    /// What each of them asks for, with the targets that its ports have now;
+    /// `None`: nobody counts them
+    pub(super) counted: Option<Vec<Claim>>,
+    /// Targets that a listener which is being closed may have
+    pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
     pub(super) now: Timestamp,
+}
+
+impl Facts<'_> {
+    /// What the nth claim asks for.
+    fn request(&self, n: usize) -> &Claim {
+        self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n])
+    }
 }
 
 /// What is to be done.
@@ -49,8 +63,8 @@ pub(super) struct Decision {
     pub(super) status: SharedLBClassStatus,
     /// When something is due although nothing happens
     pub(super) due: Option<Timestamp>,
-    /// Listeners that the slots of each load balancer take up
-    listeners: BTreeMap<u32, u32>,
+    /// What the slots of each load balancer take up
+    used: BTreeMap<u32, Room>,
 }
 
 /// Decides for one class. Pure.
@@ -63,7 +77,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     records.release_orphans(facts, &untouched);
 
     let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.illegible;
-    let live: Vec<&Claim> = facts.claims.iter().filter(|claim| takes_part(claim)).map(|claim| &claim.request).collect();
+    let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));
+    let live: Vec<&Claim> = live.map(|(n, _)| facts.request(n)).collect();
     let mut given = assign(&live, &states(&before, &records, facts), &facts.policy).into_iter();
     let assignments: Vec<Option<Assignment>> =
         facts.claims.iter().map(|claim| if takes_part(claim) { given.next() } else { None }).collect();
@@ -81,7 +96,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         releases: records.new,
         status: SharedLBClassStatus::default(),
         due,
-        listeners: BTreeMap::new(),
+        used: BTreeMap::new(),
         assignments,
     };
     let empty_since = plan(&mut decision, &before, &records, facts);
@@ -103,25 +118,34 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
             let (namespace, name) = entry.claim.split_once('/')?;
             let key = released_key(entry);
             let claim = ClaimId { namespace: namespace.into(), name: name.into() };
-            Some(Released { key, claim, open: !is_closed(facts, index, key) })
+            Some(Released { key, claim, open: !is_closed(facts, index, key), targets: facts.targets_closing })
         });
         LoadBalancerState {
             addresses: match outcome {
                 Some(outcome) => outcome.addresses.to_vec(),
                 None => listed.and_then(|lb| lb.address.as_deref()).map(parse_address).into_iter().collect(),
             },
-            capacity: outcome.and_then(|outcome| outcome.capacity.listeners),
+            capacity: match outcome {
+                Some(outcome) => outcome.capacity,
+                None => Capacity { listeners: None, targets: targets_listed(listed) },
+            },
             foreign: match outcome {
                 Some(outcome) => outcome.foreign.clone(),
                 None => {
                     listed.iter().flat_map(|lb| &lb.foreign_ports).filter_map(|port| parse_front_port(port)).collect()
                 }
             },
+            no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
             released: released.collect(),
-            unobserved: false,
+            // Which of its ports are somebody else's is not known before.
+            unobserved: outcome.is_none() && adopts(facts.spec),
         }
     };
     indices.into_iter().map(|index| (index, state(index))).collect()
+}
+
+fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
+    listed?.capacity.as_ref()?.targets
 }
 
 /// Plans every load balancer: the slots that are confirmed in the API, under our
@@ -133,14 +157,14 @@ fn plan(
     facts: &Facts<'_>,
 ) -> BTreeMap<u32, Timestamp> {
     let mut planned: BTreeMap<u32, Vec<Planned>> = BTreeMap::new();
-    let mut held: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut used: BTreeMap<u32, Room> = BTreeMap::new();
     // One that a claim's status still names under our finalizer is not empty yet.
     let mut named: BTreeSet<u32> = BTreeSet::new();
-    for (claim, got) in facts.claims.iter().zip(&decision.assignments) {
+    for (n, (claim, got)) in facts.claims.iter().zip(&decision.assignments).enumerate() {
         named.extend(claim.request.held.as_ref().filter(|_| claim.has_finalizer).map(|held| held.index));
         let Some(granted) = got.as_ref().and_then(|got| got.granted.as_ref()) else { continue };
-        *held.entry(granted.index).or_default() +=
-            granted.slots.iter().map(|slot| facts.policy.listeners_for(slot.key.protocol)).sum::<u32>();
+        let used = used.entry(granted.index).or_default();
+        *used = *used + room_of(granted, facts.request(n), &facts.policy);
         let Some(confirmed) = claim.request.held.as_ref().filter(|confirmed| confirmed.index == granted.index) else {
             continue;
         };
@@ -163,12 +187,12 @@ fn plan(
     let known = before.load_balancers.iter().map(|lb| lb.index).chain(facts.outcomes.keys().copied());
     // One that was never listed may exist all the same, if something of it is given back.
     let recorded = records.released.iter().filter(|(_, entries)| !entries.is_empty()).map(|(&index, _)| index);
-    let indices: BTreeSet<u32> = known.chain(0..always).chain(held.keys().copied()).chain(recorded).collect();
+    let indices: BTreeSet<u32> = known.chain(0..always).chain(used.keys().copied()).chain(recorded).collect();
     let delay = if facts.class.meta.deleting { 0 } else { limits.empty_delay_seconds };
     let mut empty_since = BTreeMap::new();
     for index in indices {
         let listed = before.load_balancers.iter().find(|lb| lb.index == index);
-        let empty = !held.contains_key(&index) && !named.contains(&index);
+        let empty = !used.contains_key(&index) && !named.contains(&index);
         let gone = facts.outcomes.get(&index).is_some_and(Outcome::is_gone);
         if empty && index >= always {
             let since =
@@ -186,106 +210,15 @@ fn plan(
         }
         decision.plans.insert(index, Some(planned.remove(&index).unwrap_or_default()));
     }
-    decision.listeners = held;
+    decision.used = used;
     empty_since
 }
 
-fn class_status(
-    decision: &Decision,
-    before: SharedLBClassStatus,
-    mut records: Records,
-    empty_since: BTreeMap<u32, Timestamp>,
-    facts: &Facts<'_>,
-) -> SharedLBClassStatus {
-    let generation = facts.class.meta.generation;
-    let mut trouble = facts.frozen.clone().map(|(reason, message)| (reason.unwrap_or(Reason::Pending), message));
-    let load_balancers: Vec<LoadBalancerStatus> = decision
-        .plans
-        .keys()
-        .map(|&index| {
-            let listed = before.load_balancers.iter().find(|lb| lb.index == index).cloned().unwrap_or_default();
-            let outcome =
-                facts.outcomes.get(&index).filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some());
-            let own = outcome.and_then(|outcome| outcome.trouble.clone());
-            let own = own.map(|trouble| (trouble.reason, trouble.message.to_string())).or_else(|| {
-                let nowhere = outcome.is_some_and(|outcome| outcome.addresses.is_empty());
-                nowhere.then(|| (Reason::Pending, "the load balancer has no address yet".to_owned()))
-            });
-            let conditions = match outcome {
-                Some(_) => vec![class_condition(
-                    ConditionType::Ready,
-                    own.clone(),
-                    Reason::Ready,
-                    &listed.conditions,
-                    generation,
-                    facts.now,
-                )],
-                None => listed.conditions,
-            };
-            if let (None, Some((reason, message))) = (&trouble, own) {
-                trouble = Some((reason, format!("load balancer {index}: {message}")));
-            }
-            let limit =
-                outcome.and_then(|outcome| outcome.capacity.listeners).unwrap_or(u32::MAX).min(facts.policy.listeners);
-            LoadBalancerStatus {
-                index,
-                address: outcome.map_or(listed.address, |outcome| outcome.addresses.first().map(Address::to_string)),
-                listeners: decision.listeners.get(&index).copied().unwrap_or(0),
-                capacity: Some(Capacity { listeners: limit, targets: None }),
-                foreign_ports: outcome
-                    .map_or(listed.foreign_ports, |outcome| outcome.foreign.iter().map(ToString::to_string).collect()),
-                released: records.released.remove(&index).unwrap_or_default(),
-                empty_since: empty_since.get(&index).map(|&time| Time(time)),
-                conditions,
-            }
-        })
-        .collect();
-    let unsupported = facts.frozen.clone().filter(|(reason, _)| *reason == Some(Reason::Unsupported));
-    let accepted = unsupported.map(|(_, message)| (Reason::Unsupported, message));
-    let listeners: u32 = load_balancers.iter().map(|lb| lb.listeners).sum();
-    let room: u32 = load_balancers.iter().filter_map(|lb| Some(lb.capacity.as_ref()?.listeners)).sum();
-    // Until every LB loop has been heard, what the status said of them stands.
-    let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
-    let ready = match crate::render::find(&before.conditions, ConditionType::Ready) {
-        Some(stands) if !heard && trouble.is_none() => stands.clone(),
-        _ => class_condition(ConditionType::Ready, trouble, Reason::Ready, &before.conditions, generation, facts.now),
+/// What the slots of a claim take up.
+fn room_of(granted: &Held, request: &Claim, policy: &Policy) -> Room {
+    let targets = |name: &Arc<str>| {
+        let port = request.ports.iter().filter(|_| policy.targets.is_some()).find(|port| same(&port.name, name));
+        port.map_or(0, |port| port.targets)
     };
-    SharedLBClassStatus {
-        provider: Some(facts.spec.provider.kind().to_owned()),
-        summary: Some(format!("{} of {}, {listeners} of {room} listeners", load_balancers.len(), facts.policy.max)),
-        load_balancers,
-        observed_generation: Some(generation),
-        conditions: vec![
-            class_condition(
-                ConditionType::Accepted,
-                accepted,
-                Reason::Accepted,
-                &before.conditions,
-                generation,
-                facts.now,
-            ),
-            ready,
-        ],
-    }
-}
-
-/// The status of a class whose spec can't be read: all else stays as it was.
-pub(super) fn unreadable_status(
-    before: &SharedLBClassStatus,
-    message: &str,
-    generation: i64,
-    now: Timestamp,
-) -> SharedLBClassStatus {
-    let condition = |kind, fine| {
-        let trouble = Some((Reason::Unsupported, message.to_owned()));
-        class_condition(kind, trouble, fine, &before.conditions, generation, now)
-    };
-    SharedLBClassStatus {
-        observed_generation: Some(generation),
-        conditions: vec![
-            condition(ConditionType::Accepted, Reason::Accepted),
-            condition(ConditionType::Ready, Reason::Ready),
-        ],
-        ..before.clone()
-    }
+    granted.slots.iter().map(|slot| policy.room_for(slot.key.protocol, targets(&slot.name))).sum()
 }

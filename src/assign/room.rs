@@ -1,0 +1,69 @@
+//! How full a load balancer is.
+
+use std::iter::Sum;
+use std::ops::Add;
+
+use super::Obstacle;
+
+/// Listeners, and the targets that they have together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    /// Listeners
+    pub listeners: u32,
+    /// Targets: one that is behind two listeners counts twice
+    pub targets: u32,
+}
+
+impl Add for Room {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            listeners: self.listeners.saturating_add(other.listeners),
+            targets: self.targets.saturating_add(other.targets),
+        }
+    }
+}
+
+impl Sum for Room {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
+    }
+}
+
+/// What is used of a load balancer, and what it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filled {
+    pub(super) used: Room,
+    pub(super) limit: Room,
+}
+
+impl Filled {
+    /// Whether surely nothing more fits.
+    pub(super) fn is_full(&self) -> bool {
+        self.used.listeners >= self.limit.listeners || self.used.targets >= self.limit.targets
+    }
+
+    /// What it is once this is added, part of which, `own`, is counted as used
+    /// already; or what stands in the way.
+    ///
+    /// Who needs more targets than a whole load balancer has gets one for itself:
+    /// some of its backends are left out then.
+    pub(super) fn with(self, index: u32, asked: Room, own: Room) -> Result<Self, Obstacle> {
+        let (used, limit) = (self.used, self.limit);
+        if used.listeners + asked.listeners > limit.listeners.saturating_add(own.listeners) {
+            return Err(Obstacle::Listeners {
+                index,
+                held: used.listeners,
+                limit: limit.listeners,
+                asked: asked.listeners,
+            });
+        }
+        let others = used.targets.saturating_sub(own.targets);
+        if others > 0 && others.saturating_add(asked.targets) > limit.targets {
+            return Err(Obstacle::Targets { index, held: used.targets, limit: limit.targets, asked: asked.targets });
+        }
+        let listeners = used.listeners.saturating_add(asked.listeners).saturating_sub(own.listeners);
+        Ok(Self { used: Room { listeners, targets: others.saturating_add(asked.targets) }, limit })
+    }
+}
