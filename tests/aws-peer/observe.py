@@ -45,6 +45,7 @@ def main(url: str, region: str) -> None:
                 "tags": tags[balancer["LoadBalancerArn"]],
                 "listeners": [
                     {
+                        "arn": each["ListenerArn"],
                         "port": each["Port"],
                         "protocol": each["Protocol"],
                         "tags": tags[each["ListenerArn"]],

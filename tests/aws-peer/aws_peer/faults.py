@@ -15,7 +15,8 @@ class Fault:
     - `lost`: the call is carried out, and the connection dies;
     - `hold`: the call is carried out, and then answered only once the fault
       is released, so that a caller can be killed in between;
-    - `hold_before`: the same, but it is carried out after the release.
+    - `hold_before`: the same, but it is carried out after the release;
+    - `stall`: the call does nothing, and the connection dies at the release.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Fault:
     released: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("error", "unreached", "lost", "hold", "hold_before"):
+        if self.kind not in ("error", "unreached", "lost", "hold", "hold_before", "stall"):
             raise ValueError(f"there is no fault of the kind {self.kind!r}")
 
     def hits(self, action: str) -> bool:

@@ -95,8 +95,10 @@ class Front:
             return error(fault.code, fault.message, fault.status), fault.code
         if fault is not None and fault.kind == "unreached":
             return None, "unreached"
-        if fault is not None and fault.kind == "hold_before":
+        if fault is not None and fault.kind in ("hold_before", "stall"):
             fault.released.wait()
+        if fault is not None and fault.kind == "stall":
+            return None, "stalled"
         answer = self._carry_out(environ)
         if fault is not None and fault.kind == "lost":
             return None, "lost"

@@ -65,6 +65,28 @@ def test_a_call_is_held_until_the_release(site, kind, meanwhile):
     assert site.log() == [("CreateTargetGroup", "ok")]
 
 
+def test_a_call_is_stalled_and_never_done(site):
+    site.fault("stall", "CreateTargetGroup")
+    outcome = []
+
+    def call():
+        try:
+            site.group()
+        except ConnectionClosedError:
+            outcome.append("closed")
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    deadline = time.monotonic() + 10
+    while site.log() != [("CreateTargetGroup", "")]:
+        assert time.monotonic() < deadline, site.log()
+        time.sleep(0.01)
+    site.peer("release", fault="fault")
+    calling.join(10)
+    assert outcome == ["closed"]
+    assert names(site) == []
+
+
 def test_latency_is_by_action(site):
     site.peer("settings", latency={"CreateTargetGroup": 0.2})
     started = time.monotonic()

@@ -230,6 +230,8 @@ pub enum FaultKind {
     Hold,
     /// It is carried out and answered when the fault is released.
     HoldBefore,
+    /// It does nothing, and the connection dies when the fault is released.
+    Stall,
 }
 
 impl AwsFault {
