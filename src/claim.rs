@@ -16,6 +16,7 @@ use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol, model};
 
 use crate::assign::{Claim, ClaimId, Held, HeldSlot, PortRequest};
 use crate::desired::Target;
+use crate::text;
 
 /// What every object has, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,9 +152,13 @@ impl ClaimObject {
     }
 }
 
+/// The longest error that is told of an object, in bytes: it leaves room in a
+/// message for what to do.
+const ERROR_MAX: usize = 400;
+
 /// A part of an object, or an error that names the field that is wrong.
 pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(part).map_err(|error| error.to_string())
+    serde_path_to_error::deserialize(part).map_err(|error| text::fit(&error.to_string(), ERROR_MAX))
 }
 
 /// What its status says that it holds. A name that is among those asked for too

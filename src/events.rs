@@ -14,14 +14,13 @@ use tracing::{debug, warn};
 
 use crate::claim::Meta;
 use crate::metrics::Metrics;
+use crate::text;
 
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
 const WAITING_MAX: usize = 20_000;
 /// Who tells them.
 const REPORTER: &str = "sharedlb.dev/controller";
-/// The longest note, in bytes (events.k8s.io/v1).
-const NOTE_MAX: usize = 1024;
 
 /// Takes events, and writes them in the background, so that telling never holds
 /// up deciding.
@@ -105,7 +104,7 @@ fn make<K: Resource<DynamicType = ()>>(
         type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(reason),
         action: Some("Reconcile".to_owned()),
-        note: Some(cut(note)),
+        note: Some(text::message(&note)),
         regarding: Some(ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
             kind: Some(K::kind(&()).into_owned()),
@@ -118,9 +117,4 @@ fn make<K: Resource<DynamicType = ()>>(
         reporting_instance: Some(REPORTER.to_owned()),
         ..Event::default()
     }
-}
-
-fn cut(mut note: String) -> String {
-    note.truncate(note.floor_char_boundary(NOTE_MAX));
-    note
 }

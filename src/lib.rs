@@ -25,5 +25,6 @@ mod provider;
 pub mod readiness;
 pub mod render;
 pub mod sources;
+pub mod text;
 pub mod web;
 mod writes;

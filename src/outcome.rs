@@ -8,6 +8,7 @@ use sharedlb_providers::{Address, Capacity, Error, FrontPort, ListenerKey, Owner
 
 use crate::assign::ClaimId;
 use crate::desired::Plan;
+use crate::text;
 
 /// One load balancer as its LB loop last saw it.
 #[derive(Debug, Clone)]
@@ -134,7 +135,7 @@ impl From<&Error> for Trouble {
             Error::Throttled { .. } => Reason::Throttled,
             Error::Transient(_) => Reason::Unreachable,
         };
-        Self { reason, message: error.to_string().into() }
+        Self { reason, message: text::message(&error.to_string()).into() }
     }
 }
 

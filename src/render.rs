@@ -10,6 +10,7 @@ use sharedlb_providers::{Address, ListenerKey, Owner};
 use crate::assign::{Assignment, Held, HeldSlot};
 use crate::claim::{ClaimObject, api_protocol, api_transport};
 use crate::outcome::{Outcome, Trouble};
+use crate::text;
 
 /// How many ports a text names before it says how many more there are.
 const LISTED_PORTS: usize = 4;
@@ -239,7 +240,7 @@ fn summary(claim: &ClaimObject, slots: &[HeldSlot]) -> String {
         })
     };
     let to = |slot: &HeldSlot| if slot.name.is_empty() { target(slot) } else { Some(slot.name.to_string()) };
-    list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default()))
+    text::message(&list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default())))
 }
 
 /// `20417/TCP, 20418/TCP`
@@ -268,7 +269,7 @@ fn condition(
         type_: kind.as_str().to_owned(),
         status: finding.status.to_owned(),
         reason: finding.reason,
-        message: finding.message,
+        message: text::message(&finding.message),
         observed_generation: Some(generation),
         last_transition_time: since
             .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::text;
 
 /// The first wait after a failed write. It doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_millis(250);
@@ -36,13 +37,14 @@ pub(crate) enum WriteError {
 impl From<kube::Error> for WriteError {
     fn from(error: kube::Error) -> Self {
         match error {
+            // The API server repeats what it refuses, however long that is.
             kube::Error::Api(status) => match status.code {
                 404 => Self::Gone,
                 409 => Self::Conflict,
-                400 | 403 | 413 | 422 => Self::Refused(status.message),
-                _ => Self::Unreachable(status.message),
+                400 | 403 | 413 | 422 => Self::Refused(text::message(&status.message)),
+                _ => Self::Unreachable(text::message(&status.message)),
             },
-            error => Self::Unreachable(error.to_string()),
+            error => Self::Unreachable(text::message(&error.to_string())),
         }
     }
 }

@@ -61,6 +61,10 @@ pub struct SharedLBSpec {
     /// there are several). Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = (
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "must be the name of a class: lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
+    ))]
     pub class_name: Option<String>,
     /// The labels of the pods, in this namespace, that the traffic goes to.
     /// Exactly one of `selector` and `serviceName` is given.

@@ -23,9 +23,14 @@ use crate::claim::Meta;
 use crate::cluster::backends::{Backends, ServiceObject, ServicePort};
 use crate::cluster::cache::Cached;
 use crate::render;
+use crate::text;
 
 /// The label of the ConfigMaps that are meant.
 pub const SELECTOR: &str = "app=loadbalancer";
+
+/// Longer than any value that could be meant, in bytes: a host name has at most
+/// 253.
+const LONGEST: usize = 300;
 
 const NAMESPACE: &str = "namespace";
 const SERVICE: &str = "target-service-name";
@@ -68,7 +73,8 @@ impl Source for ConfigMaps {
     fn parse(&self, map: &ConfigMap) -> Option<MapSource> {
         let known = [NAMESPACE, SERVICE, CLASS, BIND_PORT, TARGET_PORT, BIND_IP];
         let data = map.data.iter().flatten();
-        let data = data.map(|(key, value)| (key.clone(), value.trim().to_owned()));
+        // What is too long for any of them stays too long, and is not kept whole.
+        let data = data.map(|(key, value)| (key.clone(), text::fit(value.trim(), LONGEST)));
         let ours = [BIND_IP, BIND_PORT].into_iter().filter(|key| was_written_by_us(map, key));
         Some(MapSource {
             meta: Meta::of(map),

@@ -70,6 +70,8 @@ fn class_and_address() -> Vec<Case> {
         refuses("a className that is set later", of_class("a"), CLASS).after(claim()),
         refuses("a className that is changed", of_class("b"), CLASS).after(of_class("a")),
         refuses("a className that is removed", claim(), CLASS).after(of_class("a")),
+        accepts("a className with dots", of_class("gold.example")),
+        refuses("a className that is more than a name", of_class("gold\nsilver"), "must be the name of a class"),
         schema_refuses("a className of more than 63 characters", of_class(&"x".repeat(64)), "may not be more than 63"),
         accepts("an IPv4 address", at("10.0.0.10")),
         accepts("an IPv6 address", at("fd00::10")),

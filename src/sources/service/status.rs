@@ -10,6 +10,7 @@ use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort};
 use super::super::{Change, News, OwnedClaim, Refusal, ports};
 use super::{Asks, ServiceSource};
 use crate::render;
+use crate::text;
 
 /// The type of the condition that says what of a Service is not carried out. It
 /// is there only if there is something.
@@ -106,7 +107,7 @@ fn condition(
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: message.to_owned(),
+        message: text::message(message),
         last_transition_time: before.map_or_else(|| to_the_second(now), |before| before.last_transition_time.clone()),
         observed_generation: None,
     }
