@@ -95,7 +95,7 @@ pub fn desired(claim: &ClaimObject) -> Option<Service> {
 #[must_use]
 pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
     let wanted = ServiceObject::parse(desired);
-    found.selector == wanted.selector && found.ports == wanted.ports
+    found.selector == wanted.selector && found.ports == wanted.ports && !found.external_name
 }
 
 #[cfg(test)]
@@ -142,5 +142,8 @@ mod tests {
         assert!(is_as_desired(&ServiceObject::parse(&made), &made));
         made.spec.as_mut().unwrap().selector = Some(BTreeMap::from([("app".to_owned(), "other".to_owned())]));
         assert!(!is_as_desired(&ServiceObject::parse(&made), &desired(&claim).unwrap()));
+        let mut elsewhere = desired(&claim).unwrap();
+        elsewhere.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
+        assert!(!is_as_desired(&ServiceObject::parse(&elsewhere), &desired(&claim).unwrap()));
     }
 }

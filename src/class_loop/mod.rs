@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
+use self::decide::Left;
 use self::group::{Entry, Group};
 use self::runner::Runner;
 use self::side::Written;
@@ -100,6 +101,8 @@ pub struct ClassLoop {
     /// The claims, by the class that they want; `None`: there is no default class
     groups: BTreeMap<Option<Arc<str>>, Group>,
     runners: BTreeMap<Arc<str>, Runner>,
+    /// What claims held that went, or were let go, since their class was last run
+    left: BTreeMap<Arc<str>, Vec<Left>>,
     dirty: BTreeSet<Option<Arc<str>>>,
     /// When a class is to be run although nothing happens
     due: BTreeMap<Option<Arc<str>>, Instant>,
@@ -122,6 +125,7 @@ impl ClassLoop {
             default_class: None,
             groups: BTreeMap::new(),
             runners: BTreeMap::new(),
+            left: BTreeMap::new(),
             dirty: BTreeSet::new(),
             due: BTreeMap::new(),
         };
@@ -237,6 +241,11 @@ impl ClassLoop {
         let mut entry = None;
         if let Some(old) = old {
             let class = self.class_of(old);
+            let stays = new.as_ref().is_some_and(|new| new.meta.uid == old.meta.uid && !new.is_let_go());
+            let leaves = !stays && !old.is_let_go();
+            if let Some(name) = class.as_ref().filter(|name| leaves && self.runners.contains_key(*name)) {
+                self.left.entry(name.clone()).or_default().extend(Left::of(old));
+            }
             entry = self.groups.get_mut(&class).and_then(|group| group.remove(old));
             self.run_soon(class);
         }
@@ -261,6 +270,7 @@ impl ClassLoop {
             // Its load balancers stay as they are: a class goes this way only if
             // somebody took our finalizer off.
             self.runners.remove(&name);
+            self.left.remove(&name);
             self.due.remove(&Some(name.clone()));
             self.settings.metrics.forget_class(&name);
         }

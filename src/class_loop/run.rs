@@ -64,6 +64,7 @@ impl ClassLoop {
                 None => return self.run_at(key, Instant::now() + CLASS_HOLD),
             }
         }
+        self.left.remove(name);
         self.give(name, &decision).await;
         self.tell_the_rest(name, &decision);
         self.side_writes(name);
@@ -174,6 +175,7 @@ impl ClassLoop {
             targets_closing: counts.as_ref().map_or(0, TargetCounts::at_least),
             claims,
             outcomes: &runner.outcomes,
+            left: self.left.get(name).map(Vec::as_slice).unwrap_or_default(),
             now: Timestamp::now(),
         };
         Some(decide(&facts))

@@ -138,6 +138,11 @@ impl Writer {
         let patch = json!([
             {"op": "replace", "path": "/metadata/uid", "value": &*found.uid},
             {"op": "replace", "path": "/metadata/resourceVersion", "value": found.version.to_string()},
+            // Whoever made it an ExternalName took the rest of this away.
+            {"op": "add", "path": "/spec/type", "value": spec.type_.as_deref().unwrap_or("ClusterIP")},
+            {"op": "add", "path": "/spec/clusterIP", "value": spec.cluster_ip},
+            {"op": "add", "path": "/spec/ipFamilyPolicy", "value": spec.ip_family_policy},
+            {"op": "add", "path": "/spec/externalName", "value": null},
             {"op": "add", "path": "/spec/selector", "value": spec.selector},
             {"op": "add", "path": "/spec/ports", "value": spec.ports},
         ]);

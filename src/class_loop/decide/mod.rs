@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
 use sharedlb_providers::Capacity;
 
+pub(super) use self::records::Left;
 use self::records::{Records, is_closed};
 use self::status::class_status;
 pub(super) use self::status::unreadable_status;
@@ -37,6 +38,8 @@ pub(super) struct Facts<'a> {
     /// Targets that a listener which is being closed may have
     pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
+    /// What claims held that went since the last run
+    pub(super) left: &'a [Left],
     pub(super) now: Timestamp,
 }
 
@@ -75,6 +78,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let untouched = facts.claims.iter().filter(|claim| claim.illegible && !claim.meta.deleting);
     let untouched: BTreeSet<ClaimId> = untouched.map(|claim| claim.meta.key.clone()).collect();
     records.release_orphans(facts, &untouched);
+    records.release_left(facts);
 
     let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.illegible;
     let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));

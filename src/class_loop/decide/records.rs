@@ -2,6 +2,7 @@
 //! stays until the port is closed and has rested.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,6 +18,22 @@ use crate::render::{released_key, whole_seconds};
 /// are closed rest no longer, so that tenants can't make the class' status outgrow
 /// what etcd takes (1.5 MiB for a request; an entry is about 120 bytes).
 pub(super) const RESTING_MAX: usize = 2000;
+
+/// A slot of a claim that went, or was let go.
+pub(in crate::class_loop) struct Left {
+    index: u32,
+    key: ListenerKey,
+    claim: ClaimId,
+}
+
+impl Left {
+    /// Those of this claim.
+    pub(in crate::class_loop) fn of(claim: &ClaimObject) -> impl Iterator<Item = Self> {
+        let held = claim.request.held.iter();
+        let slots = held.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key)));
+        slots.map(|(index, key)| Self { index, key, claim: claim.meta.key.clone() })
+    }
+}
 
 /// The record of what was given back, by load balancer.
 pub(super) struct Records {
@@ -51,7 +68,8 @@ impl Records {
     }
 
     /// A listener of ours that no claim holds and no record tells of: its claim
-    /// went without our finalizer, or the class' status was wiped.
+    /// went without our finalizer while we were not there, or the class' status
+    /// was wiped.
     pub(super) fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ClaimId>) {
         let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
         for (&index, outcome) in facts.outcomes {
@@ -69,6 +87,20 @@ impl Records {
                 if !held.contains(&(index, key)) && !untouched.contains(&claim) {
                     self.release(index, key, &claim);
                 }
+            }
+        }
+    }
+
+    /// What claims held that went is recorded by now, unless somebody took our
+    /// finalizer off. Then its listener may be open, and nobody else knows of it.
+    pub(super) fn release_left(&mut self, facts: &Facts<'_>) {
+        for Left { index, key, claim } in facts.left {
+            let holds = |other: &&Arc<ClaimObject>| {
+                let held = other.request.held.as_ref().filter(|held| held.index == *index && !other.is_let_go());
+                held.is_some_and(|held| held.slots.iter().any(|slot| slot.key == *key))
+            };
+            if !self.is_released(*index, *key) && !facts.claims.iter().any(holds) {
+                self.release(*index, *key, claim);
             }
         }
     }

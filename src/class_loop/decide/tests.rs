@@ -25,6 +25,7 @@ struct World {
     status: SharedLBClassStatus,
     claims: Vec<ClaimFixture>,
     outcomes: BTreeMap<u32, Outcome>,
+    left: Vec<ClaimFixture>,
     now: Timestamp,
 }
 
@@ -32,7 +33,7 @@ impl World {
     fn new(claims: Vec<ClaimFixture>) -> Self {
         let now = "2026-02-01T00:00:00Z".parse().unwrap();
         let (status, outcomes) = (SharedLBClassStatus::default(), BTreeMap::new());
-        Self { spec: json!({}), deleting: false, targets: None, status, claims, outcomes, now }
+        Self { spec: json!({}), deleting: false, targets: None, status, claims, outcomes, left: Vec::new(), now }
     }
 
     fn with(mut self, spec: Value) -> Self {
@@ -65,6 +66,12 @@ impl World {
             counted,
             targets_closing: 0,
             outcomes: &self.outcomes,
+            left: &self
+                .left
+                .iter()
+                .map(ClaimFixture::build)
+                .flat_map(|claim| Left::of(&claim).collect::<Vec<_>>())
+                .collect::<Vec<_>>(),
             now: self.now,
         });
         self.status = decision.status.clone();
@@ -241,6 +248,21 @@ fn a_listener_of_a_claim_that_went_without_our_finalizer_is_recorded_as_released
 }
 
 #[test]
+fn what_a_claim_held_that_went_without_our_finalizer_is_recorded_also_while_it_is_planned() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(Vec::new());
+    world.seen(std::slice::from_ref(&a), &[(20001, "a")]);
+    world.left = vec![a.clone()];
+    assert_eq!(world.decide().releases, 1);
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    assert_eq!(world.decide().releases, 0, "once is enough");
+
+    let mut world = World::new(vec![a.clone()]);
+    world.left = vec![a];
+    assert_eq!(world.decide().releases, 0, "somebody holds it");
+}
+
+#[test]
 fn what_a_claim_holds_whose_status_cannot_be_read_is_neither_released_nor_closed() {
     let illegible = claim("a").protected().status(json!({"ports": "nonsense"}));
     let mut world = World::new(vec![illegible.clone(), claim("b").holds(0, 20002)]);
@@ -397,6 +419,7 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
             counted: None,
             targets_closing: 0,
             outcomes: &BTreeMap::new(),
+            left: &[],
             now: "2026-02-01T00:00:00Z".parse().unwrap(),
         });
         let newcomer = claims.iter().position(|claim| *claim.meta.key.name == **name).unwrap();

@@ -123,6 +123,7 @@ impl Real {
             counted: None,
             targets_closing: 0,
             outcomes: &outcomes,
+            left: &[],
             now: now(),
         });
         let (mut give, mut tell) = ([None; 3], [None; 3]);
