@@ -1,4 +1,4 @@
-//! Puts the parts together: watches, the class loop, the web pages.
+//! Puts the parts together: leadership, watches, the class loop, the web pages.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -15,6 +16,7 @@ use crate::class_loop::{ClassLoop, Settings};
 use crate::cluster::backends::Backends;
 use crate::cluster::watch_all;
 use crate::events::Events;
+use crate::lease::{self, Candidate, Fence, Leader};
 use crate::metrics::Metrics;
 use crate::provider;
 use crate::readiness::Readiness;
@@ -42,15 +44,18 @@ pub struct Options {
     pub aws_call_rate: f64,
     /// Which other kinds of objects claims are kept for
     pub sources: sources::Options,
+    /// The lease that says who acts; `None`: this process is alone
+    pub lease: Option<lease::Options>,
 }
 
-/// Runs until `stop` is done.
+/// Runs until `stop` is done: stands by until it is the leader, and then acts. If
+/// it is the leader no longer, the process ends with the status [`lease::LOST`].
 ///
 /// # Errors
 /// When it cannot start: no kubeconfig, or the port of the web pages is taken.
 /// An API server that can't be reached is waited for.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
-    let client = client(options.kubeconfig.as_deref()).await?;
+    let config = config(options.kubeconfig.as_deref()).await?;
     let (metrics, readiness) = (Arc::new(Metrics::default()), Arc::new(Readiness::default()));
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
@@ -58,16 +63,52 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     info!(address = %options.listen, "serving /healthz, /readyz and /metrics");
     let pages = tokio::spawn(axum::serve(listener, web::router(metrics.clone(), readiness.clone())).into_future());
 
-    let work = work(client, options, metrics, readiness);
     tokio::select! {
-        result = work => result?,
-        result = pages => result?.context("the web pages are no longer served")?,
-        () = stop => info!("stopping: load balancers stay as they are"),
+        result = lead(config, options, metrics, readiness, stop) => result,
+        result = pages => result?.context("the web pages are no longer served"),
     }
-    Ok(())
 }
 
-async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
+/// Waits until this process is the leader, and acts until `stop` is done.
+async fn lead(
+    config: Config,
+    options: Options,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let stop = stop.map(|()| info!("stopping: load balancers stay as they are")).shared();
+    let mut leader = None;
+    if let Some(lease) = options.lease.clone() {
+        // Renewals have connections of their own, so that nothing is before them.
+        let candidate = Candidate::new(Client::try_from(config.clone())?, lease);
+        leader = tokio::select! {
+            leader = candidate.elected(readiness.part()) => Some(leader),
+            () = stop.clone() => return Ok(()),
+        };
+    }
+    metrics.leads(true);
+    let fence = leader.as_ref().map_or_else(Fence::open, |leader| leader.fence().clone());
+    let unacknowledged = options.lease.as_ref().map(|lease| lease.terms.unacknowledged());
+    let client = lease::fenced_client(config, &fence, unacknowledged)?;
+    tokio::select! {
+        // In this order, so that it is not ready between the one and the other.
+        biased;
+        result = work(client, options, metrics, readiness, fence) => result,
+        result = keep(leader, stop) => Ok(result?),
+    }
+}
+
+/// Keeps the lease, if there is one, until `stop` is done.
+async fn keep(leader: Option<Leader>, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+    let Some(leader) = leader else {
+        stop.await;
+        return Ok(());
+    };
+    leader.keep(stop).await
+}
+
+async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> {
     let config = match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
@@ -76,7 +117,7 @@ async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> 
         None => Config::infer().await.context("no API server is known: give --kubeconfig, or set KUBECONFIG")?,
     };
     info!(url = %config.cluster_url, "Kubernetes API");
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 async fn work(
@@ -84,7 +125,9 @@ async fn work(
     options: Options,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    fence: Fence,
 ) -> anyhow::Result<()> {
+    let part = readiness.part();
     let cluster_id = match options.cluster_id {
         Some(id) => id,
         None => kube_system_uid(&client).await,
@@ -92,7 +135,6 @@ async fn work(
     info!(cluster_id, "cluster");
     let backends = Arc::new(Backends::default());
     let (events, write_events) = Events::new(client.clone(), metrics.clone());
-    let part = readiness.part();
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate),
@@ -103,6 +145,7 @@ async fn work(
         events,
         metrics: metrics.clone(),
         readiness: part,
+        fence,
     });
     let watches = watch_all(client, backends, metrics, sources.listeners, move |told| inbox.tell(told));
     // Each on a task of its own; if one panics, the process ends.

@@ -17,6 +17,7 @@ pub mod events;
 #[cfg(test)]
 mod fixtures;
 pub mod lb_loop;
+pub mod lease;
 pub mod metrics;
 pub mod outcome;
 pub mod own_service;

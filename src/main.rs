@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use sharedlb::controller::{self, Options};
+use sharedlb::lease::{self, Terms};
 use sharedlb::sources;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -68,6 +69,8 @@ struct ControllerArgs {
     /// Services without a class then.
     #[arg(long, env = "SHAREDLB_SERVE_UNCLASSED_SERVICES")]
     serve_unclassed_services: bool,
+    #[command(flatten)]
+    leader_election: LeaderElection,
     /// The format of the log.
     #[arg(long, env = "SHAREDLB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -75,6 +78,59 @@ struct ControllerArgs {
     /// info,sharedlb=debug.
     #[arg(long, env = "SHAREDLB_LOG_LEVEL", default_value = "info")]
     log_level: EnvFilter,
+}
+
+/// Named as those of Kubernetes' own controllers are.
+#[derive(Debug, Args)]
+struct LeaderElection {
+    /// Act only while this process holds a Lease, so that of several one acts at a
+    /// time. Without, there must never be two.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
+    leader_elect: bool,
+    /// The namespace of the Lease. All controllers of a cluster must have the same.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT_RESOURCE_NAMESPACE", default_value = "sharedlb-system")]
+    leader_elect_resource_namespace: String,
+    /// The name of the Lease. All controllers of a cluster must have the same.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT_RESOURCE_NAME", default_value = "sharedlb")]
+    leader_elect_resource_name: String,
+    /// How long the others wait until they take over from a leader that does not
+    /// renew the Lease: whole seconds.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    leader_elect_lease_duration: Duration,
+    /// How long a leader goes on without renewing it.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
+    leader_elect_renew_deadline: Duration,
+    /// How often it is renewed, or looked at by the others.
+    #[arg(long, env = "SHAREDLB_LEADER_ELECT_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
+    leader_elect_retry_period: Duration,
+    /// The name of this process in the Lease, to which something random is added.
+    /// Left out: the name of the host.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    leader_elect_name: Option<String>,
+}
+
+impl LeaderElection {
+    fn options(self) -> anyhow::Result<Option<lease::Options>> {
+        if !self.leader_elect {
+            return Ok(None);
+        }
+        let terms = Terms {
+            lease: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+        };
+        terms.validate().context("the durations of --leader-elect-… do not go together")?;
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let identity = lease::identity(&self.leader_elect_name.unwrap_or_else(host))?;
+        let (namespace, name) = (self.leader_elect_resource_namespace, self.leader_elect_resource_name);
+        Ok(Some(lease::Options { namespace, name, identity, terms }))
+    }
+}
+
+/// As `15s` or `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -136,6 +192,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
             unclassed_services: args.serve_unclassed_services,
             config_maps: args.source_configmaps,
         },
+        lease: args.leader_election.options()?,
     };
     controller::run(options, stop).await
 }

@@ -15,6 +15,8 @@ use sharedlb_providers::{
     Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
 };
 
+use crate::lease::Fence;
+
 /// What may have become of a claim, in the words of `sharedlb_claims`.
 pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
 
@@ -70,6 +72,7 @@ pub struct Metrics {
     provider_calls: Family<CallLabels, Counter>,
     api_writes: Family<WriteLabels, Counter>,
     watch_errors: Family<KindLabel, Counter>,
+    leader: Gauge,
 }
 
 /// From 0.1 ms to 13 s.
@@ -88,6 +91,7 @@ impl Default for Metrics {
             provider_calls: Family::default(),
             api_writes: Family::default(),
             watch_errors: Family::default(),
+            leader: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("claims", "SharedLB objects, by what became of them", metrics.claims.clone());
@@ -109,6 +113,7 @@ impl Default for Metrics {
             metrics.api_writes.clone(),
         );
         registry.register("watch_errors", "Failed watches of the Kubernetes API", metrics.watch_errors.clone());
+        registry.register("leader", "1: this process acts; 0: it stands by", metrics.leader.clone());
         metrics
     }
 }
@@ -172,13 +177,19 @@ impl Metrics {
         self.api_writes.get_or_create(&WriteLabels { kind, operation, result }).inc();
     }
 
+    /// Whether this process acts.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
     /// A watch that failed, and is begun again.
     pub fn watch_error(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&KindLabel { kind }).inc();
     }
 }
 
-/// A provider whose calls are counted.
+/// A provider whose calls are counted, and which changes nothing once this
+/// process is no longer the leader.
 pub struct Counted {
     /// Who does the work
     pub provider: Box<dyn Provider>,
@@ -186,6 +197,8 @@ pub struct Counted {
     pub kind: &'static str,
     /// Where its calls are counted
     pub metrics: Arc<Metrics>,
+    /// What changes must pass
+    pub fence: Fence,
 }
 
 impl Counted {
@@ -225,14 +238,43 @@ impl Provider for Counted {
     }
 
     async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        self.fence.pass().await;
         self.count("apply", self.provider.apply(name, desired, changes).await)
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.fence.pass().await;
         self.count("delete", self.provider.delete(name).await)
     }
 
     fn changes(&self) -> BoxStream<'static, LbName> {
         self.provider.changes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::lease::Moment;
+
+    #[test]
+    fn a_load_balancer_is_not_changed_by_who_is_no_longer_the_leader() {
+        let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
+        let with = |fence| Counted {
+            provider: Box::new(Memory::new(cloud.clone())),
+            kind: "memory",
+            metrics: Arc::default(),
+            fence,
+        };
+        let former = with(Fence::until(Moment::now()));
+        let wanted = LoadBalancer::default();
+        assert!(former.apply(&name, &wanted, &[]).now_or_never().is_none(), "the process is about to end");
+        assert!(former.delete(&name).now_or_never().is_none());
+        assert_eq!(cloud.calls(), 0);
+        with(Fence::open()).apply(&name, &wanted, &[]).now_or_never().expect("it is done").expect("it is created");
+        assert!(cloud.calls() > 0);
     }
 }

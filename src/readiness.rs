@@ -35,7 +35,17 @@ pub struct Part {
 impl Part {
     /// These kinds of objects have not been listed yet.
     pub fn waiting_for(&self, kinds: &[&str]) {
-        self.set(Some(format!("waiting for the lists of {}", kinds.join(", "))));
+        self.waiting(format!("waiting for the lists of {}", kinds.join(", ")));
+    }
+
+    /// This is in the way.
+    pub fn waiting(&self, what: String) {
+        self.set(Some(what));
+    }
+
+    /// Nothing is in its way.
+    pub fn clear(&self) {
+        self.set(None);
     }
 
     /// Its caches have filled, and everything has been looked at once.

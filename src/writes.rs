@@ -13,8 +13,8 @@ use crate::text;
 const HOLD_MIN: Duration = Duration::from_millis(250);
 /// The longest.
 const HOLD_MAX: Duration = Duration::from_secs(30);
-/// A write that takes longer has failed, as far as we know. (Kubernetes' own
-/// leader election gives up after 10 s; a write must have ended before.)
+/// A write that takes longer has failed, as far as we know. It is less than the
+/// renew deadline of a leader (10 s), and that ends the process.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a write failed, by what to do.

@@ -44,7 +44,8 @@ impl Controller {
         let output = File::options().create(true).append(true).open(&log)?;
         let started = Instant::now();
         let process = Command::new(env!("CARGO_BIN_EXE_sharedlb"))
-            .args(["controller", "--listen", ADDRESS, "--kubeconfig"])
+            // It is killed and started again, and would wait for its own lease.
+            .args(["controller", "--leader-elect=false", "--listen", ADDRESS, "--kubeconfig"])
             .arg(&stage.kubeconfig)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -41,6 +41,7 @@ use crate::cluster::cache::{Cache, Changed};
 use crate::cluster::{NamespaceObject, Told};
 use crate::due::happened;
 use crate::events::Events;
+use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
 use crate::readiness::Part;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub metrics: Arc<Metrics>,
     /// Whom it is told what is still missing
     pub readiness: Part,
+    /// What changes of load balancers must pass
+    pub fence: Fence,
 }
 
 /// What happened.

@@ -82,6 +82,7 @@ impl ClassLoop {
             provider: (self.settings.make_provider)(class, spec),
             kind: spec.provider.kind(),
             metrics: self.settings.metrics.clone(),
+            fence: self.settings.fence.clone(),
         };
         let provider: Arc<dyn Provider> = Arc::new(counted);
         let counts_targets = provider.capabilities().default_targets.is_some();

@@ -38,6 +38,7 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["create", "", "services", "team-a"],
             ["patch", "discovery.k8s.io", "endpointslices", "sharedlb-system"],
             ["create", "events.k8s.io", "events", "team-a"],
+            ["create", "coordination.k8s.io", "leases", "sharedlb-system"],
             // For its sources.
             ["create", "sharedlb.dev", "sharedlbs", "team-a"],
             ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
@@ -60,6 +61,9 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["update", "", "services/status", "team-a"],
             ["create", "", "configmaps", "team-a"],
             ["patch", "", "namespaces", ""],
+            // Any but its own, and any elsewhere.
+            ["update", "coordination.k8s.io", "leases", "sharedlb-system"],
+            ["create", "coordination.k8s.io", "leases", "kube-system"],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };
             ensure!(!question.ask(&cluster.admin()).await?, "it may: {question:?}");

@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::conditions::is_crd_established;
@@ -56,6 +58,24 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             let said =
                 cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-f", &folder]).await?;
             ensure!(said.lines().count() == 5, "one class and four claims: {said}");
+            Ok(())
+        }),
+        test.test("a node that is emptied, or lost, leaves a replica on another one", |cluster| async move {
+            let (client, namespace) = (cluster.admin(), "sharedlb-system");
+            let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get("sharedlb").await?;
+            let spec = deployment.spec.context("it has a spec")?;
+            ensure!(spec.replicas == Some(2), "{:?} replicas", spec.replicas);
+            let budget = Api::<PodDisruptionBudget>::namespaced(client, namespace).get("sharedlb").await?;
+            let budget = budget.spec.context("the budget has a spec")?;
+            ensure!(budget.max_unavailable == Some(IntOrString::Int(1)), "{budget:?}");
+            let labels = spec.template.metadata.context("the pods have metadata")?.labels;
+            let spread = spec.template.spec.context("the pods have a spec")?.topology_spread_constraints;
+            let spread = spread.unwrap_or_default();
+            ensure!(spread.len() == 2, "spread by host and by zone: {spread:?}");
+            for selector in spread.into_iter().map(|each| each.label_selector).chain([budget.selector]) {
+                let selector = selector.context("it has a selector")?.match_labels;
+                ensure!(selector == labels, "{selector:?} is to select the pods with {labels:?}");
+            }
             Ok(())
         }),
         test.test("the controller's pod meets the restricted pod security standard", |cluster| async move {

@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     conflict_every: AtomicU64,
     /// Every how many writes the answer to one is lost; 0: none.
     lose_every: AtomicU64,
+    /// Writes that arrived, but for those of Leases.
+    acts: AtomicU64,
     /// Writes that were asked for.
     asked: AtomicU64,
     /// Writes that the API server was given, and that have ended.
@@ -55,6 +57,16 @@ impl Faults {
     /// How many writes the API server was given.
     pub(crate) fn writes(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
+    }
+
+    /// How many writes arrived, whatever became of them, but for those of Leases.
+    pub(crate) fn acts(&self) -> u64 {
+        self.acts.load(Ordering::Relaxed)
+    }
+
+    /// One of those has arrived.
+    pub(crate) fn act(&self) {
+        self.acts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends all watches that are under way with 410 Gone.

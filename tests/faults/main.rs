@@ -6,6 +6,7 @@
 //! at a time.
 
 mod away;
+#[allow(dead_code, reason = "other test programs use the rest")]
 mod faults;
 #[path = "../controller/harness/mod.rs"]
 mod harness;

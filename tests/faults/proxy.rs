@@ -21,8 +21,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::faults::{Faults, Verdict};
 use crate::watch_stream::lines_until;
 
-/// Where it listens. The network is the test program's own.
-const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 7070);
+/// The port where it listens. The network is the test program's own.
+const PORT: u16 = 7070;
 
 /// More than any object of ours has.
 const MAX_BODY: usize = 16 << 20;
@@ -31,6 +31,7 @@ const MAX_BODY: usize = 16 << 20;
 pub(crate) struct Proxy {
     /// As whom it asks the API server.
     upstream: PathBuf,
+    port: u16,
     pub(crate) faults: Arc<Faults>,
     /// What serves connections: with it, all of them end at once.
     serving: Option<Runtime>,
@@ -39,7 +40,12 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts one that passes everything on with these rights.
     pub(crate) fn start(upstream: &Path) -> anyhow::Result<Self> {
-        let mut proxy = Self { upstream: upstream.to_owned(), faults: Arc::default(), serving: None };
+        Self::start_at(upstream, PORT)
+    }
+
+    /// One of several, each of which has a port of its own.
+    pub(crate) fn start_at(upstream: &Path, port: u16) -> anyhow::Result<Self> {
+        let mut proxy = Self { upstream: upstream.to_owned(), port, faults: Arc::default(), serving: None };
         proxy.accept()?;
         Ok(proxy)
     }
@@ -47,8 +53,7 @@ impl Proxy {
     /// Writes a kubeconfig file that leads to this proxy, and has no rights of
     /// its own.
     pub(crate) fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
-        let (address, port) = LISTEN;
-        let server = format!("http://{}", SocketAddr::from((address, port)));
+        let server = format!("http://{}", address(self.port));
         let text = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -56,7 +61,7 @@ impl Proxy {
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": ""}}],
             "current-context": "proxy",
         });
-        let path = self.upstream.with_file_name("proxy.kubeconfig");
+        let path = self.upstream.with_file_name(format!("proxy-{}.kubeconfig", self.port));
         std::fs::write(&path, text.to_string()).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
@@ -77,9 +82,9 @@ impl Proxy {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let kubeconfig = Kubeconfig::read_from(&self.upstream)?;
         let (started, start) = std::sync::mpsc::channel();
-        let faults = self.faults.clone();
+        let (port, faults) = (self.port, self.faults.clone());
         runtime.spawn(async move {
-            match prepare(kubeconfig, faults).await {
+            match prepare(kubeconfig, port, faults).await {
                 Ok((listener, router)) => {
                     let _ = started.send(Ok(()));
                     let _ = axum::serve(listener, router).await;
@@ -98,11 +103,14 @@ impl Drop for Proxy {
     }
 }
 
-async fn prepare(kubeconfig: Kubeconfig, faults: Arc<Faults>) -> anyhow::Result<(TcpListener, Router)> {
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+async fn prepare(kubeconfig: Kubeconfig, port: u16, faults: Arc<Faults>) -> anyhow::Result<(TcpListener, Router)> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let api_server = Client::try_from(config)?;
-    let (address, port) = LISTEN;
-    let listener = TcpListener::bind(SocketAddr::from((address, port))).await.context("the proxy's port")?;
+    let listener = TcpListener::bind(address(port)).await.context("the proxy's port")?;
     Ok((listener, Router::new().fallback(pass).with_state((api_server, faults))))
 }
 
@@ -110,6 +118,9 @@ async fn prepare(kubeconfig: Kubeconfig, faults: Arc<Faults>) -> anyhow::Result<
 async fn pass(State((api_server, faults)): State<(Client, Arc<Faults>)>, request: Request) -> Response {
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
     let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+    if is_write && !request.uri().path().contains("/leases") {
+        faults.act();
+    }
     let before = if is_write { faults.before_write().await } else { faults.before_read().await };
     if let Verdict::Refuse(code, reason) = before {
         return status(code, reason);
@@ -136,7 +147,7 @@ async fn forward(api_server: &Client, request: Request) -> anyhow::Result<Respon
     for name in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
         parts.headers.remove(name);
     }
-    let request = axum::http::Request::from_parts(parts, kube::client::Body::from(body));
+    let request = http::Request::from_parts(parts, kube::client::Body::from(body));
     let mut response = api_server.send(request).await?.map(Body::new);
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         response.headers_mut().remove(name);

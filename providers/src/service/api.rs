@@ -8,7 +8,7 @@ use kube::core::Status;
 use crate::Error;
 
 /// How long a call may take. It is well below the time after which another
-/// replica may be the leader (10 s), so that no write of ours comes after its.
+/// replica may be the leader (15 s), so that no write of ours comes after its.
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// How long to wait after a 429 that does not say.

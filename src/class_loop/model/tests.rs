@@ -109,8 +109,9 @@ fn a_claim_that_asks_for_another_port_and_an_answer_that_is_lost() {
     holds(&Scope { claims: vec![Some(0)], edits: vec![Some(1)], left, min: 1, ..scope(1) });
 }
 
+/// What `lease` is for.
 #[test]
-fn two_leaders_give_one_port_twice_so_there_has_to_be_a_lease() {
+fn two_leaders_give_one_port_twice_so_there_is_a_lease() {
     let left = Budget { users: 2, second: 1, ..Budget::default() };
     breaks_first(&Scope { at_first: 0, left, ..scope(2) }, &["no slot is held by two claims"]);
 }

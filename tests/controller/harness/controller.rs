@@ -13,12 +13,13 @@ use tokio::process::{Child, Command};
 use super::LIMIT;
 use super::metrics::Metrics;
 
-/// Where it answers. The network is the test program's own.
-const LISTEN: &str = "127.0.0.1:18080";
+/// The port where it answers. The network is the test program's own.
+const PORT: u16 = 18080;
 
 /// A running controller. It ends when this is dropped.
 pub(crate) struct Controller {
     child: Child,
+    port: u16,
     log: PathBuf,
 }
 
@@ -28,12 +29,19 @@ impl Controller {
         Self::start_with(cluster, kubeconfig, &[])
     }
 
-    /// The same with further flags.
+    /// The same with further flags. It is alone, and begins without waiting for
+    /// the lease of one that was killed.
     pub(crate) fn start_with(cluster: &Cluster, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Self> {
-        let log = cluster.logs().join("controller.log");
+        Self::start_at(cluster, kubeconfig, PORT, &[&["--leader-elect=false"], flags].concat())
+    }
+
+    /// One of several, each of which answers at a port of its own.
+    pub(crate) fn start_at(cluster: &Cluster, kubeconfig: &Path, port: u16, flags: &[&str]) -> anyhow::Result<Self> {
+        let log = cluster.logs().join(format!("controller-{port}.log"));
         let file = open_log(&log)?;
         let child = Command::new(env!("CARGO_BIN_EXE_sharedlb"))
-            .args(["controller", "--listen", LISTEN, "--log-format", "json", "--log-level", "info,sharedlb=debug"])
+            .args(["controller", "--log-format", "json", "--log-level", "info,sharedlb=debug"])
+            .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(flags)
             .arg("--kubeconfig")
             .arg(kubeconfig)
@@ -44,12 +52,12 @@ impl Controller {
             .kill_on_drop(true)
             .spawn()
             .context("starting the controller")?;
-        Ok(Self { child, log })
+        Ok(Self { child, port, log })
     }
 
     /// Asks it for a page: the status code and the text.
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(LISTEN).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
@@ -102,11 +110,23 @@ impl Controller {
 
     /// Asks it to end, and waits until it has.
     pub(crate) async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
+        self.signal("TERM").await?;
+        self.ended().await
+    }
+
+    /// Sends it a signal: `TERM`, `STOP`, `CONT`.
+    pub(crate) async fn signal(&self, signal: &str) -> anyhow::Result<()> {
         let pid = self.child.id().context("the controller had ended by itself")?;
-        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().await?;
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await?;
         ensure!(sent.success(), "kill: {sent}");
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         let ended = tokio::time::timeout(LIMIT, self.child.wait()).await;
-        Ok(ended.context("waiting for the controller to end after SIGTERM")??)
+        let ended = ended.with_context(|| format!("waiting for the controller to end; its log:\n{}", self.log_tail()));
+        Ok(ended??)
     }
 }
 

@@ -1,0 +1,257 @@
+//! What stands before every act of a leader: whether it is one still.
+//!
+//! A timer alone would not do. A process that was frozen (SIGSTOP, a suspended
+//! machine, a starved one) wakes in the middle of what it did, long before its
+//! timers are served, while somebody else leads. So the clock is looked at each
+//! time, which costs some tens of nanoseconds.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+/// The longest that the watchman sleeps, since the clock that it sleeps by does
+/// not go on while the machine is suspended.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// No election: it never closes.
+const FOR_EVER: u64 = u64::MAX;
+/// Closed for good.
+const CLOSED: u64 = 0;
+
+/// A moment by a clock that cannot be set, and that goes on while the machine is
+/// suspended (`CLOCK_BOOTTIME`; what Rust's `Instant` reads stands still then).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
+    }
+
+    /// So long after the machine's start.
+    #[cfg(test)]
+    pub(super) fn at(since_boot: Duration) -> Self {
+        Self(since_boot)
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
+    /// How long it is until then; zero if that was before.
+    #[must_use]
+    pub fn until(self, then: Self) -> Duration {
+        then.0.saturating_sub(self.0)
+    }
+
+    fn nanos(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(FOR_EVER)
+    }
+}
+
+/// Whether this process may act. Once closed it stays closed.
+#[derive(Debug, Clone)]
+pub struct Fence(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Until when it is open, in nanoseconds of [`Moment`]
+    until: AtomicU64,
+    /// Nothing new is to begin
+    stopping: AtomicBool,
+    under_way: watch::Sender<usize>,
+}
+
+/// An act that is under way, until this is dropped.
+#[derive(Debug)]
+pub struct Act(Fence);
+
+impl Drop for Act {
+    fn drop(&mut self) {
+        self.0.0.under_way.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Fence {
+    /// One that never closes, for who is alone.
+    #[must_use]
+    pub fn open() -> Self {
+        Self::with(FOR_EVER)
+    }
+
+    /// One that closes at this moment unless that is put off.
+    #[must_use]
+    pub fn until(moment: Moment) -> Self {
+        Self::with(moment.nanos())
+    }
+
+    fn with(until: u64) -> Self {
+        let under_way = watch::Sender::new(0);
+        Self(Arc::new(Inner { until: AtomicU64::new(until), stopping: AtomicBool::new(false), under_way }))
+    }
+
+    /// How long it will still be open; zero if it is not.
+    fn left(&self) -> Duration {
+        match self.0.until.load(Ordering::SeqCst) {
+            FOR_EVER => Duration::MAX,
+            until => Duration::from_nanos(until.saturating_sub(Moment::now().nanos())),
+        }
+    }
+
+    /// Whether it is open. This is for who is about to send something.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.left().is_zero()
+    }
+
+    /// The same as an error.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.is_open() { Ok(()) } else { Err(io::Error::other("this process is no longer the leader")) }
+    }
+
+    /// Returns if it is open. Otherwise never: the process is about to end, and
+    /// whoever asks must neither act nor take it for a failure of its own.
+    pub async fn pass(&self) {
+        if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
+            std::future::pending().await
+        }
+    }
+
+    /// The same for an act that is to have ended before the lease is given back.
+    pub async fn act(&self) -> Act {
+        self.0.under_way.send_modify(|count| *count += 1);
+        // Counted first, so that whoever stops either sees it or is seen.
+        let act = Act(self.clone());
+        if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
+            drop(act);
+            return std::future::pending().await;
+        }
+        act
+    }
+
+    /// Puts off its closing. Returns whether it is open: too late is too late.
+    pub(super) fn extend(&self, until: Moment) -> bool {
+        let is_open = self.is_open();
+        if is_open {
+            // Only the renewal writes it, unless it was closed in between.
+            let change = |old| (old != CLOSED && old != FOR_EVER).then(|| until.nanos().max(old));
+            _ = self.0.until.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+        }
+        is_open && self.is_open()
+    }
+
+    /// Closes it.
+    pub(super) fn close(&self) {
+        self.0.until.store(CLOSED, Ordering::SeqCst);
+    }
+
+    /// Lets nothing new begin, and waits until nothing is under way.
+    pub(super) async fn drain(&self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        // It can't fail: the sender is in `self`.
+        _ = self.0.under_way.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Watches it from a thread of its own, which needs nobody else of this
+    /// process: calls `lapsed` when it closes by the clock.
+    pub(super) fn watch(&self, lapsed: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let fence = self.clone();
+        let watch = move || {
+            loop {
+                match (fence.0.until.load(Ordering::SeqCst), fence.left()) {
+                    // Somebody did it, and knows why.
+                    (CLOSED, _) => return,
+                    (_, Duration::ZERO) => break,
+                    (_, left) => std::thread::sleep(left.min(WATCH_EVERY)),
+                }
+            }
+            lapsed();
+        };
+        std::thread::Builder::new().name("fence".to_owned()).spawn(watch).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn soon() -> Fence {
+        Fence::until(Moment::now().after(Duration::from_secs(60)))
+    }
+
+    fn lapsed() -> Fence {
+        Fence::until(Moment::now())
+    }
+
+    #[test]
+    fn an_open_one_lets_pass() {
+        assert!(soon().pass().now_or_never().is_some());
+        assert!(Fence::open().act().now_or_never().is_some());
+        assert!(soon().check().is_ok());
+    }
+
+    #[test]
+    fn one_that_lapsed_lets_nobody_pass_and_is_never_opened_again() {
+        let fence = lapsed();
+        assert!(!fence.extend(Moment::now().after(Duration::from_secs(60))), "too late");
+        assert!(fence.pass().now_or_never().is_none());
+        assert!(fence.act().now_or_never().is_none());
+        assert!(fence.check().is_err());
+    }
+
+    #[test]
+    fn one_that_was_closed_is_never_opened_again() {
+        let fence = soon();
+        fence.close();
+        assert!(!fence.extend(Moment::now().after(Duration::from_secs(60))));
+        assert!(!fence.is_open());
+    }
+
+    #[test]
+    fn it_is_never_closed_earlier_than_it_was_put_off_to() {
+        let fence = soon();
+        assert!(fence.extend(Moment::now()));
+        assert!(fence.is_open());
+    }
+
+    #[test]
+    fn to_drain_is_to_let_nothing_begin_and_to_wait_for_what_has_begun() {
+        let fence = soon();
+        let act = fence.act().now_or_never().expect("it is open");
+        let mut drained = Box::pin(fence.drain());
+        assert!(drained.as_mut().now_or_never().is_none(), "one is under way");
+        assert!(fence.act().now_or_never().is_none(), "nothing new begins");
+        assert!(fence.check().is_ok(), "what has begun may send the rest");
+        drop(act);
+        assert!(drained.now_or_never().is_some());
+    }
+
+    #[test]
+    fn the_watchman_tells_when_it_lapses_and_not_when_it_was_closed() {
+        let (sender, receiver) = mpsc::channel();
+        let tell = |what| {
+            let sender = sender.clone();
+            move || _ = sender.send(what)
+        };
+        let closed = soon();
+        closed.close();
+        closed.watch(tell("closed")).expect("a thread");
+        lapsed().watch(tell("lapsed")).expect("a thread");
+        drop(sender);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), ["lapsed"]);
+    }
+}

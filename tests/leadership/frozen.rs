@@ -1,0 +1,162 @@
+//! A leader that is frozen in the middle of its work, and wakes when another one
+//! leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, ListParams};
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_crds::ConditionType;
+use sharedlb_testbed::{Cluster, eventually};
+
+use crate::harness::{LIMIT, Site, Tests, condition};
+use crate::ledger::Ledger;
+use crate::replica::{Replica, SHORT, clear, lease, two};
+
+/// How many claims a burst has: more than are served before the leader is frozen.
+const BURST: usize = 30;
+
+/// After how many writes in a burst the leader is frozen, one time after another.
+const FROZEN_AFTER: [u64; 3] = [3, 17, 50];
+
+/// How long after a renewal the next one is missed: longer than the retry period
+/// of these tests, and shorter than their deadline.
+const MISSED: SignedDuration = SignedDuration::from_millis(700);
+
+/// How long a burst may take in which the leader changes.
+const BURST_LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
+    vec![
+        test.test("a leader that wakes after its lease ran out sends nothing, and ends", wakes_late),
+        test.test("one that waits for answers when it is frozen does not try again when it wakes", wakes_refused),
+        test.test("a leader that is frozen for a moment goes on", wakes_early),
+    ]
+}
+
+/// A burst of claims, and what they were ever seen to hold.
+struct Burst {
+    site: Site,
+    ledger: Ledger,
+}
+
+impl Burst {
+    async fn open(cluster: &Arc<Cluster>, name: &str) -> anyhow::Result<Self> {
+        let class = json!({"loadBalancers": {"max": 5, "listenersPerLoadBalancer": 50}});
+        let site = Site::with_pod(cluster, name, class).await?;
+        let ledger = Ledger::open(&site.claims);
+        Ok(Self { site, ledger })
+    }
+
+    /// More claims.
+    async fn more(&self, from: usize) -> anyhow::Result<()> {
+        for number in from..from + BURST {
+            self.site.claim(&format!("web-{number}"), json!([{"targetPort": "http"}])).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all of them are ready, and requires that none was ever wronged.
+    async fn served(&self, claims: usize) -> anyhow::Result<()> {
+        eventually("all claims to be ready", BURST_LIMIT, async || {
+            let there = self.site.claims.list(&ListParams::default()).await?;
+            let is_ready = |claim: &&_| condition(claim, ConditionType::Ready).is_some_and(|is| is.status == "True");
+            let ready = there.iter().filter(is_ready).count();
+            ensure!(ready == claims, "{ready} of {claims} are");
+            Ok(Some(()))
+        })
+        .await?;
+        let slots = self.ledger.clean().await?;
+        ensure!(slots.len() == claims, "{} of {claims} have ports", slots.len());
+        Ok(())
+    }
+
+    async fn clear(self) -> anyhow::Result<()> {
+        self.site.claims.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+        self.site.delete_class().await?;
+        self.site.class_gone().await
+    }
+}
+
+/// Freezes the leader in a burst, once it has made so many writes; returns when
+/// the other one leads.
+async fn freeze(leader: &Replica, standby: &Replica, writes: u64) -> anyhow::Result<()> {
+    let before = leader.proxy.faults.acts();
+    eventually("the leader to be at work", LIMIT, async || {
+        Ok((leader.proxy.faults.acts() >= before + writes).then_some(()))
+    })
+    .await?;
+    leader.controller.signal("STOP").await?;
+    standby.leads().await
+}
+
+/// The same, and the answers to the last of these writes come while it is frozen:
+/// they ask it to try again.
+async fn freeze_unanswered(leader: &Replica, standby: &Replica, writes: u64) -> anyhow::Result<()> {
+    let faults = &leader.proxy.faults;
+    faults.hold_after(writes);
+    ensure!(faults.until_held(LIMIT, async || Ok(false)).await?, "nothing is held back");
+    leader.controller.signal("STOP").await?;
+    faults.release();
+    standby.leads().await
+}
+
+/// Wakes the one that led, and requires that it sends nothing and ends.
+async fn wake(cluster: &Cluster, former: &mut Replica, leader: &Replica) -> anyhow::Result<()> {
+    let (acts, before) = (former.proxy.faults.acts(), lease(cluster).await?);
+    former.controller.signal("CONT").await?;
+    former.deposed().await?;
+    let sent = former.proxy.faults.acts() - acts;
+    ensure!(sent == 0, "it made {sent} writes after it woke");
+    let now = lease(cluster).await?;
+    ensure!(now.holder_identity == before.holder_identity, "the Lease was {before:?} and is {now:?}");
+    ensure!(leader.is_leader().await?, "nobody leads");
+    Ok(())
+}
+
+async fn wakes_late(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let burst = Burst::open(&cluster, "wakes-late").await?;
+    let (mut leader, mut standby) = two(&cluster, SHORT).await?;
+    let mut claims = 0;
+    for (number, writes) in (3..).zip(FROZEN_AFTER) {
+        tokio::try_join!(burst.more(claims), freeze(&leader, &standby, writes))?;
+        claims += BURST;
+        wake(&cluster, &mut leader, &standby).await?;
+        burst.served(claims).await?;
+        leader = std::mem::replace(&mut standby, Replica::start(&cluster, number, SHORT).await?);
+        standby.stands_by().await?;
+    }
+    burst.clear().await?;
+    clear(&cluster, [leader, standby]).await
+}
+
+async fn wakes_refused(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let burst = Burst::open(&cluster, "wakes-refused").await?;
+    let (mut leader, standby) = two(&cluster, SHORT).await?;
+    tokio::try_join!(burst.more(0), freeze_unanswered(&leader, &standby, 10))?;
+    wake(&cluster, &mut leader, &standby).await?;
+    burst.served(BURST).await?;
+    burst.clear().await?;
+    clear(&cluster, [standby]).await
+}
+
+async fn wakes_early(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let burst = Burst::open(&cluster, "wakes-early").await?;
+    let (leader, standby) = two(&cluster, SHORT).await?;
+    leader.controller.signal("STOP").await?;
+    eventually("a renewal to be missed", LIMIT, async || {
+        let renewed = lease(&cluster).await?.renew_time.context("it was renewed")?.0;
+        Ok((Timestamp::now().duration_since(renewed) > MISSED).then_some(()))
+    })
+    .await?;
+    leader.controller.signal("CONT").await?;
+    burst.more(0).await?;
+    burst.served(BURST).await?;
+    ensure!(leader.is_leader().await?, "it leads no longer");
+    standby.stands_by().await?;
+    burst.clear().await?;
+    clear(&cluster, [leader, standby]).await
+}
