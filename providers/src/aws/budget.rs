@@ -1,4 +1,24 @@
-//! How many calls may be made.
+//! How many calls may be made, and whose turn it is.
+//!
+//! AWS counts the calls of an account in each region. All load balancers of a
+//! region share one budget, so that its limits are kept to instead of run into:
+//! what opens a port goes ahead of what tidies up, and among what is equally
+//! urgent each load balancer has its turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::model::LbName;
+
+/// The first rest after AWS throttled us all the same, since others use the same
+/// account. It doubles with each further time.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The longest rest.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A token bucket: each call takes one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,5 +55,325 @@ impl Rates {
     pub fn times(self, share: f64) -> Self {
         let times = |rate: Rate| Rate { size: (rate.size * share).max(1.0), per_second: rate.per_second * share };
         Self { reads: times(self.reads), registrations: times(self.registrations), writes: times(self.writes) }
+    }
+}
+
+/// What goes ahead of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// The rest of what was begun: a port is of use only when it is whole.
+    Finish,
+    /// A port is opened.
+    Open,
+    /// Backends come and go.
+    Alter,
+    /// A port is closed.
+    Close,
+    /// Settings, and what was left over.
+    Tidy,
+}
+
+/// For whom calls are made, and how urgently.
+#[derive(Debug, Clone)]
+pub(super) struct Turn {
+    pub(super) of: LbName,
+    pub(super) urgency: Urgency,
+    /// Until when the first call must have its token; `None`: it has time
+    pub(super) begin_by: Option<Instant>,
+}
+
+/// There was no token in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Late {
+    /// How long nobody gets any, if AWS has throttled us
+    pub(super) paused: Option<Duration>,
+}
+
+/// The buckets of one region.
+pub(super) struct Budget {
+    reads: Bucket,
+    registrations: Bucket,
+    writes: Bucket,
+}
+
+impl Budget {
+    pub(super) fn new(rates: Rates) -> Self {
+        let Rates { reads, registrations, writes } = rates;
+        Self { reads: Bucket::new(reads), registrations: Bucket::new(registrations), writes: Bucket::new(writes) }
+    }
+
+    /// The bucket that a call of this action takes its token from.
+    pub(super) fn of(&self, action: &str) -> &Bucket {
+        match action {
+            "RegisterTargets" | "DeregisterTargets" => &self.registrations,
+            _ if action.starts_with("Describe") => &self.reads,
+            _ => &self.writes,
+        }
+    }
+}
+
+/// One bucket, and who waits for a token of it.
+pub(super) struct Bucket {
+    rate: Rate,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    tokens: f64,
+    /// When `tokens` were counted
+    counted: Instant,
+    /// Nobody gets a token before this
+    closed_until: Option<Instant>,
+    /// How often in a row AWS throttled us
+    throttled: u32,
+    waiting: BTreeSet<Ticket>,
+    lanes: BTreeMap<Urgency, Lane>,
+    tickets: u64,
+}
+
+/// A place in the queue. The smallest is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ticket {
+    urgency: Urgency,
+    round: u64,
+    number: u64,
+}
+
+/// Start-time fair queueing within what is equally urgent: in each round every
+/// load balancer that waits gets one token.
+#[derive(Default)]
+struct Lane {
+    now: u64,
+    last: BTreeMap<LbName, u64>,
+}
+
+impl Bucket {
+    fn new(rate: Rate) -> Self {
+        let state = State {
+            tokens: rate.size,
+            counted: Instant::now(),
+            closed_until: None,
+            throttled: 0,
+            waiting: BTreeSet::new(),
+            lanes: BTreeMap::new(),
+            tickets: 0,
+        };
+        Self { rate, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Takes a token, when it is this one's turn.
+    ///
+    /// # Errors
+    /// [`Late`] if that is not before the turn has to begin.
+    pub(super) async fn take(&self, turn: &Turn) -> Result<(), Late> {
+        let Some(begin_by) = turn.begin_by else {
+            self.wait(turn).await;
+            return Ok(());
+        };
+        timeout_at(begin_by, self.wait(turn)).await.map_err(|_| Late { paused: self.paused() })
+    }
+
+    async fn wait(&self, turn: &Turn) {
+        let place = Place { bucket: self, ticket: self.state().enter(turn) };
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on a change is not missed.
+            changed.as_mut().enable();
+            let next = self.state().serve(self.rate, place.ticket);
+            match next {
+                Next::Served => return,
+                Next::At(instant) => tokio::select! {
+                    () = sleep_until(instant) => {}
+                    () = changed => {}
+                },
+                Next::Behind => changed.await,
+            }
+        }
+    }
+
+    /// AWS throttled a call: nobody makes one for a while. Returns how long.
+    pub(super) fn throttled(&self) -> Duration {
+        let mut state = self.state();
+        let now = Instant::now();
+        // Of several calls that were under way together, one counts.
+        if state.closed_until.is_none_or(|until| until <= now) {
+            let pause = PAUSE_MIN.saturating_mul(1 << state.throttled.min(16)).min(PAUSE_MAX);
+            state.throttled += 1;
+            state.tokens = 0.0;
+            state.counted = now;
+            state.closed_until = Some(now + jittered(pause));
+        }
+        state.closed_until.map(|until| until - now).unwrap_or_default()
+    }
+
+    /// AWS took a call.
+    pub(super) fn fine(&self) {
+        self.state().throttled = 0;
+    }
+
+    fn paused(&self) -> Option<Duration> {
+        self.state()
+            .closed_until
+            .and_then(|until| until.checked_duration_since(Instant::now()))
+            .filter(|d| !d.is_zero())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves the queue, whether it was served or gave up.
+struct Place<'a> {
+    bucket: &'a Bucket,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.bucket.state().waiting.remove(&self.ticket);
+        self.bucket.changed.notify_waiters();
+    }
+}
+
+enum Next {
+    Served,
+    At(Instant),
+    Behind,
+}
+
+impl State {
+    fn enter(&mut self, turn: &Turn) -> Ticket {
+        let lane = self.lanes.entry(turn.urgency).or_default();
+        let round = lane.last.get(&turn.of).map_or(lane.now, |last| lane.now.max(last + 1));
+        lane.last.insert(turn.of.clone(), round);
+        self.tickets += 1;
+        let ticket = Ticket { urgency: turn.urgency, round, number: self.tickets };
+        self.waiting.insert(ticket);
+        ticket
+    }
+
+    fn serve(&mut self, rate: Rate, ticket: Ticket) -> Next {
+        if self.waiting.first() != Some(&ticket) {
+            return Next::Behind;
+        }
+        let now = Instant::now();
+        if let Some(until) = self.closed_until.filter(|until| *until > now) {
+            return Next::At(until);
+        }
+        let from = self.closed_until.take().map_or(self.counted, |until| until.max(self.counted));
+        self.tokens = (self.tokens + (now - from).as_secs_f64() * rate.per_second).min(rate.size);
+        self.counted = now;
+        if self.tokens < 1.0 {
+            let wait = Duration::from_secs_f64((1.0 - self.tokens) / rate.per_second);
+            // Never a wait of nothing, however the numbers are rounded.
+            return Next::At(now + wait + Duration::from_millis(1));
+        }
+        self.tokens -= 1.0;
+        let lane = self.lanes.entry(ticket.urgency).or_default();
+        lane.now = lane.now.max(ticket.round);
+        lane.last.retain(|_, last| *last >= lane.now);
+        Next::Served
+    }
+}
+
+/// Three quarters of it, and up to a quarter more by chance, so that several
+/// controllers in one account do not come back together.
+fn jittered(duration: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let chance = RandomState::new().hash_one(0) % 1000;
+    duration.mul_f64(0.75 + chance as f64 / 4000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const RATE: Rate = Rate { size: 3.0, per_second: 2.0 };
+
+    fn turn(index: u32, urgency: Urgency) -> Turn {
+        Turn { of: LbName::new("default", index, "cluster", "uid"), urgency, begin_by: None }
+    }
+
+    /// Who gets the tokens that come back, of these who begin to wait in this order.
+    async fn order(turns: &[(u32, Urgency)]) -> Vec<(u32, Urgency)> {
+        let (bucket, order) = (Arc::new(Bucket::new(RATE)), Arc::new(Mutex::new(Vec::new())));
+        for _ in 0..3 {
+            bucket.take(&turn(9, Urgency::Open)).await.unwrap();
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for &(index, urgency) in turns {
+            let (bucket, order) = (bucket.clone(), order.clone());
+            tasks.spawn(async move {
+                bucket.take(&turn(index, urgency)).await.unwrap();
+                order.lock().unwrap().push((index, urgency));
+            });
+            tokio::task::yield_now().await;
+        }
+        tasks.join_all().await;
+        order.lock().unwrap().clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_bucket_is_spent_at_once_and_then_tokens_come_at_the_rate() {
+        let (bucket, start) = (Bucket::new(RATE), Instant::now());
+        for _ in 0..3 {
+            bucket.take(&turn(0, Urgency::Open)).await.unwrap();
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..20 {
+            bucket.take(&turn(0, Urgency::Open)).await.unwrap();
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((10.0..10.2).contains(&seconds), "20 tokens at 2 a second took {seconds} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_opens_a_port_goes_ahead_of_what_tidies_up() {
+        let (open, tidy, finish) = ((0, Urgency::Open), (0, Urgency::Tidy), (0, Urgency::Finish));
+        assert_eq!(order(&[tidy, tidy, open, finish, open]).await, [finish, open, open, tidy, tidy]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_balancer_with_much_to_do_does_not_keep_the_others_waiting() {
+        let of = |index| (index, Urgency::Open);
+        let order = order(&[of(0), of(0), of(0), of(0), of(1), of(2), of(1)]).await;
+        assert_eq!(order, [0, 1, 2, 0, 1, 0, 0].map(of));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_begin_in_time_is_late_and_takes_no_token() {
+        let bucket = Bucket::new(RATE);
+        for _ in 0..3 {
+            bucket.take(&turn(0, Urgency::Open)).await.unwrap();
+        }
+        let start = Instant::now();
+        let hasty = Turn { begin_by: Some(start + Duration::from_millis(100)), ..turn(1, Urgency::Open) };
+        assert_eq!(bucket.take(&hasty).await, Err(Late { paused: None }));
+        bucket.take(&turn(0, Urgency::Tidy)).await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_gets_a_token_while_aws_throttles_and_the_pause_grows() {
+        let bucket = Bucket::new(RATE);
+        let mut before = Duration::ZERO;
+        for _ in 0..5 {
+            let (pause, start) = (bucket.throttled(), Instant::now());
+            assert!(pause > before, "{pause:?} after {before:?}");
+            assert_eq!(bucket.throttled(), pause, "calls that were under way together count once");
+            let hasty = Turn { begin_by: Some(start + Duration::from_millis(1)), ..turn(1, Urgency::Open) };
+            let late = bucket.take(&hasty).await.unwrap_err();
+            assert!(late.paused.is_some_and(|left| left < pause));
+            bucket.take(&turn(0, Urgency::Finish)).await.unwrap();
+            assert!(start.elapsed() >= pause);
+            before = pause;
+        }
+        bucket.fine();
+        assert!(bucket.throttled() < before);
     }
 }

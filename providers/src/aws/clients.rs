@@ -9,15 +9,23 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region as RegionName, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::Client;
+use aws_sdk_elasticloadbalancingv2::config::HttpClient;
+use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
+use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider as Tls, rustls_provider::CryptoMode};
 use tokio::sync::OnceCell;
 
-use super::budget::Rates;
+use super::budget::{Budget, Rates, Turn, Urgency};
+use super::failure::{Failure, Kind};
+use super::limits::Limits;
 
 /// A call that takes longer than this is given up, and its answer counts as lost.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that takes longer than this to be made is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a call is made that AWS throttles, or a read that got no answer.
+/// Beyond that, whoever waits for it should know.
+const TRIES: u32 = 3;
 
 /// The clients of all regions; one per process, since AWS counts calls by account
 /// and region. Clones are the same clients.
@@ -27,16 +35,18 @@ pub struct Clients(Arc<Inner>);
 struct Inner {
     /// `None`: by the default chain
     config: Option<SdkConfig>,
-    #[expect(dead_code, reason = "what uses it comes next")]
     rates: Rates,
     regions: Mutex<BTreeMap<String, Arc<Region>>>,
 }
 
 /// One region.
 pub(super) struct Region {
-    name: String,
+    pub(super) name: String,
     config: Option<SdkConfig>,
     client: OnceCell<Client>,
+    budget: Budget,
+    /// The account's quotas, once they were asked for
+    pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
 
 impl Clients {
@@ -63,7 +73,14 @@ impl Clients {
         let mut regions = self.0.regions.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let config = self.0.config.clone();
-            Arc::new(Region { name: name.to_owned(), config, client: OnceCell::new() })
+            let budget = Budget::new(self.0.rates);
+            Arc::new(Region {
+                name: name.to_owned(),
+                config,
+                client: OnceCell::new(),
+                budget,
+                limits: tokio::sync::Mutex::default(),
+            })
         };
         regions.entry(name.to_owned()).or_insert_with(new).clone()
     }
@@ -80,22 +97,73 @@ impl Region {
             // Every try costs a token of the budget, so tries are made there.
             let config = aws_sdk_elasticloadbalancingv2::config::Builder::from(&config)
                 .region(RegionName::new(self.name.clone()))
+                .http_client(https())
+                .timeout_config(timeouts())
                 .retry_config(RetryConfig::disabled())
                 .build();
             Client::from_conf(config)
         };
         self.client.get_or_init(new).await
     }
+
+    /// Makes a call within the budget. Once a turn has begun, what is left of it
+    /// goes ahead of others. What AWS throttles is tried again, and so are reads
+    /// that got no answer; a change whose answer got lost is not, since it may
+    /// have been made.
+    pub(super) async fn call<T, E, F>(
+        &self,
+        action: &'static str,
+        turn: &mut Turn,
+        send: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let bucket = self.budget.of(action);
+        let mut tries = 0;
+        loop {
+            bucket.take(turn).await.map_err(|late| Failure::late(action, late))?;
+            if turn.begin_by.take().is_some() {
+                turn.urgency = turn.urgency.min(Urgency::Finish);
+            }
+            tries += 1;
+            let error = match send().await {
+                Ok(reply) => {
+                    bucket.fine();
+                    return Ok(reply);
+                }
+                Err(error) => error,
+            };
+            let mut failure = Failure::of(action, &error);
+            let again = match &mut failure.kind {
+                Kind::Throttled(pause) => {
+                    *pause = bucket.throttled();
+                    true
+                }
+                Kind::Unreachable => action.starts_with("Describe"),
+                _ => false,
+            };
+            if !again || tries == TRIES {
+                return Err(failure);
+            }
+        }
+    }
 }
 
+/// The configuration of the default chain. (Credentials are asked for over HTTPS
+/// too.)
 async fn load(region: &str) -> SdkConfig {
-    let timeouts =
-        TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build();
-    aws_config::defaults(BehaviorVersion::latest())
-        .region(RegionName::new(region.to_owned()))
-        // An HTTPS client without C code in it, as the rest of the controller has it.
-        .http_client(aws_smithy_http_client::Builder::new().tls_provider(Tls::Rustls(CryptoMode::Ring)).build_https())
-        .timeout_config(timeouts)
-        .load()
-        .await
+    let region = RegionName::new(region.to_owned());
+    let defaults = aws_config::defaults(BehaviorVersion::latest()).region(region);
+    defaults.http_client(https()).timeout_config(timeouts()).load().await
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()
+}
+
+/// An HTTPS client without C code in it, as the rest of the controller has it.
+fn https() -> impl HttpClient + Clone + 'static {
+    aws_smithy_http_client::Builder::new().tls_provider(Tls::Rustls(CryptoMode::Ring)).build_https()
 }

@@ -23,14 +23,49 @@ pub const TARGETS_CROSS_ZONE: u32 = 500;
 /// IP addresses)", 1,000.)
 pub const TARGETS_PER_GROUP: u32 = 1000;
 
-/// What fits on a load balancer in this many zones, by the documented quotas.
-#[must_use]
-pub fn targets(zones: usize, cross_zone: bool) -> u32 {
-    if cross_zone {
-        return TARGETS_CROSS_ZONE;
+/// Targets that one call registers or deregisters. The API reference names no
+/// limit; it is the number that the AWS Load Balancer Controller keeps to.
+pub(super) const TARGETS_PER_CALL: usize = 200;
+
+/// Resources that one call tells the tags of. (API reference, DescribeTags:
+/// "up to 20".)
+pub(super) const RESOURCES_PER_CALL: usize = 20;
+
+/// The largest page of a list. (API reference, `PageSize` of DescribeListeners,
+/// DescribeTargetGroups and DescribeAccountLimits.)
+pub(super) const PAGE: i32 = 400;
+
+/// What AWS allows the account in a region, which may be more than it documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub(super) listeners: u32,
+    pub(super) targets_per_zone: u32,
+    pub(super) targets: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { listeners: LISTENERS, targets_per_zone: TARGETS_PER_ZONE, targets: TARGETS }
     }
-    let zones = u32::try_from(zones.max(1)).unwrap_or(u32::MAX);
-    TARGETS_PER_ZONE.saturating_mul(zones).min(TARGETS)
+}
+
+impl Limits {
+    /// Takes in one of the names and numbers that DescribeAccountLimits answers.
+    pub(super) fn set(&mut self, name: &str, max: u32) {
+        match name {
+            "listeners-per-network-load-balancer" => self.listeners = max,
+            "targets-per-availability-zone-per-network-load-balancer" => self.targets_per_zone = max,
+            "targets-per-network-load-balancer" => self.targets = max,
+            _ => {}
+        }
+    }
+
+    /// Targets that fit on a load balancer in so many zones.
+    pub(super) fn targets_of(self, zones: usize, cross_zone: bool) -> u32 {
+        let zones = u32::try_from(zones.max(1)).unwrap_or(u32::MAX);
+        let all = self.targets_per_zone.saturating_mul(zones).min(self.targets);
+        if cross_zone { all.min(TARGETS_CROSS_ZONE.max(self.targets_per_zone)) } else { all }
+    }
 }
 
 #[cfg(test)]
@@ -39,7 +74,16 @@ mod tests {
 
     #[test]
     fn zones_add_up_to_the_limit_of_the_load_balancer_unless_each_reaches_all_targets() {
+        let targets = |zones, cross_zone| Limits::default().targets_of(zones, cross_zone);
         assert_eq!([1, 3, 6, 9].map(|zones| targets(zones, false)), [500, 1500, 3000, 3000]);
         assert_eq!([1, 3, 6].map(|zones| targets(zones, true)), [500; 3]);
+    }
+
+    #[test]
+    fn the_accounts_own_quotas_count() {
+        let mut limits = Limits::default();
+        limits.set("targets-per-network-load-balancer", 1000);
+        limits.set("targets-per-application-load-balancer", 1);
+        assert_eq!([1, 3].map(|zones| limits.targets_of(zones, false)), [500, 1000]);
     }
 }

@@ -3,13 +3,26 @@
 //! A load balancer of a class is one NLB. Each front port is a listener with a
 //! target group of its own, and its backends are that group's targets: pods by
 //! their addresses, or nodes by their instance ids.
+//!
+//! Everything that is made carries our tags from the call that makes it; what
+//! does not carry them is a stranger's. What was seen and done is remembered, so
+//! that a change costs no reads. All calls of a region share one `budget`.
 
+mod apply;
 mod budget;
 mod clients;
+mod config;
+mod failure;
+mod known;
 pub mod limits;
+mod look;
+mod names;
+mod port;
 mod settings;
+mod whole;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,9 +30,13 @@ use async_trait::async_trait;
 pub use self::budget::{Rate, Rates};
 pub use self::clients::Clients;
 use self::clients::Region;
+use self::known::Known;
+use self::limits::Limits;
+use self::look::Look;
+use self::names::Target;
 pub use self::settings::{HealthCheck, IpAddressType, IpFamily, Scheme, Settings, SubnetMapping, TargetKind};
 use crate::diff::Change;
-use crate::model::{Attributes, Capabilities, LbName, LoadBalancer, Observed, Protocol};
+use crate::model::{Attributes, Backend, Capabilities, LbName, LoadBalancer, Observed, Protocol};
 use crate::{Applied, Error, Provider};
 
 /// How long changes of backends are gathered, to go out as one call to register
@@ -31,6 +48,7 @@ const GATHER: Duration = Duration::from_secs(1);
 pub struct Aws {
     settings: Settings,
     region: Arc<Region>,
+    known: Mutex<BTreeMap<LbName, Known>>,
 }
 
 impl Aws {
@@ -39,7 +57,7 @@ impl Aws {
     #[must_use]
     pub fn new(settings: Settings, clients: &Clients) -> Self {
         let region = clients.region(&settings.region);
-        Self { settings, region }
+        Self { settings, region, known: Mutex::default() }
     }
 
     /// Targets that surely fit on a load balancer that nobody has looked at yet.
@@ -47,7 +65,45 @@ impl Aws {
         match &self.settings.load_balancer_arn {
             // Its zones, and whether each reaches all targets, are not known.
             Some(_) => limits::TARGETS_CROSS_ZONE,
-            None => limits::targets(self.settings.subnet_mappings.len(), self.settings.cross_zone),
+            None => Limits::default().targets_of(self.settings.subnet_mappings.len(), self.settings.cross_zone),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<LbName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look<'a>(&'a self, name: &'a LbName) -> Look<'a> {
+        Look { region: &self.region, settings: &self.settings, name }
+    }
+
+    /// What there is now.
+    async fn see(&self, name: &LbName) -> Result<Known, Error> {
+        let before = self.known().remove(name);
+        let past = before.as_ref().map(|known| known.past.clone()).unwrap_or_default();
+        if let Some(known) = self.still_not_ready(name, before).await? {
+            return Ok(known);
+        }
+        match self.look(name).all().await {
+            Ok(known) => Ok(Known { past, ..known }),
+            Err(error) => {
+                self.known().insert(name.clone(), Known { past, ..Known::default() });
+                Err(error)
+            }
+        }
+    }
+
+    /// While AWS sets a load balancer up, nobody but us has had reason to touch
+    /// it: whether it is ready is all that is asked.
+    async fn still_not_ready(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
+        let Some(mut known) = known.filter(|known| known.complete) else { return Ok(None) };
+        let Some(nlb) = known.nlb.as_mut().filter(|nlb| nlb.not_ready.is_some()) else { return Ok(None) };
+        match self.look(name).readiness().await? {
+            Some(Some(why)) => {
+                nlb.not_ready = Some(why);
+                Ok(Some(known))
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -73,23 +129,25 @@ impl Provider for Aws {
     }
 
     fn attributes(&self, _: u32) -> Attributes {
-        Attributes::new()
+        config::wanted(&self.settings)
     }
 
-    async fn observe(&self, _: &LbName) -> Result<Option<Observed>, Error> {
-        let _ = self.region.client().await;
-        Err(unfinished())
+    fn as_observed(&self, backend: Backend) -> Option<Backend> {
+        Target::of(&self.settings, &backend).map(|target| target.backend())
     }
 
-    async fn apply(&self, _: &LbName, _: &LoadBalancer, _: &[Change]) -> Result<Applied, Error> {
-        Err(unfinished())
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        let known = self.see(name).await?;
+        let observed = known.observed(&self.settings, name);
+        self.known().insert(name.clone(), known);
+        Ok(observed)
     }
 
-    async fn delete(&self, _: &LbName) -> Result<(), Error> {
-        Err(unfinished())
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        self.carry_out(name, desired, changes).await
     }
-}
 
-fn unfinished() -> Error {
-    Error::Refused("the provider aws is not finished in this version: use another provider".into())
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.remove(name).await
+    }
 }

@@ -163,3 +163,32 @@ impl TargetKind {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// As a class has them that says no more than it must.
+    pub(in super::super) fn settings() -> Settings {
+        Settings {
+            region: "eu-central-1".into(),
+            vpc_id: "vpc-1".into(),
+            scheme: Scheme::Internal,
+            subnet_mappings: vec![SubnetMapping { subnet_id: "subnet-1".into(), ..SubnetMapping::default() }],
+            security_groups: Vec::new(),
+            ip_address_type: IpAddressType::Ipv4,
+            target_ip_family: IpFamily::V4,
+            cross_zone: false,
+            load_balancer_arn: None,
+            attributes: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            health_check: HealthCheck::default(),
+            deregistration_delay_seconds: None,
+            preserve_client_ip: None,
+            proxy_protocol_v2: false,
+            target_kind: TargetKind::Pod,
+            cluster_id: "cluster".into(),
+            class: "default".into(),
+        }
+    }
+}

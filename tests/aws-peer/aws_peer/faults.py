@@ -26,6 +26,8 @@ class Fault:
     skip: int = 0
     # None: all of them.
     count: int | None = 1
+    # Parameters that a call must have to be hit, by their names on the wire.
+    parameters: dict[str, str] = field(default_factory=dict)
     code: str = "InternalFailure"
     message: str = "made to fail by the test"
     status: int = 400
@@ -37,9 +39,11 @@ class Fault:
         if self.kind not in ("error", "unreached", "lost", "hold", "hold_before", "stall"):
             raise ValueError(f"there is no fault of the kind {self.kind!r}")
 
-    def hits(self, action: str) -> bool:
+    def hits(self, action: str, parameters: dict[str, str]) -> bool:
         """Whether it hits this call. To be asked once a call."""
         if self.released.is_set() or not any(fnmatchcase(action, pattern) for pattern in self.actions):
+            return False
+        if any(parameters.get(name) != value for name, value in self.parameters.items()):
             return False
         if self.skip > 0:
             self.skip -= 1

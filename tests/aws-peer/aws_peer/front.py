@@ -85,7 +85,7 @@ class Front:
             if reason is not None:
                 call.outcome = "AccessDenied"
                 return error(call.outcome, reason, 403)
-            fault = here.fault_for(action)
+            fault = here.fault_for(action, parameters)
         answer, call.outcome = self._meet(environ, fault)
         return answer
 

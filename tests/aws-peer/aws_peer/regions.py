@@ -94,10 +94,10 @@ class Region:
         with self.lock:
             self.log.clear()
 
-    def fault_for(self, action: str) -> Fault | None:
+    def fault_for(self, action: str, parameters: dict[str, str]) -> Fault | None:
         """The fault that hits this call, which is counted by it."""
         with self.lock:
-            return next((fault for fault in self.faults if fault.hits(action)), None)
+            return next((fault for fault in self.faults if fault.hits(action, parameters)), None)
 
     def delay(self, action: str) -> float:
         return self.latency.get(action, self.latency.get("*", 0.0))

@@ -1,6 +1,7 @@
 //! The stand-in for AWS Elastic Load Balancing: a process of its own, with a
 //! region for each test.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -189,7 +190,7 @@ pub struct AwsCall {
     /// The action's name in the API: `CreateListener`.
     pub action: String,
     /// Its parameters by their names on the wire: `Targets.member.1.Id`.
-    pub parameters: std::collections::BTreeMap<String, String>,
+    pub parameters: BTreeMap<String, String>,
     /// `ok`, the code of the error, or what a fault did: `lost`, `unreached`;
     /// empty while it is not answered.
     pub outcome: String,
@@ -211,6 +212,7 @@ pub struct AwsFault {
     kind: FaultKind,
     skip: usize,
     count: Option<usize>,
+    parameters: BTreeMap<String, String>,
     code: String,
     message: String,
     status: u16,
@@ -244,6 +246,7 @@ impl AwsFault {
             kind,
             skip: 0,
             count: Some(1),
+            parameters: BTreeMap::new(),
             code: "InternalFailure".to_owned(),
             message: "made to fail by the test".to_owned(),
             status: 500,
@@ -255,6 +258,13 @@ impl AwsFault {
         let status = if code == "AccessDenied" { 403 } else { 400 };
         let (code, message) = (code.to_owned(), message.to_owned());
         Self { code, message, status, ..Self::new(name, FaultKind::Error, actions) }
+    }
+
+    /// The same for calls alone that have this parameter, by its name on the wire.
+    #[must_use]
+    pub fn with(mut self, parameter: &str, value: &str) -> Self {
+        self.parameters.insert(parameter.to_owned(), value.to_owned());
+        self
     }
 
     /// The same after so many calls that it lets pass.

@@ -1,0 +1,262 @@
+//! Carrying changes out, and removing a load balancer.
+//!
+//! Ports are worked on side by side, each on its own, and for about two seconds:
+//! what has not begun by then is left for the next time, so that what is done can
+//! be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::Aws;
+use super::budget::{Turn, Urgency};
+use super::failure::{Failure, Kind};
+use super::known::{Known, Port};
+use super::port::Ports;
+use super::whole::Whole;
+use crate::diff::Change;
+use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
+use crate::{Applied, Error};
+
+/// For so long ports are begun in one apply.
+const SLICE: Duration = Duration::from_secs(2);
+/// Ports of one load balancer that are worked on at once. More would only have
+/// more of them half done while they wait for the budget.
+const AT_ONCE: usize = 6;
+
+/// What is to be done to the port of one number.
+struct Work<'a> {
+    number: NonZeroU16,
+    /// The listeners that changes are about: two where the protocol changes
+    keys: BTreeSet<ListenerKey>,
+    wanted: Option<(ListenerKey, &'a Listener)>,
+    urgency: Urgency,
+}
+
+impl Aws {
+    pub(super) async fn carry_out(
+        &self,
+        name: &LbName,
+        desired: &LoadBalancer,
+        changes: &[Change],
+    ) -> Result<Applied, Error> {
+        let known = self.known().remove(name).filter(|known| known.complete);
+        let mut known = match known {
+            Some(known) => known,
+            None => self.see(name).await?,
+        };
+        let applied = self.work(name, &mut known, desired, changes).await;
+        known.complete &= applied.as_ref().is_ok_and(|applied| applied.failed.is_empty());
+        self.known().insert(name.clone(), known);
+        applied
+    }
+
+    async fn work(
+        &self,
+        name: &LbName,
+        known: &mut Known,
+        desired: &LoadBalancer,
+        changes: &[Change],
+    ) -> Result<Applied, Error> {
+        let whole = Whole { region: &self.region, settings: &self.settings, name };
+        let turn = |urgency, begin_by| Turn { of: name.clone(), urgency, begin_by };
+        let nlb = match &mut known.nlb {
+            Some(nlb) => nlb,
+            none => none.insert(whole.create(&mut turn(Urgency::Open, None)).await.map_err(|f| self.error(f))?),
+        };
+        let (arn, addresses) = (nlb.arn.clone(), nlb.addresses());
+        let mut applied = Applied { addresses, ..Applied::default() };
+        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn };
+
+        let work = works(desired, changes);
+        let touched: BTreeSet<NonZeroU16> = work.iter().map(|work| work.number).collect();
+        let begin_by = Instant::now() + SLICE;
+        let (ready, in_use): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| !is_strangers(known, work));
+        for work in in_use {
+            let why =
+                format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
+            applied.failed.extend(work.keys.iter().map(|key| (*key, Error::PortInUse(why.clone()))));
+            known.past.failed.insert(work.number, Instant::now());
+        }
+        let tasks = ready.into_iter().map(|work| {
+            let (mut port, mut turn) =
+                (known.ports.remove(&work.number).unwrap_or_default(), turn(work.urgency, Some(begin_by)));
+            let ports = &ports;
+            async move {
+                let result = ports.make(&mut port, work.wanted, &mut turn).await;
+                (work, port, result)
+            }
+        });
+        let done: Vec<_> = stream::iter(tasks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+        for (work, port, result) in done {
+            self.note(known, &mut applied, work, port, result).await;
+        }
+
+        let begin_by = Some(Instant::now() + SLICE);
+        if changes.iter().any(|change| matches!(change, Change::Configure(_))) {
+            let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
+            applied.trouble = configured.err().map(|failure| self.error(failure));
+        }
+        let tidied = self.tidy(known, &ports, desired, &touched, &turn(Urgency::Tidy, begin_by)).await;
+        applied.trouble = applied.trouble.or(tidied.err().map(|failure| self.error(failure)));
+        Ok(applied)
+    }
+
+    /// Notes what became of a port.
+    async fn note(
+        &self,
+        known: &mut Known,
+        applied: &mut Applied,
+        work: Work<'_>,
+        port: Port,
+        result: Result<(), Failure>,
+    ) {
+        if !port.is_empty() {
+            known.ports.insert(work.number, port);
+        }
+        let failure = match result {
+            Ok(()) => {
+                known.past.failed.remove(&work.number);
+                return;
+            }
+            Err(failure) if failure.kind == Kind::Late => {
+                applied.postponed.extend(&work.keys);
+                return;
+            }
+            Err(failure) => failure,
+        };
+        if failure.is_no_room() {
+            known.is_full(failure.is("TooManyTargets"));
+        }
+        if failure.is_no_room() || failure.is_no_quota() {
+            // The quotas may have been changed.
+            *self.region.limits.lock().await = None;
+        }
+        known.past.failed.insert(work.number, Instant::now());
+        let error = self.error(failure);
+        applied.failed.extend(work.keys.iter().map(|key| (*key, error.clone())));
+    }
+
+    /// Removes what serves nobody, or makes it serve whom it should.
+    async fn tidy(
+        &self,
+        known: &mut Known,
+        ports: &Ports<'_>,
+        desired: &LoadBalancer,
+        touched: &BTreeSet<NonZeroU16>,
+        turn: &Turn,
+    ) -> Result<(), Failure> {
+        let left_over = known.left_over(&self.settings, ports.name).into_iter();
+        for number in left_over.filter(|number| !touched.contains(number)) {
+            let Some(mut port) = known.ports.remove(&number) else { continue };
+            let wanted = of_number(desired, number).next();
+            info!(load_balancer = %ports.name, port = %number, "tidying up what was left over");
+            let mut turn = turn.clone();
+            let result = match ports.make(&mut port, wanted, &mut turn).await {
+                Ok(()) => {
+                    let used = port.used_group().map(|group| group.name.clone());
+                    ports.remove_groups(&mut port, used.as_deref(), &mut turn).await
+                }
+                failed => failed,
+            };
+            if !port.is_empty() {
+                known.ports.insert(number, port);
+            }
+            match result {
+                Err(failure) if failure.kind != Kind::Late => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is ours: the load balancer with all that is on it, or, where
+    /// it is not ours alone, our listeners. The target groups go last, since AWS
+    /// keeps those that are in use.
+    pub(super) async fn remove(&self, name: &LbName) -> Result<(), Error> {
+        self.known().remove(name);
+        let seen = self.look(name).see(false).await?;
+        let mut known = seen.known;
+        let whole = Whole { region: &self.region, settings: &self.settings, name };
+        let turn = Turn { of: name.clone(), urgency: Urgency::Close, begin_by: None };
+        let adopted = self.settings.load_balancer_arn.is_some();
+        let alone = known.foreign.listeners == 0 && !adopted && seen.is_ours;
+        let nlb = known.nlb.take();
+        if let Some(nlb) = nlb.as_ref().filter(|_| alone) {
+            whole.delete(nlb, &mut turn.clone()).await.map_err(|failure| self.undeletable(name, failure))?;
+            known.ports.values_mut().for_each(|port| port.listener = None);
+        }
+        let arn = nlb.map(|nlb| nlb.arn).unwrap_or_default();
+        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn };
+        let tasks = known.ports.into_values().map(|mut port| {
+            let (ports, mut turn) = (&ports, turn.clone());
+            async move {
+                ports.close(&mut port, &mut turn).await?;
+                ports.remove_groups(&mut port, None, &mut turn).await?;
+                Ok(port.groups.len())
+            }
+        });
+        let results: Vec<Result<usize, Failure>> =
+            stream::iter(tasks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+        let left = results.into_iter().sum::<Result<usize, _>>().map_err(|failure| self.error(failure))?;
+        if left > 0 {
+            return Err(Error::NotReady(format!("AWS still has {left} target groups of {name} in use")));
+        }
+        if known.foreign.listeners > 0 && !adopted && seen.is_ours {
+            let foreign: Vec<String> = known.foreign.ports.iter().map(ToString::to_string).collect();
+            return Err(Error::Refused(format!(
+                "load balancer {name} has listeners that are not ours ({}): delete them, and it is deleted too",
+                foreign.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    fn undeletable(&self, name: &LbName, failure: Failure) -> Error {
+        if failure.is("OperationNotPermitted") {
+            return Error::Refused(format!(
+                "load balancer {name} has deletion protection: switch it off \
+                 (deletion_protection.enabled in the class' attributes, or at AWS), and it is deleted"
+            ));
+        }
+        self.error(failure)
+    }
+
+    fn error(&self, failure: Failure) -> Error {
+        failure.error(&self.region.name)
+    }
+}
+
+/// The changes by port number: all of one number is done one after another.
+fn works<'a>(desired: &'a LoadBalancer, changes: &[Change]) -> Vec<Work<'a>> {
+    let mut works: BTreeMap<NonZeroU16, Work<'a>> = BTreeMap::new();
+    for change in changes {
+        let Some(key) = change.listener() else { continue };
+        let urgency = match change {
+            Change::Open(..) => Urgency::Open,
+            Change::Close(_) => Urgency::Close,
+            _ => Urgency::Alter,
+        };
+        let new =
+            || Work { number: key.port, keys: BTreeSet::new(), wanted: of_number(desired, key.port).next(), urgency };
+        let work = works.entry(key.port).or_insert_with(new);
+        work.keys.insert(key);
+        work.urgency = work.urgency.min(urgency);
+    }
+    works.into_values().collect()
+}
+
+/// What is wanted of a number: at most one listener, since the number has one.
+fn of_number(desired: &LoadBalancer, number: NonZeroU16) -> impl Iterator<Item = (ListenerKey, &Listener)> {
+    desired.listeners.iter().filter(move |(key, _)| key.port == number).map(|(key, listener)| (*key, listener))
+}
+
+/// Whether a stranger's listener is known to have the number that is to be opened.
+fn is_strangers(known: &Known, work: &Work<'_>) -> bool {
+    let ours = known.ports.get(&work.number).is_some_and(|port| port.listener.is_some());
+    work.wanted.is_some() && !ours && known.foreign.ports.iter().any(|port| port.port == work.number)
+}

@@ -1,0 +1,229 @@
+//! The settings of a class as AWS has them, and as [`Attributes`] to compare:
+//! those of the load balancer itself, and those that all its target groups share.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_elasticloadbalancingv2::types::{TargetGroup, TargetGroupAttribute};
+
+use super::known::{Known, Nlb, Port};
+use super::names::{self, GROUP_ATTRIBUTES};
+use super::settings::{HealthCheck, Settings, TargetKind};
+use crate::model::{Attributes, LbName, ListenerKey, Protocol};
+
+/// The attribute of a load balancer that has a field of its own in the class.
+pub(super) const CROSS_ZONE: &str = "load_balancing.cross_zone.enabled";
+
+/// What there is besides the listeners and their target groups, as AWS shows it.
+/// It is never wanted, so that the comparison finds it.
+const LEFT_OVER: &str = "left over";
+const SECURITY_GROUPS: &str = "security groups";
+const HEALTH_CHECK: &str = "health check";
+const GROUPS: &str = "target group attributes";
+
+/// What differs from one target group to the next.
+const VARIOUS: &str = "not the same for all";
+
+/// The settings that a load balancer of the class shall have.
+pub(super) fn wanted(settings: &Settings) -> Attributes {
+    let mut wanted = Attributes::from([
+        (HEALTH_CHECK.to_owned(), Probe::wanted(&settings.health_check).to_string()),
+        (GROUPS.to_owned(), GroupAttributes::wanted(settings).summary()),
+    ]);
+    wanted.extend(settings.tags.iter().map(|(key, value)| (format!("tag {key}"), value.clone())));
+    if settings.load_balancer_arn.is_none() {
+        if !settings.security_groups.is_empty() {
+            wanted.insert(SECURITY_GROUPS.to_owned(), joined(settings.security_groups.iter()));
+        }
+        let attributes = nlb_attributes(settings).into_iter();
+        wanted.extend(attributes.map(|(key, value)| (format!("attribute {key}"), value)));
+    }
+    wanted
+}
+
+/// The attributes of the load balancer itself.
+pub(super) fn nlb_attributes(settings: &Settings) -> Attributes {
+    let mut attributes = settings.attributes.clone();
+    attributes.insert(CROSS_ZONE.to_owned(), settings.cross_zone.to_string());
+    attributes
+}
+
+/// The settings that it has: what is wanted, but for what was found to differ.
+pub(super) fn observed(settings: &Settings, name: &LbName, known: &Known) -> Attributes {
+    let mut seen = wanted(settings);
+    if let Some(nlb) = known.nlb.as_ref().filter(|_| settings.load_balancer_arn.is_none()) {
+        for (key, wanted) in nlb_attributes(settings) {
+            let found = nlb.attributes.get(&key).filter(|found| **found != wanted);
+            seen.extend(found.map(|found| (format!("attribute {key}"), found.clone())));
+        }
+        if security_groups_differ(settings, nlb) {
+            seen.insert(SECURITY_GROUPS.to_owned(), joined(nlb.security_groups.iter()));
+        }
+    }
+    for key in settings.tags.keys().filter(|&key| !untagged(settings, name, known, Some(key)).is_empty()) {
+        seen.insert(format!("tag {key}"), VARIOUS.to_owned());
+    }
+    if known.ports.values().any(|port| probe_differs(settings, port)) {
+        seen.insert(HEALTH_CHECK.to_owned(), VARIOUS.to_owned());
+    }
+    if known.ports.values().any(|port| group_attributes_differ(settings, port)) {
+        seen.insert(GROUPS.to_owned(), VARIOUS.to_owned());
+    }
+    let left_over = known.left_over(settings, name);
+    if !left_over.is_empty() {
+        seen.insert(LEFT_OVER.to_owned(), joined(left_over.iter().map(ToString::to_string)));
+    }
+    seen
+}
+
+/// Whether the load balancer has other security groups than it should.
+pub(super) fn security_groups_differ(settings: &Settings, nlb: &Nlb) -> bool {
+    !settings.security_groups.is_empty()
+        && settings.security_groups.iter().collect::<BTreeSet<_>>() != nlb.security_groups.iter().collect()
+}
+
+/// What of ours lacks a tag of the admin's (`key`, or any of them), by ARN.
+pub(super) fn untagged<'a>(settings: &Settings, name: &LbName, known: &'a Known, key: Option<&String>) -> Vec<&'a str> {
+    let adopted = settings.load_balancer_arn.is_some();
+    let nlb = known.nlb.iter().filter(|_| !adopted).map(|nlb| (nlb.arn.as_str(), &nlb.tags));
+    let ports = known.ports.values().filter(|port| port.serves(settings, name).is_some());
+    let listeners =
+        ports.clone().flat_map(|port| &port.listener).map(|listener| (listener.arn.as_str(), &listener.tags));
+    let groups = ports.flat_map(|port| &port.groups).map(|group| (group.arn.as_str(), &group.tags));
+    let lacks = |tags: &names::Tags| {
+        let mut wanted = settings.tags.iter().filter(|(k, _)| key.is_none_or(|key| key == *k));
+        wanted.any(|(key, value)| tags.get(key) != Some(value))
+    };
+    nlb.chain(listeners).chain(groups).filter(|(_, tags)| lacks(tags)).map(|(arn, _)| arn).collect()
+}
+
+/// Whether the target group that a listener uses is probed in another way than
+/// the class says.
+pub(super) fn probe_differs(settings: &Settings, port: &Port) -> bool {
+    let wanted = Probe::wanted(&settings.health_check);
+    port.used_group().is_some_and(|group| group.probe != wanted)
+}
+
+/// Whether the target group that a listener uses was given other attributes.
+pub(super) fn group_attributes_differ(settings: &Settings, port: &Port) -> bool {
+    let Some(listener) = &port.listener else { return false };
+    let given = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
+    given != GroupAttributes::wanted(settings).summary()
+}
+
+fn joined<T: AsRef<str> + Ord>(all: impl Iterator<Item = T>) -> String {
+    let all: BTreeSet<T> = all.collect();
+    all.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
+}
+
+/// How the targets of a target group are probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Probe {
+    pub(super) protocol: String,
+    pub(super) port: String,
+    pub(super) path: Option<String>,
+    pub(super) interval_seconds: i32,
+    pub(super) timeout_seconds: i32,
+    pub(super) healthy: i32,
+    pub(super) unhealthy: i32,
+}
+
+impl Probe {
+    /// What the class says, and for what it leaves out AWS' defaults, so that
+    /// they come back when it says no more. (API reference, CreateTargetGroup;
+    /// path and matcher: of HTTP and HTTPS only.)
+    pub(super) fn wanted(given: &HealthCheck) -> Self {
+        let protocol = given.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let interval_seconds = given.interval_seconds.unwrap_or(30);
+        let default_timeout = if protocol == "HTTP" { 6 } else { 10 };
+        let path = (protocol != "TCP").then(|| given.path.clone().unwrap_or_else(|| "/".to_owned()));
+        Self {
+            port: given.port.clone().unwrap_or_else(|| "traffic-port".to_owned()),
+            path,
+            interval_seconds,
+            timeout_seconds: given.timeout_seconds.unwrap_or(default_timeout.min(interval_seconds)),
+            healthy: given.healthy_threshold_count.unwrap_or(5),
+            unhealthy: given.unhealthy_threshold_count.unwrap_or(2),
+            protocol,
+        }
+    }
+
+    /// What a target group has.
+    pub(super) fn from_aws(group: &TargetGroup) -> Self {
+        let protocol = group.health_check_protocol().map_or("TCP", |protocol| protocol.as_str()).to_owned();
+        Self {
+            port: group.health_check_port().unwrap_or("traffic-port").to_owned(),
+            path: group.health_check_path().filter(|_| protocol != "TCP").map(str::to_owned),
+            interval_seconds: group.health_check_interval_seconds().unwrap_or_default(),
+            timeout_seconds: group.health_check_timeout_seconds().unwrap_or_default(),
+            healthy: group.healthy_threshold_count().unwrap_or_default(),
+            unhealthy: group.unhealthy_threshold_count().unwrap_or_default(),
+            protocol,
+        }
+    }
+}
+
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { protocol, port, path, interval_seconds, timeout_seconds, healthy, unhealthy } = self;
+        let path = path.as_deref().unwrap_or_default();
+        write!(
+            f,
+            "{protocol} {port}{path} every {interval_seconds} s within {timeout_seconds} s, {healthy}/{unhealthy}"
+        )
+    }
+}
+
+/// The attributes of target groups that a class has a say in.
+pub(super) struct GroupAttributes {
+    deregistration_delay_seconds: Option<u32>,
+    preserve_client_ip: Option<bool>,
+    proxy_protocol_v2: bool,
+    kind: TargetKind,
+}
+
+impl GroupAttributes {
+    /// What the tag says where AWS' defaults are wanted: as much as no tag.
+    pub(super) const DEFAULT: &str = "default";
+
+    pub(super) fn wanted(settings: &Settings) -> Self {
+        Self {
+            deregistration_delay_seconds: settings.deregistration_delay_seconds,
+            preserve_client_ip: settings.preserve_client_ip,
+            proxy_protocol_v2: settings.proxy_protocol_v2,
+            kind: settings.target_kind,
+        }
+    }
+
+    /// All of them in a text, for the tag: of the characters that the value of a
+    /// tag may have.
+    pub(super) fn summary(&self) -> String {
+        let given = [
+            self.deregistration_delay_seconds.map(|seconds| format!("deregistration_delay={seconds}")),
+            self.preserve_client_ip.map(|preserve| format!("preserve_client_ip={preserve}")),
+            self.proxy_protocol_v2.then(|| "proxy_protocol_v2=true".to_owned()),
+        ];
+        let given: Vec<String> = given.into_iter().flatten().collect();
+        if given.is_empty() { Self::DEFAULT.to_owned() } else { given.join(" ") }
+    }
+
+    /// Whether a new target group has them without being told.
+    pub(super) fn are_default(&self) -> bool {
+        self.summary() == Self::DEFAULT
+    }
+
+    /// All of them as AWS wants them for the target group of this listener, its
+    /// defaults included. (API reference, TargetGroupAttribute. For UDP clients'
+    /// addresses are always preserved, and to ask for anything else is an error.)
+    pub(super) fn to_aws(&self, key: ListenerKey) -> Vec<TargetGroupAttribute> {
+        let delay = self.deregistration_delay_seconds.unwrap_or(300).to_string();
+        let preserve = self.preserve_client_ip.unwrap_or(self.kind == TargetKind::Node);
+        let preserve = (key.protocol == Protocol::Tcp).then(|| ("preserve_client_ip.enabled", preserve.to_string()));
+        let all = [
+            Some(("deregistration_delay.timeout_seconds", delay)),
+            preserve,
+            Some(("proxy_protocol_v2.enabled", self.proxy_protocol_v2.to_string())),
+        ];
+        let attribute = |(key, value): (&str, String)| TargetGroupAttribute::builder().key(key).value(value).build();
+        all.into_iter().flatten().map(attribute).collect()
+    }
+}

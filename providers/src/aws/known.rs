@@ -1,0 +1,204 @@
+//! What is known of one load balancer, since it was last looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::{self, Probe};
+use super::limits::Limits;
+use super::names::{self, CLAIM, Tags, Target};
+use super::settings::Settings;
+use crate::model::{
+    Address, Capacity, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
+};
+
+/// For so long what failed is left to who asked for it, before it counts as left
+/// over. Longer than the longest wait between two tries of the LB loop.
+const SPARED: Duration = Duration::from_secs(300);
+/// For so long the room is believed to be used up, after AWS said so. Then it is
+/// tried again, since whoever used it may be gone.
+const FULL: Duration = Duration::from_secs(600);
+
+/// One load balancer.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// `None`: it does not exist, though target groups of it may
+    pub(super) nlb: Option<Nlb>,
+    /// What of it is ours, by port number
+    pub(super) ports: BTreeMap<NonZeroU16, Port>,
+    pub(super) foreign: Foreign,
+    pub(super) limits: Limits,
+    /// Whether all that was asked for since was done
+    pub(super) complete: bool,
+    pub(super) past: Past,
+}
+
+/// What is remembered also when it is looked at anew.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Past {
+    /// Ports of which something failed, and when
+    pub(super) failed: BTreeMap<NonZeroU16, Instant>,
+    /// When AWS said that no listener fits any more, and how many there were
+    pub(super) no_listeners: Option<(Instant, u32)>,
+    /// When AWS said that no target fits any more, and how many there were of ours
+    pub(super) no_targets: Option<(Instant, u32)>,
+}
+
+/// The load balancer itself.
+#[derive(Debug)]
+pub(super) struct Nlb {
+    pub(super) arn: String,
+    pub(super) hostname: Option<String>,
+    pub(super) zones: usize,
+    /// Why it serves nothing yet
+    pub(super) not_ready: Option<String>,
+    pub(super) security_groups: Vec<String>,
+    pub(super) tags: Tags,
+    pub(super) attributes: BTreeMap<String, String>,
+}
+
+/// What strangers have on it.
+#[derive(Debug, Default)]
+pub(super) struct Foreign {
+    pub(super) ports: BTreeSet<FrontPort>,
+    pub(super) listeners: usize,
+    pub(super) targets: usize,
+}
+
+/// What of ours there is for one port number.
+#[derive(Debug, Default)]
+pub(super) struct Port {
+    pub(super) listener: Option<Door>,
+    /// Its target groups: more than one only if something was cut off
+    pub(super) groups: Vec<Group>,
+}
+
+/// A listener.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) arn: String,
+    /// `None`: one that we never make
+    pub(super) protocol: Option<Protocol>,
+    /// The target group that it forwards to, by ARN
+    pub(super) group: Option<String>,
+    pub(super) tags: Tags,
+}
+
+/// A target group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) arn: String,
+    pub(super) name: String,
+    pub(super) targets: BTreeSet<Target>,
+    pub(super) probe: Probe,
+    pub(super) tags: Tags,
+    /// Whether a load balancer uses it
+    pub(super) used: bool,
+}
+
+impl Port {
+    /// The listener that this port is, if all is as it should be: it forwards to
+    /// the target group that is made for it, and says whom it is for.
+    pub(super) fn serves(&self, settings: &Settings, name: &LbName) -> Option<(Protocol, Owner, &Group)> {
+        let listener = self.listener.as_ref()?;
+        let (protocol, group) = (listener.protocol?, self.used_group()?);
+        let key = |port| ListenerKey { port, protocol };
+        let expected = |port| names::group_name(settings, name, key(port));
+        let port = group.port()?;
+        let owner = Owner::parse(listener.tags.get(CLAIM)?)?;
+        (group.name == expected(port)).then_some((protocol, owner, group))
+    }
+
+    /// The target group that the listener forwards to, if it is ours.
+    pub(super) fn used_group(&self) -> Option<&Group> {
+        let used = self.listener.as_ref()?.group.as_ref()?;
+        self.groups.iter().find(|group| group.arn == *used)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.listener.is_none() && self.groups.is_empty()
+    }
+}
+
+impl Group {
+    /// The front port, which is in its name.
+    pub(super) fn port(&self) -> Option<NonZeroU16> {
+        port_in(&self.name)
+    }
+}
+
+/// The front port in the name of a target group: the third of its parts.
+pub(super) fn port_in(group_name: &str) -> Option<NonZeroU16> {
+    group_name.split('-').nth(2)?.parse().ok()
+}
+
+impl Known {
+    /// The ports where there is something that serves nobody: target groups
+    /// without a listener, listeners that forward elsewhere.
+    pub(super) fn left_over(&self, settings: &Settings, name: &LbName) -> Vec<NonZeroU16> {
+        let ports = self.ports.iter().filter(|(number, port)| {
+            let whole = port.serves(settings, name).is_some() && port.groups.len() == 1;
+            let spared = self.past.failed.get(number).is_some_and(|at| at.elapsed() < SPARED);
+            !port.is_empty() && !whole && !spared
+        });
+        ports.map(|(number, _)| *number).collect()
+    }
+
+    /// The same as an observation.
+    pub(super) fn observed(&self, settings: &Settings, name: &LbName) -> Option<Observed> {
+        let nlb = self.nlb.as_ref()?;
+        let listeners = self.ports.iter().filter_map(|(number, port)| {
+            let (protocol, owner, group) = port.serves(settings, name)?;
+            let backends = group.targets.iter().map(Target::backend).collect();
+            Some((ListenerKey { port: *number, protocol }, Listener { owner, backends }))
+        });
+        Some(Observed {
+            load_balancer: LoadBalancer {
+                listeners: listeners.collect(),
+                attributes: config::observed(settings, name, self),
+            },
+            addresses: nlb.addresses(),
+            capacity: self.capacity(),
+            foreign: self.foreign.ports.clone(),
+            not_ready: nlb.not_ready.clone(),
+        })
+    }
+
+    /// What fits on it: AWS' limits, and less if AWS said that it is full.
+    fn capacity(&self) -> Capacity {
+        let (zones, cross_zone) = self.nlb.as_ref().map_or((1, false), |nlb| {
+            (nlb.zones, nlb.attributes.get(config::CROSS_ZONE).is_some_and(|value| value == "true"))
+        });
+        let listeners = self.limits.listeners;
+        let targets = self.limits.targets_of(zones, cross_zone).saturating_sub(count(self.foreign.targets));
+        let full = |at: Option<(Instant, u32)>| at.filter(|(at, _)| at.elapsed() < FULL).map(|(_, held)| held);
+        Capacity {
+            listeners: Some(full(self.past.no_listeners).map_or(listeners, |held| held.min(listeners))),
+            targets: Some(full(self.past.no_targets).map_or(targets, |held| held.min(targets))),
+        }
+    }
+
+    /// AWS said that no more listeners fit, or no more targets: what there is now
+    /// is all that fits.
+    pub(super) fn is_full(&mut self, of_targets: bool) {
+        if of_targets {
+            let used = self.ports.values().flat_map(|port| &port.groups).filter(|group| group.used);
+            self.past.no_targets = Some((Instant::now(), count(used.map(|group| group.targets.len()).sum())));
+        } else {
+            let ours = self.ports.values().filter(|port| port.listener.is_some()).count();
+            self.past.no_listeners = Some((Instant::now(), count(ours + self.foreign.listeners)));
+        }
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Nlb {
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        self.hostname.iter().map(|name| Address::Hostname(name.clone())).collect()
+    }
+}

@@ -1,0 +1,347 @@
+//! Looking: what there is at AWS, in as few calls as its API allows.
+//!
+//! For a load balancer of n listeners: itself, its attributes, its listeners, the
+//! target groups of the account (400 in a call; only so are those found that no
+//! listener uses any more), the tags of all of these (20 in a call), and the
+//! targets of each target group (a call for each). 58 calls for 50 listeners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+
+use aws_sdk_elasticloadbalancingv2::types::{
+    Listener, LoadBalancer, LoadBalancerStateEnum, ProtocolEnum, TargetGroup, TargetHealthStateEnum,
+};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tracing::warn;
+
+use super::budget::{Turn, Urgency};
+use super::clients::Region;
+use super::config::{CROSS_ZONE, Probe};
+use super::failure::Failure;
+use super::known::{Door, Foreign, Group, Known, Nlb, port_in};
+use super::limits::{Limits, PAGE, RESOURCES_PER_CALL};
+use super::names::{self, Tags, Target};
+use super::settings::Settings;
+use crate::Error;
+use crate::model::{FrontPort, LbName, Protocol, Transport};
+
+/// Calls under way at once for one load balancer.
+const AT_ONCE: usize = 8;
+
+/// What was seen.
+pub(super) struct Seen {
+    pub(super) known: Known,
+    /// Whether the load balancer bears our tags, if there is one
+    pub(super) is_ours: bool,
+}
+
+/// A look at one load balancer.
+pub(super) struct Look<'a> {
+    pub(super) region: &'a Region,
+    pub(super) settings: &'a Settings,
+    pub(super) name: &'a LbName,
+}
+
+impl Look<'_> {
+    /// All that there is of it.
+    ///
+    /// # Errors
+    /// When it could not be asked, when what has its name is not ours, or when the
+    /// one that was to be adopted does not exist.
+    pub(super) async fn all(&self) -> Result<Known, Error> {
+        let seen = self.see(true).await?;
+        match &self.settings.load_balancer_arn {
+            Some(arn) if seen.known.nlb.is_none() => {
+                Err(Error::Refused(format!("load balancer {arn} does not exist: make it, or a class for another one")))
+            }
+            None if !seen.is_ours => Err(self.not_ours()),
+            _ => Ok(seen.known),
+        }
+    }
+
+    /// The same, whosoever it is; its targets only if they matter.
+    pub(super) async fn see(&self, with_targets: bool) -> Result<Seen, Error> {
+        let found = self.load_balancer().await?;
+        let sorted = self.sort(found.as_ref(), with_targets).await;
+        sorted.map_err(|failure| self.error(failure))
+    }
+
+    async fn sort(&self, found: Option<&LoadBalancer>, with_targets: bool) -> Result<Seen, Failure> {
+        let arn = found.and_then(|found| found.load_balancer_arn.clone()).unwrap_or_default();
+        let mut known = Known { complete: true, ..Known::default() };
+        let groups = self.groups(found.is_some().then_some(&*arn)).await?;
+        let (mut listeners, mut attributes) = (Vec::new(), BTreeMap::new());
+        if found.is_some() {
+            (listeners, attributes, known.limits) =
+                futures::try_join!(self.listeners(&arn), self.attributes(&arn), self.limits())?;
+        }
+        let tagged = found.iter().map(|_| arn.clone()).chain(listeners.iter().filter_map(|l| l.listener_arn.clone()));
+        let ours = groups.iter().filter(|group| self.is_named_ours(group));
+        let tagged = tagged.chain(ours.filter_map(|group| group.target_group_arn.clone()));
+        let mut tags = self.tags(tagged.collect()).await?;
+        let own_tags = tags.remove(&arn).unwrap_or_default();
+        let is_ours = found.is_none() || names::are_ours(&own_tags, self.settings, self.name);
+        let theirs = self.sort_listeners(&mut known, listeners, &mut tags);
+        self.sort_groups(&mut known, groups, &mut tags, &theirs, with_targets).await?;
+        known.nlb = found.map(|found| nlb(found, own_tags, attributes));
+        Ok(Seen { known, is_ours })
+    }
+
+    /// The load balancer itself, if there is one by our name, or the adopted one.
+    async fn load_balancer(&self) -> Result<Option<LoadBalancer>, Error> {
+        let request = self.region.client().await.describe_load_balancers();
+        let request = match &self.settings.load_balancer_arn {
+            Some(arn) => request.load_balancer_arns(arn),
+            None => request.names(self.name.as_str()),
+        };
+        match self.region.call("DescribeLoadBalancers", &mut self.turn(), || request.clone().send()).await {
+            Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().next()),
+            Err(failure) if failure.is("LoadBalancerNotFound") => Ok(None),
+            Err(failure) => Err(self.error(failure)),
+        }
+    }
+
+    /// Whether it serves by now: one call, for while it is being set up.
+    pub(super) async fn readiness(&self) -> Result<Option<Option<String>>, Error> {
+        Ok(self.load_balancer().await?.map(|found| not_ready(&found)))
+    }
+
+    /// Our target groups by their names, and those that strangers have on this
+    /// load balancer.
+    async fn groups(&self, on: Option<&str>) -> Result<Vec<TargetGroup>, Failure> {
+        let request = self.region.client().await.describe_target_groups().page_size(PAGE);
+        let (mut groups, mut marker) = (Vec::new(), None);
+        loop {
+            let page = request.clone().set_marker(marker);
+            let reply = self.region.call("DescribeTargetGroups", &mut self.turn(), || page.clone().send()).await?;
+            let concerns = |group: &TargetGroup| {
+                self.is_named_ours(group) || group.load_balancer_arns().iter().any(|of| Some(of.as_str()) == on)
+            };
+            groups.extend(reply.target_groups.unwrap_or_default().into_iter().filter(concerns));
+            marker = reply.next_marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                return Ok(groups);
+            }
+        }
+    }
+
+    async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, Failure> {
+        let request = self.region.client().await.describe_listeners().load_balancer_arn(arn).page_size(PAGE);
+        let (mut listeners, mut marker) = (Vec::new(), None);
+        loop {
+            let page = request.clone().set_marker(marker);
+            let reply = self.region.call("DescribeListeners", &mut self.turn(), || page.clone().send()).await?;
+            listeners.extend(reply.listeners.unwrap_or_default());
+            marker = reply.next_marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                return Ok(listeners);
+            }
+        }
+    }
+
+    async fn attributes(&self, arn: &str) -> Result<BTreeMap<String, String>, Failure> {
+        let request = self.region.client().await.describe_load_balancer_attributes().load_balancer_arn(arn);
+        let mut turn = self.turn();
+        let reply = self.region.call("DescribeLoadBalancerAttributes", &mut turn, || request.clone().send()).await?;
+        let attributes = reply.attributes.unwrap_or_default().into_iter();
+        Ok(attributes.filter_map(|attribute| Some((attribute.key?, attribute.value?))).collect())
+    }
+
+    /// The account's quotas, asked for once; the documented ones if that is not
+    /// permitted.
+    async fn limits(&self) -> Result<Limits, Failure> {
+        let mut kept = self.region.limits.lock().await;
+        if let Some(limits) = *kept {
+            return Ok(limits);
+        }
+        let request = self.region.client().await.describe_account_limits().page_size(PAGE);
+        let (mut limits, mut marker) = (Limits::default(), None);
+        loop {
+            let page = request.clone().set_marker(marker);
+            let reply = match self.region.call("DescribeAccountLimits", &mut self.turn(), || page.clone().send()).await
+            {
+                Ok(reply) => reply,
+                Err(failure) if failure.is("AccessDenied") => {
+                    warn!(
+                        "not permitted to do elasticloadbalancing:DescribeAccountLimits: taking the documented quotas"
+                    );
+                    break;
+                }
+                Err(failure) => return Err(failure),
+            };
+            for limit in reply.limits.unwrap_or_default() {
+                if let (Some(name), Some(Ok(max))) = (limit.name, limit.max.map(|max| max.parse())) {
+                    limits.set(&name, max);
+                }
+            }
+            marker = reply.next_marker.filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                break;
+            }
+        }
+        Ok(*kept.insert(limits))
+    }
+
+    async fn tags(&self, arns: Vec<String>) -> Result<BTreeMap<String, Tags>, Failure> {
+        let client = self.region.client().await;
+        let chunks = stream::iter(arns.chunks(RESOURCES_PER_CALL).map(<[String]>::to_vec));
+        let replies = chunks.map(|chunk| async move {
+            let request = client.describe_tags().set_resource_arns(Some(chunk));
+            let reply = self.region.call("DescribeTags", &mut self.turn(), || request.clone().send()).await?;
+            Ok(reply.tag_descriptions.unwrap_or_default())
+        });
+        let replies: Vec<_> = replies.buffer_unordered(AT_ONCE).try_collect().await?;
+        let described = replies.into_iter().flatten();
+        Ok(described.filter_map(|of| Some((of.resource_arn?, names::from_aws(of.tags)))).collect())
+    }
+
+    async fn targets(&self, arn: &str) -> Result<BTreeSet<Target>, Failure> {
+        let request = self.region.client().await.describe_target_health().target_group_arn(arn);
+        let reply = self.region.call("DescribeTargetHealth", &mut self.turn(), || request.clone().send()).await?;
+        let all = reply.target_health_descriptions.unwrap_or_default();
+        // What drains was deregistered already.
+        let drains = |state: &TargetHealthStateEnum| *state == TargetHealthStateEnum::Draining;
+        let stays = all.iter().filter(|of| !of.target_health().and_then(|health| health.state()).is_some_and(drains));
+        Ok(stays.filter_map(|of| Target::from_aws(of.target()?)).collect())
+    }
+
+    /// Ours by port; what is left are strangers', whose target groups are returned.
+    fn sort_listeners(
+        &self,
+        known: &mut Known,
+        listeners: Vec<Listener>,
+        tags: &mut BTreeMap<String, Tags>,
+    ) -> BTreeSet<String> {
+        let mut theirs = BTreeSet::new();
+        for listener in listeners {
+            let port = listener.port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+            let (Some(arn), Some(port)) = (listener.listener_arn.clone(), port) else { continue };
+            let tags = tags.remove(&arn).unwrap_or_default();
+            let group = forwards_to(&listener);
+            if names::are_ours(&tags, self.settings, self.name) {
+                let protocol = listener.protocol.as_ref().and_then(protocol);
+                known.ports.entry(port).or_default().listener = Some(Door { arn, protocol, group, tags });
+            } else {
+                known.foreign.add(port, listener.protocol.as_ref());
+                theirs.extend(group);
+            }
+        }
+        theirs
+    }
+
+    /// Ours by port, with their targets; of strangers' target groups that count on
+    /// this load balancer, how many targets they have.
+    async fn sort_groups(
+        &self,
+        known: &mut Known,
+        groups: Vec<TargetGroup>,
+        tags: &mut BTreeMap<String, Tags>,
+        theirs: &BTreeSet<String>,
+        with_targets: bool,
+    ) -> Result<(), Failure> {
+        let groups = stream::iter(groups).map(|group| async {
+            let arn = group.target_group_arn().unwrap_or_default();
+            let targets = if with_targets { self.targets(arn).await? } else { BTreeSet::new() };
+            Ok((group, targets))
+        });
+        let groups: Vec<_> = groups.buffer_unordered(AT_ONCE).try_collect().await?;
+        for (group, targets) in groups {
+            let (Some(arn), Some(name)) = (group.target_group_arn.clone(), group.target_group_name.clone()) else {
+                continue;
+            };
+            let tags = tags.remove(&arn).unwrap_or_default();
+            let ours = self.is_named_ours(&group) && names::are_ours(&tags, self.settings, self.name);
+            match port_in(&name).filter(|_| ours && !theirs.contains(&arn)) {
+                Some(port) => {
+                    let used = !group.load_balancer_arns().is_empty();
+                    let group = Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used };
+                    known.ports.entry(port).or_default().groups.push(group);
+                }
+                None => known.foreign.targets += targets.len(),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_named_ours(&self, group: &TargetGroup) -> bool {
+        group.target_group_name().is_some_and(|name| name.starts_with(&names::group_prefix(self.name)))
+    }
+
+    fn not_ours(&self) -> Error {
+        let Self { name, region, .. } = self;
+        Error::Refused(format!(
+            "load balancer {name} in {} exists and is not ours (its tags do not say so): delete it, or give it the tags back",
+            region.name
+        ))
+    }
+
+    /// Something that went while it was looked at is a conflict, which passes.
+    fn error(&self, failure: Failure) -> Error {
+        failure.error(&self.region.name)
+    }
+
+    fn turn(&self) -> Turn {
+        Turn { of: self.name.clone(), urgency: Urgency::Alter, begin_by: None }
+    }
+}
+
+/// The only target group that a listener forwards to; `None` if it does anything
+/// else.
+fn forwards_to(listener: &Listener) -> Option<String> {
+    let [action] = listener.default_actions() else { return None };
+    let weighted = action.forward_config().map(|config| config.target_groups()).unwrap_or_default();
+    match (action.target_group_arn(), weighted) {
+        (Some(arn), [] | [_]) => Some(arn.to_owned()),
+        (None, [only]) => only.target_group_arn().map(str::to_owned),
+        _ => None,
+    }
+}
+
+fn protocol(protocol: &ProtocolEnum) -> Option<Protocol> {
+    match protocol {
+        ProtocolEnum::Tcp => Some(Protocol::Tcp),
+        ProtocolEnum::Udp => Some(Protocol::Udp),
+        ProtocolEnum::TcpUdp => Some(Protocol::TcpUdp),
+        _ => None,
+    }
+}
+
+impl Foreign {
+    fn add(&mut self, port: NonZeroU16, protocol: Option<&ProtocolEnum>) {
+        self.listeners += 1;
+        let transports: &[Transport] = match protocol.map(ProtocolEnum::as_str) {
+            Some("UDP" | "QUIC") => &[Transport::Udp],
+            Some("TCP_UDP" | "TCP_QUIC") => &[Transport::Tcp, Transport::Udp],
+            _ => &[Transport::Tcp],
+        };
+        self.ports.extend(transports.iter().map(|&transport| FrontPort { port, transport }));
+    }
+}
+
+/// The load balancer as it was described, or as the call that made it answered.
+pub(super) fn nlb(found: &LoadBalancer, tags: Tags, mut attributes: BTreeMap<String, String>) -> Nlb {
+    attributes.entry(CROSS_ZONE.to_owned()).or_insert_with(|| "false".to_owned());
+    Nlb {
+        arn: found.load_balancer_arn.clone().unwrap_or_default(),
+        hostname: found.dns_name.clone().filter(|name| !name.is_empty()),
+        zones: found.availability_zones().len(),
+        not_ready: not_ready(found),
+        security_groups: found.security_groups().to_vec(),
+        tags,
+        attributes,
+    }
+}
+
+fn not_ready(found: &LoadBalancer) -> Option<String> {
+    let state = found.state()?;
+    let reason = state.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+    match state.code()? {
+        LoadBalancerStateEnum::Provisioning => {
+            Some(format!("AWS is setting the load balancer up, which takes a few minutes{reason}"))
+        }
+        LoadBalancerStateEnum::Failed => {
+            Some(format!("AWS could not set the load balancer up{reason}: delete it, and it is made anew"))
+        }
+        _ => None,
+    }
+}

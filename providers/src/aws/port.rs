@@ -1,0 +1,319 @@
+//! Making one port of a load balancer as it is wanted: its listener, its target
+//! group, its targets.
+//!
+//! A new port is three calls: the target group, its targets, and the listener
+//! last, so that whoever finds a listener finds it whole. Each step can be done
+//! again after it was cut off.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_elasticloadbalancingv2::types::{
+    Action, ActionTypeEnum, ProtocolEnum, TargetDescription, TargetGroupIpAddressTypeEnum, TargetTypeEnum,
+};
+
+use tracing::info;
+
+use super::budget::{Turn, Urgency};
+use super::clients::Region;
+use super::config::{GroupAttributes, Probe};
+use super::failure::Failure;
+use super::known::{Door, Group, Port};
+use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
+use super::names::{self, CLAIM, GROUP_ATTRIBUTES, Tags, Target};
+use super::settings::Settings;
+use crate::model::{LbName, Listener, ListenerKey, Protocol};
+
+/// Works on the ports of one load balancer.
+pub(super) struct Ports<'a> {
+    pub(super) region: &'a Region,
+    pub(super) settings: &'a Settings,
+    pub(super) name: &'a LbName,
+    /// The load balancer
+    pub(super) arn: &'a str,
+}
+
+impl Ports<'_> {
+    /// Makes it so. Whatever was done, `port` says it.
+    ///
+    /// # Errors
+    /// The first call that failed; the rest is left for the next time.
+    pub(super) async fn make(
+        &self,
+        port: &mut Port,
+        wanted: Option<(ListenerKey, &Listener)>,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let Some((key, listener)) = wanted else {
+            self.close(port, turn).await?;
+            self.leave_groups(port, None, turn).await;
+            return Ok(());
+        };
+        let targets = self.targets(key, listener)?;
+        // A listener of another protocol needs another target group, and the two
+        // can be changed only one after the other.
+        if port.listener.as_ref().is_some_and(|found| found.protocol != Some(key.protocol)) {
+            self.close(port, turn).await?;
+        }
+        let tags = names::tags_of_port(self.settings, self.name, &listener.owner);
+        let (mut group, taken_up) = self.group(port, key, &tags, turn).await?;
+        let done = self.fill(port, &mut group, taken_up, key, (targets, tags), turn).await;
+        let name = group.name.clone();
+        port.groups.push(group);
+        done?;
+        self.leave_groups(port, Some(&name), turn).await;
+        Ok(())
+    }
+
+    /// Deletes the target groups that are not used any more. What can't be deleted
+    /// now is left over: the port is as it should be, and that is what counts.
+    async fn leave_groups(&self, port: &mut Port, but: Option<&str>, turn: &mut Turn) {
+        if let Err(failure) = self.remove_groups(port, but, turn).await {
+            info!(load_balancer = %self.name, why = ?failure, "target group left over");
+        }
+    }
+
+    /// The backends as targets.
+    fn targets(&self, key: ListenerKey, listener: &Listener) -> Result<BTreeSet<Target>, Failure> {
+        let target = |backend| {
+            Target::of(self.settings, backend).ok_or_else(|| {
+                let (what, kind) =
+                    (backend.provider_id.as_deref().unwrap_or("a node"), self.settings.target_kind.as_str());
+                let what =
+                    format!("{} ({what}) can be no target of {key}: its target group takes {kind}", backend.address);
+                Failure::invalid("RegisterTargets", what)
+            })
+        };
+        listener.backends.iter().map(target).collect()
+    }
+
+    /// The target group of this listener, taken out of the port: the one that is
+    /// there, or a new one. Tells whether it was there already, so that it has to
+    /// be looked through.
+    async fn group(
+        &self,
+        port: &mut Port,
+        key: ListenerKey,
+        tags: &Tags,
+        turn: &mut Turn,
+    ) -> Result<(Group, bool), Failure> {
+        let name = names::group_name(self.settings, self.name, key);
+        if let Some(at) = port.groups.iter().position(|group| group.name == name) {
+            return Ok((port.groups.remove(at), true));
+        }
+        let group = self.create_group(&name, key, tags, turn).await?;
+        Ok((group, false))
+    }
+
+    async fn create_group(&self, name: &str, key: ListenerKey, tags: &Tags, turn: &mut Turn) -> Result<Group, Failure> {
+        let probe = Probe::wanted(&self.settings.health_check);
+        let request = self.region.client().await.create_target_group();
+        let request = request
+            .name(name)
+            .protocol(protocol(key.protocol))
+            // Each target has a port of its own; this one tells a person what it is for.
+            .port(key.port.get().into())
+            .vpc_id(&self.settings.vpc_id)
+            .target_type(TargetTypeEnum::from(self.settings.target_kind.as_str()))
+            .ip_address_type(TargetGroupIpAddressTypeEnum::from(names::address_family(self.settings).as_str()))
+            .health_check_protocol(ProtocolEnum::from(probe.protocol.as_str()))
+            .health_check_port(&probe.port)
+            .set_health_check_path(probe.path.clone())
+            .health_check_interval_seconds(probe.interval_seconds)
+            .health_check_timeout_seconds(probe.timeout_seconds)
+            .healthy_threshold_count(probe.healthy)
+            .unhealthy_threshold_count(probe.unhealthy)
+            .set_tags(Some(names::to_aws(tags)));
+        let reply = self.region.call("CreateTargetGroup", turn, || request.clone().send()).await?;
+        let arn = reply.target_groups.unwrap_or_default().into_iter().find_map(|group| group.target_group_arn);
+        let arn = arn.ok_or_else(|| Failure::invalid("CreateTargetGroup", "the answer has no ARN".into()))?;
+        let (name, targets, tags) = (name.to_owned(), BTreeSet::new(), tags.clone());
+        Ok(Group { arn, name, targets, probe, tags, used: false })
+    }
+
+    /// Attributes, targets and listener of a target group.
+    async fn fill(
+        &self,
+        port: &mut Port,
+        group: &mut Group,
+        taken_up: bool,
+        key: ListenerKey,
+        (targets, tags): (BTreeSet<Target>, Tags),
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let attributes = GroupAttributes::wanted(self.settings);
+        let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
+        // Of one that has no listener nobody knows what it was given.
+        if !in_use && (taken_up || !attributes.are_default()) {
+            self.set_group_attributes(&group.arn, key, turn).await?;
+        }
+        // Another claim's clients must not reach the pods of the one before.
+        if group.tags.get(CLAIM) != tags.get(CLAIM) {
+            self.deregister(group, &targets, turn).await?;
+        }
+        self.register(group, &targets, turn).await?;
+        match &mut port.listener {
+            None => port.listener = Some(self.create_listener(group, key, &tags, turn).await?),
+            Some(listener) if !in_use => self.point(listener, &group.arn, turn).await?,
+            Some(_) => {}
+        }
+        group.used = true;
+        let listener = port.listener.iter_mut().map(|listener| (listener.arn.as_str(), &mut listener.tags));
+        self.tag(listener.chain([(group.arn.as_str(), &mut group.tags)]), &tags, turn).await?;
+        self.deregister(group, &targets, turn).await
+    }
+
+    /// Gives these the tags that any of them lacks, in one call.
+    pub(super) async fn tag<'t>(
+        &self,
+        all: impl Iterator<Item = (&'t str, &'t mut Tags)>,
+        wanted: &Tags,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let lacks = |has: &Tags| wanted.iter().any(|(key, value)| has.get(key) != Some(value));
+        let mut lacking: Vec<_> = all.filter(|(_, has)| lacks(has)).collect();
+        let given: Tags = wanted
+            .iter()
+            .filter(|(k, v)| lacking.iter().any(|(_, has)| has.get(*k) != Some(v)))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        for chunk in lacking.chunks_mut(RESOURCES_PER_CALL) {
+            let arns = chunk.iter().map(|(arn, _)| (*arn).to_owned()).collect();
+            let request = self.region.client().await.add_tags().set_resource_arns(Some(arns));
+            let request = request.set_tags(Some(names::to_aws(&given)));
+            self.region.call("AddTags", turn, || request.clone().send()).await?;
+            chunk.iter_mut().for_each(|(_, has)| has.extend(given.clone()));
+        }
+        Ok(())
+    }
+
+    /// Gives a target group the attributes that the class has for all of them.
+    pub(super) async fn set_group_attributes(
+        &self,
+        arn: &str,
+        key: ListenerKey,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let attributes = GroupAttributes::wanted(self.settings).to_aws(key);
+        let request = self.region.client().await.modify_target_group_attributes();
+        let request = request.target_group_arn(arn).set_attributes(Some(attributes));
+        self.region.call("ModifyTargetGroupAttributes", turn, || request.clone().send()).await.map(drop)
+    }
+
+    async fn register(&self, group: &mut Group, wanted: &BTreeSet<Target>, turn: &mut Turn) -> Result<(), Failure> {
+        let missing: Vec<Target> = wanted.difference(&group.targets).cloned().collect();
+        for chunk in missing.chunks(TARGETS_PER_CALL) {
+            let request = self.region.client().await.register_targets().target_group_arn(&group.arn);
+            let request = request.set_targets(Some(descriptions(chunk)));
+            self.region.call("RegisterTargets", turn, || request.clone().send()).await?;
+            group.targets.extend(chunk.iter().cloned());
+        }
+        Ok(())
+    }
+
+    async fn deregister(&self, group: &mut Group, wanted: &BTreeSet<Target>, turn: &mut Turn) -> Result<(), Failure> {
+        let superfluous: Vec<Target> = group.targets.difference(wanted).cloned().collect();
+        for chunk in superfluous.chunks(TARGETS_PER_CALL) {
+            let request = self.region.client().await.deregister_targets().target_group_arn(&group.arn);
+            let request = request.set_targets(Some(descriptions(chunk)));
+            match self.region.call("DeregisterTargets", turn, || request.clone().send()).await {
+                Err(failure) if !failure.is("InvalidTarget") => return Err(failure),
+                // It is not registered, which is what was wanted.
+                _ => chunk.iter().for_each(|target| _ = group.targets.remove(target)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_listener(
+        &self,
+        group: &Group,
+        key: ListenerKey,
+        tags: &Tags,
+        turn: &mut Turn,
+    ) -> Result<Door, Failure> {
+        let (attributes, mut tags) = (GroupAttributes::wanted(self.settings), tags.clone());
+        if !attributes.are_default() {
+            tags.insert(GROUP_ATTRIBUTES.to_owned(), attributes.summary());
+        }
+        let request = self.region.client().await.create_listener();
+        let request = request
+            .load_balancer_arn(self.arn)
+            .protocol(protocol(key.protocol))
+            .port(key.port.get().into())
+            .default_actions(forward(&group.arn))
+            .set_tags(Some(names::to_aws(&tags)));
+        let reply = self.region.call("CreateListener", turn, || request.clone().send()).await?;
+        let arn = reply.listeners.unwrap_or_default().into_iter().find_map(|listener| listener.listener_arn);
+        let arn = arn.ok_or_else(|| Failure::invalid("CreateListener", "the answer has no ARN".into()))?;
+        Ok(Door { arn, protocol: Some(key.protocol), group: Some(group.arn.clone()), tags })
+    }
+
+    async fn point(&self, listener: &mut Door, group: &str, turn: &mut Turn) -> Result<(), Failure> {
+        let request = self.region.client().await.modify_listener();
+        let request = request.listener_arn(&listener.arn).default_actions(forward(group));
+        self.region.call("ModifyListener", turn, || request.clone().send()).await?;
+        listener.group = Some(group.to_owned());
+        let given = Tags::from([(GROUP_ATTRIBUTES.to_owned(), GroupAttributes::wanted(self.settings).summary())]);
+        let says = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
+        if given[GROUP_ATTRIBUTES] == says {
+            return Ok(());
+        }
+        self.tag([(listener.arn.as_str(), &mut listener.tags)].into_iter(), &given, turn).await
+    }
+
+    pub(super) async fn close(&self, port: &mut Port, turn: &mut Turn) -> Result<(), Failure> {
+        let Some(listener) = &port.listener else { return Ok(()) };
+        let request = self.region.client().await.delete_listener().listener_arn(&listener.arn);
+        match self.region.call("DeleteListener", turn, || request.clone().send()).await {
+            Err(failure) if !failure.is("ListenerNotFound") => return Err(failure),
+            _ => port.listener = None,
+        }
+        port.groups.iter_mut().for_each(|group| group.used = false);
+        Ok(())
+    }
+
+    /// Deletes the target groups of a port but for the one that is used. One that
+    /// AWS has in use for a moment longer stays, without an error.
+    ///
+    /// # Errors
+    /// The first call that failed for another reason.
+    pub(super) async fn remove_groups(
+        &self,
+        port: &mut Port,
+        but: Option<&str>,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let (stay, go) =
+            std::mem::take(&mut port.groups).into_iter().partition(|group| Some(group.name.as_str()) == but);
+        port.groups = stay;
+        turn.urgency = turn.urgency.max(Urgency::Close);
+        let mut result = Ok(());
+        for group in go {
+            let request = self.region.client().await.delete_target_group().target_group_arn(&group.arn);
+            match self.region.call("DeleteTargetGroup", turn, || request.clone().send()).await {
+                Err(failure) if !failure.is("TargetGroupNotFound") => {
+                    port.groups.push(group);
+                    result = if failure.is("ResourceInUse") { result } else { result.and(Err(failure)) };
+                }
+                _ => {}
+            }
+        }
+        result
+    }
+}
+
+fn forward(group: &str) -> Action {
+    Action::builder().r#type(ActionTypeEnum::Forward).target_group_arn(group).build()
+}
+
+fn descriptions(targets: &[Target]) -> Vec<TargetDescription> {
+    targets.iter().map(Target::to_aws).collect()
+}
+
+fn protocol(protocol: Protocol) -> ProtocolEnum {
+    match protocol {
+        Protocol::Tcp => ProtocolEnum::Tcp,
+        Protocol::Udp => ProtocolEnum::Udp,
+        Protocol::TcpUdp => ProtocolEnum::TcpUdp,
+    }
+}
