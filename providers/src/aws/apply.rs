@@ -15,7 +15,7 @@ use tracing::info;
 use super::Aws;
 use super::budget::{Turn, Urgency};
 use super::failure::{Failure, Kind};
-use super::known::{Known, Port};
+use super::known::{Full, Known, Port};
 use super::port::Ports;
 use super::whole::Whole;
 use crate::diff::Change;
@@ -129,14 +129,19 @@ impl Aws {
             }
             Err(failure) => failure,
         };
-        if failure.is_no_room() {
-            known.is_full(failure.is("TooManyTargets"));
+        match failure.is_no_room() {
+            true if failure.is("TooManyTargets") => known.past.no_targets = Some(Full::now()),
+            true => known.past.no_listeners = Some(Full::now()),
+            false => {}
         }
         if failure.is_no_room() || failure.is_no_quota() {
             // The quotas may have been changed.
             *self.region.limits.lock().await = None;
         }
-        known.past.failed.insert(work.number, Instant::now());
+        // What could not be closed nobody asks for again, and is left over at once.
+        if work.wanted.is_some() {
+            known.past.failed.insert(work.number, Instant::now());
+        }
         let error = self.error(failure);
         applied.failed.extend(work.keys.iter().map(|key| (*key, error.clone())));
     }

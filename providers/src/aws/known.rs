@@ -38,12 +38,30 @@ pub(super) struct Known {
 /// What is remembered also when it is looked at anew.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Past {
-    /// Ports of which something failed, and when
+    /// Ports that could not be made as wanted, and when that was tried
     pub(super) failed: BTreeMap<NonZeroU16, Instant>,
-    /// When AWS said that no listener fits any more, and how many there were
-    pub(super) no_listeners: Option<(Instant, u32)>,
-    /// When AWS said that no target fits any more, and how many there were of ours
-    pub(super) no_targets: Option<(Instant, u32)>,
+    pub(super) no_listeners: Option<Full>,
+    pub(super) no_targets: Option<Full>,
+}
+
+/// AWS said that no more fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Full {
+    at: Instant,
+    /// How many there were when it was next looked at: listeners of whomever, and
+    /// targets of ours
+    held: Option<u32>,
+}
+
+impl Full {
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), held: None }
+    }
+
+    fn limit(full: Option<Self>, limit: u32) -> u32 {
+        let held = full.filter(|full| full.at.elapsed() < FULL).and_then(|full| full.held);
+        held.map_or(limit, |held| held.min(limit))
+    }
 }
 
 /// The load balancer itself.
@@ -173,23 +191,28 @@ impl Known {
         });
         let listeners = self.limits.listeners;
         let targets = self.limits.targets_of(zones, cross_zone).saturating_sub(count(self.foreign.targets));
-        let full = |at: Option<(Instant, u32)>| at.filter(|(at, _)| at.elapsed() < FULL).map(|(_, held)| held);
         Capacity {
-            listeners: Some(full(self.past.no_listeners).map_or(listeners, |held| held.min(listeners))),
-            targets: Some(full(self.past.no_targets).map_or(targets, |held| held.min(targets))),
+            listeners: Some(Full::limit(self.past.no_listeners, listeners)),
+            targets: Some(Full::limit(self.past.no_targets, targets)),
         }
     }
 
-    /// AWS said that no more listeners fit, or no more targets: what there is now
-    /// is all that fits.
-    pub(super) fn is_full(&mut self, of_targets: bool) {
-        if of_targets {
-            let used = self.ports.values().flat_map(|port| &port.groups).filter(|group| group.used);
-            self.past.no_targets = Some((Instant::now(), count(used.map(|group| group.targets.len()).sum())));
-        } else {
-            let ours = self.ports.values().filter(|port| port.listener.is_some()).count();
-            self.past.no_listeners = Some((Instant::now(), count(ours + self.foreign.listeners)));
-        }
+    /// The same after what went before. Where AWS said that no more fit, what there
+    /// is now is all that fits.
+    pub(super) fn after(mut self, past: Past) -> Self {
+        let used = self.ports.values().flat_map(|port| &port.groups).filter(|group| group.used);
+        let targets = count(used.map(|group| group.targets.len()).sum());
+        let ours = self.ports.values().filter(|port| port.listener.is_some()).count();
+        let listeners = count(ours + self.foreign.listeners);
+        self.past = past;
+        let fill = |full: &mut Option<Full>, held| {
+            if let Some(full) = full {
+                full.held.get_or_insert(held);
+            }
+        };
+        fill(&mut self.past.no_targets, targets);
+        fill(&mut self.past.no_listeners, listeners);
+        self
     }
 }
 

@@ -85,7 +85,7 @@ impl Aws {
             return Ok(known);
         }
         match self.look(name).all().await {
-            Ok(known) => Ok(Known { past, ..known }),
+            Ok(known) => Ok(known.after(past)),
             Err(error) => {
                 self.known().insert(name.clone(), Known { past, ..Known::default() });
                 Err(error)

@@ -1,7 +1,11 @@
 //! The `aws` provider against the stand-in for AWS: the suite that every provider
 //! passes, and what only this one does.
 
+mod costs;
+mod drift;
+mod faults;
 mod peer;
+mod steps;
 
 use std::sync::Arc;
 
@@ -11,6 +15,16 @@ use sharedlb_providers::conformance;
 use sharedlb_testbed::{AwsPeer, Parts, enter};
 
 use peer::Cloud;
+
+/// A test with a region of its own.
+pub(crate) type Test = for<'a> fn(&'a Cloud) -> BoxFuture<'a, ()>;
+
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        &[$((stringify!($name), |cloud| Box::pin($name(cloud)))),+]
+    };
+}
+pub(crate) use tests;
 
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts::AWS_ONLY)?;
@@ -29,7 +43,12 @@ fn main() -> anyhow::Result<()> {
     let suite = conformance::SUITE.iter().map(|&(name, test)| {
         trial("conformance", name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
     });
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.collect());
+    let own = [("costs", costs::TESTS), ("drift", drift::TESTS), ("faults", faults::TESTS)];
+    let own = own.iter().flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)));
+    let own = own.map(|(kind, &(name, test))| {
+        trial(kind, name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
+    });
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.chain(own).collect());
     drop(peer);
     conclusion.exit()
 }

@@ -12,7 +12,7 @@ use sharedlb_providers::aws::{
 };
 use sharedlb_providers::conformance::Peer;
 use sharedlb_providers::{FrontPort, LbName, ListenerKey, Provider};
-use sharedlb_testbed::{AwsFault, AwsRegion, FaultKind};
+use sharedlb_testbed::{AwsCall, AwsFault, AwsRegion, FaultKind};
 
 /// The name of the fault that stands for a killed process.
 const DEAD: &str = "dead";
@@ -66,6 +66,13 @@ impl Cloud {
         Aws::new(settings, &self.clients(1000.0))
     }
 
+    /// The actions of the calls so far, and forgets them.
+    pub(crate) async fn actions(&self) -> Vec<String> {
+        let calls: Vec<AwsCall> = self.0.log().await.expect("the log is there");
+        self.0.forget().await.expect("the log is emptied");
+        calls.into_iter().map(|call| call.action).collect()
+    }
+
     pub(crate) async fn fault(&self, fault: AwsFault) {
         self.0.fault(&fault).await.expect("the fault is set");
     }
@@ -87,6 +94,13 @@ impl Cloud {
         let found = self.call("describe_listeners", json!({"LoadBalancerArn": arn})).await;
         let listeners = found["Listeners"].as_array().cloned().unwrap_or_default();
         listeners.into_iter().map(|listener| (listener["Port"].as_u64().expect("it has a port"), listener)).collect()
+    }
+
+    /// The names of all target groups.
+    pub(crate) async fn groups(&self) -> Vec<String> {
+        let found = self.call("describe_target_groups", json!({})).await;
+        let groups = found["TargetGroups"].as_array().cloned().unwrap_or_default();
+        groups.iter().map(|group| text(&group["TargetGroupName"])).collect()
     }
 
     /// A stranger's target group.
