@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Everything is a step after another; cargo has its own ways to use all cores.
 .NOTPARALLEL:
-.PHONY: help test demo demo-shell bench build generate lint clean bins rust go
+.PHONY: help test chaos demo demo-shell bench build generate lint clean bins rust go
 
 # The versions that are needed, from where they are written down anyway.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -50,6 +50,13 @@ bench: rust go ## Measure: one figure a line, as name, value and unit
 	@cargo bench --bench assign >&2
 	$(call say,How long everything takes with a real API server: about 12 minutes)
 	@cargo bench --bench cluster
+
+# Each run has a plan of its own, unless CHAOS_SEED says which.
+CHAOS_SECONDS ?= 120
+CHAOS_SEED ?= $(shell date +%s)
+chaos: rust go ## Break everything for CHAOS_SECONDS (120), by the plan of CHAOS_SEED, and see that no promise is broken
+	$(call say,Chaos for $(CHAOS_SECONDS) s$(,) with CHAOS_SEED=$(CHAOS_SEED))
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) cargo test --all-features --test chaos
 
 build: rust ## Build the controller, as it is to be released
 	cargo build --release --locked --package sharedlb

@@ -1,6 +1,6 @@
 //! Which faults strike the requests that pass the proxy.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -26,6 +26,16 @@ struct Hold {
     round: u64,
 }
 
+/// How watches that are under way end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Ending {
+    /// With 410 Gone, as those that are too old.
+    #[default]
+    Expired,
+    /// The connection breaks.
+    Broken,
+}
+
 /// The faults there are, and what has passed.
 #[derive(Default)]
 pub(crate) struct Faults {
@@ -40,7 +50,12 @@ pub(crate) struct Faults {
     /// Writes that the API server was given, and that have ended.
     passed: AtomicU64,
     hold: watch::Sender<Hold>,
-    expired: watch::Sender<u64>,
+    ended: watch::Sender<Ending>,
+    /// How long every request, every answer and every event is held up, in
+    /// milliseconds.
+    delay: AtomicU64,
+    /// Whether lists are answered as they were before.
+    stale: AtomicBool,
 }
 
 impl Faults {
@@ -71,7 +86,37 @@ impl Faults {
 
     /// Ends all watches that are under way with 410 Gone.
     pub(crate) fn expire_watches(&self) {
-        self.expired.send_modify(|count| *count += 1);
+        self.end_watches(Ending::Expired);
+    }
+
+    /// Ends all watches that are under way.
+    pub(crate) fn end_watches(&self, how: Ending) {
+        self.ended.send_replace(how);
+    }
+
+    /// Holds up every request, every answer and every event of a watch for so
+    /// long, until another delay is set.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.delay.store(delay.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Waits for as long as things are held up now.
+    pub(crate) async fn be_late(&self) {
+        match self.delay.load(Ordering::Relaxed) {
+            0 => {}
+            delay => tokio::time::sleep(Duration::from_millis(delay)).await,
+        }
+    }
+
+    /// Whether a list that was asked for before is answered as it was then. It
+    /// says so by its version, so whoever watches from there misses nothing.
+    pub(crate) fn serve_stale_lists(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Relaxed);
+    }
+
+    /// Whether lists are stale now.
+    pub(crate) fn lists_are_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// Lets this many more writes happen; the answers to the last of them are
@@ -103,8 +148,8 @@ impl Faults {
     }
 
     /// Changes when all watches are to end.
-    pub(crate) fn expiry(&self) -> watch::Receiver<u64> {
-        self.expired.subscribe()
+    pub(crate) fn ending(&self) -> watch::Receiver<Ending> {
+        self.ended.subscribe()
     }
 
     pub(crate) async fn before_read(&self) -> Verdict {

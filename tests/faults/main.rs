@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod killed;
 mod ledger;
+#[allow(dead_code, reason = "each of the test programs uses a part of this")]
 mod proxy;
 mod restart;
 mod setting;

@@ -1,15 +1,16 @@
 //! A proxy of ours between the controller and the API server, that does to
 //! requests what bad networks and busy API servers do.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, anyhow, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use futures::stream;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -21,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::faults::{Faults, Verdict};
 use crate::watch_stream::lines_until;
 
-/// The port where it listens. The network is the test program's own.
+/// Where the only one of a test listens. The network is the test program's own.
 const PORT: u16 = 7070;
 
 /// More than any object of ours has.
@@ -31,7 +32,8 @@ const MAX_BODY: usize = 16 << 20;
 pub(crate) struct Proxy {
     /// As whom it asks the API server.
     upstream: PathBuf,
-    port: u16,
+    listen: SocketAddr,
+    lists: Arc<Lists>,
     pub(crate) faults: Arc<Faults>,
     /// What serves connections: with it, all of them end at once.
     serving: Option<Runtime>,
@@ -43,9 +45,15 @@ impl Proxy {
         Self::start_at(upstream, PORT)
     }
 
-    /// One of several, each of which has a port of its own.
+    /// The same at another port of 127.0.0.1.
     pub(crate) fn start_at(upstream: &Path, port: u16) -> anyhow::Result<Self> {
-        let mut proxy = Self { upstream: upstream.to_owned(), port, faults: Arc::default(), serving: None };
+        let mut proxy = Self {
+            upstream: upstream.to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+            lists: Arc::default(),
+            faults: Arc::default(),
+            serving: None,
+        };
         proxy.accept()?;
         Ok(proxy)
     }
@@ -53,7 +61,7 @@ impl Proxy {
     /// Writes a kubeconfig file that leads to this proxy, and has no rights of
     /// its own.
     pub(crate) fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
-        let server = format!("http://{}", address(self.port));
+        let server = format!("http://{}", self.listen);
         let text = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -61,9 +69,15 @@ impl Proxy {
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": ""}}],
             "current-context": "proxy",
         });
-        let path = self.upstream.with_file_name(format!("proxy-{}.kubeconfig", self.port));
+        let path = self.upstream.with_file_name(format!("proxy-{}.kubeconfig", self.listen.port()));
         std::fs::write(&path, text.to_string()).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
+    }
+
+    /// Forgets the lists that were asked for: who starts afresh is never told
+    /// of a time before, since the API server does not do so either.
+    pub(crate) fn forget_lists(&self) {
+        self.lists.lock().clear();
     }
 
     /// Ends all connections, and refuses new ones.
@@ -82,9 +96,9 @@ impl Proxy {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let kubeconfig = Kubeconfig::read_from(&self.upstream)?;
         let (started, start) = std::sync::mpsc::channel();
-        let (port, faults) = (self.port, self.faults.clone());
+        let (listen, between) = (self.listen, Between { faults: self.faults.clone(), lists: self.lists.clone() });
         runtime.spawn(async move {
-            match prepare(kubeconfig, port, faults).await {
+            match prepare(kubeconfig, listen, between).await {
                 Ok((listener, router)) => {
                     let _ = started.send(Ok(()));
                     let _ = axum::serve(listener, router).await;
@@ -103,29 +117,54 @@ impl Drop for Proxy {
     }
 }
 
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
+/// What stands between the two.
+#[derive(Clone)]
+struct Between {
+    faults: Arc<Faults>,
+    lists: Arc<Lists>,
 }
 
-async fn prepare(kubeconfig: Kubeconfig, port: u16, faults: Arc<Faults>) -> anyhow::Result<(TcpListener, Router)> {
+/// The last answers to lists, by what was asked for.
+#[derive(Default)]
+struct Lists(Mutex<HashMap<Uri, Bytes>>);
+
+impl Lists {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uri, Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn prepare(
+    kubeconfig: Kubeconfig,
+    listen: SocketAddr,
+    between: Between,
+) -> anyhow::Result<(TcpListener, Router)> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let api_server = Client::try_from(config)?;
-    let listener = TcpListener::bind(address(port)).await.context("the proxy's port")?;
-    Ok((listener, Router::new().fallback(pass).with_state((api_server, faults))))
+    let listener = TcpListener::bind(listen).await.context("the proxy's port")?;
+    Ok((listener, Router::new().fallback(pass).with_state((api_server, between))))
 }
 
 /// Passes one request on, unless a fault strikes it.
-async fn pass(State((api_server, faults)): State<(Client, Arc<Faults>)>, request: Request) -> Response {
+async fn pass(State((api_server, between)): State<(Client, Between)>, request: Request) -> Response {
+    let Between { faults, lists } = between;
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
     let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+    let list = is_first_page(&request).then(|| request.uri().clone());
     if is_write && !request.uri().path().contains("/leases") {
         faults.act();
     }
+    faults.be_late().await;
     let before = if is_write { faults.before_write().await } else { faults.before_read().await };
     if let Verdict::Refuse(code, reason) = before {
         return status(code, reason);
     }
-    let expired = faults.expiry();
+    if let Some(known) =
+        list.as_ref().filter(|_| faults.lists_are_stale()).and_then(|list| lists.lock().get(list).cloned())
+    {
+        return answer(StatusCode::OK, known.into());
+    }
+    let ending = faults.ending();
     let result = forward(&api_server, request).await;
     let is_lost = is_write && faults.after_write().await == Verdict::LoseAnswer;
     let response = match result {
@@ -135,9 +174,32 @@ async fn pass(State((api_server, faults)): State<(Client, Arc<Faults>)>, request
     };
     if is_watch && response.status() == StatusCode::OK {
         let gone = json!({"type": "ERROR", "object": status_object(StatusCode::GONE, "Expired")});
-        return response.map(|body| Body::from_stream(lines_until(body.into_data_stream(), expired, gone)));
+        return response.map(|body| Body::from_stream(lines_until(body.into_data_stream(), faults, ending, gone)));
     }
-    response
+    faults.be_late().await;
+    match list.filter(|_| response.status() == StatusCode::OK) {
+        Some(list) => keep(&lists, list, response).await,
+        None => response,
+    }
+}
+
+/// Whether a request is for a list, from its beginning.
+fn is_first_page(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let has = |name: &str| query.split('&').any(|part| part.split('=').next() == Some(name));
+    *request.method() == Method::GET && has("limit") && !has("continue") && !has("watch")
+}
+
+/// Keeps the answer to a list.
+async fn keep(lists: &Lists, list: Uri, response: Response) -> Response {
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, MAX_BODY).await {
+        Ok(body) => {
+            lists.lock().insert(list, body.clone());
+            Response::from_parts(parts, body.into())
+        }
+        Err(error) => failed(&error.into()),
+    }
 }
 
 async fn forward(api_server: &Client, request: Request) -> anyhow::Result<Response> {
@@ -173,7 +235,11 @@ fn failed(error: &anyhow::Error) -> Response {
 
 /// What the API server answers when it refuses something.
 fn status(code: StatusCode, reason: &str) -> Response {
-    let mut response = Response::new(Body::from(status_object(code, reason).to_string()));
+    answer(code, status_object(code, reason).to_string().into())
+}
+
+fn answer(code: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -162,6 +162,11 @@ impl Cluster {
         &self.testbed.logs
     }
 
+    /// Where etcd serves its API, also as JSON (the paths under `/v3`).
+    pub fn etcd_url(&self) -> &'static str {
+        control_plane::ETCD_URL
+    }
+
     /// Kills the API server.
     pub async fn stop_apiserver(&self) -> anyhow::Result<()> {
         self.api_server.stop().await

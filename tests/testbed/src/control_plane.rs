@@ -14,7 +14,7 @@ use crate::component::{Component, http_ok};
 use crate::network::SERVICE_RANGES;
 use crate::pki::Pki;
 
-const ETCD_URL: &str = "http://127.0.0.1:2379";
+pub(crate) const ETCD_URL: &str = "http://127.0.0.1:2379";
 const ETCD_PORT: u16 = 2379;
 
 /// Far more than any of them needs on a machine that is busy.
@@ -56,6 +56,11 @@ pub(crate) async fn etcd_ready(etcd: &Component) -> anyhow::Result<()> {
 pub(crate) fn api_server(testbed: &Testbed, pki: &Pki) -> anyhow::Result<Component> {
     let services = testbed.network.families(SERVICE_RANGES).join(",");
     let file = |option: &str, name: &str| format!("--{option}={}", pki.path(name).display());
+    let storage = match testbed.parts.json_storage {
+        true => "application/json",
+        // Its default.
+        false => "application/vnd.kubernetes.protobuf",
+    };
     let arguments = [
         format!("--etcd-servers={ETCD_URL}"),
         "--bind-address=127.0.0.1".to_owned(),
@@ -75,6 +80,7 @@ pub(crate) fn api_server(testbed: &Testbed, pki: &Pki) -> anyhow::Result<Compone
         // Pods need no token in here, nor a service account to be there first.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
         "--allow-privileged=true".to_owned(),
+        format!("--storage-media-type={storage}"),
     ];
     Component::new(Binary::ApiServer, &testbed.assets, &testbed.logs, arguments)
 }

@@ -1,0 +1,187 @@
+//! The end: nobody disturbs any more, all converges, every port answers, and
+//! nothing is left of what is deleted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use sharedlb_testbed::eventually;
+use tokio::time::Instant;
+
+use crate::api::{Kind, entries, name, text};
+use crate::objects::{self, SYSTEM, claim_name, class_name, namespace_name, pod_name, pods_of};
+use crate::owner;
+use crate::plan::{CLAIMS, CLASSES, TEAMS};
+use crate::stage::Stage;
+use crate::teams::{set_class, set_ready};
+
+/// Within which all claims must be ready once nobody disturbs any more: a wait
+/// of 30 s, the longest of those that repeat a failed write, and as long again
+/// for a machine that is busy.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// How often each port is asked.
+const QUESTIONS: usize = 3;
+
+/// Undoes everything that is in the way of a claim's being served.
+pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
+    owner::undo(stage).await?;
+    for team in 0..TEAMS {
+        stage.settle_team(team).await?;
+        let namespace = namespace_name(team);
+        for claim in 0..CLAIMS {
+            let pod = pod_name(team, claim, 0);
+            let labels = json!({"metadata": {"labels": pods_of(claim)}});
+            stage.server.change(Kind::Pod, &namespace, &pod, labels).await?;
+            eventually(&format!("pod {pod} to run"), BOUND, async || {
+                let found = stage.server.get(Kind::Pod, &namespace, &pod).await?.unwrap_or_default();
+                Ok((text(&found, "/status/phase") == "Running").then_some(()))
+            })
+            .await?;
+            set_ready(stage, &namespace, &pod, true).await?;
+        }
+    }
+    stage.restore_fleeting().await?;
+    for class in 0..CLASSES {
+        set_class(stage, class, 0).await?;
+    }
+    for team in 0..TEAMS {
+        for claim in 0..CLAIMS {
+            stage.ensure(&namespace_name(team), &objects::claim(team, claim, 0)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every claim is ready as it is, and every slot that is held has
+/// its listener and no other one is open. Returns how long that took.
+pub(crate) async fn converge(stage: &Stage) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    eventually("all claims to be ready", BOUND, async || {
+        let claims = stage.server.list(Kind::Claim, "", "").await?;
+        ensure!(claims.len() as u64 == TEAMS * CLAIMS, "there are {} claims", claims.len());
+        let waiting: Vec<String> = claims.iter().filter(|claim| !is_ready(claim)).map(describe).collect();
+        ensure!(waiting.is_empty(), "{} are not: {waiting:#?}", waiting.len());
+        Ok(Some(()))
+    })
+    .await?;
+    eventually("the load balancers to be what the claims hold", BOUND, async || {
+        let seen = stage.observer.seen().await?;
+        ensure!(seen.unheld.is_empty(), "open, and nobody's: {:?}", seen.unheld);
+        ensure!(seen.closed.is_empty(), "held, and not open: {:?}", seen.closed);
+        ensure!(seen.by_hand.is_empty(), "with endpoints that were added by hand: {:?}", seen.by_hand);
+        Ok(Some(()))
+    })
+    .await?;
+    Ok(began.elapsed())
+}
+
+fn is_ready(claim: &Value) -> bool {
+    entries(claim, "/status/conditions").any(|condition| {
+        condition["type"] == "Ready"
+            && condition["status"] == "True"
+            && condition["observedGeneration"] == claim["metadata"]["generation"]
+    })
+}
+
+fn describe(claim: &Value) -> String {
+    let status = &claim["status"];
+    format!("{}/{}: {} {status}", text(claim, "/metadata/namespace"), name(claim), claim["spec"])
+}
+
+/// Asks every port of every claim, from outside of the cluster, and requires
+/// that pods answer which it sends its traffic to. Returns how many ports.
+pub(crate) async fn traffic(stage: &Stage) -> anyhow::Result<usize> {
+    let mut asked = 0;
+    for claim in stage.server.list(Kind::Claim, "", "").await? {
+        let namespace = text(&claim, "/metadata/namespace").to_owned();
+        let pods = pods(stage, &namespace, &claim).await?;
+        let given: BTreeSet<_> = entries(&claim, "/status/ports").filter_map(|port| port["port"].as_u64()).collect();
+        let served = entries(&claim, "/status/loadBalancer/ingress").flat_map(|ingress| entries(ingress, "/ports"));
+        let served: BTreeSet<_> = served.filter_map(|port| port["port"].as_u64()).collect();
+        ensure!(given == served && !given.is_empty(), "not all its ports have an address: {}", describe(&claim));
+        for ingress in entries(&claim, "/status/loadBalancer/ingress") {
+            for port in entries(ingress, "/ports") {
+                let number = u16::try_from(port["port"].as_u64().unwrap_or(0))?;
+                ask(stage, text(ingress, "/ip"), (text(port, "/protocol"), number), &pods)
+                    .await
+                    .with_context(|| format!("claim {}", describe(&claim)))?;
+                asked += 1;
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// The pods that a claim sends its traffic to.
+async fn pods(stage: &Stage, namespace: &str, claim: &Value) -> anyhow::Result<Vec<String>> {
+    let selector = match claim["spec"]["serviceName"].as_str() {
+        Some(service) => {
+            let service = stage.server.get(Kind::Service, namespace, service).await?.context("its Service")?;
+            service["spec"]["selector"].clone()
+        }
+        None => claim["spec"]["selector"].clone(),
+    };
+    let labels = format!("app={}", text(&selector, "/app"));
+    let pods = stage.server.list(Kind::Pod, namespace, &labels).await?;
+    Ok(pods.iter().map(|pod| name(pod).to_owned()).collect())
+}
+
+async fn ask(stage: &Stage, ip: &str, (protocol, port): (&str, u16), pods: &[String]) -> anyhow::Result<()> {
+    let address = ip.parse().with_context(|| format!("the address {ip:?}"))?;
+    for _ in 0..QUESTIONS {
+        // kube-proxy takes its time, and a datagram may be lost.
+        eventually(&format!("one of {pods:?} to answer at {ip}:{port}/{protocol}"), BOUND, async || {
+            let answer = match protocol {
+                "UDP" => stage.client.udp(address, port).await?,
+                _ => stage.client.tcp(address, port).await?,
+            };
+            ensure!(pods.contains(&answer.name), "{} answers", answer.name);
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Deletes everything, and requires that nothing is left of it.
+pub(crate) async fn clear(stage: &Stage) -> anyhow::Result<()> {
+    for team in 0..TEAMS {
+        for claim in 0..CLAIMS {
+            stage.server.delete(Kind::Claim, &namespace_name(team), &claim_name(claim)).await?;
+        }
+    }
+    eventually("nothing to be left of the claims", BOUND, async || {
+        let server = &stage.server;
+        let claims = server.list(Kind::Claim, "", "").await?;
+        ensure!(claims.is_empty(), "{} claims", claims.len());
+        let own = server.list(Kind::Service, "", "sharedlb.dev/claim").await?;
+        ensure!(own.is_empty(), "Services of claims: {:?}", own.iter().map(name).collect::<Vec<_>>());
+        let slices = server.list(Kind::Slice, SYSTEM, LEFT).await?;
+        ensure!(slices.is_empty(), "EndpointSlices: {:?}", slices.iter().map(name).collect::<Vec<_>>());
+        for class in server.list(Kind::Class, "", "").await? {
+            let released = entries(&class, "/status/loadBalancers").flat_map(|each| entries(each, "/released")).count();
+            let load_balancers = entries(&class, "/status/loadBalancers").count();
+            ensure!(released == 0, "{released} ports of class {} still rest", name(&class));
+            ensure!(load_balancers == 1, "class {} has {load_balancers} load balancers", name(&class));
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    for class in 0..CLASSES {
+        stage.server.delete(Kind::Class, "", class_name(class)).await?;
+    }
+    eventually("nothing to be left of the classes", BOUND, async || {
+        let classes = stage.server.list(Kind::Class, "", "").await?;
+        ensure!(classes.is_empty(), "{} classes", classes.len());
+        let fronts = stage.server.list(Kind::Service, "", LEFT).await?;
+        ensure!(fronts.is_empty(), "Services: {:?}", fronts.iter().map(name).collect::<Vec<_>>());
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Everything of ours bears this, and the strangers' objects that look like ours
+/// do as well.
+const LEFT: &str = "sharedlb.dev/cluster-id,sharedlb.dev/cluster-id!=another";

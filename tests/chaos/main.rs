@@ -1,0 +1,134 @@
+//! Chaos: claims, pods, namespaces and classes come, change and go all the time,
+//! while the controller is killed, frozen and cut off, the API server and etcd
+//! restart, and the load balancers' owner alters them by hand. An observer
+//! judges every state that there is on the way (`observer`), and in the end all
+//! has to be well (`end`).
+//!
+//! `CHAOS_SECONDS` says for how long, and `CHAOS_SEED` what is done when (`plan`).
+//! Without them it is a short run, always of the same plan.
+
+mod api;
+mod end;
+#[allow(dead_code, reason = "each of the test programs uses a part of this")]
+#[path = "../faults/faults.rs"]
+mod faults;
+#[path = "../controller/harness/mod.rs"]
+mod harness;
+mod objects;
+mod observer;
+mod owner;
+mod plan;
+#[allow(dead_code, reason = "each of the test programs uses a part of this")]
+#[path = "../faults/proxy.rs"]
+mod proxy;
+mod replica;
+mod report;
+mod stage;
+mod strikes;
+mod teams;
+#[path = "../faults/watch_stream.rs"]
+mod watch_stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use libtest_mimic::{Arguments, Trial};
+use sharedlb_testbed::{Cluster, Parts, enter};
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+use harness::controller_kubeconfig;
+use plan::Plan;
+use replica::Replica;
+use stage::{Stage, Times};
+
+/// How long a run takes that nobody asked to be longer, without the start, the
+/// end, and how long the last fault takes.
+const SHORT: u64 = 10;
+/// Its plan.
+const SEED: u64 = 6;
+
+fn main() -> anyhow::Result<()> {
+    let testbed = enter(Parts { json_storage: true, ..Parts::ALL })?;
+    let (seconds, seed) = (setting("CHAOS_SECONDS", SHORT)?, setting("CHAOS_SEED", SEED)?);
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let runtime = Runtime::new()?;
+    let handle = runtime.handle().clone();
+    let trials = vec![
+        Trial::test("the same seed is the same plan, and another one is another", || {
+            let draw = |seed| Plan::draw(seed, Duration::from_secs(60));
+            if draw(1) == draw(1) && draw(1) != draw(2) { Ok(()) } else { Err("it is not".into()) }
+        }),
+        Trial::test("whatever happens, no promise is broken, and in the end all is well", move || {
+            let run = handle.block_on(async {
+                let cluster = Arc::new(Cluster::start(testbed).await?);
+                run(cluster, Duration::from_secs(seconds), seed).await
+            });
+            run.map_err(|error| format!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}: {error:#}").into())
+        }),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The cluster ends before the process does, whatever the test said.
+    drop(runtime);
+    conclusion.exit()
+}
+
+fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name} is {text:?}, which is no number")),
+        _ => Ok(default),
+    }
+}
+
+async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Result<()> {
+    let plan = Plan::draw(seed, lasting);
+    let stage = Stage::set(cluster.clone()).await?;
+    let mut replica = Replica::start(&cluster, &controller_kubeconfig(&cluster).await?, 0)?;
+    replica.until_ready().await?;
+    let foreign = stage.observer.seal().await?;
+    ensure!(foreign == objects::foreign().len(), "the observer has seen {foreign} foreign objects");
+
+    println!("chaos: seed {seed}, for {lasting:?}");
+    let began = Instant::now();
+    let times = Times { began, end: began + lasting };
+    let teams = plan.teams.iter().zip(0..).map(|(steps, team)| teams::team(&stage, times, team, steps));
+    let (struck, ..) = tokio::join!(
+        strikes::strikes(&stage, times, &mut replica, &plan.faults),
+        futures::future::join_all(teams),
+        teams::admin(&stage, times, &plan.admin),
+        owner::owner(&stage, times, &plan.owner),
+    );
+    struck.context("what strikes the controller")?;
+    let acted = began.elapsed();
+    replica.still_runs()?;
+    let ended = finish(&stage).await;
+    let (events, wrongs) = stage.observer.judgement().await?;
+    let kills = stage.report.done("fault: Kill");
+    let faults = stage.report.done("fault: ");
+    let claims = stage.report.done("team: Create");
+    println!("chaos: seed {seed}, {acted:.0?} of acts:\n{}", stage.report);
+    println!("chaos: {kills} kills, {faults} faults, {claims} claims, {events} events judged, {} wrong", wrongs.len());
+    match &ended {
+        Ok((took, asked)) => println!(
+            "chaos: converged within {took:.1?} (at most {:?}), {asked} ports answered, nothing was left",
+            end::BOUND
+        ),
+        Err(error) => println!("chaos: {error:#}"),
+    }
+    if !wrongs.is_empty() {
+        bail!("{} promises were broken, first:\n{}", wrongs.len(), wrongs[..wrongs.len().min(20)].join("\n"));
+    }
+    ended?;
+    Ok(())
+}
+
+/// Returns how long it took to converge, and how many ports were asked.
+async fn finish(stage: &Stage) -> anyhow::Result<(Duration, usize)> {
+    end::calm(stage).await.context("before the end")?;
+    let took = end::converge(stage).await.context("in the end")?;
+    let asked = end::traffic(stage).await.context("in the end")?;
+    end::clear(stage).await.context("after the end")?;
+    Ok((took, asked))
+}

@@ -1,0 +1,184 @@
+//! The objects of the teams, the administrator and bystanders, as JSON.
+
+use serde_json::{Value, json};
+
+/// Where the load balancers of all classes are.
+pub(crate) const SYSTEM: &str = "sharedlb-system";
+/// A namespace that nobody has anything to do with.
+pub(crate) const BYSTANDERS: &str = "bystanders";
+/// The label of what nobody may change.
+pub(crate) const FOREIGN: &str = "chaos.test/foreign";
+
+/// The seconds for which a port of the first class rests, in any of its settings.
+pub(crate) const DELAY: u64 = 3;
+
+/// The last class, which comes and goes.
+pub(crate) const FLEETING: u64 = 2;
+
+/// The claim of each team that names a Service instead of pods.
+const BY_SERVICE: u64 = 6;
+
+pub(crate) fn namespace_name(team: u64) -> String {
+    format!("team-{team}")
+}
+
+pub(crate) fn claim_name(claim: u64) -> String {
+    format!("claim-{claim}")
+}
+
+pub(crate) fn class_name(class: u64) -> &'static str {
+    ["wide", "swift", "fleeting"][usize::try_from(class).unwrap_or(0) % 3]
+}
+
+/// The class of a claim: most of them share the first.
+pub(crate) fn class_of(claim: u64) -> u64 {
+    match claim {
+        0..6 => 0,
+        6 => 1,
+        _ => FLEETING,
+    }
+}
+
+pub(crate) fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// A class in one of its settings, of which the first is wide enough for all.
+pub(crate) fn class(class: u64, setting: u64) -> Value {
+    let (dynamic, most, each, empty) = match setting {
+        1 => ((20000, 20024), 3, 60, 2),
+        // Its load balancers fill, so that it gets more of them.
+        2 => ((20000, 20060), 3, 6, 2),
+        3 => ((20030, 20060), 2, 60, 0),
+        4 => ((20000, 20060), 3, 12, 1),
+        _ => ((20000, 20060), 3, 60, 2),
+    };
+    let delay = if class == 1 { 0 } else { DELAY + setting % 2 };
+    json!({
+        "apiVersion": "sharedlb.dev/v1alpha1",
+        "kind": "SharedLBClass",
+        "metadata": {"name": class_name(class)},
+        "spec": {
+            "provider": {"service": {"allocateLoadBalancerNodePorts": false}},
+            "ports": {"dynamic": [{"min": dynamic.0, "max": dynamic.1}]},
+            "loadBalancers": {"min": 1, "max": most, "listenersPerLoadBalancer": each, "emptyDelaySeconds": empty},
+            "reclaimDelaySeconds": delay,
+            "portsPerNamespace": 1000,
+        },
+    })
+}
+
+pub(crate) fn claim(team: u64, claim: u64, ports: u64) -> Value {
+    let mut spec = json!({"className": class_name(class_of(claim)), "ports": ports_of(team, claim, ports)});
+    if claim == BY_SERVICE {
+        spec["serviceName"] = json!("by-name");
+    } else {
+        spec["selector"] = pods_of(claim);
+    }
+    json!({
+        "apiVersion": "sharedlb.dev/v1alpha1",
+        "kind": "SharedLB",
+        "metadata": {"name": claim_name(claim)},
+        "spec": spec,
+    })
+}
+
+/// What a claim asks for. The last choice asks for a number that the same claim
+/// of the other teams asks for as well, and is only for new claims: one that
+/// holds a port stays on its load balancer, where the number may be taken for
+/// ever.
+pub(crate) fn ports_of(team: u64, claim: u64, choice: u64) -> Value {
+    let own = 6000 + team * 100 + claim;
+    match choice {
+        0 => json!([{"name": "web", "targetPort": "http"}]),
+        1 => json!([{"name": "web", "targetPort": "http"}, {"name": "dns", "protocol": "UDP", "targetPort": 5353}]),
+        2 => json!([{"name": "both", "protocol": "TCP_UDP", "targetPort": 5353}]),
+        3 => json!([{"name": "web", "targetPort": "http"}, {"name": "own", "port": own, "targetPort": 8080}]),
+        4 => json!([{"name": "web", "targetPort": "other"}]),
+        _ => json!([{"name": "asked", "port": 5000 + claim, "targetPort": "http"}]),
+    }
+}
+
+/// The labels of a claim's pods.
+pub(crate) fn pods_of(claim: u64) -> Value {
+    json!({"app": claim_name(claim)})
+}
+
+/// The Service of a team that a claim names.
+pub(crate) fn service() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "by-name"},
+        "spec": {
+            "selector": pods_of(BY_SERVICE),
+            "ports": [
+                {"name": "http", "port": 8080},
+                {"name": "other", "port": 9090},
+                {"name": "dns-tcp", "port": 5353},
+                {"name": "dns", "port": 5353, "protocol": "UDP"},
+            ],
+        },
+    })
+}
+
+/// The name of a pod tells whose it is, and is what it answers.
+pub(crate) fn pod_name(team: u64, claim: u64, pod: u64) -> String {
+    format!("team-{team}-claim-{claim}-{pod}")
+}
+
+pub(crate) fn pod(team: u64, claim: u64, pod: u64) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod_name(team, claim, pod), "labels": pods_of(claim)},
+        "spec": {"containers": [{"name": "main", "image": "testbed", "ports": [
+            {"name": "http", "containerPort": 8080},
+            {"name": "other", "containerPort": 9090},
+            {"name": "dns-tcp", "containerPort": 5353},
+            {"name": "dns", "containerPort": 5353, "protocol": "UDP"},
+        ]}]},
+    })
+}
+
+/// Objects of others, by their namespaces: some that look much like ours.
+pub(crate) fn foreign() -> Vec<(&'static str, Value)> {
+    let service = |name: &str, labels: Value, kind: &str| {
+        let mut labels = labels;
+        labels[FOREIGN] = json!("yes");
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels},
+            "spec": {"type": kind, "ports": [{"name": "tcp-20001", "port": 20001}]},
+        })
+    };
+    let slice = |name: &str, of: &str, labels: Value| {
+        let mut labels = labels;
+        labels[FOREIGN] = json!("yes");
+        labels["kubernetes.io/service-name"] = json!(of);
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": name, "labels": labels},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.246.0.1"]}],
+            "ports": [{"name": "tcp-20001", "port": 8080}],
+        })
+    };
+    // Those of another cluster's controller, for a class of the same name.
+    let another = json!({
+        "app.kubernetes.io/managed-by": "sharedlb", "sharedlb.dev/class": "wide",
+        "sharedlb.dev/cluster-id": "another", "sharedlb.dev/load-balancer": "slb-wide-0-another",
+    });
+    vec![
+        (SYSTEM, service("stranger", json!({}), "LoadBalancer")),
+        (SYSTEM, slice("stranger-1", "stranger", json!({}))),
+        (SYSTEM, service("slb-wide-0-another", another.clone(), "ClusterIP")),
+        (SYSTEM, slice("slb-wide-0-another-20001-tcp-v4-8080-0", "slb-wide-0-another", another)),
+        (BYSTANDERS, service("stranger", json!({}), "LoadBalancer")),
+        (BYSTANDERS, slice("stranger-1", "stranger", json!({}))),
+        (
+            BYSTANDERS,
+            json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "stranger", "labels": {FOREIGN: "yes"}},
+                "data": {"namespace": BYSTANDERS, "target-service-name": "stranger"},
+            }),
+        ),
+    ]
+}

@@ -1,0 +1,105 @@
+//! What is promised to claims: no slot is held by two, none moves, and one that
+//! was given back rests.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::book::Book;
+use super::objects::{Claim, Key, Slot};
+
+impl Book {
+    /// Takes in a claim, and judges what changed.
+    pub(super) fn claim(&mut self, key: Key, now: Option<Claim>) {
+        if let Some(claim) = &now {
+            let selected = self.selected.entry(key.clone()).or_default();
+            selected.insert(claim.selector.clone());
+            self.named.entry(key.clone()).or_default().extend(claim.service.clone());
+        }
+        let before = self.claims.remove(&key);
+        // One of the same name that was made again is another one.
+        let (gone, before) = match (before, &now) {
+            (Some(before), Some(now)) if before.uid == now.uid => (None, Some(before)),
+            (before, _) => (before, None),
+        };
+        if let Some(gone) = &gone {
+            self.let_go(&key, gone, &gone.slots());
+        }
+        let held = before.as_ref().map(Claim::slots).unwrap_or_default();
+        let holds = now.as_ref().map(Claim::slots).unwrap_or_default();
+        if let (Some(before), Some(now)) = (&before, &now) {
+            self.judge_moves(&key, before, now);
+            self.let_go(&key, before, &held.difference(&holds).cloned().collect());
+        }
+        for slot in holds.difference(&held) {
+            self.take(&key, slot);
+        }
+        if let Some(now) = now {
+            self.claims.insert(key, now);
+        }
+        self.judge_listeners();
+    }
+
+    /// A slot that is held does not move while its claim still wants it.
+    fn judge_moves(&mut self, key: &Key, before: &Claim, now: &Claim) {
+        if before.deleting {
+            return;
+        }
+        for (name, port) in before.held.iter().filter(|(name, port)| before.wants(name, port)) {
+            let same = now.held.get(name) == Some(port) && (&now.class, now.index) == (&before.class, before.index);
+            if !same && !self.may_move(before, name) {
+                let to = now.held.get(name).map(|port| (now.index, port));
+                self.wrong(format!("moved: {key:?} has {name:?} moved from {:?} to {to:?}", (before.index, port)));
+            }
+        }
+    }
+
+    /// The one exception: it was not asked for by number, it was never open, and
+    /// the number is a stranger's.
+    fn may_move(&self, claim: &Claim, name: &str) -> bool {
+        let Some(port) = claim.held.get(name) else { return false };
+        let open = claim.slots_of(port).iter().any(|slot| claim.served.contains(&(slot.transport.into(), slot.port)));
+        let asked = claim.asked.get(name).is_some_and(|(_, number)| *number != 0);
+        let taken = claim.slots_of(port).iter().any(|slot| self.taken.contains(slot));
+        !open && !asked && taken
+    }
+
+    fn let_go(&mut self, key: &Key, claim: &Claim, slots: &BTreeSet<Slot>) {
+        for slot in slots {
+            if let Some(holders) = self.holders.get_mut(slot) {
+                holders.remove(key);
+            }
+            let class = self.classes.get(&slot.class);
+            let recorded = class.is_none_or(|class| class.released.contains_key(slot));
+            // Without the finalizer it was never planned, and so never open.
+            if claim.finalizer && !recorded {
+                self.wrong(format!("released: {slot:?} of {key:?} went before that was recorded"));
+            }
+        }
+    }
+
+    fn take(&mut self, key: &Key, slot: &Slot) {
+        let holders = self.holders.entry(slot.clone()).or_default();
+        holders.insert(key.clone());
+        if holders.len() > 1 {
+            let holders = holders.clone();
+            self.wrong(format!("held twice: {slot:?} is held by {holders:?}"));
+        }
+        self.last_holder.insert(slot.clone(), key.clone());
+        self.judge_rest(key, slot);
+    }
+
+    /// It is wrong only if that is certain: the release was recorded after the
+    /// time that is taken for it, and the slot was given before we knew of it.
+    fn judge_rest(&mut self, key: &Key, slot: &Slot) {
+        let Some((by, revision)) = self.rests.remove(slot) else { return };
+        if by == format!("{}/{}", key.0, key.1) {
+            return;
+        }
+        let delay = Duration::from_secs(self.delays.get(&slot.class).copied().unwrap_or(0));
+        let Some(recorded) = self.clock.not_before(revision) else { return };
+        let rested = self.received.saturating_duration_since(recorded);
+        if rested < delay {
+            self.wrong(format!("rest: {slot:?} of {by} was given to {key:?} after {rested:?} at most, not {delay:?}"));
+        }
+    }
+}

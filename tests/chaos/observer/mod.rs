@@ -1,0 +1,124 @@
+//! An observer of its own: it shares no code with the controller, and reads
+//! nothing but etcd's own log, which has every version of every object in the
+//! order in which they were written, and which goes on where it broke off. So
+//! it misses nothing while the API server is away, and judges every state that
+//! there ever was, where watches of several kinds would show mixed ones.
+
+mod book;
+mod claims;
+mod etcd;
+mod listeners;
+mod objects;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use sharedlb_testbed::eventually;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use book::Book;
+use etcd::{Clock, Etcd};
+
+/// How long it may lag behind.
+const LAG: Duration = Duration::from_secs(30);
+
+/// Follows everything that is written, until it is dropped.
+pub(crate) struct Observer {
+    etcd: Etcd,
+    book: Arc<Mutex<Book>>,
+    seen: watch::Receiver<u64>,
+    tasks: [AbortHandle; 2],
+}
+
+/// What there is in the end, as the observer has it.
+pub(crate) struct Seen {
+    /// Listeners that are open, and are no claim's.
+    pub(crate) unheld: Vec<String>,
+    /// Slots of claims that no listener is open for.
+    pub(crate) closed: Vec<String>,
+    /// Endpoints that somebody added by hand.
+    pub(crate) by_hand: Vec<String>,
+}
+
+impl Observer {
+    /// Begins with the first version of the first object.
+    pub(crate) fn start(etcd_url: &str) -> anyhow::Result<Self> {
+        let etcd = Etcd::new(etcd_url)?;
+        let clock = Arc::<Clock>::default();
+        let book = Arc::new(Mutex::new(Book::new(clock.clone())));
+        let (seen_up_to, seen) = watch::channel(0);
+        let following = etcd::follow(etcd.clone(), {
+            let book = book.clone();
+            move |event| {
+                let revision = event.revision;
+                lock(&book).enter(event);
+                seen_up_to.send_replace(revision);
+            }
+        });
+        let tasks = [tokio::spawn(following).abort_handle(), tokio::spawn(clock.run(etcd.clone())).abort_handle()];
+        Ok(Self { etcd, book, seen, tasks })
+    }
+
+    /// The last revision that it has seen.
+    pub(crate) fn revision(&self) -> u64 {
+        *self.seen.borrow()
+    }
+
+    /// Waits until it has seen all that there is now.
+    pub(crate) async fn catch_up(&self) -> anyhow::Result<()> {
+        let now = eventually("etcd to tell its revision", LAG, async || Ok(Some(self.etcd.revision().await?))).await?;
+        eventually(&format!("the observer to see revision {now}"), LAG, async || {
+            Ok((self.revision() >= now).then_some(()))
+        })
+        .await
+    }
+
+    /// Compacts etcd's log up to what was seen.
+    pub(crate) async fn compact(&self) -> anyhow::Result<()> {
+        self.etcd.compact(self.revision()).await
+    }
+
+    /// From now on, what is marked as foreign must not change.
+    pub(crate) async fn seal(&self) -> anyhow::Result<usize> {
+        self.catch_up().await?;
+        Ok(lock(&self.book).seal())
+    }
+
+    /// The owner is about to remove its ports from this Service, so that this
+    /// is nobody's fault.
+    pub(crate) fn expect_removal(&self, service: &str) {
+        lock(&self.book).expected.insert(service.to_owned());
+    }
+
+    /// The owner has done so, and none is left.
+    pub(crate) async fn removed(&self, service: &str) -> anyhow::Result<()> {
+        self.catch_up().await?;
+        lock(&self.book).expected.remove(service);
+        Ok(())
+    }
+
+    /// How many events it has judged, and what was wrong.
+    pub(crate) async fn judgement(&self) -> anyhow::Result<(u64, Vec<String>)> {
+        self.catch_up().await?;
+        let book = lock(&self.book);
+        Ok((book.events, book.wrongs.clone()))
+    }
+
+    /// What there is now.
+    pub(crate) async fn seen(&self) -> anyhow::Result<Seen> {
+        self.catch_up().await.context("looking at what there is in the end")?;
+        Ok(lock(&self.book).compare())
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,113 @@
+//! What everybody in the run works on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sharedlb_testbed::{Client, Cluster, eventually};
+use tokio::time::{Instant, sleep_until};
+
+use crate::api::{Kind, Server};
+use crate::harness::install;
+use crate::objects::{self, BYSTANDERS, FLEETING};
+use crate::observer::Observer;
+use crate::plan::{CLAIMS, CLASSES, Step, TEAMS};
+use crate::report::Report;
+
+/// How long things may take when nothing is in their way.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The cluster, who looks at it, and what is done to it.
+pub(crate) struct Stage {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) server: Server,
+    pub(crate) client: Client,
+    pub(crate) observer: Observer,
+    pub(crate) report: Report,
+}
+
+impl Stage {
+    /// Installs everything, and makes all that the acts begin with.
+    pub(crate) async fn set(cluster: Arc<Cluster>) -> anyhow::Result<Self> {
+        let observer = Observer::start(cluster.etcd_url())?;
+        install(&cluster).await?;
+        let server = Server(cluster.admin());
+        let stage = Self { client: cluster.client()?, cluster, server, observer, report: Report::default() };
+        stage.server.create("", &objects::namespace(BYSTANDERS)).await?;
+        for (namespace, object) in objects::foreign() {
+            stage.server.create(namespace, &object).await?;
+        }
+        for class in 0..CLASSES {
+            stage.server.create("", &objects::class(class, 0)).await?;
+        }
+        for team in 0..TEAMS {
+            stage.settle_team(team).await?;
+        }
+        Ok(stage)
+    }
+
+    /// Makes what a team's namespace begins with, as far as it is not there.
+    pub(crate) async fn settle_team(&self, team: u64) -> anyhow::Result<()> {
+        let namespace = objects::namespace_name(team);
+        self.ensure("", &objects::namespace(&namespace)).await?;
+        self.ensure(&namespace, &objects::service()).await?;
+        for claim in 0..CLAIMS {
+            self.ensure(&namespace, &objects::pod(team, claim, 0)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes an object, and waits for the end of one of its name that is going.
+    pub(crate) async fn ensure(&self, namespace: &str, object: &serde_json::Value) -> anyhow::Result<()> {
+        let (kind, name) = (Kind::of(object).unwrap_or(Kind::ConfigMap), crate::api::name(object));
+        eventually(&format!("{kind:?} {namespace}/{name} to be there"), LIMIT, async || {
+            match self.server.get(kind, namespace, name).await? {
+                Some(found) => Ok(found["metadata"]["deletionTimestamp"].is_null().then_some(())),
+                None => Ok(Some(self.server.create(namespace, object).await?)),
+            }
+        })
+        .await
+    }
+
+    /// Waits until there is no object of this name.
+    pub(crate) async fn gone(&self, kind: Kind, namespace: &str, name: &str) -> anyhow::Result<()> {
+        eventually(&format!("{kind:?} {namespace}/{name} to be gone"), LIMIT, async || {
+            Ok(self.server.get(kind, namespace, name).await?.is_none().then_some(()))
+        })
+        .await
+    }
+
+    /// Makes the class again that comes and goes. While it goes it is held by
+    /// its claims, so they go first.
+    pub(crate) async fn restore_fleeting(&self) -> anyhow::Result<()> {
+        let name = objects::class_name(FLEETING);
+        let found = self.server.get(Kind::Class, "", name).await?;
+        if found.is_some_and(|class| class["metadata"]["deletionTimestamp"].is_string()) {
+            for team in 0..TEAMS {
+                for claim in (0..CLAIMS).filter(|claim| objects::class_of(*claim) == FLEETING) {
+                    let (namespace, claim) = (objects::namespace_name(team), objects::claim_name(claim));
+                    match self.server.delete(Kind::Claim, &namespace, &claim).await {
+                        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                        result => result?,
+                    }
+                }
+            }
+        }
+        self.ensure("", &objects::class(FLEETING, 0)).await
+    }
+}
+
+/// When the acts began and when they are to end.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) began: Instant,
+    pub(crate) end: Instant,
+}
+
+impl Times {
+    /// Waits for the time of a step; false if the time for acts is over, since
+    /// those before took longer than planned.
+    pub(crate) async fn come<A>(&self, step: &Step<A>) -> bool {
+        sleep_until((self.began + step.at).min(self.end)).await;
+        Instant::now() < self.end
+    }
+}

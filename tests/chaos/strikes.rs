@@ -1,0 +1,85 @@
+//! The faults: to the controller, to the API server and etcd, and to what is
+//! between them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::sleep;
+
+use crate::faults::{Ending, Faults};
+use crate::plan::{Fault, Step};
+use crate::replica::Replica;
+use crate::report::Became;
+use crate::stage::{Stage, Times};
+
+/// How long one waits for writes that are to be the last.
+const WRITES: Duration = Duration::from_millis(1500);
+
+/// Lets the faults strike, one after the other.
+pub(crate) async fn strikes(
+    stage: &Stage,
+    times: Times,
+    replica: &mut Replica,
+    steps: &[Step<Fault>],
+) -> anyhow::Result<()> {
+    for step in steps {
+        if !times.come(step).await {
+            break;
+        }
+        strike(stage, replica, step.act).await.with_context(|| format!("{:?}", step.act))?;
+        stage.report.count("fault", step.act, Became::Done);
+    }
+    Ok(())
+}
+
+async fn strike(stage: &Stage, replica: &mut Replica, fault: Fault) -> anyhow::Result<()> {
+    let cluster = &stage.cluster;
+    match fault {
+        Fault::Kill { down } => replica.kill(millis(down)).await?,
+        Fault::KillAtWrite { writes, down } => replica.kill_at_write(writes, WRITES, millis(down)).await?,
+        Fault::Stop { down } => replica.stop(millis(down)).await?,
+        Fault::Freeze { lasting } => replica.freeze(millis(lasting)).await?,
+        Fault::CutOff { lasting } => replica.cut_off(millis(lasting)).await?,
+        Fault::RestartApiServer { down } => {
+            cluster.stop_apiserver().await?;
+            sleep(millis(down)).await;
+            cluster.start_apiserver().await?;
+        }
+        Fault::RestartEtcd { down } => {
+            cluster.stop_etcd().await?;
+            sleep(millis(down)).await;
+            cluster.start_etcd().await?;
+        }
+        Fault::ExpireWatches => replica.proxy.faults.end_watches(Ending::Expired),
+        Fault::BreakWatches => replica.proxy.faults.end_watches(Ending::Broken),
+        Fault::Compact => stage.observer.compact().await?,
+        Fault::Delay { by, lasting } => {
+            replica.proxy.faults.delay(millis(by));
+            sleep(millis(lasting)).await;
+            replica.proxy.faults.delay(Duration::ZERO);
+        }
+        Fault::StaleLists { lasting } => {
+            replica.proxy.faults.serve_stale_lists(true);
+            replica.proxy.faults.end_watches(Ending::Expired);
+            sleep(millis(lasting)).await;
+            replica.proxy.faults.serve_stale_lists(false);
+        }
+        Fault::LoseAnswers { every, lasting } => {
+            for_a_while(&replica.proxy.faults, lasting, Faults::lose_answer_every, every).await;
+        }
+        Fault::Conflicts { every, lasting } => {
+            for_a_while(&replica.proxy.faults, lasting, Faults::conflict_every, every).await;
+        }
+    }
+    Ok(())
+}
+
+async fn for_a_while(faults: &Faults, lasting: u64, set: fn(&Faults, u64), every: u64) {
+    set(faults, every);
+    sleep(millis(lasting)).await;
+    set(faults, 0);
+}
+
+fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}

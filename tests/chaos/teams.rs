@@ -1,0 +1,99 @@
+//! What the teams and the administrator do.
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::api::{Kind, entries, name, text};
+use crate::objects::{self, FLEETING, claim_name, class_name, namespace_name, pod_name, pods_of};
+use crate::plan::{AdminAct, Step, TeamAct};
+use crate::report::Became;
+use crate::stage::{Stage, Times};
+
+/// Does what a team does, in order.
+pub(crate) async fn team(stage: &Stage, times: Times, team: u64, steps: &[Step<TeamAct>]) {
+    for step in steps {
+        if !times.come(step).await {
+            break;
+        }
+        let result = act(stage, team, step.act).await;
+        stage.report.count("team", step.act, Became::of(&result));
+    }
+}
+
+async fn act(stage: &Stage, team: u64, act: TeamAct) -> anyhow::Result<()> {
+    let (server, namespace) = (&stage.server, namespace_name(team));
+    let change = async |claim: u64, spec: Value| {
+        let patch = json!({"spec": spec});
+        anyhow::Ok(server.change(Kind::Claim, &namespace, &claim_name(claim), patch).await.map(drop)?)
+    };
+    match act {
+        TeamAct::Create { claim, ports } => server.create(&namespace, &objects::claim(team, claim, ports)).await?,
+        TeamAct::Delete { claim } => server.delete(Kind::Claim, &namespace, &claim_name(claim)).await?,
+        TeamAct::EditPorts { claim, ports } => {
+            change(claim, json!({"ports": objects::ports_of(team, claim, ports)})).await?;
+        }
+        // (The API server refuses it for the claim that names a Service.)
+        TeamAct::Select { claim, pods_of: of } => change(claim, json!({"selector": pods_of(of)})).await?,
+        TeamAct::AddPod { claim, pod } => server.create(&namespace, &objects::pod(team, claim, pod)).await?,
+        TeamAct::RemovePod { claim, pod } => server.delete(Kind::Pod, &namespace, &pod_name(team, claim, pod)).await?,
+        TeamAct::SetReady { claim, pod, ready } => {
+            set_ready(stage, &namespace, &pod_name(team, claim, pod), ready).await?;
+        }
+        TeamAct::Relabel { claim, pod, to } => {
+            let patch = json!({"metadata": {"labels": pods_of(to)}});
+            server.change(Kind::Pod, &namespace, &pod_name(team, claim, pod), patch).await?;
+        }
+        TeamAct::DeleteOwnService { claim } => delete_own_service(stage, &namespace, claim).await?,
+        TeamAct::ReplaceNamespace => {
+            server.delete(Kind::Namespace, "", &namespace).await?;
+            stage.gone(Kind::Namespace, "", &namespace).await?;
+            stage.settle_team(team).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Says that a pod is ready, or is not. Its process answers either way.
+pub(crate) async fn set_ready(stage: &Stage, namespace: &str, pod: &str, ready: bool) -> anyhow::Result<()> {
+    let found = stage.server.get(Kind::Pod, namespace, pod).await?.unwrap_or_default();
+    let mut conditions: Vec<Value> = entries(&found, "/status/conditions").cloned().collect();
+    for condition in conditions.iter_mut().filter(|condition| condition["type"] == "Ready") {
+        condition["status"] = json!(if ready { "True" } else { "False" });
+    }
+    let patch = json!({"status": {"conditions": conditions}});
+    Ok(stage.server.change_status(Kind::Pod, namespace, pod, patch).await?)
+}
+
+async fn delete_own_service(stage: &Stage, namespace: &str, claim: u64) -> anyhow::Result<()> {
+    let label = format!("sharedlb.dev/claim={}", claim_name(claim));
+    let found = stage.server.list(Kind::Service, namespace, &label).await?;
+    let Some(service) = found.first() else { return Ok(()) };
+    Ok(stage.server.delete(Kind::Service, namespace, name(service)).await?)
+}
+
+/// Does what the administrator does, in order.
+pub(crate) async fn admin(stage: &Stage, times: Times, steps: &[Step<AdminAct>]) {
+    for step in steps {
+        if !times.come(step).await {
+            break;
+        }
+        let result = administer(stage, step.act).await;
+        stage.report.count("admin", step.act, Became::of(&result));
+    }
+}
+
+async fn administer(stage: &Stage, act: AdminAct) -> anyhow::Result<()> {
+    match act {
+        AdminAct::Edit { class, setting } => set_class(stage, class, setting).await,
+        AdminAct::Delete => Ok(stage.server.delete(Kind::Class, "", class_name(FLEETING)).await?),
+        AdminAct::Create => stage.restore_fleeting().await,
+    }
+}
+
+/// Gives a class one of its settings.
+pub(crate) async fn set_class(stage: &Stage, class: u64, setting: u64) -> anyhow::Result<()> {
+    let object = objects::class(class, setting);
+    let patch = json!({"spec": object["spec"]});
+    let changed = stage.server.change(Kind::Class, "", text(&object, "/metadata/name"), patch).await;
+    changed.map(drop).context("editing a class")
+}
