@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use futures::stream::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
@@ -25,6 +26,12 @@ use super::marks::Marks;
 use super::slices::SeenSlice;
 use crate::Error;
 use crate::model::LbName;
+
+/// How soon a watch that broke off is begun again, and how long that may take in
+/// the end: a server that comes back is found within the longest wait. (kube's
+/// own choice, up to 30 s, would leave by-hand changes unseen for as long, and
+/// our writes to what has changed in vain.)
+const WATCH_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How long the first lists may take.
 const FILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -247,7 +254,10 @@ impl Shared {
 async fn follow<K: Watched>(client: Client, shared: Arc<Shared>) {
     let api: Api<K> = Api::namespaced(client, &shared.marks.namespace);
     let config = watcher::Config::default().labels(&shared.marks.selector());
-    let mut events = Box::pin(watcher(api, config).default_backoff());
+    let (soon, at_most) = WATCH_AGAIN;
+    let backoff =
+        ExponentialBuilder::default().with_min_delay(soon).with_max_delay(at_most).with_jitter().without_max_times();
+    let mut events = Box::pin(watcher(api, config).backoff(watcher::ExponentialBackoff::from(backoff)));
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => shared.take(event),
