@@ -114,7 +114,7 @@ impl Kubelet {
             Ok(())
         };
         match done {
-            // The pod went, or was replaced, in the meantime.
+            // The pod went, or was replaced, in the meantime, or is about to go.
             Err(error) if is_outdated(&error) => Ok(()),
             other => other.with_context(|| format!("pod {}", pod.name_any())),
         }
@@ -250,7 +250,9 @@ fn is_outdated(error: &anyhow::Error) -> bool {
         Some(kube::Error::Api(status)) => status,
         _ => return false,
     };
-    status.is_not_found() || status.is_conflict()
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let namespace_goes = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
+    status.is_not_found() || status.is_conflict() || namespace_goes
 }
 
 /// Every port of the pod on every address.
