@@ -185,9 +185,9 @@ impl Plan {
     pub(crate) fn draw(seed: u64, lasting: Duration) -> Self {
         let mut dice = Dice(seed);
         Self {
-            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (120, 380), team_act)).collect(),
+            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (60, 260), team_act)).collect(),
             admin: steps(&mut dice, lasting, (700, 2200), admin_act),
-            owner: steps(&mut dice, lasting, (350, 1100), deed),
+            owner: steps(&mut dice, lasting, (200, 900), deed),
             faults: faults(&mut dice, lasting),
         }
     }
@@ -207,16 +207,16 @@ fn steps<A>(dice: &mut Dice, lasting: Duration, (from, to): (u64, u64), act: fn(
 
 fn team_act(dice: &mut Dice) -> TeamAct {
     let (claim, pod) = (dice.below(CLAIMS), dice.below(2));
-    match dice.below(200) {
-        0..50 => TeamAct::Create { claim, ports: dice.below(6) },
-        50..85 => TeamAct::Delete { claim },
-        85..120 => TeamAct::EditPorts { claim, ports: dice.below(5) },
-        120..135 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        135..160 => TeamAct::AddPod { claim, pod },
-        160..172 => TeamAct::RemovePod { claim, pod },
-        172..184 => TeamAct::SetReady { claim, pod, ready: dice.below(2) == 0 },
-        184..192 => TeamAct::Relabel { claim, pod, to: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        192..198 => TeamAct::DeleteOwnService { claim },
+    match dice.below(400) {
+        0..100 => TeamAct::Create { claim, ports: dice.below(6) },
+        100..170 => TeamAct::Delete { claim },
+        170..240 => TeamAct::EditPorts { claim, ports: dice.below(5) },
+        240..272 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
+        272..322 => TeamAct::AddPod { claim, pod },
+        322..346 => TeamAct::RemovePod { claim, pod },
+        346..370 => TeamAct::SetReady { claim, pod, ready: dice.below(2) == 0 },
+        370..386 => TeamAct::Relabel { claim, pod, to: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
+        386..398 => TeamAct::DeleteOwnService { claim },
         _ => TeamAct::ReplaceNamespace,
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// Installs everything, and makes all that the acts begin with.
     pub(crate) async fn set(cluster: Arc<Cluster>) -> anyhow::Result<Self> {
-        let observer = Observer::start(cluster.etcd_url())?;
+        let observer = Observer::start(cluster.etcd_url(), &cluster.logs().join("observed.log"))?;
         install(&cluster).await?;
         let server = Server(cluster.admin());
         let stage = Self { client: cluster.client()?, cluster, server, observer, report: Report::default() };

@@ -1,8 +1,11 @@
 //! What there is at one revision, and what was wrong so far.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -42,6 +45,7 @@ pub(super) struct Book {
     pub(super) expected: BTreeSet<String>,
     /// Numbers that the owner ever had on a load balancer.
     pub(super) taken: BTreeSet<Slot>,
+    log: File,
     cluster_id: String,
     foreign: BTreeMap<String, Value>,
     sealed: bool,
@@ -56,7 +60,7 @@ pub(super) struct Pod {
 }
 
 impl Book {
-    pub(super) fn new(clock: Arc<Clock>) -> Self {
+    pub(super) fn new(clock: Arc<Clock>, log: File) -> Self {
         Self {
             clock,
             revision: 0,
@@ -77,6 +81,7 @@ impl Book {
             selectors: BTreeMap::new(),
             expected: BTreeSet::new(),
             taken: BTreeSet::new(),
+            log,
             cluster_id: String::new(),
             foreign: BTreeMap::new(),
             sealed: false,
@@ -111,6 +116,16 @@ impl Book {
             _ => return,
         }
         self.events += 1;
+        self.note(&event.key, object);
+    }
+
+    /// Writes down what there was, so that one can see later how something came
+    /// about.
+    fn note(&mut self, key: &str, object: Option<&Value>) {
+        let (now, revision) = (Timestamp::now(), self.revision);
+        let what = object.map_or("deleted".to_owned(), |object| unmanaged(object).to_string());
+        // A disk that is full is no reason to end.
+        let _ = writeln!(self.log, "{now:.3} {revision} {key} {what}");
     }
 
     /// Records something wrong.
@@ -207,13 +222,17 @@ impl Book {
 /// What of an object is its owner's: all but its status and the records of
 /// writing.
 fn essence(object: &Value) -> Value {
-    let mut essence = object.clone();
+    let mut essence = unmanaged(object);
     if let Some(fields) = essence.as_object_mut() {
         fields.remove("status");
     }
-    if let Some(metadata) = essence["metadata"].as_object_mut() {
-        metadata.remove("managedFields");
-        metadata.remove("resourceVersion");
-    }
     essence
+}
+
+fn unmanaged(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    object
 }

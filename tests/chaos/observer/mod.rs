@@ -10,6 +10,8 @@ mod etcd;
 mod listeners;
 mod objects;
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,11 +45,12 @@ pub(crate) struct Seen {
 }
 
 impl Observer {
-    /// Begins with the first version of the first object.
-    pub(crate) fn start(etcd_url: &str) -> anyhow::Result<Self> {
+    /// Begins with the first version of the first object, and writes everything
+    /// that it judges into a file.
+    pub(crate) fn start(etcd_url: &str, log: &Path) -> anyhow::Result<Self> {
         let etcd = Etcd::new(etcd_url)?;
         let clock = Arc::<Clock>::default();
-        let book = Arc::new(Mutex::new(Book::new(clock.clone())));
+        let book = Arc::new(Mutex::new(Book::new(clock.clone(), File::create(log)?)));
         let (seen_up_to, seen) = watch::channel(0);
         let following = etcd::follow(etcd.clone(), {
             let book = book.clone();
