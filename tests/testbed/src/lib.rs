@@ -118,18 +118,11 @@ impl Parts {
     /// etcd and the API server alone.
     pub const API_ONLY: Self = Self { api: true, ..Self::NOTHING };
     /// A whole cluster.
-    pub const ALL: Self =
-        Self { api: true, controller_manager: true, node: true, metallb: true, ..Self::NOTHING };
+    pub const ALL: Self = Self { api: true, controller_manager: true, node: true, metallb: true, ..Self::NOTHING };
     /// The stand-in for AWS, and no cluster.
     pub const AWS_ONLY: Self = Self { aws: true, ..Self::NOTHING };
-    const NOTHING: Self = Self {
-        api: false,
-        controller_manager: false,
-        node: false,
-        metallb: false,
-        aws: false,
-        json_storage: false,
-    };
+    const NOTHING: Self =
+        Self { api: false, controller_manager: false, node: false, metallb: false, aws: false, json_storage: false };
 }
 
 /// Proof of being inside the testbed's namespaces; see [`enter`].
