@@ -152,6 +152,8 @@ pub(crate) async fn clear(stage: &Stage) -> anyhow::Result<()> {
             stage.server.delete(Kind::Claim, &namespace_name(team), &claim_name(claim)).await?;
         }
     }
+    // The Services beside the claims are for Kubernetes' garbage collector.
+    stage.cluster.restart_controller_manager().await?;
     eventually("nothing to be left of the claims", BOUND, async || {
         let server = &stage.server;
         let claims = server.list(Kind::Claim, "", "").await?;

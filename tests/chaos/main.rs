@@ -40,7 +40,7 @@ use tokio::time::Instant;
 
 use harness::controller_kubeconfig;
 use plan::Plan;
-use replica::Replica;
+use replica::{REPLICAS, Replica};
 use stage::{Stage, Times};
 
 /// How long a run takes that nobody asked to be longer, without the start, the
@@ -85,8 +85,12 @@ fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
 async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Result<()> {
     let plan = Plan::draw(seed, lasting);
     let stage = Stage::set(cluster.clone()).await?;
-    let mut replica = Replica::start(&cluster, &controller_kubeconfig(&cluster).await?, 0)?;
-    replica.until_ready().await?;
+    let rights = controller_kubeconfig(&cluster).await?;
+    let mut replicas =
+        (0..REPLICAS).map(|number| Replica::start(&cluster, &rights, number)).collect::<Result<Vec<_>, _>>()?;
+    for replica in &replicas {
+        replica.until_ready().await?;
+    }
     let foreign = stage.observer.seal().await?;
     ensure!(foreign == objects::foreign().len(), "the observer has seen {foreign} foreign objects");
 
@@ -95,21 +99,24 @@ async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Res
     let times = Times { began, end: began + lasting };
     let teams = plan.teams.iter().zip(0..).map(|(steps, team)| teams::team(&stage, times, team, steps));
     let (struck, ..) = tokio::join!(
-        strikes::strikes(&stage, times, &mut replica, &plan.faults),
+        strikes::strikes(&stage, times, &mut replicas, &plan.faults),
         futures::future::join_all(teams),
         teams::admin(&stage, times, &plan.admin),
         owner::owner(&stage, times, &plan.owner),
     );
     struck.context("what strikes the controller")?;
     let acted = began.elapsed();
-    replica.still_runs()?;
-    let ended = finish(&stage).await;
+    let ended = finish(&stage, &mut replicas).await;
     let (events, wrongs) = stage.observer.judgement().await?;
     let kills = stage.report.done("fault: Kill");
     let faults = stage.report.done("fault: ");
     let claims = stage.report.done("team: Create");
+    let leaders = stage.observer.leaders();
     println!("chaos: seed {seed}, {acted:.0?} of acts:\n{}", stage.report);
-    println!("chaos: {kills} kills, {faults} faults, {claims} claims, {events} events judged, {} wrong", wrongs.len());
+    println!(
+        "chaos: {kills} kills, {faults} faults, {leaders} leaders, {claims} claims, {events} events judged, {} wrong",
+        wrongs.len()
+    );
     match &ended {
         Ok((took, asked)) => println!(
             "chaos: converged within {took:.1?} (at most {:?}), {asked} ports answered, nothing was left",
@@ -125,7 +132,8 @@ async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Res
 }
 
 /// Returns how long it took to converge, and how many ports were asked.
-async fn finish(stage: &Stage) -> anyhow::Result<(Duration, usize)> {
+async fn finish(stage: &Stage, replicas: &mut [Replica]) -> anyhow::Result<(Duration, usize)> {
+    strikes::revive(replicas).await?;
     end::calm(stage).await.context("before the end")?;
     let took = end::converge(stage).await.context("in the end")?;
     let asked = end::traffic(stage).await.context("in the end")?;

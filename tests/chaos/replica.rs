@@ -1,18 +1,29 @@
-//! A controller, with a proxy of its own between it and the API server.
+//! The controller: two replicas, each with a proxy of its own between it and the
+//! API server.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use sharedlb_testbed::Cluster;
 
 use crate::harness::Controller;
 use crate::proxy::Proxy;
 
-/// The ports of the first one, and its proxy's.
+/// How many there are.
+pub(crate) const REPLICAS: u16 = 2;
+
+/// The ports of the first one, and of its proxy.
 const PORT: u16 = 18080;
 const PROXY: u16 = 7070;
+
+/// Shorter than those of `deploy/`, so that there is time for many leaders.
+const TERMS: [&str; 3] =
+    ["--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=300ms"];
+
+/// The status with which a process ends that lost the Lease.
+const LOST: i32 = 3;
 
 /// One replica of the controller.
 pub(crate) struct Replica {
@@ -33,21 +44,40 @@ impl Replica {
         Ok(replica)
     }
 
+    /// Whether this is what it calls itself in the Lease.
+    pub(crate) fn is_called(&self, identity: &str) -> bool {
+        identity.starts_with(&format!("replica-{}_", self.number))
+    }
+
     /// Starts it again. It is told nothing of a time before.
-    pub(crate) fn begin(&mut self) -> anyhow::Result<()> {
+    fn begin(&mut self) -> anyhow::Result<()> {
         self.proxy.forget_lists();
-        let controller = Controller::start_at(&self.cluster, &self.kubeconfig, PORT + self.number, &[])?;
+        let name = format!("--leader-elect-name=replica-{}", self.number);
+        let flags = [&[name.as_str()], TERMS.as_slice()].concat();
+        let controller = Controller::start_at(&self.cluster, &self.kubeconfig, PORT + self.number, &flags)?;
         self.controller = Some(controller);
         Ok(())
     }
 
-    fn take(&mut self) -> anyhow::Result<Controller> {
-        self.controller.take().context("no controller runs")
+    fn controller(&mut self) -> anyhow::Result<&mut Controller> {
+        self.controller.as_mut().context("no controller runs")
+    }
+
+    /// Starts it again if it has lost the Lease and so ended, and requires that
+    /// it does not end for any other reason.
+    pub(crate) async fn revive(&mut self) -> anyhow::Result<()> {
+        if !self.controller()?.is_running()? {
+            let ended = self.controller()?.ended().await?;
+            ensure!(ended.code() == Some(LOST), "controller {} has ended by itself: {ended}", self.number);
+            self.begin()?;
+        }
+        Ok(())
     }
 
     /// Kills it, and starts it again a while later.
     pub(crate) async fn kill(&mut self, down: Duration) -> anyhow::Result<()> {
-        self.take()?.kill().await?;
+        self.revive().await?;
+        self.controller.take().context("no controller runs")?.kill().await?;
         self.proxy.faults.release();
         tokio::time::sleep(down).await;
         self.begin()
@@ -65,14 +95,14 @@ impl Replica {
     /// Asks it to end, and starts it again a while later.
     pub(crate) async fn stop(&mut self, down: Duration) -> anyhow::Result<()> {
         // One that has just begun does not listen to signals yet, and ends by it.
-        self.take()?.terminate().await?;
+        self.controller.take().context("no controller runs")?.terminate().await?;
         tokio::time::sleep(down).await;
         self.begin()
     }
 
     /// Stops it for a while, in the middle of whatever it does.
     pub(crate) async fn freeze(&mut self, lasting: Duration) -> anyhow::Result<()> {
-        let controller = self.controller.as_ref().context("no controller runs")?;
+        let controller = self.controller()?;
         controller.signal("STOP").await?;
         tokio::time::sleep(lasting).await;
         controller.signal("CONT").await
@@ -88,12 +118,5 @@ impl Replica {
     /// Waits until it works.
     pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
         self.controller.as_ref().context("no controller runs")?.until_ready().await
-    }
-
-    /// Requires that it did not end by itself.
-    pub(crate) fn still_runs(&mut self) -> anyhow::Result<()> {
-        let controller = self.controller.as_mut().context("no controller runs")?;
-        anyhow::ensure!(controller.is_running()?, "controller {} has ended by itself", self.number);
-        Ok(())
     }
 }

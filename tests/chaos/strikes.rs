@@ -15,19 +15,32 @@ use crate::stage::{Stage, Times};
 /// How long one waits for writes that are to be the last.
 const WRITES: Duration = Duration::from_millis(1500);
 
-/// Lets the faults strike, one after the other.
+/// Lets the faults strike, one after the other: whoever leads, and what is
+/// between it and the API server.
 pub(crate) async fn strikes(
     stage: &Stage,
     times: Times,
-    replica: &mut Replica,
+    replicas: &mut [Replica],
     steps: &[Step<Fault>],
 ) -> anyhow::Result<()> {
     for step in steps {
         if !times.come(step).await {
             break;
         }
-        strike(stage, replica, step.act).await.with_context(|| format!("{:?}", step.act))?;
+        revive(replicas).await?;
+        let leader = stage.observer.leader();
+        // Nobody may lead just now: then it strikes the first one.
+        let leads = replicas.iter().position(|replica| replica.is_called(&leader)).unwrap_or(0);
+        strike(stage, &mut replicas[leads], step.act).await.with_context(|| format!("{:?}", step.act))?;
         stage.report.count("fault", step.act, Became::Done);
+    }
+    Ok(())
+}
+
+/// Starts those again that lost the Lease and so ended.
+pub(crate) async fn revive(replicas: &mut [Replica]) -> anyhow::Result<()> {
+    for replica in replicas {
+        replica.revive().await?;
     }
     Ok(())
 }

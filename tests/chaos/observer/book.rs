@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::etcd::{Clock, Event};
 use super::objects::{Claim, Class, Key, Labels, Service, Slice, Slot, labels};
 use crate::api::{entries, text};
-use crate::objects::FOREIGN;
+use crate::objects::{FOREIGN, SYSTEM};
 use crate::owner::OWN_PORT;
 
 /// All that there is, as of the last event.
@@ -45,6 +45,9 @@ pub(super) struct Book {
     pub(super) expected: BTreeSet<String>,
     /// Numbers that the owner ever had on a load balancer.
     pub(super) taken: BTreeSet<Slot>,
+    /// Who holds the Lease, or did last, and how many have held it.
+    pub(super) leader: String,
+    pub(super) leaders: u64,
     log: File,
     cluster_id: String,
     foreign: BTreeMap<String, Value>,
@@ -81,6 +84,8 @@ impl Book {
             selectors: BTreeMap::new(),
             expected: BTreeSet::new(),
             taken: BTreeSet::new(),
+            leader: String::new(),
+            leaders: 0,
             log,
             cluster_id: String::new(),
             foreign: BTreeMap::new(),
@@ -109,6 +114,7 @@ impl Book {
                 self.judge_listeners();
             }
             ["pods", namespace, name] => self.pod(key(namespace, name), object),
+            ["leases", SYSTEM, "sharedlb"] => return self.lease(object),
             ["namespaces", "kube-system"] => {
                 self.cluster_id = object.map_or("", |object| text(object, "/metadata/uid")).to_owned();
                 return;
@@ -133,6 +139,15 @@ impl Book {
         let wrong = format!("revision {}: {what}", self.revision);
         eprintln!("chaos: WRONG at {wrong}");
         self.wrongs.push(wrong);
+    }
+
+    /// One that ends leaves the Lease to nobody.
+    fn lease(&mut self, object: Option<&Value>) {
+        let holder = object.map_or("", |object| text(object, "/spec/holderIdentity"));
+        if !holder.is_empty() && holder != self.leader {
+            self.leader = holder.to_owned();
+            self.leaders += 1;
+        }
     }
 
     fn class(&mut self, name: &str, class: Option<Class>) {

@@ -78,6 +78,16 @@ impl Observer {
         .await
     }
 
+    /// Who leads, or did last, as the Lease says.
+    pub(crate) fn leader(&self) -> String {
+        lock(&self.book).leader.clone()
+    }
+
+    /// How often another one began to lead.
+    pub(crate) fn leaders(&self) -> u64 {
+        lock(&self.book).leaders
+    }
+
     /// Compacts etcd's log up to what was seen.
     pub(crate) async fn compact(&self) -> anyhow::Result<()> {
         self.etcd.compact(self.revision()).await

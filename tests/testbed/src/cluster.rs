@@ -34,6 +34,7 @@ pub struct Cluster {
     admin: Client,
     etcd: Component,
     api_server: Component,
+    controller_manager: Option<Component>,
     others: Vec<Component>,
     kubelet: Option<(Kubelet, AbortHandle)>,
     pub(crate) next_node: AtomicU8,
@@ -51,8 +52,8 @@ impl Cluster {
         }
         let (controllers, proxy, balancer) =
             tokio::try_join!(cluster.start_controller_manager(), cluster.start_kube_proxy(), cluster.start_metallb(),)?;
-        let started_now = [controllers, proxy, balancer];
-        cluster.others.extend(started_now.into_iter().flatten());
+        cluster.controller_manager = controllers;
+        cluster.others.extend([proxy, balancer].into_iter().flatten());
         let seconds = started.elapsed().as_secs_f32();
         eprintln!("testbed: the cluster is up after {seconds:.1} s");
         Ok(cluster)
@@ -79,6 +80,7 @@ impl Cluster {
             admin,
             etcd,
             api_server,
+            controller_manager: None,
             others: Vec::new(),
             kubelet: None,
             next_node: AtomicU8::new(2),
@@ -189,6 +191,16 @@ impl Cluster {
         self.etcd.start()?;
         control_plane::etcd_ready(&self.etcd).await?;
         control_plane::api_server_ready(&self.api_server, &self.admin).await
+    }
+
+    /// Kills kube-controller-manager, and starts it again with nothing in mind.
+    /// Its garbage collector tries again what failed after up to 1,000 s, and so
+    /// may do for long what an API server that was away has taught it.
+    pub async fn restart_controller_manager(&self) -> anyhow::Result<()> {
+        let component = self.controller_manager.as_ref().context("the cluster has no controller manager")?;
+        component.stop().await?;
+        component.start()?;
+        control_plane::controller_manager_ready(component, &self.admin).await
     }
 
     pub(crate) fn network(&self) -> Network {
