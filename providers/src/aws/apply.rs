@@ -44,13 +44,16 @@ impl Aws {
         desired: &LoadBalancer,
         changes: &[Change],
     ) -> Result<Applied, Error> {
-        let known = self.known().remove(name).filter(|known| known.complete);
+        let known = self.known().remove(name).filter(|known| known.looked.is_some());
         let mut known = match known {
             Some(known) => known,
             None => self.see(name).await?,
         };
         let applied = self.work(name, &mut known, desired, changes).await;
-        known.complete &= applied.as_ref().is_ok_and(|applied| applied.failed.is_empty());
+        known.stands = false;
+        if applied.as_ref().is_ok_and(|applied| !applied.failed.is_empty()) {
+            known.stands_after_failures();
+        }
         self.known().insert(name.clone(), known);
         applied
     }
@@ -66,7 +69,10 @@ impl Aws {
         let turn = |urgency, begin_by| Turn { of: name.clone(), urgency, begin_by };
         let nlb = match &mut known.nlb {
             Some(nlb) => nlb,
-            none => none.insert(whole.create(&mut turn(Urgency::Open, None)).await.map_err(|f| self.error(f))?),
+            none => none.insert(whole.create(&mut turn(Urgency::Open, None)).await.map_err(|failure| {
+                known.looked = None;
+                self.error(failure)
+            })?),
         };
         let (arn, addresses) = (nlb.arn.clone(), nlb.addresses());
         let mut applied = Applied { addresses, ..Applied::default() };
@@ -99,10 +105,16 @@ impl Aws {
         let begin_by = Some(Instant::now() + SLICE);
         if changes.iter().any(|change| matches!(change, Change::Configure(_))) {
             let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
-            applied.trouble = configured.err().map(|failure| self.error(failure));
+            applied.trouble = configured.err().map(|failure| {
+                known.looked.take_if(|_| failure.leaves_doubt());
+                self.error(failure)
+            });
         }
         let tidied = self.tidy(known, &ports, desired, &touched, &turn(Urgency::Tidy, begin_by)).await;
-        applied.trouble = applied.trouble.or(tidied.err().map(|failure| self.error(failure)));
+        if let Err(failure) = tidied {
+            known.looked.take_if(|_| failure.leaves_doubt());
+            applied.trouble.get_or_insert(self.error(failure));
+        }
         Ok(applied)
     }
 
@@ -129,6 +141,7 @@ impl Aws {
             }
             Err(failure) => failure,
         };
+        known.looked.take_if(|_| failure.leaves_doubt());
         match failure.is_no_room() {
             true if failure.is("TooManyTargets") => known.past.no_targets = Some(Full::now()),
             true => known.past.no_listeners = Some(Full::now()),

@@ -104,6 +104,13 @@ impl Failure {
         codes.iter().any(|code| self.is(code))
     }
 
+    /// Whether after it nobody knows for sure what there is: the call may have been
+    /// made, or somebody else has made others.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        let by_others = ["DuplicateListener", "TargetGroupAssociationLimit"].iter().any(|code| self.is(code));
+        self.kind == Kind::Unreachable || by_others || self.is_not_found() || self.is_no_room()
+    }
+
     /// Whether a limit of the account was met.
     pub(super) fn is_no_quota(&self) -> bool {
         self.is("TooManyTargetGroups") || self.is("TooManyLoadBalancers")

@@ -17,6 +17,8 @@ use crate::model::{
 /// For so long what failed is left to who asked for it, before it counts as left
 /// over. Longer than the longest wait between two tries of the LB loop.
 const SPARED: Duration = Duration::from_secs(300);
+/// For so long a look is enough for what keeps failing.
+const TRUSTED: Duration = Duration::from_secs(60);
 /// For so long the room is believed to be used up, after AWS said so. Then it is
 /// tried again, since whoever used it may be gone.
 const FULL: Duration = Duration::from_secs(600);
@@ -30,9 +32,20 @@ pub(super) struct Known {
     pub(super) ports: BTreeMap<NonZeroU16, Port>,
     pub(super) foreign: Foreign,
     pub(super) limits: Limits,
-    /// Whether all that was asked for since was done
-    pub(super) complete: bool,
+    /// When it was looked at; `None`: what there is, is not known for sure
+    pub(super) looked: Option<Instant>,
+    /// Whether it is told once more without a look
+    pub(super) stands: bool,
     pub(super) past: Past,
+}
+
+impl Known {
+    /// Some of what was asked for failed. As long as AWS said so, what is known is
+    /// still so, and a failure that comes back costs no look each time; but what
+    /// others do is not overlooked for long.
+    pub(super) fn stands_after_failures(&mut self) {
+        self.stands = self.looked.is_some_and(|at| at.elapsed() < TRUSTED);
+    }
 }
 
 /// What is remembered also when it is looked at anew.
@@ -114,6 +127,8 @@ pub(super) struct Group {
     pub(super) tags: Tags,
     /// Whether a load balancer uses it
     pub(super) used: bool,
+    /// Whether it surely has the attributes that the class has for target groups
+    pub(super) has_attributes: bool,
 }
 
 impl Port {

@@ -12,6 +12,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
     Listener, LoadBalancer, LoadBalancerStateEnum, ProtocolEnum, TargetGroup, TargetHealthStateEnum,
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::budget::{Turn, Urgency};
@@ -68,7 +69,7 @@ impl Look<'_> {
 
     async fn sort(&self, found: Option<&LoadBalancer>, with_targets: bool) -> Result<Seen, Failure> {
         let arn = found.and_then(|found| found.load_balancer_arn.clone()).unwrap_or_default();
-        let mut known = Known { complete: true, ..Known::default() };
+        let mut known = Known { looked: Some(Instant::now()), ..Known::default() };
         let groups = self.groups(found.is_some().then_some(&*arn)).await?;
         let (mut listeners, mut attributes) = (Vec::new(), BTreeMap::new());
         if found.is_some() {
@@ -254,7 +255,8 @@ impl Look<'_> {
             match port_in(&name).filter(|_| ours && !theirs.contains(&arn)) {
                 Some(port) => {
                     let used = !group.load_balancer_arns().is_empty();
-                    let group = Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used };
+                    let group =
+                        Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used, has_attributes: false };
                     known.ports.entry(port).or_default().groups.push(group);
                 }
                 None => known.foreign.targets += targets.len(),

@@ -81,7 +81,7 @@ impl Aws {
     async fn see(&self, name: &LbName) -> Result<Known, Error> {
         let before = self.known().remove(name);
         let past = before.as_ref().map(|known| known.past.clone()).unwrap_or_default();
-        if let Some(known) = self.still_not_ready(name, before).await? {
+        if let Some(known) = self.without_a_look(name, before).await? {
             return Ok(known);
         }
         match self.look(name).all().await {
@@ -93,10 +93,14 @@ impl Aws {
         }
     }
 
-    /// While AWS sets a load balancer up, nobody but us has had reason to touch
-    /// it: whether it is ready is all that is asked.
-    async fn still_not_ready(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
-        let Some(mut known) = known.filter(|known| known.complete) else { return Ok(None) };
+    /// What is known, if that is enough: right after what failed; and while AWS sets
+    /// the load balancer up, when nobody but us has had reason to touch it, and
+    /// whether it is ready is all that is asked.
+    async fn without_a_look(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
+        let Some(mut known) = known.filter(|known| known.looked.is_some()) else { return Ok(None) };
+        if std::mem::take(&mut known.stands) {
+            return Ok(Some(known));
+        }
         let Some(nlb) = known.nlb.as_mut().filter(|nlb| nlb.not_ready.is_some()) else { return Ok(None) };
         match self.look(name).readiness().await? {
             Some(Some(why)) => {

@@ -55,8 +55,8 @@ impl Ports<'_> {
             self.close(port, turn).await?;
         }
         let tags = names::tags_of_port(self.settings, self.name, &listener.owner);
-        let (mut group, taken_up) = self.group(port, key, &tags, turn).await?;
-        let done = self.fill(port, &mut group, taken_up, key, (targets, tags), turn).await;
+        let mut group = self.group(port, key, &tags, turn).await?;
+        let done = self.fill(port, &mut group, key, (targets, tags), turn).await;
         let name = group.name.clone();
         port.groups.push(group);
         done?;
@@ -87,21 +87,13 @@ impl Ports<'_> {
     }
 
     /// The target group of this listener, taken out of the port: the one that is
-    /// there, or a new one. Tells whether it was there already, so that it has to
-    /// be looked through.
-    async fn group(
-        &self,
-        port: &mut Port,
-        key: ListenerKey,
-        tags: &Tags,
-        turn: &mut Turn,
-    ) -> Result<(Group, bool), Failure> {
+    /// there, or a new one.
+    async fn group(&self, port: &mut Port, key: ListenerKey, tags: &Tags, turn: &mut Turn) -> Result<Group, Failure> {
         let name = names::group_name(self.settings, self.name, key);
         if let Some(at) = port.groups.iter().position(|group| group.name == name) {
-            return Ok((port.groups.remove(at), true));
+            return Ok(port.groups.remove(at));
         }
-        let group = self.create_group(&name, key, tags, turn).await?;
-        Ok((group, false))
+        self.create_group(&name, key, tags, turn).await
     }
 
     async fn create_group(&self, name: &str, key: ListenerKey, tags: &Tags, turn: &mut Turn) -> Result<Group, Failure> {
@@ -127,7 +119,8 @@ impl Ports<'_> {
         let arn = reply.target_groups.unwrap_or_default().into_iter().find_map(|group| group.target_group_arn);
         let arn = arn.ok_or_else(|| Failure::invalid("CreateTargetGroup", "the answer has no ARN".into()))?;
         let (name, targets, tags) = (name.to_owned(), BTreeSet::new(), tags.clone());
-        Ok(Group { arn, name, targets, probe, tags, used: false })
+        let has_attributes = GroupAttributes::wanted(self.settings).are_default();
+        Ok(Group { arn, name, targets, probe, tags, used: false, has_attributes })
     }
 
     /// Attributes, targets and listener of a target group.
@@ -135,16 +128,15 @@ impl Ports<'_> {
         &self,
         port: &mut Port,
         group: &mut Group,
-        taken_up: bool,
         key: ListenerKey,
         (targets, tags): (BTreeSet<Target>, Tags),
         turn: &mut Turn,
     ) -> Result<(), Failure> {
-        let attributes = GroupAttributes::wanted(self.settings);
         let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
-        // Of one that has no listener nobody knows what it was given.
-        if !in_use && (taken_up || !attributes.are_default()) {
+        // What one that is in use was given, its listener's tag says.
+        if !in_use && !group.has_attributes {
             self.set_group_attributes(&group.arn, key, turn).await?;
+            group.has_attributes = true;
         }
         // Another claim's clients must not reach the pods of the one before.
         if group.tags.get(CLAIM) != tags.get(CLAIM) {

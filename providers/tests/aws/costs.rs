@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     lists_of_many_pages_are_read_whole,
     what_has_its_turn_late_is_postponed_and_what_is_begun_is_finished,
     throttling_is_told_with_when_it_is_tried_again,
+    a_listener_that_fails_for_ever_costs_no_looks,
     nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up,
 ];
 
@@ -137,4 +138,24 @@ async fn nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up(cloud: &
     })
     .await
     .expect("it serves at last");
+}
+
+async fn a_listener_that_fails_for_ever_costs_no_looks(cloud: &Cloud) {
+    let provider = cloud.provider().await;
+    let one = [(tcp(20000), listener("a", [1]))];
+    converge(&*provider, 0, one.clone()).await;
+    cloud.refuse(tcp(20001)).await;
+    let two = [one[0].clone(), (tcp(20001), listener("b", [1]))];
+    alter(&*provider, &one, &two).await;
+    cloud.actions().await;
+    for _ in 0..3 {
+        // As the LB loop does: it looks after each failure.
+        assert_eq!(observe(&*provider, 0).await.load_balancer.listeners.len(), 1);
+        alter(&*provider, &one, &two).await;
+        assert_eq!(cloud.actions().await, ["CreateListener"]);
+    }
+    observe(&*provider, 0).await;
+    assert_eq!(cloud.actions().await, [""; 0]);
+    observe(&*provider, 0).await;
+    assert_ne!(cloud.actions().await, [""; 0], "a look for its own sake is one");
 }
