@@ -6,13 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sharedlb_crds::{Endpoints, SharedLBPort, SharedLBSpec};
-use sharedlb_providers::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
+use sharedlb_crds::{Endpoints, SharedLBClassSpec, SharedLBPort, SharedLBSpec, TargetKind};
+use sharedlb_providers::{Attributes, Capabilities, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
 
 use crate::assign::{ClaimId, HeldSlot, same};
 use crate::claim::Meta;
-use crate::cluster::backends::PortRef;
+use crate::cluster::backends::{PortRef, Reached};
+use crate::cluster::nodes;
 use crate::own_service;
+use crate::share::{LeftOut, Limits, shares, subset};
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
 /// that are confirmed in the API.
@@ -25,13 +27,38 @@ pub struct Plan {
     pub number: u64,
     /// The slots; `None`: the load balancer shall go
     pub slots: Option<Vec<Planned>>,
-    /// The Services whose endpoints matter to it
+    /// What matters to it: the Services whose endpoints are its backends, and
+    /// [`nodes`](crate::cluster::nodes::key)
     pub services: BTreeSet<ClaimId>,
-    /// Which endpoints of these get traffic
-    pub endpoints: Endpoints,
+    /// How traffic gets to pods
+    pub reach: Reach,
     keys: HashSet<ListenerKey>,
     /// Claims whose listeners stay as they are, since nobody can read what they hold
     untouched: BTreeSet<ClaimId>,
+}
+
+/// How the traffic of a class gets to pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Which endpoints of a Service get traffic
+    pub endpoints: Endpoints,
+    /// Whether it goes to pods themselves, or to a port of every node
+    pub targets: TargetKind,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { endpoints: Endpoints::default(), targets: TargetKind::Pod }
+    }
+}
+
+impl Reach {
+    /// That of a class with this spec, whose provider can do so much.
+    #[must_use]
+    pub fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
+        let best = if can.pod_targets { TargetKind::Pod } else { TargetKind::Node };
+        Self { endpoints: spec.endpoints, targets: spec.targets.unwrap_or(best) }
+    }
 }
 
 /// The slots of one claim.
@@ -57,7 +84,9 @@ pub struct Target {
     /// The Service whose endpoints are its backends: the one that it names, or the
     /// one that we keep for its selector. `None`: its spec can't be read
     pub service: Option<ClaimId>,
-    /// The port of that Service for each port of the claim, by name
+    /// The one that we keep, if we do; where traffic goes to nodes, we always do
+    own: ClaimId,
+    /// The port of `service` for each port of the claim, by name
     ports: Vec<(Arc<str>, PortRef)>,
 }
 
@@ -82,10 +111,26 @@ impl Target {
             let own = spec.service_name.is_none();
             spec.ports.iter().filter_map(move |each| port(each, own))
         });
-        Self { claim: meta.key.clone(), service, ports: ports.collect() }
+        Self { claim: meta.key.clone(), service, own: own_service::key(meta), ports: ports.collect() }
     }
 
-    /// The Service, and its port to which traffic for this port of the claim goes.
+    /// The Service through which traffic gets to its pods. `None`: its spec can't
+    /// be read
+    #[must_use]
+    pub fn through(&self, targets: TargetKind) -> Option<&ClaimId> {
+        let service = self.service.as_ref()?;
+        Some(if targets == TargetKind::Node { &self.own } else { service })
+    }
+
+    /// That Service, and its port for this port of the claim.
+    #[must_use]
+    pub fn port_through(&self, name: &str, targets: TargetKind) -> Option<(&ClaimId, PortRef)> {
+        let (port, to) = self.ports.iter().find(|(candidate, _)| **candidate == *name)?;
+        let to = if targets == TargetKind::Node { PortRef::OfClaim(port.clone()) } else { to.clone() };
+        Some((self.through(targets)?, to))
+    }
+
+    /// The Service that finds its pods, and its port for this port of the claim.
     #[must_use]
     pub fn of_port(&self, name: &str) -> Option<(&ClaimId, &PortRef)> {
         let (_, port) = self.ports.iter().find(|(candidate, _)| **candidate == *name)?;
@@ -98,9 +143,9 @@ impl Plan {
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
         let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
-        let services = slots.iter().flatten().filter_map(|planned| planned.target.service.clone()).collect();
-        let (endpoints, untouched) = (Endpoints::default(), BTreeSet::new());
-        Self { provider, index, number: 0, slots, services, endpoints, keys, untouched }
+        let (services, untouched) = (BTreeSet::new(), BTreeSet::new());
+        Self { provider, index, number: 0, slots, services, reach: Reach::default(), keys, untouched }
+            .by(Reach::default())
     }
 
     /// The same, to be handed over after `before`.
@@ -117,10 +162,13 @@ impl Plan {
         self
     }
 
-    /// The same, but traffic goes to these endpoints.
+    /// The same, but traffic gets to pods in this way.
     #[must_use]
-    pub fn to(mut self, endpoints: Endpoints) -> Self {
-        self.endpoints = endpoints;
+    pub fn by(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        let through = |planned: &Planned| planned.target.through(reach.targets).cloned();
+        self.services = self.slots.iter().flatten().filter_map(through).collect();
+        self.services.extend((reach.targets == TargetKind::Node).then(nodes::key));
         self
     }
 
@@ -141,19 +189,19 @@ impl Plan {
         self.keys.iter().any(|key| !later.keys.contains(key))
     }
 
-    /// Whether it asks this provider for just these slots, sends traffic to these
-    /// endpoints, and leaves these claims.
+    /// Whether it asks this provider for just these slots, lets traffic get to
+    /// pods in this way, and leaves these claims.
     #[must_use]
     pub fn is(
         &self,
         provider: &Arc<dyn Provider>,
         slots: Option<&[Planned]>,
-        endpoints: Endpoints,
+        reach: Reach,
         untouched: &BTreeSet<ClaimId>,
     ) -> bool {
         self.slots.as_deref() == slots
             && Arc::ptr_eq(&self.provider, provider)
-            && self.endpoints == endpoints
+            && self.reach == reach
             && self.untouched == *untouched
     }
 }
@@ -164,17 +212,29 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// What a load balancer should be.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// The load balancer
+    pub load_balancer: LoadBalancer,
+    /// The listeners behind which no pod is ready
+    pub idle: BTreeSet<ListenerKey>,
+    /// The listeners that have more backends than the load balancer takes
+    pub left_out: BTreeMap<ListenerKey, LeftOut>,
+}
+
 /// The load balancer as the plan and its backends make it. `backends` tells
-/// where traffic to a port of a Service goes now, and `found` are the listeners
-/// that there are.
+/// where traffic to a port of a Service goes now, `found` are the listeners that
+/// there are, and `limits` is what fits.
 #[must_use]
 pub fn desired(
     plan: &Plan,
     attributes: Attributes,
     found: &BTreeMap<ListenerKey, Listener>,
-    backends: impl Fn(&ClaimId, &PortRef, Protocol) -> BTreeSet<Backend>,
-) -> LoadBalancer {
-    let mut listeners = BTreeMap::new();
+    limits: Limits,
+    backends: impl Fn(&ClaimId, &PortRef, Protocol) -> Reached,
+) -> Wanted {
+    let (mut listeners, mut idle) = (BTreeMap::new(), BTreeSet::new());
     for Planned { target, slots } in plan.slots.iter().flatten() {
         for slot in slots.iter() {
             let owner = Owner {
@@ -182,10 +242,11 @@ pub fn desired(
                 claim: target.claim.name.clone(),
                 port: slot.name.clone(),
             };
-            let to = target.of_port(&slot.name);
-            let backends = to.map(|(service, port)| backends(service, port, slot.key.protocol)).unwrap_or_default();
-            let backends = backends.into_iter().filter_map(|backend| plan.provider.as_observed(backend)).collect();
-            listeners.insert(slot.key, Listener { owner, backends });
+            let to = target.port_through(&slot.name, plan.reach.targets);
+            let reached = to.map(|(service, port)| backends(service, &port, slot.key.protocol)).unwrap_or_default();
+            idle.extend((!reached.ready).then_some(slot.key));
+            let backends = reached.backends.into_iter().filter_map(|backend| plan.provider.as_observed(backend));
+            listeners.insert(slot.key, Listener { owner, backends: backends.collect() });
         }
     }
     for (key, listener) in found.iter().filter(|_| !plan.untouched.is_empty()) {
@@ -193,5 +254,22 @@ pub fn desired(
             listeners.entry(*key).or_insert_with(|| listener.clone());
         }
     }
-    LoadBalancer { attributes, listeners }
+    let left_out = leave_out(&mut listeners, limits);
+    Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, left_out }
+}
+
+/// Leaves out the backends that don't fit.
+fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) -> BTreeMap<ListenerKey, LeftOut> {
+    let count = |listener: &Listener| u32::try_from(listener.backends.len()).unwrap_or(u32::MAX);
+    let counts: Vec<u32> = listeners.values().map(count).collect();
+    let mut left_out = BTreeMap::new();
+    for (((key, listener), all), served) in listeners.iter_mut().zip(&counts).zip(shares(&counts, limits)) {
+        if served < *all {
+            listener.backends = subset(*key, std::mem::take(&mut listener.backends), served);
+            let of_listener = limits.of_listener == Some(served);
+            let limit = if of_listener { limits.of_listener } else { limits.in_all }.unwrap_or(served);
+            left_out.insert(*key, LeftOut { served, all: *all, limit, of_listener });
+        }
+    }
+    left_out
 }

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod asked;
+mod kept;
 #[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]
@@ -16,27 +17,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
+use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, diff, replay};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{field, info, warn};
 
-use crate::assign::ClaimId;
+use self::kept::{Failed, Failing, Kept, backoff, trouble};
 use crate::cluster::backends::Backends;
 use crate::desired::{Plan, desired};
 use crate::due::wait_until;
 use crate::metrics::Metrics;
-use crate::outcome::{ListenerOutcome, Outcome, Since, Trouble};
-
-/// The first wait after a failure. It doubles with each further one.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest wait after a failure.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+use crate::outcome::Outcome;
+use crate::share::Limits;
 
 /// The longest rest after a run.
 const REST_MAX: Duration = Duration::from_secs(1);
-/// Conflicts in a row of which nobody is told.
-const CONFLICTS_UNTOLD: u32 = 20;
 
 /// Wakes an LB loop.
 #[derive(Debug, Default)]
@@ -73,6 +68,8 @@ pub struct LbLoop {
     pub plans: watch::Receiver<Arc<Plan>>,
     /// What wakes it besides a new plan
     pub signal: Arc<Signal>,
+    /// Whether it was there when the last process told of it
+    pub existed: bool,
     /// Where traffic goes
     pub backends: Arc<Backends>,
     /// Whom the outcome is told
@@ -84,66 +81,22 @@ pub struct LbLoop {
     pub metrics: Arc<Metrics>,
 }
 
-/// What the loop remembers between its runs.
-#[derive(Default)]
-struct Kept {
-    /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
-    observed: Option<Option<Observed>>,
-    /// The load balancer as a whole: why it is not as planned
-    trouble: Option<Failing>,
-    /// Its settings alone: why they are not as planned. They are left alone until
-    /// it is time, and the listeners go on
-    unconfigured: Option<Failing>,
-    /// Listeners that failed
-    failed: BTreeMap<ListenerKey, Failed>,
-    /// The Services that the last plan depends on
-    services: BTreeSet<ClaimId>,
-    told: Option<Outcome>,
-}
-
-/// What failed, how often in a row, and when it is tried again.
-struct Failing {
-    error: Error,
-    times: u32,
-    again: Instant,
-}
-
-impl Failing {
-    /// It failed once more.
-    fn again(before: Option<&Self>, error: Error) -> Self {
-        let times = before.map_or(0, |before| before.times) + 1;
-        let again = Instant::now() + backoff(times, &error);
-        Self { error, times, again }
-    }
-
-    /// A first failure that will pass, or a few conflicts with another writer, are
-    /// tried again before anybody is told of them.
-    fn is_news(&self) -> bool {
-        match self.error {
-            Error::Transient(_) => self.times > 1,
-            Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
-            _ => true,
-        }
-    }
-}
-
-/// A listener that failed: left alone until it is time, so that it costs the
-/// others nothing.
-struct Failed {
-    owner: Owner,
-    trouble: Trouble,
-    times: u32,
-    again: Instant,
-}
-
 impl LbLoop {
     /// Runs until nobody plans for this load balancer any more.
     pub async fn run(mut self) {
-        let mut kept = Kept::default();
+        let mut kept = Kept { there: self.existed, ..Kept::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
         loop {
             let started = Instant::now();
             let plan = self.plans.borrow_and_update().clone();
+            self.note_interest(&plan, &mut kept);
+            if !self.backends.knows(plan.reach) {
+                tokio::select! {
+                    changed = self.plans.changed() => if changed.is_err() { break },
+                    () = self.signal.woken() => {}
+                }
+                continue;
+            }
             let again = self.run_once(&plan, &mut kept).await;
             self.metrics.load_balancer_run(&self.class, started.elapsed());
             self.report(plan, &mut kept);
@@ -160,12 +113,16 @@ impl LbLoop {
         self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
     }
 
-    /// Observe if need be, compare, apply. Returns when to try again what failed.
-    async fn run_once(&self, plan: &Plan, kept: &mut Kept) -> Option<Instant> {
+    fn note_interest(&self, plan: &Plan, kept: &mut Kept) {
         if kept.services != plan.services {
             self.backends.interest(&kept.services, &plan.services, &self.signal);
             kept.services.clone_from(&plan.services);
         }
+    }
+
+    /// Observe if need be, compare, apply. Returns when to try again what failed.
+    async fn run_once(&self, plan: &Plan, kept: &mut Kept) -> Option<Instant> {
+        self.note_interest(plan, kept);
         if self.signal.look.swap(false, Ordering::AcqRel) {
             kept.observed = None;
         }
@@ -174,27 +131,26 @@ impl LbLoop {
             None => self.remove(plan, kept).await,
         };
         match result {
-            Ok(postponed) => {
+            Ok(next) => {
                 self.note_no_trouble(kept);
                 let failing = kept.trouble.iter().chain(&kept.unconfigured).map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.again);
-                failing.chain(failed).chain(postponed.then(Instant::now)).min()
+                failing.chain(failed).chain(next).min()
             }
             Err(error) => Some(self.note_trouble(error, kept)),
         }
     }
 
-    /// Returns whether something was left for the next run.
-    async fn converge(&self, plan: &Plan, kept: &mut Kept) -> Result<bool, Error> {
+    /// Returns when to go on with what was left for the next run.
+    async fn converge(&self, plan: &Plan, kept: &mut Kept) -> Result<Option<Instant>, Error> {
         let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
             Some(known) => known,
             None => plan.provider.observe(&self.name).await?,
         };
         let exists = observed.is_some();
+        self.note_presence(exists, kept);
         let mut observed = observed.unwrap_or_default();
-        let attributes = plan.provider.attributes(plan.index);
-        let backends = |service: &_, port: &_, protocol| self.backends.of(service, port, protocol, plan.endpoints);
-        let wanted = desired(plan, attributes, &observed.load_balancer.listeners, backends);
+        let wanted = self.wanted(plan, &observed, kept);
         let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.
         kept.unconfigured.take_if(|_| observed.load_balancer.attributes == wanted.attributes);
@@ -203,14 +159,16 @@ impl LbLoop {
                 && changes.iter().any(|change| change.listener() == Some(*key))
         });
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
+        let (now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
         if exists && now.is_empty() {
             kept.observed = Some(Some(observed));
-            return Ok(false);
+            return Ok(kept.gathering);
         }
         // Providers that write the whole must not be given what is to wait.
         let mut target = observed.load_balancer.clone();
         replay(&mut target, &now);
-        debug_assert!(!later.is_empty() || target == wanted, "the diff does not lead to what is desired");
+        let all = later.is_empty() && gathered.is_empty();
+        debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
         let applied = plan.provider.apply(&self.name, &target, &now).await?;
         let done = |change: &&Change| match change.listener() {
@@ -232,17 +190,42 @@ impl LbLoop {
         // balancer.
         let known = exists && applied.failed.is_empty();
         kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
-        Ok(!applied.postponed.is_empty())
+        kept.there = matches!(kept.observed, Some(Some(_)));
+        Ok(if applied.postponed.is_empty() { kept.gathering } else { Some(Instant::now()) })
     }
 
-    async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<bool, Error> {
+    /// What the load balancer should be with the backends of the moment.
+    fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut Kept) -> LoadBalancer {
+        let can = plan.provider.capabilities();
+        let limits = Limits {
+            of_listener: can.max_targets_per_listener,
+            in_all: observed.capacity.targets.or(can.default_targets),
+        };
+        let backends = |service: &_, port: &_, protocol| self.backends.reached(service, port, protocol, plan.reach);
+        let attributes = plan.provider.attributes(plan.index);
+        let wanted = desired(plan, attributes, &observed.load_balancer.listeners, limits, backends);
+        (kept.idle, kept.left_out) = (wanted.idle, wanted.left_out);
+        wanted.load_balancer
+    }
+
+    async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<Option<Instant>, Error> {
         if !matches!(kept.observed, Some(None)) {
             plan.provider.delete(&self.name).await?;
             kept.observed = Some(None);
+            kept.there = false;
             kept.failed.clear();
             info!(class = %self.class, load_balancer = %self.name, "load balancer removed");
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// One that was there and is not is made anew, and that is told.
+    fn note_presence(&self, there: bool, kept: &mut Kept) {
+        if kept.there && !there {
+            warn!(class = %self.class, load_balancer = %self.name, "load balancer is gone, and is made anew");
+            kept.remade += 1;
+        }
+        kept.there = there;
     }
 
     fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
@@ -281,7 +264,7 @@ impl LbLoop {
             let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
             let times = kept.failed.get(key).map_or(0, |before| before.times) + 1;
             let again = Instant::now() + backoff(times, error);
-            kept.failed.insert(*key, Failed { owner, trouble: Trouble::from(error), times, again });
+            kept.failed.insert(*key, Failed { owner, trouble: trouble(error, again), times, again });
         }
     }
 
@@ -322,84 +305,5 @@ impl LbLoop {
             kept.told = Some(outcome.clone());
             (self.tell)(outcome);
         }
-    }
-}
-
-impl Kept {
-    /// Whether a change is to be tried now: its listener did not fail lately.
-    fn is_due(&self, change: &Change) -> bool {
-        let again = match change.listener() {
-            Some(key) => self.failed.get(&key).map(|failed| failed.again),
-            None => self.unconfigured.as_ref().map(|failing| failing.again),
-        };
-        again.is_none_or(|again| again <= Instant::now())
-    }
-
-    /// Whether it was there, but served nothing yet.
-    fn is_not_ready(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
-    }
-
-    /// Whether it is time to look if it serves by now.
-    fn may_be_ready(&self) -> bool {
-        self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
-    }
-
-    fn outcome(&self, plan: Arc<Plan>) -> Outcome {
-        let before = self.told.as_ref();
-        // While it can't be asked, what was last known of it stands, and so does
-        // the plan that this is about: what was opened or closed since is not known.
-        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
-        let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
-            (Some(Some(observed)), _) => (
-                Some(true),
-                observed.addresses.clone().into(),
-                observed.capacity,
-                observed.foreign.clone(),
-                Some(&observed.load_balancer),
-            ),
-            (Some(None), _) => (Some(false), Arc::default(), Default::default(), BTreeSet::new(), None),
-            (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
-            (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
-        };
-        let trouble = self.trouble.iter().chain(&self.unconfigured).find(|failing| failing.is_news());
-        let trouble = trouble.map(|failing| Trouble::from(&failing.error));
-        let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
-        let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
-        if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
-            let trouble = Trouble::from(&Error::NotReady(why.clone()));
-            listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
-        }
-        Outcome { plan, since: Since::default(), exists, addresses, capacity, foreign, listeners, trouble }
-    }
-
-    fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
-        let open = ours.into_iter().flat_map(|ours| &ours.listeners);
-        let mut listeners: BTreeMap<ListenerKey, ListenerOutcome> = open
-            .map(|(key, found)| {
-                let backends = !found.backends.is_empty();
-                (*key, ListenerOutcome { owner: found.owner.clone(), open: true, backends, trouble: None })
-            })
-            .collect();
-        for (key, failed) in &self.failed {
-            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome {
-                owner: failed.owner.clone(),
-                open: false,
-                backends: false,
-                trouble: None,
-            });
-            listener.trouble = Some(failed.trouble.clone());
-        }
-        listeners
-    }
-}
-
-/// How long to wait after the nth failure in a row.
-fn backoff(times: u32, error: &Error) -> Duration {
-    let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-    match error {
-        Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
-        Error::Conflict(_) => BACKOFF_MIN,
-        _ => doubled,
     }
 }

@@ -25,6 +25,7 @@ pub mod ports;
 mod provider;
 pub mod readiness;
 pub mod render;
+pub mod share;
 pub mod sources;
 pub mod text;
 pub mod web;

@@ -8,6 +8,7 @@ use sharedlb_providers::{Address, Capacity, Error, FrontPort, ListenerKey, Owner
 
 use crate::assign::ClaimId;
 use crate::desired::Plan;
+use crate::share::LeftOut;
 use crate::text;
 
 /// One load balancer as its LB loop last saw it.
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
     /// What keeps the load balancer as a whole from being as planned
     pub trouble: Option<Trouble>,
+    /// How often it was found gone since its LB loop started
+    pub remade: u32,
 }
 
 /// What an LB loop was handed since the plan that its last outcome is about.
@@ -47,8 +50,10 @@ pub struct ListenerOutcome {
     pub owner: Owner,
     /// Whether it is open
     pub open: bool,
-    /// Whether it has a backend
+    /// Whether it has a backend behind which a pod takes traffic
     pub backends: bool,
+    /// That it has more backends than the load balancer takes, if so
+    pub left_out: Option<LeftOut>,
     /// Why it is not as planned
     pub trouble: Option<Trouble>,
 }
@@ -88,7 +93,8 @@ impl Outcome {
             && self.addresses == before.addresses
             && self.capacity == before.capacity
             && self.foreign == before.foreign
-            && self.trouble == before.trouble;
+            && self.trouble == before.trouble
+            && self.remade == before.remade;
         if !same {
             return News::ForAll;
         }
@@ -149,7 +155,7 @@ mod tests {
     fn listener(port: u16, claim: &str, backends: bool) -> (ListenerKey, ListenerOutcome) {
         let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
         let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
-        (key, ListenerOutcome { owner, open: true, backends, trouble: None })
+        (key, ListenerOutcome { owner, open: true, backends, left_out: None, trouble: None })
     }
 
     fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {
@@ -162,6 +168,7 @@ mod tests {
             foreign: BTreeSet::new(),
             listeners: listeners.iter().cloned().collect(),
             trouble: None,
+            remade: 0,
         }
     }
 

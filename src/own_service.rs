@@ -1,19 +1,23 @@
 //! The Service that we keep beside a claim with a selector, so that Kubernetes
 //! itself finds the claim's pods, resolves named ports, and knows who is ready.
+//! Where traffic goes to nodes, every claim has one, and it has a port on every
+//! node, from which kube-proxy passes traffic on to the pods of all nodes
+//! (`externalTrafficPolicy: Cluster`, the default).
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 use kube::core::ObjectMeta;
-use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB};
+use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, SharedLBSpec, TargetKind};
 use sharedlb_providers::Transport;
 use sharedlb_providers::model::fnv1a;
 
 use crate::assign::ClaimId;
 use crate::claim::{ClaimObject, Meta, protocol};
-use crate::cluster::backends::ServiceObject;
+use crate::cluster::backends::{self, ServiceObject};
 
 /// The longest name of a Service, in characters (a DNS label, RFC 1035).
 const NAME_MAX: usize = 63;
@@ -44,23 +48,84 @@ pub fn port_name(port: &str, transport: Transport) -> String {
     if port.is_empty() { suffix } else { format!("{port}-{suffix}") }
 }
 
-/// The Service for this claim; `None` if it needs none, since it names one or
-/// can't be parsed.
+/// The Service for this claim; `None` if it needs none, since it names one whose
+/// pods get the traffic themselves, or can't be parsed. Where `targets` are nodes,
+/// a Service that it names, `named`, may have no port on them: ours finds the
+/// same pods, and has.
+///
+/// # Errors
+/// When it can't be made, since the Service that the claim names does not do: in
+/// words for the user.
+pub fn desired(
+    claim: &ClaimObject,
+    targets: TargetKind,
+    named: Option<&ServiceObject>,
+) -> Result<Option<Service>, String> {
+    let Ok(spec) = &claim.spec else { return Ok(None) };
+    let (selector, ports) = match &spec.service_name {
+        None => (spec.selector.clone(), ports(spec, |port, _| port.target())),
+        Some(_) if targets == TargetKind::Pod => return Ok(None),
+        Some(name) => {
+            let namespace = &claim.meta.key.namespace;
+            let named = named.ok_or_else(|| {
+                format!("Service {name} does not exist in namespace {namespace}: create it, or correct serviceName")
+            })?;
+            if !named.has_selector {
+                return Err(no_selector(name));
+            }
+            let target = |port: &SharedLBPort, transport| {
+                let (_, to) = claim.target.of_port(&port.name)?;
+                Some(named.ports.iter().find(|candidate| candidate.is(to, transport))?.target.clone())
+            };
+            (named.selector.iter().cloned().collect(), ports(spec, target))
+        }
+    };
+    if ports.is_empty() {
+        let name = spec.service_name.as_deref().unwrap_or_default();
+        return Err(format!(
+            "Service {name} has none of the ports that are asked for: correct targetPort or the Service"
+        ));
+    }
+    Ok(Some(service(claim, targets, selector, ports)))
+}
+
+/// What to say of a Service that has no selector, where traffic goes to nodes.
 #[must_use]
-pub fn desired(claim: &ClaimObject) -> Option<Service> {
-    let spec = claim.spec.as_ref().ok().filter(|spec| spec.service_name.is_none())?;
-    // In a headless Service the port's own number leads nowhere: any will do.
+pub fn no_selector(name: &str) -> String {
+    format!(
+        "Service {name} has no selector, and the load balancers of the class send traffic to nodes, which pass it on to pods that a selector finds: give it one, or ask the admin for a class with spec.targets: Pod"
+    )
+}
+
+/// A port for each transport of each port of the claim that leads anywhere.
+fn ports(spec: &SharedLBSpec, target: impl Fn(&SharedLBPort, Transport) -> Option<IntOrString>) -> Vec<ServicePort> {
+    // The port's own number leads nowhere in a headless Service, and nobody uses
+    // it in one of node ports: any will do. One number for both transports makes
+    // it one node port for both.
     let ports = (1..).zip(&spec.ports).flat_map(|(number, port)| {
-        protocol(port.protocol).transports().iter().map(move |&transport| ServicePort {
-            name: Some(port_name(&port.name, transport)),
-            protocol: Some(transport.to_string()),
-            port: number,
-            target_port: port.target(),
-            ..ServicePort::default()
-        })
+        protocol(port.protocol).transports().iter().map(move |&transport| (number, port, transport))
     });
+    ports
+        .filter_map(|(number, port, transport)| {
+            Some(ServicePort {
+                name: Some(port_name(&port.name, transport)),
+                protocol: Some(transport.to_string()),
+                port: number,
+                target_port: Some(target(port, transport)?),
+                ..ServicePort::default()
+            })
+        })
+        .collect()
+}
+
+fn service(
+    claim: &ClaimObject,
+    targets: TargetKind,
+    selector: BTreeMap<String, String>,
+    ports: Vec<ServicePort>,
+) -> Service {
     let label_value: String = claim.meta.key.name.chars().take(NAME_MAX).collect();
-    Some(Service {
+    Service {
         metadata: ObjectMeta {
             name: Some(key(&claim.meta).name.to_string()),
             namespace: Some(claim.meta.key.namespace.to_string()),
@@ -79,23 +144,46 @@ pub fn desired(claim: &ClaimObject) -> Option<Service> {
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
-            cluster_ip: Some("None".to_owned()),
+            cluster_ip: (targets == TargetKind::Pod).then(|| "None".to_owned()),
+            type_: Some(if targets == TargetKind::Pod { "ClusterIP" } else { "NodePort" }.to_owned()),
             // Both families, where the cluster has both: a load balancer of either
             // kind then finds its backends.
             ip_family_policy: Some("PreferDualStack".to_owned()),
-            selector: Some(spec.selector.clone()),
-            ports: Some(ports.collect()),
+            selector: Some(selector),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()
-    })
+    }
+}
+
+/// The desired Service with the node ports that the one which is there has: what
+/// Kubernetes once gave a port stays with that port, whatever others come or go.
+#[must_use]
+pub fn with_node_ports_of(mut desired: Service, found: &ServiceObject) -> Service {
+    for port in desired.spec.iter_mut().flat_map(|spec| spec.ports.iter_mut().flatten()) {
+        let known = found.ports.iter().find(|known| port.name.as_deref() == Some(&*known.name));
+        port.node_port = known.and_then(|known| known.node_port).map(|number| number.get().into());
+    }
+    desired
 }
 
 /// Whether the Service that there is leads where the desired one would.
 #[must_use]
 pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
     let wanted = ServiceObject::parse(desired);
-    found.selector == wanted.selector && found.ports == wanted.ports && !found.external_name
+    let ports = |service: &ServiceObject| -> Vec<_> {
+        let port = |port: &backends::ServicePort| backends::ServicePort { node_port: None, ..port.clone() };
+        service.ports.iter().map(port).collect()
+    };
+    found.kind == wanted.kind && found.selector == wanted.selector && ports(found) == ports(&wanted)
+}
+
+/// Whether the Service that there is can be made the desired one. One that has an
+/// address can't lose it, nor can one without get one.
+#[must_use]
+pub fn can_become(found: &ServiceObject, desired: &Service) -> bool {
+    found.external_name || found.kind == ServiceObject::parse(desired).kind
 }
 
 #[cfg(test)]
@@ -120,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_port_of_both_protocols_is_two_ports_of_the_service_with_one_number() {
-        let service = desired(&claim("dns")).unwrap();
+        let service = desired(&claim("dns"), TargetKind::Pod, None).unwrap().unwrap();
         let ports: Vec<_> = service.spec.unwrap().ports.unwrap();
         let seen: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.port)).collect();
         assert_eq!(seen, [("dns-tcp", 1), ("dns-udp", 1), ("metrics-tcp", 2)]);
@@ -138,12 +226,64 @@ mod tests {
     #[test]
     fn what_was_made_as_desired_is_as_desired() {
         let claim = claim("dns");
-        let mut made = desired(&claim).unwrap();
+        let desired = || desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
+        let mut made = desired();
         assert!(is_as_desired(&ServiceObject::parse(&made), &made));
         made.spec.as_mut().unwrap().selector = Some(BTreeMap::from([("app".to_owned(), "other".to_owned())]));
-        assert!(!is_as_desired(&ServiceObject::parse(&made), &desired(&claim).unwrap()));
-        let mut elsewhere = desired(&claim).unwrap();
+        assert!(!is_as_desired(&ServiceObject::parse(&made), &desired()));
+        let mut elsewhere = desired();
         elsewhere.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
-        assert!(!is_as_desired(&ServiceObject::parse(&elsewhere), &desired(&claim).unwrap()));
+        assert!(!is_as_desired(&ServiceObject::parse(&elsewhere), &desired()));
+    }
+
+    fn named(selector: serde_json::Value) -> ServiceObject {
+        ServiceObject::parse(
+            &serde_json::from_value(json!({
+                "metadata": {"namespace": "team", "name": "dns"},
+                "spec": {"selector": selector, "ports": [
+                    {"name": "a", "port": 53, "protocol": "UDP", "targetPort": "dns"},
+                    {"name": "b", "port": 9153, "targetPort": 8080},
+                ]},
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn naming(ports: serde_json::Value) -> ClaimObject {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "dns", "uid": "a-uid", "resourceVersion": "7"},
+            "spec": {"serviceName": "dns", "ports": ports},
+        }))
+        .unwrap();
+        ClaimObject::parse(&object)
+    }
+
+    #[test]
+    fn for_nodes_a_service_that_is_named_is_copied_as_far_as_its_ports_are_asked_for() {
+        let claim = naming(json!([
+            {"name": "dns", "protocol": "UDP", "targetPort": 53}, {"name": "metrics", "targetPort": "b"},
+            {"name": "none", "targetPort": 80},
+        ]));
+        let named = named(json!({"app": "dns"}));
+        assert_eq!(desired(&claim, TargetKind::Pod, Some(&named)), Ok(None), "its own endpoints do");
+        let spec = desired(&claim, TargetKind::Node, Some(&named)).unwrap().unwrap().spec.unwrap();
+        assert_eq!(spec.type_.as_deref(), Some("NodePort"));
+        assert_eq!(spec.selector.unwrap(), BTreeMap::from([("app".to_owned(), "dns".to_owned())]));
+        let ports: Vec<_> =
+            spec.ports.unwrap().into_iter().map(|p| (p.name.unwrap(), p.target_port.unwrap())).collect();
+        let target = |name: &str, target| (name.to_owned(), target);
+        let expected =
+            [target("dns-udp", IntOrString::String("dns".into())), target("metrics-tcp", IntOrString::Int(8080))];
+        assert_eq!(ports, expected);
+    }
+
+    #[test]
+    fn a_service_that_does_not_do_for_nodes_is_told_of() {
+        let claim = naming(json!([{"targetPort": 80}]));
+        let why = |named: Option<&ServiceObject>| desired(&claim, TargetKind::Node, named).unwrap_err();
+        assert!(why(None).starts_with("Service dns does not exist in namespace team"));
+        assert!(why(Some(&named(json!(null)))).starts_with("Service dns has no selector"));
+        assert!(why(Some(&named(json!({"app": "dns"})))).starts_with("Service dns has none of the ports"));
     }
 }

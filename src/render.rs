@@ -10,6 +10,7 @@ use sharedlb_providers::{Address, ListenerKey, Owner};
 use crate::assign::{Assignment, Held, HeldSlot};
 use crate::claim::{ClaimObject, api_protocol, api_transport};
 use crate::outcome::{Outcome, Trouble};
+use crate::share::LeftOut;
 use crate::text;
 
 /// How many ports a text names before it says how many more there are.
@@ -51,6 +52,8 @@ pub enum Programmed {
     Served {
         /// Names of the ports without backends, and why; `None`: not known yet
         without_backends: Vec<(Arc<str>, Option<String>)>,
+        /// Names of the ports that have more backends than the load balancer takes
+        left_out: Vec<(Arc<str>, LeftOut)>,
     },
     /// It does not.
     Failed(Trouble),
@@ -68,7 +71,7 @@ pub fn programmed(
     let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
         return Programmed::NotHeard;
     };
-    let mut without_backends = Vec::new();
+    let (mut without_backends, mut left_out) = (Vec::new(), Vec::new());
     let mut pending = false;
     for slot in held.slots.iter() {
         let ours = outcome.listeners.get(&slot.key).filter(|listener| is_for(&listener.owner, claim, slot));
@@ -77,6 +80,7 @@ pub fn programmed(
                 if let Some(trouble) = &listener.trouble {
                     return Programmed::Failed(trouble.clone());
                 }
+                left_out.extend(listener.left_out.map(|left_out| (slot.name.clone(), left_out)));
                 if !listener.backends {
                     without_backends.push((slot.name.clone(), why_none(slot)));
                 }
@@ -87,7 +91,7 @@ pub fn programmed(
     match (pending, &outcome.trouble) {
         (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
         (true, None) => Programmed::Pending,
-        (false, _) => Programmed::Served { without_backends },
+        (false, _) => Programmed::Served { without_backends, left_out },
     }
 }
 
@@ -178,6 +182,9 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         (Programmed::NotHeard | Programmed::Pending, _) => {
             Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
         }
+        (Programmed::Served { left_out, .. }, Some(held)) if !left_out.is_empty() => {
+            some_left_out(left_out, held.index)
+        }
         (Programmed::Served { .. }, _) => {
             Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
         }
@@ -187,10 +194,23 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
-        Programmed::Served { without_backends } if !without_backends.is_empty() => no_backends(without_backends),
+        Programmed::Served { without_backends, .. } if !without_backends.is_empty() => no_backends(without_backends),
         _ => Finding::new("True", Reason::Ready, "every port is served, and has a backend"),
     };
     [allocated, programmed, ready]
+}
+
+/// "port redis: 120 of 1400 backends get traffic, since …"
+fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
+    let of_port = |(port, out): &(Arc<str>, LeftOut)| {
+        let port = if port.is_empty() { String::new() } else { format!("port {port}: ") };
+        let each = if out.of_listener { "for each port" } else { "for all ports together" };
+        let LeftOut { served, all, limit, .. } = out;
+        format!("{port}{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}")
+    };
+    let told: Vec<String> = left_out.iter().take(LISTED_PORTS).map(of_port).collect();
+    let served = "the load balancer serves every port that is allocated";
+    Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", told.join("; ")))
 }
 
 fn no_backends(without: &[(Arc<str>, Option<String>)]) -> Finding {

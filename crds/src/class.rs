@@ -76,7 +76,9 @@ pub struct SharedLBClassSpec {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<AddressRange>,
     /// What the load balancers send traffic to: Pod, their own addresses, or
-    /// Node, a port of every node. Left out: what the provider does best.
+    /// Node, a port of every node, from which kube-proxy passes it on to the
+    /// pods of all nodes. Left out: what the provider does best. With Node,
+    /// `endpoints` has no effect on what kube-proxy does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TargetKind")]
     pub targets: Option<TargetKind>,

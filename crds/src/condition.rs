@@ -77,6 +77,8 @@ names! {
         /// Why [`ConditionType::Programmed`] is true although traffic does not
         /// go to all backends: there are more than the load balancer can take.
         BackendsLeftOut,
+        /// A load balancer that was there is not any more. Of an Event only.
+        LoadBalancerGone,
         /// The provider wants fewer requests; it is asked again later.
         Throttled,
         /// The provider does not answer; it is asked again later.

@@ -25,6 +25,8 @@ pub struct Cloud(Arc<Mutex<State>>);
 struct State {
     load_balancers: BTreeMap<LbName, MemoryLoadBalancer>,
     refused: BTreeSet<ListenerKey>,
+    limits: Capacity,
+    gather: Duration,
     calls: usize,
 }
 
@@ -56,6 +58,17 @@ impl Cloud {
     /// From now on a change of this listener is refused.
     pub fn refuse(&self, listener: ListenerKey) {
         self.state().refused.insert(listener);
+    }
+
+    /// From now on so much fits on each load balancer, as if somebody else used the
+    /// rest of it.
+    pub fn limit(&self, limits: Capacity) {
+        self.state().limits = limits;
+    }
+
+    /// From now on changes of backends are to be gathered for so long.
+    pub fn gather(&self, how_long: Duration) {
+        self.state().gather = how_long;
     }
 
     /// Nothing is refused any more.
@@ -106,6 +119,7 @@ impl Memory {
 #[async_trait]
 impl Provider for Memory {
     fn capabilities(&self) -> Capabilities {
+        let state = self.cloud.state();
         Capabilities {
             protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
             tcp_and_udp_share_a_number: true,
@@ -116,9 +130,9 @@ impl Provider for Memory {
             reserved: Vec::new(),
             default_listeners: Cloud::LISTENERS,
             max_listeners: Cloud::LISTENERS,
-            default_targets: None,
+            default_targets: state.limits.targets,
             max_targets_per_listener: None,
-            gather: Duration::ZERO,
+            gather: state.gather,
         }
     }
 
@@ -131,7 +145,7 @@ impl Provider for Memory {
         Ok(state.load_balancers.get(name).map(|found| Observed {
             load_balancer: found.ours.clone(),
             addresses: vec![address(name)],
-            capacity: Capacity { listeners: Some(Cloud::LISTENERS), targets: None },
+            capacity: capacity(state.limits),
             foreign: found.foreign.clone(),
             not_ready: None,
         }))
@@ -142,9 +156,12 @@ impl Provider for Memory {
         let mut failed = BTreeMap::new();
         for change in changes {
             let mut state = self.call()?;
+            let limits = capacity(state.limits);
             let refused = change.listener().filter(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
-            match refused.map(|key| (key, Error::Refused(format!("{key} is refused on demand")))).or(check(lb, change))
+            match refused
+                .map(|key| (key, Error::Refused(format!("{key} is refused on demand"))))
+                .or(check(lb, change, limits))
             {
                 Some((listener, error)) => {
                     failed.insert(listener, error);
@@ -161,17 +178,35 @@ impl Provider for Memory {
     }
 }
 
+/// What fits on one load balancer.
+fn capacity(limits: Capacity) -> Capacity {
+    Capacity { listeners: limits.listeners.or(Some(Cloud::LISTENERS)), targets: limits.targets }
+}
+
 /// Why a load balancer with rules of its own will not carry out this change.
-fn check(lb: &MemoryLoadBalancer, change: &Change) -> Option<(ListenerKey, Error)> {
-    let Change::Open(key, _) = change else { return None };
+fn check(lb: &MemoryLoadBalancer, change: &Change, limits: Capacity) -> Option<(ListenerKey, Error)> {
+    let key = change.listener()?;
+    let no_room = |what: String| Some((key, Error::NoRoom(what)));
+    let added = match change {
+        Change::Open(_, listener) => listener.backends.len(),
+        Change::Backends { add, remove, .. } => add.len().saturating_sub(remove.len()),
+        _ => return None,
+    };
+    let targets = lb.ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>() + added;
+    if let Some(limit) = limits.targets.filter(|limit| targets > *limit as usize) {
+        return no_room(format!("the load balancer takes {limit} targets, and these were {targets}"));
+    }
+    let Change::Open(..) = change else { return None };
     let ours: BTreeSet<FrontPort> = lb.ours.listeners.keys().flat_map(|key| key.front_ports()).collect();
     if let Some(port) = key.front_ports().find(|port| ours.contains(port) || lb.foreign.contains(port)) {
-        return Some((*key, Error::PortInUse(format!("{port} has a listener already"))));
+        return Some((key, Error::PortInUse(format!("{port} has a listener already"))));
     }
-    let listeners = lb.ours.listeners.len() + lb.foreign.len();
-    (listeners >= Cloud::LISTENERS as usize).then(|| {
-        (*key, Error::Refused(format!("the load balancer holds {listeners} of {} listeners", Cloud::LISTENERS)))
-    })
+    let (listeners, limit) = (lb.ours.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
+    if listeners >= limit as usize {
+        no_room(format!("the load balancer holds {listeners} of {limit} listeners"))
+    } else {
+        None
+    }
 }
 
 fn address(name: &LbName) -> Address {

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
-use sharedlb_crds::{Endpoints, SharedLBClassSpec};
+use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 
 use crate::assign::{Claim, PortRequest};
 use crate::claim::ClaimObject;
 use crate::cluster::backends::Backends;
+use crate::desired::Reach;
 
 /// Counts the targets of claims.
 pub(super) struct TargetCounts<'a> {
     backends: &'a Backends,
     provider: &'a Arc<dyn Provider>,
-    endpoints: Endpoints,
+    reach: Reach,
+    /// The fewest that a port has: one without backends is about to get some
+    least: u32,
     /// The most that one listener has
     most: u32,
 }
@@ -22,8 +25,14 @@ pub(super) struct TargetCounts<'a> {
 impl<'a> TargetCounts<'a> {
     /// Those that this provider would register for a class with this spec.
     pub(super) fn new(backends: &'a Backends, provider: &'a Arc<dyn Provider>, spec: &SharedLBClassSpec) -> Self {
-        let most = provider.capabilities().max_targets_per_listener.unwrap_or(u32::MAX);
-        Self { backends, provider, endpoints: spec.endpoints, most }
+        let can = provider.capabilities();
+        let reach = Reach::of(spec, &can);
+        let least = match reach.targets {
+            TargetKind::Pod => 1,
+            TargetKind::Node => u32::try_from(backends.nodes().max(1)).unwrap_or(u32::MAX),
+        };
+        let most = can.max_targets_per_listener.unwrap_or(u32::MAX);
+        Self { backends, provider, reach, least: least.min(most), most }
     }
 
     /// What the claim asks for, with the targets of each of its ports.
@@ -35,19 +44,20 @@ impl<'a> TargetCounts<'a> {
         request
     }
 
-    /// A port that has no backends is about to get some, so it counts as one.
-    pub(super) fn at_least(&self) -> u32 {
-        1
+    /// The fewest that a port has.
+    pub(super) fn least(&self) -> u32 {
+        self.least
     }
 
     fn of_port(&self, claim: &ClaimObject, port: &PortRequest) -> u32 {
-        let backends = match claim.target.of_port(&port.name) {
-            Some((service, to)) => {
-                let backends = self.backends.of(service, to, port.protocol, self.endpoints);
+        let targets = match claim.target.of_port(&port.name) {
+            Some((service, to)) if self.reach.targets == TargetKind::Pod => {
+                let backends = self.backends.of(service, to, port.protocol, self.reach.endpoints);
                 backends.into_iter().filter_map(|backend| self.provider.as_observed(backend)).count()
             }
-            None => 0,
+            // Every node is one.
+            _ => 0,
         };
-        u32::try_from(backends).unwrap_or(u32::MAX).clamp(self.at_least(), self.most)
+        u32::try_from(targets).unwrap_or(u32::MAX).clamp(self.least, self.most)
     }
 }

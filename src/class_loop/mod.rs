@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use sharedlb_crds::{AllowedNamespacesFrom, SharedLBClassSpec};
+use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ use crate::claim::ClaimObject;
 use crate::class::{ClassObject, default_class};
 use crate::cluster::backends::{Backends, ServiceObject};
 use crate::cluster::cache::{Cache, Changed};
-use crate::cluster::{NamespaceObject, Told};
+use crate::cluster::{NamespaceObject, Told, cluster_scoped};
 use crate::due::happened;
 use crate::events::Events;
 use crate::lease::Fence;
@@ -160,8 +160,7 @@ impl ClassLoop {
             !now
         });
         while let Some(class) = self.dirty.pop_first() {
-            let exists =
-                class.as_ref().and_then(|name| self.classes.get(&crate::cluster::cluster_scoped(name))).cloned();
+            let exists = class.as_ref().and_then(|name| self.classes.get(&cluster_scoped(name))).cloned();
             match (class, exists) {
                 (Some(name), Some(class)) => self.run_class(&name, &class).await,
                 (key, _) => self.run_without_class(&key),
@@ -188,6 +187,7 @@ impl ClassLoop {
         match input {
             Input::Told(told) => self.watched(*told),
             Input::Outcome(class, uid, index, outcome) => {
+                self.tell_gone(&class, &uid, index, &outcome);
                 let runner = self.runners.get_mut(&class);
                 if let Some(news) = runner.and_then(|runner| runner.take_outcome(&uid, index, *outcome)) {
                     self.told_by_load_balancer(class, index, &news);
@@ -300,6 +300,18 @@ impl ClassLoop {
             class.spec.as_ref().is_ok_and(|spec| spec.allowed_namespaces.from == AllowedNamespacesFrom::Selector)
         });
         self.dirty.extend(selecting.map(|class| Some(class.meta.key.name.clone())));
+    }
+
+    /// Somebody deleted a load balancer: that its ports were closed for a while, and
+    /// that its address may be another now, the class' admin should know.
+    fn tell_gone(&self, class: &Arc<str>, uid: &str, index: u32, outcome: &Outcome) {
+        let gone = self.runners.get(class).is_some_and(|runner| runner.was_gone(uid, index, outcome));
+        let Some(class) = self.classes.get(&cluster_scoped(class)).filter(|_| gone) else { return };
+        let note = format!(
+            "load balancer {index} was gone: it is made anew, with the same ports, and may have another address"
+        );
+        let reason = Reason::LoadBalancerGone.as_str().to_owned();
+        self.settings.events.tell::<SharedLBClass>(&class.meta, true, reason, note);
     }
 
     /// The claims for which a load balancer has news are looked at again.

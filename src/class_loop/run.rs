@@ -172,7 +172,7 @@ impl ClassLoop {
             policy,
             frozen: runner.frozen.clone(),
             counted: counts.as_ref().map(|counts| claims.iter().map(|claim| counts.request(claim)).collect()),
-            targets_closing: counts.as_ref().map_or(0, TargetCounts::at_least),
+            targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
             claims,
             outcomes: &runner.outcomes,
             left: self.left.get(name).map(Vec::as_slice).unwrap_or_default(),

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
-use sharedlb_crds::{Reason, SharedLBClassSpec};
+use sharedlb_crds::{Reason, SharedLBClassSpec, TargetKind};
 use sharedlb_providers::{LbName, Provider};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::group::Group;
 use super::handed::Handed;
 use super::{ClassLoop, Input};
 use crate::assign::ClaimId;
 use crate::class::{ClassObject, same_provider};
-use crate::desired::{Plan, Planned};
+use crate::desired::{Plan, Planned, Reach};
 use crate::lb_loop::{LbLoop, Signal};
 use crate::metrics::Counted;
 use crate::outcome::{News, Outcome, Since};
@@ -57,6 +58,17 @@ impl Handle {
 }
 
 impl Runner {
+    /// How the traffic of the class gets to pods.
+    pub(super) fn reach(&self) -> Reach {
+        Reach::of(&self.spec, &self.provider.capabilities())
+    }
+
+    /// Whether this outcome tells that the load balancer was found gone.
+    pub(super) fn was_gone(&self, uid: &str, index: u32, outcome: &Outcome) -> bool {
+        let known = self.outcomes.get(&index).map_or(0, |known| known.remade);
+        *self.uid == *uid && outcome.remade > known
+    }
+
     /// Takes in an outcome. Returns for whom it has news; `None`: the class need
     /// not be run for it.
     pub(super) fn take_outcome(&mut self, uid: &str, index: u32, mut outcome: Outcome) -> Option<News> {
@@ -98,8 +110,14 @@ impl ClassLoop {
             }
         });
         let changes = AbortOnDropHandle::new(changes);
+        if Reach::of(spec, &provider.capabilities()).targets == TargetKind::Node {
+            self.settings.backends.need_nodes();
+        }
         if let Some(runner) = known {
             (runner.spec, runner.provider, runner._changes) = (spec.clone(), provider, changes);
+            // Traffic may get to pods in another way now, by Services of another kind.
+            let entries = self.groups.get_mut(&Some(name.clone())).into_iter().flat_map(Group::entries_mut);
+            entries.for_each(|entry| entry.service_is_fine = false);
             return;
         }
         let runner = Runner {
@@ -136,15 +154,15 @@ impl ClassLoop {
             runner.outcomes.remove(&index);
             self.settings.metrics.forget_slots(name, index);
         }
+        let reach = runner.reach();
         for (index, slots) in plans {
             match runner.load_balancers.get_mut(&index) {
                 Some(handle) => {
                     let before = handle.plans.borrow().clone();
-                    let endpoints = runner.spec.endpoints;
-                    if before.is(&runner.provider, slots.as_deref(), endpoints, untouched) {
+                    if before.is(&runner.provider, slots.as_deref(), reach, untouched) {
                         continue;
                     }
-                    let plan = Plan::new(runner.provider.clone(), index, slots).to(endpoints).leaving(untouched);
+                    let plan = Plan::new(runner.provider.clone(), index, slots).by(reach).leaving(untouched);
                     let plan = plan.after(&before);
                     handle.handed.replace(&before, &plan);
                     handle.plans.send_replace(Arc::new(plan));
@@ -153,7 +171,7 @@ impl ClassLoop {
                     }
                 }
                 None => {
-                    let plan = Plan::new(runner.provider.clone(), index, slots).to(runner.spec.endpoints);
+                    let plan = Plan::new(runner.provider.clone(), index, slots).by(reach);
                     let plan = plan.leaving(untouched);
                     let handle = self.start_lb_loop(name, class, index, Arc::new(plan), &runner);
                     runner.load_balancers.insert(index, handle);
@@ -174,10 +192,13 @@ impl ClassLoop {
         let lb = LbName::new(name, index, &self.settings.cluster_id, &class.meta.uid);
         let signal = Arc::new(Signal::default());
         runner.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(lb.clone(), signal.clone());
+        let listed = class.status.iter().flat_map(|status| &status.load_balancers).find(|lb| lb.index == index);
+        let existed = listed.is_some_and(|listed| listed.address.is_some());
         let (sender, class, uid) = (self.sender.clone(), name.clone(), class.meta.uid.clone());
         let (plans, receiver) = watch::channel(plan);
         let lb_loop = LbLoop {
             name: lb.clone(),
+            existed,
             class: name.clone(),
             plans: receiver,
             signal,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sharedlb_crds::{ConditionType, SharedLBClassStatus, SharedLBStatus};
+use sharedlb_crds::{ConditionType, SharedLBClassStatus, SharedLBStatus, TargetKind};
 use tracing::{info, warn};
 
 use super::writes::WriteError;
@@ -91,12 +91,26 @@ impl ClassLoop {
         });
     }
 
+    /// What the load balancers of the claim's class send traffic to.
+    fn targets_of(&self, claim: &ClaimObject) -> TargetKind {
+        let runner = self.class_of(claim).and_then(|class| self.runners.get(&class));
+        runner.map_or(TargetKind::Pod, |runner| runner.reach().targets)
+    }
+
     /// Makes the claim's Service as it should be: there for a selector, and not
-    /// there for a named Service.
+    /// there for a named Service whose pods get the traffic themselves.
     fn ensure_service(&mut self, claim: Arc<ClaimObject>) {
         let found = self.settings.backends.service(&own_service::key(&claim.meta));
         let ours = |found: &ServiceObject| found.owner.as_ref().is_some_and(|(_, uid)| *uid == claim.meta.uid);
-        let desired = own_service::desired(&claim);
+        let named = claim.target.service.as_ref().and_then(|service| self.settings.backends.service(service));
+        let desired = match own_service::desired(&claim, self.targets_of(&claim), named.as_deref()) {
+            Ok(desired) => desired,
+            Err(trouble) => {
+                // Until the Service that it names changes.
+                self.entry(&claim).into_iter().for_each(|entry| entry.service_is_fine = true);
+                return self.set_service_trouble(&claim, Some(trouble));
+            }
+        };
         let (writer, sender) = (self.writer.clone(), self.sender.clone());
         let as_it_should_be = match (&found, &desired) {
             (None, None) => true,
@@ -112,12 +126,17 @@ impl ClassLoop {
         let Some(entry) = self.entry(&claim) else { return };
         entry.service_is_fine = as_it_should_be;
         if as_it_should_be {
-            return;
+            return self.set_service_trouble(&claim, None);
         }
         entry.service_writes.begin();
         tokio::spawn(async move {
             let result = match (&found, &desired) {
-                (Some(found), Some(desired)) => writer.correct_service(&found.meta, desired).await.map(Some),
+                (Some(found), Some(desired)) if own_service::can_become(found, desired) => {
+                    let desired = own_service::with_node_ports_of(desired.clone(), found);
+                    writer.correct_service(&found.meta, &desired).await.map(Some)
+                }
+                // It is made anew once it is gone.
+                (Some(found), Some(_)) => writer.delete_service(&found.meta).await.map(|()| None),
                 (None, Some(desired)) => writer.create_service(desired).await.map(Some),
                 (Some(found), None) => writer.delete_service(&found.meta).await.map(|()| None),
                 (None, None) => Ok(None),

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sharedlb_crds::Reason;
+use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::Address;
 
 use super::ClassLoop;
 use super::decide::Decision;
 use super::group::Entry;
+use super::runner::Runner;
 use crate::assign::{Assignment, Held};
 use crate::claim::{ClaimObject, parse_address};
 use crate::outcome::Outcome;
+use crate::own_service;
 use crate::render::{self, Programmed, Verdict};
 
 impl ClassLoop {
@@ -38,11 +40,8 @@ impl ClassLoop {
         if let Err(error) = &entry.claim.spec {
             return Some((Some(Reason::Unsupported), format!("the spec can't be read ({error}): correct it")));
         }
-        if let Some(service) = external_name(self, &entry.claim) {
-            return Some((
-                Some(Reason::Unsupported),
-                format!("Service {service} is of type ExternalName, which has no pods: name another Service"),
-            ));
+        if let Some(message) = self.unfit_service(name, &entry.claim) {
+            return Some((Some(Reason::Unsupported), message));
         }
         if let Some(message) = self.elsewhere(name, &entry.claim, got) {
             return Some((Some(Reason::AddressUnknown), message));
@@ -70,6 +69,17 @@ impl ClassLoop {
         Some((refusal.reason(), format!("{port}{}{others}", refusal.message(name))))
     }
 
+    /// Why the Service that the claim names does not do.
+    fn unfit_service(&self, name: &str, claim: &ClaimObject) -> Option<String> {
+        let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
+        let service = self.settings.backends.service(claim.target.service.as_ref()?)?;
+        if service.external_name {
+            return Some(format!("Service {named} is of type ExternalName, which has no pods: name another Service"));
+        }
+        let to_nodes = self.runners.get(name)?.reach().targets == TargetKind::Node;
+        (to_nodes && !service.has_selector).then(|| own_service::no_selector(named))
+    }
+
     /// Whether a claim insists on another address than that of its load balancer,
     /// since one of the two was changed.
     fn elsewhere(&self, name: &str, claim: &ClaimObject, got: &Assignment) -> Option<String> {
@@ -87,15 +97,18 @@ impl ClassLoop {
 
     pub(super) fn programmed(&self, class: &str, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
         let claim = &entry.claim;
-        let count = self.runners.get(class).map(|runner| runner.spec.endpoints).unwrap_or_default();
+        let reach = self.runners.get(class).map(Runner::reach).unwrap_or_default();
         render::programmed(claim, held, outcome, |slot| {
             if let Some(trouble) = &entry.service_trouble {
                 return Some(trouble.clone());
             }
-            match claim.target.of_port(&slot.name) {
-                Some((service, port)) => self.settings.backends.why_none(service, port, slot.key.protocol, count),
-                None => Some("its spec can't be read".to_owned()),
-            }
+            let Some((service, port)) = claim.target.of_port(&slot.name) else {
+                return Some("its spec can't be read".to_owned());
+            };
+            let backends = &self.settings.backends;
+            let no_pod = backends.why_none(service, port, slot.key.protocol, reach.endpoints);
+            let no_node = reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0;
+            no_pod.or_else(|| no_node.then(|| "no node of the cluster may take traffic".to_owned()))
         })
     }
 
@@ -171,13 +184,6 @@ impl ClassLoop {
         self.remove_finalizers(key);
         self.run_when_released(key);
     }
-}
-
-/// The Service that the claim names, if that is of type ExternalName.
-fn external_name(class_loop: &ClassLoop, claim: &ClaimObject) -> Option<String> {
-    let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
-    let service = class_loop.settings.backends.service(claim.target.service.as_ref()?)?;
-    service.external_name.then(|| named.clone())
 }
 
 /// Whether a claim's slots are not those that its status has.

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices: which backends a claim's port has right now.
+//! Services, EndpointSlices and nodes: which backends a claim's port has right now.
 //!
 //! This is the only thing that the class loop and the LB loops share. A change
 //! of endpoints goes from here straight to the LB loops that want to know of
@@ -9,22 +9,29 @@ mod objects;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kube::runtime::watcher::Event;
-use sharedlb_crds::Endpoints;
+use sharedlb_crds::{Endpoints, TargetKind};
 use sharedlb_providers::{Backend, Protocol, Transport};
+use tokio::sync::Notify;
 
 use self::objects::EndpointObject;
-pub use self::objects::{PortRef, ServiceObject, ServicePort, SliceObject};
+pub use self::objects::{PortRef, ServiceKind, ServiceObject, ServicePort, SliceObject};
 use super::cache::{Cache, Changed};
+use super::nodes::{self, NodeObject, UsableNode};
 use crate::assign::ClaimId;
+use crate::desired::Reach;
 use crate::lb_loop::Signal;
 
-/// Services and EndpointSlices, and who wants to know of which.
+/// Services, EndpointSlices and nodes, and who wants to know of which.
 #[derive(Debug, Default)]
-pub struct Backends(RwLock<Inner>);
+pub struct Backends {
+    inner: RwLock<Inner>,
+    nodes_needed: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -34,9 +41,20 @@ struct Inner {
     interested: HashMap<ClaimId, Vec<Arc<Signal>>>,
     /// Whether anybody counts the backends of all Services
     counted: bool,
+    nodes: Cache<NodeObject>,
 }
 
-/// What a change of EndpointSlices means to those who are not told of every one.
+/// Where traffic to a port of a Service goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The backends
+    pub backends: BTreeSet<Backend>,
+    /// Whether a pod takes traffic behind them. (Behind a port of every node
+    /// there may be none.)
+    pub ready: bool,
+}
+
+/// What a change of EndpointSlices or nodes means to those who are not told of every one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EndpointNews {
     /// The Services of which now something else is to be said to whom they matter
@@ -54,11 +72,11 @@ struct SlicesOf {
 
 impl Backends {
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether Services, and EndpointSlices, have been listed.
@@ -121,6 +139,46 @@ impl Backends {
         EndpointNews { services: retold, counts }
     }
 
+    /// From now on nodes are to be watched, too. They are not before: in a large
+    /// cluster there are many, and they change often.
+    pub fn need_nodes(&self) {
+        self.nodes_needed.notify_one();
+    }
+
+    /// Waits until nodes are to be watched.
+    pub async fn nodes_needed(&self) {
+        self.nodes_needed.notified().await;
+    }
+
+    /// Takes in what the watch of nodes told.
+    pub fn watched_node(&self, event: Event<NodeObject>) -> EndpointNews {
+        let mut inner = self.write();
+        let listed = matches!(event, Event::InitDone);
+        let changes = inner.nodes.watched(event);
+        // Nodes tell every few minutes that they are still there.
+        let differs = |change: &Changed<NodeObject>| match (&change.old, &change.new) {
+            (Some(old), Some(new)) => !old.is_like(new),
+            _ => true,
+        };
+        let changed = listed || changes.iter().any(differs);
+        if changed && inner.nodes.is_filled() {
+            inner.signal(&nodes::key());
+        }
+        EndpointNews { services: Vec::new(), counts: changed && inner.counted }
+    }
+
+    /// Whether all is known that traffic depends on which gets to pods in this way.
+    #[must_use]
+    pub fn knows(&self, reach: Reach) -> bool {
+        reach.targets == TargetKind::Pod || self.read().nodes.is_filled()
+    }
+
+    /// How many nodes get traffic.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        nodes::usable(self.read().nodes.objects().values()).len()
+    }
+
     /// From now on `signal` is told of changes of the services in `now`, and no
     /// longer of those only in `before`.
     pub fn interest(&self, before: &BTreeSet<ClaimId>, now: &BTreeSet<ClaimId>, signal: &Arc<Signal>) {
@@ -149,6 +207,20 @@ impl Backends {
         let mut of_each = protocol.transports().iter().map(|&transport| inner.of(service, port, transport, count));
         let first = of_each.next().unwrap_or_default();
         of_each.fold(first, |both, other| &both & &other)
+    }
+
+    /// Where traffic to this port of this Service goes if it gets to pods in this
+    /// way: to pods as [`Backends::of`] has it, or to all nodes that get traffic,
+    /// whether a pod is ready or not. So no node is exchanged when the last pod
+    /// goes and the next one comes.
+    #[must_use]
+    pub fn reached(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
+        let pods = self.of(service, port, protocol, reach.endpoints);
+        let ready = !pods.is_empty();
+        match reach.targets {
+            TargetKind::Pod => Reached { backends: pods, ready },
+            TargetKind::Node => Reached { backends: self.read().nodes_of(service, port, protocol), ready },
+        }
     }
 
     /// Why a port of this Service has no backends, in words for the user; `None`:
@@ -222,6 +294,25 @@ impl Inner {
         all.filter(move |(slice, endpoint)| {
             count == Endpoints::Any || (service.has_selector && slice.by_kubernetes && endpoint.pod.is_some())
         })
+    }
+
+    /// The nodes, at the port that this port of the Service has on each of them.
+    fn nodes_of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> BTreeSet<Backend> {
+        let Some(found) = self.services.get(service) else { return BTreeSet::new() };
+        let node_port = |transport: &Transport| found.ports.iter().find(|each| each.is(port, *transport))?.node_port;
+        let mut numbers: Vec<Option<NonZeroU16>> = protocol.transports().iter().map(node_port).collect();
+        // For both transports Kubernetes gives one number, where they have one in the Service.
+        numbers.dedup();
+        let [Some(port)] = numbers[..] else { return BTreeSet::new() };
+        let backend = |node: &UsableNode, address: &IpAddr| Backend {
+            address: *address,
+            port,
+            pod: None,
+            node: Some(node.name.clone()),
+            provider_id: node.provider_id.clone(),
+        };
+        let nodes = nodes::usable(self.nodes.objects().values());
+        nodes.into_iter().flat_map(|node| node.addresses.iter().map(move |address| backend(node, address))).collect()
     }
 
     fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport, count: Endpoints) -> BTreeSet<Backend> {

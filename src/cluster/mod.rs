@@ -2,6 +2,7 @@
 
 pub mod backends;
 pub mod cache;
+pub mod nodes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use backon::ExponentialBuilder;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event, ExponentialBackoff};
@@ -26,6 +27,7 @@ use crate::class::ClassObject;
 use crate::metrics::Metrics;
 use backends::{Backends, EndpointNews, ServiceObject, SliceObject};
 use cache::{Cached, Changed};
+use nodes::NodeObject;
 
 impl Cached for ClaimObject {
     fn meta(&self) -> &Meta {
@@ -64,7 +66,7 @@ pub enum Told {
     Namespace(Event<NamespaceObject>),
     /// Of Services; the cache of these is in [`Backends`]
     Services(Vec<Changed<ServiceObject>>),
-    /// Of EndpointSlices; the cache of these is in [`Backends`] too
+    /// Of EndpointSlices and nodes; the caches of these are in [`Backends`] too
     Endpoints(EndpointNews),
 }
 
@@ -98,8 +100,21 @@ pub async fn watch_all(
     let classes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<SharedLBClass>(&()));
     let (told_claim, told_class, told_namespace, told_service) =
         (tell.clone(), tell.clone(), tell.clone(), tell.clone());
-    let services = backends.clone();
+    let (services, nodes) = (backends.clone(), backends.clone());
+    let told_nodes = tell.clone();
+    let all_nodes = Api::<Node>::all(client.clone());
+    let of_nodes = watch_one("Node", all_nodes, all.clone(), &metrics, move |event| {
+        let news = nodes.watched_node(map(event, |object| NodeObject::parse(&object)));
+        if news != EndpointNews::default() {
+            told_nodes(Told::Endpoints(news));
+        }
+    });
+    let needed = backends.clone();
     tokio::join!(
+        async move {
+            needed.nodes_needed().await;
+            of_nodes.await;
+        },
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
             of_claims.iter().for_each(|listener| listener(&event));
             told_claim(Told::Claim(map(event, |object| ClaimObject::parse(&object))));

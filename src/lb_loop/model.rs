@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::asked::{Answers, Asked};
-use super::{Failed, Failing, Kept, LbLoop, Signal};
+use super::kept::{Failed, Failing, Kept};
+use super::{LbLoop, Signal};
 use crate::assign::HeldSlot;
 use crate::claim::ClaimObject;
 use crate::cluster::backends::{Backends, ServiceObject, SliceObject};
@@ -169,6 +170,7 @@ static UNTOLD: LazyLock<Arc<dyn Provider>> = LazyLock::new(|| Arc::new(Memory::d
 fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
     LbLoop {
         name: name(index),
+        existed: false,
         class: "default".into(),
         plans: watch::channel(plan.clone()).1,
         signal: Arc::new(Signal::default()),
@@ -277,19 +279,19 @@ impl Memories {
         });
         let failing = Failing {
             error: Error::Transient("no answer".into()),
+            trouble: trouble(Reason::Unreachable),
             times: self.unreachable.into(),
             again: Instant::now(),
         };
         Kept {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
             trouble: (self.unreachable > 0).then_some(failing),
-            unconfigured: None,
             failed: failed.collect(),
-            services: BTreeSet::new(),
             told: self.told.as_ref().map(|told| {
                 let same = told.plan == *numbered;
                 told.restore(index, if same { plan.clone() } else { plan_of(index, &told.plan) })
             }),
+            ..Kept::default()
         }
     }
 
@@ -323,7 +325,8 @@ impl Told {
             .enumerate()
             .filter_map(|(port, told)| {
                 let ToldListener { owner: claim, open, backends, trouble: why } = (*told)?;
-                Some((key(port), ListenerOutcome { owner: owner(claim), open, backends, trouble: why.map(trouble) }))
+                let (owner, trouble) = (owner(claim), why.map(trouble));
+                Some((key(port), ListenerOutcome { owner, open, backends, left_out: None, trouble }))
             })
             .collect();
         let seen = observed(index, &[None, None, None]);
@@ -337,6 +340,7 @@ impl Told {
             foreign: BTreeSet::new(),
             listeners,
             trouble: self.trouble.map(trouble),
+            remade: 0,
         }
     }
 

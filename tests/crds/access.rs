@@ -39,6 +39,7 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ["patch", "discovery.k8s.io", "endpointslices", "sharedlb-system"],
             ["create", "events.k8s.io", "events", "team-a"],
             ["create", "coordination.k8s.io", "leases", "sharedlb-system"],
+            ["watch", "", "nodes", ""],
             // For its sources.
             ["create", "sharedlb.dev", "sharedlbs", "team-a"],
             ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
@@ -64,6 +65,7 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             // Any but its own, and any elsewhere.
             ["update", "coordination.k8s.io", "leases", "sharedlb-system"],
             ["create", "coordination.k8s.io", "leases", "kube-system"],
+            ["patch", "", "nodes", ""],
         ] {
             let question = Question { user: CONTROLLER, verb, group, resource, namespace };
             ensure!(!question.ask(&cluster.admin()).await?, "it may: {question:?}");

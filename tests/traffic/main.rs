@@ -4,6 +4,7 @@
 mod backends;
 #[path = "../controller/harness/mod.rs"]
 mod harness;
+mod nodes;
 mod place;
 mod protocols;
 mod sharing;
@@ -24,7 +25,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = Runtime::new()?;
     let world = runtime.block_on(World::start(testbed))?;
     let test = Tests::new(world, runtime.handle().clone());
-    let trials = [protocols::trials(&test), backends::trials(&test), sharing::trials(&test)];
+    let trials = [protocols::trials(&test), backends::trials(&test), sharing::trials(&test), nodes::trials(&test)];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     // The cluster ends before the process does, whatever the tests said.
     drop(test);

@@ -32,6 +32,11 @@ impl Place {
     /// A namespace and a class of this name.
     pub(crate) async fn open(world: Arc<World>, name: &str, class: Value) -> anyhow::Result<Self> {
         let site = Site::open(&world.cluster, name, class).await?;
+        Self::at(world, site)
+    }
+
+    /// The place of a site that is there.
+    pub(crate) fn at(world: Arc<World>, site: Site) -> anyhow::Result<Self> {
         Ok(Self { site, client: world.cluster.client()?, world })
     }
 

@@ -87,7 +87,7 @@ impl World {
         });
         let listener = |&(port, name): &(u16, &str)| {
             let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
-            (tcp(port), ListenerOutcome { owner, open: true, backends: true, trouble: None })
+            (tcp(port), ListenerOutcome { owner, open: true, backends: true, left_out: None, trouble: None })
         };
         let outcome = Outcome {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
@@ -98,6 +98,7 @@ impl World {
             foreign: BTreeSet::new(),
             listeners: open.iter().map(listener).collect(),
             trouble: None,
+            remade: 0,
         };
         self.outcomes.insert(0, outcome);
     }
@@ -352,6 +353,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
         foreign: BTreeSet::new(),
         listeners: BTreeMap::new(),
         trouble: None,
+        remade: 0,
     };
     world.outcomes.insert(1, gone);
     world.decide();

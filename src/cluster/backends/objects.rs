@@ -37,8 +37,21 @@ pub struct ServiceObject {
     pub has_selector: bool,
     /// The name and uid of the claim that owns it, if it is one of ours
     pub owner: Option<(Arc<str>, Arc<str>)>,
-    /// Its selector, if it is one of ours
+    /// Its selector
     pub selector: Vec<(String, String)>,
+    /// How it can be reached
+    pub kind: ServiceKind,
+}
+
+/// How a Service can be reached, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// It has no address: only its endpoints do.
+    Headless,
+    /// By a port of every node.
+    NodePort,
+    /// In another way.
+    Other,
 }
 
 /// A port of a Service.
@@ -52,6 +65,8 @@ pub struct ServicePort {
     pub transport: Option<Transport>,
     /// The port of the pods
     pub target: IntOrString,
+    /// The port of every node, if it has one
+    pub node_port: Option<NonZeroU16>,
 }
 
 impl ServiceObject {
@@ -69,7 +84,13 @@ impl ServiceObject {
             ports: spec.ports.iter().flatten().map(ServicePort::parse).collect(),
             external_name: spec.type_.as_deref() == Some("ExternalName"),
             has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
-            selector: spec.selector.filter(|_| owner.is_some()).into_iter().flatten().collect(),
+            selector: spec.selector.into_iter().flatten().collect(),
+            kind: match (spec.cluster_ip.as_deref(), spec.type_.as_deref()) {
+                (_, Some("ExternalName")) => ServiceKind::Other,
+                (Some("None"), _) => ServiceKind::Headless,
+                (_, Some("NodePort")) => ServiceKind::NodePort,
+                _ => ServiceKind::Other,
+            },
             owner,
         }
     }
@@ -84,10 +105,11 @@ impl ServicePort {
             number: port.port,
             transport: transport(port.protocol.as_deref()),
             target: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
+            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new),
         }
     }
 
-    pub(super) fn is(&self, wanted: &PortRef, transport: Transport) -> bool {
+    pub(crate) fn is(&self, wanted: &PortRef, transport: Transport) -> bool {
         self.transport == Some(transport)
             && match wanted {
                 PortRef::Number(number) => self.number == *number,

@@ -1,19 +1,25 @@
 //! An LB loop with a load balancer in memory, in simulated time.
 
+mod limits;
+mod nodes;
+
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use serde_json::json;
-use sharedlb_crds::Reason;
+use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
 
 use super::asked::{Answers, Asked};
+use super::kept::BACKOFF_MAX;
 use super::*;
+use crate::claim::ClaimObject;
 use crate::cluster::backends::{ServiceObject, SliceObject};
-use crate::desired::Planned;
+use crate::desired::{Planned, Reach};
 use crate::fixtures::{ClaimFixture, claim};
 use crate::own_service;
 
@@ -26,6 +32,8 @@ struct Running {
     plans: watch::Sender<Arc<Plan>>,
     backends: Arc<Backends>,
     told: Arc<Mutex<Vec<Outcome>>>,
+    /// Of objects, ever higher ones
+    versions: AtomicU64,
 }
 
 impl Running {
@@ -34,6 +42,11 @@ impl Running {
     }
 
     async fn with(provider: impl FnOnce(Cloud) -> Arc<dyn Provider>) -> Self {
+        Self::existing(false, provider).await
+    }
+
+    /// A loop whose load balancer was there before, or not.
+    async fn existing(existed: bool, provider: impl FnOnce(Cloud) -> Arc<dyn Provider>) -> Self {
         let cloud = Cloud::default();
         let provider = provider(cloud.clone());
         let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
@@ -41,6 +54,7 @@ impl Running {
         let outcomes = told.clone();
         let lb_loop = LbLoop {
             name: name(),
+            existed,
             class: "default".into(),
             plans: receiver,
             signal: Arc::new(Signal::default()),
@@ -50,7 +64,7 @@ impl Running {
             metrics: Arc::new(Metrics::default()),
         };
         tokio::spawn(lb_loop.run());
-        let running = Self { cloud, provider, plans, backends, told };
+        let running = Self { cloud, provider, plans, backends, told, versions: AtomicU64::new(1) };
         running.settle().await;
         running
     }
@@ -62,26 +76,39 @@ impl Running {
     }
 
     async fn plan(&self, claims: &[ClaimFixture]) {
+        self.plan_by(claims, Reach::default()).await;
+    }
+
+    async fn plan_by(&self, claims: &[ClaimFixture], reach: Reach) {
         let planned = claims.iter().map(|claim| {
             let claim = claim.build();
             Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
         });
-        self.plans.send_replace(Arc::new(Plan::new(self.provider.clone(), 0, Some(planned.collect()))));
+        let plan = Plan::new(self.provider.clone(), 0, Some(planned.collect())).by(reach);
+        self.plans.send_replace(Arc::new(plan));
         self.settle().await;
+    }
+
+    fn version(&self) -> String {
+        self.versions.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
     /// Gives the claim's Service so many ready pods.
     async fn endpoints(&self, claim: &ClaimFixture, pods: u8) {
         let claim = claim.build();
-        let service: Service = own_service::desired(&claim).unwrap();
+        let service: Service = own_service::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
         self.backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
-        let version = self.told.lock().unwrap().len() + 10 + usize::from(pods);
+        self.pods(&claim, pods).await;
+    }
+
+    /// The claim's Service finds so many ready pods.
+    async fn pods(&self, claim: &ClaimObject, pods: u8) {
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {
                 "name": format!("slice-{}", claim.meta.key.name), "namespace": "team", "uid": "s",
-                "resourceVersion": version.to_string(),
+                "resourceVersion": self.version(),
                 "labels": {
-                    "kubernetes.io/service-name": service.metadata.name,
+                    "kubernetes.io/service-name": &*own_service::key(&claim.meta).name,
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
                 },
             },

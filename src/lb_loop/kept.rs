@@ -1,0 +1,205 @@
+//! What an LB loop remembers between its runs, and what it tells of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sharedlb_providers::{Change, Error, ListenerKey, LoadBalancer, Observed, Owner};
+use tokio::time::Instant;
+
+use crate::assign::ClaimId;
+use crate::desired::Plan;
+use crate::outcome::{ListenerOutcome, Outcome, Since, Trouble};
+use crate::render::whole_seconds;
+use crate::share::LeftOut;
+
+/// The first wait after a failure. It doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest wait after a failure.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Conflicts in a row of which nobody is told.
+const CONFLICTS_UNTOLD: u32 = 20;
+
+/// What the loop remembers between its runs.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
+    pub(super) observed: Option<Option<Observed>>,
+    /// The load balancer as a whole: why it is not as planned
+    pub(super) trouble: Option<Failing>,
+    /// Its settings alone: why they are not as planned. They are left alone until
+    /// it is time, and the listeners go on
+    pub(super) unconfigured: Option<Failing>,
+    /// Listeners that failed
+    pub(super) failed: BTreeMap<ListenerKey, Failed>,
+    /// Until when changes of backends are gathered
+    pub(super) gathering: Option<Instant>,
+    /// Whether the load balancer was there when it was last looked at
+    pub(super) there: bool,
+    /// How often it was gone although it had been there
+    pub(super) remade: u32,
+    /// Listeners behind which no pod is ready
+    pub(super) idle: BTreeSet<ListenerKey>,
+    /// Listeners that have more backends than the load balancer takes
+    pub(super) left_out: BTreeMap<ListenerKey, LeftOut>,
+    /// The Services that the last plan depends on
+    pub(super) services: BTreeSet<ClaimId>,
+    pub(super) told: Option<Outcome>,
+}
+
+/// What failed, how often in a row, and when it is tried again.
+pub(super) struct Failing {
+    pub(super) error: Error,
+    pub(super) trouble: Trouble,
+    pub(super) times: u32,
+    pub(super) again: Instant,
+}
+
+impl Failing {
+    /// It failed once more.
+    pub(super) fn again(before: Option<&Self>, error: Error) -> Self {
+        let times = before.map_or(0, |before| before.times) + 1;
+        let again = Instant::now() + backoff(times, &error);
+        Self { trouble: trouble(&error, again), error, times, again }
+    }
+
+    /// A first failure that will pass, or a few conflicts with another writer, are
+    /// tried again before anybody is told of them.
+    pub(super) fn is_news(&self) -> bool {
+        match self.error {
+            Error::Transient(_) => self.times > 1,
+            Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
+            _ => true,
+        }
+    }
+}
+
+/// A listener that failed: left alone until it is time, so that it costs the
+/// others nothing.
+pub(super) struct Failed {
+    pub(super) owner: Owner,
+    pub(super) trouble: Trouble,
+    pub(super) times: u32,
+    pub(super) again: Instant,
+}
+
+impl Kept {
+    /// Whether a change is to be tried now: its listener did not fail lately.
+    pub(super) fn is_due(&self, change: &Change) -> bool {
+        let again = match change.listener() {
+            Some(key) => self.failed.get(&key).map(|failed| failed.again),
+            None => self.unconfigured.as_ref().map(|failing| failing.again),
+        };
+        again.is_none_or(|again| again <= Instant::now())
+    }
+
+    /// Where calls are dear, changes of backends wait for others for a while, to
+    /// go out as one. The first backend of a listener does not wait: somebody
+    /// waits for it. Returns what is to be done now, and what waits.
+    pub(super) fn gather(
+        &mut self,
+        changes: Vec<Change>,
+        found: &LoadBalancer,
+        gather: Duration,
+    ) -> (Vec<Change>, Vec<Change>) {
+        let waits = |change: &Change| match change {
+            Change::Backends { listener, .. } => {
+                found.listeners.get(listener).is_some_and(|listener| !listener.backends.is_empty())
+            }
+            _ => false,
+        };
+        if gather.is_zero() || !changes.iter().any(waits) {
+            self.gathering = None;
+            return (changes, Vec::new());
+        }
+        if *self.gathering.get_or_insert(Instant::now() + gather) <= Instant::now() {
+            self.gathering = None;
+            return (changes, Vec::new());
+        }
+        changes.into_iter().partition(|change| !waits(change))
+    }
+
+    /// Whether it was there, but served nothing yet.
+    pub(super) fn is_not_ready(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
+    }
+
+    /// Whether it is time to look if it serves by now.
+    pub(super) fn may_be_ready(&self) -> bool {
+        self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
+    }
+
+    pub(super) fn outcome(&self, plan: Arc<Plan>) -> Outcome {
+        let before = self.told.as_ref();
+        // While it can't be asked, what was last known of it stands, and so does
+        // the plan that this is about: what was opened or closed since is not known.
+        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
+        let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
+            (Some(Some(observed)), _) => (
+                Some(true),
+                observed.addresses.clone().into(),
+                observed.capacity,
+                observed.foreign.clone(),
+                Some(&observed.load_balancer),
+            ),
+            (Some(None), _) => (Some(false), Arc::default(), Default::default(), BTreeSet::new(), None),
+            (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
+            (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
+        };
+        let trouble = self.trouble.iter().chain(&self.unconfigured).find(|failing| failing.is_news());
+        let trouble = trouble.map(|failing| failing.trouble.clone());
+        let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
+        let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
+            let trouble = Trouble::from(&Error::NotReady(why.clone()));
+            listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
+        }
+        let (since, remade) = (Since::default(), self.remade);
+        Outcome { plan, since, exists, addresses, capacity, foreign, listeners, trouble, remade }
+    }
+
+    fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
+        let open = ours.into_iter().flat_map(|ours| &ours.listeners);
+        let mut listeners: BTreeMap<ListenerKey, ListenerOutcome> = open
+            .map(|(key, found)| {
+                let backends = !found.backends.is_empty() && !self.idle.contains(key);
+                let left_out = self.left_out.get(key).copied();
+                let owner = found.owner.clone();
+                (*key, ListenerOutcome { owner, open: true, backends, left_out, trouble: None })
+            })
+            .collect();
+        for (key, failed) in &self.failed {
+            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome {
+                owner: failed.owner.clone(),
+                open: false,
+                backends: false,
+                left_out: None,
+                trouble: None,
+            });
+            listener.trouble = Some(failed.trouble.clone());
+        }
+        listeners
+    }
+}
+
+/// How long to wait after the nth failure in a row.
+pub(super) fn backoff(times: u32, error: &Error) -> Duration {
+    let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
+    match error {
+        Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
+        Error::Conflict(_) => BACKOFF_MIN,
+        _ => doubled,
+    }
+}
+
+/// What a user is told of an error after which it is tried again at this time.
+pub(super) fn trouble(error: &Error, again: Instant) -> Trouble {
+    let mut trouble = Trouble::from(error);
+    if let Error::Throttled { message, .. } = error {
+        let wait = SignedDuration::try_from(again.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let time = whole_seconds(Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX));
+        trouble.message = format!("too many calls, to be tried again at {time}: {message}").into();
+    }
+    trouble
+}

@@ -1,0 +1,164 @@
+//! Where load balancers send traffic to nodes, each claim has a Service with a
+//! port on every node. What the load balancer itself makes of it is not looked
+//! at here: the class is one of AWS, which can't be reached.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason, SharedLBClass};
+use sharedlb_testbed::{Protocol, eventually};
+
+use crate::harness::{LIMIT, Site, Tests, World};
+use crate::place::{Front, Place};
+
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
+    vec![
+        test.test("every node leads to the pods of a claim with a selector", by_selector),
+        test.test("every node leads to the pods of a Service that a claim names", by_service),
+        test.test("a port of TCP and UDP is one port of every node", both_transports),
+        test.test("the port of a node stays with its port when others come and go", stays),
+        test.test("a class that turns to pods makes headless Services of those of node ports", turns),
+        test.test("a Service without a selector does not do for nodes, and the claim is told", no_selector),
+    ]
+}
+
+/// A namespace, and a class whose load balancers send traffic to nodes.
+async fn open(world: Arc<World>, name: &str) -> anyhow::Result<(Place, IpAddr)> {
+    let site = Site::in_class(&world.cluster, name, name).await?;
+    let class: SharedLBClass = serde_json::from_value(json!({
+        "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass", "metadata": {"name": name},
+        "spec": {"targets": "Node", "provider": {"aws": {
+            "region": "eu-central-1", "vpcId": "vpc-01234567", "subnets": ["subnet-01234567"],
+        }}},
+    }))?;
+    site.classes.create(&PostParams::default(), &class).await?;
+    // All pods are on another node than this one.
+    let node = *world.cluster.node(name).await?.first().context("it has an address")?;
+    Ok((Place::at(world, site)?, node))
+}
+
+fn services(site: &Site) -> Api<Service> {
+    Api::namespaced(site.cluster.admin(), &site.namespace)
+}
+
+async fn service(site: &Site, name: &str, spec: Value) -> anyhow::Result<()> {
+    let service: Service = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
+    services(site).create(&PostParams::default(), &service).await?;
+    Ok(())
+}
+
+/// The ports, by name, of the Service that is kept for a claim, as soon as it is
+/// as looked for.
+async fn own<T>(site: &Site, claim: &str, find: impl Fn(&Service) -> Option<T>) -> anyhow::Result<T> {
+    let params = ListParams::default().labels(&format!("{CLAIM_LABEL}={claim}"));
+    eventually(&format!("the Service of claim {claim}"), LIMIT, async || {
+        let found = services(site).list(&params).await?.items.pop();
+        let as_looked_for = found.as_ref().and_then(&find);
+        ensure!(as_looked_for.is_some(), "there is {:?}", found.and_then(|service| service.spec));
+        Ok(as_looked_for)
+    })
+    .await
+}
+
+/// The port of every node for a port of the Service.
+fn node_port(service: &Service, name: &str) -> Option<u16> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(|port| port.name.as_deref() == Some(name)).find_map(|port| port.node_port?.try_into().ok())
+}
+
+async fn by_selector(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, address) = open(world, "nodes-selector").await?;
+    place.pod("web-0", "web").await?;
+    place.pod("web-1", "web").await?;
+    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    let port = own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0", "web-1"]).await
+}
+
+async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, address) = open(world, "nodes-service").await?;
+    place.pod("web-0", "web").await?;
+    place.pod("db-0", "db").await?;
+    let spec =
+        |app: &str| json!({"selector": {"app": app}, "ports": [{"name": "web", "port": 80, "targetPort": "http"}]});
+    service(&place.site, "web", spec("web")).await?;
+    let claim =
+        json!({"serviceName": "web", "ports": [{"name": "a", "targetPort": 80}, {"name": "b", "targetPort": "web"}]});
+    place.site.claim_with("web", claim).await?;
+    for name in ["a-tcp", "b-tcp"] {
+        let port = own(&place.site, "web", |service| node_port(service, name)).await?;
+        place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0"]).await?;
+    }
+    // It follows the Service.
+    let change = Patch::Merge(json!({"spec": {"selector": {"app": "db"}}}));
+    services(&place.site).patch("web", &PatchParams::default(), &change).await?;
+    let port = own(&place.site, "web", |service| node_port(service, "a-tcp")).await?;
+    place.only_answer(Front { address, port }, Protocol::Tcp, &["db-0"]).await
+}
+
+async fn both_transports(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, address) = open(world, "nodes-both").await?;
+    place.pod("dns-0", "web").await?;
+    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let ports = |service: &Service| Some((node_port(service, "tcp")?, node_port(service, "udp")?));
+    let (tcp, udp) = own(&place.site, "dns", ports).await?;
+    ensure!(tcp == udp, "{tcp} and {udp}");
+    place.answers(Front { address, port: tcp }, Protocol::Tcp, "dns-0").await?;
+    place.answers(Front { address, port: udp }, Protocol::Udp, "dns-0").await?;
+    Ok(())
+}
+
+async fn stays(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, _) = open(world, "nodes-stay").await?;
+    let port = |name: &str| json!({"name": name, "targetPort": "http"});
+    place.site.claim("web", json!([port("a"), port("b")])).await?;
+    let before = own(&place.site, "web", |service| node_port(service, "b-tcp")).await?;
+    place.site.change("web", json!({"spec": {"ports": [port("c"), port("b")]}})).await?;
+    own(&place.site, "web", |service| node_port(service, "c-tcp")).await?;
+    place.site.change("web", json!({"spec": {"ports": [port("b")]}})).await?;
+    let alone = |service: &Service| {
+        let ports = service.spec.as_ref()?.ports.as_ref()?.len();
+        node_port(service, "b-tcp").filter(|_| ports == 1)
+    };
+    let after = own(&place.site, "web", alone).await?;
+    ensure!(after == before, "it was {before} and is {after}");
+    Ok(())
+}
+
+async fn turns(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, address) = open(world, "nodes-turn").await?;
+    place.pod("web-0", "web").await?;
+    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    service(&place.site, "svc", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}))
+        .await?;
+    place.site.claim_with("svc", json!({"serviceName": "svc", "ports": [{"targetPort": 80}]})).await?;
+    own(&place.site, "svc", |service| node_port(service, "tcp")).await?;
+    own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    place.site.change_class(json!({"spec": {"targets": "Pod"}})).await?;
+    let headless = |service: &Service| (service.spec.as_ref()?.cluster_ip.as_deref() == Some("None")).then_some(());
+    own(&place.site, "web", headless).await?;
+    let of_svc = ListParams::default().labels(&format!("{CLAIM_LABEL}=svc"));
+    eventually("the Service of a claim that names one to go", LIMIT, async || {
+        Ok(services(&place.site).list(&of_svc).await?.items.is_empty().then_some(()))
+    })
+    .await?;
+    place.site.change_class(json!({"spec": {"targets": "Node"}})).await?;
+    let port = own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    place.answers(Front { address, port }, Protocol::Tcp, "web-0").await.map(drop)
+}
+
+async fn no_selector(world: Arc<World>) -> anyhow::Result<()> {
+    let (place, _) = open(world, "nodes-no-selector").await?;
+    service(&place.site, "external", json!({"ports": [{"port": 80}]})).await?;
+    place.site.claim_with("external", json!({"serviceName": "external", "ports": [{"targetPort": 80}]})).await?;
+    place.site.refused("external", Reason::Unsupported, &["has no selector"]).await?;
+    let change = Patch::Merge(json!({"spec": {"selector": {"app": "web"}}}));
+    services(&place.site).patch("external", &PatchParams::default(), &change).await?;
+    place.site.verdict("external", ConditionType::Allocated, ("True", Reason::Allocated)).await
+}
