@@ -60,6 +60,20 @@ pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
             ensure!(said.lines().count() == 5, "one class and four claims: {said}");
             Ok(())
         }),
+        test.test("deploy/aws offers a class, and gives the controller its role", |cluster| async move {
+            let class = repository("deploy/aws/class.yaml")?;
+            cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-f", &class]).await?;
+            // As a kustomization of a user's own has them, in a folder elsewhere.
+            let folder = tempfile::tempdir()?;
+            let root = "../".repeat(folder.path().components().count() - 1);
+            let (all, aws) = (repository("deploy")?, repository("deploy/aws")?);
+            let text = format!("resources: ['{root}{}']\ncomponents: ['{root}{}']\n", &all[1..], &aws[1..]);
+            std::fs::write(folder.path().join("kustomization.yaml"), text)?;
+            let built = cluster.kubectl_output(&["kustomize", &folder.path().to_string_lossy()]).await?;
+            let account = built.split("\n---\n").find(|object| object.contains("kind: ServiceAccount\n"));
+            ensure!(account.is_some_and(|account| account.contains("eks.amazonaws.com/role-arn:")), "{account:?}");
+            Ok(())
+        }),
         test.test("a node that is emptied, or lost, leaves a replica on another one", |cluster| async move {
             let (client, namespace) = (cluster.admin(), "sharedlb-system");
             let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get("sharedlb").await?;

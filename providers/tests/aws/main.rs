@@ -5,6 +5,7 @@ mod costs;
 mod drift;
 mod faults;
 mod peer;
+mod policy;
 mod steps;
 
 use std::sync::Arc;
@@ -48,7 +49,10 @@ fn main() -> anyhow::Result<()> {
     let own = own.map(|(kind, &(name, test))| {
         trial(kind, name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
     });
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.chain(own).collect());
+    let policy = Trial::test("policy::allows_what_is_called_and_no_more", || {
+        Ok(policy::allows_what_is_called_and_no_more().map_err(|error| format!("{error:#}"))?)
+    });
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.chain(own).chain([policy]).collect());
     drop(peer);
     conclusion.exit()
 }
