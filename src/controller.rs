@@ -137,7 +137,7 @@ async fn work(
     let (events, write_events) = Events::new(client.clone(), metrics.clone());
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
-        make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate),
+        make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate, fence.clone()),
         client: client.clone(),
         cluster_id,
         resync: options.resync,

@@ -1,5 +1,9 @@
 //! Makes the provider of a class from its spec.
 
+use std::any::Any;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
 use kube::Client;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
 use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
@@ -9,12 +13,18 @@ use sharedlb_providers::service::{self, ServiceProvider};
 
 use crate::class::{ClassObject, addresses};
 use crate::class_loop::MakeProvider;
+use crate::lease::Fence;
 
 /// What makes providers, for a whole process: what they share is made once.
-/// `aws_call_rate` is a part of the rates that AWS documents.
+/// `aws_call_rate` is a part of the rates that AWS documents. (The client of the API
+/// server has the fence in it.)
 #[must_use]
-pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64) -> MakeProvider {
-    let clients = Clients::new(Rates::DOCUMENTED.times(aws_call_rate));
+pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fence: Fence) -> MakeProvider {
+    let act = move || {
+        let fence = fence.clone();
+        async move { Box::new(fence.act().await) as Box<dyn Any + Send> }.boxed()
+    };
+    let clients = Clients::new(Rates::DOCUMENTED.times(aws_call_rate), Arc::new(act));
     Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec| -> Box<dyn Provider> {
         let class = class.meta.key.name.to_string();
         match &spec.provider {

@@ -1,6 +1,7 @@
 //! What talks to AWS: for each region one client and one budget, whatever the
 //! number of classes and load balancers.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use aws_sdk_elasticloadbalancingv2::config::HttpClient;
 use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider as Tls, rustls_provider::CryptoMode};
+use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use super::budget::{Budget, Rates, Turn, Urgency};
@@ -27,6 +29,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Beyond that, whoever waits for it should know.
 const TRIES: u32 = 3;
 
+/// What every call that may change something waits for, right before it is sent; what
+/// that gives is kept until the call has ended. It lets nothing pass of a process
+/// that may no longer act.
+pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Any + Send>> + Send + Sync>;
+
 /// The clients of all regions; one per process, since AWS counts calls by account
 /// and region. Clones are the same clients.
 #[derive(Clone)]
@@ -36,6 +43,7 @@ struct Inner {
     /// `None`: by the default chain
     config: Option<SdkConfig>,
     rates: Rates,
+    gate: Gate,
     regions: Mutex<BTreeMap<String, Arc<Region>>>,
 }
 
@@ -45,6 +53,7 @@ pub(super) struct Region {
     config: Option<SdkConfig>,
     client: OnceCell<Client>,
     budget: Budget,
+    gate: Gate,
     /// The account's quotas, once they were asked for
     pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
@@ -54,18 +63,24 @@ impl Clients {
     /// identity (IRSA), container (pod identity), instance. Nothing is looked up
     /// before the first call. `AWS_ENDPOINT_URL` is heeded.
     #[must_use]
-    pub fn new(rates: Rates) -> Self {
-        Self::build(None, rates)
+    pub fn new(rates: Rates, gate: Gate) -> Self {
+        Self::build(None, rates, gate)
     }
 
     /// Clients with this configuration, for tests.
     #[must_use]
     pub fn with_config(config: SdkConfig, rates: Rates) -> Self {
-        Self::build(Some(config), rates)
+        Self::with_gate(config, rates, Arc::new(|| Box::pin(async { Box::new(()) as Box<dyn Any + Send> })))
     }
 
-    fn build(config: Option<SdkConfig>, rates: Rates) -> Self {
-        Self(Arc::new(Inner { config, rates, regions: Mutex::default() }))
+    /// The same behind a gate.
+    #[must_use]
+    pub fn with_gate(config: SdkConfig, rates: Rates, gate: Gate) -> Self {
+        Self::build(Some(config), rates, gate)
+    }
+
+    fn build(config: Option<SdkConfig>, rates: Rates, gate: Gate) -> Self {
+        Self(Arc::new(Inner { config, rates, gate, regions: Mutex::default() }))
     }
 
     /// What all load balancers of a region share.
@@ -79,6 +94,7 @@ impl Clients {
                 config,
                 client: OnceCell::new(),
                 budget,
+                gate: self.0.gate.clone(),
                 limits: tokio::sync::Mutex::default(),
             })
         };
@@ -128,6 +144,8 @@ impl Region {
                 turn.urgency = turn.urgency.min(Urgency::Finish);
             }
             tries += 1;
+            // After all waits.
+            let _passed = if action.starts_with("Describe") { None } else { Some((self.gate)().await) };
             let error = match send().await {
                 Ok(reply) => {
                     bucket.fine();

@@ -28,8 +28,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::budget::{Rate, Rates};
-pub use self::clients::Clients;
 use self::clients::Region;
+pub use self::clients::{Clients, Gate};
 use self::known::Known;
 use self::limits::Limits;
 use self::look::Look;

@@ -1,10 +1,16 @@
 //! What goes wrong with calls, and what is made of it.
 
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
 use serde_json::json;
 use sharedlb_providers::aws::{Aws, Clients, Rates, Settings};
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::{Error, FrontPort, Provider, Transport, diff};
 use sharedlb_testbed::{AwsFault, FaultKind};
+use tokio::sync::Notify;
 
 use crate::peer::Cloud;
 use crate::steps::{alter, converge, is_as_wanted, lb, listener, observe, tcp, wanted};
@@ -12,6 +18,7 @@ use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_lost_answer_leaves_nothing_double_and_nothing_behind,
+    a_gate_that_closes_in_the_middle_lets_no_further_change_pass,
     a_missing_permission_is_named,
     missing_credentials_are_told_with_what_to_do,
     a_listener_that_a_stranger_was_quicker_with_is_in_use,
@@ -58,6 +65,30 @@ async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
         assert_eq!(cloud.groups().await.len(), 0, "{action}");
         cloud.0.release("lost").await.expect("the fault is released");
     }
+}
+
+async fn a_gate_that_closes_in_the_middle_lets_no_further_change_pass(cloud: &Cloud) {
+    converge(&*cloud.provider().await, 0, []).await;
+    cloud.actions().await;
+    let (passed, closed) = (AtomicUsize::new(0), Arc::new(Notify::new()));
+    let tell = closed.clone();
+    let gate = move || -> BoxFuture<'static, Box<dyn Any + Send>> {
+        if passed.fetch_add(1, Ordering::SeqCst) < 2 {
+            return Box::pin(async { Box::new(()) as Box<dyn Any + Send> });
+        }
+        tell.notify_one();
+        Box::pin(std::future::pending())
+    };
+    let clients = Clients::with_gate(cloud.config(), Rates::DOCUMENTED.times(1000.0), Arc::new(gate));
+    let provider = Aws::new(cloud.settings(), &clients);
+    let wanted = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [2]))];
+    tokio::select! {
+        _ = converge(&provider, 0, wanted) => panic!("it went on behind a closed gate"),
+        () = closed.notified() => {}
+    }
+    let actions = cloud.actions().await;
+    let changes: Vec<_> = actions.iter().filter(|action| !action.starts_with("Describe")).collect();
+    assert!(changes.len() <= 2, "{changes:?}");
 }
 
 async fn a_missing_permission_is_named(cloud: &Cloud) {

@@ -50,15 +50,19 @@ impl Cloud {
 
     /// What a process has, with so many times the documented rates of calls.
     pub(crate) fn clients(&self, rates: f64) -> Clients {
+        Clients::with_config(self.config(), Rates::DOCUMENTED.times(rates))
+    }
+
+    /// How a process reaches it.
+    pub(crate) fn config(&self) -> SdkConfig {
         let credentials = Credentials::builder().access_key_id("CONTROLLER").secret_access_key("secret");
         let credentials = credentials.provider_name("test").build();
-        let config = SdkConfig::builder()
+        SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.0.name.clone()))
             .endpoint_url(self.0.url())
             .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build();
-        Clients::with_config(config, Rates::DOCUMENTED.times(rates))
+            .build()
     }
 
     /// A provider of a process of its own, that is held back by no budget.
