@@ -6,13 +6,14 @@ mod nodes;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
+use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::memory::{Cloud, Memory};
-use sharedlb_providers::{FrontPort, Protocol, Provider, Transport};
+use sharedlb_providers::{Applied, Attributes, Capabilities, FrontPort, Protocol, Provider, Transport};
 
 use super::asked::{Answers, Asked};
 use super::kept::BACKOFF_MAX;
@@ -207,6 +208,69 @@ async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_sel
     tokio::time::sleep(BACKOFF_MAX * 2).await;
     assert!(running.open().await.contains_key(&20001));
     assert_eq!(running.last().listeners[&tcp(20001)].trouble, None);
+}
+
+/// A load balancer each change of which takes 10 ms, also one that is refused.
+struct Slow(Memory);
+
+#[async_trait]
+impl Provider for Slow {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        self.0.attributes(index)
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        self.0.observe(name).await
+    }
+
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        for _ in changes {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.0.apply(name, desired, changes).await
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.0.delete(name).await
+    }
+}
+
+/// How long each of 40 newcomers waits for its listener, the shortest first, beside
+/// one whose listener fails for ever, or not.
+async fn waits(one_fails: bool) -> Vec<Duration> {
+    let running = Running::with(|cloud| Arc::new(Slow(Memory::new(cloud)))).await;
+    let mut claims = vec![claim("first").holds(0, 20001)];
+    if one_fails {
+        running.cloud.refuse(tcp(20001));
+    }
+    running.plan(&claims).await;
+    let mut waits = Vec::new();
+    for port in 20002..20042 {
+        // At all moments between two tries of the one that fails.
+        tokio::time::sleep(Duration::from_millis(u64::from(port) * 37 % 1000)).await;
+        claims.push(claim(&format!("new-{port}")).holds(0, port));
+        let planned = Instant::now();
+        running.plan(&claims).await;
+        while !running.open().await.contains_key(&port) {
+            running.settle().await;
+        }
+        waits.push(planned.elapsed());
+    }
+    waits.sort();
+    waits
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_fails_for_ever_costs_the_others_no_time() {
+    let (with, without) = (waits(true).await, waits(false).await);
+    let p50 = |waits: &[Duration]| waits[waits.len() / 2];
+    let ratio = p50(&with).as_secs_f64() / p50(&without).as_secs_f64();
+    assert!(ratio < 1.05, "{ratio}: {:?} instead of {:?}", p50(&with), p50(&without));
+    assert!(with.last().unwrap() < &(*without.last().unwrap() * 3), "{with:?}, and without it {without:?}");
 }
 
 #[tokio::test(start_paused = true)]
