@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Everything is a step after another; cargo has its own ways to use all cores.
 .NOTPARALLEL:
-.PHONY: help test chaos demo demo-shell bench build generate lint clean bins rust go
+.PHONY: help test chaos demo demo-shell bench soak build generate lint clean bins rust go
 
 # The versions that are needed, from where they are written down anyway.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -53,10 +53,14 @@ bench: rust go ## Measure: one figure a line, as name, value and unit
 
 # Each run has a plan of its own, unless CHAOS_SEED says which.
 CHAOS_SECONDS ?= 120
-CHAOS_SEED ?= $(shell date +%s)
+CHAOS_SEED := $(or $(CHAOS_SEED),$(shell date +%s))
 chaos: rust go ## Break everything for CHAOS_SECONDS (120), by the plan of CHAOS_SEED, and see that no promise is broken
 	$(call say,Chaos for $(CHAOS_SECONDS) s$(,) with CHAOS_SEED=$(CHAOS_SEED))
 	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) cargo test --all-features --test chaos
+
+soak: rust go ## Change 100 of 10,000 claims a second for 5 minutes (SOAK_SECONDS, SOAK_CLAIMS)
+	$(call say,Many claims that change all the time: about 15 minutes)
+	@cargo bench --bench cluster -- soak
 
 build: rust ## Build the controller, as it is to be released
 	cargo build --release --locked --package sharedlb

@@ -38,9 +38,14 @@ pub(crate) struct Tenant {
 impl Tenant {
     /// The tenant of a class with this number.
     pub(crate) fn new(class: &str, number: usize) -> Self {
+        Self::among(NAMESPACES, class, number)
+    }
+
+    /// The same where there are so many namespaces.
+    pub(crate) fn among(namespaces: usize, class: &str, number: usize) -> Self {
         Self {
             class: class.into(),
-            namespace: format!("load-{}", number % NAMESPACES),
+            namespace: format!("load-{}", number % namespaces),
             name: format!("{class}-{number}"),
         }
     }
@@ -115,10 +120,15 @@ fn pod_status(address: Ipv4Addr, ready: bool) -> Value {
 
 /// Makes the namespaces, and the node.
 pub(crate) async fn prepare(stage: &Stage) -> anyhow::Result<()> {
+    prepare_namespaces(stage, NAMESPACES).await
+}
+
+/// The same for so many namespaces.
+pub(crate) async fn prepare_namespaces(stage: &Stage, namespaces: usize) -> anyhow::Result<()> {
     let metadata = ObjectMeta { name: Some(NODE.into()), ..ObjectMeta::default() };
     let node = Node { metadata, ..Node::default() };
     Api::all(stage.admin.clone()).create(&PostParams::default(), &node).await?;
-    for number in 0..NAMESPACES {
+    for number in 0..namespaces {
         stage.namespace(&format!("load-{number}")).await?;
     }
     Ok(())

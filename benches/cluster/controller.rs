@@ -158,6 +158,11 @@ impl Metrics {
             .sum()
     }
 
+    /// The Services of claims that the API server would not have.
+    pub(crate) fn refused_services(&self) -> f64 {
+        self.sum("sharedlb_api_writes_total", &["kind=\"Service\"", "result=\"refused\""])
+    }
+
     fn work(&self) -> f64 {
         self.writes() + self.provider_calls()
     }

@@ -10,7 +10,8 @@
 //! - *traffic*: few claims, with kube-proxy, pods that listen, and a client
 //!   outside of the cluster.
 //!
-//! `cargo bench --bench cluster -- load` (or `traffic`) runs one of them alone.
+//! `cargo bench --bench cluster -- load` (or `traffic`) runs one of them alone. A
+//! third part, *soak*, runs only if it is asked for: `make soak`.
 //! `BENCH_CLAIMS=300` is a short version for trying: the sizes that figures have
 //! in their names shrink with it.
 
@@ -26,6 +27,7 @@ mod latency;
 mod load;
 mod services;
 mod sightings;
+mod soak;
 mod stage;
 mod steady;
 mod traffic;
@@ -59,7 +61,8 @@ fn main() -> anyhow::Result<()> {
         None => ["load", "traffic"].into_iter().try_for_each(run_again_for),
         Some("load") => run(Parts { node: false, ..Parts::ALL }, async |stage| load::run(stage).await),
         Some("traffic") => run(Parts::ALL, async |stage| traffic::run(stage).await),
-        Some(other) => bail!("there is no part {other}; there are load and traffic"),
+        Some("soak") => run(Parts { node: false, ..Parts::ALL }, async |stage| soak::run(stage).await),
+        Some(other) => bail!("there is no part {other}; there are load, traffic and soak"),
     }
 }
 
