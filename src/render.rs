@@ -366,3 +366,36 @@ pub fn parse_front_port(text: &str) -> Option<sharedlb_providers::FrontPort> {
 pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
     ListenerKey { port: port.port, protocol: crate::claim::protocol(port.protocol) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::claim;
+
+    #[test]
+    fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_traffic() {
+        let claim = claim("web").holds(0, 20001).build();
+        let left_out = LeftOut { served: 120, all: 1400, limit: 500, of_listener: false };
+        let verdict = |left_out: &[LeftOut]| Verdict {
+            held: claim.request.held.clone(),
+            refused: None,
+            programmed: Programmed::Served {
+                without_backends: Vec::new(),
+                left_out: left_out.iter().map(|left_out| ("x".into(), *left_out)).collect(),
+            },
+            addresses: Some([crate::claim::parse_address("10.0.0.1")].into()),
+        };
+        let before = status(&claim, Some("default"), &verdict(&[]), Timestamp::UNIX_EPOCH);
+        let after = status(&claim, Some("default"), &verdict(&[left_out]), Timestamp::UNIX_EPOCH);
+        let programmed = find(&after.conditions, ConditionType::Programmed).unwrap();
+        assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "BackendsLeftOut"));
+        assert_eq!(
+            programmed.message,
+            "the load balancer serves every port that is allocated; port x: 120 of 1400 backends get traffic, \
+             since load balancer 0 takes 500 for all ports together"
+        );
+        assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
+        let told = transitions(&before.conditions, &after.conditions);
+        assert_eq!(told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(), [(false, "BackendsLeftOut")]);
+    }
+}

@@ -35,7 +35,7 @@ use self::side::Written;
 use self::writes::Writer;
 use crate::assign::ClaimId;
 use crate::claim::ClaimObject;
-use crate::class::{ClassObject, default_class};
+use crate::class::{ClassObject, adopts, default_class};
 use crate::cluster::backends::{Backends, ServiceObject};
 use crate::cluster::cache::{Cache, Changed};
 use crate::cluster::{NamespaceObject, Told, cluster_scoped};
@@ -307,9 +307,11 @@ impl ClassLoop {
     fn tell_gone(&self, class: &Arc<str>, uid: &str, index: u32, outcome: &Outcome) {
         let gone = self.runners.get(class).is_some_and(|runner| runner.was_gone(uid, index, outcome));
         let Some(class) = self.classes.get(&cluster_scoped(class)).filter(|_| gone) else { return };
-        let note = format!(
-            "load balancer {index} was gone: it is made anew, with the same ports, and may have another address"
-        );
+        let note = if class.spec.as_ref().is_ok_and(adopts) {
+            format!("load balancer {index}, which the class adopts, is gone: make a class for another one")
+        } else {
+            format!("load balancer {index} was gone: it is made anew with the same ports, and may get another address")
+        };
         let reason = Reason::LoadBalancerGone.as_str().to_owned();
         self.settings.events.tell::<SharedLBClass>(&class.meta, true, reason, note);
     }

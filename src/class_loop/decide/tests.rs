@@ -1,8 +1,8 @@
 //! A class, decided on run after run.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
-use sharedlb_crds::ReleasedPort;
+use sharedlb_crds::{ConditionType, ReleasedPort};
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
 
@@ -492,4 +492,23 @@ fn nothing_is_given_on_an_adopted_load_balancer_before_it_was_looked_at() {
     assert!(!granted(world.decide()));
     world.seen(&[], &[]);
     assert!(granted(world.decide()));
+}
+
+#[test]
+fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why() {
+    let mut world = World::new(Vec::new());
+    world.seen(&[], &[]);
+    world.decide();
+    world.deleting = true;
+    let message = "deletion protection is on: switch it off";
+    let trouble = crate::outcome::Trouble { reason: Reason::ProviderRefused, message: message.into() };
+    world.outcomes.get_mut(&0).unwrap().trouble = Some(trouble);
+    assert!(world.decide().plans[&0].is_none(), "it shall go");
+    let said = |conditions: &[Condition]| {
+        let ready = render::find(conditions, ConditionType::Ready).unwrap();
+        (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+    };
+    let lb = &world.status.load_balancers[0];
+    assert_eq!(said(&lb.conditions), ("False".into(), "ProviderRefused".into(), message.into()));
+    assert_eq!(said(&world.status.conditions).2, format!("load balancer 0: {message}"));
 }
