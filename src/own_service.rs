@@ -157,17 +157,6 @@ fn service(
     }
 }
 
-/// The desired Service with the node ports that the one which is there has: what
-/// Kubernetes once gave a port stays with that port, whatever others come or go.
-#[must_use]
-pub fn with_node_ports_of(mut desired: Service, found: &ServiceObject) -> Service {
-    for port in desired.spec.iter_mut().flat_map(|spec| spec.ports.iter_mut().flatten()) {
-        let known = found.ports.iter().find(|known| port.name.as_deref() == Some(&*known.name));
-        port.node_port = known.and_then(|known| known.node_port).map(|number| number.get().into());
-    }
-    desired
-}
-
 /// Whether the Service that there is leads where the desired one would.
 #[must_use]
 pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {

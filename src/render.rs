@@ -396,6 +396,9 @@ mod tests {
         );
         assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
         let told = transitions(&before.conditions, &after.conditions);
-        assert_eq!(told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(), [(false, "BackendsLeftOut")]);
+        assert_eq!(
+            told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(),
+            [(false, "BackendsLeftOut")]
+        );
     }
 }

@@ -132,8 +132,8 @@ impl ClassLoop {
         tokio::spawn(async move {
             let result = match (&found, &desired) {
                 (Some(found), Some(desired)) if own_service::can_become(found, desired) => {
-                    let desired = own_service::with_node_ports_of(desired.clone(), found);
-                    writer.correct_service(&found.meta, &desired).await.map(Some)
+                    // A port keeps its node port by its name: the API server sees to it.
+                    writer.correct_service(&found.meta, desired).await.map(Some)
                 }
                 // It is made anew once it is gone.
                 (Some(found), Some(_)) => writer.delete_service(&found.meta).await.map(|()| None),
