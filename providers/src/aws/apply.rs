@@ -66,7 +66,7 @@ impl Aws {
         changes: &[Change],
     ) -> Result<Applied, Error> {
         let whole = Whole { region: &self.region, settings: &self.settings, name };
-        let turn = |urgency, begin_by| Turn { of: name.clone(), urgency, begin_by };
+        let turn = |urgency, begin_by| Turn { of: name.clone(), urgency, begin_by, place: None };
         let nlb = match &mut known.nlb {
             Some(nlb) => nlb,
             none => none.insert(whole.create(&mut turn(Urgency::Open, None)).await.map_err(|failure| {
@@ -200,7 +200,7 @@ impl Aws {
         let seen = self.look(name).see(false).await?;
         let mut known = seen.known;
         let whole = Whole { region: &self.region, settings: &self.settings, name };
-        let turn = Turn { of: name.clone(), urgency: Urgency::Close, begin_by: None };
+        let turn = Turn { of: name.clone(), urgency: Urgency::Close, begin_by: None, place: None };
         let adopted = self.settings.load_balancer_arn.is_some();
         let alone = known.foreign.listeners == 0 && !adopted && seen.is_ours;
         let nlb = known.nlb.take();

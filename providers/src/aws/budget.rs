@@ -80,6 +80,9 @@ pub(super) struct Turn {
     pub(super) urgency: Urgency,
     /// Until when the first call must have its token; `None`: it has time
     pub(super) begin_by: Option<Instant>,
+    /// Its place among what is done one after the other instead of in rounds:
+    /// looks, of which half are no use
+    pub(super) place: Option<u64>,
 }
 
 /// There was no token in time.
@@ -247,8 +250,11 @@ enum Next {
 impl State {
     fn enter(&mut self, turn: &Turn) -> Ticket {
         let lane = self.lanes.entry(turn.urgency).or_default();
-        let round = lane.last.get(&turn.of).map_or(lane.now, |last| lane.now.max(last + 1));
-        lane.last.insert(turn.of.clone(), round);
+        let round = turn.place.unwrap_or_else(|| {
+            let round = lane.last.get(&turn.of).map_or(lane.now, |last| lane.now.max(last + 1));
+            lane.last.insert(turn.of.clone(), round);
+            round
+        });
         self.tickets += 1;
         let ticket = Ticket { urgency: turn.urgency, round, number: self.tickets };
         self.waiting.insert(ticket);
@@ -296,7 +302,7 @@ mod tests {
     const RATE: Rate = Rate { size: 3.0, per_second: 2.0 };
 
     fn turn(index: u32, urgency: Urgency) -> Turn {
-        Turn { of: LbName::new("default", index, "cluster", "uid"), urgency, begin_by: None }
+        Turn { of: LbName::new("default", index, "cluster", "uid"), urgency, begin_by: None, place: None }
     }
 
     /// Who gets the tokens that come back, of these who begin to wait in this order.
@@ -343,6 +349,26 @@ mod tests {
         let of = |index| (index, Urgency::Open);
         let order = order(&[of(0), of(0), of(0), of(0), of(1), of(2), of(1)]).await;
         assert_eq!(order, [0, 1, 2, 0, 1, 0, 0].map(of));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_look_is_over_before_the_second_gets_on() {
+        let bucket = Arc::new(Bucket::new(RATE));
+        let mut looks = tokio::task::JoinSet::new();
+        for index in 0..3 {
+            let bucket = bucket.clone();
+            looks.spawn(async move {
+                let turn = Turn { place: Some(index.into()), ..turn(index, Urgency::Alter) };
+                for _ in 0..20 {
+                    futures::join!(bucket.take(&turn), bucket.take(&turn)).0.unwrap();
+                }
+                (index, Instant::now())
+            });
+        }
+        let mut over = looks.join_all().await;
+        over.sort();
+        let gaps: Vec<f64> = over.windows(2).map(|two| (two[1].1 - two[0].1).as_secs_f64()).collect();
+        assert!(gaps.iter().all(|gap| (18.0..22.0).contains(gap)), "40 tokens at 2 a second: {gaps:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ pub(super) struct Region {
     client: OnceCell<Client>,
     budget: Budget,
     gate: Gate,
+    looks: AtomicU64,
     /// The account's quotas, once they were asked for
     pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
@@ -95,6 +97,7 @@ impl Clients {
                 client: OnceCell::new(),
                 budget,
                 gate: self.0.gate.clone(),
+                looks: AtomicU64::new(0),
                 limits: tokio::sync::Mutex::default(),
             })
         };
@@ -103,6 +106,11 @@ impl Clients {
 }
 
 impl Region {
+    /// The place of the next look among all of them.
+    pub(super) fn next_look(&self) -> u64 {
+        self.looks.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The client, made at the first call.
     pub(super) async fn client(&self) -> &Client {
         let new = || async {

@@ -44,7 +44,7 @@ impl Failure {
             error.as_service_error().and_then(|said| Some((said.code()?, said.message().unwrap_or("no reason"))));
         let status = error.raw_response().map(|response| response.status().as_u16());
         let (kind, message) = match said {
-            Some((code, message)) => (Self::kind_of(code, status), message.to_owned()),
+            Some((code, message)) => (Self::kind_of(code, status), brief(message)),
             None => {
                 let message = chain(error);
                 let credentials = message.to_ascii_lowercase().contains("credential");
@@ -158,11 +158,16 @@ impl Failure {
     }
 }
 
-/// An error and its causes, but no more than a status can hold.
+/// An error and its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let causes: Vec<String> = causes.map(ToString::to_string).collect();
-    causes.join(": ").chars().take(300).collect()
+    brief(&causes.join(": "))
+}
+
+/// As much of it as fits into a status beside others.
+fn brief(message: &str) -> String {
+    message.chars().take(300).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::config::{self, Probe};
 use super::limits::Limits;
-use super::names::{self, CLAIM, Tags, Target};
+use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::model::{
     Address, Capacity, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
@@ -140,7 +140,7 @@ impl Port {
         let key = |port| ListenerKey { port, protocol };
         let expected = |port| names::group_name(settings, name, key(port));
         let port = group.port()?;
-        let owner = Owner::parse(listener.tags.get(CLAIM)?)?;
+        let owner = names::owner(&listener.tags)?;
         (group.name == expected(port)).then_some((protocol, owner, group))
     }
 

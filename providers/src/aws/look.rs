@@ -41,6 +41,8 @@ pub(super) struct Look<'a> {
     pub(super) region: &'a Region,
     pub(super) settings: &'a Settings,
     pub(super) name: &'a LbName,
+    /// Its place among all looks of the region
+    pub(super) place: u64,
 }
 
 impl Look<'_> {
@@ -95,7 +97,9 @@ impl Look<'_> {
             Some(arn) => request.load_balancer_arns(arn),
             None => request.names(self.name.as_str()),
         };
-        match self.region.call("DescribeLoadBalancers", &mut self.turn(), || request.clone().send()).await {
+        // The first call of a look, and the only one for who asks for readiness.
+        let mut turn = Turn { urgency: Urgency::Finish, place: None, ..self.turn() };
+        match self.region.call("DescribeLoadBalancers", &mut turn, || request.clone().send()).await {
             Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().next()),
             Err(failure) if failure.is("LoadBalancerNotFound") => Ok(None),
             Err(failure) => Err(self.error(failure)),
@@ -282,8 +286,10 @@ impl Look<'_> {
         failure.error(&self.region.name)
     }
 
+    /// One look after the other: at a start, the first load balancer is seen long
+    /// before the last.
     fn turn(&self) -> Turn {
-        Turn { of: self.name.clone(), urgency: Urgency::Alter, begin_by: None }
+        Turn { of: self.name.clone(), urgency: Urgency::Alter, begin_by: None, place: Some(self.place) }
     }
 }
 

@@ -74,7 +74,7 @@ impl Aws {
     }
 
     fn look<'a>(&'a self, name: &'a LbName) -> Look<'a> {
-        Look { region: &self.region, settings: &self.settings, name }
+        Look { region: &self.region, settings: &self.settings, name, place: self.region.next_look() }
     }
 
     /// What there is now.

@@ -15,8 +15,12 @@ pub(super) const CLUSTER: &str = "sharedlb.dev/cluster";
 const CLASS: &str = "sharedlb.dev/class";
 /// The name of the load balancer: of an adopted one, the name that we have for it.
 const LOAD_BALANCER: &str = "sharedlb.dev/load-balancer";
-/// Whom a listener and its target group are for.
-pub(super) const CLAIM: &str = "sharedlb.dev/claim";
+/// Whom a listener and its target group are for. Three tags, since the value of a
+/// tag has at most 256 characters (ELB user guide, "Tag restrictions"), and a name
+/// in Kubernetes can have 253.
+const NAMESPACE: &str = "sharedlb.dev/namespace";
+const CLAIM: &str = "sharedlb.dev/claim";
+const PORT: &str = "sharedlb.dev/port";
 /// On a listener: the attributes that its target group was given. To ask AWS for
 /// them would cost a call for each target group.
 pub(super) const GROUP_ATTRIBUTES: &str = "sharedlb.dev/target-group-attributes";
@@ -35,8 +39,15 @@ pub(super) fn tags(settings: &Settings, name: &LbName) -> Tags {
 /// The tags of a listener and its target group.
 pub(super) fn tags_of_port(settings: &Settings, name: &LbName, owner: &Owner) -> Tags {
     let mut tags = tags(settings, name);
-    tags.insert(CLAIM.to_owned(), owner.to_string());
+    let owner = [(NAMESPACE, &owner.namespace), (CLAIM, &owner.claim), (PORT, &owner.port)];
+    tags.extend(owner.map(|(key, value)| (key.to_owned(), value.to_string())));
     tags
+}
+
+/// Whom these tags name.
+pub(super) fn owner(tags: &Tags) -> Option<Owner> {
+    let value = |key: &str| tags.get(key).map(|value| value.as_str().into());
+    Some(Owner { namespace: value(NAMESPACE)?, claim: value(CLAIM)?, port: value(PORT)? })
 }
 
 /// Whether these are the tags of something that we made for this load balancer.
@@ -173,6 +184,18 @@ mod tests {
         assert_eq!((tags[CLUSTER].as_str(), tags["team"].as_str()), ("cluster", "network"));
         assert!(are_ours(&tags, &settings, &name));
         assert!(!are_ours(&tags, &settings, &LbName::new("default", 1, "cluster", "uid")));
+    }
+
+    #[test]
+    fn an_owner_with_the_longest_names_reads_back_from_tags_that_aws_takes() {
+        let [namespace, claim, port] = [63, 253, 63].map(|length| "x".repeat(length).into());
+        let owners =
+            [Owner { namespace, claim, port }, Owner { namespace: "a".into(), claim: "b".into(), port: "".into() }];
+        for written in owners {
+            let tags = tags_of_port(&settings(), &LbName::new("default", 0, "cluster", "uid"), &written);
+            assert!(tags.values().all(|value| value.len() <= 256));
+            assert_eq!(owner(&tags), Some(written));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::config::{GroupAttributes, Probe};
 use super::failure::Failure;
 use super::known::{Door, Group, Port};
 use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
-use super::names::{self, CLAIM, GROUP_ATTRIBUTES, Tags, Target};
+use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
 use super::settings::Settings;
 use crate::model::{LbName, Listener, ListenerKey, Protocol};
 
@@ -139,7 +139,7 @@ impl Ports<'_> {
             group.has_attributes = true;
         }
         // Another claim's clients must not reach the pods of the one before.
-        if group.tags.get(CLAIM) != tags.get(CLAIM) {
+        if names::owner(&group.tags) != names::owner(&tags) {
             self.deregister(group, &targets, turn).await?;
         }
         self.register(group, &targets, turn).await?;

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     targets_that_somebody_else_has_leave_less_room,
     a_full_load_balancer_is_told_as_what_it_holds,
     a_target_group_in_use_for_a_moment_goes_later,
+    a_delete_that_is_cut_off_is_finished_by_the_next,
     deletion_protection_says_what_to_do,
     a_load_balancer_with_strangers_on_it_is_not_deleted,
     the_load_balancer_of_another_cluster_is_left_alone,
@@ -201,6 +202,21 @@ async fn a_target_group_in_use_for_a_moment_goes_later(cloud: &Cloud) {
         .await
         .expect("they go at last");
     assert_eq!(cloud.groups().await.len(), 0);
+}
+
+async fn a_delete_that_is_cut_off_is_finished_by_the_next(cloud: &Cloud) {
+    let two = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [2]))];
+    for calls in 0.. {
+        converge(&*cloud.provider().await, 0, two.clone()).await;
+        let died = cloud.provider_dying_after(calls).await.delete(&lb(0)).await.is_err();
+        cloud.provider().await.delete(&lb(0)).await.expect("the next one goes on");
+        assert_eq!(cloud.provider().await.observe(&lb(0)).await, Ok(None), "cut off after {calls} calls");
+        assert_eq!(cloud.groups().await.len(), 0, "cut off after {calls} calls");
+        if !died {
+            assert!(calls >= 3, "the load balancer and two target groups");
+            break;
+        }
+    }
 }
 
 async fn deletion_protection_says_what_to_do(cloud: &Cloud) {
