@@ -6,6 +6,7 @@ mod access;
 #[path = "../../crds/tests/cases/mod.rs"]
 mod cases;
 mod manifests;
+mod rights;
 mod rules;
 mod status;
 
@@ -32,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     trials.extend(status::trials(&test));
     trials.extend(manifests::trials(&test));
     trials.extend(access::trials(&test));
+    trials.extend(rights::trials(&test));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The cluster ends before the process does, whatever the tests said.
     drop(test);
