@@ -20,6 +20,10 @@ use crate::claim::{Meta, parse_part};
 use crate::cluster::cache::Cached;
 use crate::ports::PortSet;
 
+/// The most load balancers of a class, as its schema says; and what got past the
+/// schema is no reason to count out millions of addresses.
+const LOAD_BALANCERS_MAX: u32 = 1000;
+
 /// A class as it is in the API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassObject {
@@ -101,7 +105,7 @@ pub fn policy<'a>(
     let set = |ranges: &[sharedlb_crds::PortRange]| {
         PortSet::of_ranges(&ranges.iter().map(|range| range.min..=range.max).collect::<Vec<_>>())
     };
-    let max = spec.load_balancers.max;
+    let max = spec.load_balancers.max.min(LOAD_BALANCERS_MAX);
     let addresses: Vec<Address> = addresses(spec).map(Address::Ip).collect();
     let given = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
     Policy {
@@ -144,7 +148,7 @@ fn selector(selector: &LabelSelector) -> Selector {
 
 /// The addresses that the class gives its load balancers, in their order.
 pub fn addresses(spec: &SharedLBClassSpec) -> impl Iterator<Item = IpAddr> + '_ {
-    let max = usize::try_from(spec.load_balancers.max).unwrap_or(usize::MAX);
+    let max = usize::try_from(spec.load_balancers.max.min(LOAD_BALANCERS_MAX)).unwrap_or(usize::MAX);
     spec.addresses.iter().flat_map(|range| between(range.min, range.max)).take(max)
 }
 
@@ -228,5 +232,7 @@ mod tests {
         spec.load_balancers.max = 3;
         let all: Vec<String> = addresses(&spec).map(|address| address.to_string()).collect();
         assert_eq!(all, ["10.0.0.10", "10.0.0.11", "fd00::1"]);
+        spec.load_balancers.max = u32::MAX;
+        assert_eq!(addresses(&spec).count(), 1000, "what got past the schema does not fill the memory");
     }
 }

@@ -16,6 +16,8 @@ mod due;
 pub mod events;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz;
 pub mod lb_loop;
 pub mod lease;
 pub mod metrics;

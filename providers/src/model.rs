@@ -179,9 +179,14 @@ impl Owner {
     /// Reads what [`fmt::Display`] wrote; `None` if it is something else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, '/');
-        let (namespace, claim) = (parts.next()?, parts.next()?);
-        Some(Self { namespace: namespace.into(), claim: claim.into(), port: parts.next().unwrap_or("").into() })
+        let parts: Vec<&str> = text.split('/').collect();
+        let (namespace, claim, port) = match *parts.as_slice() {
+            [namespace, claim] => (namespace, claim, ""),
+            [namespace, claim, port] if !port.is_empty() => (namespace, claim, port),
+            _ => return None,
+        };
+        let named = !namespace.is_empty() && !claim.is_empty();
+        named.then(|| Self { namespace: namespace.into(), claim: claim.into(), port: port.into() })
     }
 }
 
@@ -339,6 +344,10 @@ mod tests {
         for text in ["team-a/redis", "team-a/redis/metrics"] {
             assert_eq!(Owner::parse(text).map(|o| o.to_string()).as_deref(), Some(text));
         }
-        assert_eq!(Owner::parse("nonsense"), None);
+        for nonsense in
+            ["", "nonsense", "/", "//", "team/", "/redis", "team//main", "team/redis/", "team/redis/main/more"]
+        {
+            assert_eq!(Owner::parse(nonsense), None, "{nonsense}");
+        }
     }
 }

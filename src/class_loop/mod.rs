@@ -29,6 +29,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use self::decide::Left;
+#[cfg(test)]
+pub(crate) use self::decide::once::decide_once;
 use self::group::{Entry, Group};
 use self::runner::Runner;
 use self::side::Written;

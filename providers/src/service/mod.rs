@@ -14,6 +14,8 @@
 mod api;
 mod cache;
 mod front;
+#[cfg(test)]
+mod fuzz_tests;
 mod marks;
 mod plan;
 mod slices;

@@ -1,5 +1,7 @@
 //! What is to be done for one class: decided in one go, from data alone.
 
+#[cfg(test)]
+pub(super) mod once;
 mod records;
 mod status;
 #[cfg(test)]
