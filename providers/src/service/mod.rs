@@ -3,10 +3,12 @@
 //!
 //! The Service has no selector. It has one port for each front port, and
 //! EndpointSlices of ours lead to each claim's pods. A listener opens with its
-//! backends in place: slices are written before the Service's ports, and deleted
-//! after them. Every write is a server-side apply that can be done twice, so
-//! whatever was cut off is made good by the next run. Looking costs no call:
-//! what there is, two watches and the replies to our writes tell.
+//! backends in place, and nobody else's: slices are written before the Service's
+//! ports, and deleted after them; what a run that was cut off has left at a port
+//! is deleted before the port opens again. Every write is a server-side apply
+//! that can be done twice, so whatever was cut off is made good by the next run.
+//! Looking costs no call: what there is, two watches and the replies to our
+//! writes tell.
 //!
 //! What others add to the Service is theirs: an apply leaves it alone, and their
 //! ports are shown as foreign.
@@ -24,6 +26,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -155,9 +158,14 @@ impl Provider for ServiceProvider {
             Some(service) => service,
             // Slices need its uid. It has no address yet, so nobody finds its
             // ports closed.
-            None => self.write_service(name, &plan, None).await?,
+            None => {
+                let left = plan.slices(name, &Arc::from(""), self.watches.caches().slices.of(name));
+                all(left.delete_first.into_iter().map(|slice| self.delete_slice(slice))).await?;
+                self.write_service(name, &plan, None).await?
+            }
         };
         let slices = plan.slices(name, &service.uid, self.watches.caches().slices.of(name));
+        all(slices.delete_first.into_iter().map(|slice| self.delete_slice(slice))).await?;
         all(slices.write.into_iter().map(|slice| self.write_slice(slice))).await?;
         if plan.alters_service && !created {
             service = self.write_service(name, &plan, Some(&service)).await?;

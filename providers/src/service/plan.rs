@@ -17,6 +17,8 @@ pub(super) struct Plan<'a> {
     pub(super) ports: BTreeSet<FrontPort>,
     pub(super) alters_service: bool,
     pub(super) failed: BTreeMap<ListenerKey, Error>,
+    /// Ports that the Service has now
+    open: BTreeSet<FrontPort>,
     /// Listeners whose slices are to be looked at.
     touched: Vec<(ListenerKey, &'a Listener)>,
 }
@@ -24,7 +26,11 @@ pub(super) struct Plan<'a> {
 /// What is to be done to the slices of a load balancer.
 #[derive(Default)]
 pub(super) struct SliceWrites {
+    /// What an earlier listener has left at a port that is not open: it must be
+    /// gone before the port opens, or traffic would go to somebody else's pods
+    pub(super) delete_first: Vec<SliceId>,
     pub(super) write: Vec<Slice>,
+    /// What must not go before a port is closed, or its traffic is where it shall be
     pub(super) delete: Vec<SliceId>,
 }
 
@@ -53,7 +59,8 @@ impl<'a> Plan<'a> {
             !failed.contains_key(key) && (there.is_none() || changed.contains(key))
         });
         let alters = |change: &Change| matches!(change, Change::Configure(_) | Change::Open(..) | Change::Close(_));
-        Self { desired, touched: touched.collect(), ports, alters_service: changes.iter().any(alters), failed }
+        let open = there.map(|front| front.ours.clone()).unwrap_or_default();
+        Self { desired, touched: touched.collect(), ports, alters_service: changes.iter().any(alters), failed, open }
     }
 
     /// The slices of the listeners that changes name, where they differ from
@@ -87,12 +94,19 @@ impl<'a> Plan<'a> {
                         writes.write.push(slice);
                     }
                 }
-                writes.delete.extend(there.into_values().map(|(id, _)| id));
+                self.delete(&mut writes, port, there);
             }
         }
-        let unneeded = of_port.into_iter().filter(|(port, _)| !self.ports.contains(port));
-        writes.delete.extend(unneeded.flat_map(|(_, there)| there.into_values().map(|(id, _)| id)));
+        for (port, there) in of_port.into_iter().filter(|(port, _)| !self.ports.contains(port)) {
+            self.delete(&mut writes, port, there);
+        }
         writes
+    }
+
+    fn delete(&self, writes: &mut SliceWrites, port: FrontPort, there: BTreeMap<Place, (SliceId, &SeenSlice)>) {
+        let open = self.open.contains(&port);
+        let when = if open { &mut writes.delete } else { &mut writes.delete_first };
+        when.extend(there.into_values().map(|(id, _)| id));
     }
 
     /// A port that somebody else's field manager asks for too outlives our
@@ -144,6 +158,15 @@ mod tests {
     /// The names of the slices that are written and deleted on the way from one
     /// to the other, without the load balancer's.
     fn writes(from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>) {
+        let front =
+            Front { ours: from.listeners.keys().flat_map(|key| key.front_ports()).collect(), ..Front::default() };
+        let (first, written, last) = writes_with(&front, from, to);
+        assert_eq!(first, are(&[]));
+        (written, last)
+    }
+
+    /// The slices that are deleted first, written, and deleted last.
+    fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
         let uid = Arc::from("uid");
         let first = Plan::new(from, &[], None).slices(&lb(), &uid, [].into_iter());
         let there: Vec<(Arc<str>, Entry<SeenSlice>)> = first
@@ -155,14 +178,15 @@ mod tests {
                 (name, Entry { load_balancer: lb(), uid: "slice".into(), version: 1, seen })
             })
             .collect();
-        let plan = Plan::new(to, &diff(from, to), Some(&Front::default())).slices(
+        let plan = Plan::new(to, &diff(from, to), Some(front)).slices(
             &lb(),
             &uid,
             there.iter().map(|(name, entry)| (name, entry)),
         );
         let short = |name: &str| name.strip_prefix(&format!("{}-", lb())).unwrap().to_owned();
+        let ids = |ids: &[SliceId]| ids.iter().map(|id| short(&id.name)).collect();
         let written = plan.write.iter().map(|slice| short(&slice.name())).collect();
-        (written, plan.delete.iter().map(|id| short(&id.name)).collect())
+        (ids(&plan.delete_first), written, ids(&plan.delete))
     }
 
     fn are(names: &[&str]) -> Vec<String> {
@@ -192,6 +216,19 @@ mod tests {
         let from = wanted([(both, listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
         let to = wanted([(tcp, listener([1]))]);
         assert_eq!(writes(&from, &to), (are(&["20000-tcp-v4-1-0"]), are(&["20000-udp-v4-1-0", "20001-tcp-v4-1-0"])));
+    }
+
+    #[test]
+    fn what_an_earlier_listener_has_left_is_gone_before_its_port_opens_for_another() {
+        // Its Service port was closed, and then we were cut off.
+        let left = wanted([(key(20000, Protocol::Tcp), listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
+        let mut next = listener([2]);
+        next.backends =
+            next.backends.into_iter().map(|each| Backend { port: 8080.try_into().unwrap(), ..each }).collect();
+        let to = wanted([(key(20000, Protocol::Tcp), next)]);
+        let (first, written, last) = writes_with(&Front::default(), &left, &to);
+        assert_eq!(first, are(&["20000-tcp-v4-1-0", "20001-tcp-v4-1-0"]));
+        assert_eq!((written, last), (are(&["20000-tcp-v4-8080-0"]), are(&[])));
     }
 
     #[test]
