@@ -10,7 +10,7 @@ use sharedlb_testbed::eventually;
 use tokio::time::Instant;
 
 use crate::api::{Kind, entries, name, text};
-use crate::objects::{self, SYSTEM, claim_name, class_name, namespace_name, pod_name, pods_of};
+use crate::objects::{self, CONTENDED, SYSTEM, claim_name, class_name, namespace_name, pod_name, pods_of};
 use crate::owner;
 use crate::plan::{CLAIMS, CLASSES, TEAMS};
 use crate::stage::Stage;
@@ -49,7 +49,19 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
     for team in 0..TEAMS {
         for claim in 0..CLAIMS {
             stage.ensure(&namespace_name(team), &objects::claim(team, claim, 0)).await?;
+            yield_number(stage, team, claim).await?;
         }
+    }
+    Ok(())
+}
+
+/// Not everybody can have a number that several ask for.
+async fn yield_number(stage: &Stage, team: u64, claim: u64) -> anyhow::Result<()> {
+    let (namespace, name) = (namespace_name(team), claim_name(claim));
+    let found = stage.server.get(Kind::Claim, &namespace, &name).await?.unwrap_or_default();
+    if entries(&found, "/spec/ports").any(|port| port["name"] == CONTENDED) {
+        let patch = json!({"spec": {"ports": objects::ports_of(team, claim, 3)}});
+        stage.server.change(Kind::Claim, &namespace, &name, patch).await?;
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Res
     );
     struck.context("what strikes the controller")?;
     let acted = began.elapsed();
-    let ended = finish(&stage, &mut replicas).await;
+    let ended = strikes::keeping(&mut replicas, finish(&stage)).await;
     let (events, wrongs) = stage.observer.judgement().await?;
     let kills = stage.report.done("fault: Kill");
     let faults = stage.report.done("fault: ");
@@ -132,8 +132,7 @@ async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Res
 }
 
 /// Returns how long it took to converge, and how many ports were asked.
-async fn finish(stage: &Stage, replicas: &mut [Replica]) -> anyhow::Result<(Duration, usize)> {
-    strikes::revive(replicas).await?;
+async fn finish(stage: &Stage) -> anyhow::Result<(Duration, usize)> {
     end::calm(stage).await.context("before the end")?;
     let took = end::converge(stage).await.context("in the end")?;
     let asked = end::traffic(stage).await.context("in the end")?;

@@ -33,8 +33,8 @@ pub(crate) fn class_name(class: u64) -> &'static str {
 /// The class of a claim: most of them share the first.
 pub(crate) fn class_of(claim: u64) -> u64 {
     match claim {
-        0..6 => 0,
-        6 => 1,
+        0..4 => 0,
+        4..7 => 1,
         _ => FLEETING,
     }
 }
@@ -53,6 +53,8 @@ pub(crate) fn class(class: u64, setting: u64) -> Value {
         4 => ((20000, 20060), 3, 12, 1),
         _ => ((20000, 20060), 3, 60, 2),
     };
+    // So that one waits for what another gives back.
+    let most = if class == 1 { 1 } else { most };
     let delay = if class == 1 { 0 } else { DELAY + setting % 2 };
     json!({
         "apiVersion": "sharedlb.dev/v1alpha1",
@@ -83,10 +85,11 @@ pub(crate) fn claim(team: u64, claim: u64, ports: u64) -> Value {
     })
 }
 
-/// What a claim asks for. The last choice asks for a number that the same claim
-/// of the other teams asks for as well, and is only for new claims: one that
-/// holds a port stays on its load balancer, where the number may be taken for
-/// ever.
+/// The name of a port whose number others ask for as well.
+pub(crate) const CONTENDED: &str = "contended";
+
+/// What a claim asks for. The last choice asks for a number that other claims
+/// ask for as well.
 pub(crate) fn ports_of(team: u64, claim: u64, choice: u64) -> Value {
     let own = 6000 + team * 100 + claim;
     match choice {
@@ -95,7 +98,7 @@ pub(crate) fn ports_of(team: u64, claim: u64, choice: u64) -> Value {
         2 => json!([{"name": "both", "protocol": "TCP_UDP", "targetPort": 5353}]),
         3 => json!([{"name": "web", "targetPort": "http"}, {"name": "own", "port": own, "targetPort": 8080}]),
         4 => json!([{"name": "web", "targetPort": "other"}]),
-        _ => json!([{"name": "asked", "port": 5000 + claim, "targetPort": "http"}]),
+        _ => json!([{"name": CONTENDED, "port": 5000 + claim % 2, "targetPort": "http"}]),
     }
 }
 

@@ -78,7 +78,7 @@ async fn to_service(stage: &Stage, deed: Deed, service: Value) -> anyhow::Result
         }
         Deed::AddPort { number, .. } => {
             // Mostly one that may be assigned, now and then one that is asked for.
-            let number = if number < 900 { 20000 + number % 61 } else { 5000 + number % 8 };
+            let number = if number < 900 { 20000 + number % 61 } else { 5000 + number % 2 };
             ports.push(json!({"name": format!("{OWN_PORT}{number}"), "port": number, "protocol": "TCP"}));
             change(stage, Kind::Service, &service, json!({"spec": {"ports": ports}})).await?;
         }

@@ -208,9 +208,9 @@ fn steps<A>(dice: &mut Dice, lasting: Duration, (from, to): (u64, u64), act: fn(
 fn team_act(dice: &mut Dice) -> TeamAct {
     let (claim, pod) = (dice.below(CLAIMS), dice.below(2));
     match dice.below(400) {
-        0..100 => TeamAct::Create { claim, ports: dice.below(6) },
+        0..100 => TeamAct::Create { claim, ports: dice.below(8) },
         100..170 => TeamAct::Delete { claim },
-        170..240 => TeamAct::EditPorts { claim, ports: dice.below(5) },
+        170..240 => TeamAct::EditPorts { claim, ports: dice.below(6) },
         240..272 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
         272..322 => TeamAct::AddPod { claim, pod },
         322..346 => TeamAct::RemovePod { claim, pod },
@@ -253,7 +253,7 @@ fn faults(dice: &mut Dice, lasting: Duration) -> Vec<Step<Fault>> {
     loop {
         for fault in deck(dice) {
             steps.push(Step { at, act: fault });
-            at += Duration::from_millis(fault.lasts() + dice.between(150, 900));
+            at += Duration::from_millis(fault.lasts() + dice.between(300, 1800));
             if at >= lasting {
                 return steps;
             }

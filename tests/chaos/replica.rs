@@ -20,7 +20,7 @@ const PROXY: u16 = 7070;
 
 /// Shorter than those of `deploy/`, so that there is time for many leaders.
 const TERMS: [&str; 3] =
-    ["--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=300ms"];
+    ["--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=300ms"];
 
 /// The status with which a process ends that lost the Lease.
 const LOST: i32 = 3;

@@ -14,6 +14,8 @@ use crate::stage::{Stage, Times};
 
 /// How long one waits for writes that are to be the last.
 const WRITES: Duration = Duration::from_millis(1500);
+/// How often it is looked who has ended.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Lets the faults strike, one after the other: whoever leads, and what is
 /// between it and the API server.
@@ -38,11 +40,30 @@ pub(crate) async fn strikes(
 }
 
 /// Starts those again that lost the Lease and so ended.
-pub(crate) async fn revive(replicas: &mut [Replica]) -> anyhow::Result<()> {
+async fn revive(replicas: &mut [Replica]) -> anyhow::Result<()> {
     for replica in replicas {
         replica.revive().await?;
     }
     Ok(())
+}
+
+/// Does so until the end of something else.
+pub(crate) async fn keeping<T>(
+    replicas: &mut [Replica],
+    other: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let keep = async {
+        loop {
+            if let Err(error) = revive(replicas).await {
+                return error;
+            }
+            sleep(AGAIN).await;
+        }
+    };
+    tokio::select! {
+        done = other => done,
+        error = keep => Err(error),
+    }
 }
 
 async fn strike(stage: &Stage, replica: &mut Replica, fault: Fault) -> anyhow::Result<()> {

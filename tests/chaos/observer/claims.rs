@@ -28,7 +28,13 @@ impl Book {
         let holds = now.as_ref().map(Claim::slots).unwrap_or_default();
         if let (Some(before), Some(now)) = (&before, &now) {
             self.judge_moves(&key, before, now);
-            self.let_go(&key, before, &held.difference(&holds).cloned().collect(), false);
+            let excepted = before.held.iter().filter(|(name, _)| self.may_move(before, name));
+            // What was never open need not be recorded.
+            let excepted: BTreeSet<Slot> = excepted.flat_map(|(_, port)| before.slots_of(port)).collect();
+            let (moved, lost): (BTreeSet<Slot>, _) =
+                held.difference(&holds).cloned().partition(|slot| excepted.contains(slot));
+            self.let_go(&key, before, &lost, false);
+            self.let_go(&key, before, &moved, true);
         }
         for slot in holds.difference(&held) {
             self.take(&key, slot);
@@ -63,8 +69,8 @@ impl Book {
         !open && !asked && taken
     }
 
-    /// Takes slots from a claim. `unheard`: it is gone, and never was to be deleted.
-    fn let_go(&mut self, key: &Key, claim: &Claim, slots: &BTreeSet<Slot>, unheard: bool) {
+    /// Takes slots from a claim. `unrecorded`: nobody had to, or could, record it.
+    fn let_go(&mut self, key: &Key, claim: &Claim, slots: &BTreeSet<Slot>, unrecorded: bool) {
         for slot in slots {
             if let Some(holders) = self.holders.get_mut(slot) {
                 holders.remove(key);
@@ -74,7 +80,7 @@ impl Book {
             // Without the finalizer it was never planned, and so never open. And
             // the API server may delete a claim in the moment in which it gets
             // its finalizer, as if it had none: then nobody could record it.
-            if claim.finalizer && !recorded && !unheard {
+            if claim.finalizer && !recorded && !unrecorded {
                 self.wrong(format!("released: {slot:?} of {key:?} went before that was recorded"));
             }
         }
