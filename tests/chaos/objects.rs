@@ -43,14 +43,15 @@ pub(crate) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-/// A class in one of its settings, of which the first is wide enough for all.
+/// A class in one of its settings, of which the first is wide enough for all, and
+/// the others have claims wait for each other's ports.
 pub(crate) fn class(class: u64, setting: u64) -> Value {
     let (dynamic, most, each, empty) = match setting {
-        1 => ((20000, 20024), 3, 60, 2),
+        1 => ((20000, 20011), 1, 60, 2),
         // Its load balancers fill, so that it gets more of them.
         2 => ((20000, 20060), 3, 6, 2),
-        3 => ((20030, 20060), 2, 60, 0),
-        4 => ((20000, 20060), 3, 12, 1),
+        3 => ((20004, 20009), 2, 60, 0),
+        4 => ((20000, 20005), 1, 12, 1),
         _ => ((20000, 20060), 3, 60, 2),
     };
     // So that one waits for what another gives back.

@@ -71,6 +71,14 @@ async fn to_service(stage: &Stage, deed: Deed, service: Value) -> anyhow::Result
             ports.remove(nth);
             change(stage, Kind::Service, &service, json!({"spec": {"ports": ports}})).await?;
         }
+        Deed::TakePort { port, .. } => {
+            let Some(nth) = pick(ours, port) else { return Ok(None) };
+            let mut taken = ports.remove(nth);
+            let service = changed(stage, Kind::Service, &service, json!({"spec": {"ports": ports}})).await?;
+            taken["name"] = json!(format!("{OWN_PORT}{}", text(&taken, "/name")));
+            ports.push(taken);
+            change(stage, Kind::Service, &service, json!({"spec": {"ports": ports}})).await?;
+        }
         Deed::RenamePort { port, .. } => {
             let Some(nth) = pick(ours, port) else { return Ok(None) };
             ports[nth]["name"] = json!(format!("{RENAMED}{}", text(&ports[nth], "/name")));
@@ -162,10 +170,15 @@ fn with_address(slice: &Value) -> Value {
 }
 
 /// Changes an object if it is still what it was.
-async fn change(stage: &Stage, kind: Kind, object: &Value, mut patch: Value) -> anyhow::Result<()> {
+async fn change(stage: &Stage, kind: Kind, object: &Value, patch: Value) -> anyhow::Result<()> {
+    changed(stage, kind, object, patch).await.map(drop)
+}
+
+/// The same; returns what it is then.
+async fn changed(stage: &Stage, kind: Kind, object: &Value, mut patch: Value) -> anyhow::Result<Value> {
     patch["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
     let changed = stage.server.change(kind, SYSTEM, name(object), patch).await;
-    changed.map(drop).with_context(|| format!("{kind:?} {}", name(object)))
+    changed.with_context(|| format!("{kind:?} {}", name(object)))
 }
 
 fn is_own(port: &Value) -> bool {
@@ -186,6 +199,7 @@ impl Deed {
             | Self::EmptySlice { nth }
             | Self::AddAddress { nth }
             | Self::RemovePort { nth, .. }
+            | Self::TakePort { nth, .. }
             | Self::RenamePort { nth, .. }
             | Self::AddPort { nth, .. }
             | Self::RemoveOwnPorts { nth }

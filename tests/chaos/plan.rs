@@ -107,6 +107,11 @@ pub(crate) enum Deed {
         nth: u64,
         port: u64,
     },
+    /// Removes a port of ours, and adds one of its own with that number.
+    TakePort {
+        nth: u64,
+        port: u64,
+    },
     /// Gives a port of ours another name.
     RenamePort {
         nth: u64,
@@ -185,7 +190,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64, lasting: Duration) -> Self {
         let mut dice = Dice(seed);
         Self {
-            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (60, 260), team_act)).collect(),
+            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (20, 110), team_act)).collect(),
             admin: steps(&mut dice, lasting, (700, 2200), admin_act),
             owner: steps(&mut dice, lasting, (200, 900), deed),
             faults: faults(&mut dice, lasting),
@@ -207,16 +212,16 @@ fn steps<A>(dice: &mut Dice, lasting: Duration, (from, to): (u64, u64), act: fn(
 
 fn team_act(dice: &mut Dice) -> TeamAct {
     let (claim, pod) = (dice.below(CLAIMS), dice.below(2));
-    match dice.below(400) {
-        0..100 => TeamAct::Create { claim, ports: dice.below(8) },
-        100..170 => TeamAct::Delete { claim },
-        170..240 => TeamAct::EditPorts { claim, ports: dice.below(6) },
-        240..272 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        272..322 => TeamAct::AddPod { claim, pod },
-        322..346 => TeamAct::RemovePod { claim, pod },
-        346..370 => TeamAct::SetReady { claim, pod, ready: dice.below(2) == 0 },
-        370..386 => TeamAct::Relabel { claim, pod, to: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        386..398 => TeamAct::DeleteOwnService { claim },
+    match dice.below(1000) {
+        0..260 => TeamAct::Create { claim, ports: dice.below(10) },
+        260..430 => TeamAct::Delete { claim },
+        430..650 => TeamAct::EditPorts { claim, ports: dice.below(9) },
+        650..720 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
+        720..820 => TeamAct::AddPod { claim, pod },
+        820..870 => TeamAct::RemovePod { claim, pod },
+        870..920 => TeamAct::SetReady { claim, pod, ready: dice.below(2) == 0 },
+        920..960 => TeamAct::Relabel { claim, pod, to: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
+        960..998 => TeamAct::DeleteOwnService { claim },
         _ => TeamAct::ReplaceNamespace,
     }
 }
@@ -236,7 +241,8 @@ fn deed(dice: &mut Dice) -> Deed {
         5..18 => Deed::DeleteSlice { nth },
         18..28 => Deed::EmptySlice { nth },
         28..38 => Deed::AddAddress { nth },
-        38..52 => Deed::RemovePort { nth, port },
+        38..44 => Deed::RemovePort { nth, port },
+        44..52 => Deed::TakePort { nth, port },
         52..60 => Deed::RenamePort { nth, port },
         60..72 => Deed::AddPort { nth, number: port },
         72..86 => Deed::RemoveOwnPorts { nth },

@@ -37,7 +37,7 @@ impl Stage {
             stage.server.create(namespace, &object).await?;
         }
         for class in 0..CLASSES {
-            stage.server.create("", &objects::class(class, 0)).await?;
+            stage.server.create("", &objects::class(class, 1)).await?;
         }
         for team in 0..TEAMS {
             stage.settle_team(team).await?;
