@@ -33,8 +33,8 @@ const REST: u32 = 5;
 const REST_MIN: Duration = Duration::from_millis(5);
 
 impl ClassLoop {
-    /// Decide; record what is given back; give what is given; then everything
-    /// that may wait.
+    /// Decide; record what is given back, and which load balancers begin; give what
+    /// is given; then everything that may wait.
     pub(super) async fn run_class(&mut self, name: &Arc<str>, class: &Arc<ClassObject>) {
         let started = Instant::now();
         let key = Some(name.clone());
@@ -58,7 +58,7 @@ impl ClassLoop {
             runner.rests_until = rest.map(|rest| Instant::now() + rest);
         }
         let mut class = class;
-        if decision.releases > 0 {
+        if decision.class_first() {
             match self.write_class_status(&class, &decision.status).await {
                 Some(written) => class = written,
                 None => return self.run_at(key, Instant::now() + CLASS_HOLD),

@@ -64,12 +64,23 @@ pub(super) struct Decision {
     /// Slots that are given back and not recorded yet: this must be in the class'
     /// status before any claim's slots or finalizer go
     pub(super) releases: usize,
+    /// Slots are given on a load balancer that the class' status does not list
+    /// yet. It must, before any claim is told: a slot on a load balancer that
+    /// nobody knows of would be taken for nonsense once the class is narrowed.
+    pub(super) begins: bool,
     /// The class' status
     pub(super) status: SharedLBClassStatus,
     /// When something is due although nothing happens
     pub(super) due: Option<Timestamp>,
     /// What the slots of each load balancer take up
     used: BTreeMap<u32, Room>,
+}
+
+impl Decision {
+    /// Whether the class' status is to be written before any claim's.
+    pub(super) fn class_first(&self) -> bool {
+        self.releases > 0 || self.begins
+    }
 }
 
 /// Decides for one class. Pure.
@@ -100,12 +111,16 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         plans: BTreeMap::new(),
         untouched,
         releases: records.new,
+        begins: false,
         status: SharedLBClassStatus::default(),
         due,
         used: BTreeMap::new(),
         assignments,
     };
     let empty_since = plan(&mut decision, &before, &records, facts);
+    let listed = |index: u32| before.load_balancers.iter().any(|lb| lb.index == index);
+    let always = facts.spec.load_balancers.min;
+    decision.begins = decision.used.keys().any(|&index| index >= always && !listed(index));
     decision.status = class_status(&decision, before, records, empty_since, facts);
     decision
 }

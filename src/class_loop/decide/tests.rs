@@ -330,6 +330,21 @@ fn a_claim_that_only_somebody_elses_finalizer_keeps_does_not_keep_its_port_from_
 }
 
 #[test]
+fn a_load_balancer_is_listed_before_a_slot_on_it_is_given_so_that_narrowing_takes_it_from_nobody() {
+    let spec = |max: u32| json!({"loadBalancers": {"min": 1, "max": max}});
+    let mut world = World::new(vec![claim("a").holds(0, 6379).asks(6379)]).with(spec(2));
+    assert!(!world.decide().class_first(), "what there always is need not be listed");
+    world.claims.push(claim("b").asks(6379));
+    assert!(world.decide().class_first());
+    // The class is narrowed, and another process goes on from what the API says.
+    world.claims[1] = claim("b").holds(1, 6379).asks(6379);
+    world = world.with(spec(1));
+    let decision = world.decide();
+    assert_eq!(planned(&decision, 1), [6379]);
+    assert!(!decision.class_first());
+}
+
+#[test]
 fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
     let mut world = World::new(vec![claim("a").holds(1, 20001)])
         .with(json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 60}}));

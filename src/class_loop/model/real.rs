@@ -138,7 +138,7 @@ impl Real {
             }
         }
         Decision {
-            releases: decision.releases > 0,
+            class_first: decision.class_first(),
             lbs: of_class(&decision.status),
             plans: plans(&decision),
             give,

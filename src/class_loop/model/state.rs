@@ -78,8 +78,8 @@ pub(super) struct Class {
 /// What is to be done, as the class loop has decided it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Decision {
-    /// Whether something is given back that is not recorded yet
-    pub(super) releases: bool,
+    /// Whether the class' status is to be written before any claim's
+    pub(super) class_first: bool,
     pub(super) lbs: Lbs,
     /// What each load balancer shall be; `None`: it is no longer there
     pub(super) plans: [Option<Slots>; 2],

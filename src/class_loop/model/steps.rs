@@ -78,7 +78,7 @@ impl State {
     /// Decide; record what is given back; begin to give what is given.
     pub(super) fn run(&mut self, who: u8, real: &Real, write: ClassWrite) {
         let decision = self.controller(who).decision(real);
-        if decision.releases && !self.write_class(who, &decision, write) {
+        if decision.class_first && !self.write_class(who, &decision, write) {
             return;
         }
         let controller = self.controller(who);
@@ -93,7 +93,7 @@ impl State {
             return;
         }
         controller.finish(&decision);
-        if !decision.releases && controller.class.lbs != decision.lbs {
+        if !decision.class_first && controller.class.lbs != decision.lbs {
             self.write_class(who, &decision, write);
         }
     }
