@@ -61,7 +61,7 @@ impl Records {
                 port: key.port,
                 protocol: api_protocol(key.protocol),
                 claim: claim.to_string(),
-                time: Some(Time(whole_seconds(self.now))),
+                time: Some(Time(rounded_up(self.now))),
             });
             self.new += 1;
         }
@@ -136,6 +136,9 @@ impl Records {
             .map(|(claim, _)| claim.meta.key.to_string())
             .collect();
         let rested = |entry: &ReleasedPort| {
+            if delay.is_zero() {
+                return facts.now;
+            }
             entry.time.as_ref().map_or(facts.now, |time| time.0.saturating_add(delay).unwrap_or(Timestamp::MAX))
         };
         let (mut due, mut resting) = (None, Vec::new());
@@ -156,6 +159,13 @@ impl Records {
         }
         due
     }
+}
+
+/// The API keeps times in whole seconds, and a port must not rest for less than
+/// its delay.
+fn rounded_up(time: Timestamp) -> Timestamp {
+    let whole = whole_seconds(time);
+    if whole < time { whole.saturating_add(SignedDuration::from_secs(1)).unwrap_or(whole) } else { whole }
 }
 
 fn namespace(entry: &ReleasedPort) -> String {

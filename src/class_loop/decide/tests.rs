@@ -183,6 +183,21 @@ fn a_released_port_rests_until_it_is_closed_and_the_delay_is_over() {
 }
 
 #[test]
+fn a_port_that_is_given_back_late_in_a_second_rests_no_shorter() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]).with(json!({"reclaimDelaySeconds": 60}));
+    world.now += SignedDuration::from_millis(900);
+    world.seen(&[], &[]);
+    world.decide();
+    world.claims.clear();
+    world.now += SignedDuration::from_millis(59_900);
+    world.decide();
+    assert_eq!(world.released().len(), 1);
+    world.later(1);
+    world.decide();
+    assert_eq!(world.released().len(), 0);
+}
+
+#[test]
 fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.clone().deleting()]).with(json!({"reclaimDelaySeconds": 0}));
