@@ -32,7 +32,9 @@ pub(super) struct Book {
     pub(super) holders: BTreeMap<Slot, BTreeSet<Key>>,
     /// Who held it last.
     pub(super) last_holder: BTreeMap<Slot, Key>,
-    /// Slots that were recorded as given back, by whom, and with which revision.
+    /// Slots that their claims did not want any more, and since which revision.
+    pub(super) unwanted: BTreeMap<Slot, (String, u64)>,
+    /// Slots that were recorded as given back, by whom, and since which revision.
     pub(super) rests: BTreeMap<Slot, (String, u64)>,
     /// The shortest time that ports of a class ever had to rest, in seconds.
     pub(super) delays: BTreeMap<String, u64>,
@@ -77,6 +79,7 @@ impl Book {
             pods: BTreeMap::new(),
             holders: BTreeMap::new(),
             last_holder: BTreeMap::new(),
+            unwanted: BTreeMap::new(),
             rests: BTreeMap::new(),
             delays: BTreeMap::new(),
             selected: BTreeMap::new(),
@@ -161,7 +164,9 @@ impl Book {
         let known = self.classes.get(name);
         for (slot, record) in &class.released {
             if known.and_then(|known| known.released.get(slot)) != Some(record) {
-                self.rests.insert(slot.clone(), (record.0.clone(), self.revision));
+                let unwanted = self.unwanted.get(slot).filter(|(by, _)| *by == record.0);
+                let since = unwanted.map_or(self.revision, |(_, revision)| *revision);
+                self.rests.insert(slot.clone(), (record.0.clone(), since));
             }
         }
         // A load balancer that goes takes its address along, so that nobody can

@@ -24,6 +24,7 @@ impl Book {
         if let Some(gone) = &gone {
             self.let_go(&key, gone, &gone.slots(), !gone.deleting);
         }
+        self.note_unwanted(&key, gone.as_ref(), now.as_ref());
         let held = before.as_ref().map(Claim::slots).unwrap_or_default();
         let holds = now.as_ref().map(Claim::slots).unwrap_or_default();
         if let (Some(before), Some(now)) = (&before, &now) {
@@ -43,6 +44,27 @@ impl Book {
             self.claims.insert(key, now);
         }
         self.judge_listeners();
+    }
+
+    /// A slot is given back when its claim is to be deleted, or is edited.
+    fn note_unwanted(&mut self, key: &Key, gone: Option<&Claim>, now: Option<&Claim>) {
+        let by = format!("{}/{}", key.0, key.1);
+        let end = gone.into_iter().flat_map(|claim| claim.held.values().map(move |port| (claim, port, false)));
+        let still = now.into_iter().flat_map(|claim| {
+            claim.held.iter().map(move |(name, port)| (claim, port, !claim.deleting && claim.wants(name, port)))
+        });
+        let all: Vec<(Slot, bool)> = end
+            .chain(still)
+            .flat_map(|(claim, port, wanted)| claim.slots_of(port).into_iter().map(move |slot| (slot, wanted)))
+            .collect();
+        for (slot, wanted) in all {
+            let known = self.unwanted.get(&slot).is_some_and(|(who, _)| *who == by);
+            if wanted {
+                self.unwanted.remove(&slot);
+            } else if !known {
+                self.unwanted.insert(slot, (by.clone(), self.revision));
+            }
+        }
     }
 
     /// A slot that is held does not move while its claim still wants it.
@@ -97,8 +119,8 @@ impl Book {
         self.judge_rest(key, slot);
     }
 
-    /// It is wrong only if that is certain: the release was recorded after the
-    /// time that is taken for it, and the slot was given before we knew of it.
+    /// It is wrong only if that is certain: it was given back after the time that
+    /// is taken for it, and given to another before we knew of it.
     fn judge_rest(&mut self, key: &Key, slot: &Slot) {
         let Some((by, revision)) = self.rests.remove(slot) else { return };
         if by == format!("{}/{}", key.0, key.1) {
