@@ -59,7 +59,13 @@ impl Ports<'_> {
         let done = self.fill(port, &mut group, key, (targets, tags), turn).await;
         let name = group.name.clone();
         port.groups.push(group);
-        done?;
+        if let Err(failure) = done {
+            // The claim may get another port for it, and nobody comes back to this one.
+            if port.listener.is_none() && (failure.is_no_room() || failure.is("DuplicateListener")) {
+                self.leave_groups(port, None, turn).await;
+            }
+            return Err(failure);
+        }
         self.leave_groups(port, Some(&name), turn).await;
         Ok(())
     }
