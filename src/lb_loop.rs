@@ -133,7 +133,8 @@ impl LbLoop {
         match result {
             Ok(next) => {
                 self.note_no_trouble(kept);
-                let failing = kept.trouble.iter().chain(&kept.unconfigured).map(|failing| failing.again);
+                let failing = kept.trouble.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
+                let failing = failing.map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.again);
                 failing.chain(failed).chain(next).min()
             }
@@ -161,6 +162,7 @@ impl LbLoop {
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
         let (now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
         if exists && now.is_empty() {
+            kept.unclosed = None;
             kept.observed = Some(Some(observed));
             return Ok(kept.gathering);
         }
@@ -178,6 +180,9 @@ impl LbLoop {
         replay(&mut observed.load_balancer, now.iter().filter(done));
         self.log_changes(&now, |change| done(&change));
         self.note_failures(&now, &applied.failed, &wanted, kept);
+        // It is nobody's, so nobody is told of it; it is closed all the same.
+        let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
+        kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
         if let Some(error) = applied.trouble {
             warn!(class = %self.class, load_balancer = %self.name, %error, "load balancer could not be configured");
             kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));

@@ -33,6 +33,8 @@ pub(super) struct Kept {
     pub(super) unconfigured: Option<Failing>,
     /// Listeners that failed
     pub(super) failed: BTreeMap<ListenerKey, Failed>,
+    /// That a listener which nobody wants any more could not be closed
+    pub(super) unclosed: Option<Failing>,
     /// Until when changes of backends are gathered
     pub(super) gathering: Option<Instant>,
     /// Whether the load balancer was there when it was last looked at

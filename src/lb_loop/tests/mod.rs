@@ -274,6 +274,26 @@ async fn a_claim_that_fails_for_ever_costs_the_others_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listener_that_could_not_be_closed_is_tried_again_before_the_resync() {
+    let running = Running::start().await;
+    running.plan(&[claim("gone").holds(0, 20001)]).await;
+    running.cloud.refuse(tcp(20001));
+    running.plan(&[]).await;
+    assert!(running.open().await.contains_key(&20001));
+
+    let before = running.cloud.calls();
+    tokio::time::sleep(RESYNC / 2).await;
+    let tries = running.cloud.calls() - before;
+    assert!((2..100).contains(&tries), "{tries} calls in five minutes");
+    running.cloud.accept_all();
+    tokio::time::sleep(BACKOFF_MAX * 2).await;
+    assert_eq!(running.open().await, BTreeMap::new());
+    let before = running.cloud.calls();
+    tokio::time::sleep(BACKOFF_MAX * 2).await;
+    assert_eq!(running.cloud.calls(), before, "it is closed, and that is all");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_strangers_port_is_told_as_foreign_and_as_in_use() {
     let running = Running::start().await;
     let theirs = FrontPort { port: 20001.try_into().unwrap(), transport: Transport::Tcp };
