@@ -48,7 +48,7 @@ bins: rust go
 bench: rust go ## Measure: one figure a line, as name, value and unit
 	$(call say,How long it takes to assign ports)
 	@cargo bench --bench assign >&2
-	$(call say,How long everything takes with a real API server: about 12 minutes)
+	$(call say,How long everything takes with a real API server: about 15 minutes)
 	@cargo bench --bench cluster
 
 # Each run has a plan of its own, unless CHAOS_SEED says which.

@@ -40,6 +40,11 @@ pub(crate) struct Controller {
 impl Controller {
     /// Starts it, and waits until it says that it is ready.
     pub(crate) async fn start(stage: &Stage) -> anyhow::Result<Self> {
+        Self::start_in(stage, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) async fn start_in(stage: &Stage, environment: &[(&str, String)]) -> anyhow::Result<Self> {
         let log = stage.cluster.logs().join("sharedlb.log");
         let output = File::options().create(true).append(true).open(&log)?;
         let started = Instant::now();
@@ -47,6 +52,7 @@ impl Controller {
             // It is killed and started again, and would wait for its own lease.
             .args(["controller", "--leader-elect=false", "--listen", ADDRESS, "--kubeconfig"])
             .arg(&stage.kubeconfig)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -1,7 +1,7 @@
 //! The controller's figures against the real API server: `make bench`.
 //!
 //! On stdout is one figure a line, `name<TAB>value<TAB>unit`; on stderr is how
-//! far it has got. There are two parts, each in a cluster of its own:
+//! far it has got. There are three parts, each in a cluster of its own:
 //!
 //! - *load*: many claims. No kube-proxy runs here, since where there are many
 //!   claims it runs on other machines than the API server and the controller;
@@ -9,12 +9,14 @@
 //!   addresses are the work of the real controller manager and MetalLB.
 //! - *traffic*: few claims, with kube-proxy, pods that listen, and a client
 //!   outside of the cluster.
+//! - *aws*: a burst of claims with the stand-in for AWS, which throttles.
 //!
-//! `cargo bench --bench cluster -- load` (or `traffic`) runs one of them alone. A
-//! third part, *soak*, runs only if it is asked for: `make soak`.
+//! `cargo bench --bench cluster -- load` (or `traffic`, `aws`) runs one of them
+//! alone. A fourth part, *soak*, runs only if it is asked for: `make soak`.
 //! `BENCH_CLAIMS=300` is a short version for trying: the sizes that figures have
 //! in their names shrink with it.
 
+mod aws;
 mod bare;
 mod burst;
 mod census;
@@ -36,7 +38,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sharedlb_testbed::{Cluster, Parts, enter};
+use sharedlb_testbed::{AwsPeer, Cluster, Parts, enter};
 use tokio::runtime::Runtime;
 
 use crate::stage::Stage;
@@ -58,11 +60,12 @@ fn main() -> anyhow::Result<()> {
         return enter(Parts::ALL).map(drop);
     }
     match arguments.iter().find(|argument| *argument != BENCH_FLAG).map(String::as_str) {
-        None => ["load", "traffic"].into_iter().try_for_each(run_again_for),
+        None => ["load", "traffic", "aws"].into_iter().try_for_each(run_again_for),
         Some("load") => run(Parts { node: false, ..Parts::ALL }, async |stage| load::run(stage).await),
         Some("traffic") => run(Parts::ALL, async |stage| traffic::run(stage).await),
+        Some("aws") => run_aws(),
         Some("soak") => run(Parts { node: false, ..Parts::ALL }, async |stage| soak::run(stage).await),
-        Some(other) => bail!("there is no part {other}; there are load, traffic and soak"),
+        Some(other) => bail!("there is no part {other}; there are load, traffic, aws and soak"),
     }
 }
 
@@ -87,5 +90,15 @@ fn run(parts: Parts, part: impl AsyncFnOnce(&Stage) -> anyhow::Result<()>) -> an
     Runtime::new()?.block_on(async {
         let stage = Stage::set(Cluster::start(testbed).await?).await?;
         tokio::time::timeout(LIMIT, part(&stage)).await.context("the part of the bench to end")?
+    })
+}
+
+/// Runs the part that is about AWS.
+fn run_aws() -> anyhow::Result<()> {
+    let testbed = enter(Parts { controller_manager: true, aws: true, ..Parts::API_ONLY })?;
+    Runtime::new()?.block_on(async {
+        let peer = AwsPeer::start(&testbed).await?;
+        let stage = Stage::set(Cluster::start(testbed).await?).await?;
+        tokio::time::timeout(LIMIT, aws::run(&stage, &peer)).await.context("the part of the bench to end")?
     })
 }

@@ -32,11 +32,31 @@ impl Controller {
     /// The same with further flags. It is alone, and begins without waiting for
     /// the lease of one that was killed.
     pub(crate) fn start_with(cluster: &Cluster, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Self> {
-        Self::start_at(cluster, kubeconfig, PORT, &[&["--leader-elect=false"], flags].concat())
+        Self::start_in(cluster, kubeconfig, flags, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_in(
+        cluster: &Cluster,
+        kubeconfig: &Path,
+        flags: &[&str],
+        environment: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
+        Self::spawn(cluster, kubeconfig, PORT, &[&["--leader-elect=false"], flags].concat(), environment)
     }
 
     /// One of several, each of which answers at a port of its own.
     pub(crate) fn start_at(cluster: &Cluster, kubeconfig: &Path, port: u16, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(cluster, kubeconfig, port, flags, &[])
+    }
+
+    fn spawn(
+        cluster: &Cluster,
+        kubeconfig: &Path,
+        port: u16,
+        flags: &[&str],
+        environment: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let log = cluster.logs().join(format!("controller-{port}.log"));
         let file = open_log(&log)?;
         let child = Command::new(env!("CARGO_BIN_EXE_sharedlb"))
@@ -46,6 +66,7 @@ impl Controller {
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .env_remove("KUBECONFIG")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -1,0 +1,100 @@
+//! `aws_burst_200_ratio`: many claims at once under the rates at which AWS lets
+//! an account call it, over the least time that those rates allow.
+//!
+//! A port takes three writes: CreateTargetGroup and CreateListener come out of
+//! the one bucket of an account and region, RegisterTargets out of another. So
+//! with full buckets at the start, the least time is
+//! `max((2 × claims - 20) / 3, (claims - 20) / 4)` seconds. What the load
+//! balancers themselves take, four of them for 200 claims, is not in it.
+//!
+//! The stand-in for AWS throttles as AWS does, in real time: what was throttled
+//! all the same is `aws_burst_200_throttled`, and reads are counted too.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::json;
+use sharedlb_crds::SharedLBClass;
+use sharedlb_testbed::{AwsPeer, AwsRegion, eventually};
+
+use crate::claims::{Tenant, add_pods, prepare};
+use crate::controller::Controller;
+use crate::figures::{print, progress};
+use crate::stage::{CONNECTIONS, PATIENCE, Stage, address_of, for_all};
+
+/// How many claims there are, unless `BENCH_CLAIMS` says less.
+const CLAIMS: usize = 200;
+
+/// The buckets, tokens and tokens a second: as the stand-in has them, by the
+/// page "Request throttling for the Elastic Load Balancing API".
+const WRITES: (f64, f64) = (20.0, 3.0);
+const REGISTRATIONS: (f64, f64) = (20.0, 4.0);
+
+/// How long the burst may take: several times what it should.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+const CLASS: &str = "nlb";
+
+/// Measures the burst.
+pub(crate) async fn run(stage: &Stage, peer: &AwsPeer) -> anyhow::Result<()> {
+    let claims = std::env::var("BENCH_CLAIMS").map_or(Ok(CLAIMS), |claims| claims.parse()).context("BENCH_CLAIMS")?;
+    let claims = claims.min(CLAIMS);
+    let region = peer.region(3).await?;
+    let controller = Controller::start_in(stage, &region.environment()).await?;
+    prepare(stage).await?;
+    create_class(stage, &region).await?;
+    let tenants: Vec<_> = (0..claims).map(|number| Tenant::new(CLASS, number)).collect();
+    add_pods(stage, &tenants).await?;
+    controller.until_quiet().await?;
+
+    let least = least_time(claims);
+    progress(&format!("{claims} claims at once, with the rates of AWS: at least {:.0} s", least.as_secs_f64()));
+    region.forget().await?;
+    region.set(json!({"throttled": true})).await?;
+    let ready: Vec<_> = tenants.iter().map(|tenant| tenant.readiness(stage)).collect();
+    let started = Instant::now();
+    for_all(&tenants, CONNECTIONS, async |tenant: &Tenant| tenant.create(stage).await.map(drop)).await?;
+    let mut ended = started;
+    for ready in ready {
+        ended = ended.max(ready.wait(LIMIT).await?.at);
+    }
+    let took = ended - started;
+    let calls = region.log().await?;
+    let reads = calls.iter().filter(|call| call.reads()).count();
+    let throttled = calls.iter().filter(|call| call.outcome != "ok").count();
+    print(&format!("aws_burst_{claims}_s"), took.as_secs_f64(), "s");
+    print(&format!("aws_burst_{claims}_ratio"), took.as_secs_f64() / least.as_secs_f64(), "ratio");
+    print(&format!("aws_burst_{claims}_writes"), (calls.len() - reads) as f64, "calls");
+    print(&format!("aws_burst_{claims}_reads"), reads as f64, "calls");
+    print(&format!("aws_burst_{claims}_throttled"), throttled as f64, "calls");
+    Ok(())
+}
+
+/// The least time for so many new ports with one target each.
+fn least_time(claims: usize) -> Duration {
+    let time = |calls: usize, (size, a_second): (f64, f64)| ((calls as f64 - size) / a_second).max(0.0);
+    Duration::from_secs_f64(time(2 * claims, WRITES).max(time(claims, REGISTRATIONS)))
+}
+
+/// Makes a class, and returns when it has its first load balancer.
+async fn create_class(stage: &Stage, region: &AwsRegion) -> anyhow::Result<()> {
+    let classes: Api<SharedLBClass> = Api::all(stage.admin.clone());
+    let class = serde_json::from_value(json!({
+        "apiVersion": "sharedlb.dev/v1alpha1",
+        "kind": "SharedLBClass",
+        "metadata": {"name": CLASS},
+        "spec": {
+            "provider": {"aws": {
+                "region": region.name, "vpcId": region.vpc, "subnets": region.subnets, "scheme": "internal",
+            }},
+            "portsPerNamespace": 1_000,
+        },
+    }))?;
+    classes.create(&PostParams::default(), &class).await?;
+    eventually("the class to have an address", PATIENCE, async || {
+        Ok(address_of(&classes.get(CLASS).await?).is_some().then_some(()))
+    })
+    .await
+}

@@ -1,0 +1,121 @@
+//! Many claims: how many load balancers they take, and what fits on one.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::api::PostParams;
+use libtest_mimic::Trial;
+use serde_json::json;
+use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason};
+
+use crate::harness::{Tests, slots};
+use crate::setting::{Setting, World};
+
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
+    vec![
+        test.test("120 claims make three load balancers", hundred_and_twenty),
+        test.test("a claim whose targets do not fit goes to the next load balancer", targets),
+        test.test("a load balancer that is being made is told, and used once it is ready", provisioning),
+        test.test("one port for TCP and UDP is one listener", tcp_udp),
+        test.test("with a class its load balancers go, and nothing is left", gone),
+    ]
+}
+
+async fn hundred_and_twenty(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = Setting::start(&world, "hundred-and-twenty", json!({"portsPerNamespace": 200})).await?;
+    setting.create(0..120).await?;
+    setting.all_ready(120).await?;
+    let seen = setting.as_promised().await?;
+    let counts: Vec<_> = seen.balancers.iter().map(|balancer| balancer.listeners.len()).collect();
+    ensure!(counts == [50, 50, 20], "{counts:?}");
+    let status = setting.class_status("three load balancers", |status| {
+        (status.load_balancers.len() == 3).then(|| status.load_balancers.clone())
+    });
+    for (balancer, listeners) in status.await?.iter().zip([50, 50, 20]) {
+        let capacity = balancer.capacity.clone().unwrap_or_default();
+        ensure!(balancer.listeners == listeners, "{balancer:?}");
+        // 500 for each of the three zones.
+        ensure!((capacity.listeners, capacity.targets) == (50, Some(1500)), "{balancer:?}");
+    }
+    setting.clear().await
+}
+
+/// A Service that is there before the claims, so that it is known how many
+/// targets each of them takes when it comes.
+async fn targets(world: Arc<World>) -> anyhow::Result<()> {
+    let mut setting = Setting::before_class(&world, "targets").await?;
+    setting.region.set(json!({"quotas": {"targets-per-network-load-balancer": 4}})).await?;
+    setting.pod().await?;
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 8080}]},
+    }))?;
+    let services = Api::<Service>::namespaced(setting.cluster.admin(), &setting.namespace);
+    services.create(&PostParams::default(), &service).await?;
+    setting.create_class(json!({"loadBalancers": {"max": 2}}), setting.provider()).await?;
+    // Until it was looked at, AWS' defaults are taken for its room.
+    let room = |found: &LoadBalancerStatus| found.capacity.as_ref()?.targets.filter(|room| *room == 4);
+    setting.load_balancer(0, "room for 4 targets", room).await?;
+    let of_service = json!({"serviceName": "web", "ports": [{"targetPort": "http"}]});
+    for number in 0..4 {
+        setting.claim_with(&format!("web-{number}"), of_service.clone()).await?;
+        setting.all_ready(number + 1).await?;
+    }
+    let seen = setting.as_promised().await?;
+    let counts: Vec<_> = seen.balancers.iter().map(|balancer| balancer.listeners.len()).collect();
+    ensure!(counts == [2, 2], "{counts:?}");
+    setting.claim_with("web-4", of_service).await?;
+    setting.refused("web-4", Reason::PoolExhausted, &["4 of 4 targets"]).await?;
+    setting.clear().await
+}
+
+async fn provisioning(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = Setting::before_class(&world, "provisioning").await?;
+    setting.region.set(json!({"provisioning_seconds": 3600})).await?;
+    setting.create_class(json!({}), setting.provider()).await?;
+    setting.create(0..1).await?;
+    // Its address is published at once, so that a name can be pointed at it.
+    setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::Pending)).await?;
+    let seen = setting.as_promised().await?;
+    let claim = setting.claims.get("web-0").await?;
+    let address = claim.status.and_then(|status| status.address);
+    ensure!(address.as_ref() == Some(&seen.balancers[0].address), "{address:?}");
+    setting.region.set(json!({"clock": 1e6})).await?;
+    setting.all_ready(1).await?;
+    setting.clear().await
+}
+
+async fn tcp_udp(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = Setting::start(&world, "tcp-udp", json!({})).await?;
+    setting.claim("both", json!([{"protocol": "TCP_UDP", "targetPort": 8080}])).await?;
+    setting.all_ready(1).await?;
+    let seen = setting.as_promised().await?;
+    let listener = &seen.balancers[0].listeners[0];
+    ensure!((listener.protocol.as_str(), listener.group.protocol.as_str()) == ("TCP_UDP", "TCP_UDP"), "{listener:?}");
+    let claim = setting.claims.get("both").await?;
+    let port = slots(&claim)[""].2;
+    // The number is taken for every protocol.
+    let udp = json!([{"protocol": "UDP", "targetPort": "dns", "port": port}]);
+    setting
+        .change_class(
+            json!({"spec": {"ports": {"requestable": [{"min": 1, "max": 65535}]}, "loadBalancers": {"max": 1}}}),
+        )
+        .await?;
+    setting.claim("other", udp).await?;
+    setting.refused("other", Reason::PortTaken, &[]).await?;
+    setting.clear().await
+}
+
+async fn gone(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = Setting::start(&world, "gone", json!({})).await?;
+    // AWS says for a while of a target group that it is in use.
+    setting.region.set(json!({"in_use_seconds": 3})).await?;
+    setting.create(0..3).await?;
+    setting.all_ready(3).await?;
+    setting.clear().await?;
+    let seen = setting.seen().await?;
+    ensure!(seen.balancers.is_empty() && seen.unused_groups.is_empty(), "{seen:?}");
+    Ok(())
+}
