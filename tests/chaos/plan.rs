@@ -276,7 +276,7 @@ fn deck(dice: &mut Dice) -> Vec<Fault> {
         Fault::KillAtWrite { writes: dice.between(1, 12), down: dice.between(0, 500) },
         Fault::KillAtWrite { writes: dice.between(1, 40), down: 0 },
         Fault::Stop { down: dice.between(0, 800) },
-        Fault::Freeze { lasting: dice.between(300, 4000) },
+        Fault::Freeze { lasting: dice.between(300, 8000) },
         Fault::CutOff { lasting: dice.between(300, 3000) },
         Fault::RestartApiServer { down: dice.between(0, 800) },
         Fault::RestartEtcd { down: dice.between(0, 800) },
