@@ -14,7 +14,8 @@
 //! Why none of the crates that exist: kube has none itself; `kube-lease-manager`
 //! (0.13) compares the written times with the wall clock, and writes without a
 //! resourceVersion; `kube-leader-election` (0.44), `kube-coordinate` (2.0) and
-//! `kubert` (0.25) are made for kube 4, 2 and 1. And none has a fence.
+//! `kubert` (0.25) are made for kube 4, 2 and 1. And what must pass the fence is
+//! ours, so half of this would be ours anyway.
 
 mod connection;
 mod election;

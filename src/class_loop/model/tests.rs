@@ -156,6 +156,12 @@ fn two_claims_and_everything_goes_wrong_once() {
 
 #[test]
 #[ignore = "takes minutes"]
+fn three_claims_two_crashes_and_an_answer_that_is_lost() {
+    holds(&Scope { left: left(2, 1, 0), ..scope(3) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
 fn one_claim_and_everything_goes_wrong_once() {
     holds(&Scope { left: left(1, 1, 1), strays: true, late_answers: true, ..scope(1) });
 }
