@@ -151,10 +151,12 @@ impl Aws {
             // The quotas may have been changed.
             *self.region.limits.lock().await = None;
         }
-        // What could not be closed nobody asks for again, and is left over at once.
-        if work.wanted.is_some() {
-            known.past.failed.insert(work.number, Instant::now());
-        }
+        // What could not be closed nobody asks for again, and is left over at once,
+        // whatever failed there when it was wanted.
+        match work.wanted {
+            Some(_) => known.past.failed.insert(work.number, Instant::now()),
+            None => known.past.failed.remove(&work.number),
+        };
         let error = self.error(failure);
         applied.failed.extend(work.keys.iter().map(|key| (*key, error.clone())));
     }
