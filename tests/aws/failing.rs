@@ -43,13 +43,16 @@ async fn lost(world: Arc<World>) -> anyhow::Result<()> {
         let seen = setting.as_promised().await.with_context(|| format!("after {action}"))?;
         ensure!(seen.balancers.len() == 1, "after {action}: {:?}", seen.balancers);
     }
-    setting.region.fault(&AwsFault::new("register", FaultKind::Lost, &["RegisterTargets"])).await?;
+    // Of each of the four ports.
+    let register = AwsFault::new("register", FaultKind::Lost, &["RegisterTargets"]).times(Some(4));
+    setting.region.fault(&register).await?;
     setting.pod().await?;
-    setting.hit("register", 1).await?;
+    setting.hit("register", 4).await?;
     setting.as_promised().await?;
-    setting.region.fault(&AwsFault::new("deregister", FaultKind::Lost, &["DeregisterTargets"])).await?;
+    let deregister = AwsFault::new("deregister", FaultKind::Lost, &["DeregisterTargets"]).times(Some(4));
+    setting.region.fault(&deregister).await?;
     setting.pods.remove(0).delete().await?;
-    setting.hit("deregister", 1).await?;
+    setting.hit("deregister", 4).await?;
     setting.as_promised().await?;
     for (number, action) in ["DeleteListener", "DeleteTargetGroup"].iter().enumerate() {
         setting.region.fault(&AwsFault::new(action, FaultKind::Lost, &[action])).await?;
