@@ -16,36 +16,28 @@ mod nodes;
 mod seen;
 mod setting;
 
-use libtest_mimic::Arguments;
-use sharedlb_testbed::{Parts, enter};
-use tokio::runtime::Runtime;
+use sharedlb_testbed::{Parts, Testbed};
 
-use harness::{Tests, add_node};
+use harness::{AtOnce, add_node, run_tests};
 use setting::World;
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { controller_manager: true, aws: true, ..Parts::API_ONLY })?;
-    let mut arguments = Arguments::from_args();
     // There is one controller, and some tests kill it.
-    arguments.test_threads = Some(1);
-    let runtime = Runtime::new()?;
-    let world = runtime.block_on(async {
-        let world = World::start(testbed).await?;
-        add_node(world.cluster.admin()).await?;
-        anyhow::Ok(world)
-    })?;
-    let test = Tests::new(world, runtime.handle().clone());
-    let trials = [
-        growth::trials(&test),
-        cost::trials(&test),
-        failing::trials(&test),
-        meddling::trials(&test),
-        nodes::trials(&test),
-        killed::trials(&test),
-    ];
-    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
-    // The cluster ends before the process does, whatever the tests said.
-    drop(test);
-    drop(runtime);
-    conclusion.exit()
+    run_tests(AtOnce::One, Parts { controller_manager: true, aws: true, ..Parts::API_ONLY }, start, |test| {
+        let trials = [
+            growth::trials(test),
+            cost::trials(test),
+            failing::trials(test),
+            meddling::trials(test),
+            nodes::trials(test),
+            killed::trials(test),
+        ];
+        trials.into_iter().flatten().collect()
+    })
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<World> {
+    let world = World::start(testbed).await?;
+    add_node(world.cluster.admin()).await?;
+    Ok(world)
 }

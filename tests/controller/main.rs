@@ -19,42 +19,32 @@ mod scaling;
 mod tampering;
 mod telling;
 
-use libtest_mimic::Arguments;
-use sharedlb_testbed::{Parts, enter};
-use tokio::runtime::Runtime;
+use sharedlb_testbed::Parts;
 
-use harness::{Tests, World, add_node, serve_addresses};
+use harness::{AtOnce, World, run_tests};
 
 /// How many tests run at once. They wait more than they work.
 const THREADS: usize = 6;
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { controller_manager: true, ..Parts::API_ONLY })?;
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
-    let runtime = Runtime::new()?;
-    let world = runtime.block_on(async {
-        let world = World::start(testbed).await?;
-        add_node(world.cluster.admin()).await?;
-        tokio::spawn(serve_addresses(world.cluster.admin()));
-        anyhow::Ok(world)
-    })?;
-    let test = Tests::new(world, runtime.handle().clone());
-    let trials = [
-        life::trials(&test),
-        release::trials(&test),
-        refusals::trials(&test),
-        boundaries::trials(&test),
-        changes::trials(&test),
-        backends::trials(&test),
-        classes::trials(&test),
-        scaling::trials(&test),
-        tampering::trials(&test),
-        telling::trials(&test),
-    ];
-    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
-    // The cluster ends before the process does, whatever the tests said.
-    drop(test);
-    drop(runtime);
-    conclusion.exit()
+    run_tests(
+        AtOnce::UpTo(THREADS),
+        Parts { controller_manager: true, ..Parts::API_ONLY },
+        World::start_with_cloud,
+        |test| {
+            let trials = [
+                life::trials(test),
+                release::trials(test),
+                refusals::trials(test),
+                boundaries::trials(test),
+                changes::trials(test),
+                backends::trials(test),
+                classes::trials(test),
+                scaling::trials(test),
+                tampering::trials(test),
+                telling::trials(test),
+            ];
+            trials.into_iter().flatten().collect()
+        },
+    )
 }

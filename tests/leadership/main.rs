@@ -20,29 +20,21 @@ mod succession;
 #[path = "../faults/watch_stream.rs"]
 mod watch_stream;
 
-use libtest_mimic::Arguments;
-use sharedlb_testbed::{Cluster, Parts, enter};
-use tokio::runtime::Runtime;
+use sharedlb_testbed::{Cluster, Parts, Testbed};
 
-use harness::{Tests, add_node, install, serve_addresses};
+use harness::{AtOnce, add_node, install, run_tests, serve_addresses};
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { controller_manager: true, ..Parts::API_ONLY })?;
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let runtime = Runtime::new()?;
-    let cluster = runtime.block_on(async {
-        let cluster = Cluster::start(testbed).await?;
-        install(&cluster).await?;
-        add_node(cluster.admin()).await?;
-        tokio::spawn(serve_addresses(cluster.admin()));
-        anyhow::Ok(cluster)
-    })?;
-    let test = Tests::new(cluster, runtime.handle().clone());
-    let trials = [succession::trials(&test), frozen::trials(&test)];
-    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
-    // The cluster ends before the process does, whatever the tests said.
-    drop(test);
-    drop(runtime);
-    conclusion.exit()
+    run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, start, |test| {
+        let trials = [succession::trials(test), frozen::trials(test)];
+        trials.into_iter().flatten().collect()
+    })
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::start(testbed).await?;
+    install(&cluster).await?;
+    add_node(cluster.admin()).await?;
+    tokio::spawn(serve_addresses(cluster.admin()));
+    Ok(cluster)
 }

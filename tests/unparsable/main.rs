@@ -17,16 +17,14 @@ use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
 use sharedlb_testbed::{Cluster, Parts, enter, eventually};
 use tokio::runtime::Runtime;
 
-use harness::{LIMIT, Site, Tests, World, add_node, serve_addresses, slots};
+use harness::{LIMIT, Site, Tests, World, slots};
 
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts { controller_manager: true, ..Parts::API_ONLY })?;
     let arguments = Arguments::from_args();
     let runtime = Runtime::new()?;
     let world = runtime.block_on(async {
-        let world = World::start(testbed).await?;
-        add_node(world.cluster.admin()).await?;
-        tokio::spawn(serve_addresses(world.cluster.admin()));
+        let world = World::start_with_cloud(testbed).await?;
         relax_schemas(&world.cluster).await?;
         anyhow::Ok(world)
     })?;

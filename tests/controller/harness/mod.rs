@@ -17,9 +17,9 @@ mod site;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libtest_mimic::{Failed, Trial};
-use sharedlb_testbed::{Cluster, Testbed};
-use tokio::runtime::Handle;
+use libtest_mimic::{Arguments, Failed, Trial};
+use sharedlb_testbed::{Cluster, Parts, Testbed, enter};
+use tokio::runtime::{Handle, Runtime};
 
 pub(crate) use claims::{Slot, condition, slots};
 pub(crate) use class::{addresses, port_names};
@@ -50,6 +50,53 @@ impl World {
         controller.until_ready().await?;
         Ok(Self { cluster, controller })
     }
+
+    /// The same with what stands in for a cloud: a node for pods, and addresses for
+    /// load balancers.
+    pub(crate) async fn start_with_cloud(testbed: Testbed) -> anyhow::Result<Self> {
+        let world = Self::start(testbed).await?;
+        add_node(world.cluster.admin()).await?;
+        tokio::spawn(serve_addresses(world.cluster.admin()));
+        Ok(world)
+    }
+}
+
+/// How many tests run at once.
+pub(crate) enum AtOnce {
+    /// One, whatever the command line says
+    One,
+    /// So many, unless the command line says otherwise
+    UpTo(usize),
+}
+
+/// The `main` of a test program: enters the testbed, starts the world in it, and
+/// runs the tests of it.
+///
+/// # Errors
+/// When the world does not start. Tests that fail end the process.
+pub(crate) fn run_tests<W, F>(
+    at_once: AtOnce,
+    parts: Parts,
+    start: impl FnOnce(Testbed) -> F,
+    trials: impl FnOnce(&Tests<W>) -> Vec<Trial>,
+) -> anyhow::Result<()>
+where
+    W: Send + Sync + 'static,
+    F: Future<Output = anyhow::Result<W>>,
+{
+    let testbed = enter(parts)?;
+    let mut arguments = Arguments::from_args();
+    match at_once {
+        AtOnce::One => arguments.test_threads = Some(1),
+        AtOnce::UpTo(threads) => _ = arguments.test_threads.get_or_insert(threads),
+    }
+    let runtime = Runtime::new()?;
+    let test = Tests::new(runtime.block_on(start(testbed))?, runtime.handle().clone());
+    let conclusion = libtest_mimic::run(&arguments, trials(&test));
+    // The cluster ends before the process does, whatever the tests said.
+    drop(test);
+    drop(runtime);
+    conclusion.exit()
 }
 
 /// Makes tests that all work on one thing.
