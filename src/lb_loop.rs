@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{field, info, warn};
 
-use self::kept::{Failed, Failing, Kept, backoff, trouble};
+use self::kept::{Failed, Failing, Kept};
 use crate::cluster::backends::Backends;
 use crate::desired::{Plan, desired};
 use crate::due::wait_until;
@@ -135,7 +135,7 @@ impl LbLoop {
                 self.note_no_trouble(kept);
                 let failing = kept.trouble.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
                 let failing = failing.map(|failing| failing.again);
-                let failed = kept.failed.values().map(|failed| failed.again);
+                let failed = kept.failed.values().map(|failed| failed.failing.again);
                 failing.chain(failed).chain(next).min()
             }
             Err(error) => Some(self.note_trouble(error, kept)),
@@ -267,9 +267,8 @@ impl LbLoop {
             warn!(class = %self.class, load_balancer = %self.name, listener = %key, %error, "listener failed");
             // One that could not be closed is nobody's any more.
             let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
-            let times = kept.failed.get(key).map_or(0, |before| before.times) + 1;
-            let again = Instant::now() + backoff(times, error);
-            kept.failed.insert(*key, Failed { owner, trouble: trouble(error, again), times, again });
+            let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error.clone());
+            kept.failed.insert(*key, Failed { owner, failing });
         }
     }
 

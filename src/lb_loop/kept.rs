@@ -81,16 +81,14 @@ impl Failing {
 /// others nothing.
 pub(super) struct Failed {
     pub(super) owner: Owner,
-    pub(super) trouble: Trouble,
-    pub(super) times: u32,
-    pub(super) again: Instant,
+    pub(super) failing: Failing,
 }
 
 impl Kept {
     /// Whether a change is to be tried now: its listener did not fail lately.
     pub(super) fn is_due(&self, change: &Change) -> bool {
         let again = match change.listener() {
-            Some(key) => self.failed.get(&key).map(|failed| failed.again),
+            Some(key) => self.failed.get(&key).map(|failed| failed.failing.again),
             None => self.unconfigured.as_ref().map(|failing| failing.again),
         };
         again.is_none_or(|again| again <= Instant::now())
@@ -179,14 +177,14 @@ impl Kept {
                 left_out: None,
                 trouble: None,
             });
-            listener.trouble = Some(failed.trouble.clone());
+            listener.trouble = Some(failed.failing.trouble.clone());
         }
         listeners
     }
 }
 
 /// How long to wait after the nth failure in a row.
-pub(super) fn backoff(times: u32, error: &Error) -> Duration {
+fn backoff(times: u32, error: &Error) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
     match error {
         Error::Throttled { retry_after, .. } => doubled.max(*retry_after),

@@ -268,21 +268,21 @@ fn trouble(reason: Reason) -> Trouble {
     Trouble { reason, message: "".into() }
 }
 
+/// What failed so often, and is due.
+fn failing(reason: Reason, times: u32) -> Failing {
+    let error = Error::Transient("no answer".into());
+    Failing { error, trouble: trouble(reason), times, again: Instant::now() }
+}
+
 impl Memories {
     /// What the loop remembers, for its next run with this plan. What failed is
     /// always due.
     fn restore(&self, index: u32, plan: &Arc<Plan>, numbered: &Numbered) -> Kept {
         let failed = self.failed.iter().enumerate().filter_map(|(port, failed)| {
             let (claim, reason) = (*failed)?;
-            let failed = Failed { owner: owner(claim), trouble: trouble(reason), times: 1, again: Instant::now() };
-            Some((key(port), failed))
+            Some((key(port), Failed { owner: owner(claim), failing: failing(reason, 1) }))
         });
-        let failing = Failing {
-            error: Error::Transient("no answer".into()),
-            trouble: trouble(Reason::Unreachable),
-            times: self.unreachable.into(),
-            again: Instant::now(),
-        };
+        let failing = failing(Reason::Unreachable, self.unreachable.into());
         Kept {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
             trouble: (self.unreachable > 0).then_some(failing),
@@ -297,7 +297,7 @@ impl Memories {
 
     fn of(kept: &Kept, again: bool, plan: &Arc<Plan>, numbered: &Numbered, before: &Self) -> Self {
         let times = kept.trouble.as_ref().map_or(0, |failing| failing.times.min(2));
-        let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.trouble.reason)));
+        let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.failing.trouble.reason)));
         let told = kept.told.as_ref().map(|told| {
             let earlier = before.told.as_ref().filter(|_| !Arc::ptr_eq(&told.plan, plan));
             Told::of(told, earlier.map_or(numbered, |earlier| &earlier.plan))

@@ -2,6 +2,7 @@
 
 use sharedlb_providers::Capacity;
 
+use super::super::kept::trouble;
 use super::*;
 
 const GATHER: Duration = Duration::from_secs(1);
