@@ -22,7 +22,6 @@ mod election;
 mod fence;
 
 use std::convert::Infallible;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -135,10 +134,7 @@ impl Candidate {
 
     /// The time between two tries, and something random.
     fn retry_period(&self) -> Duration {
-        // The keys of the standard library's hash maps are random.
-        let random = RandomState::new().build_hasher().finish();
-        let part = f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX);
-        self.options.terms.retry_period.mul_f64(1.0 + election::JITTER * part)
+        self.options.terms.retry_period.mul_f64(1.0 + election::JITTER * fastrand::f64())
     }
 
     /// One try within its time, which leaves a leader time for another one.

@@ -288,9 +288,7 @@ impl State {
 /// Three quarters of it, and up to a quarter more by chance, so that several
 /// controllers in one account do not come back together.
 fn jittered(duration: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let chance = RandomState::new().hash_one(0) % 1000;
-    duration.mul_f64(0.75 + chance as f64 / 4000.0)
+    duration.mul_f64(0.75 + fastrand::f64() / 4.0)
 }
 
 #[cfg(test)]

@@ -115,33 +115,30 @@ impl Look<'_> {
     /// load balancer.
     async fn groups(&self, on: Option<&str>) -> Result<Vec<TargetGroup>, Failure> {
         let request = self.region.client().await.describe_target_groups().page_size(PAGE);
-        let (mut groups, mut marker) = (Vec::new(), None);
-        loop {
+        let concerns = |group: &TargetGroup| {
+            self.is_named_ours(group) || group.load_balancer_arns().iter().any(|of| Some(of.as_str()) == on)
+        };
+        all_pages(|marker| {
             let page = request.clone().set_marker(marker);
-            let reply = self.region.call("DescribeTargetGroups", &mut self.turn(), || page.clone().send()).await?;
-            let concerns = |group: &TargetGroup| {
-                self.is_named_ours(group) || group.load_balancer_arns().iter().any(|of| Some(of.as_str()) == on)
-            };
-            groups.extend(reply.target_groups.unwrap_or_default().into_iter().filter(concerns));
-            marker = reply.next_marker.filter(|marker| !marker.is_empty());
-            if marker.is_none() {
-                return Ok(groups);
+            async move {
+                let reply = self.region.call("DescribeTargetGroups", &mut self.turn(), || page.clone().send()).await?;
+                let groups = reply.target_groups.unwrap_or_default().into_iter().filter(concerns);
+                Ok((groups.collect(), reply.next_marker))
             }
-        }
+        })
+        .await
     }
 
     async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, Failure> {
         let request = self.region.client().await.describe_listeners().load_balancer_arn(arn).page_size(PAGE);
-        let (mut listeners, mut marker) = (Vec::new(), None);
-        loop {
+        all_pages(|marker| {
             let page = request.clone().set_marker(marker);
-            let reply = self.region.call("DescribeListeners", &mut self.turn(), || page.clone().send()).await?;
-            listeners.extend(reply.listeners.unwrap_or_default());
-            marker = reply.next_marker.filter(|marker| !marker.is_empty());
-            if marker.is_none() {
-                return Ok(listeners);
+            async move {
+                let reply = self.region.call("DescribeListeners", &mut self.turn(), || page.clone().send()).await?;
+                Ok((reply.listeners.unwrap_or_default(), reply.next_marker))
             }
-        }
+        })
+        .await
     }
 
     async fn attributes(&self, arn: &str) -> Result<BTreeMap<String, String>, Failure> {
@@ -160,28 +157,24 @@ impl Look<'_> {
             return Ok(limits);
         }
         let request = self.region.client().await.describe_account_limits().page_size(PAGE);
-        let (mut limits, mut marker) = (Limits::default(), None);
-        loop {
+        let all = all_pages(|marker| {
             let page = request.clone().set_marker(marker);
-            let reply = match self.region.call("DescribeAccountLimits", &mut self.turn(), || page.clone().send()).await
-            {
-                Ok(reply) => reply,
-                Err(failure) if failure.is("AccessDenied") => {
-                    warn!(
-                        "not permitted to do elasticloadbalancing:DescribeAccountLimits: taking the documented quotas"
-                    );
-                    break;
-                }
-                Err(failure) => return Err(failure),
-            };
-            for limit in reply.limits.unwrap_or_default() {
-                if let (Some(name), Some(Ok(max))) = (limit.name, limit.max.map(|max| max.parse())) {
-                    limits.set(&name, max);
-                }
+            async move {
+                let reply = self.region.call("DescribeAccountLimits", &mut self.turn(), || page.clone().send()).await?;
+                Ok((reply.limits.unwrap_or_default(), reply.next_marker))
             }
-            marker = reply.next_marker.filter(|marker| !marker.is_empty());
-            if marker.is_none() {
-                break;
+        });
+        let all = match all.await {
+            Err(failure) if failure.is("AccessDenied") => {
+                warn!("not permitted to do elasticloadbalancing:DescribeAccountLimits: taking the documented quotas");
+                Vec::new()
+            }
+            all => all?,
+        };
+        let mut limits = Limits::default();
+        for limit in all {
+            if let (Some(name), Some(Ok(max))) = (limit.name, limit.max.map(|max| max.parse())) {
+                limits.set(&name, max);
             }
         }
         Ok(*kept.insert(limits))
@@ -290,6 +283,23 @@ impl Look<'_> {
     /// before the last.
     fn turn(&self) -> Turn {
         Turn { of: self.name.clone(), urgency: Urgency::Alter, begin_by: None, place: Some(self.place) }
+    }
+}
+
+/// All that a listing has, page by page. `page` returns what is on the one at this
+/// marker, and the marker of the next.
+async fn all_pages<T, F>(page: impl Fn(Option<String>) -> F) -> Result<Vec<T>, Failure>
+where
+    F: Future<Output = Result<(Vec<T>, Option<String>), Failure>>,
+{
+    let (mut all, mut marker) = (Vec::new(), None);
+    loop {
+        let (some, next) = page(marker).await?;
+        all.extend(some);
+        marker = next.filter(|marker| !marker.is_empty());
+        if marker.is_none() {
+            return Ok(all);
+        }
     }
 }
 
