@@ -121,13 +121,20 @@ impl Site {
         Ok(())
     }
 
-    /// Deletes a claim and waits until it is gone.
+    /// Deletes a claim and waits until it is gone; another of that name may have its
+    /// place at once.
     pub(crate) async fn delete(&self, name: &str) -> anyhow::Result<()> {
+        let uid = self.claims.get(name).await?.uid();
         self.claims.delete(name, &DeleteParams::default()).await?;
-        self.gone(name).await
+        let what = format!("the deleted claim {}/{name} to be gone", self.namespace);
+        eventually(&what, LIMIT, async || {
+            let now = self.claims.get_opt(name).await?;
+            Ok(now.is_none_or(|now| now.uid() != uid).then_some(()))
+        })
+        .await
     }
 
-    /// Waits until a claim is gone.
+    /// Waits until there is no claim of that name.
     pub(crate) async fn gone(&self, name: &str) -> anyhow::Result<()> {
         let what = format!("claim {}/{name} to be gone", self.namespace);
         eventually(&what, LIMIT, async || Ok(self.claims.get_opt(name).await?.is_none().then_some(()))).await
