@@ -1,12 +1,15 @@
 //! `soak`: many claims in many namespaces, of which 100 a second change.
 //!
 //! `SOAK_CLAIMS` (10,000) claims in a twentieth as many namespaces, for
-//! `SOAK_SECONDS` (300). The time is cut into slices of at most 10 s, of three
+//! `SOAK_SECONDS` (300). The time is cut into slices of at most 10 s, of four
 //! kinds in turn, so that what the machine does besides falls on all alike:
 //!
 //! - *calm*: the changes alone;
 //! - *noisy*: one claim, and all claims of one namespace, are edited besides by
 //!   two tenants as fast as the API server answers them;
+//! - *spread*: the same two edit many claims of many namespaces. What that does to
+//!   the others comes of how many edits there are; what the noisy do beyond it, of
+//!   the edits all being theirs;
 //! - *failing*: there are claims besides whose Service the API server refuses,
 //!   for ever.
 //!
@@ -55,6 +58,7 @@ const GROWTH_MAX: f64 = 1.1;
 enum Kind {
     Calm,
     Noisy,
+    Spread,
     Failing,
 }
 
@@ -62,7 +66,7 @@ enum Kind {
 type Phase = Option<Kind>;
 
 /// The kinds of slices, in turn.
-const SLICES: [Kind; 4] = [Kind::Calm, Kind::Noisy, Kind::Calm, Kind::Failing];
+const SLICES: [Kind; 4] = [Kind::Calm, Kind::Noisy, Kind::Spread, Kind::Failing];
 
 /// How large it is.
 struct Scale {
@@ -99,7 +103,9 @@ struct Measured {
     /// When, and how many MB
     memory: Vec<(Duration, f64)>,
     changes: usize,
+    /// Edits besides
     noise: usize,
+    spread: usize,
     /// From the last change until the last sight of one
     drain: Duration,
 }
@@ -125,11 +131,17 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     let mut measured = Measured::default();
     let (phase, phases) = watch::channel(Some(Kind::Calm));
     let driven = drive(&scale, &mut changes, phase, &mut measured.samples);
-    let others = (trouble.noise(phases.clone()), trouble.failing(phases.clone()));
-    let (driven, memory, echoes, noise, ()) =
-        tokio::try_join!(driven, weigh(&controller, phases.clone()), listen(&mut echo, phases), others.0, others.1)?;
+    let troubles = (trouble.noise(phases.clone()), trouble.spread(phases.clone()), trouble.failing(phases.clone()));
+    let (driven, memory, echoes, noise, spread, ()) = tokio::try_join!(
+        driven,
+        weigh(&controller, phases.clone()),
+        listen(&mut echo, phases),
+        troubles.0,
+        troubles.1,
+        troubles.2
+    )?;
     (measured.changes, measured.drain) = driven;
-    (measured.memory, measured.echoes, measured.noise) = (memory, echoes, noise);
+    (measured.memory, measured.echoes, measured.noise, measured.spread) = (memory, echoes, noise, spread);
     controller.until_quiet().await.context("the queue to be drained")?;
     let refused = controller.metrics().await?.refused_services() - refused;
     report(&scale, &measured, refused)
@@ -219,9 +231,14 @@ fn report(scale: &Scale, measured: &Measured, refused: f64) -> anyhow::Result<()
     print("soak_edit_p50_ratio", over(&calm, &calm_echo, 50), "ratio");
     print("soak_edit_p99_ratio", over(&calm, &calm_echo, 99), "ratio");
 
-    let noisy_seconds = seconds / SLICES.len() as f64;
-    print("soak_noise_per_s", measured.noise as f64 / noisy_seconds, "changes/s");
-    print("soak_noisy_p99_ratio", over(&edits(Kind::Noisy), &calm, 99), "ratio");
+    let each = seconds / SLICES.len() as f64;
+    let (noisy, spread) = (edits(Kind::Noisy), edits(Kind::Spread));
+    print("soak_noise_per_s", measured.noise as f64 / each, "changes/s");
+    print("soak_spread_per_s", measured.spread as f64 / each, "changes/s");
+    print("soak_noisy_p50_ratio", over(&noisy, &calm, 50), "ratio");
+    print("soak_spread_p50_ratio", over(&spread, &calm, 50), "ratio");
+    print("soak_noisy_p99_ratio", over(&noisy, &calm, 99), "ratio");
+    print("soak_spread_p99_ratio", over(&spread, &calm, 99), "ratio");
     print("soak_noisy_echo_p99_ratio", over(&echoes(Kind::Noisy), &calm_echo, 99), "ratio");
     print("soak_failing_tries", refused, "writes");
     print("soak_failing_p50_ratio", over(&edits(Kind::Failing), &calm, 50), "ratio");

@@ -17,6 +17,8 @@ use crate::stage::{PATIENCE, Stage};
 const REFUSED: &str = "soak-refused";
 /// Where the noise is.
 const NOISY: &str = "soak-noisy";
+/// Where the claims are that share the same load: so many namespaces, so many in all.
+const SPREAD: (&str, usize, usize) = ("soak-spread", 20, 400);
 /// How many claims fail.
 const FAILING: usize = 5;
 
@@ -25,6 +27,7 @@ pub(super) struct Trouble<'a> {
     stage: &'a Stage,
     failing: Vec<Tenant>,
     noisy: Vec<Tenant>,
+    spread: Vec<Tenant>,
 }
 
 impl<'a> Trouble<'a> {
@@ -47,21 +50,42 @@ impl<'a> Trouble<'a> {
             (0..count).map(tenant).collect()
         };
         let noisy = tenants(NOISY, PER_NAMESPACE);
+        let (name, namespaces, count) = SPREAD;
+        let mut spread = Vec::with_capacity(count);
+        for number in 0..namespaces {
+            let namespace = format!("{name}-{number}");
+            stage.namespace(&namespace).await?;
+            spread.extend(tenants(&namespace, count / namespaces));
+        }
         populate(stage, &noisy).await?;
-        Ok(Self { stage, failing: tenants(REFUSED, FAILING), noisy })
+        populate(stage, &spread).await?;
+        Ok(Self { stage, failing: tenants(REFUSED, FAILING), noisy, spread })
     }
 
     /// In each noisy slice, edits one claim, and those of a namespace in turn, as
     /// fast as they are answered. Returns how many edits that were.
     pub(super) async fn noise(&self, phases: watch::Receiver<Phase>) -> anyhow::Result<usize> {
         let (one, all) = self.noisy.split_at(1);
-        let (one, all) = tokio::try_join!(self.edit(one, phases.clone()), self.edit(all, phases))?;
-        Ok(one + all)
+        let edits = tokio::try_join!(self.edit(one, Kind::Noisy, phases.clone()), self.edit(all, Kind::Noisy, phases))?;
+        Ok(edits.0 + edits.1)
     }
 
-    async fn edit(&self, tenants: &[Tenant], mut phases: watch::Receiver<Phase>) -> anyhow::Result<usize> {
+    /// The same in each spread slice, with the edits of two halves of many claims.
+    pub(super) async fn spread(&self, phases: watch::Receiver<Phase>) -> anyhow::Result<usize> {
+        let (one, other) = self.spread.split_at(self.spread.len() / 2);
+        let edits =
+            tokio::try_join!(self.edit(one, Kind::Spread, phases.clone()), self.edit(other, Kind::Spread, phases))?;
+        Ok(edits.0 + edits.1)
+    }
+
+    async fn edit(
+        &self,
+        tenants: &[Tenant],
+        during: Kind,
+        mut phases: watch::Receiver<Phase>,
+    ) -> anyhow::Result<usize> {
         for (number, tenant) in tenants.iter().cycle().enumerate() {
-            if is_over(&mut phases, |kind| kind == Kind::Noisy).await? {
+            if is_over(&mut phases, |kind| kind == during).await? {
                 return Ok(number);
             }
             let port = 8081 - (number / tenants.len()) % 2;
