@@ -30,8 +30,8 @@ use crate::ports::Space;
 /// order of `claims`, and does not depend on it.
 ///
 /// Three passes, each with the elder claims first: what is held stays held (but
-/// for what could never be opened, since there was no room); then those who ask
-/// for a number; then the rest.
+/// for what was never opened, where there turned out to be no room); then those who
+/// ask for a number; then the rest.
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
@@ -47,7 +47,8 @@ pub fn assign(
         result[i] = run.keep_held(claims[i]);
     }
     run.take_up_foreign_and_released();
-    for &i in &order {
+    // Of those that are too many together, the elder stay.
+    for &i in order.iter().rev() {
         run.move_on(claims[i], &mut result[i]);
     }
     let (by_number, rest): (Vec<usize>, Vec<usize>) = order
@@ -208,25 +209,39 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// After pass 1: a claim for which there turned out to be no room goes to
+    /// After pass 1: a claim for which there turned out to be no room, since somebody
+    /// else used it or since it has more targets than it had when it came, goes to
     /// another load balancer, if there is one and nothing of it was ever open.
     fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
         let Some(held) = result.granted.clone() else { return };
-        let no_room = self.known.get(&held.index).map(|lb| &lb.no_room).filter(|no_room| !no_room.is_empty());
-        let never_open = || held.slots.iter().all(|slot| !slot.opened);
-        if !no_room.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)) && never_open()) {
+        let refused = self.known.get(&held.index).map(|lb| &lb.no_room).filter(|no_room| !no_room.is_empty());
+        let overfull = self.occupied(held.index).filled.is_overfull();
+        if (refused.is_none() && !overfull) || held.slots.iter().any(|slot| slot.opened) {
             return;
         }
         let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
         let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
-        // They are counted again where they go.
+        let own: Room = ports.iter().map(|port| self.policy.room_for(port.protocol, port.targets)).sum();
+        let refused = refused.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)));
+        let used = self.occupied(held.index).filled.used;
+        // Who is alone has more than a whole load balancer takes.
+        if !refused && used.targets == own.targets {
+            return;
+        }
+        // They are counted again where they go, and rest where they were.
         self.quotas.let_go(&claim.id.namespace, count(&ports));
+        for slot in held.slots.iter() {
+            let released = Released { key: slot.key, claim: claim.id.clone(), open: true, targets: 0 };
+            self.quotas.rest(held.index, &released);
+        }
         match self.place(claim, &ports, Some(held.index)) {
             Ok(moved) => {
                 result.dropped.extend(held.slots.iter().map(|slot| slot.key));
                 result.granted = Some(moved);
+                // Its listeners may be there, so that only its targets make room.
+                self.occupied(held.index).filled.used.targets = used.targets - own.targets;
             }
-            Err(_) => self.quotas.hold(&claim.id.namespace, count(&ports)),
+            Err(_) => self.quotas.give(held.index, claim, &held.slots),
         }
     }
 

@@ -44,6 +44,11 @@ impl Filled {
         self.used.listeners >= self.limit.listeners || self.used.targets >= self.limit.targets
     }
 
+    /// Whether there are more targets than it takes.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.used.targets > self.limit.targets
+    }
+
     /// What it is once this is added, part of which, `own`, is counted as used
     /// already; or what stands in the way.
     ///

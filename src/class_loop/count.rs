@@ -10,6 +10,15 @@ use crate::assign::{Claim, PortRequest};
 use crate::claim::ClaimObject;
 use crate::cluster::backends::Backends;
 use crate::desired::Reach;
+use crate::own_service;
+
+/// What a claim asks for, with the targets that its ports have now.
+pub(super) struct Counted {
+    pub(super) request: Claim,
+    /// Whether those are all. They are not before Kubernetes has listed the pods,
+    /// which it does a moment after there is a Service for them.
+    pub(super) known: bool,
+}
 
 /// Counts the targets of claims.
 pub(super) struct TargetCounts<'a> {
@@ -35,13 +44,25 @@ impl<'a> TargetCounts<'a> {
         Self { backends, provider, reach, least: least.min(most), most }
     }
 
-    /// What the claim asks for, with the targets of each of its ports.
-    pub(super) fn request(&self, claim: &ClaimObject) -> Claim {
+    /// Counts those of all ports of a claim.
+    pub(super) fn of(&self, claim: &ClaimObject) -> Counted {
         let mut request = claim.request.clone();
         for port in &mut request.ports {
             port.targets = self.of_port(claim, port);
         }
-        request
+        Counted { request, known: self.are_known(claim) }
+    }
+
+    fn are_known(&self, claim: &ClaimObject) -> bool {
+        let Some(service) = claim.target.service.as_ref().filter(|_| self.reach.targets == TargetKind::Pod) else {
+            return true;
+        };
+        let to_be_listed = match self.backends.service(service) {
+            Some(found) => found.has_selector,
+            // Our own is about to be made.
+            None => *service == own_service::key(&claim.meta),
+        };
+        !to_be_listed || self.backends.has_listed(service)
     }
 
     /// The fewest that a port has.

@@ -171,7 +171,7 @@ impl ClassLoop {
             spec,
             policy,
             frozen: runner.frozen.clone(),
-            counted: counts.as_ref().map(|counts| claims.iter().map(|claim| counts.request(claim)).collect()),
+            counted: counts.as_ref().map(|counts| claims.iter().map(|claim| counts.of(claim)).collect()),
             targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
             claims,
             outcomes: &runner.outcomes,

@@ -196,6 +196,14 @@ impl Backends {
         }
     }
 
+    /// Whether Kubernetes has listed the pods of this Service. It has not just after
+    /// the Service was made, and then makes an EndpointSlice even for a selector that
+    /// matches nothing.
+    #[must_use]
+    pub fn has_listed(&self, service: &ClaimId) -> bool {
+        self.read().slices_of.contains_key(service)
+    }
+
     /// Where traffic to this port of this Service goes: its ready endpoints, and
     /// if there are none, those that still serve while they go away. `count` says
     /// which endpoints count at all.
@@ -245,7 +253,6 @@ impl Backends {
         }
         let served =
             protocol.transports().iter().all(|&transport| !inner.of(service, port, transport, count).is_empty());
-        // Kubernetes makes an EndpointSlice even for a selector that matches nothing.
         let unknown = ours && !inner.slices_of.contains_key(service);
         if missing.is_some() || served || unknown {
             return None;

@@ -17,6 +17,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("120 claims make three load balancers", hundred_and_twenty),
         test.test("a claim whose targets do not fit goes to the next load balancer", targets),
+        test.test("a claim whose pods turn out to be too many goes on before it is opened", targets_found_later),
         test.test("a load balancer that is being made is told, and used once it is ready", provisioning),
         test.test("one port for TCP and UDP is one listener", tcp_udp),
         test.test("with a class its load balancers go, and nothing is left", gone),
@@ -68,6 +69,28 @@ async fn targets(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(counts == [2, 2], "{counts:?}");
     setting.claim_with("web-4", of_service).await?;
     setting.refused("web-4", Reason::PoolExhausted, &["4 of 4 targets"]).await?;
+    setting.clear().await
+}
+
+/// The pods of a selector are counted once there is a Service for it.
+async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
+    let mut setting = Setting::before_class(&world, "targets-found-later").await?;
+    setting.region.set(json!({"quotas": {"targets-per-network-load-balancer": 4}})).await?;
+    setting.pod().await?;
+    setting.pod().await?;
+    setting.create_class(json!({"loadBalancers": {"max": 2}}), setting.provider()).await?;
+    let room = |found: &LoadBalancerStatus| found.capacity.as_ref()?.targets.filter(|room| *room == 4);
+    setting.load_balancer(0, "room for 4 targets", room).await?;
+    for number in 0..2 {
+        setting.create(number..number + 1).await?;
+        setting.all_ready(number + 1).await?;
+    }
+    // All three pods are behind each.
+    let seen = setting.as_promised().await?;
+    let counts: Vec<_> = seen.balancers.iter().map(|balancer| balancer.listeners.len()).collect();
+    ensure!(counts == [1, 1], "{counts:?}");
+    let opened = setting.actions().await?.iter().filter(|action| *action == "CreateListener").count();
+    ensure!(opened == 2, "{opened} listeners were made");
     setting.clear().await
 }
 

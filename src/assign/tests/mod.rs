@@ -99,6 +99,13 @@ impl Claim {
         self.holding(index, HeldSlot { name: name.into(), key, opened: false })
     }
 
+    /// All that it holds was opened.
+    fn opened(mut self) -> Self {
+        let opened = |slot: &HeldSlot| HeldSlot { opened: true, ..slot.clone() };
+        self.held = self.held.map(|held| Held { slots: held.slots.iter().map(opened).collect(), ..held });
+        self
+    }
+
     fn holding(mut self, index: u32, slot: HeldSlot) -> Self {
         let before = self.held.take().map(|held| held.slots.to_vec()).unwrap_or_default();
         self.held = Some(Held { index, slots: before.into_iter().chain([slot]).collect() });

@@ -161,6 +161,7 @@ proptest! {
     #[test]
     fn a_newcomer_moves_nobody(claims in claims(), newcomer in claims(), lbs in load_balancers(), policy in policies()) {
         let settled = with_status(&claims, &run(&claims, &lbs, &policy));
+        let without = run(&settled, &lbs, &policy);
         let newcomers = newcomer.into_iter().enumerate().map(|(n, mut claim)| {
             claim.id.name = format!("new{n}").into();
             claim.created = -1;
@@ -168,11 +169,13 @@ proptest! {
             claim
         });
         let all: Vec<Claim> = settled.iter().cloned().chain(newcomers).collect();
-        for (before, after) in settled.iter().zip(run(&all, &lbs, &policy)) {
-            let stays: Vec<_> = before.held.iter().flat_map(|held| held.slots.iter()).collect();
-            for slot in stays {
+        for ((claim, without), after) in settled.iter().zip(&without).zip(run(&all, &lbs, &policy)) {
+            let held = |slot: &HeldSlot| claim.held.iter().any(|held| held.slots.contains(slot));
+            for slot in without.granted.iter().flat_map(|held| held.slots.iter()).filter(|slot| held(slot)) {
                 prop_assert!(after.granted.iter().flat_map(|held| held.slots.iter()).any(|now| now == slot));
             }
+            let index = |got: &Assignment| got.granted.as_ref().map(|held| held.index);
+            prop_assert!(claim.held.is_none() || index(without) == index(&after));
         }
     }
 
@@ -229,10 +232,11 @@ proptest! {
     }
 
     #[test]
-    fn what_is_held_stays_held_however_many_targets_it_gets(
+    fn what_was_opened_stays_held_however_many_targets_it_gets(
         claims in claims(), lbs in load_balancers(), policy in policies(), more in 1u32..1000,
     ) {
-        let settled = with_status(&claims, &run(&claims, &lbs, &policy));
+        let settled = with_status(&claims, &run(&claims, &lbs, &policy)).into_iter().map(Claim::opened);
+        let settled: Vec<Claim> = settled.collect();
         let grown: Vec<Claim> = settled.iter().map(|claim| claim.clone().with_targets(more)).collect();
         for (before, after) in settled.iter().zip(run(&grown, &lbs, &policy)) {
             for slot in before.held.iter().flat_map(|held| held.slots.iter()) {

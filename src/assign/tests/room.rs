@@ -118,3 +118,29 @@ fn a_claim_for_which_there_was_no_room_stays_first_in_line_if_no_other_has_any()
     lbs.entry(1).or_default().released.push(came_from);
     assert_eq!(slots(&run(&[held], &lbs, &policy())[0]), [(0, "x", tcp(20001))]);
 }
+
+/// All of these on load balancer 0, none of them opened.
+fn together(claims: impl IntoIterator<Item = Claim>) -> Vec<Claim> {
+    claims.into_iter().zip(20001..).map(|(claim, port)| claim.holds_unopened(0, "x", tcp(port))).collect()
+}
+
+#[test]
+fn a_claim_that_has_more_targets_than_were_known_moves_on_unless_it_was_ever_open() {
+    let mut claims = together([taking("elder", 1, 6), taking("younger", 2, 6), taking("small", 3, 3)]);
+    let result = run(&claims, &existing(1), &limited(10, 2));
+    assert_eq!(indices(&result), [Some(0), Some(1), Some(1)], "the elder stays, and the others fit beside each other");
+    assert_eq!(result[1].dropped, [tcp(20002)], "what was begun there is to be tidied up");
+
+    claims[1] = claims[1].clone().opened();
+    assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 2))), [Some(1), Some(0), Some(1)]);
+    let opened: Vec<Claim> = claims.into_iter().map(Claim::opened).collect();
+    assert_eq!(indices(&run(&opened, &existing(1), &limited(10, 2))), [Some(0); 3], "some backends are left out");
+}
+
+#[test]
+fn nobody_moves_on_who_has_more_targets_than_any_load_balancer_takes_or_nowhere_to_go() {
+    let claims = together([taking("huge", 2, 11), taking("small", 1, 1)]);
+    assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 2))), [Some(1), Some(0)], "it gets one for itself");
+    assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 1))), [Some(0); 2]);
+    assert_eq!(indices(&run(&claims[..1], &existing(1), &limited(10, 2))), [Some(0)]);
+}

@@ -18,6 +18,7 @@ pub(super) use self::records::Left;
 use self::records::{Records, is_closed};
 use self::status::class_status;
 pub(super) use self::status::unreadable_status;
+use super::count::Counted;
 use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, Room, assign, same};
 use crate::claim::{ClaimObject, parse_address};
 use crate::class::{ClassObject, adopts};
@@ -36,7 +37,7 @@ pub(super) struct Facts<'a> {
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
     /// What each of them asks for, with the targets that its ports have now;
     /// `None`: nobody counts them
-    pub(super) counted: Option<Vec<Claim>>,
+    pub(super) counted: Option<Vec<Counted>>,
     /// Targets that a listener which is being closed may have
     pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
@@ -48,7 +49,12 @@ pub(super) struct Facts<'a> {
 impl Facts<'_> {
     /// What the nth claim asks for.
     fn request(&self, n: usize) -> &Claim {
-        self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n])
+        self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n].request)
+    }
+
+    /// Whether it is known whether what the nth claim asks for fits where it is.
+    fn is_known(&self, n: usize) -> bool {
+        self.counted.as_ref().is_none_or(|counted| counted[n].known)
     }
 }
 
@@ -170,7 +176,8 @@ fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
 }
 
 /// Plans every load balancer: the slots that are confirmed in the API, under our
-/// finalizer. Returns since when each that holds nothing has held nothing.
+/// finalizer. What may have to move on, since its targets are not known yet, is not
+/// opened before. Returns since when each that holds nothing has held nothing.
 fn plan(
     decision: &mut Decision,
     before: &SharedLBClassStatus,
@@ -190,12 +197,14 @@ fn plan(
             continue;
         };
         if claim.has_finalizer {
-            let slots = if same(&confirmed.slots, &granted.slots) {
+            let known = facts.is_known(n);
+            let slots = if known && same(&confirmed.slots, &granted.slots) {
                 granted.slots.clone()
             } else {
                 granted
                     .slots
                     .iter()
+                    .filter(|slot| known || slot.opened)
                     .filter(|slot| confirmed.slots.iter().any(|c| c.name == slot.name && c.key == slot.key))
                     .cloned()
                     .collect()

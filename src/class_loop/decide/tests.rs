@@ -23,6 +23,8 @@ struct World {
     deleting: bool,
     /// Targets for each load balancer, if they are counted, and those of each port
     targets: Option<(u32, u32)>,
+    /// Whether Kubernetes has listed the pods
+    listed: bool,
     status: SharedLBClassStatus,
     claims: Vec<ClaimFixture>,
     outcomes: BTreeMap<u32, Outcome>,
@@ -34,7 +36,17 @@ impl World {
     fn new(claims: Vec<ClaimFixture>) -> Self {
         let now = "2026-02-01T00:00:00Z".parse().unwrap();
         let (status, outcomes) = (SharedLBClassStatus::default(), BTreeMap::new());
-        Self { spec: json!({}), deleting: false, targets: None, status, claims, outcomes, left: Vec::new(), now }
+        Self {
+            spec: json!({}),
+            deleting: false,
+            targets: None,
+            listed: true,
+            status,
+            claims,
+            outcomes,
+            left: Vec::new(),
+            now,
+        }
     }
 
     fn with(mut self, spec: Value) -> Self {
@@ -54,9 +66,12 @@ impl World {
         let mut policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
         policy.targets = self.targets.map(|(limit, _)| limit);
         let counted = self.targets.map(|(_, of_each)| {
-            let mut requests: Vec<Claim> = claims.iter().map(|claim| claim.request.clone()).collect();
-            requests.iter_mut().flat_map(|request| &mut request.ports).for_each(|port| port.targets = of_each);
-            requests
+            let count = |claim: &Arc<ClaimObject>| {
+                let mut request = claim.request.clone();
+                request.ports.iter_mut().for_each(|port| port.targets = of_each);
+                Counted { request, known: self.listed }
+            };
+            claims.iter().map(count).collect()
         });
         let decision = decide(&Facts {
             class: &class,
@@ -255,6 +270,19 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
         cache.written((*claim(name).version(100 + n as u64).rendered(&status).build()).clone());
     }
     assert_eq!(given, [(0, tcp(20000)), (1, tcp(20000)), (2, tcp(20000))]);
+}
+
+#[test]
+fn nothing_is_opened_before_its_targets_are_known_and_nothing_that_was_is_closed() {
+    let fresh = claim("b").protected().status(json!({
+        "className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20002}],
+    }));
+    let mut world = World::new(vec![claim("a").holds(0, 20001), fresh]);
+    (world.targets, world.listed) = (Some((500, 1)), false);
+    assert_eq!(planned(&world.decide(), 0), [20001]);
+    assert_eq!(world.status.load_balancers[0].listeners, 2, "its place is taken");
+    world.listed = true;
+    assert_eq!(planned(&world.decide(), 0), [20001, 20002]);
 }
 
 #[test]
