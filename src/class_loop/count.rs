@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 
+use super::group::Entry;
 use crate::assign::{Claim, PortRequest};
 use crate::claim::ClaimObject;
 use crate::cluster::backends::Backends;
@@ -45,22 +46,22 @@ impl<'a> TargetCounts<'a> {
     }
 
     /// Counts those of all ports of a claim.
-    pub(super) fn of(&self, claim: &ClaimObject) -> Counted {
-        let mut request = claim.request.clone();
+    pub(super) fn of(&self, entry: &Entry) -> Counted {
+        let mut request = entry.claim.request.clone();
         for port in &mut request.ports {
-            port.targets = self.of_port(claim, port);
+            port.targets = self.of_port(&entry.claim, port);
         }
-        Counted { request, known: self.are_known(claim) }
+        Counted { request, known: self.are_known(entry) }
     }
 
-    fn are_known(&self, claim: &ClaimObject) -> bool {
+    fn are_known(&self, Entry { claim, service_trouble, .. }: &Entry) -> bool {
         let Some(service) = claim.target.service.as_ref().filter(|_| self.reach.targets == TargetKind::Pod) else {
             return true;
         };
         let to_be_listed = match self.backends.service(service) {
             Some(found) => found.has_selector,
-            // Our own is about to be made.
-            None => *service == own_service::key(&claim.meta),
+            // Our own is about to be made, unless it can't be.
+            None => *service == own_service::key(&claim.meta) && service_trouble.is_none(),
         };
         !to_be_listed || self.backends.has_listed(service)
     }

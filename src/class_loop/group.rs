@@ -53,7 +53,7 @@ fn seniority(claim: &ClaimObject) -> (i64, ClaimId) {
 
 impl Group {
     /// All of them, the elder first.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
         self.0.values()
     }
 

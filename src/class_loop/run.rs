@@ -164,14 +164,15 @@ impl ClassLoop {
             policy.namespaces = Some(BTreeSet::new());
         }
         let entries = self.groups.get(&Some(name.clone())).into_iter().flat_map(|group| group.entries());
-        let claims: Vec<&Arc<ClaimObject>> = entries.map(|entry| &entry.claim).collect();
         let counts = policy.targets.map(|_| TargetCounts::new(&self.settings.backends, &runner.provider, spec));
+        let counted = counts.as_ref().map(|counts| entries.clone().map(|entry| counts.of(entry)).collect());
+        let claims: Vec<&Arc<ClaimObject>> = entries.map(|entry| &entry.claim).collect();
         let facts = Facts {
             class,
             spec,
             policy,
             frozen: runner.frozen.clone(),
-            counted: counts.as_ref().map(|counts| claims.iter().map(|claim| counts.of(claim)).collect()),
+            counted,
             targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
             claims,
             outcomes: &runner.outcomes,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason};
+use sharedlb_testbed::eventually;
 
-use crate::harness::{Tests, slots};
+use crate::harness::{LIMIT, Tests, slots};
 use crate::setting::{Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -72,26 +73,46 @@ async fn targets(world: Arc<World>) -> anyhow::Result<()> {
     setting.clear().await
 }
 
-/// The pods of a selector are counted once there is a Service for it.
+/// The pods of a selector are counted once there is a Service for it, and
+/// Kubernetes has listed them: here it takes its time.
 async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
-    let mut setting = Setting::before_class(&world, "targets-found-later").await?;
-    setting.region.set(json!({"quotas": {"targets-per-network-load-balancer": 4}})).await?;
+    let mut setting = Setting::before_class(&world, "found-later").await?;
+    setting.region.set(json!({"quotas": {"targets-per-network-load-balancer": 8}})).await?;
     setting.pod().await?;
     setting.pod().await?;
     setting.create_class(json!({"loadBalancers": {"max": 2}}), setting.provider()).await?;
-    let room = |found: &LoadBalancerStatus| found.capacity.as_ref()?.targets.filter(|room| *room == 4);
-    setting.load_balancer(0, "room for 4 targets", room).await?;
-    for number in 0..2 {
-        setting.create(number..number + 1).await?;
-        setting.all_ready(number + 1).await?;
-    }
+    let room = |found: &LoadBalancerStatus| found.capacity.as_ref()?.targets.filter(|room| *room == 8);
+    setting.load_balancer(0, "room for 8 targets", room).await?;
+    setting.create(0..1).await?;
+    setting.all_ready(1).await?;
+    let known = own_service(&setting, "web-0").await?;
+    setting.cluster.stop_controller_manager().await?;
+    setting.create(1..2).await?;
+    setting.verdict("web-1", ConditionType::Programmed, ("Unknown", Reason::Pending)).await?;
+    own_service(&setting, "web-1").await?;
+    // Once that one is open, the other would be, too.
+    setting.claim_with("web-2", json!({"serviceName": known, "ports": [{"targetPort": 1}]})).await?;
+    setting.ready("web-2").await?;
+    let seen = setting.seen().await?;
+    ensure!(seen.ours().count() == 2, "a listener is open before its pods are known: {seen:?}");
+
+    setting.cluster.resume_controller_manager().await?;
+    setting.all_ready(3).await?;
     // All three pods are behind each.
     let seen = setting.as_promised().await?;
     let counts: Vec<_> = seen.balancers.iter().map(|balancer| balancer.listeners.len()).collect();
-    ensure!(counts == [1, 1], "{counts:?}");
-    let opened = setting.actions().await?.iter().filter(|action| *action == "CreateListener").count();
-    ensure!(opened == 2, "{opened} listeners were made");
+    ensure!(counts == [2, 1], "{counts:?}");
     setting.clear().await
+}
+
+/// Waits for the Service that is kept for a claim, and returns its name.
+async fn own_service(setting: &Setting, claim: &str) -> anyhow::Result<String> {
+    let services = Api::<Service>::namespaced(setting.cluster.admin(), &setting.namespace);
+    let of_claim = ListParams::default().labels(&format!("sharedlb.dev/claim={claim}"));
+    eventually(&format!("a Service of claim {claim}"), LIMIT, async || {
+        Ok(services.list(&of_claim).await?.items.first().map(ResourceExt::name_any))
+    })
+    .await
 }
 
 async fn provisioning(world: Arc<World>) -> anyhow::Result<()> {

@@ -193,14 +193,27 @@ impl Cluster {
         control_plane::api_server_ready(&self.api_server, &self.admin).await
     }
 
-    /// Kills kube-controller-manager, and starts it again with nothing in mind.
-    /// Its garbage collector tries again what failed after up to 1,000 s, and so
-    /// may do for long what an API server that was away has taught it.
-    pub async fn restart_controller_manager(&self) -> anyhow::Result<()> {
-        let component = self.controller_manager.as_ref().context("the cluster has no controller manager")?;
-        component.stop().await?;
+    /// Kills kube-controller-manager: nobody makes EndpointSlices, or collects garbage.
+    pub async fn stop_controller_manager(&self) -> anyhow::Result<()> {
+        self.the_controller_manager()?.stop().await
+    }
+
+    /// Starts it again with nothing in mind, and waits until it is ready.
+    pub async fn resume_controller_manager(&self) -> anyhow::Result<()> {
+        let component = self.the_controller_manager()?;
         component.start()?;
         control_plane::controller_manager_ready(component, &self.admin).await
+    }
+
+    /// Does both. Its garbage collector tries again what failed after up to 1,000 s,
+    /// and so may do for long what an API server that was away has taught it.
+    pub async fn restart_controller_manager(&self) -> anyhow::Result<()> {
+        self.stop_controller_manager().await?;
+        self.resume_controller_manager().await
+    }
+
+    fn the_controller_manager(&self) -> anyhow::Result<&Component> {
+        self.controller_manager.as_ref().context("the cluster has no controller manager")
     }
 
     pub(crate) fn network(&self) -> Network {
