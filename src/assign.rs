@@ -4,6 +4,7 @@
 //! the claims' own status on every run, so there is no allocator state beside
 //! its owners to lose, lock, repair or leak.
 
+mod choice;
 mod quota;
 mod refusal;
 mod room;
@@ -15,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use sharedlb_providers::model::fnv1a;
 use sharedlb_providers::{Address, ListenerKey, Protocol};
 
+use self::choice::{sort_as_asked, take_all};
 use self::quota::Quotas;
 pub use self::refusal::{Obstacle, Refusal};
 use self::room::Filled;
@@ -366,49 +367,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Takes up a port for each of these, or none at all.
-fn take_all(
-    space: &mut Space,
-    index: u32,
-    claim: &Claim,
-    ports: &[&PortRequest],
-    policy: &Policy,
-    dynamic: &[NonZeroU16],
-) -> Result<Vec<HeldSlot>, Misfit> {
-    let mut slots: Vec<HeldSlot> = Vec::with_capacity(ports.len());
-    let mut refused = Vec::new();
-    // Numbers that are asked for first, so that no sibling is handed one of them.
-    for port in
-        ports.iter().filter(|port| port.number.is_some()).chain(ports.iter().filter(|port| port.number.is_none()))
-    {
-        let number = match port.number {
-            Some(number) => {
-                let key = ListenerKey { port: number, protocol: port.protocol };
-                space.is_free(key).then_some(number).ok_or(Obstacle::Taken { index, key })
-            }
-            None => preferred(&claim.id, &port.name, dynamic)
-                .and_then(|preferred| space.next_free(port.protocol, preferred))
-                .ok_or(Obstacle::NoDynamicPort { index }),
-        };
-        match number {
-            Ok(number) => {
-                let key = ListenerKey { port: number, protocol: port.protocol };
-                space.take(key);
-                slots.push(HeldSlot { name: port.name.clone(), key, opened: false });
-            }
-            Err(obstacle) => {
-                refused.push((port.name.clone(), Refusal::NoRoom { obstacles: vec![obstacle], max: policy.max }));
-            }
-        }
-    }
-    if refused.is_empty() {
-        sort_as_asked(&mut slots, claim);
-        return Ok(slots);
-    }
-    slots.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
-    Err(refused)
-}
-
 /// Why this port is not to be had on any load balancer of the class.
 fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Refusal> {
     if policy.namespaces.as_ref().is_some_and(|allowed| !allowed.contains(&claim.id.namespace)) {
@@ -422,21 +380,8 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
     (reserved || !policy.requestable.contains(key.port)).then_some(Refusal::PortNotAllowed { key, reserved })
 }
 
-/// The port that this claim's port gets if it is free: always the same for the
-/// same names and ranges, so that one created again gets its port back, and a
-/// freed port is seldom given to somebody else soon.
-fn preferred(claim: &ClaimId, port: &str, dynamic: &[NonZeroU16]) -> Option<NonZeroU16> {
-    let hash = fnv1a([claim.namespace.as_bytes(), claim.name.as_bytes(), port.as_bytes()]);
-    let ports = u64::try_from(dynamic.len()).ok()?;
-    dynamic.get(usize::try_from(hash.checked_rem(ports)?).ok()?).copied()
-}
-
 fn same_port(port: NonZeroU16) -> impl Iterator<Item = ListenerKey> {
     [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].into_iter().map(move |protocol| ListenerKey { port, protocol })
-}
-
-fn sort_as_asked(slots: &mut [HeldSlot], claim: &Claim) {
-    slots.sort_by_key(|slot| claim.ports.iter().position(|port| port.name == slot.name));
 }
 
 fn for_each(ports: &[&PortRequest], refusal: &Refusal) -> Misfit {

@@ -12,6 +12,7 @@ use std::num::NonZeroU16;
 use sharedlb_crds::Reason;
 use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Protocol, Transport};
 
+use super::choice::preferred;
 use super::*;
 use crate::ports::PortSet;
 
