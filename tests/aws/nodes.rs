@@ -13,7 +13,10 @@ use crate::harness::Tests;
 use crate::setting::{FLAGS, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
-    vec![test.test("with targets: Node, instances are registered at the node port, and follow the nodes", nodes)]
+    vec![
+        test.test("with targets: Node, instances are registered at the node port, and follow the nodes", nodes),
+        test.test("where no node is an instance, the claim says so", no_instance),
+    ]
 }
 
 async fn nodes(world: Arc<World>) -> anyhow::Result<()> {
@@ -21,16 +24,8 @@ async fn nodes(world: Arc<World>) -> anyhow::Result<()> {
     let instances = setting.region.instances(3).await?;
     let nodes = Api::<Node>::all(world.cluster.admin());
     for (number, instance) in instances.iter().enumerate() {
-        let name = format!("ec2-{number}");
-        let zone = format!("{}a", setting.region.name);
-        let node: Node = serde_json::from_value(json!({
-            "metadata": {"name": name},
-            "spec": {"providerID": format!("aws:///{zone}/{instance}")},
-        }))?;
-        nodes.create(&PostParams::default(), &node).await?;
-        let address = json!({"type": "InternalIP", "address": format!("10.99.8.{}", number + 10)});
-        let status = json!({"status": {"addresses": [address], "conditions": [{"type": "Ready", "status": "True"}]}});
-        nodes.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
+        let id = format!("aws:///{}a/{instance}", setting.region.name);
+        ready_node(&nodes, &format!("ec2-{number}"), number, Some(&id)).await?;
     }
     setting.create_class(json!({"targets": "Node"}), setting.provider()).await?;
     setting.pod().await?;
@@ -53,6 +48,29 @@ async fn nodes(world: Arc<World>) -> anyhow::Result<()> {
         nodes.delete(name, &DeleteParams::default()).await?;
     }
     setting.clear().await
+}
+
+async fn no_instance(world: Arc<World>) -> anyhow::Result<()> {
+    let nodes = Api::<Node>::all(world.cluster.admin());
+    ready_node(&nodes, "bare-metal", 0, None).await?;
+    let mut setting = Setting::without_class(&world, "no-instance").await?;
+    setting.create_class(json!({"targets": "Node"}), setting.provider()).await?;
+    setting.pod().await?;
+    world.controller(&setting.region, &FLAGS).await?;
+    setting.create(0..1).await?;
+    setting.without_backends("web-0", &["no node of the cluster is a machine", "spec.providerID"]).await?;
+    nodes.delete("bare-metal", &DeleteParams::default()).await?;
+    setting.clear().await
+}
+
+/// Makes a node that may take traffic, with the nth address.
+async fn ready_node(nodes: &Api<Node>, name: &str, nth: usize, provider_id: Option<&str>) -> anyhow::Result<()> {
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"providerID": provider_id}}))?;
+    nodes.create(&PostParams::default(), &node).await?;
+    let address = json!({"type": "InternalIP", "address": format!("10.99.8.{}", nth + 10)});
+    let status = json!({"status": {"addresses": [address], "conditions": [{"type": "Ready", "status": "True"}]}});
+    nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
+    Ok(())
 }
 
 /// The node port of the one Service of our own in the namespace.
