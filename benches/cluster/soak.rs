@@ -16,9 +16,9 @@
 //! A change counts for the slice in which it was begun. Beside all of them runs
 //! the echo, the floor under every latency.
 //!
-//! It fails if a change is not seen within a minute (so nobody starves), if the
-//! queue is not drained within a minute of the last change, or if the memory is
-//! not flat: the median of the last quarter of the time must not be more than
+//! It fails if the changes could not be made at their rate, if one is not seen
+//! within a minute (so nobody starves), if the queue is not drained within a minute
+//! of the last change, or if the memory is not flat: the median of the last quarter of the time must not be more than
 //! [`GROWTH_MAX`] times that of the second quarter. The first is for warming up.
 
 mod changes;
@@ -51,7 +51,9 @@ const WEIGH_EVERY: Duration = Duration::from_secs(1);
 /// From one echo to the next.
 const ECHO_EVERY: Duration = Duration::from_millis(100);
 /// By what factor the memory may grow.
-const GROWTH_MAX: f64 = 1.1;
+const GROWTH_MAX: f64 = 1.05;
+/// What part of the rate is to be kept up at least.
+const RATE_MIN: f64 = 0.95;
 
 /// What else goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +215,9 @@ async fn listen(echo: &mut Echo, phases: watch::Receiver<Phase>) -> anyhow::Resu
 
 fn report(scale: &Scale, measured: &Measured, refused: f64) -> anyhow::Result<()> {
     let seconds = scale.time.as_secs_f64();
+    let (rate, asked) = (measured.changes as f64 / seconds, EVERY.as_secs_f64().recip());
     print("soak_claims", scale.claims as f64, "claims");
-    print("soak_changes_per_s", measured.changes as f64 / seconds, "changes/s");
+    print("soak_changes_per_s", rate, "changes/s");
     print("soak_drain_s", measured.drain.as_secs_f64(), "s");
 
     let edits = |kind| of(&measured.samples, kind, Sample::edit);
@@ -251,6 +254,10 @@ fn report(scale: &Scale, measured: &Measured, refused: f64) -> anyhow::Result<()
     print("soak_rss_warm_mb", warm, "MB");
     print("soak_rss_end_mb", end, "MB");
     print("soak_rss_growth_ratio", end / warm, "ratio");
+    ensure!(
+        rate >= RATE_MIN * asked,
+        "{rate:.0} of {asked:.0} changes a second: too many of the claims were still changing"
+    );
     ensure!(end / warm <= GROWTH_MAX, "the memory is not flat: from {warm:.1} to {end:.1} MB");
     ensure!(refused > 0.0, "no claim failed, so that nothing was shown of failing ones");
     Ok(())
