@@ -18,8 +18,9 @@
 //!
 //! It fails if the changes could not be made at their rate, if one is not seen
 //! within a minute (so nobody starves), if the queue is not drained within a minute
-//! of the last change, or if the memory is not flat: the median of the last quarter of the time must not be more than
-//! [`GROWTH_MAX`] times that of the second quarter. The first is for warming up.
+//! of the last change, or if the memory is not flat: the median of the last quarter
+//! of the time must not be more than [`GROWTH_MAX`] times that of the second
+//! quarter. The first is for warming up.
 
 mod changes;
 mod trouble;
