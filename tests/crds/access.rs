@@ -8,16 +8,16 @@ use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use libtest_mimic::Trial;
-use sharedlb_testbed::eventually;
+use sharedlb_testbed::{Cluster, eventually};
 
-use crate::Tests;
+use crate::harness::Tests;
 
 /// The longest that roles take to be put together and known.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const CONTROLLER: &str = "system:serviceaccount:sharedlb-system:sharedlb";
 
-pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     let mut trials = vec![
         test.test("whoever may edit a namespace may edit its claims, but not their status", |cluster| async move {
             tenant(&cluster.admin(), "edit", &["create", "patch", "delete", "get", "watch"], &[]).await

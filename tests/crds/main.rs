@@ -5,57 +5,42 @@
 mod access;
 #[path = "../../crds/tests/cases/mod.rs"]
 mod cases;
+#[path = "../controller/harness/mod.rs"]
+mod harness;
 mod manifests;
 mod rights;
 mod rules;
 mod status;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
-use libtest_mimic::{Arguments, Failed, Trial};
-use sharedlb_testbed::{Cluster, Parts, enter};
-use tokio::runtime::{Handle, Runtime};
+use sharedlb_testbed::{Cluster, Parts, Testbed};
+
+use harness::{AtOnce, run_tests};
+
+/// How many tests run at once. They wait more than they work.
+const THREADS: usize = 2;
 
 fn main() -> anyhow::Result<()> {
     // Aggregated roles are put together by the controller manager.
-    let testbed = enter(Parts { controller_manager: true, ..Parts::API_ONLY })?;
-    let arguments = Arguments::from_args();
-    let runtime = Runtime::new()?;
-    let cluster = runtime.block_on(async {
-        let cluster = Cluster::start(testbed).await?;
-        manifests::install(&cluster).await?;
-        anyhow::Ok(Arc::new(cluster))
-    })?;
-    let test = Tests { cluster, handle: runtime.handle().clone() };
-    let mut trials = rules::trials(&test);
-    trials.extend(status::trials(&test));
-    trials.extend(manifests::trials(&test));
-    trials.extend(access::trials(&test));
-    trials.extend(rights::trials(&test));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // The cluster ends before the process does, whatever the tests said.
-    drop(test);
-    drop(runtime);
-    conclusion.exit()
+    let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
+    run_tests(AtOnce::UpTo(THREADS), parts, start, |test| {
+        let trials = [
+            rules::trials(test),
+            status::trials(test),
+            manifests::trials(test),
+            access::trials(test),
+            rights::trials(test),
+        ];
+        trials.into_iter().flatten().collect()
+    })
 }
 
-/// What every test is made with.
-struct Tests {
-    cluster: Arc<Cluster>,
-    handle: Handle,
-}
-
-impl Tests {
-    /// A test named by a sentence.
-    fn test<F>(&self, name: impl Into<String>, run: impl FnOnce(Arc<Cluster>) -> F + Send + 'static) -> Trial
-    where
-        F: Future<Output = anyhow::Result<()>>,
-    {
-        let (cluster, handle) = (self.cluster.clone(), self.handle.clone());
-        Trial::test(name, move || handle.block_on(run(cluster)).map_err(|error| Failed::from(format!("{error:?}"))))
-    }
+async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::start(testbed).await?;
+    manifests::install(&cluster).await?;
+    Ok(cluster)
 }
 
 /// A file or folder of the repository, for `kubectl`.

@@ -15,7 +15,8 @@ use kube::runtime::wait::await_condition;
 use libtest_mimic::Trial;
 use sharedlb_testbed::Cluster;
 
-use crate::{Tests, repository};
+use crate::harness::Tests;
+use crate::repository;
 
 /// Installs everything as the README says, and waits until claims and classes
 /// can be created.
@@ -31,7 +32,7 @@ pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("kubectl apply -f crds/ installs the definitions too", |cluster| async move {
             let folder = repository("crds")?;

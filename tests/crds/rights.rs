@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use sharedlb_testbed::Cluster;
 
-use crate::Tests;
+use crate::harness::Tests;
 
 /// The verbs, by role and resource.
 type Rights = BTreeMap<(String, String), BTreeSet<String>>;
@@ -17,7 +17,7 @@ type Rights = BTreeMap<(String, String), BTreeSet<String>>;
 /// What the lines begin with that name a role in a namespace only.
 const NAMESPACED: &str = "in the namespace";
 
-pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![test.test("SECURITY.md tells every right that the controller has, and no other", |cluster| async move {
         let (told, given) = (told()?, given(&cluster).await?);
         for (what, verbs) in &given {

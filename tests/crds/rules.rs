@@ -7,14 +7,16 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLB, SharedLBClass, SharedLBClassSpec};
 
-use crate::Tests;
-use crate::cases::{self, Case, Outcome};
+use sharedlb_testbed::Cluster;
 
-pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+use crate::cases::{self, Case, Outcome};
+use crate::harness::Tests;
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     let cases = cases::all().into_iter().enumerate();
     let mut trials: Vec<Trial> = cases
         .map(|(number, case)| {
-            test.test(case.name.clone(), move |cluster| async move { try_case(cluster.admin(), number, case).await })
+            test.test(&case.name.clone(), move |cluster| async move { try_case(cluster.admin(), number, case).await })
         })
         .collect();
     trials.push(test.test("fills in everything that a class leaves out", |cluster| async move {

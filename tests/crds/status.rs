@@ -7,9 +7,11 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLB, SharedLBClass};
 
-use crate::Tests;
+use sharedlb_testbed::Cluster;
 
-pub(crate) fn trials(test: &Tests) -> Vec<Trial> {
+use crate::harness::Tests;
+
+pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("a claim cannot be created with a status", |cluster| async move {
             let claim: SharedLB = serde_json::from_value(claim("with-status"))?;

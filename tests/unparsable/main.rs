@@ -11,29 +11,25 @@ use anyhow::{Context, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
-use sharedlb_testbed::{Cluster, Parts, enter, eventually};
-use tokio::runtime::Runtime;
+use sharedlb_testbed::{Cluster, Parts, Testbed, eventually};
 
-use harness::{LIMIT, Site, Tests, World, slots};
+use harness::{AtOnce, LIMIT, Site, Tests, World, run_tests, slots};
+
+/// How many tests run at once. They wait more than they work.
+const THREADS: usize = 2;
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { controller_manager: true, ..Parts::API_ONLY })?;
-    let arguments = Arguments::from_args();
-    let runtime = Runtime::new()?;
-    let world = runtime.block_on(async {
-        let world = World::start_with_cloud(testbed).await?;
-        relax_schemas(&world.cluster).await?;
-        anyhow::Ok(world)
-    })?;
-    let test = Tests::new(world, runtime.handle().clone());
-    let conclusion = libtest_mimic::run(&arguments, trials(&test));
-    // The cluster ends before the process does, whatever the tests said.
-    drop(test);
-    drop(runtime);
-    conclusion.exit()
+    let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
+    run_tests(AtOnce::UpTo(THREADS), parts, start, trials)
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<World> {
+    let world = World::start_with_cloud(testbed).await?;
+    relax_schemas(&world.cluster).await?;
+    Ok(world)
 }
 
 fn trials(test: &Tests<World>) -> Vec<Trial> {
