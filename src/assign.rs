@@ -48,9 +48,11 @@ pub fn assign(
         result[i] = run.keep_held(claims[i]);
     }
     run.take_up_foreign_and_released();
-    // Of those that are too many together, the elder stay.
-    for &i in order.iter().rev() {
-        run.move_on(claims[i], &mut result[i]);
+    if run.may_move() {
+        // Of those that are too many together, the elder stay.
+        for &i in order.iter().rev() {
+            run.move_on(claims[i], &mut result[i]);
+        }
     }
     let (by_number, rest): (Vec<usize>, Vec<usize>) = order
         .into_iter()
@@ -210,23 +212,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether there turned out to be no room anywhere.
+    fn may_move(&self) -> bool {
+        let refused = self.known.values().any(|lb| !lb.no_room.is_empty());
+        refused || self.spaces.values().any(|lb| lb.filled.is_overfull())
+    }
+
     /// After pass 1: a claim for which there turned out to be no room, since somebody
     /// else used it or since it has more targets than it had when it came, goes to
     /// another load balancer, if there is one and nothing of it was ever open.
     fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
         let Some(held) = result.granted.clone() else { return };
-        let refused = self.known.get(&held.index).map(|lb| &lb.no_room).filter(|no_room| !no_room.is_empty());
-        let overfull = self.occupied(held.index).filled.is_overfull();
-        if (refused.is_none() && !overfull) || held.slots.iter().any(|slot| slot.opened) {
+        let no_room = self.known.get(&held.index).map(|lb| &lb.no_room);
+        let refused = no_room.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)));
+        let filled = self.occupied(held.index).filled;
+        if !(refused || filled.is_overfull()) || held.slots.iter().any(|slot| slot.opened) {
             return;
         }
         let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
         let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
         let own: Room = ports.iter().map(|port| self.policy.room_for(port.protocol, port.targets)).sum();
-        let refused = refused.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)));
-        let used = self.occupied(held.index).filled.used;
         // Who is alone has more than a whole load balancer takes.
-        if !refused && used.targets == own.targets {
+        if !refused && filled.used.targets == own.targets {
             return;
         }
         // They are counted again where they go, and rest where they were.
@@ -240,7 +247,7 @@ impl<'a> Run<'a> {
                 result.dropped.extend(held.slots.iter().map(|slot| slot.key));
                 result.granted = Some(moved);
                 // Its listeners may be there, so that only its targets make room.
-                self.occupied(held.index).filled.used.targets = used.targets - own.targets;
+                self.occupied(held.index).filled.used.targets -= own.targets;
             }
             Err(_) => self.quotas.give(held.index, claim, &held.slots),
         }
