@@ -116,7 +116,8 @@ fn summary(load_balancers: &[LoadBalancerStatus], max: u32) -> String {
     let mut summary = format!("{} of {max}, {listeners} of {room} listeners", load_balancers.len());
     if capacities().any(|capacity| capacity.targets.is_some()) {
         let targets: u32 = load_balancers.iter().filter_map(|lb| lb.targets).sum();
-        let room: u32 = capacities().filter_map(|capacity| capacity.targets).sum();
+        // Each of them is somebody else's word.
+        let room: u64 = capacities().filter_map(|capacity| capacity.targets).map(u64::from).sum();
         _ = write!(summary, ", {targets} of {room} targets");
     }
     summary

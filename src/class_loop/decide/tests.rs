@@ -316,6 +316,14 @@ fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_canno
 }
 
 #[test]
+fn the_status_adds_up_whatever_load_balancers_say_that_fits_on_them() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001), claim("b").holds(1, 20002)]);
+    world.targets = Some((u32::MAX, 20));
+    world.decide();
+    assert_eq!(world.status.summary.as_deref(), Some("2 of 10, 2 of 100 listeners, 40 of 8589934590 targets"));
+}
+
+#[test]
 fn nothing_is_given_on_an_adopted_load_balancer_before_it_was_looked_at() {
     let arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/net/edge/0123456789abcdef";
     let aws = json!({"region": "eu-central-1", "vpcId": "vpc-01234567", "loadBalancerArn": arn});
