@@ -65,6 +65,11 @@ impl Failure {
         Self { action, kind: Kind::Code("ValidationError".into()), message }
     }
 
+    /// A listing that has ever more pages.
+    pub(super) fn endless(action: &'static str) -> Self {
+        Self { action, kind: Kind::Unreachable, message: "its pages have no end".into() }
+    }
+
     /// The codes are those of the API reference: its common errors, and those of
     /// each action.
     fn kind_of(code: &str, status: Option<u16>) -> Kind {
@@ -127,7 +132,9 @@ impl Failure {
                 let message = format!("AWS throttles {action} in {region}; other users of the account count too");
                 Error::Throttled { retry_after, message }
             }
-            Kind::Unreachable => Error::Transient(format!("{action} in {region} got no answer: {message}")),
+            Kind::Unreachable => {
+                Error::Transient(format!("{action} in {region} got no answer that is of use: {message}"))
+            }
             Kind::NoCredentials => Error::Refused(format!(
                 "AWS takes no {action} without valid credentials ({message}): give the controller's ServiceAccount a role \
                  (IRSA or pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -35,6 +35,10 @@ pub(super) const RESOURCES_PER_CALL: usize = 20;
 /// DescribeTargetGroups and DescribeAccountLimits.)
 pub(super) const PAGE: i32 = 400;
 
+/// Pages of a list after which it counts as one that never ends: 40,000 target
+/// groups. (Quotas: "Target groups per Region", 3,000, which can be raised.)
+pub(super) const PAGES_MAX: usize = 100;
+
 /// What AWS allows the account in a region, which may be more than it documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {

@@ -20,7 +20,7 @@ use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
 use super::failure::Failure;
 use super::known::{Door, Foreign, Group, Known, Nlb, port_in};
-use super::limits::{Limits, PAGE, RESOURCES_PER_CALL};
+use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::Error;
@@ -118,27 +118,27 @@ impl Look<'_> {
         let concerns = |group: &TargetGroup| {
             self.is_named_ours(group) || group.load_balancer_arns().iter().any(|of| Some(of.as_str()) == on)
         };
-        all_pages(|marker| {
+        let all = all_pages("DescribeTargetGroups", |marker| {
             let page = request.clone().set_marker(marker);
             async move {
                 let reply = self.region.call("DescribeTargetGroups", &mut self.turn(), || page.clone().send()).await?;
                 let groups = reply.target_groups.unwrap_or_default().into_iter().filter(concerns);
                 Ok((groups.collect(), reply.next_marker))
             }
-        })
-        .await
+        });
+        Ok(each_once(all.await?, TargetGroup::target_group_arn))
     }
 
     async fn listeners(&self, arn: &str) -> Result<Vec<Listener>, Failure> {
         let request = self.region.client().await.describe_listeners().load_balancer_arn(arn).page_size(PAGE);
-        all_pages(|marker| {
+        let all = all_pages("DescribeListeners", |marker| {
             let page = request.clone().set_marker(marker);
             async move {
                 let reply = self.region.call("DescribeListeners", &mut self.turn(), || page.clone().send()).await?;
                 Ok((reply.listeners.unwrap_or_default(), reply.next_marker))
             }
-        })
-        .await
+        });
+        Ok(each_once(all.await?, Listener::listener_arn))
     }
 
     async fn attributes(&self, arn: &str) -> Result<BTreeMap<String, String>, Failure> {
@@ -157,7 +157,7 @@ impl Look<'_> {
             return Ok(limits);
         }
         let request = self.region.client().await.describe_account_limits().page_size(PAGE);
-        let all = all_pages(|marker| {
+        let all = all_pages("DescribeAccountLimits", |marker| {
             let page = request.clone().set_marker(marker);
             async move {
                 let reply = self.region.call("DescribeAccountLimits", &mut self.turn(), || page.clone().send()).await?;
@@ -288,12 +288,12 @@ impl Look<'_> {
 
 /// All that a listing has, page by page. `page` returns what is on the one at this
 /// marker, and the marker of the next.
-async fn all_pages<T, F>(page: impl Fn(Option<String>) -> F) -> Result<Vec<T>, Failure>
+async fn all_pages<T, F>(action: &'static str, page: impl Fn(Option<String>) -> F) -> Result<Vec<T>, Failure>
 where
     F: Future<Output = Result<(Vec<T>, Option<String>), Failure>>,
 {
     let (mut all, mut marker) = (Vec::new(), None);
-    loop {
+    for _ in 0..PAGES_MAX {
         let (some, next) = page(marker).await?;
         all.extend(some);
         marker = next.filter(|marker| !marker.is_empty());
@@ -301,6 +301,14 @@ where
             return Ok(all);
         }
     }
+    Err(Failure::endless(action))
+}
+
+/// Without those that were on two pages, since others came or went in between.
+fn each_once<T>(mut all: Vec<T>, arn: impl Fn(&T) -> Option<&str>) -> Vec<T> {
+    let mut before = BTreeSet::new();
+    all.retain(|one| arn(one).is_none_or(|arn| before.insert(arn.to_owned())));
+    all
 }
 
 /// The only target group that a listener forwards to; `None` if it does anything
