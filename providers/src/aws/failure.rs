@@ -89,13 +89,18 @@ impl Failure {
             | "RequestExpired" => Kind::NoCredentials,
             "InternalFailure" | "InternalError" | "ServiceUnavailable" | "PriorRequestNotComplete" => Kind::Unreachable,
             _ if status.is_some_and(|status| status >= 500) => Kind::Unreachable,
-            code => Kind::Code(code.to_owned()),
+            code => Kind::Code(brief(code)),
         }
     }
 
     /// Whether AWS answered with this code.
     pub(super) fn is(&self, code: &str) -> bool {
         matches!(&self.kind, Kind::Code(said) if said == code)
+    }
+
+    /// Whether the controller may not do this.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation"].iter().any(|code| self.is(code))
     }
 
     /// Whether what the call is about does not exist.
@@ -146,7 +151,7 @@ impl Failure {
     fn refusal(&self, code: &str, region: &str) -> Error {
         let Self { action, message, .. } = self;
         match code {
-            "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => Error::Refused(format!(
+            _ if self.is_not_permitted() => Error::Refused(format!(
                 "the controller is not permitted to do elasticloadbalancing:{action}: allow it in the policy of its \
                  role ({message})"
             )),
@@ -172,9 +177,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     brief(&causes.join(": "))
 }
 
-/// As much of it as fits into a status beside others.
-fn brief(message: &str) -> String {
-    message.chars().take(300).collect()
+/// As much of what somebody said as fits into a status beside other words, on one
+/// line.
+pub(super) fn brief(said: &str) -> String {
+    said.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

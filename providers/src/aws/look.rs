@@ -18,7 +18,7 @@ use tracing::warn;
 use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
-use super::failure::Failure;
+use super::failure::{Failure, brief};
 use super::known::{Door, Foreign, Group, Known, Nlb, port_in};
 use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
@@ -165,7 +165,7 @@ impl Look<'_> {
             }
         });
         let all = match all.await {
-            Err(failure) if failure.is("AccessDenied") => {
+            Err(failure) if failure.is_not_permitted() => {
                 warn!("not permitted to do elasticloadbalancing:DescribeAccountLimits: taking the documented quotas");
                 Vec::new()
             }
@@ -349,7 +349,7 @@ pub(super) fn nlb(found: &LoadBalancer, tags: Tags, mut attributes: BTreeMap<Str
     attributes.entry(CROSS_ZONE.to_owned()).or_insert_with(|| "false".to_owned());
     Nlb {
         arn: found.load_balancer_arn.clone().unwrap_or_default(),
-        hostname: found.dns_name.clone().filter(|name| !name.is_empty()),
+        hostname: found.dns_name.clone().filter(|name| is_dns_name(name)),
         zones: found.availability_zones().len(),
         not_ready: not_ready(found),
         security_groups: found.security_groups().to_vec(),
@@ -358,9 +358,15 @@ pub(super) fn nlb(found: &LoadBalancer, tags: Tags, mut attributes: BTreeMap<Str
     }
 }
 
+/// What a status takes for one: the API server refuses any other.
+fn is_dns_name(name: &str) -> bool {
+    let fits = (1..=253).contains(&name.len());
+    fits && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
+}
+
 fn not_ready(found: &LoadBalancer) -> Option<String> {
     let state = found.state()?;
-    let reason = state.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = state.reason().map(|reason| format!(": {}", brief(reason))).unwrap_or_default();
     match state.code()? {
         LoadBalancerStateEnum::Provisioning => {
             Some(format!("AWS is setting the load balancer up, which takes a few minutes{reason}"))
