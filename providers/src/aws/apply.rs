@@ -76,7 +76,8 @@ impl Aws {
         };
         let (arn, addresses) = (nlb.arn.clone(), nlb.addresses());
         let mut applied = Applied { addresses, ..Applied::default() };
-        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn };
+        let taken = known.foreign.names.clone();
+        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn, taken: &taken };
 
         let work = works(desired, changes);
         let touched: BTreeSet<NonZeroU16> = work.iter().map(|work| work.number).collect();
@@ -211,7 +212,8 @@ impl Aws {
             known.ports.values_mut().for_each(|port| port.listener = None);
         }
         let arn = nlb.map(|nlb| nlb.arn).unwrap_or_default();
-        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn };
+        let taken = known.foreign.names;
+        let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn, taken: &taken };
         let tasks = known.ports.into_values().map(|mut port| {
             let (ports, mut turn) = (&ports, turn.clone());
             async move {

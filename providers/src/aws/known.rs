@@ -96,6 +96,10 @@ pub(super) struct Foreign {
     pub(super) ports: BTreeSet<FrontPort>,
     pub(super) listeners: usize,
     pub(super) targets: usize,
+    /// The target groups that their listeners forward to, by ARN
+    pub(super) groups: BTreeSet<String>,
+    /// The names of their target groups, as far as these are seen
+    pub(super) names: BTreeSet<String>,
 }
 
 /// What of ours there is for one port number.

@@ -84,8 +84,8 @@ impl Look<'_> {
         let mut tags = self.tags(tagged.collect()).await?;
         let own_tags = tags.remove(&arn).unwrap_or_default();
         let is_ours = found.is_none() || names::are_ours(&own_tags, self.settings, self.name);
-        let theirs = self.sort_listeners(&mut known, listeners, &mut tags);
-        self.sort_groups(&mut known, groups, &mut tags, &theirs, with_targets).await?;
+        self.sort_listeners(&mut known, listeners, &mut tags);
+        self.sort_groups(&mut known, &arn, groups, &mut tags, with_targets).await?;
         known.nlb = found.map(|found| nlb(found, own_tags, attributes));
         Ok(Seen { known, is_ours })
     }
@@ -100,9 +100,16 @@ impl Look<'_> {
         // The first call of a look, and the only one for who asks for readiness.
         let mut turn = Turn { urgency: Urgency::Finish, place: None, ..self.turn() };
         match self.region.call("DescribeLoadBalancers", &mut turn, || request.clone().send()).await {
-            Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().next()),
+            Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().find(|found| self.is_meant(found))),
             Err(failure) if failure.is("LoadBalancerNotFound") => Ok(None),
             Err(failure) => Err(self.error(failure)),
+        }
+    }
+
+    fn is_meant(&self, found: &LoadBalancer) -> bool {
+        match &self.settings.load_balancer_arn {
+            Some(arn) => found.load_balancer_arn() == Some(arn),
+            None => found.load_balancer_arn().is_some() && found.load_balancer_name() == Some(self.name.as_str()),
         }
     }
 
@@ -203,38 +210,31 @@ impl Look<'_> {
         Ok(stays.filter_map(|of| Target::from_aws(of.target()?)).collect())
     }
 
-    /// Ours by port; what is left are strangers', whose target groups are returned.
-    fn sort_listeners(
-        &self,
-        known: &mut Known,
-        listeners: Vec<Listener>,
-        tags: &mut BTreeMap<String, Tags>,
-    ) -> BTreeSet<String> {
-        let mut theirs = BTreeSet::new();
+    /// Ours by port; what is left are strangers'.
+    fn sort_listeners(&self, known: &mut Known, listeners: Vec<Listener>, tags: &mut BTreeMap<String, Tags>) {
         for listener in listeners {
             let port = listener.port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
-            let (Some(arn), Some(port)) = (listener.listener_arn.clone(), port) else { continue };
+            let arn = listener.listener_arn.clone().unwrap_or_default();
             let tags = tags.remove(&arn).unwrap_or_default();
-            let group = forwards_to(&listener);
-            if names::are_ours(&tags, self.settings, self.name) {
-                let protocol = listener.protocol.as_ref().and_then(protocol);
-                known.ports.entry(port).or_default().listener = Some(Door { arn, protocol, group, tags });
-            } else {
-                known.foreign.add(port, listener.protocol.as_ref());
-                theirs.extend(group);
+            match port.filter(|_| names::are_ours(&tags, self.settings, self.name)) {
+                Some(port) => {
+                    let protocol = listener.protocol.as_ref().and_then(protocol);
+                    let group = forwards_to(&listener);
+                    known.ports.entry(port).or_default().listener = Some(Door { arn, protocol, group, tags });
+                }
+                None => known.foreign.add(port, &listener),
             }
         }
-        theirs
     }
 
-    /// Ours by port, with their targets; of strangers' target groups that count on
-    /// this load balancer, how many targets they have.
+    /// Ours by port, with their targets; of strangers' target groups on this load
+    /// balancer, how many targets they have.
     async fn sort_groups(
         &self,
         known: &mut Known,
+        on: &str,
         groups: Vec<TargetGroup>,
         tags: &mut BTreeMap<String, Tags>,
-        theirs: &BTreeSet<String>,
         with_targets: bool,
     ) -> Result<(), Failure> {
         let groups = stream::iter(groups).map(|group| async {
@@ -249,14 +249,18 @@ impl Look<'_> {
             };
             let tags = tags.remove(&arn).unwrap_or_default();
             let ours = self.is_named_ours(&group) && names::are_ours(&tags, self.settings, self.name);
-            match port_in(&name).filter(|_| ours && !theirs.contains(&arn)) {
+            match port_in(&name).filter(|_| ours && !known.foreign.groups.contains(&arn)) {
                 Some(port) => {
                     let used = !group.load_balancer_arns().is_empty();
                     let group =
                         Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used, has_attributes: false };
                     known.ports.entry(port).or_default().groups.push(group);
                 }
-                None => known.foreign.targets += targets.len(),
+                None => {
+                    let counts = group.load_balancer_arns().iter().any(|of| of == on);
+                    known.foreign.targets += if counts { targets.len() } else { 0 };
+                    known.foreign.names.insert(name);
+                }
             }
         }
         Ok(())
@@ -311,16 +315,21 @@ fn each_once<T>(mut all: Vec<T>, arn: impl Fn(&T) -> Option<&str>) -> Vec<T> {
     all
 }
 
+/// The target groups that a listener forwards to.
+fn groups_of(listener: &Listener) -> BTreeSet<String> {
+    let groups = listener.default_actions().iter().flat_map(|action| {
+        let weighted = action.forward_config().map(|config| config.target_groups()).unwrap_or_default();
+        action.target_group_arn().into_iter().chain(weighted.iter().filter_map(|group| group.target_group_arn()))
+    });
+    groups.map(str::to_owned).collect()
+}
+
 /// The only target group that a listener forwards to; `None` if it does anything
 /// else.
 fn forwards_to(listener: &Listener) -> Option<String> {
-    let [action] = listener.default_actions() else { return None };
-    let weighted = action.forward_config().map(|config| config.target_groups()).unwrap_or_default();
-    match (action.target_group_arn(), weighted) {
-        (Some(arn), [] | [_]) => Some(arn.to_owned()),
-        (None, [only]) => only.target_group_arn().map(str::to_owned),
-        _ => None,
-    }
+    let mut groups = groups_of(listener);
+    let only = listener.default_actions().len() == 1 && groups.len() == 1;
+    groups.pop_first().filter(|_| only)
 }
 
 fn protocol(protocol: &ProtocolEnum) -> Option<Protocol> {
@@ -333,14 +342,16 @@ fn protocol(protocol: &ProtocolEnum) -> Option<Protocol> {
 }
 
 impl Foreign {
-    fn add(&mut self, port: NonZeroU16, protocol: Option<&ProtocolEnum>) {
+    fn add(&mut self, port: Option<NonZeroU16>, listener: &Listener) {
         self.listeners += 1;
-        let transports: &[Transport] = match protocol.map(ProtocolEnum::as_str) {
+        self.groups.extend(groups_of(listener));
+        let transports: &[Transport] = match listener.protocol().map(ProtocolEnum::as_str) {
             Some("UDP" | "QUIC") => &[Transport::Udp],
             Some("TCP_UDP" | "TCP_QUIC") => &[Transport::Tcp, Transport::Udp],
             _ => &[Transport::Tcp],
         };
-        self.ports.extend(transports.iter().map(|&transport| FrontPort { port, transport }));
+        let ports = transports.iter().filter_map(|&transport| Some(FrontPort { port: port?, transport }));
+        self.ports.extend(ports);
     }
 }
 

@@ -44,10 +44,11 @@ pub(super) fn tags_of_port(settings: &Settings, name: &LbName, owner: &Owner) ->
     tags
 }
 
-/// Whom these tags name.
+/// Whom these tags name; `None` if they name nobody.
 pub(super) fn owner(tags: &Tags) -> Option<Owner> {
     let value = |key: &str| tags.get(key).map(|value| value.as_str().into());
-    Some(Owner { namespace: value(NAMESPACE)?, claim: value(CLAIM)?, port: value(PORT)? })
+    let owner = Owner { namespace: value(NAMESPACE)?, claim: value(CLAIM)?, port: value(PORT)? };
+    (!owner.namespace.is_empty() && !owner.claim.is_empty()).then_some(owner)
 }
 
 /// Whether these are the tags of something that we made for this load balancer.

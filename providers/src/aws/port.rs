@@ -30,6 +30,9 @@ pub(super) struct Ports<'a> {
     pub(super) name: &'a LbName,
     /// The load balancer
     pub(super) arn: &'a str,
+    /// Names that target groups of others have: AWS would answer with those
+    /// instead of making one (API reference, CreateTargetGroup: "idempotent")
+    pub(super) taken: &'a BTreeSet<String>,
 }
 
 impl Ports<'_> {
@@ -98,6 +101,13 @@ impl Ports<'_> {
         let name = names::group_name(self.settings, self.name, key);
         if let Some(at) = port.groups.iter().position(|group| group.name == name) {
             return Ok(port.groups.remove(at));
+        }
+        if self.taken.contains(&name) {
+            let why = format!(
+                "target group {name} exists and is not ours, or a listener that is not ours forwards to it: delete what \
+                 is not ours, or give it its tags back"
+            );
+            return Err(Failure::invalid("CreateTargetGroup", why));
         }
         self.create_group(&name, key, tags, turn).await
     }

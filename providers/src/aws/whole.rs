@@ -39,7 +39,7 @@ impl Whole<'_> {
             .set_security_groups(Some(self.settings.security_groups.clone()).filter(|groups| !groups.is_empty()))
             .set_tags(Some(names::to_aws(&tags)));
         let reply = self.region.call("CreateLoadBalancer", turn, || request.clone().send()).await?;
-        let made = reply.load_balancers.unwrap_or_default().into_iter().next();
+        let made = reply.load_balancers.unwrap_or_default().into_iter().find(|made| made.load_balancer_arn().is_some());
         let made =
             made.ok_or_else(|| Failure::invalid("CreateLoadBalancer", "the answer has no load balancer".into()))?;
         Ok(look::nlb(&made, tags, BTreeMap::new()))
@@ -63,7 +63,8 @@ impl Whole<'_> {
             }
             None => return Ok(()),
         };
-        let ports = Ports { region: self.region, settings: self.settings, name: self.name, arn: &arn };
+        let taken = known.foreign.names.clone();
+        let ports = Ports { region: self.region, settings: self.settings, name: self.name, arn: &arn, taken: &taken };
         results.push(self.tag(known, &ports, &mut turn.clone()).await);
         for (number, port) in &mut known.ports {
             let Some(protocol) = port.listener.as_ref().and_then(|listener| listener.protocol) else { continue };
