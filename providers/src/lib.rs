@@ -13,6 +13,9 @@ pub mod conformance;
 pub mod diff;
 pub mod memory;
 pub mod model;
+#[cfg(all(test, any(feature = "aws", feature = "service")))]
+#[path = "../../tests/fuzz/mutate.rs"]
+mod mutate;
 #[cfg(feature = "service")]
 pub mod service;
 

@@ -11,8 +11,8 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region as RegionName, SdkConfig};
 use aws_sdk_elasticloadbalancingv2::Client;
-use aws_sdk_elasticloadbalancingv2::config::HttpClient;
 use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
+use aws_sdk_elasticloadbalancingv2::config::{HttpClient, SharedHttpClient};
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider as Tls, rustls_provider::CryptoMode};
 use futures::future::BoxFuture;
@@ -118,10 +118,11 @@ impl Region {
                 Some(config) => config.clone(),
                 None => load(&self.name).await,
             };
+            let http = config.http_client().unwrap_or_else(|| SharedHttpClient::new(https()));
             // Every try costs a token of the budget, so tries are made there.
             let config = aws_sdk_elasticloadbalancingv2::config::Builder::from(&config)
                 .region(RegionName::new(self.name.clone()))
-                .http_client(https())
+                .http_client(http)
                 .timeout_config(timeouts())
                 .retry_config(RetryConfig::disabled())
                 .build();

@@ -13,6 +13,8 @@ mod budget;
 mod clients;
 mod config;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod known;
 pub mod limits;
 mod look;

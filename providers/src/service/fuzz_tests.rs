@@ -11,11 +11,7 @@ use super::marks::Marks;
 use super::slices::{SeenSlice, arrange};
 use super::view::observed;
 use crate::model::{FrontPort, LbName, Transport};
-
-#[path = "../../../tests/fuzz/mutate.rs"]
-mod mutate;
-
-use mutate::{near, odd};
+use crate::mutate::{near, odd};
 
 const NAME: &str = "slb-default-0-0123456789";
 

@@ -27,7 +27,12 @@ pub(crate) fn allows_what_is_called_and_no_more() -> anyhow::Result<()> {
     }
     let mut called = BTreeSet::new();
     for file in std::fs::read_dir(crate_folder.join("src/aws"))? {
-        let source = std::fs::read_to_string(file?.path())?;
+        let path = file?.path();
+        if path.is_dir() {
+            // Tests.
+            continue;
+        }
+        let source = std::fs::read_to_string(path)?;
         let calls = source.split("region.call(").skip(1).filter_map(|rest| rest.split('"').nth(1));
         called.extend(calls.map(str::to_owned));
     }
