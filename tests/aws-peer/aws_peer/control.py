@@ -102,6 +102,17 @@ def forget(_: str, request: Object) -> Object:
     return {}
 
 
+def follow(_: str, request: Object) -> Object:
+    """Has `calls` tell of all calls from now on: one asker of each region can."""
+    region(request["region"]).feed.wanted = True
+    return {}
+
+
+def calls(_: str, request: Object) -> Object:
+    """What was carried out after the call number `after`, waiting `seconds` for it; see `Feed`."""
+    return region(request["region"]).feed.after(request["after"], request["seconds"])
+
+
 def settings(_: str, request: Object) -> Object:
     """Sets what is named: `SETTINGS` has them, and `Region` what they mean."""
     here = region(request.pop("region"))
@@ -146,6 +157,8 @@ VERBS: dict[str, Callable[[str, Object], Any]] = {
     "instances": instances,
     "log": log,
     "forget": forget,
+    "follow": follow,
+    "calls": calls,
     "settings": settings,
     "fault": fault,
     "release": released,

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
@@ -21,7 +22,7 @@ import aws_peer.backend  # noqa: F401 - puts itself in the place of what moto ha
 from aws_peer import control
 from aws_peer.faults import Fault
 from aws_peer.policy import denied
-from aws_peer.regions import Region, region
+from aws_peer.regions import Call, Region, region
 
 # Calls signed with other access keys meet neither faults nor latency.
 CONTROLLER = "CONTROLLER"
@@ -64,7 +65,7 @@ class Front:
         parameters = dict(parse_qsl(body.decode(), keep_blank_values=True))
         here = region(region_name)
         if service != "elasticloadbalancing":
-            return self._carry_out(environ)(environ, start_response)
+            return self._carry_out(environ, nullcontext())(environ, start_response)
         answer = self._call(environ, here, who, parameters)
         if answer is None:
             hang_up(environ)
@@ -86,10 +87,10 @@ class Front:
                 call.outcome = "AccessDenied"
                 return error(call.outcome, reason, 403)
             fault = here.fault_for(action, parameters)
-        answer, call.outcome = self._meet(environ, fault)
+        answer, call.outcome = self._meet(environ, here, call, fault)
         return answer
 
-    def _meet(self, environ: Environ, fault: Fault | None) -> tuple[Response | None, str]:
+    def _meet(self, environ: Environ, here: Region, call: Call, fault: Fault | None) -> tuple[Response | None, str]:
         """The answer, and what the log says of it."""
         if fault is not None and fault.kind == "error":
             return error(fault.code, fault.message, fault.status), fault.code
@@ -99,15 +100,15 @@ class Front:
             fault.released.wait()
         if fault is not None and fault.kind == "stall":
             return None, "stalled"
-        answer = self._carry_out(environ)
+        answer = self._carry_out(environ, here.feed.call(here.name, call.who, call.action, call.parameters))
         if fault is not None and fault.kind == "lost":
             return None, "lost"
         if fault is not None and fault.kind == "hold":
             fault.released.wait()
         return answer, outcome(answer)
 
-    def _carry_out(self, environ: Environ) -> Response:
-        with self.lock:
+    def _carry_out(self, environ: Environ, within: AbstractContextManager[None]) -> Response:
+        with self.lock, within:
             return Response.from_app(self.moto, environ, buffered=True)
 
 

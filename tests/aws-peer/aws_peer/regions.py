@@ -13,6 +13,7 @@ from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBacken
 
 from aws_peer.buckets import Buckets
 from aws_peer.faults import Fault
+from aws_peer.feed import Feed
 from aws_peer.quotas import PAGE, QUOTAS
 
 
@@ -66,6 +67,7 @@ class Region:
     # to must have, and everything that it makes.
     required_tag: list[str] | None = None
     buckets: Buckets = field(default_factory=Buckets)
+    feed: Feed = field(default_factory=Feed)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def now(self) -> float:

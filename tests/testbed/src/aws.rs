@@ -21,7 +21,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The access key of whoever is tried. Calls with other keys meet no faults,
 /// no latency and no throttling.
-const CONTROLLER: &str = "CONTROLLER";
+pub(crate) const CONTROLLER: &str = "CONTROLLER";
 
 /// The stand-in for AWS. It ends when this is dropped.
 ///
@@ -174,7 +174,7 @@ impl AwsRegion {
         Ok(seen.seen)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, verb: &str, mut request: Value) -> anyhow::Result<T> {
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, verb: &str, mut request: Value) -> anyhow::Result<T> {
         request["region"] = json!(self.name);
         ask(&self.address, verb, request).await
     }

@@ -57,6 +57,7 @@
 
 mod assets;
 mod aws;
+mod aws_feed;
 mod building;
 mod client;
 mod cluster;
@@ -81,6 +82,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 pub use aws::{AwsCall, AwsFault, AwsPeer, AwsRegion, FaultKind};
+pub use aws_feed::{AwsBalancer, AwsDone, AwsFeed, AwsGroup, AwsListener, AwsNews, AwsState};
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use network::CLIENTS;

@@ -5,12 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 use sharedlb_testbed::{AwsFault, AwsPeer, FaultKind, Parts, enter};
 use tokio::runtime::Runtime;
+
+/// How long it may take until a call is told.
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts::AWS_ONLY)?;
@@ -20,9 +24,15 @@ fn main() -> anyhow::Result<()> {
     let peer = Arc::new(runtime.block_on(AwsPeer::start(&testbed))?);
 
     let python = peer.python().to_owned();
-    let mut tests = vec![Trial::test("faults_hit_the_calls_that_they_are_for", move || {
-        Ok(runtime.block_on(faults(&peer)).map_err(|error| format!("{error:#}"))?)
-    })];
+    let (of_feed, runtime_of_feed) = (peer.clone(), runtime.clone());
+    let mut tests = vec![
+        Trial::test("faults_hit_the_calls_that_they_are_for", move || {
+            Ok(runtime.block_on(faults(&peer)).map_err(|error| format!("{error:#}"))?)
+        }),
+        Trial::test("the_feed_tells_what_was_done_and_when", move || {
+            Ok(runtime_of_feed.block_on(feed(&of_feed)).map_err(|error| format!("{error:#}"))?)
+        }),
+    ];
     for file in python_tests()? {
         let python = python.clone();
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -70,4 +80,24 @@ async fn faults(peer: &AwsPeer) -> anyhow::Result<()> {
     let error = format!("{:#}", unknown.err().context("an unknown listener was described")?);
     ensure!(error.contains("ListenerNotFound"), "{error}");
     region.release("all").await
+}
+
+/// Every call is told once, and its time is right.
+async fn feed(peer: &AwsPeer) -> anyhow::Result<()> {
+    let region = peer.region(1).await?;
+    let mut feed = region.follow().await?;
+    ensure!(feed.next(Duration::ZERO).await?.calls.is_empty());
+    let before = Instant::now();
+    let group = json!({"Name": "theirs", "Protocol": "UDP", "Port": 53, "VpcId": region.vpc, "TargetType": "ip"});
+    region.call("create_target_group", group).await?;
+    let after = Instant::now();
+    let news = feed.next(LIMIT).await?;
+    let [done] = &news.calls[..] else { bail!("{news:?}") };
+    ensure!(done.action == "CreateTargetGroup" && done.parameters["Port"] == "53" && !done.of_controller, "{done:?}");
+    ensure!(before < done.began && done.began < done.ended && done.ended < after, "{before:?} {done:?} {after:?}");
+    ensure!(after < news.until, "{after:?} {news:?}");
+    let state = done.state.as_ref().context("nothing has changed")?;
+    ensure!(state.balancers.is_empty() && state.groups.len() == 1 && state.groups[0].name == "theirs", "{state:?}");
+    ensure!(feed.next(Duration::ZERO).await?.calls.is_empty(), "it is told twice");
+    Ok(())
 }
