@@ -1,6 +1,6 @@
 //! Chaos: claims, pods, namespaces and classes come, change and go all the time,
 //! while the controller is killed, frozen and cut off, the API server and etcd
-//! restart, and the load balancers' owner alters them by hand. An observer
+//! restart, AWS fails, and the load balancers' owner alters them by hand. An observer
 //! judges every state that there is on the way (`observer`), and in the end all
 //! has to be well (`end`).
 //!
@@ -8,6 +8,7 @@
 //! Without them it is a short run, always of the same plan.
 
 mod api;
+mod cloud;
 mod end;
 #[allow(dead_code, reason = "each of the test programs uses a part of this")]
 #[path = "../faults/faults.rs"]
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
-use sharedlb_testbed::{Cluster, Parts, enter};
+use sharedlb_testbed::{AwsPeer, Cluster, Parts, Testbed, enter};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -50,7 +51,7 @@ const SHORT: u64 = 10;
 const SEED: u64 = 6;
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { json_storage: true, ..Parts::ALL })?;
+    let testbed = enter(Parts { aws: true, json_storage: true, ..Parts::ALL })?;
     let (seconds, seed) = (setting("CHAOS_SECONDS", SHORT)?, setting("CHAOS_SEED", SEED)?);
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -62,10 +63,7 @@ fn main() -> anyhow::Result<()> {
             if draw(1) == draw(1) && draw(1) != draw(2) { Ok(()) } else { Err("it is not".into()) }
         }),
         Trial::test("whatever happens, no promise is broken, and in the end all is well", move || {
-            let run = handle.block_on(async {
-                let cluster = Arc::new(Cluster::start(testbed).await?);
-                run(cluster, Duration::from_secs(seconds), seed).await
-            });
+            let run = handle.block_on(run(testbed, Duration::from_secs(seconds), seed));
             run.map_err(|error| format!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}: {error:#}").into())
         }),
     ];
@@ -82,29 +80,36 @@ fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
     }
 }
 
-async fn run(cluster: Arc<Cluster>, lasting: Duration, seed: u64) -> anyhow::Result<()> {
+async fn run(testbed: Testbed, lasting: Duration, seed: u64) -> anyhow::Result<()> {
     let plan = Plan::draw(seed, lasting);
-    let stage = Stage::set(cluster.clone()).await?;
+    let peer = AwsPeer::start(&testbed).await?;
+    let cluster = Arc::new(Cluster::start(testbed).await?);
+    let stage = Stage::set(cluster.clone(), peer.region(3).await?).await?;
     let rights = controller_kubeconfig(&cluster).await?;
     let mut replicas =
-        (0..REPLICAS).map(|number| Replica::start(&cluster, &rights, number)).collect::<Result<Vec<_>, _>>()?;
+        (0..REPLICAS).map(|number| Replica::start(&stage, &rights, number)).collect::<Result<Vec<_>, _>>()?;
     for replica in &replicas {
         replica.until_ready().await?;
     }
     let foreign = stage.observer.seal().await?;
     ensure!(foreign == objects::foreign().len(), "the observer has seen {foreign} foreign objects");
+    let foreign = cloud::foreign_things(&stage.observer.at_aws());
+    ensure!(foreign == cloud::FOREIGN_THINGS, "the observer has seen {foreign} foreign things at AWS");
 
     println!("chaos: seed {seed}, for {lasting:?}");
     let began = Instant::now();
     let times = Times { began, end: began + lasting };
     let teams = plan.teams.iter().zip(0..).map(|(steps, team)| teams::team(&stage, times, team, steps));
-    let (struck, ..) = tokio::join!(
+    let (struck, failed, ..) = tokio::join!(
         strikes::strikes(&stage, times, &mut replicas, &plan.faults),
+        cloud::faults(&stage, times, &plan.cloud_faults),
         futures::future::join_all(teams),
         teams::admin(&stage, times, &plan.admin),
         owner::owner(&stage, times, &plan.owner),
+        cloud::owner(&stage, times, &plan.cloud_owner),
     );
     struck.context("what strikes the controller")?;
+    failed.context("what fails at AWS")?;
     let acted = began.elapsed();
     let ended = strikes::keeping(&mut replicas, finish(&stage)).await;
     let (events, wrongs) = stage.observer.judgement().await?;

@@ -12,8 +12,10 @@ pub(crate) const FOREIGN: &str = "chaos.test/foreign";
 /// The seconds for which a port of the first class rests, in any of its settings.
 pub(crate) const DELAY: u64 = 3;
 
-/// The last class, which comes and goes.
+/// The class that comes and goes.
 pub(crate) const FLEETING: u64 = 2;
+/// The class whose load balancers are at AWS.
+pub(crate) const CLOUD: u64 = 3;
 
 /// The claim of each team that names a Service instead of pods.
 const BY_SERVICE: u64 = 6;
@@ -27,7 +29,7 @@ pub(crate) fn claim_name(claim: u64) -> String {
 }
 
 pub(crate) fn class_name(class: u64) -> &'static str {
-    ["wide", "swift", "fleeting"][usize::try_from(class).unwrap_or(0) % 3]
+    ["wide", "swift", "fleeting", "cloud"][usize::try_from(class).unwrap_or(0) % 4]
 }
 
 /// The class of a claim: most of them share the first.
@@ -35,7 +37,8 @@ pub(crate) fn class_of(claim: u64) -> u64 {
     match claim {
         0..4 => 0,
         4..7 => 1,
-        _ => FLEETING,
+        7 => FLEETING,
+        _ => CLOUD,
     }
 }
 
@@ -45,7 +48,7 @@ pub(crate) fn namespace(name: &str) -> Value {
 
 /// A class in one of its settings, of which the first is wide enough for all, and
 /// the others have claims wait for each other's ports.
-pub(crate) fn class(class: u64, setting: u64) -> Value {
+pub(crate) fn class(class: u64, setting: u64, provider: &Value) -> Value {
     let (dynamic, most, each, empty) = match setting {
         1 => ((20000, 20011), 1, 60, 2),
         // Its load balancers fill, so that it gets more of them.
@@ -56,13 +59,15 @@ pub(crate) fn class(class: u64, setting: u64) -> Value {
     };
     // So that one waits for what another gives back.
     let most = if class == 1 { 1 } else { most };
+    // There are few claims at AWS, and no more than 50 fit.
+    let each = if class == CLOUD { u64::min(each, 50).div_ceil(2) } else { each };
     let delay = if class == 1 { 0 } else { DELAY + setting % 2 };
     json!({
         "apiVersion": "sharedlb.dev/v1alpha1",
         "kind": "SharedLBClass",
         "metadata": {"name": class_name(class)},
         "spec": {
-            "provider": {"service": {"allocateLoadBalancerNodePorts": false}},
+            "provider": provider,
             "ports": {"dynamic": [{"min": dynamic.0, "max": dynamic.1}]},
             "loadBalancers": {"min": 1, "max": most, "listenersPerLoadBalancer": each, "emptyDelaySeconds": empty},
             "reclaimDelaySeconds": delay,

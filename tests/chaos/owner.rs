@@ -185,7 +185,7 @@ fn is_own(port: &Value) -> bool {
     [OWN_PORT, RENAMED].iter().any(|own| text(port, "/name").starts_with(own))
 }
 
-fn pick<T>(mut among: Vec<T>, nth: u64) -> Option<T> {
+pub(crate) fn pick<T>(mut among: Vec<T>, nth: u64) -> Option<T> {
     let count = among.len() as u64;
     let nth = nth.checked_rem(count)?;
     Some(among.swap_remove(usize::try_from(nth).ok()?))

@@ -1,14 +1,18 @@
 //! What is done when, drawn from a seed. The same seed gives the same plan; how
 //! long each act takes, and so what it meets, differs from run to run.
 
+mod cloud;
+
 use std::time::Duration;
+
+pub(crate) use cloud::{CloudDeed, CloudFault};
 
 /// The teams, each with a namespace.
 pub(crate) const TEAMS: u64 = 3;
 /// The claims of a team.
-pub(crate) const CLAIMS: u64 = 8;
+pub(crate) const CLAIMS: u64 = 10;
 /// The classes.
-pub(crate) const CLASSES: u64 = 3;
+pub(crate) const CLASSES: u64 = 4;
 
 /// Something to be done at a time, counted from the beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,10 @@ pub(crate) struct Plan {
     /// What the load balancers' owner does by hand.
     pub(crate) owner: Vec<Step<Deed>>,
     pub(crate) faults: Vec<Step<Fault>>,
+    /// What their owner does at AWS.
+    pub(crate) cloud_owner: Vec<Step<CloudDeed>>,
+    /// What goes wrong at AWS.
+    pub(crate) cloud_faults: Vec<Step<CloudFault>>,
 }
 
 /// What a team does with one of its claims, and the pods and the Service of it.
@@ -150,6 +158,13 @@ pub(crate) enum Fault {
         writes: u64,
         down: u64,
     },
+    /// After so many calls of AWS that change something, of the last of which it
+    /// never learns. `done`: whether AWS carries that one out.
+    KillAtCall {
+        calls: u64,
+        done: bool,
+        down: u64,
+    },
     Stop {
         down: u64,
     },
@@ -193,7 +208,9 @@ impl Plan {
             teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (20, 110), team_act)).collect(),
             admin: steps(&mut dice, lasting, (700, 2200), admin_act),
             owner: steps(&mut dice, lasting, (200, 900), deed),
-            faults: faults(&mut dice, lasting),
+            faults: faults(&mut dice, lasting, deck, Fault::lasts),
+            cloud_owner: steps(&mut dice, lasting, (250, 900), cloud::deed),
+            cloud_faults: faults(&mut dice, lasting, cloud::deck, CloudFault::lasts),
         }
     }
 }
@@ -254,12 +271,17 @@ fn deed(dice: &mut Dice) -> Deed {
 
 /// All faults in one order, then all in another one, and so on: so that even
 /// a short run has many of them.
-fn faults(dice: &mut Dice, lasting: Duration) -> Vec<Step<Fault>> {
+fn faults<F: Copy>(
+    dice: &mut Dice,
+    lasting: Duration,
+    deck: fn(&mut Dice) -> Vec<F>,
+    lasts: fn(F) -> u64,
+) -> Vec<Step<F>> {
     let (mut steps, mut at) = (Vec::new(), Duration::from_millis(500));
     loop {
-        for fault in deck(dice) {
+        for fault in shuffled(dice, deck) {
             steps.push(Step { at, act: fault });
-            at += Duration::from_millis(fault.lasts() + dice.between(300, 1800));
+            at += Duration::from_millis(lasts(fault) + dice.between(300, 1800));
             if at >= lasting {
                 return steps;
             }
@@ -267,14 +289,26 @@ fn faults(dice: &mut Dice, lasting: Duration) -> Vec<Step<Fault>> {
     }
 }
 
+/// By Fisher and Yates.
+fn shuffled<F>(dice: &mut Dice, deck: fn(&mut Dice) -> Vec<F>) -> Vec<F> {
+    let mut deck = deck(dice);
+    for last in (1..deck.len()).rev() {
+        let other = usize::try_from(dice.below(last as u64 + 1)).unwrap_or(0);
+        deck.swap(last, other);
+    }
+    deck
+}
+
 fn deck(dice: &mut Dice) -> Vec<Fault> {
     let lasting = dice.between(300, 2000);
     let down = dice.between(0, 1200);
-    let mut deck = vec![
+    vec![
         Fault::Kill { down },
         Fault::Kill { down: 0 },
         Fault::KillAtWrite { writes: dice.between(1, 12), down: dice.between(0, 500) },
         Fault::KillAtWrite { writes: dice.between(1, 40), down: 0 },
+        Fault::KillAtCall { calls: dice.between(0, 6), done: true, down: dice.between(0, 500) },
+        Fault::KillAtCall { calls: dice.between(0, 6), done: false, down: 0 },
         Fault::Stop { down: dice.between(0, 800) },
         Fault::Freeze { lasting: dice.between(300, 8000) },
         Fault::CutOff { lasting: dice.between(300, 3000) },
@@ -287,13 +321,7 @@ fn deck(dice: &mut Dice) -> Vec<Fault> {
         Fault::LoseAnswers { every: dice.between(2, 5), lasting: dice.between(500, 2500) },
         Fault::Conflicts { every: dice.between(2, 4), lasting: dice.between(500, 1500) },
         Fault::Compact,
-    ];
-    // Fisher and Yates' shuffle.
-    for last in (1..deck.len()).rev() {
-        let other = usize::try_from(dice.below(last as u64 + 1)).unwrap_or(0);
-        deck.swap(last, other);
-    }
-    deck
+    ]
 }
 
 impl Fault {
@@ -302,6 +330,7 @@ impl Fault {
         match self {
             Self::Kill { down }
             | Self::KillAtWrite { down, .. }
+            | Self::KillAtCall { down, .. }
             | Self::Stop { down }
             | Self::RestartApiServer { down }
             | Self::RestartEtcd { down } => down,

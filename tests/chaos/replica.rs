@@ -10,6 +10,7 @@ use sharedlb_testbed::Cluster;
 
 use crate::harness::Controller;
 use crate::proxy::Proxy;
+use crate::stage::Stage;
 
 /// How many there are.
 pub(crate) const REPLICAS: u16 = 2;
@@ -22,6 +23,11 @@ const PROXY: u16 = 7070;
 const TERMS: [&str; 3] =
     ["--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=3s", "--leader-elect-retry-period=300ms"];
 
+/// AWS does not say when somebody changes something there, so that it is to look
+/// as often as it lets itself be told to. And it meets AWS' own throttling instead
+/// of what it would spare itself.
+const CLOUD: [&str; 2] = ["--resync-seconds=10", "--aws-call-rate=100"];
+
 /// The status with which a process ends that lost the Lease.
 const LOST: i32 = 3;
 
@@ -31,15 +37,17 @@ pub(crate) struct Replica {
     number: u16,
     pub(crate) proxy: Proxy,
     kubeconfig: PathBuf,
+    environment: Vec<(&'static str, String)>,
     controller: Option<Controller>,
 }
 
 impl Replica {
     /// Starts one, and does not wait for it.
-    pub(crate) fn start(cluster: &Arc<Cluster>, rights: &Path, number: u16) -> anyhow::Result<Self> {
+    pub(crate) fn start(stage: &Stage, rights: &Path, number: u16) -> anyhow::Result<Self> {
         let proxy = Proxy::start_at(rights, PROXY + number)?;
         let kubeconfig = proxy.kubeconfig()?;
-        let mut replica = Self { cluster: cluster.clone(), number, proxy, kubeconfig, controller: None };
+        let (cluster, environment) = (stage.cluster.clone(), stage.region.environment());
+        let mut replica = Self { cluster, number, proxy, kubeconfig, environment, controller: None };
         replica.begin()?;
         Ok(replica)
     }
@@ -53,8 +61,9 @@ impl Replica {
     fn begin(&mut self) -> anyhow::Result<()> {
         self.proxy.forget_lists();
         let name = format!("--leader-elect-name=replica-{}", self.number);
-        let flags = [&[name.as_str()], TERMS.as_slice()].concat();
-        let controller = Controller::start_at(&self.cluster, &self.kubeconfig, PORT + self.number, &flags)?;
+        let flags = [&[name.as_str()], TERMS.as_slice(), CLOUD.as_slice()].concat();
+        let port = PORT + self.number;
+        let controller = Controller::start_at(&self.cluster, &self.kubeconfig, port, &flags, &self.environment)?;
         self.controller = Some(controller);
         Ok(())
     }

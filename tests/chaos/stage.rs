@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sharedlb_testbed::{Client, Cluster, eventually};
+use serde_json::{Value, json};
+use sharedlb_testbed::{AwsRegion, Client, Cluster, eventually};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::{Kind, Server};
+use crate::cloud;
 use crate::harness::install;
-use crate::objects::{self, BYSTANDERS, FLEETING};
+use crate::objects::{self, BYSTANDERS, CLOUD, FLEETING};
 use crate::observer::Observer;
 use crate::plan::{CLAIMS, CLASSES, Step, TEAMS};
 use crate::report::Report;
@@ -16,9 +18,10 @@ use crate::report::Report;
 /// How long things may take when nothing is in their way.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// The cluster, who looks at it, and what is done to it.
+/// The cluster and the region of AWS, who looks at it, and what is done to it.
 pub(crate) struct Stage {
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) region: AwsRegion,
     pub(crate) server: Server,
     pub(crate) client: Client,
     pub(crate) observer: Observer,
@@ -27,22 +30,33 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Installs everything, and makes all that the acts begin with.
-    pub(crate) async fn set(cluster: Arc<Cluster>) -> anyhow::Result<Self> {
-        let observer = Observer::start(cluster.etcd_url(), &cluster.logs().join("observed.log"))?;
+    pub(crate) async fn set(cluster: Arc<Cluster>, region: AwsRegion) -> anyhow::Result<Self> {
+        let feed = region.follow().await?;
+        let observer = Observer::start(cluster.etcd_url(), feed, &cluster.logs().join("observed.log"))?;
         install(&cluster).await?;
-        let server = Server(cluster.admin());
-        let stage = Self { client: cluster.client()?, cluster, server, observer, report: Report::default() };
+        let (client, server) = (cluster.client()?, Server(cluster.admin()));
+        let stage = Self { client, cluster, region, server, observer, report: Report::default() };
+        cloud::make_foreign(&stage.region).await?;
         stage.server.create("", &objects::namespace(BYSTANDERS)).await?;
         for (namespace, object) in objects::foreign() {
             stage.server.create(namespace, &object).await?;
         }
         for class in 0..CLASSES {
-            stage.server.create("", &objects::class(class, 1)).await?;
+            stage.server.create("", &stage.class(class, 1)).await?;
         }
         for team in 0..TEAMS {
             stage.settle_team(team).await?;
         }
         Ok(stage)
+    }
+
+    /// A class in one of its settings.
+    pub(crate) fn class(&self, class: u64, setting: u64) -> Value {
+        let provider = match class {
+            CLOUD => cloud::provider(&self.region),
+            _ => json!({"service": {"allocateLoadBalancerNodePorts": false}}),
+        };
+        objects::class(class, setting, &provider)
     }
 
     /// Makes what a team's namespace begins with, as far as it is not there.
@@ -57,7 +71,7 @@ impl Stage {
     }
 
     /// Makes an object, and waits for the end of one of its name that is going.
-    pub(crate) async fn ensure(&self, namespace: &str, object: &serde_json::Value) -> anyhow::Result<()> {
+    pub(crate) async fn ensure(&self, namespace: &str, object: &Value) -> anyhow::Result<()> {
         let (kind, name) = (Kind::of(object).unwrap_or(Kind::ConfigMap), crate::api::name(object));
         eventually(&format!("{kind:?} {namespace}/{name} to be there"), LIMIT, async || {
             match self.server.get(kind, namespace, name).await? {
@@ -92,7 +106,7 @@ impl Stage {
                 }
             }
         }
-        self.ensure("", &objects::class(FLEETING, 0)).await
+        self.ensure("", &self.class(FLEETING, 0)).await
     }
 }
 

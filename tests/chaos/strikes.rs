@@ -4,16 +4,20 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use sharedlb_testbed::{AwsFault, AwsRegion, FaultKind, eventually};
 use tokio::time::sleep;
 
+use crate::cloud::WRITES;
 use crate::faults::{Ending, Faults};
 use crate::plan::{Fault, Step};
 use crate::replica::Replica;
 use crate::report::Became;
 use crate::stage::{Stage, Times};
 
-/// How long one waits for writes that are to be the last.
-const WRITES: Duration = Duration::from_millis(1500);
+/// How long one waits for writes and calls that are to be the last.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// The name of the fault that holds a call.
+const KILL: &str = "kill";
 /// How often it is looked who has ended.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -70,7 +74,11 @@ async fn strike(stage: &Stage, replica: &mut Replica, fault: Fault) -> anyhow::R
     let cluster = &stage.cluster;
     match fault {
         Fault::Kill { down } => replica.kill(millis(down)).await?,
-        Fault::KillAtWrite { writes, down } => replica.kill_at_write(writes, WRITES, millis(down)).await?,
+        Fault::KillAtWrite { writes, down } => replica.kill_at_write(writes, PATIENCE, millis(down)).await?,
+        Fault::KillAtCall { calls, done, down } => {
+            let kind = if done { FaultKind::Hold } else { FaultKind::Stall };
+            kill_at_call(&stage.region, replica, kind, calls, millis(down)).await?;
+        }
         Fault::Stop { down } => replica.stop(millis(down)).await?,
         Fault::Freeze { lasting } => replica.freeze(millis(lasting)).await?,
         Fault::CutOff { lasting } => replica.cut_off(millis(lasting)).await?,
@@ -106,6 +114,24 @@ async fn strike(stage: &Stage, replica: &mut Replica, fault: Fault) -> anyhow::R
         }
     }
     Ok(())
+}
+
+/// Lets it make so many calls of AWS that change something, and kills it before it
+/// knows what became of the next one.
+async fn kill_at_call(
+    region: &AwsRegion,
+    replica: &mut Replica,
+    kind: FaultKind,
+    calls: u64,
+    down: Duration,
+) -> anyhow::Result<()> {
+    region.fault(&AwsFault::new(KILL, kind, &WRITES).after(usize::try_from(calls)?)).await?;
+    let hit = eventually("a call", PATIENCE, async || Ok((region.hits(KILL).await? > 0).then_some(())));
+    // Where there is nothing to call, it is killed for nothing.
+    drop(hit.await);
+    let killed = replica.kill(down).await;
+    region.release(KILL).await?;
+    killed
 }
 
 async fn for_a_while(faults: &Faults, lasting: u64, set: fn(&Faults, u64), every: u64) {

@@ -92,7 +92,7 @@ async fn administer(stage: &Stage, act: AdminAct) -> anyhow::Result<()> {
 
 /// Gives a class one of its settings.
 pub(crate) async fn set_class(stage: &Stage, class: u64, setting: u64) -> anyhow::Result<()> {
-    let object = objects::class(class, setting);
+    let object = stage.class(class, setting);
     let patch = json!({"spec": object["spec"]});
     let changed = stage.server.change(Kind::Class, "", text(&object, "/metadata/name"), patch).await;
     changed.map(drop).context("editing a class")

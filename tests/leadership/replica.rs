@@ -33,7 +33,7 @@ impl Replica {
         let proxy = Proxy::start_at(&controller_kubeconfig(cluster).await?, 7070 + number)?;
         let named = format!("--leader-elect-name={name}");
         let flags = [&[named.as_str()], flags].concat();
-        let controller = Controller::start_at(cluster, &proxy.kubeconfig()?, 18080 + number, &flags)?;
+        let controller = Controller::start_at(cluster, &proxy.kubeconfig()?, 18080 + number, &flags, &[])?;
         Ok(Self { name, proxy, controller })
     }
 

@@ -9,8 +9,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::cloud::Cloud;
 use super::etcd::{Clock, Event};
 use super::objects::{Claim, Class, Key, Labels, Service, Slice, Slot, labels};
+use super::stints::Stint;
 use crate::api::{entries, text};
 use crate::objects::{FOREIGN, SYSTEM};
 use crate::owner::OWN_PORT;
@@ -18,6 +20,8 @@ use crate::owner::OWN_PORT;
 /// All that there is, as of the last event.
 pub(super) struct Book {
     pub(super) clock: Arc<Clock>,
+    /// When it was opened, before anything was there.
+    pub(super) began: Instant,
     pub(super) revision: u64,
     pub(super) received: Instant,
     pub(super) events: u64,
@@ -32,6 +36,9 @@ pub(super) struct Book {
     pub(super) holders: BTreeMap<Slot, BTreeSet<Key>>,
     /// Who held it last.
     pub(super) last_holder: BTreeMap<Slot, Key>,
+    /// Whose the slots of the class at AWS were, in the order of time.
+    pub(super) stints: BTreeMap<Slot, Vec<Stint>>,
+    pub(super) cloud: Cloud,
     /// Slots that their claims did not want any more, and since which revision.
     pub(super) unwanted: BTreeMap<Slot, (String, u64)>,
     /// Slots that were recorded as given back, by whom, and since which revision.
@@ -50,8 +57,8 @@ pub(super) struct Book {
     /// Who holds the Lease, or did last, and how many have held it.
     pub(super) leader: String,
     pub(super) leaders: u64,
+    pub(super) cluster_id: String,
     log: File,
-    cluster_id: String,
     foreign: BTreeMap<String, Value>,
     sealed: bool,
 }
@@ -68,6 +75,7 @@ impl Book {
     pub(super) fn new(clock: Arc<Clock>, log: File) -> Self {
         Self {
             clock,
+            began: Instant::now(),
             revision: 0,
             received: Instant::now(),
             events: 0,
@@ -79,6 +87,8 @@ impl Book {
             pods: BTreeMap::new(),
             holders: BTreeMap::new(),
             last_holder: BTreeMap::new(),
+            stints: BTreeMap::new(),
+            cloud: Cloud::default(),
             unwanted: BTreeMap::new(),
             rests: BTreeMap::new(),
             delays: BTreeMap::new(),
@@ -89,8 +99,8 @@ impl Book {
             taken: BTreeSet::new(),
             leader: String::new(),
             leaders: 0,
-            log,
             cluster_id: String::new(),
+            log,
             foreign: BTreeMap::new(),
             sealed: false,
         }
@@ -106,8 +116,12 @@ impl Book {
         match parts.as_slice() {
             ["sharedlb.dev", "sharedlbs", namespace, name] => {
                 self.claim(key(namespace, name), object.map(Claim::read));
+                self.note_stints();
             }
-            ["sharedlb.dev", "sharedlbclasses", name] => self.class(name, object.map(Class::read)),
+            ["sharedlb.dev", "sharedlbclasses", name] => {
+                self.class(name, object.map(Class::read));
+                self.note_stints();
+            }
             ["services", "specs", namespace, name] => self.service(key(namespace, name), object),
             ["endpointslices", namespace, name] => {
                 match object.map(Slice::read) {
@@ -131,10 +145,15 @@ impl Book {
     /// Writes down what there was, so that one can see later how something came
     /// about.
     fn note(&mut self, key: &str, object: Option<&Value>) {
-        let (now, revision) = (Timestamp::now(), self.revision);
         let what = object.map_or("deleted".to_owned(), |object| unmanaged(object).to_string());
+        self.note_line(&format!("{key} {what}"));
+    }
+
+    /// Writes down a line.
+    pub(super) fn note_line(&mut self, line: &str) {
+        let (now, revision) = (Timestamp::now(), self.revision);
         // A disk that is full is no reason to end.
-        let _ = writeln!(self.log, "{now:.3} {revision} {key} {what}");
+        let _ = writeln!(self.log, "{now:.3} {revision} {line}");
     }
 
     /// Records something wrong.

@@ -140,6 +140,13 @@ impl Clock {
         ticks.get(later.checked_sub(1)?).map(|(asked, _)| *asked)
     }
 
+    /// A time before which nothing was written that came after this revision.
+    pub(super) fn seen_all_before(&self, revision: u64) -> Option<Instant> {
+        let ticks = self.lock();
+        let later = ticks.partition_point(|(_, written)| *written <= revision);
+        ticks.get(later.checked_sub(1)?).map(|(asked, _)| *asked)
+    }
+
     /// Goes on for ever.
     pub(super) async fn run(self: Arc<Self>, etcd: Etcd) {
         loop {

@@ -10,25 +10,34 @@ use crate::objects::SYSTEM;
 use crate::owner::BY_HAND;
 
 impl Book {
-    /// Judges all listeners of all load balancers.
+    /// Judges all listeners of all load balancers that are Services.
     pub(super) fn judge_listeners(&mut self) {
         let wrongs: Vec<String> = self
             .open_listeners()
             .into_iter()
             .flat_map(|(slot, addresses)| {
-                let wrong = |address: &String| self.judge_address(&slot, address);
+                let holders = self.holders.get(&slot).filter(|holders| !holders.is_empty());
+                let owners: Vec<&Key> = match holders {
+                    Some(holders) => holders.iter().collect(),
+                    None => self.last_holder.get(&slot).into_iter().collect(),
+                };
+                let wrong = |address: &String| self.judge_address(&slot, &owners, address);
                 addresses.iter().filter_map(wrong).collect::<Vec<_>>()
             })
             .collect();
+        self.wrong_once(wrongs);
+    }
+
+    /// Records what is wrong now. Until it is set right, every event shows it.
+    pub(super) fn wrong_once(&mut self, wrongs: impl IntoIterator<Item = String>) {
         for wrong in wrongs {
-            // Until it is set right, every event shows it.
             if !self.wrongs.iter().any(|known| known.ends_with(&wrong)) {
                 self.wrong(wrong);
             }
         }
     }
 
-    /// All listeners, and the addresses that they lead to.
+    /// All listeners of Services, and the addresses that they lead to.
     fn open_listeners(&self) -> Vec<(Slot, BTreeSet<String>)> {
         let fronts = self.services.iter().filter(|(key, service)| key.0 == SYSTEM && service.front.is_some());
         let listeners = fronts.flat_map(|(key, service)| {
@@ -43,18 +52,13 @@ impl Book {
         slices.filter(|slice| slice.ports.contains(port)).flat_map(|slice| slice.addresses.clone()).collect()
     }
 
-    /// What is wrong with this listener's leading there.
-    fn judge_address(&self, slot: &Slot, address: &str) -> Option<String> {
+    /// What is wrong with this slot of these claims leading there.
+    pub(super) fn judge_address(&self, slot: &Slot, owners: &[&Key], address: &str) -> Option<String> {
         if address.starts_with(BY_HAND) {
             return None;
         }
         let Some(pod) = self.pods.get(address) else {
             return Some(format!("listener: {slot:?} leads to {address}, which never was a pod's"));
-        };
-        let holders = self.holders.get(slot).filter(|holders| !holders.is_empty());
-        let owners = match holders {
-            Some(holders) => holders.iter().collect(),
-            None => self.last_holder.get(slot).into_iter().collect::<Vec<_>>(),
         };
         let fits = owners.iter().any(|claim| self.ever_selected(claim, pod));
         (!fits).then(|| format!("listener: {slot:?} of {owners:?} leads to {}/{} ({address})", pod.namespace, pod.name))
@@ -77,13 +81,16 @@ impl Book {
 
     /// Compares what is open with what is held.
     pub(super) fn compare(&self) -> Seen {
-        let open = self.open_listeners();
+        let of_services = self.open_listeners();
+        let at_aws = self.slots_at_aws();
+        let open: BTreeSet<&Slot> = of_services.iter().map(|(slot, _)| slot).chain(&at_aws).collect();
         let is_held = |slot: &Slot| self.holders.get(slot).is_some_and(|holders| !holders.is_empty());
         let held = self.holders.iter().filter(|(_, holders)| !holders.is_empty());
-        let closed = held.filter(|(slot, _)| open.iter().all(|(open, _)| open != *slot));
-        let by_hand = open.iter().filter(|(_, addresses)| addresses.iter().any(|each| each.starts_with(BY_HAND)));
+        let closed = held.filter(|(slot, _)| !open.contains(slot));
+        let by_hand = |addresses: &BTreeSet<String>| addresses.iter().any(|each| each.starts_with(BY_HAND));
+        let by_hand = of_services.iter().filter(|(_, addresses)| by_hand(addresses));
         Seen {
-            unheld: open.iter().filter(|(slot, _)| !is_held(slot)).map(|(slot, _)| format!("{slot:?}")).collect(),
+            unheld: open.iter().filter(|slot| !is_held(slot)).map(|slot| format!("{slot:?}")).collect(),
             closed: closed.map(|(slot, holders)| format!("{slot:?} of {holders:?}")).collect(),
             by_hand: by_hand.map(|(slot, _)| format!("{slot:?}")).collect(),
         }

@@ -1,37 +1,43 @@
 //! An observer of its own: it shares no code with the controller, and reads
 //! nothing but etcd's own log, which has every version of every object in the
-//! order in which they were written, and which goes on where it broke off. So
+//! order in which they were written, and which goes on where it broke off; and
+//! the feed of AWS' stand-in, which has every call and what there was after it. So
 //! it misses nothing while the API server is away, and judges every state that
 //! there ever was, where watches of several kinds would show mixed ones.
 
 mod book;
 mod claims;
+mod cloud;
 mod etcd;
 mod listeners;
 mod objects;
+mod stints;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use sharedlb_testbed::eventually;
-use tokio::sync::watch;
+use sharedlb_testbed::{AwsFeed, AwsState, eventually};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use book::Book;
-use etcd::{Clock, Etcd};
+use etcd::{Clock, Etcd, Event};
 
 /// How long it may lag behind.
 const LAG: Duration = Duration::from_secs(30);
+/// How long it waits for a call at AWS before it goes on without one.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Follows everything that is written, until it is dropped.
 pub(crate) struct Observer {
     etcd: Etcd,
     book: Arc<Mutex<Book>>,
     seen: watch::Receiver<u64>,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 /// What there is in the end, as the observer has it.
@@ -45,22 +51,20 @@ pub(crate) struct Seen {
 }
 
 impl Observer {
-    /// Begins with the first version of the first object, and writes everything
-    /// that it judges into a file.
-    pub(crate) fn start(etcd_url: &str, log: &Path) -> anyhow::Result<Self> {
+    /// Begins with the first version of the first object, and the first call at AWS,
+    /// and writes everything that it judges into a file.
+    pub(crate) fn start(etcd_url: &str, feed: AwsFeed, log: &Path) -> anyhow::Result<Self> {
         let etcd = Etcd::new(etcd_url)?;
         let clock = Arc::<Clock>::default();
         let book = Arc::new(Mutex::new(Book::new(clock.clone(), File::create(log)?)));
         let (seen_up_to, seen) = watch::channel(0);
-        let following = etcd::follow(etcd.clone(), {
-            let book = book.clone();
-            move |event| {
-                let revision = event.revision;
-                lock(&book).enter(event);
-                seen_up_to.send_replace(revision);
-            }
-        });
-        let tasks = [tokio::spawn(following).abort_handle(), tokio::spawn(clock.run(etcd.clone())).abort_handle()];
+        let (told, events) = mpsc::unbounded_channel();
+        let following = etcd::follow(etcd.clone(), move |event| _ = told.send(event));
+        let tasks = [
+            tokio::spawn(following).abort_handle(),
+            tokio::spawn(clock.run(etcd.clone())).abort_handle(),
+            tokio::spawn(enter_all(book.clone(), events, feed, seen_up_to)).abort_handle(),
+        ];
         Ok(Self { etcd, book, seen, tasks })
     }
 
@@ -112,6 +116,11 @@ impl Observer {
         Ok(())
     }
 
+    /// What there is at AWS.
+    pub(crate) fn at_aws(&self) -> AwsState {
+        lock(&self.book).cloud.state.clone()
+    }
+
     /// How many events it has judged, and what was wrong.
     pub(crate) async fn judgement(&self) -> anyhow::Result<(u64, Vec<String>)> {
         self.catch_up().await?;
@@ -129,6 +138,44 @@ impl Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Enters the events of etcd and the calls at AWS in the order of time: each event
+/// only once all is known that was at AWS before it was received, so that what
+/// somebody did because of something there is judged with it.
+async fn enter_all(
+    book: Arc<Mutex<Book>>,
+    mut events: mpsc::UnboundedReceiver<Event>,
+    mut feed: AwsFeed,
+    seen_up_to: watch::Sender<u64>,
+) {
+    let mut waiting = VecDeque::new();
+    loop {
+        let news = match feed.next(PATIENCE).await {
+            Ok(news) => news,
+            Err(error) => {
+                eprintln!("chaos: the observer, of AWS: {error:#}");
+                tokio::time::sleep(PATIENCE).await;
+                continue;
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            waiting.push_back(event);
+        }
+        let mut book = lock(&book);
+        let mut enter_until = |book: &mut Book, time: std::time::Instant| {
+            while let Some(event) = waiting.pop_front_if(|event: &mut Event| event.received.into_std() <= time) {
+                book.enter(event);
+            }
+        };
+        for call in news.calls {
+            enter_until(&mut book, call.ended);
+            book.call_of_aws(call);
+        }
+        enter_until(&mut book, news.until);
+        book.judge_aws(news.until.into());
+        seen_up_to.send_replace(book.revision);
     }
 }
 

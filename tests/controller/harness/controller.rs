@@ -42,15 +42,11 @@ impl Controller {
         flags: &[&str],
         environment: &[(&str, String)],
     ) -> anyhow::Result<Self> {
-        Self::spawn(cluster, kubeconfig, PORT, &[&["--leader-elect=false"], flags].concat(), environment)
+        Self::start_at(cluster, kubeconfig, PORT, &[&["--leader-elect=false"], flags].concat(), environment)
     }
 
     /// One of several, each of which answers at a port of its own.
-    pub(crate) fn start_at(cluster: &Cluster, kubeconfig: &Path, port: u16, flags: &[&str]) -> anyhow::Result<Self> {
-        Self::spawn(cluster, kubeconfig, port, flags, &[])
-    }
-
-    fn spawn(
+    pub(crate) fn start_at(
         cluster: &Cluster,
         kubeconfig: &Path,
         port: u16,
