@@ -10,7 +10,7 @@ pub(crate) use cloud::{CloudDeed, CloudFault};
 /// The teams, each with a namespace.
 pub(crate) const TEAMS: u64 = 3;
 /// The claims of a team.
-pub(crate) const CLAIMS: u64 = 10;
+pub(crate) const CLAIMS: u64 = 11;
 /// The classes.
 pub(crate) const CLASSES: u64 = 4;
 
@@ -205,7 +205,7 @@ impl Plan {
     pub(crate) fn draw(seed: u64, lasting: Duration) -> Self {
         let mut dice = Dice(seed);
         Self {
-            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (20, 110), team_act)).collect(),
+            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (15, 85), team_act)).collect(),
             admin: steps(&mut dice, lasting, (700, 2200), admin_act),
             owner: steps(&mut dice, lasting, (200, 900), deed),
             faults: faults(&mut dice, lasting, deck, Fault::lasts),
