@@ -1,6 +1,6 @@
 //! What a watch has told, corrected by the replies to our own writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
@@ -19,16 +19,28 @@ pub trait Cached {
 /// A watch lags behind our own writes, and deciding on what it has not seen yet
 /// would give one slot twice. So the reply to every write goes in by
 /// [`Cache::written`], and stays until the watch has that version or a newer one.
+/// Nor does a list that is older than what was seen undo any of that: what has
+/// happened since, the watch tells after it.
 #[derive(Debug)]
 pub struct Cache<T> {
     objects: BTreeMap<ClaimId, Arc<T>>,
-    /// While a list is under way: the objects it has had so far
-    listed: Option<BTreeSet<ClaimId>>,
+    /// While a list is under way
+    listed: Option<Listed>,
     filled: bool,
-    /// The last objects that were deleted, so that a late reply to a write does
-    /// not bring one back
-    deleted: HashSet<Arc<str>>,
+    /// The last objects that were deleted, each with a version that it had
+    /// reached by then, so that neither a late reply to a write nor an older list
+    /// brings one back
+    deleted: HashMap<Arc<str>, u64>,
     deleted_order: VecDeque<Arc<str>>,
+}
+
+/// A list that is under way.
+#[derive(Debug, Default)]
+struct Listed {
+    /// The objects that it has had so far, or that were written meanwhile
+    objects: BTreeSet<ClaimId>,
+    /// A version that is newer than the list, which so has older objects
+    older_than: Option<u64>,
 }
 
 /// How many deleted objects are remembered: more than can have writes under way.
@@ -49,7 +61,7 @@ impl<T> Default for Cache<T> {
             objects: BTreeMap::new(),
             listed: None,
             filled: false,
-            deleted: HashSet::new(),
+            deleted: HashMap::new(),
             deleted_order: VecDeque::new(),
         }
     }
@@ -78,35 +90,63 @@ impl<T: Cached> Cache<T> {
     pub fn watched(&mut self, event: Event<T>) -> Vec<Changed<T>> {
         match event {
             Event::Init => {
-                self.listed = Some(BTreeSet::new());
+                self.listed = Some(Listed::default());
                 Vec::new()
             }
-            Event::InitApply(object) => self.shown(object).into_iter().collect(),
+            Event::InitApply(object) => {
+                let newer = self.newer_than(object.meta());
+                if let Some(listed) = &mut self.listed {
+                    listed.older_than = listed.older_than.into_iter().chain(newer).min();
+                }
+                self.shown(object).into_iter().collect()
+            }
             Event::InitDone => {
                 self.filled = true;
                 let listed = self.listed.take().unwrap_or_default();
-                let gone: Vec<_> = self.objects.keys().filter(|key| !listed.contains(key)).cloned().collect();
-                gone.into_iter().filter_map(|key| self.remove(&key)).collect()
+                // What was written after the list was made is not gone for not being in it.
+                let since = |object: &T| listed.older_than.is_some_and(|newer| object.meta().version >= newer);
+                let absent =
+                    self.objects.iter().filter(|(key, object)| !listed.objects.contains(key) && !since(object));
+                let gone: Vec<_> = absent.map(|(key, _)| key.clone()).collect();
+                gone.into_iter().filter_map(|key| self.remove(&key, 0)).collect()
             }
             Event::Apply(object) => self.shown(object).into_iter().collect(),
-            Event::Delete(object) => self.gone(&object.meta().key, &object.meta().uid).into_iter().collect(),
+            Event::Delete(object) => {
+                let Meta { key, uid, version, .. } = object.meta();
+                if self.is_known(key, uid) { self.remove(key, *version) } else { None }.into_iter().collect()
+            }
         }
     }
 
     /// This object is gone, or does not matter any longer.
     pub fn gone(&mut self, key: &ClaimId, uid: &str) -> Option<Changed<T>> {
-        // One of the same name that was created since is another object.
-        let same = self.objects.get(key).is_some_and(|known| *known.meta().uid == *uid);
-        same.then(|| self.remove(key)).flatten()
+        if self.is_known(key, uid) { self.remove(key, 0) } else { None }
     }
 
     /// Takes in the reply to a write of ours.
     pub fn written(&mut self, object: T) -> Option<Changed<T>> {
-        if self.deleted.contains(&object.meta().uid) { None } else { self.put(object) }
+        if self.deleted.contains_key(&object.meta().uid) { None } else { self.put(object) }
     }
 
-    /// What the watch shows is there, also if it did not matter for a while.
+    /// Whether it is this object that is there, and not one of the same name that was
+    /// created since.
+    fn is_known(&self, key: &ClaimId, uid: &str) -> bool {
+        self.objects.get(key).is_some_and(|known| *known.meta().uid == *uid)
+    }
+
+    /// A newer version than this one of what has or had its name, if one was seen.
+    fn newer_than(&self, shown: &Meta) -> Option<u64> {
+        let known = self.objects.get(&shown.key).map(|known| known.meta().version);
+        let deleted = self.deleted.get(&shown.uid).copied();
+        known.into_iter().chain(deleted).filter(|seen| *seen > shown.version).min()
+    }
+
+    /// What the watch shows is there, also if it did not matter for a while; unless
+    /// it was seen to go since.
     fn shown(&mut self, object: T) -> Option<Changed<T>> {
+        if self.deleted.get(&object.meta().uid).is_some_and(|deleted| *deleted > object.meta().version) {
+            return None;
+        }
         self.deleted.remove(&object.meta().uid);
         self.put(object)
     }
@@ -114,7 +154,7 @@ impl<T: Cached> Cache<T> {
     fn put(&mut self, object: T) -> Option<Changed<T>> {
         let (key, version) = (object.meta().key.clone(), object.meta().version);
         if let Some(listed) = &mut self.listed {
-            listed.insert(key.clone());
+            listed.objects.insert(key.clone());
         }
         if self.objects.get(&key).is_some_and(|known| known.meta().version >= version) {
             return None;
@@ -124,10 +164,11 @@ impl<T: Cached> Cache<T> {
         Some(Changed { old, new: Some(new) })
     }
 
-    fn remove(&mut self, key: &ClaimId) -> Option<Changed<T>> {
+    /// `at`: the version by which it is gone, or 0 if that is not known.
+    fn remove(&mut self, key: &ClaimId, at: u64) -> Option<Changed<T>> {
         let old = self.objects.remove(key)?;
         let uid = old.meta().uid.clone();
-        self.deleted.insert(uid.clone());
+        self.deleted.insert(uid.clone(), at.max(old.meta().version));
         self.deleted_order.push_back(uid);
         if self.deleted_order.len() > DELETED
             && let Some(oldest) = self.deleted_order.pop_front()
@@ -199,6 +240,58 @@ mod tests {
         let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
         list(&mut cache, vec![object("b", "v", 2)]);
         assert_eq!((version(&cache, "a"), version(&cache, "b")), (None, Some(2)));
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_what_was_seen_brings_nothing_back() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.watched(Event::Delete(object("a", "u", 9)));
+        list(&mut cache, vec![object("a", "u", 3), object("b", "v", 2)]);
+        assert_eq!(version(&cache, "a"), None);
+        // The watch that begins with the list tells once more what came after it.
+        cache.watched(Event::Apply(object("a", "u", 4)));
+        assert_eq!(version(&cache, "a"), None);
+        cache.watched(Event::Delete(object("a", "u", 9)));
+        cache.watched(Event::Apply(object("a", "another", 10)));
+        assert_eq!(version(&cache, "a"), Some(10));
+    }
+
+    #[test]
+    fn what_was_created_after_an_older_list_stays() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.watched(Event::Apply(object("a", "u", 5)));
+        cache.watched(Event::Apply(object("new", "w", 6)));
+        list(&mut cache, vec![object("a", "u", 1)]);
+        assert_eq!(version(&cache, "new"), Some(6), "the list is older than 5, and so than this");
+        assert_eq!(version(&cache, "a"), Some(5));
+        assert_eq!(version(&cache, "b"), None, "it was there before 5, so that it can have gone by then");
+    }
+
+    #[test]
+    fn what_a_list_does_not_have_is_gone_although_a_write_was_answered_meanwhile() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.watched(Event::Init);
+        cache.written(object("a", "u", 5));
+        cache.watched(Event::InitApply(object("a", "u", 1)));
+        cache.watched(Event::InitDone);
+        assert_eq!((version(&cache, "a"), version(&cache, "b")), (Some(5), None));
+    }
+
+    #[test]
+    fn what_was_created_while_a_list_was_under_way_stays() {
+        let mut cache = filled(Vec::new());
+        cache.watched(Event::Init);
+        cache.written(object("a", "u", 5));
+        cache.watched(Event::InitDone);
+        assert_eq!(version(&cache, "a"), Some(5));
+    }
+
+    #[test]
+    fn what_did_not_matter_for_a_while_is_there_again() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.gone(&object("a", "u", 1).0.key, "u");
+        list(&mut cache, vec![object("a", "u", 3)]);
+        assert_eq!(version(&cache, "a"), Some(3));
     }
 
     #[test]
