@@ -40,13 +40,15 @@ pub(super) struct Records {
     pub(super) released: BTreeMap<u32, Vec<ReleasedPort>>,
     /// How many were added in this run
     pub(super) new: usize,
+    /// Those that name a claim which gives its slot back now
+    current: HashSet<(u32, ListenerKey)>,
     now: Timestamp,
 }
 
 impl Records {
     pub(super) fn new(before: &SharedLBClassStatus, facts: &Facts<'_>) -> Self {
         let released = before.load_balancers.iter().map(|lb| (lb.index, lb.released.clone())).collect();
-        Self { released, new: 0, now: facts.now }
+        Self { released, new: 0, current: HashSet::new(), now: facts.now }
     }
 
     pub(super) fn release_all(&mut self, claim: &ClaimObject) {
@@ -55,16 +57,20 @@ impl Records {
         }
     }
 
+    /// Records that a claim gives a slot back. What another one gave back that had
+    /// it before does not rest any more: otherwise that one could have it at once.
     pub(super) fn release(&mut self, index: u32, key: ListenerKey, claim: &ClaimId) {
-        if !self.is_released(index, key) {
-            self.released.entry(index).or_default().push(ReleasedPort {
-                port: key.port,
-                protocol: api_protocol(key.protocol),
-                claim: claim.to_string(),
-                time: Some(Time(rounded_up(self.now))),
-            });
-            self.new += 1;
+        let is_first = self.current.insert((index, key));
+        let entries = self.released.entry(index).or_default();
+        let claim = claim.to_string();
+        let known = entries.iter().position(|entry| released_key(entry) == key);
+        if known.is_some_and(|known| !is_first || entries[known].claim == claim) {
+            return;
         }
+        known.map(|known| entries.remove(known));
+        let (protocol, time) = (api_protocol(key.protocol), Some(Time(rounded_up(self.now))));
+        entries.push(ReleasedPort { port: key.port, protocol, claim, time });
+        self.new += 1;
     }
 
     /// A listener of ours that no claim holds and no record tells of: its claim

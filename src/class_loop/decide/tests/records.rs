@@ -111,6 +111,31 @@ fn a_record_stays_while_the_slot_is_in_its_claims_status() {
 }
 
 #[test]
+fn the_record_names_who_gave_the_port_back_last() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]);
+    world.seen(&[], &[]);
+    world.decide();
+    // For whatever reason another one has it although it is recorded.
+    world.claims = vec![claim("b").holds(0, 20001)];
+    world.decide();
+    world.claims = vec![claim("b").holds(0, 20001).deleting(), claim("a").asks(20001)];
+    assert_eq!(world.decide().releases, 1);
+    assert_eq!(world.released(), [(20001, "team/b")]);
+    let decision = world.decide();
+    assert_eq!(decision.releases, 0, "once is enough");
+    let granted = decision.assignments[1].as_ref().unwrap().granted.as_ref();
+    assert!(granted.is_none_or(|granted| granted.index != 0), "it rests, also for the one before");
+}
+
+#[test]
+fn a_port_that_two_claims_give_back_is_recorded_once() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001).deleting(), claim("b").holds(0, 20001).deleting()]);
+    assert_eq!(world.decide().releases, 1);
+    assert_eq!(world.released(), [(20001, "team/a")]);
+    assert_eq!(world.decide().releases, 0);
+}
+
+#[test]
 fn a_claim_that_holds_its_port_again_takes_it_out_of_the_record() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]);
     world.seen(&[], &[]);
