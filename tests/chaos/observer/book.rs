@@ -36,6 +36,8 @@ pub(super) struct Book {
     pub(super) holders: BTreeMap<Slot, BTreeSet<Key>>,
     /// Who held it last.
     pub(super) last_holder: BTreeMap<Slot, Key>,
+    /// Slots that went, and that nobody had to, or could, record.
+    pub(super) unrecorded: BTreeSet<Slot>,
     /// Whose the slots of the class at AWS were, in the order of time.
     pub(super) stints: BTreeMap<Slot, Vec<Stint>>,
     pub(super) cloud: Cloud,
@@ -87,6 +89,7 @@ impl Book {
             pods: BTreeMap::new(),
             holders: BTreeMap::new(),
             last_holder: BTreeMap::new(),
+            unrecorded: BTreeSet::new(),
             stints: BTreeMap::new(),
             cloud: Cloud::default(),
             unwanted: BTreeMap::new(),
@@ -188,6 +191,7 @@ impl Book {
                 self.rests.insert(slot.clone(), (record.0.clone(), since));
             }
         }
+        self.unrecorded.retain(|slot| !class.released.contains_key(slot));
         // A load balancer that goes takes its address along, so that nobody can
         // reach its ports by mistake.
         self.rests.retain(|slot, _| slot.class != name || class.load_balancers.contains(&slot.index));

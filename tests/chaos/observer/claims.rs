@@ -102,8 +102,11 @@ impl Book {
             // Without the finalizer it was never planned, and so never open. And
             // the API server may delete a claim in the moment in which it gets
             // its finalizer, as if it had none: then nobody could record it.
-            if claim.finalizer && !recorded && !unrecorded {
-                self.wrong(format!("released: {slot:?} of {key:?} went before that was recorded"));
+            if claim.finalizer && !recorded {
+                match unrecorded {
+                    true => _ = self.unrecorded.insert(slot.clone()),
+                    false => self.wrong(format!("released: {slot:?} of {key:?} went before that was recorded")),
+                }
             }
         }
     }
@@ -116,6 +119,7 @@ impl Book {
             self.wrong(format!("held twice: {slot:?} is held by {holders:?}"));
         }
         self.last_holder.insert(slot.clone(), key.clone());
+        self.unrecorded.remove(slot);
         self.judge_rest(key, slot);
     }
 

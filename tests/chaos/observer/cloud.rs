@@ -211,8 +211,7 @@ fn all_listeners(state: &AwsState) -> impl Iterator<Item = (&AwsBalancer, &AwsLi
 fn slots(on: &AwsBalancer, transports: &[&'static str], port: u16) -> Vec<Slot> {
     let index = on.name.rsplit('-').nth(1).and_then(|index| index.parse().ok());
     let (Some(class), Some(index)) = (on.tags.get("sharedlb.dev/class"), index) else { return Vec::new() };
-    let slot =
-        |transport: &&'static str| Slot { class: class.clone(), index, transport, port: port.into() };
+    let slot = |transport: &&'static str| Slot { class: class.clone(), index, transport, port: port.into() };
     transports.iter().map(slot).collect()
 }
 

@@ -16,7 +16,7 @@ use crate::objects::{CLOUD, class_name};
 pub(super) struct Stint {
     /// Who holds it, or held it last
     pub(super) owners: BTreeSet<Key>,
-    /// Whether it may be open: it is held, or recorded as given back
+    /// Whether it may be open: it is held, or recorded as given back, or could not be
     pub(super) may_be_open: bool,
     /// It had not begun at this time
     pub(super) earliest: Instant,
@@ -35,7 +35,7 @@ impl Book {
         let earliest = self.clock.not_before(self.revision).unwrap_or(self.began);
         for slot in slots {
             let mut owners = self.holders.get(&slot).cloned().unwrap_or_default();
-            let may_be_open = !owners.is_empty() || released.contains(&slot);
+            let may_be_open = !owners.is_empty() || released.contains(&slot) || self.unrecorded.contains(&slot);
             if owners.is_empty() {
                 owners.extend(self.last_holder.get(&slot).cloned());
             }
