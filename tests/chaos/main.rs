@@ -48,7 +48,7 @@ use stage::{Stage, Times};
 /// end, and how long the last fault takes.
 const SHORT: u64 = 10;
 /// Its plan.
-const SEED: u64 = 6;
+const SEED: u64 = 159;
 
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts { aws: true, json_storage: true, ..Parts::ALL })?;
