@@ -56,6 +56,11 @@ async fn no_longer_permitted(world: Arc<World>) -> anyhow::Result<()> {
     let site = selective(&world, "unpermitted").await?;
     let neighbour = site.neighbour().await?;
     label(&site, "unpermitted", json!({"lb": null})).await?;
+    // Namespaces are watched apart from claims: once one that was labelled later
+    // counts, this one does not.
+    let other = site.other_namespace("unpermitted-2").await?;
+    label(&site, "unpermitted-2", json!({"lb": "unpermitted"})).await?;
+    other.assigned("web").await?;
     site.claim("web", json!([{"targetPort": "http"}])).await?;
     site.refused("web", Reason::NotPermitted, &["spec.allowedNamespaces"]).await?;
     site.undisturbed(&neighbour).await

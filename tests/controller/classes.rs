@@ -60,6 +60,9 @@ async fn defaults(world: Arc<World>) -> anyhow::Result<()> {
     })
     .await?;
     let new = Site::open(&world.cluster, "default-new", json!({})).await?;
+    // With the change of its spec it is seen that it is a default one.
+    let mut is_default = is_default;
+    is_default["spec"] = json!({"portsPerNamespace": 99});
     new.change_class(is_default).await?;
     new.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
     old.claim_as("second", spec).await?;
@@ -81,6 +84,7 @@ async fn deleted_while_used(world: Arc<World>) -> anyhow::Result<()> {
     let class = site.classes.get(&site.class).await?;
     ensure!(class.finalizers().contains(&CLASS_FINALIZER.to_owned()), "{:?}", class.finalizers());
     site.delete_class().await?;
+    site.class_seen().await?;
     site.claim("late", json!([{"targetPort": "http"}])).await?;
     site.refused("late", Reason::NoClass, &["being deleted"]).await?;
     site.undisturbed(&neighbour).await?;

@@ -30,10 +30,22 @@ impl Site {
         created.with_context(|| format!("making class {}", self.class)).map(drop)
     }
 
-    /// Changes the class by a merge patch.
+    /// Changes the class by a merge patch, and waits until the controller has seen
+    /// it: claims are watched apart from classes, so one that is created now might
+    /// be seen before.
     pub(crate) async fn change_class(&self, patch: Value) -> anyhow::Result<()> {
         self.classes.patch(&self.class, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
+        self.class_seen().await
+    }
+
+    /// Waits until the controller has seen the class with the spec that it has, or
+    /// that it is being deleted. (Both are a generation.)
+    pub(crate) async fn class_seen(&self) -> anyhow::Result<()> {
+        let generation = self.classes.get(&self.class).await?.metadata.generation;
+        self.class_status(&format!("seen generation {generation:?}"), |status| {
+            (status.observed_generation >= generation).then_some(())
+        })
+        .await
     }
 
     /// Asks for the class to be deleted.
