@@ -16,10 +16,12 @@ use futures::stream;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
+use sharedlb_testbed::eventually;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::faults::{Faults, Verdict};
+use crate::harness::LIMIT;
 use crate::watch_stream::lines_until;
 
 /// Where the only one of a test listens. The network is the test program's own.
@@ -141,7 +143,8 @@ async fn prepare(
 ) -> anyhow::Result<(TcpListener, Router)> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let api_server = Client::try_from(config)?;
-    let listener = TcpListener::bind(listen).await.context("the proxy's port")?;
+    // That of the test before ends in the background.
+    let listener = eventually("the proxy's port", LIMIT, async || Ok(Some(TcpListener::bind(listen).await?))).await?;
     Ok((listener, Router::new().fallback(pass).with_state((api_server, between))))
 }
 

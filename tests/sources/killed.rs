@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::{Cluster, eventually};
 
@@ -110,7 +111,9 @@ async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.served("web", &[(80, Tcp)]).await?;
     tenant.service("refused", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
     tenant.event("Service", "refused", "Unsupported").await?;
+    tenant.told("refused", "Allocated", "Unsupported").await?;
     tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
+    tenant.event("Service", "web", "Ready").await?;
     // A ConfigMap has nowhere to read what it was told.
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -118,7 +121,10 @@ async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     });
     cluster.apply(&map.to_string()).await?;
     tenant.event("ConfigMap", "wrong", "MissingKey").await?;
-    setting.kill().await?;
+    // The class is told last.
+    tenant.site.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
+    tenant.site.load_balancer(0, "its listener", |found| (found.listeners == 1).then_some(())).await?;
+    setting.terminate().await?;
     let writes = setting.writes();
     setting.start_controller()?;
     let controller = setting.controller()?;

@@ -27,6 +27,9 @@ mod tenant;
 #[path = "../faults/watch_stream.rs"]
 mod watch_stream;
 
+use std::sync::Arc;
+
+use anyhow::Context;
 use libtest_mimic::Arguments;
 use sharedlb_testbed::{Parts, enter};
 use tokio::runtime::Runtime;
@@ -43,8 +46,9 @@ fn main() -> anyhow::Result<()> {
     let world = runtime.block_on(World::start(testbed))?;
     tenant::lead_to_load_balancers()?;
     let cluster = world.cluster.clone();
+    let world = Arc::new(world);
 
-    let test = Tests::new(world, runtime.handle().clone());
+    let test = Tests::of(world.clone(), runtime.handle().clone());
     let trials = [
         asking::trials(&test),
         sharing::trials(&test),
@@ -55,8 +59,9 @@ fn main() -> anyhow::Result<()> {
     let mut first = arguments.clone();
     first.test_threads.get_or_insert(THREADS);
     let first = libtest_mimic::run(&first, trials.into_iter().flatten().collect());
-    // Its controller ends with it.
     drop(test);
+    let world = Arc::into_inner(world).context("no test uses the first controller any more")?;
+    runtime.block_on(world.controller.kill())?;
 
     let test = Tests::of(cluster, runtime.handle().clone());
     let trials = [killed::trials(&test), config_maps::trials_of_their_own(&test), flags::trials(&test)];

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sharedlb_testbed::{Cluster, eventually};
+use sharedlb_testbed::Cluster;
 
-use crate::harness::{Controller, LIMIT, controller_kubeconfig};
+use crate::harness::{Controller, controller_kubeconfig};
 use crate::proxy::Proxy;
 
 /// How long something may take in which the controller is killed all the time.
@@ -28,10 +28,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// Starts a controller with these flags.
     pub(crate) async fn start(cluster: &Arc<Cluster>, flags: &'static [&'static str]) -> anyhow::Result<Self> {
-        let upstream = controller_kubeconfig(cluster).await?;
-        // That of the test before ends in the background.
-        let started = eventually("the proxy's port", LIMIT, async || Ok(Some(Proxy::start(&upstream)?)));
-        let proxy = started.await?;
+        let proxy = Proxy::start(&controller_kubeconfig(cluster).await?)?;
         let kubeconfig = proxy.kubeconfig()?;
         let mut setting = Self { cluster: cluster.clone(), proxy, kubeconfig, flags, controller: None };
         setting.start_controller()?;
@@ -55,6 +52,13 @@ impl Setting {
 
     pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
         self.controller.take().context("no controller runs")?.kill().await
+    }
+
+    /// Ends the controller in good order: what it has begun to write is written.
+    pub(crate) async fn terminate(&mut self) -> anyhow::Result<()> {
+        let ended = self.controller.take().context("no controller runs")?.terminate().await?;
+        ensure!(ended.success(), "it ended with {ended}");
+        Ok(())
     }
 
     /// Kills the controller after each write, of which it never learns, until

@@ -6,8 +6,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_testbed::Protocol::Tcp;
+use sharedlb_testbed::eventually;
 
-use crate::harness::{Tests, World};
+use crate::harness::{LIMIT, Tests, World};
 use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -42,10 +43,14 @@ async fn counted(world: Arc<World>) -> anyhow::Result<()> {
     tenant.pod("web-0", "web").await?;
     tenant.service("web", json!({})).await?;
     tenant.served("web", &[(80, Tcp)]).await?;
-    let metrics = world.controller.metrics().await?;
+    // What is written can be seen before it is counted.
     for (kind, operation) in [("Service", "finalizer"), ("Service", "status"), ("SharedLB", "create")] {
         let labels = [("kind", kind), ("operation", operation), ("result", "ok")];
-        ensure!(metrics.sum("sharedlb_api_writes_total", &labels) >= 1.0, "no {operation} of a {kind} is counted");
+        eventually(&format!("{operation} of a {kind} to be counted"), LIMIT, async || {
+            let counted = world.controller.metrics().await?.sum("sharedlb_api_writes_total", &labels);
+            Ok((counted >= 1.0).then_some(()))
+        })
+        .await?;
     }
     Ok(())
 }
