@@ -16,6 +16,11 @@ use crate::proxy::Proxy;
 pub(crate) const SHORT: &[&str] =
     &["--leader-elect-lease-duration=4s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=400ms"];
 
+/// The same, with more time between the end of one leader and the beginning of the
+/// next: for tests that look at what is so in between.
+pub(crate) const APART: &[&str] =
+    &["--leader-elect-lease-duration=10s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=400ms"];
+
 /// The status with which a process ends that lost the lease.
 const LOST: i32 = 3;
 
