@@ -250,6 +250,8 @@ async fn no_write(world: Arc<World>) -> anyhow::Result<()> {
     let claim = site.assigned("web").await?;
     let (_, (.., port)) = slots(&claim).pop_first().context("it has a port")?;
     site.leads_to(port, &[&first]).await?;
+    site.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
+    site.load_balancer(0, "its listener", |found| (found.listeners == 1).then_some(())).await?;
     let versions = async || {
         let class = site.classes.get(&site.class).await?;
         anyhow::Ok((site.claims.get("web").await?.resource_version(), class.resource_version()))

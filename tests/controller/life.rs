@@ -7,8 +7,9 @@ use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{CLAIM_FINALIZER, Protocol, SharedLB, Transport};
+use sharedlb_testbed::eventually;
 
-use crate::harness::{Site, Tests, World, addresses, port_names, slots};
+use crate::harness::{LIMIT, Site, Tests, World, addresses, port_names, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -109,18 +110,21 @@ async fn dual_stack(world: Arc<World>) -> anyhow::Result<()> {
     let claim = site.assigned("web").await?;
     let (_, (.., port)) = slots(&claim).pop_first().context("it has a port")?;
     site.leads_to(port, &[&pod]).await?;
-    let mut families: Vec<_> = site
-        .front_slices(port)
-        .await?
-        .into_iter()
-        .map(|slice| (slice.address_type, slice.endpoints.into_iter().flat_map(|each| each.addresses).collect()))
-        .collect();
-    families.sort();
     let mut expected: Vec<(String, Vec<String>)> = vec![("IPv4".to_owned(), vec![pod.addresses[0].to_string()])];
     if world.cluster.ipv6() {
         expected.push(("IPv6".to_owned(), vec![pod.addresses[1].to_string()]));
     }
-    ensure!(families == expected, "{families:?}");
+    // Kubernetes lists each family on its own.
+    eventually("the port to lead to both families", LIMIT, async || {
+        let slices = site.front_slices(port).await?.into_iter();
+        let mut families: Vec<_> = slices
+            .map(|slice| (slice.address_type, slice.endpoints.into_iter().flat_map(|each| each.addresses).collect()))
+            .collect();
+        families.sort();
+        ensure!(families == expected, "{families:?}");
+        Ok(Some(()))
+    })
+    .await?;
     let ingress = claim.status.and_then(|status| status.load_balancer).context("it has an address")?.ingress;
     ensure!(ingress.len() == expected.len(), "{ingress:?}");
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use sharedlb_crds::Reason;
+use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_testbed::eventually;
 
 use crate::harness::{LIMIT, Site, Tests, World, addresses, slots};
@@ -32,6 +32,7 @@ async fn columns(world: Arc<World>) -> anyhow::Result<()> {
     let row: Vec<_> = shown.split_whitespace().collect();
     let expected = ["redis", "columns", &address, &format!("{port}/TCP→redis"), "True", "Ready"];
     ensure!(row.get(..6) == Some(&expected[..]), "{shown}");
+    site.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
     let shown = world.cluster.kubectl_output(&["get", "slbc", "columns", "--no-headers"]).await?;
     ensure!(shown.contains("service") && shown.contains("1 of 10") && shown.contains("True"), "{shown}");
     Ok(())
@@ -87,8 +88,7 @@ async fn metrics(world: Arc<World>) -> anyhow::Result<()> {
 async fn loops_in_metrics(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "loops", json!({})).await?;
     site.neighbour().await?;
-    let metrics = world.controller.metrics().await?;
-    let total = |name, labels: &[_]| metrics.sum(name, labels);
+    // What is written can be seen before it is counted.
     for (name, labels) in [
         ("sharedlb_class_run_duration_seconds_count", &[][..]),
         ("sharedlb_load_balancer_run_duration_seconds_count", &[]),
@@ -96,8 +96,13 @@ async fn loops_in_metrics(world: Arc<World>) -> anyhow::Result<()> {
         ("sharedlb_api_writes_total", &[("kind", "SharedLB")]),
         ("sharedlb_api_writes_total", &[("kind", "SharedLBClass")]),
     ] {
-        let names: std::collections::BTreeSet<_> = metrics.names().collect();
-        ensure!(total(name, labels) >= 1.0, "nothing of {name} {labels:?}; there is {names:?}");
+        eventually(&format!("{name} {labels:?}"), LIMIT, async || {
+            let metrics = world.controller.metrics().await?;
+            let names: std::collections::BTreeSet<_> = metrics.names().collect();
+            ensure!(metrics.sum(name, labels) >= 1.0, "there is {names:?}");
+            Ok(Some(()))
+        })
+        .await?;
     }
     Ok(())
 }

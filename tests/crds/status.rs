@@ -7,9 +7,9 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLB, SharedLBClass};
 
-use sharedlb_testbed::Cluster;
+use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::Tests;
+use crate::harness::{LIMIT, Tests};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
@@ -56,9 +56,13 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             same_table(&shown, expected)
         }),
         test.test("kubectl explain tells what the fields are for", |cluster| async move {
-            let shown = cluster.kubectl_output(&["explain", "slb.spec.ports.port"]).await?;
-            ensure!(shown.contains("Left out or 0:"), "{shown}");
-            Ok(())
+            // The API server tells it some time after the definition counts.
+            eventually("kubectl to explain a field", LIMIT, async || {
+                let shown = cluster.kubectl_output(&["explain", "slb.spec.ports.port"]).await?;
+                ensure!(shown.contains("Left out or 0:"), "{shown}");
+                Ok(Some(()))
+            })
+            .await
         }),
     ]
 }

@@ -27,12 +27,12 @@ async fn refused(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     setting.create(10..20).await?;
     setting.site.claims.delete("web-0", &kube::api::DeleteParams::default()).await?;
     let controller = setting.controller()?;
-    eventually("the metrics to tell of failed watches", LIMIT, async || {
+    eventually("the log and the metrics to tell of failed watches", LIMIT, async || {
         let errors = controller.metrics().await?.sum("sharedlb_watch_errors_total", &[]);
+        ensure!(controller.log()?.contains("\"WARN\""), "the log does not say so");
         Ok((errors >= 1.0).then_some(()))
     })
     .await?;
-    ensure!(controller.log()?.contains("\"WARN\""), "the log does not say so");
     let (code, text) = controller.get("/healthz").await?;
     ensure!(code == 200 && controller.is_running()?, "/healthz answers {code}: {text}");
     setting.proxy.accept()?;

@@ -28,6 +28,9 @@ use sharedlb_testbed::{Cluster, Parts, enter};
 
 use peer::ApiServer;
 
+/// Much more than anything takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
 type Test = for<'a> fn(&'a ApiServer, &'a Cluster) -> BoxFuture<'a, ()>;
 
 macro_rules! tests {
@@ -285,7 +288,7 @@ async fn a_permission_that_is_missing_is_named_at_once(server: &ApiServer, clust
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("it is whole");
     let client = Client::try_from(config).expect("it makes a client");
     let provider = ServiceProvider::new(Settings { client, ..server.settings() });
-    let refused = tokio::time::timeout(Duration::from_secs(5), provider.observe(&lb(0))).await.expect("it is no wait");
+    let refused = tokio::time::timeout(LIMIT, provider.observe(&lb(0))).await.expect("it is no wait");
     let says = |why: &str| why.contains("not permitted to list or watch") && why.contains(&server.namespace);
     assert!(matches!(&refused, Err(Error::Refused(why)) if says(why)), "{refused:?}");
 }
@@ -324,8 +327,8 @@ async fn observe(provider: &dyn Provider, index: u32) -> Observed {
 
 /// The next load balancer that somebody else changed.
 async fn told(changes: &mut BoxStream<'static, LbName>) -> LbName {
-    let next = tokio::time::timeout(Duration::from_secs(10), changes.next()).await;
-    next.expect("a change is told within 10 s").expect("the provider is there")
+    let next = tokio::time::timeout(LIMIT, changes.next()).await;
+    next.expect("a change is told").expect("the provider is there")
 }
 
 async fn delete_slices(server: &ApiServer, name: &LbName) {

@@ -139,8 +139,14 @@ async fn a_deployment(cluster: &Cluster) -> anyhow::Result<()> {
     let old = cluster.running_pod("deployed", &name).await?;
     ensure!(cluster.client()?.tcp(old.addresses[0], 80).await?.name == name);
     cluster.kubectl_output(&["delete", "pod", &name, "-n", "deployed"]).await?;
+    // What a Deployment says of itself may be about the pod that has just gone.
+    eventually("another pod in its place", LIMIT, async || {
+        let names: Vec<_> = pods.list(&ListParams::default()).await?.into_iter().map(|pod| pod.metadata.name).collect();
+        ensure!(names.len() == 2 && !names.contains(&Some(name.clone())), "there are {names:?}");
+        Ok(Some(()))
+    })
+    .await?;
     cluster.kubectl_output(&rollout).await?;
-    ensure!(pods.list(&ListParams::default()).await?.items.len() == 2);
     let gone = cluster.client()?.tcp(old.addresses[0], 80).await;
     ensure!(gone.is_err(), "{gone:?}");
     Ok(())
