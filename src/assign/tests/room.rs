@@ -100,10 +100,8 @@ fn a_claim_for_which_there_was_no_room_moves_on_and_keeps_the_number_that_it_ask
 
 #[test]
 fn nobody_moves_on_for_whom_there_was_room_beside_one_for_whom_there_was_none() {
-    let claims = [
-        taking("a", 1, 1).holds_unopened(0, "x", tcp(20001)),
-        taking("b", 2, 1).holds_unopened(0, "x", tcp(20002)),
-    ];
+    let claims =
+        [taking("a", 1, 1).holds_unopened(0, "x", tcp(20001)), taking("b", 2, 1).holds_unopened(0, "x", tcp(20002))];
     assert_eq!(indices(&run(&claims, &without_room(tcp(20002)), &policy())), [Some(0), Some(1)]);
 }
 
