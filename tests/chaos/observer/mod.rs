@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sharedlb_testbed::{AwsFeed, AwsState, eventually};
@@ -36,7 +36,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub(crate) struct Observer {
     etcd: Etcd,
     book: Arc<Mutex<Book>>,
-    seen: watch::Receiver<u64>,
+    /// The last revision that it has entered, and the time up to which all of AWS.
+    seen: watch::Receiver<(u64, Instant)>,
     tasks: [AbortHandle; 3],
 }
 
@@ -57,7 +58,7 @@ impl Observer {
         let etcd = Etcd::new(etcd_url)?;
         let clock = Arc::<Clock>::default();
         let book = Arc::new(Mutex::new(Book::new(clock.clone(), File::create(log)?)));
-        let (seen_up_to, seen) = watch::channel(0);
+        let (seen_up_to, seen) = watch::channel((0, Instant::now()));
         let (told, events) = mpsc::unbounded_channel();
         let following = etcd::follow(etcd.clone(), move |event| _ = told.send(event));
         let tasks = [
@@ -70,14 +71,16 @@ impl Observer {
 
     /// The last revision that it has seen.
     pub(crate) fn revision(&self) -> u64 {
-        *self.seen.borrow()
+        self.seen.borrow().0
     }
 
     /// Waits until it has seen all that there is now.
     pub(crate) async fn catch_up(&self) -> anyhow::Result<()> {
+        let asked = Instant::now();
         let now = eventually("etcd to tell its revision", LAG, async || Ok(Some(self.etcd.revision().await?))).await?;
-        eventually(&format!("the observer to see revision {now}"), LAG, async || {
-            Ok((self.revision() >= now).then_some(()))
+        eventually(&format!("the observer to see revision {now}, and AWS as it is"), LAG, async || {
+            let (revision, until) = *self.seen.borrow();
+            Ok((revision >= now && until >= asked).then_some(()))
         })
         .await
     }
@@ -148,7 +151,7 @@ async fn enter_all(
     book: Arc<Mutex<Book>>,
     mut events: mpsc::UnboundedReceiver<Event>,
     mut feed: AwsFeed,
-    seen_up_to: watch::Sender<u64>,
+    seen_up_to: watch::Sender<(u64, Instant)>,
 ) {
     let mut waiting = VecDeque::new();
     loop {
@@ -164,7 +167,7 @@ async fn enter_all(
             waiting.push_back(event);
         }
         let mut book = lock(&book);
-        let mut enter_until = |book: &mut Book, time: std::time::Instant| {
+        let mut enter_until = |book: &mut Book, time: Instant| {
             while let Some(event) = waiting.pop_front_if(|event: &mut Event| event.received.into_std() <= time) {
                 book.enter(event);
             }
@@ -175,7 +178,7 @@ async fn enter_all(
         }
         enter_until(&mut book, news.until);
         book.judge_aws(news.until.into());
-        seen_up_to.send_replace(book.revision);
+        seen_up_to.send_replace((book.revision, news.until));
     }
 }
 
