@@ -88,6 +88,11 @@ impl Aws {
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
             applied.failed.extend(work.keys.iter().map(|key| (*key, Error::PortInUse(why.clone()))));
             known.past.failed.insert(work.number, Instant::now());
+            // The claim may get another port for it, and nobody comes back to this one.
+            if let Some(mut port) = known.ports.remove(&work.number) {
+                ports.leave_groups(&mut port, None, &mut turn(Urgency::Close, Some(begin_by))).await;
+                known.ports.extend(Some((work.number, port)).filter(|(_, port)| !port.is_empty()));
+            }
         }
         let tasks = ready.into_iter().map(|work| {
             let (mut port, mut turn) =

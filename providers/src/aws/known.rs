@@ -15,8 +15,9 @@ use crate::model::{
 };
 
 /// For so long what failed is left to who asked for it, before it counts as left
-/// over. Longer than the longest wait between two tries of the LB loop.
-const SPARED: Duration = Duration::from_secs(300);
+/// over. Longer than the longest wait between two tries of the LB loop, which is
+/// 60 s; not by much, since what nobody asks for any more is spared as well.
+const SPARED: Duration = Duration::from_secs(90);
 /// For so long a look is enough for what keeps failing.
 const TRUSTED: Duration = Duration::from_secs(60);
 /// For so long the room is believed to be used up, after AWS said so. Then it is

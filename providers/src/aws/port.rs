@@ -75,7 +75,7 @@ impl Ports<'_> {
 
     /// Deletes the target groups that are not used any more. What can't be deleted
     /// now is left over: the port is as it should be, and that is what counts.
-    async fn leave_groups(&self, port: &mut Port, but: Option<&str>, turn: &mut Turn) {
+    pub(super) async fn leave_groups(&self, port: &mut Port, but: Option<&str>, turn: &mut Turn) {
         if let Err(failure) = self.remove_groups(port, but, turn).await {
             info!(load_balancer = %self.name, why = ?failure, "target group left over");
         }

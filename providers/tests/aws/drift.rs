@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sharedlb_providers::aws::{HealthCheck, Settings, TargetKind};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Listener, ListenerKey, Protocol, Provider};
+use sharedlb_providers::{Error, FrontPort, Listener, ListenerKey, Protocol, Provider, Transport};
 
 use crate::peer::{Cloud, text};
 use crate::steps::{converge, is_as_wanted, lb, listener, observe, tcp, wanted};
@@ -12,6 +12,7 @@ use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_listener_deleted_by_hand_is_opened_again,
+    a_port_that_a_stranger_took_keeps_no_target_group,
     a_listener_pointed_elsewhere_by_hand_is_pointed_back,
     one_pointed_elsewhere_that_nobody_wants_any_more_is_closed,
     targets_changed_by_hand_are_set_right,
@@ -46,6 +47,20 @@ async fn a_listener_deleted_by_hand_is_opened_again(cloud: &Cloud) {
         cloud.call("delete_listener", json!({"ListenerArn": arn})).await;
         is_made_good(cloud, &*provider, &two()).await;
     }
+}
+
+async fn a_port_that_a_stranger_took_keeps_no_target_group(cloud: &Cloud) {
+    let provider = cloud.provider().await;
+    converge(&*provider, 0, two()).await;
+    let arn = cloud.listeners(&lb(0)).await[&20000]["ListenerArn"].clone();
+    cloud.call("delete_listener", json!({"ListenerArn": arn})).await;
+    let theirs = FrontPort { port: tcp(20000).port, transport: Transport::Tcp };
+    cloud.stranger_opens(&lb(0), theirs).await;
+    let applied = converge(&*provider, 0, two()).await;
+    assert!(matches!(applied.failed[&tcp(20000)], Error::PortInUse(_)), "{applied:?}");
+    assert!(cloud.stranger_has(&lb(0), theirs).await);
+    // Its claim may get another port, and nobody comes back to this one.
+    assert_eq!(cloud.groups().await.iter().filter(|name| name.starts_with("slb-")).count(), 1);
 }
 
 async fn point_elsewhere(cloud: &Cloud, port: u64) {
