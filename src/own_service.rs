@@ -5,6 +5,7 @@
 //! (`externalTrafficPolicy: Cluster`, the default).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -21,6 +22,7 @@ use crate::cluster::backends::{self, ServiceObject};
 
 /// The longest name of a Service, in characters (a DNS label, RFC 1035).
 const NAME_MAX: usize = 63;
+const PREFIX: &str = "slb-";
 
 /// Its name: readable, and with the claim's uid in it, so that it is nobody
 /// else's, not even a former claim's of the same name.
@@ -32,12 +34,29 @@ pub fn key(claim: &Meta) -> ClaimId {
         .name
         .chars()
         .map(|c| if c == '.' { '-' } else { c })
-        .take(NAME_MAX - "slb-".len() - hash.len())
+        .take(NAME_MAX - PREFIX.len() - hash.len())
         .collect();
     ClaimId {
         namespace: claim.key.namespace.clone(),
-        name: format!("slb-{}{hash}", readable.trim_end_matches('-')).into(),
+        name: format!("{PREFIX}{}{hash}", readable.trim_end_matches('-')).into(),
     }
+}
+
+/// The claims that a Service matters to: the one that it is beside; or those that
+/// name it, and the one in the place of whose own it stands.
+#[must_use]
+pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ClaimId, Arc<ClaimObject>>) -> Vec<Arc<ClaimObject>> {
+    let ClaimId { namespace, name } = &service.meta.key;
+    let is_own = |claim: &ClaimObject| name.starts_with(PREFIX) && key(&claim.meta) == service.meta.key;
+    let owner = service.owner.as_ref();
+    let owner = owner.and_then(|(owner, _)| claims.get(&ClaimId { namespace: namespace.clone(), name: owner.clone() }));
+    if let Some(claim) = owner.filter(|claim| is_own(claim)) {
+        return vec![claim.clone()];
+    }
+    let names = |claim: &ClaimObject| claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(name));
+    let first = ClaimId { namespace: namespace.clone(), name: "".into() };
+    let all = claims.range(first..).take_while(|(key, _)| key.namespace == *namespace).map(|(_, claim)| claim);
+    all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
 }
 
 /// The name of its port for this port of the claim. (A port of both protocols
@@ -246,6 +265,22 @@ mod tests {
         }))
         .unwrap();
         ClaimObject::parse(&object)
+    }
+
+    #[test]
+    fn a_service_matters_to_who_names_it_and_to_the_claim_in_the_place_of_whose_own_it_stands() {
+        let claims = [claim("web"), naming(json!([{"targetPort": 53}]))];
+        let claims = claims.map(|claim| (claim.meta.key.clone(), Arc::new(claim))).into();
+        let names = |service: &ServiceObject| -> Vec<String> {
+            concerned(service, &claims).iter().map(|claim| claim.meta.key.name.to_string()).collect()
+        };
+        let mut own = ServiceObject::parse(&desired(&claim("web"), TargetKind::Pod, None).unwrap().unwrap());
+        assert_eq!(names(&own), ["web"]);
+        own.owner = None;
+        assert_eq!(names(&own), ["web"], "somebody else's");
+        own.owner = Some(("dns".into(), "a-uid".into()));
+        assert_eq!(names(&own), ["web"], "and one that says it is another claim's");
+        assert_eq!(names(&named(json!(null))), ["dns"]);
     }
 
     #[test]

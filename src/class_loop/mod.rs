@@ -35,7 +35,6 @@ use self::group::{Entry, Group};
 use self::runner::Runner;
 use self::side::Written;
 use self::writes::Writer;
-use crate::assign::ClaimId;
 use crate::claim::ClaimObject;
 use crate::class::{ClassObject, adopts, default_class};
 use crate::cluster::backends::{Backends, ServiceObject};
@@ -46,6 +45,7 @@ use crate::events::Events;
 use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
+use crate::own_service;
 use crate::readiness::Part;
 
 /// What makes the provider of a class.
@@ -340,21 +340,8 @@ impl ClassLoop {
 
     /// The claims that a Service matters to are looked at again.
     fn service_changed(&mut self, service: &ServiceObject) {
-        let namespace = service.meta.key.namespace.clone();
-        let named: Vec<Arc<ClaimObject>> = match &service.owner {
-            Some((claim, _)) => {
-                self.claims.get(&ClaimId { namespace, name: claim.clone() }).cloned().into_iter().collect()
-            }
-            None => {
-                let first = ClaimId { namespace: namespace.clone(), name: "".into() };
-                let all = self.claims.objects().range(first..).take_while(|(key, _)| key.namespace == namespace);
-                let names = |claim: &ClaimObject| {
-                    claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(&service.meta.key.name))
-                };
-                all.filter(|(_, claim)| names(claim)).map(|(_, claim)| claim.clone()).collect()
-            }
-        };
-        for claim in named {
+        let concerned = own_service::concerned(service, self.claims.objects());
+        for claim in concerned {
             if let Some(entry) = self.entry(&claim) {
                 entry.rendered = None;
                 entry.service_is_fine = false;

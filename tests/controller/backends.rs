@@ -237,7 +237,9 @@ async fn no_adoption(world: Arc<World>) -> anyhow::Result<()> {
     let now = services(&site).get(&name).await?;
     ensure!(now.resource_version() == theirs.resource_version(), "it was changed: {now:?}");
     site.undisturbed(&neighbour).await?;
-    // Once it is out of the way, the claim gets its own again.
+    // Once it is out of the way, the claim gets its own again, also if nothing else
+    // happens any more.
+    site.leads_to(before[""].2, &[]).await?;
     services(&site).delete(&name, &DeleteParams::default()).await?;
     let after = slots(&site.ready("web").await?);
     ensure!(after == before, "it had {before:?} and has {after:?}");
