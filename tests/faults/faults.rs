@@ -138,11 +138,13 @@ impl Faults {
         done: impl AsyncFn() -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
         eventually("the proxy to hold requests back", limit, async || {
+            // In this order: the last write may come while it is looked.
+            let is_done = done().await?;
             let hold = *self.hold.borrow();
-            if hold.after == Some(0) && hold.under_way == 0 {
-                return Ok(Some(true));
+            if hold.after == Some(0) {
+                return Ok((hold.under_way == 0).then_some(true));
             }
-            Ok(done().await?.then_some(false))
+            Ok(is_done.then_some(false))
         })
         .await
     }
