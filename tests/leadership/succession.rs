@@ -9,7 +9,7 @@ use serde_json::json;
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::harness::{LIMIT, Site, Tests};
-use crate::replica::{APART, Replica, SHORT, clear, forget_lease, lease, two};
+use crate::replica::{Replica, SHORT, clear, forget_lease, lease, two};
 
 /// Until when another one leads after a leader stopped in good order.
 const AFTER_A_STOP: Duration = Duration::from_secs(5);
@@ -96,7 +96,7 @@ async fn takes_over(cluster: &Cluster, standby: &Replica, since: Instant, limit:
 }
 
 async fn cut_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (mut leader, standby) = two(&cluster, APART).await?;
+    let (mut leader, standby) = two(&cluster, SHORT).await?;
     let site = served(&cluster, "cut-off").await?;
     leader.proxy.refuse();
     ends_first(&cluster, &mut leader, &standby).await?;
@@ -106,7 +106,7 @@ async fn cut_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 }
 
 async fn unanswered(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (mut leader, standby) = two(&cluster, APART).await?;
+    let (mut leader, standby) = two(&cluster, SHORT).await?;
     let site = served(&cluster, "unanswered").await?;
     leader.proxy.faults.hold_after(0);
     ends_first(&cluster, &mut leader, &standby).await?;
