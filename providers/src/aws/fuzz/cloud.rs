@@ -138,10 +138,14 @@ impl Cloud {
     fn create(&self, call: &Call, among: &str, what: &str) -> Value {
         let (all, arn) = (format!("{what}s"), format!("{what}Arn"));
         let named = |found: &&Value| call.get("Name").is_some_and(|name| text(&found[format!("{what}Name")]) == name);
+        let mut log = self.log();
         if let Some(found) = list(&self.0.world, among, &all).find(named) {
+            if !self.0.faults.is_empty() {
+                // Who was told that there is none can't know that it was not made now.
+                log.made.insert(text(&found[arn]));
+            }
             return json!({all: [found]});
         }
-        let mut log = self.log();
         let new = format!("arn:made/{}", log.made.len());
         log.made.insert(new.clone());
         json!({all: [{arn: new}]})
