@@ -7,6 +7,10 @@
 //! `max((2 × claims - 20) / 3, (claims - 20) / 4)` seconds. What the load
 //! balancers themselves take, four of them for 200 claims, is not in it.
 //!
+//! One claim more, whose listener AWS never makes, is tried all the while
+//! (`aws_burst_200_failing_tries`): it costs the others next to nothing if the ratio
+//! is near 1 all the same.
+//!
 //! The stand-in for AWS throttles as AWS does, in real time: what was throttled
 //! all the same is `aws_burst_200_throttled`, and reads are counted too.
 
@@ -16,8 +20,8 @@ use anyhow::Context;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
-use sharedlb_crds::SharedLBClass;
-use sharedlb_testbed::{AwsPeer, AwsRegion, eventually};
+use sharedlb_crds::{SharedLB, SharedLBClass};
+use sharedlb_testbed::{AwsFault, AwsPeer, AwsRegion, eventually};
 
 use crate::claims::{Tenant, add_pods, prepare};
 use crate::controller::Controller;
@@ -36,6 +40,8 @@ const REGISTRATIONS: (f64, f64) = (20.0, 4.0);
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 const CLASS: &str = "nlb";
+/// The fault that one claim has for ever.
+const FAILING: &str = "failing";
 
 /// Measures the burst.
 pub(crate) async fn run(stage: &Stage, peer: &AwsPeer) -> anyhow::Result<()> {
@@ -45,9 +51,11 @@ pub(crate) async fn run(stage: &Stage, peer: &AwsPeer) -> anyhow::Result<()> {
     let controller = Controller::start_in(stage, &region.environment()).await?;
     prepare(stage).await?;
     create_class(stage, &region).await?;
-    let tenants: Vec<_> = (0..claims).map(|number| Tenant::new(CLASS, number)).collect();
+    let mut tenants: Vec<_> = (0..=claims).map(|number| Tenant::new(CLASS, number)).collect();
     add_pods(stage, &tenants).await?;
     controller.until_quiet().await?;
+    let failing = tenants.pop().context("there is one more")?;
+    fail_for_ever(stage, &region, &failing).await?;
 
     let least = least_time(claims);
     progress(&format!("{claims} claims at once, with the rates of AWS: at least {:.0} s", least.as_secs_f64()));
@@ -63,13 +71,31 @@ pub(crate) async fn run(stage: &Stage, peer: &AwsPeer) -> anyhow::Result<()> {
     let took = ended - started;
     let calls = region.log().await?;
     let reads = calls.iter().filter(|call| call.reads()).count();
-    let throttled = calls.iter().filter(|call| call.outcome != "ok").count();
+    let tries = region.hits(FAILING).await?;
+    let throttled = calls.iter().filter(|call| call.outcome != "ok").count().saturating_sub(tries);
     print(&format!("aws_burst_{claims}_s"), took.as_secs_f64(), "s");
     print(&format!("aws_burst_{claims}_ratio"), took.as_secs_f64() / least.as_secs_f64(), "ratio");
     print(&format!("aws_burst_{claims}_writes"), (calls.len() - reads) as f64, "calls");
     print(&format!("aws_burst_{claims}_reads"), reads as f64, "calls");
     print(&format!("aws_burst_{claims}_throttled"), throttled as f64, "calls");
+    print(&format!("aws_burst_{claims}_failing_tries"), tries as f64, "calls");
     Ok(())
+}
+
+/// Makes a claim whose listener is never made, and returns once that has failed.
+async fn fail_for_ever(stage: &Stage, region: &AwsRegion, tenant: &Tenant) -> anyhow::Result<()> {
+    let refused = |name: &str| AwsFault::error(name, &["CreateListener"], "InternalFailure", "never").times(None);
+    let (port, any) = (tenant.port(stage), "any");
+    region.fault(&refused(any)).await?;
+    tenant.create(stage).await?;
+    port.wait(PATIENCE).await?;
+    let claims: Api<SharedLB> = Api::namespaced(stage.admin.clone(), &tenant.namespace);
+    let status = claims.get(&tenant.name).await?.status.unwrap_or_default();
+    let port = status.ports.first().context("it has a port")?.port;
+    eventually("the listener to be refused", PATIENCE, async || Ok((region.hits(any).await? > 0).then_some(())))
+        .await?;
+    region.fault(&refused(FAILING).with("Port", &port.to_string())).await?;
+    region.release(any).await
 }
 
 /// The least time for so many new ports with one target each.

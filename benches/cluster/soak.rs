@@ -68,8 +68,8 @@ enum Kind {
 /// What is now; `None`: it is over.
 type Phase = Option<Kind>;
 
-/// The kinds of slices, in turn.
-const SLICES: [Kind; 4] = [Kind::Calm, Kind::Noisy, Kind::Spread, Kind::Failing];
+/// The kinds of slices, in turn. What one leaves to be done is done in a calm one.
+const SLICES: [Kind; 6] = [Kind::Calm, Kind::Noisy, Kind::Calm, Kind::Spread, Kind::Calm, Kind::Failing];
 
 /// How large it is.
 struct Scale {
@@ -222,7 +222,7 @@ fn report(scale: &Scale, measured: &Measured, refused: f64) -> anyhow::Result<()
     print("soak_drain_s", measured.drain.as_secs_f64(), "s");
 
     let edits = |kind| of(&measured.samples, kind, Sample::edit);
-    let created = SLICES.iter().flat_map(|kind| of(&measured.samples, *kind, Sample::create)).collect::<Vec<_>>();
+    let created: Vec<Duration> = measured.samples.iter().filter_map(|(_, sample)| sample.create()).collect();
     let echoes = |kind| of(&measured.echoes, kind, |took| Some(*took));
     let (calm, calm_echo) = (edits(Kind::Calm), echoes(Kind::Calm));
     print("soak_edit_p50_ms", percentile_ms(&calm, 50), "ms");
