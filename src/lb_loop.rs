@@ -157,7 +157,7 @@ impl LbLoop {
         kept.unconfigured.take_if(|_| observed.load_balancer.attributes == wanted.attributes);
         kept.failed.retain(|key, failed| {
             wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
-                && changes.iter().any(|change| change.listener() == Some(*key))
+                && changes.iter().any(|change| change.listeners().contains(key))
         });
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
         let (now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
@@ -173,9 +173,12 @@ impl LbLoop {
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
         let applied = plan.provider.apply(&self.name, &target, &now).await?;
-        let done = |change: &&Change| match change.listener() {
-            Some(key) => !applied.failed.contains_key(&key) && !applied.postponed.contains(&key),
-            None => applied.trouble.is_none(),
+        let done = |change: &&Change| match change {
+            Change::Configure(_) => applied.trouble.is_none(),
+            _ => change
+                .listeners()
+                .iter()
+                .all(|key| !applied.failed.contains_key(key) && !applied.postponed.contains(key)),
         };
         replay(&mut observed.load_balancer, now.iter().filter(done));
         self.log_changes(&now, |change| done(&change));
@@ -239,6 +242,15 @@ impl LbLoop {
                 Change::Configure(_) => ("load balancer configured", None, None),
                 Change::Open(key, listener) => ("listener opened", Some(key), Some(&listener.owner)),
                 Change::Close(key) => ("listener closed", Some(key), None),
+                Change::Replace { open, .. } => {
+                    for (key, listener) in open {
+                        info!(
+                            class = %self.class, load_balancer = %self.name, listener = %key, claim = %listener.owner,
+                            "listener replaced"
+                        );
+                    }
+                    continue;
+                }
                 Change::Own(key, owner) => ("listener given to another claim", Some(key), Some(owner)),
                 Change::Backends { listener, add, remove } => {
                     tracing::debug!(
@@ -260,7 +272,7 @@ impl LbLoop {
         wanted: &LoadBalancer,
         kept: &mut Kept,
     ) {
-        for key in tried.iter().filter_map(Change::listener).filter(|key| !failed.contains_key(key)) {
+        for key in tried.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key)) {
             kept.failed.remove(&key);
         }
         for (key, error) in failed {

@@ -1,6 +1,7 @@
 //! The one place that compares what is with what should be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use crate::model::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner};
 
@@ -13,6 +14,15 @@ pub enum Change {
     Close(ListenerKey),
     /// Open a listener, with its backends.
     Open(ListenerKey, Listener),
+    /// Replace listeners by others of the same claim and port number: TCP by
+    /// TCP_UDP, for example. A listener that works is closed only when its
+    /// successor can take over, and stays if the successor cannot be had.
+    Replace {
+        /// The listeners that go
+        close: BTreeSet<ListenerKey>,
+        /// Their successors, with their backends
+        open: BTreeMap<ListenerKey, Listener>,
+    },
     /// Change the backends of a listener that stays open.
     Backends {
         /// Which listener
@@ -28,48 +38,78 @@ pub enum Change {
 }
 
 impl Change {
-    /// The listener that it is about, if it is about one.
+    /// The listeners that it is about; none: it is about the load balancer as a
+    /// whole.
     #[must_use]
-    pub fn listener(&self) -> Option<ListenerKey> {
+    pub fn listeners(&self) -> BTreeSet<ListenerKey> {
         match self {
-            Self::Configure(_) => None,
-            Self::Close(key) | Self::Open(key, _) | Self::Own(key, _) => Some(*key),
-            Self::Backends { listener, .. } => Some(*listener),
+            Self::Configure(_) => BTreeSet::new(),
+            Self::Close(key) | Self::Open(key, _) | Self::Own(key, _) => [*key].into(),
+            Self::Replace { close, open } => close.iter().chain(open.keys()).copied().collect(),
+            Self::Backends { listener, .. } => [*listener].into(),
         }
     }
 }
 
-/// The changes that lead from `observed` to `desired`: settings first, then what
-/// is to be closed, so that a port is free before another protocol opens on it,
-/// then what is to be opened, and backends last.
+/// The changes that lead from `observed` to `desired`, in the order in which they
+/// are to be carried out:
+///
+/// 1. settings;
+/// 2. what takes traffic away from a wrong receiver: listeners that close, and
+///    listeners that another claim gets;
+/// 3. listeners that replace others of the same claim and port number;
+/// 4. listeners that open;
+/// 5. backends, and names of ports.
 ///
 /// Carrying them out on `observed` (see [`replay`]) gives `desired`.
 #[must_use]
 pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
-    let mut configure = Vec::new();
-    if observed.attributes != desired.attributes {
-        configure.push(Change::Configure(desired.attributes.clone()));
-    }
-    let close =
-        observed.listeners.keys().filter(|key| !desired.listeners.contains_key(key)).copied().map(Change::Close);
-    let (mut open, mut alter) = (Vec::new(), Vec::new());
-    for (key, wanted) in &desired.listeners {
+    let configure = (observed.attributes != desired.attributes).then(|| Change::Configure(desired.attributes.clone()));
+    let (replace, replaced) = replacements(observed, desired);
+    let close = observed.listeners.keys().filter(|key| !desired.listeners.contains_key(key) && !replaced.contains(key));
+    let close: Vec<Change> = close.copied().map(Change::Close).collect();
+    let (mut reassign, mut open, mut alter) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !replaced.contains(key)) {
         let Some(found) = observed.listeners.get(key) else {
             open.push(Change::Open(*key, wanted.clone()));
             continue;
         };
+        let changes = if found.owner.is_same_claim(&wanted.owner) { &mut alter } else { &mut reassign };
         if found.owner != wanted.owner {
-            alter.push(Change::Own(*key, wanted.owner.clone()));
+            changes.push(Change::Own(*key, wanted.owner.clone()));
         }
         if found.backends != wanted.backends {
-            alter.push(Change::Backends {
+            changes.push(Change::Backends {
                 listener: *key,
                 add: &wanted.backends - &found.backends,
                 remove: &found.backends - &wanted.backends,
             });
         }
     }
-    configure.into_iter().chain(close).chain(open).chain(alter).collect()
+    configure.into_iter().chain(close).chain(reassign).chain(replace).chain(open).chain(alter).collect()
+}
+
+/// The listeners that succeed others of the same claim and port number, and the
+/// keys of both.
+fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>, BTreeSet<ListenerKey>) {
+    let mut going: BTreeMap<NonZeroU16, Vec<(ListenerKey, &Owner)>> = BTreeMap::new();
+    for (key, listener) in observed.listeners.iter().filter(|(key, _)| !desired.listeners.contains_key(key)) {
+        going.entry(key.port).or_default().push((*key, &listener.owner));
+    }
+    let mut replacements: BTreeMap<(NonZeroU16, BTreeSet<ListenerKey>), BTreeMap<ListenerKey, Listener>> =
+        BTreeMap::new();
+    for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !observed.listeners.contains_key(key)) {
+        let of_claim =
+            going.get(&key.port).into_iter().flatten().filter(|(_, owner)| owner.is_same_claim(&wanted.owner));
+        let close: BTreeSet<ListenerKey> = of_claim.map(|(key, _)| *key).collect();
+        if !close.is_empty() {
+            replacements.entry((key.port, close)).or_default().insert(*key, wanted.clone());
+        }
+    }
+    let replaced =
+        replacements.iter().flat_map(|((_, close), open)| close.iter().chain(open.keys()).copied()).collect();
+    let replace = replacements.into_iter().map(|((_, close), open)| Change::Replace { close, open }).collect();
+    (replace, replaced)
 }
 
 /// Carries the changes out on data. It is how the kept state follows what a
@@ -83,6 +123,10 @@ pub fn replay<'a>(load_balancer: &mut LoadBalancer, changes: impl IntoIterator<I
             }
             Change::Open(key, listener) => {
                 load_balancer.listeners.insert(*key, listener.clone());
+            }
+            Change::Replace { close, open } => {
+                load_balancer.listeners.retain(|key, _| !close.contains(key));
+                load_balancer.listeners.extend(open.clone());
             }
             Change::Backends { listener, add, remove } => {
                 if let Some(listener) = load_balancer.listeners.get_mut(listener) {
@@ -146,12 +190,29 @@ mod tests {
         }
 
         #[test]
-        fn what_is_to_be_closed_comes_before_what_is_to_be_opened(a in load_balancers(), b in load_balancers()) {
+        fn what_takes_traffic_from_a_wrong_receiver_comes_before_what_opens(a in load_balancers(), b in load_balancers()) {
             let changes = diff(&a, &b);
-            let last_close = changes.iter().rposition(|c| matches!(c, Change::Close(_)));
-            let first_open = changes.iter().position(|c| matches!(c, Change::Open(..)));
-            if let (Some(close), Some(open)) = (last_close, first_open) {
-                prop_assert!(close < open);
+            let reassigns = |change: &Change| match change {
+                Change::Close(_) => true,
+                Change::Own(key, owner) => !a.listeners[key].owner.is_same_claim(owner),
+                _ => false,
+            };
+            let last = changes.iter().rposition(reassigns);
+            let opens = |change: &Change| matches!(change, Change::Open(..) | Change::Replace { .. });
+            if let (Some(last), Some(first)) = (last, changes.iter().position(opens)) {
+                prop_assert!(last < first);
+            }
+        }
+
+        #[test]
+        fn a_listener_never_closes_alone_that_has_a_successor(a in load_balancers(), b in load_balancers()) {
+            for change in diff(&a, &b) {
+                let Change::Close(key) = change else { continue };
+                let owner = &a.listeners[&key].owner;
+                let succeeds = |(new, listener): (&ListenerKey, &Listener)| {
+                    new.port == key.port && !a.listeners.contains_key(new) && listener.owner.is_same_claim(owner)
+                };
+                prop_assert!(!b.listeners.iter().any(succeeds));
             }
         }
     }

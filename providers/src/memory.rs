@@ -157,15 +157,11 @@ impl Provider for Memory {
         for change in changes {
             let mut state = self.call()?;
             let limits = capacity(state.limits);
-            let refused = change.listener().filter(|listener| state.refused.contains(listener));
+            let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
-            match refused
-                .map(|key| (key, Error::Refused(format!("{key} is refused on demand"))))
-                .or(check(lb, change, limits))
-            {
-                Some((listener, error)) => {
-                    failed.insert(listener, error);
-                }
+            let error = refused.map(|key| Error::Refused(format!("{key} is refused on demand")));
+            match error.or_else(|| check(lb, change, limits)) {
+                Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
                 None => replay(&mut lb.ours, [change]),
             }
         }
@@ -184,29 +180,31 @@ fn capacity(limits: Capacity) -> Capacity {
 }
 
 /// Why a load balancer with rules of its own will not carry out this change.
-fn check(lb: &MemoryLoadBalancer, change: &Change, limits: Capacity) -> Option<(ListenerKey, Error)> {
-    let key = change.listener()?;
-    let no_room = |what: String| Some((key, Error::NoRoom(what)));
-    let added = match change {
-        Change::Open(_, listener) => listener.backends.len(),
-        Change::Backends { add, remove, .. } => add.len().saturating_sub(remove.len()),
+fn check(lb: &MemoryLoadBalancer, change: &Change, limits: Capacity) -> Option<Error> {
+    let mut after = lb.ours.clone();
+    replay(&mut after, [change]);
+    let targets = |ours: &LoadBalancer| ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>();
+    let (before, targets) = (targets(&lb.ours), targets(&after));
+    if let Some(limit) = limits.targets.filter(|limit| targets > before && targets > *limit as usize) {
+        return Some(Error::NoRoom(format!("the load balancer takes {limit} targets, and these were {targets}")));
+    }
+    let opened: Vec<ListenerKey> = match change {
+        Change::Open(key, _) => vec![*key],
+        Change::Replace { open, .. } => open.keys().copied().collect(),
         _ => return None,
     };
-    let targets = lb.ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>() + added;
-    if let Some(limit) = limits.targets.filter(|limit| targets > *limit as usize) {
-        return no_room(format!("the load balancer takes {limit} targets, and these were {targets}"));
+    let others = after.listeners.keys().filter(|key| !opened.contains(key)).flat_map(|key| key.front_ports());
+    let taken: BTreeSet<FrontPort> = others.chain(lb.foreign.iter().copied()).collect();
+    let opened_again =
+        opened.iter().find(|key| matches!(change, Change::Open(..)) && lb.ours.listeners.contains_key(key));
+    let in_use = opened.iter().flat_map(|key| key.front_ports()).find(|port| taken.contains(port));
+    if let Some(port) = in_use.or_else(|| opened_again?.front_ports().next()) {
+        return Some(Error::PortInUse(format!("{port} has a listener already")));
     }
-    let Change::Open(..) = change else { return None };
-    let ours: BTreeSet<FrontPort> = lb.ours.listeners.keys().flat_map(|key| key.front_ports()).collect();
-    if let Some(port) = key.front_ports().find(|port| ours.contains(port) || lb.foreign.contains(port)) {
-        return Some((key, Error::PortInUse(format!("{port} has a listener already"))));
-    }
-    let (listeners, limit) = (lb.ours.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
-    if listeners >= limit as usize {
-        no_room(format!("the load balancer holds {listeners} of {limit} listeners"))
-    } else {
-        None
-    }
+    let (listeners, limit) = (after.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
+    let held = lb.ours.listeners.len() + lb.foreign.len();
+    (listeners > held && listeners > limit as usize)
+        .then(|| Error::NoRoom(format!("the load balancer holds {held} of {limit} listeners")))
 }
 
 fn address(name: &LbName) -> Address {

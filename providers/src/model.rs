@@ -176,6 +176,12 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// Whether both are ports of one claim.
+    #[must_use]
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.claim == other.claim
+    }
+
     /// Reads what [`fmt::Display`] wrote; `None` if it is something else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

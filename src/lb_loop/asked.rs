@@ -77,12 +77,12 @@ impl Provider for Asked {
             Answers::OneAtATime => {
                 let first = changes.len().min(1);
                 let mut applied = self.memory.apply(name, desired, &changes[..first]).await?;
-                applied.postponed = changes[first..].iter().filter_map(Change::listener).collect();
+                applied.postponed = changes[first..].iter().flat_map(Change::listeners).collect();
                 Ok(applied)
             }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, desired, changes).await?;
-                let configures = changes.iter().any(|change| change.listener().is_none());
+                let configures = changes.iter().any(|change| change.listeners().is_empty());
                 applied.trouble = configures.then(|| Error::Refused("no such security group".into()));
                 Ok(applied)
             }
@@ -98,7 +98,7 @@ impl Provider for Asked {
             }
             Answers::OneDenied => {
                 let mut applied = self.memory.apply(name, desired, changes).await?;
-                if let Some(key) = changes.iter().find_map(Change::listener) {
+                if let Some(key) = changes.iter().flat_map(Change::listeners).next() {
                     applied.failed.entry(key).or_insert(Error::Transient("the answer is lost".into()));
                 }
                 Ok(applied)

@@ -85,13 +85,18 @@ pub(super) struct Failed {
 }
 
 impl Kept {
-    /// Whether a change is to be tried now: its listener did not fail lately.
+    /// Whether a change is to be tried now: none of its listeners failed lately.
     pub(super) fn is_due(&self, change: &Change) -> bool {
-        let again = match change.listener() {
-            Some(key) => self.failed.get(&key).map(|failed| failed.failing.again),
-            None => self.unconfigured.as_ref().map(|failing| failing.again),
+        let failing = match change {
+            Change::Configure(_) => self.unconfigured.as_ref(),
+            _ => change
+                .listeners()
+                .iter()
+                .filter_map(|key| self.failed.get(key))
+                .map(|failed| &failed.failing)
+                .max_by_key(|failing| failing.again),
         };
-        again.is_none_or(|again| again <= Instant::now())
+        failing.is_none_or(|failing| failing.again <= Instant::now())
     }
 
     /// Where calls are dear, changes of backends wait for others for a while, to

@@ -262,17 +262,18 @@ impl Aws {
 fn works<'a>(desired: &'a LoadBalancer, changes: &[Change]) -> Vec<Work<'a>> {
     let mut works: BTreeMap<NonZeroU16, Work<'a>> = BTreeMap::new();
     for change in changes {
-        let Some(key) = change.listener() else { continue };
         let urgency = match change {
-            Change::Open(..) => Urgency::Open,
+            Change::Open(..) | Change::Replace { .. } => Urgency::Open,
             Change::Close(_) => Urgency::Close,
             _ => Urgency::Alter,
         };
-        let new =
-            || Work { number: key.port, keys: BTreeSet::new(), wanted: of_number(desired, key.port).next(), urgency };
-        let work = works.entry(key.port).or_insert_with(new);
-        work.keys.insert(key);
-        work.urgency = work.urgency.min(urgency);
+        for key in change.listeners() {
+            let wanted = of_number(desired, key.port).next();
+            let new = || Work { number: key.port, keys: BTreeSet::new(), wanted, urgency };
+            let work = works.entry(key.port).or_insert_with(new);
+            work.keys.insert(key);
+            work.urgency = work.urgency.min(urgency);
+        }
     }
     works.into_values().collect()
 }

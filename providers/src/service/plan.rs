@@ -53,12 +53,12 @@ impl<'a> Plan<'a> {
                 None => ports.extend(listener.front_ports()),
             }
         }
-        let changed: BTreeSet<_> = changes.iter().filter_map(Change::listener).collect();
+        let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
         let touched = desired.listeners.iter().map(|(key, listener)| (*key, listener)).filter(|(key, _)| {
             // A new Service needs all its slices.
             !failed.contains_key(key) && (there.is_none() || changed.contains(key))
         });
-        let alters = |change: &Change| matches!(change, Change::Configure(_) | Change::Open(..) | Change::Close(_));
+        let alters = |change: &Change| !matches!(change, Change::Own(..) | Change::Backends { .. });
         let open = there.map(|front| front.ours.clone()).unwrap_or_default();
         Self { desired, touched: touched.collect(), ports, alters_service: changes.iter().any(alters), failed, open }
     }
@@ -112,12 +112,16 @@ impl<'a> Plan<'a> {
     /// A port that somebody else's field manager asks for too outlives our
     /// closing it.
     pub(super) fn fail_what_would_not_close(&mut self, changes: &[Change], service: &Front) {
-        for change in changes {
-            let Change::Close(listener) = change else { continue };
+        let closed = changes.iter().flat_map(|change| match change {
+            Change::Close(listener) => [*listener].into(),
+            Change::Replace { close, .. } => close.clone(),
+            _ => BTreeSet::new(),
+        });
+        for listener in closed {
             let open = listener.front_ports().find(|port| service.ours.contains(port) && !self.ports.contains(port));
             if let Some(port) = open {
                 let why = format!("{port} stays open: somebody else asks for it on the Service too");
-                self.failed.insert(*listener, Error::PortInUse(why));
+                self.failed.insert(listener, Error::PortInUse(why));
             }
         }
     }
