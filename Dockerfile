@@ -8,7 +8,7 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --package sharedlb \
-    && cp target/release/sharedlb /sharedlb
+    && objcopy --strip-debug target/release/sharedlb /sharedlb
 
 FROM debian:bookworm-slim
 COPY --from=build /sharedlb /usr/local/bin/sharedlb

@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Everything is a step after another; cargo has its own ways to use all cores.
 .NOTPARALLEL:
-.PHONY: help test chaos demo demo-shell bench soak build generate lint clean bins rust go
+.PHONY: help test nightly chaos demo demo-shell bench soak build generate lint clean bins rust go
 
 # The versions that are needed, from where they are written down anyway.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -19,6 +19,12 @@ TESTBED_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sharedlb-testbed
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(or $(shell command -v cargo-deny),$(TARGET)/tools/bin/cargo-deny)
 
+# Runs a command with a limit in seconds, and prints how long it took.
+STEP := $(CURDIR)/tests/step
+# Runs each test program as a step of its own.
+EACH_TEST := cargo --config "target.'cfg(all())'.runner = ['$(STEP)', '900', '--test']" \
+    test --workspace --all-features --lib --bins --tests
+
 # On stderr, so that what comes on stdout is the result alone.
 say = @printf '\n== %s\n' "$(1)" >&2
 
@@ -26,14 +32,23 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 test: rust go lint demo ## Check everything: lint, the demo, and all tests
-	$(call say,Tests in the documentation)
-	cargo test --workspace --all-features --doc
-	$(call say,Tests)
-	cargo test --workspace --all-features --lib --bins --tests --no-fail-fast
+	@$(STEP) 600 'Tests in the documentation' cargo test --workspace --all-features --doc
+	@$(STEP) 1800 'Building the tests' cargo test --workspace --all-features --lib --bins --tests --no-run
+	@$(STEP) 2400 'All tests' $(EACH_TEST) --no-fail-fast
+
+# Takes hours: what a change of the model, of allocation or of leadership should
+# pass besides `make test`.
+nightly: test ## Check more than make test does: larger models, long chaos, a long soak
+	@$(STEP) 3600 'Larger scopes of the model' cargo --config 'profile.test.package.sharedlb.opt-level=2' \
+	    test --package sharedlb --all-features --lib class_loop::model -- --ignored --nocapture --test-threads=1
+	@for seed in 1 2 3; do \
+	    CHAOS_SECONDS=600 CHAOS_SEED=$$seed $(STEP) 1200 "Chaos for 600 s with CHAOS_SEED=$$seed" \
+	        cargo test --all-features --test chaos || exit; \
+	done
+	@$(STEP) 3600 'Soak' cargo bench --bench cluster -- soak
 
 demo: bins ## Show the main job for real, on this machine, in a minute
-	$(call say,The demo)
-	@$(TARGET)/debug/sharedlb-demo
+	@$(STEP) 900 'The demo (a cluster is built for it once per machine: about 6 minutes)' $(TARGET)/debug/sharedlb-demo
 
 demo-shell: bins ## Open a shell in the demo's cluster
 	$(call say,A shell in the demo)
@@ -42,8 +57,8 @@ demo-shell: bins ## Open a shell in the demo's cluster
 # A debug build, since that is a quick one. With all features, as the tests
 # have them, so that one build serves both.
 bins: rust go
-	$(call say,Building the controller and the demo: a few minutes for the first time)
-	cargo build --workspace --all-features --bins
+	@$(STEP) 1800 'Building the controller and the demo: a few minutes for the first time' \
+	    cargo build --workspace --all-features --bins
 
 bench: rust go ## Measure: one figure a line, as name, value and unit
 	$(call say,How long it takes to assign ports)
@@ -62,33 +77,31 @@ soak: rust go ## Change 100 of 10,000 claims a second for 5 minutes (SOAK_SECOND
 	$(call say,Many claims that change all the time: about 15 minutes)
 	@cargo bench --bench cluster -- soak
 
-build: rust ## Build the controller, as it is to be released
+# The binary keeps the names of functions. Line numbers are in a file of its own,
+# which a backtrace reads where it lies beside the binary.
+build: rust ## Build the controller, as it is to be released: target/release/sharedlb, and sharedlb.debug beside it
 	cargo build --release --locked --package sharedlb
+	cd $(TARGET)/release && objcopy --only-keep-debug sharedlb sharedlb.debug \
+	    && objcopy --strip-debug --add-gnu-debuglink=sharedlb.debug sharedlb sharedlb.stripped \
+	    && mv sharedlb.stripped sharedlb
 
 generate: rust ## Write the generated files: crds/*.yaml
 	cargo run --quiet -- crds --write crds
 
 lint: rust $(CARGO_DENY) ## Check what can be read: formatting, licences, clippy, docs
-	$(call say,Formatting)
-	cargo fmt --all --check
-	$(call say,Dependencies: licences and sources$(,) and none on Kubernetes in the core of the providers)
-	$(CARGO_DENY) check licenses bans sources
-	@found=$$(cargo tree --package sharedlb-providers --no-default-features --edges normal --prefix none) || exit; \
-	if echo "$$found" | grep -E '^(kube|k8s)-'; then \
-	    echo 'sharedlb-providers depends on Kubernetes without its feature `service`' >&2; exit 1; \
-	fi
-	$(call say,Clippy)
-	cargo clippy --workspace --all-targets --all-features -- --deny warnings
-	$(call say,Documentation)
-	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --all-features --no-deps
+	@$(STEP) 60 Formatting cargo fmt --all --check
+	@$(STEP) 120 'Dependencies: licences and sources' $(CARGO_DENY) check licenses bans sources
+	@$(STEP) 120 'Dependencies: none on Kubernetes in the core of the providers' tests/core-dependencies
+	@$(STEP) 1800 Clippy cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	@RUSTDOCFLAGS='--deny warnings' $(STEP) 900 Documentation cargo doc --workspace --all-features --no-deps
 
 clean: ## Remove what was built here
 	cargo clean
 	@echo "The cluster's binaries stay, for every clone on this machine: $(TESTBED_CACHE)" >&2
 
 $(TARGET)/tools/bin/cargo-deny: | rust
-	$(call say,Building cargo-deny $(CARGO_DENY_VERSION): about a minute$(,) once)
-	cargo install --debug --quiet --locked --no-default-features --root $(TARGET)/tools cargo-deny@$(CARGO_DENY_VERSION)
+	@$(STEP) 900 'Building cargo-deny $(CARGO_DENY_VERSION): about a minute$(,) once' \
+	    cargo install --debug --quiet --locked --no-default-features --root $(TARGET)/tools cargo-deny@$(CARGO_DENY_VERSION)
 
 # Fails unless the version that a command prints is there, and new enough.
 # It takes the language, the command, the version needed, and where to get it.
