@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::provider;
 use crate::readiness::Readiness;
 use crate::sources;
+use crate::tasks::Tasks;
 use crate::web;
 
 /// How long to wait between two tries to reach the API server at the start.
@@ -57,24 +58,32 @@ pub struct Options {
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let config = config(options.kubeconfig.as_deref()).await?;
     let (metrics, readiness) = (Arc::new(Metrics::default()), Arc::new(Readiness::default()));
+    let tasks = Arc::new(Tasks::default());
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("{} can't be listened on: choose another address with --listen", options.listen))?;
     info!(address = %options.listen, "serving /healthz, /readyz and /metrics");
-    let pages = tokio::spawn(axum::serve(listener, web::router(metrics.clone(), readiness.clone())).into_future());
+    let router = web::router(metrics.clone(), readiness.clone(), tasks.clone());
+    let pages = tokio::spawn(axum::serve(listener, router).into_future());
 
     tokio::select! {
-        result = lead(config, options, metrics, readiness, stop) => result,
+        result = lead(config, options, Process { metrics, readiness, tasks }, stop) => result,
         result = pages => result?.context("the web pages are no longer served"),
     }
+}
+
+/// What the pages of this process tell of it.
+struct Process {
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    tasks: Arc<Tasks>,
 }
 
 /// Waits until this process is the leader, and acts until `stop` is done.
 async fn lead(
     config: Config,
     options: Options,
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    process: Process,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let stop = stop.map(|()| info!("stopping: load balancers stay as they are")).shared();
@@ -83,18 +92,18 @@ async fn lead(
         // Renewals have connections of their own, so that nothing is before them.
         let candidate = Candidate::new(Client::try_from(config.clone())?, lease);
         leader = tokio::select! {
-            leader = candidate.elected(readiness.part()) => Some(leader),
+            leader = candidate.elected(process.readiness.part()) => Some(leader),
             () = stop.clone() => return Ok(()),
         };
     }
-    metrics.leads(true);
+    process.metrics.leads(true);
     let fence = leader.as_ref().map_or_else(Fence::open, |leader| leader.fence().clone());
     let unacknowledged = options.lease.as_ref().map(|lease| lease.terms.unacknowledged());
     let client = lease::fenced_client(config, &fence, unacknowledged)?;
     tokio::select! {
         // In this order, so that it is not ready between the one and the other.
         biased;
-        result = work(client, options, metrics, readiness, fence) => result,
+        result = work(client, options, process, fence) => result,
         result = keep(leader, stop) => Ok(result?),
     }
 }
@@ -120,13 +129,8 @@ async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> 
     Ok(config)
 }
 
-async fn work(
-    client: Client,
-    options: Options,
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-    fence: Fence,
-) -> anyhow::Result<()> {
+async fn work(client: Client, options: Options, process: Process, fence: Fence) -> anyhow::Result<()> {
+    let Process { metrics, readiness, tasks: names } = process;
     let part = readiness.part();
     let cluster_id = match options.cluster_id {
         Some(id) => id,
@@ -145,15 +149,18 @@ async fn work(
         events,
         metrics: metrics.clone(),
         readiness: part,
+        tasks: names.clone(),
         fence,
     });
     let watches = watch_all(client, backends, metrics, sources.listeners, move |told| inbox.tell(told));
-    // Each on a task of its own; if one panics, the process ends.
+    // Each on a task of its own; if one ends, the process does.
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(class_loop.run());
-    tasks.spawn(watches);
-    tasks.spawn(write_events);
-    sources.tasks.into_iter().for_each(|task| _ = tasks.spawn(task));
+    tasks.spawn(names.named("the class loop".to_owned(), class_loop.run()));
+    tasks.spawn(names.named("the watches".to_owned(), watches));
+    tasks.spawn(names.named("the writer of Events".to_owned(), write_events));
+    for task in sources.tasks {
+        tasks.spawn(names.named(task.name.to_owned(), task.run));
+    }
     match tasks.join_next().await {
         Some(Err(error)) => Err(error).context("a task of the controller failed"),
         _ => anyhow::bail!("a task of the controller ended"),

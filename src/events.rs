@@ -10,11 +10,13 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 use sharedlb_providers::model::fnv1a;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::claim::Meta;
 use crate::metrics::Metrics;
 use crate::text;
+use crate::writes::TIMEOUT;
 
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
@@ -48,13 +50,24 @@ impl Events {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
                 let name = event.metadata.name.as_deref().unwrap_or_default();
-                if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
-                    continue;
-                }
-                let written = events.create(&PostParams::default(), &event).await;
-                metrics.api_write("Event", "create", if written.is_ok() { "ok" } else { "failed" });
-                if let Err(error) = written {
-                    debug!(%error, "event not written");
+                // An API server that does not answer holds up the Events after this one.
+                let write = async {
+                    if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
+                        return None;
+                    }
+                    Some(events.create(&PostParams::default(), &event).await)
+                };
+                match timeout(TIMEOUT, write).await {
+                    Ok(None) => {}
+                    Ok(Some(Ok(_))) => metrics.api_write("Event", "create", "ok"),
+                    Ok(Some(Err(error))) => {
+                        metrics.api_write("Event", "create", "failed");
+                        debug!(%error, "event not written");
+                    }
+                    Err(_) => {
+                        metrics.api_write("Event", "create", "failed");
+                        debug!("event not written: no answer within {} s", TIMEOUT.as_secs());
+                    }
                 }
             }
         };

@@ -92,6 +92,7 @@ impl LbLoop {
             self.note_interest(&plan, &mut kept);
             if !self.backends.knows(plan.reach) {
                 tokio::select! {
+                    biased;
                     changed = self.plans.changed() => if changed.is_err() { break },
                     () = self.signal.woken() => {}
                 }
@@ -104,6 +105,8 @@ impl LbLoop {
             // them then go into one, and their receiver has time for others.
             tokio::time::sleep(started.elapsed().min(REST_MAX)).await;
             tokio::select! {
+                // The end of the plans first: a resync would do what nobody plans any more.
+                biased;
                 changed = self.plans.changed() => if changed.is_err() { break },
                 () = self.signal.woken() => {}
                 () = wait_until(again) => {}

@@ -29,6 +29,7 @@ pub mod readiness;
 pub mod render;
 pub mod share;
 pub mod sources;
+pub mod tasks;
 pub mod text;
 pub mod web;
 mod writes;

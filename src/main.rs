@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use sharedlb::controller::{self, Options};
 use sharedlb::lease::{self, Terms};
 use sharedlb::sources;
+use sharedlb::tasks;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -174,6 +175,7 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
+    tasks::end_on_panic();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async move {
         tokio::select! {

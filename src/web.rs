@@ -10,16 +10,26 @@ use axum::routing::get;
 
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::tasks::{POLL_MAX, Tasks};
 
 /// The content type of the text format of OpenMetrics 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The pages that a cluster looks at.
-pub fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
+pub fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>, tasks: Arc<Tasks>) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok" }))
+        .route("/healthz", get(healthz).with_state(tasks))
         .route("/readyz", get(readyz).with_state(readiness))
         .route("/metrics", get(encode).with_state(metrics))
+}
+
+/// Healthy as long as every task yields. An API server that is away is no reason to
+/// start the process again.
+async fn healthz(State(tasks): State<Arc<Tasks>>) -> (StatusCode, String) {
+    match tasks.stuck(POLL_MAX) {
+        None => (StatusCode::OK, "ok".to_owned()),
+        Some(stuck) => (StatusCode::INTERNAL_SERVER_ERROR, stuck),
+    }
 }
 
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> (StatusCode, String) {

@@ -15,7 +15,7 @@ const HOLD_MIN: Duration = Duration::from_millis(250);
 const HOLD_MAX: Duration = Duration::from_secs(30);
 /// A write that takes longer has failed, as far as we know. It is less than the
 /// renew deadline of a leader (10 s), and that ends the process.
-const TIMEOUT: Duration = Duration::from_secs(8);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a write failed, by what to do.
 #[derive(Debug, thiserror::Error)]

@@ -47,6 +47,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{News, Outcome};
 use crate::own_service;
 use crate::readiness::Part;
+use crate::tasks::Tasks;
 
 /// What makes the provider of a class.
 pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub metrics: Arc<Metrics>,
     /// Whom it is told what is still missing
     pub readiness: Part,
+    /// What the loops of load balancers run as
+    pub tasks: Arc<Tasks>,
     /// What changes of load balancers must pass
     pub fence: Fence,
 }

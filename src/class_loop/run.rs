@@ -21,6 +21,7 @@ use super::writes::WriteError;
 use crate::claim::ClaimObject;
 use crate::class::{ClassObject, policy, unsupported};
 use crate::render;
+use crate::tasks;
 
 /// How often the class' status is written for its numbers alone, and targets are
 /// counted.
@@ -157,6 +158,7 @@ impl ClassLoop {
     }
 
     fn decide(&self, name: &Arc<str>, class: &ClassObject, spec: &SharedLBClassSpec) -> Option<Decision> {
+        tasks::at("SharedLBClass", &class.meta.key);
         let runner = self.runners.get(name)?;
         let namespaces = self.namespaces.objects().iter().map(|(key, namespace)| (&key.name, &namespace.labels));
         let mut policy = policy(spec, &runner.provider.capabilities(), namespaces);

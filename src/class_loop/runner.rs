@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use sharedlb_crds::{Reason, SharedLBClassSpec, TargetKind};
 use sharedlb_providers::{LbName, Provider};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +30,9 @@ pub(super) struct Runner {
     /// Whether its load balancers take only so many targets
     pub(super) counts_targets: bool,
     pub(super) load_balancers: BTreeMap<u32, Handle>,
+    /// LB loops that were told to end and may not have yet. The next one of the same
+    /// load balancer begins after them: two would undo each other's work.
+    ending: BTreeMap<u32, JoinHandle<()>>,
     pub(super) outcomes: BTreeMap<u32, Outcome>,
     /// Which LB loop to wake when its load balancer changes by itself
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
@@ -48,6 +52,7 @@ pub(super) struct Handle {
     plans: watch::Sender<Arc<Plan>>,
     handed: Handed,
     name: LbName,
+    task: JoinHandle<()>,
 }
 
 impl Handle {
@@ -126,6 +131,7 @@ impl ClassLoop {
             provider,
             counts_targets,
             load_balancers: BTreeMap::new(),
+            ending: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             signals,
             _changes: changes,
@@ -150,6 +156,8 @@ impl ClassLoop {
         for index in gone {
             if let Some(handle) = runner.load_balancers.remove(&index) {
                 runner.signals.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.name);
+                runner.ending.retain(|_, task| !task.is_finished());
+                runner.ending.insert(index, handle.task);
             }
             runner.outcomes.remove(&index);
             self.settings.metrics.forget_slots(name, index);
@@ -173,7 +181,7 @@ impl ClassLoop {
                 None => {
                     let plan = Plan::new(runner.provider.clone(), index, slots).by(reach);
                     let plan = plan.leaving(untouched);
-                    let handle = self.start_lb_loop(name, class, index, Arc::new(plan), &runner);
+                    let handle = self.start_lb_loop(name, class, index, Arc::new(plan), &mut runner);
                     runner.load_balancers.insert(index, handle);
                 }
             }
@@ -187,7 +195,7 @@ impl ClassLoop {
         class: &ClassObject,
         index: u32,
         plan: Arc<Plan>,
-        runner: &Runner,
+        runner: &mut Runner,
     ) -> Handle {
         let lb = LbName::new(name, index, &self.settings.cluster_id, &class.meta.uid);
         let signal = Arc::new(Signal::default());
@@ -209,7 +217,15 @@ impl ClassLoop {
             resync: self.settings.resync,
             metrics: self.settings.metrics.clone(),
         };
-        tokio::spawn(lb_loop.run());
-        Handle { plans, handed: Handed::default(), name: lb }
+        let before = runner.ending.remove(&index);
+        let run = async move {
+            if let Some(before) = before {
+                // A loop that panicked has ended too.
+                _ = before.await;
+            }
+            lb_loop.run().await;
+        };
+        let task = tokio::spawn(self.settings.tasks.named(format!("load balancer {lb} of class {name}"), run));
+        Handle { plans, handed: Handed::default(), name: lb, task }
     }
 }

@@ -15,11 +15,13 @@ use crate::claim::{ClaimObject, parse_address};
 use crate::outcome::Outcome;
 use crate::own_service;
 use crate::render::{self, Programmed, Verdict};
+use crate::tasks;
 
 impl ClassLoop {
     /// What became of a claim, from what it was given and what its load balancer
     /// makes of it.
     pub(super) fn verdict(&self, name: &str, entry: &Entry, got: &Assignment) -> Verdict {
+        tasks::at("SharedLB", &entry.claim.meta.key);
         let outcome = got.granted.as_ref().and_then(|held| self.runners.get(name)?.outcomes.get(&held.index));
         let heard = outcome.filter(|outcome| outcome.exists.is_some());
         Verdict {

@@ -25,6 +25,7 @@ use crate::assign::ClaimId;
 use crate::claim::{ClaimObject, Meta};
 use crate::class::ClassObject;
 use crate::metrics::Metrics;
+use crate::tasks;
 use backends::{Backends, EndpointNews, ServiceObject, SliceObject};
 use cache::{Cached, Changed};
 use nodes::NodeObject;
@@ -117,7 +118,11 @@ pub async fn watch_all(
         },
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
             of_claims.iter().for_each(|listener| listener(&event));
-            told_claim(Told::Claim(map(event, |object| ClaimObject::parse(&object))));
+            let parse = |object: DynamicObject| {
+                tasks::at("SharedLB", &key_of(&object));
+                ClaimObject::parse(&object)
+            };
+            told_claim(Told::Claim(map(event, parse)));
         }),
         watch_one("SharedLBClass", classes, all.clone(), &metrics, move |event| {
             told_class(Told::Class(map(event, |object| ClassObject::parse(&object))));
@@ -196,6 +201,11 @@ fn map<A, B>(event: Event<A>, convert: impl Fn(A) -> B) -> Event<B> {
         Event::InitApply(object) => Event::InitApply(convert(object)),
         Event::InitDone => Event::InitDone,
     }
+}
+
+fn key_of(object: &DynamicObject) -> ClaimId {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+    ClaimId { namespace: text(&object.metadata.namespace), name: text(&object.metadata.name) }
 }
 
 /// The key of an object that has no namespace.

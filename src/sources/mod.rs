@@ -162,8 +162,16 @@ pub struct Options {
 pub struct Sources {
     /// What they want to hear of the watches
     pub listeners: Listeners,
-    /// Their loops, each of which runs for ever
-    pub tasks: Vec<BoxFuture<'static, ()>>,
+    /// Their loops and watches
+    pub tasks: Vec<SourceTask>,
+}
+
+/// A loop or a watch of a source.
+pub struct SourceTask {
+    /// What it is, for the log
+    pub name: &'static str,
+    /// It runs for ever
+    pub run: BoxFuture<'static, ()>,
 }
 
 /// Makes the sources that are asked for.
@@ -184,7 +192,7 @@ pub fn start(
         let (claims, services) = (inbox.claims(), inbox.objects(source));
         sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
         sources.listeners.services.push(Box::new(move |event| services.watched(event)));
-        sources.tasks.push(source_loop.run().boxed());
+        sources.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });
     }
     if options.config_maps {
         let source = config_map::ConfigMaps { backends: backends.clone() };
@@ -192,13 +200,13 @@ pub fn start(
         let (claims, maps) = (inbox.claims(), inbox.objects(source));
         sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
         sources.listeners.changed_services.push(Box::new(move |changes| inbox.services(changes)));
-        sources.tasks.push(source_loop.run().boxed());
+        sources.tasks.push(SourceTask { name: "the source of ConfigMaps", run: source_loop.run().boxed() });
         let selected = watcher::Config::default().labels(config_map::SELECTOR);
         let (api, metrics) = (Api::all(client.clone()), metrics.clone());
         let watch = async move {
             watch_one("ConfigMap", api, selected, &metrics, move |event| maps.watched(&event)).await;
         };
-        sources.tasks.push(watch.boxed());
+        sources.tasks.push(SourceTask { name: "the watch of ConfigMaps", run: watch.boxed() });
     }
     sources
 }

@@ -21,6 +21,7 @@ use crate::cluster::cache::{Cache, Cached as _, Changed};
 use crate::due::happened;
 use crate::events::Events;
 use crate::readiness::Part;
+use crate::tasks;
 use crate::writes::{WriteError, Writes};
 
 /// What happened.
@@ -205,6 +206,7 @@ impl<S: Source> SourceLoop<S> {
 
     /// Does the next thing for one object and its claim.
     fn look_at(&mut self, key: &ClaimId) {
+        tasks::at(S::KIND, key);
         let object = self.objects.get(key).cloned();
         let claim = self.claims.get(&claim_key::<S>(key)).cloned();
         let entry = self.entries.entry(key.clone()).or_default();
