@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{Endpoints, SharedLBClassSpec, SharedLBPort, SharedLBSpec, TargetKind};
-use sharedlb_providers::{Attributes, Capabilities, Listener, ListenerKey, LoadBalancer, Owner, Protocol, Provider};
+use sharedlb_providers::{
+    Attributes, Capabilities, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+};
 
 use crate::assign::{ClaimId, HeldSlot, same};
 use crate::claim::Meta;
@@ -15,6 +17,7 @@ use crate::cluster::backends::{PortRef, Reached};
 use crate::cluster::nodes;
 use crate::own_service;
 use crate::share::{LeftOut, Limits, shares, subset};
+use crate::usable::usable;
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
 /// that are confirmed in the API.
@@ -217,24 +220,28 @@ impl fmt::Debug for Plan {
 pub struct Wanted {
     /// The load balancer
     pub load_balancer: LoadBalancer,
-    /// The listeners behind which no pod is ready
+    /// The listeners that have a transport behind which no pod is ready, or none
+    /// that the load balancer can send traffic to
     pub idle: BTreeSet<ListenerKey>,
+    /// The IP families of the load balancer in which a listener has no backend,
+    /// although it has some of another family
+    pub idle_families: BTreeMap<ListenerKey, BTreeSet<IpFamily>>,
     /// The listeners that have more backends than the load balancer takes
     pub left_out: BTreeMap<ListenerKey, LeftOut>,
 }
 
 /// The load balancer as the plan and its backends make it. `backends` tells
-/// where traffic to a port of a Service goes now, `found` are the listeners that
-/// there are, and `limits` is what fits.
+/// where traffic to a port of a Service goes now, `observed` is the load balancer
+/// as it is, and `limits` is what fits.
 #[must_use]
 pub fn desired(
     plan: &Plan,
     attributes: Attributes,
-    found: &BTreeMap<ListenerKey, Listener>,
+    observed: &Observed,
     limits: Limits,
     backends: impl Fn(&ClaimId, &PortRef, Protocol) -> Reached,
 ) -> Wanted {
-    let (mut listeners, mut idle) = (BTreeMap::new(), BTreeSet::new());
+    let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for Planned { target, slots } in plan.slots.iter().flatten() {
         for slot in slots.iter() {
             let owner = Owner {
@@ -244,18 +251,22 @@ pub fn desired(
             };
             let to = target.port_through(&slot.name, plan.reach.targets);
             let reached = to.map(|(service, port)| backends(service, &port, slot.key.protocol)).unwrap_or_default();
-            idle.extend((!reached.ready).then_some(slot.key));
-            let backends = reached.backends.into_iter().filter_map(|backend| plan.provider.as_observed(backend));
-            listeners.insert(slot.key, Listener { owner, backends: backends.collect() });
+            let usable = usable(&*plan.provider, &observed.families, slot.key.protocol, reached.backends);
+            idle.extend((!reached.ready || !usable.served).then_some(slot.key));
+            if !usable.idle_families.is_empty() {
+                idle_families.insert(slot.key, usable.idle_families);
+            }
+            listeners.insert(slot.key, Listener { owner, backends: usable.backends });
         }
     }
-    for (key, listener) in found.iter().filter(|_| !plan.untouched.is_empty()) {
+    let found = observed.load_balancer.listeners.iter();
+    for (key, listener) in found.filter(|_| !plan.untouched.is_empty()) {
         if plan.untouched.contains(&ClaimId::from(&listener.owner)) {
             listeners.entry(*key).or_insert_with(|| listener.clone());
         }
     }
     let left_out = leave_out(&mut listeners, limits);
-    Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, left_out }
+    Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, idle_families, left_out }
 }
 
 /// Leaves out the backends that don't fit.

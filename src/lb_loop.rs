@@ -202,7 +202,9 @@ impl LbLoop {
         let known = exists && applied.failed.is_empty();
         kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
         kept.there = matches!(kept.observed, Some(Some(_)));
-        Ok(if applied.postponed.is_empty() { kept.gathering } else { Some(Instant::now()) })
+        // Which backends a new load balancer takes is known only now.
+        let at_once = !exists || !applied.postponed.is_empty();
+        Ok(if at_once { Some(Instant::now()) } else { kept.gathering })
     }
 
     /// What the load balancer should be with the backends of the moment.
@@ -214,8 +216,8 @@ impl LbLoop {
         };
         let backends = |service: &_, port: &_, protocol| self.backends.reached(service, port, protocol, plan.reach);
         let attributes = plan.provider.attributes(plan.index);
-        let wanted = desired(plan, attributes, &observed.load_balancer.listeners, limits, backends);
-        (kept.idle, kept.left_out) = (wanted.idle, wanted.left_out);
+        let wanted = desired(plan, attributes, observed, limits, backends);
+        (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
         wanted.load_balancer
     }
 

@@ -31,5 +31,6 @@ pub mod share;
 pub mod sources;
 pub mod tasks;
 pub mod text;
+pub mod usable;
 pub mod web;
 mod writes;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, Capacity, Error, FrontPort, ListenerKey, Owner};
+use sharedlb_providers::{Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, Owner};
 
 use crate::assign::ClaimId;
 use crate::desired::Plan;
@@ -50,8 +50,11 @@ pub struct ListenerOutcome {
     pub owner: Owner,
     /// Whether it is open
     pub open: bool,
-    /// Whether it has a backend behind which a pod takes traffic
+    /// Whether each of its transports has a backend behind which a pod takes traffic
     pub backends: bool,
+    /// The IP families of the load balancer in which it has no such backend,
+    /// although it has some of another family
+    pub idle_families: BTreeSet<IpFamily>,
     /// That it has more backends than the load balancer takes, if so
     pub left_out: Option<LeftOut>,
     /// Why it is not as planned
@@ -155,7 +158,8 @@ mod tests {
     fn listener(port: u16, claim: &str, backends: bool) -> (ListenerKey, ListenerOutcome) {
         let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
         let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
-        (key, ListenerOutcome { owner, open: true, backends, left_out: None, trouble: None })
+        let idle_families = BTreeSet::new();
+        (key, ListenerOutcome { owner, open: true, backends, idle_families, left_out: None, trouble: None })
     }
 
     fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {

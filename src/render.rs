@@ -5,16 +5,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
-use sharedlb_providers::{Address, ListenerKey, Owner};
+use sharedlb_providers::{Address, IpFamily, ListenerKey, Owner};
 
 use crate::assign::{Assignment, Held, HeldSlot};
 use crate::claim::{ClaimObject, api_protocol, api_transport};
-use crate::outcome::{Outcome, Trouble};
+use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::share::LeftOut;
 use crate::text;
 
 /// How many ports a text names before it says how many more there are.
 const LISTED_PORTS: usize = 4;
+
+/// What is said of a claim that is ready.
+const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend";
 
 /// What became of a claim. Equal verdicts on one version of a claim make the same
 /// status, so most claims need not be rendered at all.
@@ -50,8 +53,11 @@ pub enum Programmed {
     Pending,
     /// It serves all of them, but these ports have no backends, and why
     Served {
-        /// Names of the ports without backends, and why; `None`: not known yet
-        without_backends: Vec<(Arc<str>, Option<String>)>,
+        /// Names of the ports a transport of which leads to no backend, and why;
+        /// `None`: not known yet
+        without_backends: Vec<(Arc<str>, Option<Trouble>)>,
+        /// The ports that have backends, but none in an IP family of the load balancer
+        idle_families: Vec<IdleFamily>,
         /// Names of the ports that have more backends than the load balancer takes
         left_out: Vec<(Arc<str>, LeftOut)>,
     },
@@ -59,19 +65,31 @@ pub enum Programmed {
     Failed(Trouble),
 }
 
+/// That a port has no backend in one IP family of its load balancer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IdleFamily {
+    /// Name of the port
+    pub port: Arc<str>,
+    /// The family
+    pub family: IpFamily,
+    /// Why, in words for the user
+    pub why: String,
+}
+
 /// What the load balancer makes of these slots. `why_none` tells why a port has
-/// no backends.
+/// no backends, and `why_none_of` why it has none of a family.
 #[must_use]
 pub fn programmed(
     claim: &ClaimObject,
     held: &Held,
     outcome: Option<&Outcome>,
-    why_none: impl Fn(&HeldSlot) -> Option<String>,
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
+    why_none_of: impl Fn(&HeldSlot, IpFamily) -> Option<String>,
 ) -> Programmed {
     let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
         return Programmed::NotHeard;
     };
-    let (mut without_backends, mut left_out) = (Vec::new(), Vec::new());
+    let (mut without_backends, mut idle_families, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     let mut pending = false;
     for slot in held.slots.iter() {
         let ours = outcome.listeners.get(&slot.key).filter(|listener| is_for(&listener.owner, claim, slot));
@@ -82,8 +100,12 @@ pub fn programmed(
                 }
                 left_out.extend(listener.left_out.map(|left_out| (slot.name.clone(), left_out)));
                 if !listener.backends {
-                    without_backends.push((slot.name.clone(), why_none(slot)));
+                    without_backends.push((slot.name.clone(), why_none(slot, listener)));
+                    continue;
                 }
+                idle_families.extend(listener.idle_families.iter().filter_map(|&family| {
+                    Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
+                }));
             }
             None => pending = true,
         }
@@ -91,7 +113,7 @@ pub fn programmed(
     match (pending, &outcome.trouble) {
         (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
         (true, None) => Programmed::Pending,
-        (false, _) => Programmed::Served { without_backends, left_out },
+        (false, _) => Programmed::Served { without_backends, idle_families, left_out },
     }
 }
 
@@ -195,34 +217,71 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
         Programmed::Served { without_backends, .. } if !without_backends.is_empty() => no_backends(without_backends),
-        _ => Finding::new("True", Reason::Ready, "every port is served, and has a backend"),
+        Programmed::Served { idle_families, .. } => idle_addresses(addresses, idle_families)
+            .unwrap_or_else(|| Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND)),
+        _ => Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND),
     };
     [allocated, programmed, ready]
 }
 
 /// "port redis: 120 of 1400 backends get traffic, since …"
 fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
-    let of_port = |(port, out): &(Arc<str>, LeftOut)| {
-        let port = if port.is_empty() { String::new() } else { format!("port {port}: ") };
+    let served = |(port, out): &(Arc<str>, LeftOut)| {
         let each = if out.of_listener { "for each port" } else { "for all ports together" };
         let LeftOut { served, all, limit, .. } = out;
-        format!("{port}{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}")
+        of_port(
+            port,
+            &format!("{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}"),
+        )
     };
-    let told: Vec<String> = left_out.iter().take(LISTED_PORTS).map(of_port).collect();
+    let told: Vec<String> = left_out.iter().take(LISTED_PORTS).map(served).collect();
     let served = "the load balancer serves every port that is allocated";
     Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", told.join("; ")))
 }
 
-fn no_backends(without: &[(Arc<str>, Option<String>)]) -> Finding {
-    let known = without.iter().filter_map(|(port, why)| Some((port, why.as_ref()?)));
-    let told: Vec<String> = known
-        .take(3)
-        .map(|(port, why)| if port.is_empty() { why.clone() } else { format!("port {port}: {why}") })
+fn no_backends(without: &[(Arc<str>, Option<Trouble>)]) -> Finding {
+    let known: Vec<(&str, &Trouble)> =
+        without.iter().filter_map(|(port, why)| Some((&**port, why.as_ref()?))).take(3).collect();
+    let Some((_, first)) = known.first() else {
+        return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
+    };
+    let told: Vec<String> = known.iter().map(|(port, why)| of_port(port, &why.message)).collect();
+    Finding::new("False", first.reason, told.join("; "))
+}
+
+/// `port redis: …`, where there is more than one port.
+fn of_port(port: &str, message: &str) -> String {
+    if port.is_empty() { message.to_owned() } else { format!("port {port}: {message}") }
+}
+
+/// What to say of a claim where some addresses of the load balancer lead to no
+/// backend; `None`: all of them do. A port to which none of them leads is not ready.
+fn idle_addresses(addresses: &[Address], idle: &[IdleFamily]) -> Option<Finding> {
+    let is_idle = |port: &str, address: &Address| match address {
+        Address::Ip(ip) => idle.iter().any(|idle| *idle.port == *port && idle.family == IpFamily::of(*ip)),
+        Address::Hostname(_) => false,
+    };
+    let address_of = |family: IpFamily| {
+        addresses.iter().find_map(|address| match address {
+            Address::Ip(ip) => (IpFamily::of(*ip) == family).then(|| ip.to_string()),
+            Address::Hostname(name) => Some(format!("the {family} address of {name}")),
+        })
+    };
+    let at = idle.iter().filter_map(|idle| Some((idle, address_of(idle.family)?)));
+    let told: Vec<String> = at
+        .take(LISTED_PORTS)
+        .map(|(IdleFamily { port, why, .. }, address)| {
+            of_port(port, &format!("nothing answers at {address}, since {why}"))
+        })
         .collect();
     if told.is_empty() {
-        return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
+        return None;
     }
-    Finding::new("False", Reason::NoBackends, told.join("; "))
+    let told = told.join("; ");
+    if idle.iter().any(|idle| addresses.iter().all(|address| is_idle(&idle.port, address))) {
+        return Some(Finding::new("False", Reason::NoBackends, told));
+    }
+    Some(Finding::new("True", Reason::AddressWithoutBackends, format!("{EVERY_PORT_HAS_A_BACKEND}; but {told}")))
 }
 
 /// The slots, each with whether it has ever been served.
@@ -372,6 +431,72 @@ mod tests {
     use super::*;
     use crate::fixtures::claim;
 
+    fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
+        let claim = claim("web").holds(0, 20001).build();
+        let idle = idle.iter().map(|(port, family)| {
+            let why = format!("no ready pod has an {family} address");
+            IdleFamily { port: (*port).into(), family: *family, why }
+        });
+        let served =
+            Programmed::Served { without_backends: Vec::new(), idle_families: idle.collect(), left_out: Vec::new() };
+        let addresses = addresses.iter().map(|address| crate::claim::parse_address(address)).collect();
+        let held = claim.request.held.clone();
+        let verdict = Verdict { held, refused: None, programmed: served, addresses: Some(addresses) };
+        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        let ready = find(&status.conditions, ConditionType::Ready).unwrap().clone();
+        (ready.status, ready.reason, ready.message)
+    }
+
+    #[test]
+    fn ready_names_the_address_that_leads_to_no_backend() {
+        let both = ["10.0.0.1", "fd00::1"];
+        let (status, reason, message) = ready_with(&both, &[("x", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+        assert_eq!(
+            message,
+            "every port is served, and has a backend; but port x: nothing answers at fd00::1, \
+             since no ready pod has an IPv6 address"
+        );
+        let (status, reason, message) = ready_with(&["lb.example.com"], &[("", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+        assert!(message.contains("nothing answers at the IPv6 address of lb.example.com"), "{message}");
+    }
+
+    #[test]
+    fn a_family_that_no_address_is_of_is_not_told() {
+        let (status, reason, _) = ready_with(&["10.0.0.1"], &[("x", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "Ready"));
+    }
+
+    #[test]
+    fn a_port_that_no_address_leads_to_is_not_ready() {
+        let (status, reason, message) = ready_with(&["10.0.0.1"], &[("", IpFamily::V4)]);
+        assert_eq!((&*status, &*reason), ("False", "NoBackends"));
+        assert_eq!(message, "nothing answers at 10.0.0.1, since no ready pod has an IPv4 address");
+    }
+
+    #[test]
+    fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
+        let claim = claim("web").holds(0, 20001).build();
+        let trouble = Trouble { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
+        let programmed = Programmed::Served {
+            without_backends: vec![("dns".into(), Some(trouble))],
+            idle_families: Vec::new(),
+            left_out: Vec::new(),
+        };
+        let addresses = Some([crate::claim::parse_address("10.0.0.1")].into());
+        let verdict = Verdict { held: claim.request.held.clone(), refused: None, programmed, addresses };
+        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        let said = |kind| {
+            let condition = find(&status.conditions, kind).unwrap();
+            (condition.status.clone(), condition.reason.clone())
+        };
+        assert_eq!(said(ConditionType::Programmed), ("True".into(), "Programmed".into()), "its port stays open");
+        assert_eq!(said(ConditionType::Ready), ("False".into(), "Unsupported".into()));
+        let message = &find(&status.conditions, ConditionType::Ready).unwrap().message;
+        assert_eq!(message, "port dns: only its TCP gets traffic");
+    }
+
     #[test]
     fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_traffic() {
         let claim = claim("web").holds(0, 20001).build();
@@ -381,6 +506,7 @@ mod tests {
             refused: None,
             programmed: Programmed::Served {
                 without_backends: Vec::new(),
+                idle_families: Vec::new(),
                 left_out: left_out.iter().map(|left_out| ("x".into(), *left_out)).collect(),
             },
             addresses: Some([crate::claim::parse_address("10.0.0.1")].into()),

@@ -96,7 +96,7 @@ mod tests {
     fn backend(n: u16) -> Backend {
         let [high, low] = n.to_be_bytes();
         let address = IpAddr::V4(Ipv4Addr::new(10, 244, high, low));
-        Backend { address, port: 6379.try_into().unwrap(), pod: None, node: None, provider_id: None }
+        Backend { address, port: 6379.try_into().unwrap(), pod: None, node: None, provider_id: None, transport: None }
     }
 
     fn listener(port: u16) -> ListenerKey {

@@ -77,6 +77,9 @@ names! {
         /// Why [`ConditionType::Programmed`] is true although traffic does not
         /// go to all backends: there are more than the load balancer can take.
         BackendsLeftOut,
+        /// Why [`ConditionType::Ready`] is true although one of the load balancer's
+        /// addresses leads to no backend: there is none of its IP family.
+        AddressWithoutBackends,
         /// A load balancer that was there is not any more. Of an Event only.
         LoadBalancerGone,
         /// The provider wants fewer requests; it is asked again later.

@@ -49,6 +49,9 @@ pub const SUITE: &[(&str, Test)] = &[
     ("listeners_open_as_asked", |peer| Box::pin(listeners_open_as_asked(peer))),
     ("applying_twice_is_applying_once", |peer| Box::pin(applying_twice_is_applying_once(peer))),
     ("backends_are_replaced", |peer| Box::pin(backends_are_replaced(peer))),
+    ("tcp_and_udp_of_one_listener_lead_apart_and_together_again", |peer| {
+        Box::pin(tcp_and_udp_of_one_listener_lead_apart(peer))
+    }),
     ("a_listener_changes_its_owner", |peer| Box::pin(a_listener_changes_its_owner(peer))),
     ("a_closed_listener_is_gone_and_its_neighbour_stays", |peer| Box::pin(a_closed_listener_is_gone(peer))),
     ("a_strangers_listener_is_foreign_and_never_touched", |peer| Box::pin(a_strangers_listener_is_foreign(peer))),
@@ -96,6 +99,25 @@ async fn backends_are_replaced(peer: &dyn Peer) {
     for backends in [vec![v4(1), v4(2)], vec![v4(2), v4(3)], vec![v6(1), v4(3)], vec![], vec![v6(2)]] {
         let desired =
             wanted(&*provider, [(key, listener("redis", backends)), (tcp(20001), listener("other", [v4(9)]))]);
+        converge(&*provider, &lb(0), &desired).await.expect("backends are replaced");
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+    }
+}
+
+async fn tcp_and_udp_of_one_listener_lead_apart(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    if !provider.capabilities().backends_by_transport {
+        return;
+    }
+    let key = ListenerKey { port: port(20000), protocol: Protocol::TcpUdp };
+    for listener in [
+        listener("dns", [v4(1), v6(1)]),
+        apart("dns", [v4(1)], [v4(2)]),
+        apart("dns", [v4(1), v6(2)], [v4(2), v6(2)]),
+        apart("dns", [], [v4(2)]),
+        listener("dns", [v4(2)]),
+    ] {
+        let desired = wanted(&*provider, [(key, listener)]);
         converge(&*provider, &lb(0), &desired).await.expect("backends are replaced");
         assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
     }
@@ -276,6 +298,10 @@ fn everything(provider: &dyn Provider) -> Vec<(ListenerKey, Listener)> {
         .map(|key| (key, listener("claim", [v4(1), v4(2), v6(1)])))
         .collect();
     all.push((tcp(20100), listener("without-backends", [])));
+    if capabilities.backends_by_transport {
+        let key = ListenerKey { port: port(20300), protocol: Protocol::TcpUdp };
+        all.push((key, apart("claim", [v4(1), v4(2)], [v4(2), v6(1)])));
+    }
     if capabilities.tcp_and_udp_share_a_number {
         all.push((tcp(20200), listener("tcp", [v4(1)])));
         all.push((ListenerKey { port: port(20200), protocol: Protocol::Udp }, listener("udp", [v4(2)])));
@@ -300,6 +326,13 @@ fn listener(claim: &str, backends: impl IntoIterator<Item = Backend>) -> Listene
     Listener { owner, backends: backends.into_iter().collect() }
 }
 
+/// A listener of both transports whose TCP leads to these backends, and whose UDP to those.
+fn apart(claim: &str, tcp: impl IntoIterator<Item = Backend>, udp: impl IntoIterator<Item = Backend>) -> Listener {
+    let (tcp, udp): (BTreeSet<_>, BTreeSet<_>) = (tcp.into_iter().collect(), udp.into_iter().collect());
+    let of = |transport| if transport == Transport::Tcp { tcp.clone() } else { udp.clone() };
+    listener(claim, Backend::by_transport(Protocol::TcpUdp, of))
+}
+
 fn v4(host: u8) -> Backend {
     backend(IpAddr::V4(Ipv4Addr::new(10, 244, 0, host)), host)
 }
@@ -310,5 +343,5 @@ fn v6(host: u8) -> Backend {
 
 fn backend(address: IpAddr, host: u8) -> Backend {
     let pod = Some(format!("pod-{host}").into());
-    Backend { address, port: port(6379), pod, node: Some("node-1".into()), provider_id: None }
+    Backend { address, port: port(6379), pod, node: Some("node-1".into()), provider_id: None, transport: None }
 }

@@ -160,6 +160,7 @@ mod tests {
             pod: Some(format!("pod-{host}").into()),
             node: None,
             provider_id: None,
+            transport: None,
         });
         let owner = (0u8..3).prop_map(|n| Owner {
             namespace: "team".into(),

@@ -27,8 +27,8 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 
 pub use diff::{Change, diff, replay};
 pub use model::{
-    Address, Attributes, Backend, Capabilities, Capacity, FrontPort, LbName, Listener, ListenerKey, LoadBalancer,
-    Observed, Owner, Protocol, Transport,
+    Address, Attributes, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey,
+    LoadBalancer, Observed, Owner, Protocol, Transport,
 };
 
 /// What programs one kind of load balancer. It executes a plan: it never

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 
 use crate::diff::{Change, replay};
 use crate::model::{
-    Address, Attributes, Capabilities, Capacity, FrontPort, LbName, ListenerKey, LoadBalancer, Observed, Protocol,
+    Address, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey, LoadBalancer, Observed,
+    Protocol,
 };
 use crate::{Applied, Error, Provider};
 
@@ -27,6 +28,8 @@ struct State {
     refused: BTreeSet<ListenerKey>,
     limits: Capacity,
     gather: Duration,
+    families: BTreeSet<IpFamily>,
+    one_set_of_backends: bool,
     calls: usize,
 }
 
@@ -69,6 +72,16 @@ impl Cloud {
     /// From now on changes of backends are to be gathered for so long.
     pub fn gather(&self, how_long: Duration) {
         self.state().gather = how_long;
+    }
+
+    /// From now on each load balancer sends traffic to backends of these families.
+    pub fn families(&self, families: impl IntoIterator<Item = IpFamily>) {
+        self.state().families = families.into_iter().collect();
+    }
+
+    /// From now on TCP and UDP of one listener lead to the same backends.
+    pub fn one_set_of_backends(&self) {
+        self.state().one_set_of_backends = true;
     }
 
     /// Nothing is refused any more.
@@ -124,6 +137,7 @@ impl Provider for Memory {
             protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
             tcp_and_udp_share_a_number: true,
             listeners_for_tcp_udp: 1,
+            backends_by_transport: !state.one_set_of_backends,
             isolates_failures: true,
             pod_targets: true,
             node_targets: true,
@@ -145,6 +159,7 @@ impl Provider for Memory {
         Ok(state.load_balancers.get(name).map(|found| Observed {
             load_balancer: found.ours.clone(),
             addresses: vec![address(name)],
+            families: state.families.clone(),
             capacity: capacity(state.limits),
             foreign: found.foreign.clone(),
             not_ready: None,

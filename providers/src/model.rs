@@ -93,6 +93,32 @@ impl fmt::Display for Transport {
     }
 }
 
+/// A version of the Internet Protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpFamily {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl IpFamily {
+    /// The one that an address is of.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// What a listener accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -218,6 +244,35 @@ pub struct Backend {
     /// For a node port: the node's id at its cloud, as in its `spec.providerID`
     /// (`aws:///eu-central-1a/i-0123456789abcdef0`)
     pub provider_id: Option<Arc<str>>,
+    /// The transport whose traffic it gets, behind a listener of both that leads
+    /// the other one elsewhere; `None`: that of every transport of the listener
+    pub transport: Option<Transport>,
+}
+
+impl Backend {
+    /// The backends of a listener of this protocol, from those that each of its
+    /// transports leads to. What gets the traffic of both is one backend, so that
+    /// the same listener is always the same set.
+    #[must_use]
+    pub fn by_transport(protocol: Protocol, of: impl Fn(Transport) -> BTreeSet<Self>) -> BTreeSet<Self> {
+        let of_each: Vec<(Transport, BTreeSet<Self>)> =
+            protocol.transports().iter().map(|&transport| (transport, of(transport))).collect();
+        let of_all = |backend: &Self| of_each.iter().all(|(_, backends)| backends.contains(backend));
+        let mark = |transport: Transport, backend: &Self| {
+            let transport = (!of_all(backend)).then_some(transport);
+            Self { transport, ..backend.clone() }
+        };
+        of_each
+            .iter()
+            .flat_map(|(transport, backends)| backends.iter().map(move |backend| mark(*transport, backend)))
+            .collect()
+    }
+
+    /// Whether it gets the traffic of this transport.
+    #[must_use]
+    pub fn takes(&self, transport: Transport) -> bool {
+        self.transport.is_none_or(|only| only == transport)
+    }
 }
 
 /// A front port of a load balancer, with its backends.
@@ -227,6 +282,16 @@ pub struct Listener {
     pub owner: Owner,
     /// Where its traffic goes; none at all is allowed, and refuses connections
     pub backends: BTreeSet<Backend>,
+}
+
+impl Listener {
+    /// Where the traffic of one of its transports goes: the reverse of
+    /// [`Backend::by_transport`].
+    #[must_use]
+    pub fn backends_of(&self, transport: Transport) -> BTreeSet<Backend> {
+        let backends = self.backends.iter().filter(|backend| backend.takes(transport));
+        backends.map(|backend| Backend { transport: None, ..backend.clone() }).collect()
+    }
 }
 
 /// Settings of a load balancer as a whole, by the names that its own API has
@@ -249,6 +314,10 @@ pub struct Observed {
     pub load_balancer: LoadBalancer,
     /// Where clients reach it; empty until it is known
     pub addresses: Vec<Address>,
+    /// The IP families of the backends that it sends traffic to; none: not known,
+    /// or any. Where there are two, each of its addresses leads to backends of the
+    /// address' own family.
+    pub families: BTreeSet<IpFamily>,
     /// What fits on it
     pub capacity: Capacity,
     /// Ports that somebody else's listeners hold
@@ -295,6 +364,9 @@ pub struct Capabilities {
     pub tcp_and_udp_share_a_number: bool,
     /// Listeners that a port of protocol `TCP_UDP` takes up: one, or two
     pub listeners_for_tcp_udp: u32,
+    /// Whether TCP and UDP of a port of protocol `TCP_UDP` may lead to different
+    /// backends (see [`Backend::transport`])
+    pub backends_by_transport: bool,
     /// Whether one listener can fail while the others are programmed
     pub isolates_failures: bool,
     /// Whether traffic can go to pods' own addresses
@@ -335,6 +407,37 @@ mod tests {
         let ours = LbName::new("default", 0, "cluster-a", "uid");
         assert_ne!(ours, LbName::new("default", 0, "cluster-b", "uid"));
         assert_ne!(ours, LbName::new("default", 0, "cluster-a", "another-uid"));
+    }
+
+    fn backends(ports: &[u16]) -> BTreeSet<Backend> {
+        let backend = |port: &u16| Backend {
+            address: [10, 244, 0, 1].into(),
+            port: (*port).try_into().unwrap(),
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: None,
+        };
+        ports.iter().map(backend).collect()
+    }
+
+    #[test]
+    fn each_transport_of_a_listener_reads_back_with_its_own_backends() {
+        let of = |transport| backends(if transport == Transport::Tcp { &[1, 2] } else { &[2, 3] });
+        let owner = Owner { namespace: "".into(), claim: "".into(), port: "".into() };
+        let listener = Listener { owner, backends: Backend::by_transport(Protocol::TcpUdp, of) };
+        let marks: Vec<_> = listener.backends.iter().map(|backend| (backend.port.get(), backend.transport)).collect();
+        assert_eq!(marks, [(1, Some(Transport::Tcp)), (2, None), (3, Some(Transport::Udp))]);
+        for transport in [Transport::Tcp, Transport::Udp] {
+            assert_eq!(listener.backends_of(transport), of(transport));
+        }
+    }
+
+    #[test]
+    fn backends_that_get_the_traffic_of_every_transport_bear_no_mark() {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp] {
+            assert_eq!(Backend::by_transport(protocol, |_| backends(&[1, 2])), backends(&[1, 2]), "{protocol}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! How many targets the ports of claims have now, for load balancers that take
 //! only so many.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sharedlb_crds::{SharedLBClassSpec, TargetKind};
@@ -12,6 +13,7 @@ use crate::claim::ClaimObject;
 use crate::cluster::backends::Backends;
 use crate::desired::Reach;
 use crate::own_service;
+use crate::usable::usable;
 
 /// What a claim asks for, with the targets that its ports have now.
 pub(super) struct Counted {
@@ -75,7 +77,8 @@ impl<'a> TargetCounts<'a> {
         let targets = match claim.target.of_port(&port.name) {
             Some((service, to)) if self.reach.targets == TargetKind::Pod => {
                 let backends = self.backends.of(service, to, port.protocol, self.reach.endpoints);
-                backends.into_iter().filter_map(|backend| self.provider.as_observed(backend)).count()
+                // A provider that has a limit knows the family without a look.
+                usable(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
             }
             // Every node is one.
             _ => 0,

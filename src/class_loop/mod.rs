@@ -14,6 +14,7 @@ mod model;
 mod run;
 mod runner;
 mod side;
+mod unserved;
 mod verdicts;
 mod writes;
 

@@ -9,10 +9,9 @@ use sharedlb_providers::Address;
 use super::ClassLoop;
 use super::decide::Decision;
 use super::group::Entry;
-use super::runner::Runner;
 use crate::assign::{Assignment, Held, HeldSlot};
 use crate::claim::{ClaimObject, parse_address};
-use crate::outcome::Outcome;
+use crate::outcome::{ListenerOutcome, Outcome};
 use crate::own_service;
 use crate::render::{self, Programmed, Verdict};
 use crate::tasks;
@@ -99,35 +98,12 @@ impl ClassLoop {
 
     pub(super) fn programmed(&self, class: &str, entry: &Entry, held: &Held, outcome: Option<&Outcome>) -> Programmed {
         let claim = &entry.claim;
-        let reach = self.runners.get(class).map(Runner::reach).unwrap_or_default();
-        render::programmed(claim, held, outcome, |slot| {
-            if let Some(trouble) = &entry.service_trouble {
-                return Some(trouble.clone());
-            }
-            let Some((service, port)) = claim.target.of_port(&slot.name) else {
-                return Some("its spec can't be read".to_owned());
-            };
-            let backends = &self.settings.backends;
-            let no_pod = backends.why_none(service, port, slot.key.protocol, reach.endpoints);
-            let no_node = reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0;
-            no_pod
-                .or_else(|| no_node.then(|| "no node of the cluster may take traffic".to_owned()))
-                .or_else(|| self.none_usable(class, claim, slot))
-        })
-    }
-
-    /// Why the load balancer can send no traffic to any of the backends of a slot,
-    /// although there are some.
-    fn none_usable(&self, class: &str, claim: &ClaimObject, slot: &HeldSlot) -> Option<String> {
-        let runner = self.runners.get(class)?;
-        let reach = runner.reach();
-        let (service, port) = claim.target.port_through(&slot.name, reach.targets)?;
-        let found = self.settings.backends.reached(service, &port, slot.key.protocol, reach).backends;
-        let none = !found.is_empty() && found.into_iter().all(|backend| runner.provider.as_observed(backend).is_none());
-        none.then(|| match reach.targets {
-            TargetKind::Pod => "no ready pod has an address of the family (IPv4 or IPv6) that the load balancers of this class send traffic to",
-            TargetKind::Node => "no node of the cluster is a machine that the load balancers of this class can send traffic to, by its spec.providerID",
-        }.to_owned())
+        let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(class, entry, held, slot, listener);
+        let why_none_of = |slot: &HeldSlot, family| {
+            let (service, _) = claim.target.of_port(&slot.name)?;
+            Some(self.why_none_of(class, service, family))
+        };
+        render::programmed(claim, held, outcome, why_none, why_none_of)
     }
 
     /// Everything else that a claim should be told, in the background.

@@ -7,6 +7,7 @@
 mod objects;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kube::runtime::watcher::Event;
 use sharedlb_crds::{Endpoints, TargetKind};
-use sharedlb_providers::{Backend, Protocol, Transport};
+use sharedlb_providers::{Backend, IpFamily, Protocol, Transport};
 use tokio::sync::Notify;
 
 use self::objects::EndpointObject;
@@ -25,6 +26,7 @@ use super::nodes::{self, NodeObject, UsableNode};
 use crate::assign::ClaimId;
 use crate::desired::Reach;
 use crate::lb_loop::Signal;
+use crate::usable::led;
 
 /// Services, EndpointSlices and nodes, and who wants to know of which.
 #[derive(Debug, Default)]
@@ -49,8 +51,8 @@ struct Inner {
 pub struct Reached {
     /// The backends
     pub backends: BTreeSet<Backend>,
-    /// Whether a pod takes traffic behind them. (Behind a port of every node
-    /// there may be none.)
+    /// Whether a pod takes traffic behind them, of every transport. (Behind a port
+    /// of every node there may be none.)
     pub ready: bool,
 }
 
@@ -173,6 +175,11 @@ impl Backends {
         reach.targets == TargetKind::Pod || self.read().nodes.is_filled()
     }
 
+    fn nodes_of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> BTreeSet<Backend> {
+        let inner = self.read();
+        Backend::by_transport(protocol, |transport| inner.nodes_of(service, port, transport))
+    }
+
     /// How many nodes get traffic.
     #[must_use]
     pub fn nodes(&self) -> usize {
@@ -208,13 +215,11 @@ impl Backends {
     /// if there are none, those that still serve while they go away. `count` says
     /// which endpoints count at all.
     ///
-    /// For a protocol of two transports, the endpoints that serve both.
+    /// Each transport of the protocol leads to its own.
     #[must_use]
     pub fn of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, count: Endpoints) -> BTreeSet<Backend> {
         let inner = self.read();
-        let mut of_each = protocol.transports().iter().map(|&transport| inner.of(service, port, transport, count));
-        let first = of_each.next().unwrap_or_default();
-        of_each.fold(first, |both, other| &both & &other)
+        Backend::by_transport(protocol, |transport| inner.of(service, port, transport, count))
     }
 
     /// Where traffic to this port of this Service goes if it gets to pods in this
@@ -224,50 +229,56 @@ impl Backends {
     #[must_use]
     pub fn reached(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
         let pods = self.of(service, port, protocol, reach.endpoints);
-        let ready = !pods.is_empty();
+        let ready = led(protocol, &pods).count() == protocol.transports().len();
         match reach.targets {
             TargetKind::Pod => Reached { backends: pods, ready },
-            TargetKind::Node => Reached { backends: self.read().nodes_of(service, port, protocol), ready },
+            TargetKind::Node => Reached { backends: self.nodes_of(service, port, protocol), ready },
         }
     }
 
-    /// Why a port of this Service has no backends, in words for the user; `None`:
-    /// it has some, or it is not known yet whether it has.
+    /// Why a transport of a port of this Service leads to no backend, in words for
+    /// the user; `None`: each leads to one, or it is not known yet whether it does.
     #[must_use]
     pub fn why_none(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, count: Endpoints) -> Option<String> {
         let inner = self.read();
         let ours = matches!(port, PortRef::OfClaim(_));
-        let name = &service.name;
         let Some(found) = inner.services.get(service) else {
-            let namespace = &service.namespace;
-            return (!ours).then(|| {
-                format!("Service {name} does not exist in namespace {namespace}: create it, or correct serviceName")
-            });
+            return (!ours).then(|| why::no_service(service));
         };
-        let has = |transport| found.ports.iter().any(|candidate| candidate.is(port, transport));
-        let missing = protocol.transports().iter().find(|&&transport| !has(transport));
-        if let Some(transport) = missing.filter(|_| !ours) {
-            return Some(format!(
-                "Service {name} has no port {port} with protocol {transport}: correct targetPort or the Service"
-            ));
+        let port_of = |transport: &Transport| found.ports.iter().find(|candidate| candidate.is(port, *transport));
+        let missing = protocol.transports().iter().find(|transport| port_of(transport).is_none());
+        if let Some(transport) = missing {
+            return (!ours).then(|| why::no_service_port(found, port, *transport));
         }
-        let served =
-            protocol.transports().iter().all(|&transport| !inner.of(service, port, transport, count).is_empty());
-        let unknown = ours && !inner.slices_of.contains_key(service);
-        if missing.is_some() || served || unknown {
+        let unserved = |transport: &&Transport| inner.of(service, port, **transport, count).is_empty();
+        let unserved: Vec<&ServicePort> =
+            protocol.transports().iter().filter(unserved).filter_map(|transport| port_of(transport)).collect();
+        let unknown = (ours || found.has_selector) && !inner.slices_of.contains_key(service);
+        if unserved.is_empty() || unknown {
             return None;
         }
         if !ours && !found.has_selector && count == Endpoints::Pods {
-            return Some(format!(
-                "Service {name} has no selector, and traffic goes only to pods that one finds: give it one, or ask the admin for a class with spec.endpoints: Any"
-            ));
+            return Some(why::no_selector(found));
         }
-        let endpoints = inner.endpoints_of(found, count).map(|(_, endpoint)| endpoint);
-        Some(match (endpoints.clone().count(), endpoints.filter(|endpoint| endpoint.ready).count()) {
-            (0, _) => "no pod matches the selector, or none has the port that targetPort names".to_owned(),
-            (_, 0) => "none of its pods is ready".to_owned(),
-            _ => "no ready pod has the port that targetPort names".to_owned(),
-        })
+        let mut endpoints = inner.endpoints_of(found, count).map(|(_, endpoint)| endpoint).peekable();
+        if endpoints.peek().is_none() {
+            return Some(why::no_endpoints(found, ours));
+        }
+        if !endpoints.any(|endpoint| endpoint.ready) {
+            return Some(why::none_ready(found));
+        }
+        let all: Vec<&ServicePort> = protocol.transports().iter().filter_map(port_of).collect();
+        why::no_port(found, &all, &unserved)
+    }
+
+    /// Why this Service, which leads to backends, leads to none of this IP family, in
+    /// words for the user.
+    #[must_use]
+    pub fn why_none_of(&self, service: &ClaimId, family: IpFamily) -> String {
+        match self.read().services.get(service) {
+            Some(found) => why::no_family(found, family),
+            None => why::no_address(family),
+        }
     }
 }
 
@@ -304,19 +315,17 @@ impl Inner {
     }
 
     /// The nodes, at the port that this port of the Service has on each of them.
-    fn nodes_of(&self, service: &ClaimId, port: &PortRef, protocol: Protocol) -> BTreeSet<Backend> {
+    fn nodes_of(&self, service: &ClaimId, port: &PortRef, transport: Transport) -> BTreeSet<Backend> {
         let Some(found) = self.services.get(service) else { return BTreeSet::new() };
-        let node_port = |transport: &Transport| found.ports.iter().find(|each| each.is(port, *transport))?.node_port;
-        let mut numbers: Vec<Option<NonZeroU16>> = protocol.transports().iter().map(node_port).collect();
-        // For both transports Kubernetes gives one number, where they have one in the Service.
-        numbers.dedup();
-        let [Some(port)] = numbers[..] else { return BTreeSet::new() };
+        let found = found.ports.iter().find(|each| each.is(port, transport));
+        let Some(port) = found.and_then(|port| port.node_port) else { return BTreeSet::new() };
         let backend = |node: &UsableNode, address: &IpAddr| Backend {
             address: *address,
             port,
             pod: None,
             node: Some(node.name.clone()),
             provider_id: node.provider_id.clone(),
+            transport: None,
         };
         let nodes = nodes::usable(self.nodes.objects().values());
         nodes.into_iter().flat_map(|node| node.addresses.iter().map(move |address| backend(node, address))).collect()
@@ -339,6 +348,7 @@ impl Inner {
             pod: endpoint.pod.clone(),
             node: endpoint.node.clone(),
             provider_id: None,
+            transport: None,
         };
         let ready: BTreeSet<Backend> = all().filter(|(endpoint, _)| endpoint.ready).map(backend).collect();
         if ready.is_empty() {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 use proptest::prelude::*;
 use serde_json::Value;
-use sharedlb_crds::TargetKind;
-use sharedlb_providers::ListenerKey;
+use sharedlb_crds::{Reason, TargetKind};
+use sharedlb_providers::{IpFamily, ListenerKey};
 
 use super::mutate::near;
 use super::{claim_json, classes, config, is_fit};
 use crate::claim::ClaimObject;
+use crate::outcome::Trouble;
 use crate::own_service;
-use crate::render::{self, Programmed, Verdict};
+use crate::render::{self, IdleFamily, Programmed, Verdict};
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
 /// API server.
@@ -108,7 +109,13 @@ proptest! {
             held: claim.request.held.clone(),
             refused: heard.then(|| (None, said.clone())),
             programmed: if heard {
-                Programmed::Served { without_backends: vec![("a".into(), Some(said))], left_out: Vec::new() }
+                let why = Trouble { reason: Reason::NoBackends, message: said.clone().into() };
+                let idle = IdleFamily { port: "b".into(), family: IpFamily::V4, why: said };
+                Programmed::Served {
+                    without_backends: vec![("a".into(), Some(why))],
+                    idle_families: vec![idle],
+                    left_out: Vec::new(),
+                }
             } else {
                 Programmed::NotHeard
             },

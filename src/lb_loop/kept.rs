@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use sharedlb_providers::{Change, Error, ListenerKey, LoadBalancer, Observed, Owner};
+use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
 use tokio::time::Instant;
 
 use crate::assign::ClaimId;
@@ -41,8 +41,10 @@ pub(super) struct Kept {
     pub(super) there: bool,
     /// How often it was gone although it had been there
     pub(super) remade: u32,
-    /// Listeners behind which no pod is ready
+    /// Listeners that have a transport behind which no pod is ready and usable
     pub(super) idle: BTreeSet<ListenerKey>,
+    /// The IP families of the load balancer in which a listener has no backend
+    pub(super) idle_families: BTreeMap<ListenerKey, BTreeSet<IpFamily>>,
     /// Listeners that have more backends than the load balancer takes
     pub(super) left_out: BTreeMap<ListenerKey, LeftOut>,
     /// The Services that the last plan depends on
@@ -170,8 +172,9 @@ impl Kept {
             .map(|(key, found)| {
                 let backends = !found.backends.is_empty() && !self.idle.contains(key);
                 let left_out = self.left_out.get(key).copied();
+                let idle_families = self.idle_families.get(key).cloned().unwrap_or_default();
                 let owner = found.owner.clone();
-                (*key, ListenerOutcome { owner, open: true, backends, left_out, trouble: None })
+                (*key, ListenerOutcome { owner, open: true, backends, idle_families, left_out, trouble: None })
             })
             .collect();
         for (key, failed) in &self.failed {
@@ -179,6 +182,7 @@ impl Kept {
                 owner: failed.owner.clone(),
                 open: false,
                 backends: false,
+                idle_families: BTreeSet::new(),
                 left_out: None,
                 trouble: None,
             });

@@ -216,6 +216,7 @@ fn listener(open: Open) -> Listener {
         pod: None,
         node: None,
         provider_id: None,
+        transport: None,
     };
     Listener { owner: owner(open.owner), backends: pods.map(backend).collect() }
 }
@@ -326,7 +327,8 @@ impl Told {
             .filter_map(|(port, told)| {
                 let ToldListener { owner: claim, open, backends, trouble: why } = (*told)?;
                 let (owner, trouble) = (owner(claim), why.map(trouble));
-                Some((key(port), ListenerOutcome { owner, open, backends, left_out: None, trouble }))
+                let idle_families = BTreeSet::new();
+                Some((key(port), ListenerOutcome { owner, open, backends, idle_families, left_out: None, trouble }))
             })
             .collect();
         let seen = observed(index, &[None, None, None]);

@@ -2,6 +2,7 @@
 //! through an address of MetalLB and the rules of kube-proxy.
 
 mod backends;
+mod families;
 #[path = "../controller/harness/mod.rs"]
 mod harness;
 mod nodes;
@@ -18,7 +19,13 @@ const THREADS: usize = 4;
 
 fn main() -> anyhow::Result<()> {
     run_tests(AtOnce::UpTo(THREADS), Parts::ALL, World::start, |test| {
-        let trials = [protocols::trials(test), backends::trials(test), sharing::trials(test), nodes::trials(test)];
+        let trials = [
+            protocols::trials(test),
+            families::trials(test),
+            backends::trials(test),
+            sharing::trials(test),
+            nodes::trials(test),
+        ];
         trials.into_iter().flatten().collect()
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use sharedlb_crds::SharedLB;
-use sharedlb_testbed::{Answer, Client, Pod, PodPort, PodSpec, Protocol, eventually};
+use sharedlb_testbed::{Answer, Client, Families, Pod, PodPort, PodSpec, Protocol, eventually};
 
 use crate::harness::{LIMIT, Site, World, slots};
 
@@ -54,7 +54,18 @@ impl Place {
         app: &str,
         ports: impl IntoIterator<Item = PodPort>,
     ) -> anyhow::Result<Pod> {
-        let spec = PodSpec::new(&self.site.namespace, name).label("app", app);
+        self.pod_of(Families::All, name, app, ports).await
+    }
+
+    /// A pod labelled `app: <app>` with these ports, and addresses of these families only.
+    pub(crate) async fn pod_of(
+        &self,
+        families: Families,
+        name: &str,
+        app: &str,
+        ports: impl IntoIterator<Item = PodPort>,
+    ) -> anyhow::Result<Pod> {
+        let spec = PodSpec::new(&self.site.namespace, name).label("app", app).families(families);
         self.world.cluster.pod(ports.into_iter().fold(spec, PodSpec::port)).await
     }
 

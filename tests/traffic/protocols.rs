@@ -15,6 +15,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("TCP reaches the pods that a selector finds", tcp),
         test.test("UDP reaches the pods that a selector finds", udp),
         test.test("TCP and UDP come through one port", both),
+        test.test("TCP and UDP of one number each reach the port that their targetPort names", apart),
         test.test("a port that is asked for by number is reached there", asked_for),
         test.test("traffic reaches the pods of a Service that is named", by_service),
         test.test("a named port leads to whatever number each pod has for it", named),
@@ -47,6 +48,35 @@ async fn both(world: Arc<World>) -> anyhow::Result<()> {
     let claim = place.site.ready("dns").await?;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         place.answers(front(&claim, "")?, protocol, "dns-0").await?;
+    }
+    Ok(())
+}
+
+async fn apart(world: Arc<World>) -> anyhow::Result<()> {
+    let place = Place::open(world.clone(), "apart", json!({})).await?;
+    let ports = || [PodPort::tcp("dns-tcp", 5353), PodPort::udp("dns-udp", 5354)];
+    place.pod_with("dns-0", "dns", ports()).await?;
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "dns", "namespace": "apart"},
+        "spec": {"selector": {"app": "dns"}, "ports": [
+            {"name": "dns-tcp", "port": 53, "targetPort": "dns-tcp", "protocol": "TCP"},
+            {"name": "dns-udp", "port": 53, "targetPort": "dns-udp", "protocol": "UDP"},
+        ]},
+    });
+    world.cluster.apply(&service.to_string()).await?;
+    let ports_of_claim = json!([{"protocol": "TCP_UDP", "port": 53, "targetPort": 53}]);
+    place.site.claim_with("dns", json!({"serviceName": "dns", "ports": ports_of_claim})).await?;
+    let front = front(&place.site.ready("dns").await?, "")?;
+    ensure!(front.port == 53, "{front:?}");
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        place.answers(front, protocol, "dns-0").await?;
+    }
+    // A pod that comes later is reached by both as well.
+    place.pod_with("dns-1", "dns", ports()).await?;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        place.only_answer(front, protocol, &["dns-0", "dns-1"]).await?;
     }
     Ok(())
 }

@@ -198,6 +198,7 @@ impl Known {
                 attributes: config::observed(settings, name, self),
             },
             addresses: nlb.addresses(),
+            families: names::target_families(settings),
             capacity: self.capacity(),
             foreign: self.foreign.ports.clone(),
             not_ready: nlb.not_ready.clone(),

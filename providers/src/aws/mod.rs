@@ -122,6 +122,8 @@ impl Provider for Aws {
             // A port number has one listener, whatever it accepts.
             tcp_and_udp_share_a_number: false,
             listeners_for_tcp_udp: 1,
+            // A listener forwards to one target group.
+            backends_by_transport: false,
             isolates_failures: true,
             pod_targets: true,
             node_targets: true,

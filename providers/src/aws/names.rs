@@ -1,6 +1,6 @@
 //! What our objects at AWS are called, and the tags by which they are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
@@ -84,7 +84,7 @@ pub(super) fn group_name(settings: &Settings, name: &LbName, key: ListenerKey) -
         Protocol::TcpUdp => "both",
     };
     let family = address_family(settings);
-    let fixed = [settings.vpc_id.as_str(), settings.target_kind.as_str(), family.as_str()];
+    let fixed = [settings.vpc_id.as_str(), settings.target_kind.as_str(), family.as_aws()];
     let fixed = fnv1a(fixed.map(str::as_bytes)) >> 40;
     format!("{}{}-{protocol}-{fixed:06x}", group_prefix(name), key.port)
 }
@@ -94,6 +94,15 @@ pub(super) fn address_family(settings: &Settings) -> IpFamily {
     match settings.target_kind {
         TargetKind::Pod => settings.target_ip_family,
         TargetKind::Node => IpFamily::V4,
+    }
+}
+
+/// The families of the backends that can be targets. An instance is one whatever
+/// its addresses are.
+pub(super) fn target_families(settings: &Settings) -> BTreeSet<IpFamily> {
+    match settings.target_kind {
+        TargetKind::Pod => [settings.target_ip_family].into(),
+        TargetKind::Node => BTreeSet::new(),
     }
 }
 
@@ -125,7 +134,9 @@ impl Target {
 
     /// The backend that a target is: no more than AWS knows of it.
     pub(super) fn backend(&self) -> Backend {
-        let backend = |address, provider_id| Backend { address, port: self.port, pod: None, node: None, provider_id };
+        let port = self.port;
+        let backend =
+            |address, provider_id| Backend { address, port, pod: None, node: None, provider_id, transport: None };
         match self.id.parse::<IpAddr>() {
             Ok(address) => backend(address, None),
             Err(_) => backend(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Some(self.id.as_str().into())),
@@ -157,7 +168,8 @@ mod tests {
     fn backend(address: &str, provider_id: Option<&str>) -> Backend {
         let address = address.parse().unwrap();
         let provider_id = provider_id.map(Into::into);
-        Backend { address, port: NonZeroU16::MIN, pod: Some("pod".into()), node: Some("node".into()), provider_id }
+        let (pod, node) = (Some("pod".into()), Some("node".into()));
+        Backend { address, port: NonZeroU16::MIN, pod, node, provider_id, transport: None }
     }
 
     #[test]
@@ -165,7 +177,7 @@ mod tests {
         let (pods, names) = (settings(), [0, 1].map(|index| LbName::new("default", index, "cluster", "uid")));
         let nodes = Settings { target_kind: TargetKind::Node, ..settings() };
         let v6 = Settings { target_ip_family: IpFamily::V6, ..settings() };
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for (settings, name) in [&pods, &nodes, &v6].iter().flat_map(|s| names.iter().map(move |name| (s, name))) {
             for key in [key(65535, Protocol::Tcp), key(65535, Protocol::Udp), key(65535, Protocol::TcpUdp)] {
                 let group = group_name(settings, name, key);

@@ -122,7 +122,7 @@ impl Ports<'_> {
             .port(key.port.get().into())
             .vpc_id(&self.settings.vpc_id)
             .target_type(TargetTypeEnum::from(self.settings.target_kind.as_str()))
-            .ip_address_type(TargetGroupIpAddressTypeEnum::from(names::address_family(self.settings).as_str()))
+            .ip_address_type(TargetGroupIpAddressTypeEnum::from(names::address_family(self.settings).as_aws()))
             .health_check_protocol(ProtocolEnum::from(probe.protocol.as_str()))
             .health_check_port(&probe.port)
             .set_health_check_path(probe.path.clone())

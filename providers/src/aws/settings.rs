@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+pub use crate::model::IpFamily;
+
 /// What the load balancers of a class shall be.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -82,15 +84,6 @@ pub enum IpAddressType {
     Dualstack,
 }
 
-/// `IpAddressType` of CreateTargetGroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IpFamily {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
 /// `TargetType` of CreateTargetGroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
@@ -143,9 +136,8 @@ impl IpAddressType {
 }
 
 impl IpFamily {
-    /// As in AWS' API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    /// `IpAddressType` of CreateTargetGroup.
+    pub(super) fn as_aws(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
             Self::V6 => "ipv6",

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::marks::{ATTRIBUTES, Marks};
-use crate::model::{Address, Attributes, FrontPort, LbName, Transport};
+use crate::model::{Address, Attributes, FrontPort, IpFamily, LbName, Transport};
 
 /// A Service must have a port. This one stands in while there is no listener,
 /// so that the address stays. (1/TCP, tcpmux, is used by nothing today.)
@@ -52,6 +52,15 @@ pub(super) struct Fixed {
     /// which has lost its class by that.
     pub(super) load_balancer_class: Option<Option<String>>,
     pub(super) ip_families: Vec<String>,
+}
+
+impl Fixed {
+    /// The families of the endpoints that it leads to. It has none as long as the
+    /// API server has not set its default.
+    pub(super) fn families(&self) -> BTreeSet<IpFamily> {
+        let families = [IpFamily::V4, IpFamily::V6].into_iter();
+        families.filter(|family| self.ip_families.contains(&family.to_string())).collect()
+    }
 }
 
 /// The name of a Service port of ours.

@@ -105,6 +105,7 @@ impl Provider for ServiceProvider {
             tcp_and_udp_share_a_number: true,
             // A Service has a port for each of the two.
             listeners_for_tcp_udp: 2,
+            backends_by_transport: true,
             // A Service is written, and refused, as a whole.
             isolates_failures: false,
             pod_targets: true,

@@ -80,7 +80,9 @@ impl<'a> Plan<'a> {
         for (key, listener) in &self.touched {
             for port in key.front_ports() {
                 let mut there = of_port.remove(&port).unwrap_or_default();
-                for (place, backends) in arrange(port, &listener.backends, there.values().map(|(_, seen)| *seen)) {
+                for (place, backends) in
+                    arrange(port, &listener.backends_of(port.transport), there.values().map(|(_, seen)| *seen))
+                {
                     let slice = Slice {
                         load_balancer: load_balancer.clone(),
                         service_uid: service_uid.clone(),
@@ -150,6 +152,7 @@ mod tests {
             pod: None,
             node: None,
             provider_id: None,
+            transport: None,
         };
         let owner = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
         Listener { owner, backends: hosts.into_iter().map(backend).collect() }

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::front::port_name;
 use super::marks::{Marks, OWNER, PROTOCOL};
-use crate::model::{Backend, FrontPort, LbName, ListenerKey, Owner, Protocol, Transport};
+use crate::model::{Backend, FrontPort, IpFamily, LbName, ListenerKey, Owner, Protocol, Transport};
 
 /// The most endpoints that the API server takes in one EndpointSlice.
 const MAX_ENDPOINTS: usize = 1000;
@@ -39,16 +39,10 @@ pub(super) struct Slice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) port: FrontPort,
-    family: Family,
+    family: IpFamily,
     /// `None`: the slice of a listener without backends.
     target: Option<NonZeroU16>,
     chunk: u16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Family {
-    V4,
-    V6,
 }
 
 /// A slice of ours as it was seen.
@@ -59,7 +53,7 @@ pub(super) struct SeenSlice {
     pub(super) slice: Option<Slice>,
 }
 
-/// Which slice of a front port gets which backends. Those that have a slice
+/// Which slice of a front port gets which of its backends. Those that have a slice
 /// already stay in it, so that one more or one less rewrites one slice.
 pub(super) fn arrange<'a>(
     port: FrontPort,
@@ -78,7 +72,7 @@ pub(super) fn arrange<'a>(
         }
     }
     for backend in new {
-        let family = if backend.address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let family = IpFamily::of(backend.address);
         let mut place = Place { port, family, target: Some(backend.port), chunk: 0 };
         while arranged.get(&place).is_some_and(|full| full.len() >= MAX_ENDPOINTS) {
             place.chunk += 1;
@@ -86,7 +80,7 @@ pub(super) fn arrange<'a>(
         arranged.entry(place).or_default().push(backend.clone());
     }
     if arranged.is_empty() {
-        arranged.insert(Place { port, family: Family::V4, target: None, chunk: 0 }, Vec::new());
+        arranged.insert(Place { port, family: IpFamily::V4, target: None, chunk: 0 }, Vec::new());
     }
     // What was seen is compared with what is wanted, so there is one order.
     arranged.values_mut().for_each(|backends| backends.sort_unstable());
@@ -99,8 +93,8 @@ impl Place {
         let FrontPort { port, transport } = self.port;
         let transport = transport.to_string().to_lowercase();
         let family = match self.family {
-            Family::V4 => "v4",
-            Family::V6 => "v6",
+            IpFamily::V4 => "v4",
+            IpFamily::V6 => "v6",
         };
         let target = self.target.map_or("none".into(), |target| target.to_string());
         format!("{load_balancer}-{port}-{transport}-{family}-{target}-{}", self.chunk)
@@ -117,8 +111,8 @@ impl Place {
             _ => return None,
         };
         let family = match family {
-            "v4" => Family::V4,
-            "v6" => Family::V6,
+            "v4" => IpFamily::V4,
+            "v6" => IpFamily::V6,
             _ => return None,
         };
         let target = if target == "none" { None } else { Some(target.parse().ok()?) };
@@ -156,10 +150,7 @@ impl Slice {
                 }]),
                 ..ObjectMeta::default()
             },
-            address_type: match family {
-                Family::V4 => "IPv4".into(),
-                Family::V6 => "IPv6".into(),
-            },
+            address_type: family.to_string(),
             ports: Some(vec![EndpointPort {
                 name: Some(port_name(port)),
                 // An empty slice has no target, but a port without a number
@@ -245,6 +236,7 @@ fn read_endpoint(endpoint: &Endpoint, target: Option<NonZeroU16>) -> Option<Back
         pod: endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()).map(Into::into),
         node: endpoint.node_name.as_deref().map(Into::into),
         provider_id: None,
+        transport: None,
     })
 }
 

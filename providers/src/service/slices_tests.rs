@@ -28,6 +28,7 @@ fn v4(host: u16, port: u16) -> Backend {
         pod: Some(format!("pod-{host}").into()),
         node: Some("node-1".into()),
         provider_id: None,
+        transport: None,
     }
 }
 

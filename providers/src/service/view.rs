@@ -9,7 +9,6 @@ use crate::model::{
 };
 
 /// What the slices of one front port agree on.
-#[derive(PartialEq, Eq)]
 struct Record {
     listener: ListenerKey,
     owner: Owner,
@@ -21,7 +20,8 @@ struct Record {
 /// A listener is open if the Service has its ports. Where its slices are missing,
 /// altered, of an earlier Service, or say different things (somebody's doing, or
 /// a write that was cut off), its owner is shown as nobody: that differs from
-/// whatever is wanted, so the listener is written again or closed.
+/// whatever is wanted, so the listener is written again or closed. Only the
+/// backends of its two transports may differ.
 pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item = &'a SeenSlice>) -> Observed {
     let mut of_port: BTreeMap<FrontPort, Vec<&SeenSlice>> = BTreeMap::new();
     for slice in slices {
@@ -31,12 +31,14 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         front.ours.iter().filter_map(|port| Some((*port, record(of_port.get(port)?, uid)?))).collect();
     let mut listeners = BTreeMap::new();
     for port in &front.ours {
-        let whole = records
-            .get(port)
-            .filter(|record| record.listener.front_ports().all(|port| records.get(&port) == Some(record)));
+        let whole = records.get(port).filter(|record| {
+            record.listener.front_ports().all(|port| records.get(&port).is_some_and(|other| other.is_half_of(record)))
+        });
         match whole {
-            Some(Record { listener, owner, backends }) if !listeners.contains_key(listener) => {
-                listeners.insert(*listener, Listener { owner: owner.clone(), backends: backends.clone() });
+            Some(Record { listener, owner, .. }) if !listeners.contains_key(listener) => {
+                let of = |transport| records[&FrontPort { transport, ..*port }].backends.clone();
+                let backends = Backend::by_transport(listener.protocol, of);
+                listeners.insert(*listener, Listener { owner: owner.clone(), backends });
             }
             Some(_) => {}
             None => {
@@ -47,10 +49,18 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
     Observed {
         load_balancer: LoadBalancer { attributes: front.attributes.clone(), listeners },
         addresses: front.addresses.clone(),
+        families: front.fixed.families(),
         // What the cloud behind the Service can take, the Service does not say.
         capacity: Capacity { listeners: None, targets: None },
         foreign: front.foreign.keys().copied().collect(),
         not_ready: None,
+    }
+}
+
+impl Record {
+    /// Whether both are of one listener.
+    fn is_half_of(&self, other: &Self) -> bool {
+        self.listener == other.listener && self.owner == other.owner
     }
 }
 
@@ -89,7 +99,8 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::model::LbName;
+    use crate::model::{IpFamily, LbName};
+    use crate::service::front::Fixed;
     use crate::service::slices::{Slice, arrange};
 
     const NUMBER: NonZeroU16 = NonZeroU16::new(20417).unwrap();
@@ -100,7 +111,14 @@ mod tests {
         let address = |host: &u8| IpAddr::V4(Ipv4Addr::new(10, 244, 0, *host));
         hosts
             .iter()
-            .map(|host| Backend { address: address(host), port: NUMBER, pod: None, node: None, provider_id: None })
+            .map(|host| Backend {
+                address: address(host),
+                port: NUMBER,
+                pod: None,
+                node: None,
+                provider_id: None,
+                transport: None,
+            })
             .collect()
     }
 
@@ -141,8 +159,30 @@ mod tests {
     fn half_a_listener_is_nobodys() {
         let both = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[1])].concat();
         assert_eq!(seen(&[TCP], &both), are(&[("20417/TCP", "", 0)]));
-        let differing = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[2])].concat();
-        assert_eq!(seen(&[TCP, UDP], &differing), are(&[("20417/TCP", "", 0), ("20417/UDP", "", 0)]));
+        let of_two = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "b", &[1])].concat();
+        assert_eq!(seen(&[TCP, UDP], &of_two), are(&[("20417/TCP", "", 0), ("20417/UDP", "", 0)]));
+    }
+
+    #[test]
+    fn each_half_of_a_listener_has_its_own_backends() {
+        let apart = [slices(TCP, Protocol::TcpUdp, "a", &[1, 2]), slices(UDP, Protocol::TcpUdp, "a", &[2, 3])].concat();
+        let front = Front { ours: [TCP, UDP].into(), ..Front::default() };
+        let observed = observed(&front, "uid", apart.iter()).load_balancer;
+        let listener = &observed.listeners[&ListenerKey { port: NUMBER, protocol: Protocol::TcpUdp }];
+        assert_eq!(listener.backends_of(Transport::Tcp), backends(&[1, 2]));
+        assert_eq!(listener.backends_of(Transport::Udp), backends(&[2, 3]));
+    }
+
+    #[test]
+    fn the_families_of_a_load_balancer_are_those_of_its_service() {
+        let families = |families: &[&str]| {
+            let ip_families = families.iter().map(ToString::to_string).collect();
+            let front = Front { fixed: Fixed { ip_families, ..Fixed::default() }, ..Front::default() };
+            observed(&front, "uid", [].into_iter()).families.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(families(&["IPv6"]), [IpFamily::V6]);
+        assert_eq!(families(&["IPv6", "IPv4"]), [IpFamily::V4, IpFamily::V6]);
+        assert_eq!(families(&[]), [], "it is not known yet");
     }
 
     #[test]

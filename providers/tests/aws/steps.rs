@@ -23,6 +23,7 @@ pub(crate) fn listener(claim: &str, hosts: impl IntoIterator<Item = u8>) -> List
         pod: None,
         node: None,
         provider_id: None,
+        transport: None,
     };
     let owner = Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() };
     Listener { owner, backends: hosts.into_iter().map(backend).collect() }

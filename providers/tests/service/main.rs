@@ -360,6 +360,7 @@ fn listener(claim: &str, backends: u8) -> Listener {
         pod: Some(format!("{claim}-{host}").into()),
         node: Some("node-1".into()),
         provider_id: None,
+        transport: None,
     };
     Listener {
         owner: Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() },

@@ -103,7 +103,11 @@ impl World {
         });
         let listener = |&(port, name): &(u16, &str)| {
             let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
-            (tcp(port), ListenerOutcome { owner, open: true, backends: true, left_out: None, trouble: None })
+            let idle_families = BTreeSet::new();
+            (
+                tcp(port),
+                ListenerOutcome { owner, open: true, backends: true, idle_families, left_out: None, trouble: None },
+            )
         };
         let outcome = Outcome {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),

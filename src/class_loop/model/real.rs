@@ -186,7 +186,7 @@ impl Handed {
 fn verdict(claim: &ClaimObject, got: &Assignment, outcomes: &BTreeMap<u32, Outcome>) -> Verdict {
     let outcome = got.granted.as_ref().and_then(|held| outcomes.get(&held.index));
     let heard = outcome.filter(|outcome| outcome.exists.is_some());
-    let programmed = |held: &Held| render::programmed(claim, held, outcome, |_| None);
+    let programmed = |held: &Held| render::programmed(claim, held, outcome, |_, _| None, |_, _| None);
     Verdict {
         refused: got.refused.first().map(|(_, refusal)| (refusal.reason(), String::new())),
         programmed: got.granted.as_ref().map_or(Programmed::Pending, programmed),

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{MANAGED_BY, MANAGED_BY_LABEL};
-use sharedlb_providers::Transport;
+use sharedlb_providers::{IpFamily, Transport};
 
 use crate::assign::ClaimId;
 use crate::claim::Meta;
@@ -41,6 +41,8 @@ pub struct ServiceObject {
     pub selector: Vec<(String, String)>,
     /// How it can be reached
     pub kind: ServiceKind,
+    /// The IP families of its endpoints; none: not known
+    pub families: Vec<IpFamily>,
 }
 
 /// How a Service can be reached, as far as it matters here.
@@ -91,6 +93,7 @@ impl ServiceObject {
                 (_, Some("NodePort")) => ServiceKind::NodePort,
                 _ => ServiceKind::Other,
             },
+            families: spec.ip_families.iter().flatten().filter_map(|family| ip_family(family)).collect(),
             owner,
         }
     }
@@ -230,6 +233,14 @@ fn may_be_elsewhere(address: &IpAddr) -> bool {
             !(v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0)
         }
         IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()),
+    }
+}
+
+fn ip_family(family: &str) -> Option<IpFamily> {
+    match family {
+        "IPv4" => Some(IpFamily::V4),
+        "IPv6" => Some(IpFamily::V6),
+        _ => None,
     }
 }
 

@@ -158,15 +158,40 @@ fn a_port_is_found_by_number_or_name_and_by_its_protocol() {
     assert_eq!(hosts(&backends, PortRef::Name("metrics".into()), Protocol::Tcp).len(), 0, "no pod has it");
 }
 
+/// Each backend of port 53 of the Service `dns`, with the transport that it is for alone.
+fn of_both(backends: &Backends) -> Vec<(String, Option<Transport>)> {
+    let found = backends.of(&key("dns"), &PortRef::Number(53), Protocol::TcpUdp, Endpoints::Pods);
+    found.iter().map(|backend| (format!("{}:{}", backend.address, backend.port), backend.transport)).collect()
+}
+
 #[test]
-fn a_port_of_both_protocols_goes_to_the_endpoints_that_serve_both() {
+fn each_transport_of_a_port_of_both_goes_to_the_endpoints_that_serve_it() {
     let backends = Backends::default();
     service(&backends, ports());
     let tcp_only = json!([{"name": "dns-tcp", "port": 5353, "protocol": "TCP"}]);
     slice(&backends, "a", 1, both(), vec![endpoint(1, true, true, false)]);
     slice(&backends, "b", 2, tcp_only, vec![endpoint(2, true, true, false)]);
-    assert_eq!(hosts(&backends, PortRef::Number(53), Protocol::TcpUdp), ["10.244.0.1:5353"]);
+    let (first, second) = ("10.244.0.1:5353".to_owned(), "10.244.0.2:5353".to_owned());
+    assert_eq!(of_both(&backends), [(first, None), (second, Some(Transport::Tcp))]);
     assert_eq!(hosts(&backends, PortRef::Number(53), Protocol::Tcp).len(), 2);
+}
+
+#[test]
+fn tcp_and_udp_of_one_number_that_lead_to_different_ports_each_keep_their_own() {
+    let backends = Backends::default();
+    service(&backends, ports());
+    let apart = json!([
+        {"name": "dns-tcp", "port": 5353, "protocol": "TCP"},
+        {"name": "dns", "port": 5354, "protocol": "UDP"},
+    ]);
+    slice(&backends, "a", 1, apart, vec![endpoint(1, true, true, false)]);
+    let (tcp, udp) = ("10.244.0.1:5353".to_owned(), "10.244.0.1:5354".to_owned());
+    assert_eq!(of_both(&backends), [(tcp, Some(Transport::Tcp)), (udp, Some(Transport::Udp))]);
+    let ready = || backends.reached(&key("dns"), &PortRef::Number(53), Protocol::TcpUdp, Reach::default()).ready;
+    assert!(ready());
+    let tcp_only = json!([{"name": "dns-tcp", "port": 5353, "protocol": "TCP"}]);
+    slice(&backends, "a", 2, tcp_only, vec![endpoint(1, true, true, false)]);
+    assert!(!ready(), "UDP leads nowhere");
 }
 
 #[test]
@@ -183,11 +208,133 @@ fn a_port_without_backends_says_why_and_what_to_do() {
         why(PortRef::Number(80), Protocol::Tcp).unwrap(),
         "Service dns has no port 80 with protocol TCP: correct targetPort or the Service"
     );
-    assert!(why(named(), Protocol::Tcp).unwrap().starts_with("no pod matches the selector"));
-    slice(&backends, "a", 1, both(), vec![endpoint(1, false, false, false)]);
+    assert_eq!(
+        why(PortRef::Name("dns".into()), Protocol::TcpUdp).unwrap(),
+        "Service dns has no port dns with protocol TCP: that name is of its UDP port: give targetPort as the number"
+    );
+    assert_eq!(why(named(), Protocol::Tcp), None, "Kubernetes has not listed its pods yet");
+    slice(&backends, "a", 1, json!([]), vec![]);
+    assert_eq!(
+        why(named(), Protocol::Tcp).unwrap(),
+        "no pod matches the selector of Service dns, or none that does is running and has an IP address"
+    );
+    slice(&backends, "a", 2, both(), vec![endpoint(1, false, false, false)]);
     assert_eq!(why(named(), Protocol::Tcp).unwrap(), "none of its pods is ready");
-    slice(&backends, "a", 2, both(), vec![endpoint(1, true, true, false)]);
+    slice(&backends, "a", 3, both(), vec![endpoint(1, true, true, false)]);
     assert_eq!(why(named(), Protocol::Tcp), None);
+}
+
+/// A Service `dns` whose ports for TCP and UDP lead to these ports of the pods.
+fn service_to(backends: &Backends, tcp: Value, udp: Value) {
+    service(
+        backends,
+        json!({"selector": {"app": "dns"}, "ports": [
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": tcp},
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": udp},
+        ]}),
+    );
+}
+
+fn why_none_of_both(backends: &Backends) -> Option<String> {
+    backends.why_none(&key("dns"), &PortRef::Number(53), Protocol::TcpUdp, Endpoints::Pods)
+}
+
+#[test]
+fn a_named_port_that_no_ready_pod_has_is_told_by_its_protocol_and_name() {
+    let backends = Backends::default();
+    service_to(&backends, json!("dns-tcp"), json!("dns-udp"));
+    // What Kubernetes writes of pods that have none of the ports.
+    slice(&backends, "a", 1, json!([]), vec![endpoint(1, true, true, false)]);
+    assert_eq!(
+        why_none_of_both(&backends).unwrap(),
+        "no ready pod has a TCP port dns-tcp or UDP port dns-udp: correct targetPort, or the ports of the pods"
+    );
+    let udp_only = || json!([{"name": "dns", "port": 5353, "protocol": "UDP"}]);
+    slice(&backends, "a", 2, udp_only(), vec![endpoint(1, true, true, false)]);
+    let no_tcp = "no ready pod has a TCP port dns-tcp: correct targetPort, or the ports of the pods";
+    assert_eq!(why_none_of_both(&backends).unwrap(), no_tcp);
+
+    slice(&backends, "b", 3, both(), vec![endpoint(2, false, false, false)]);
+    assert_eq!(why_none_of_both(&backends).unwrap(), no_tcp, "the one that has it is not ready");
+    slice(&backends, "b", 4, both(), vec![endpoint(2, true, true, false)]);
+    assert_eq!(why_none_of_both(&backends), None, "one that has it is enough");
+}
+
+#[test]
+fn one_name_for_tcp_and_udp_is_told_to_be_of_one_protocol() {
+    let backends = Backends::default();
+    service_to(&backends, json!("dns"), json!("dns"));
+    let udp_only = json!([{"name": "dns", "port": 5353, "protocol": "UDP"}]);
+    slice(&backends, "a", 1, udp_only, vec![endpoint(1, true, true, false)]);
+    assert_eq!(
+        why_none_of_both(&backends).unwrap(),
+        "no ready pod has a TCP port dns: a container's port name is of one protocol, so give targetPort as a number"
+    );
+}
+
+#[test]
+fn nothing_is_said_of_a_port_that_is_given_by_number_before_kubernetes_has_listed_it() {
+    let backends = Backends::default();
+    service_to(&backends, json!(5353), json!(5353));
+    slice(&backends, "a", 1, json!([]), vec![endpoint(1, true, true, false)]);
+    assert_eq!(why_none_of_both(&backends), None);
+}
+
+#[test]
+fn pods_that_go_are_not_called_pods_without_the_port() {
+    let backends = Backends::default();
+    service_to(&backends, json!("dns-tcp"), json!("dns-udp"));
+    let (going, gone) = (endpoint(1, false, true, true), endpoint(2, false, false, true));
+    slice(&backends, "a", 1, both(), vec![going.clone()]);
+    assert_eq!(why_none_of_both(&backends), None, "it still serves while it goes");
+    slice(&backends, "a", 2, json!([]), vec![going]);
+    assert_eq!(why_none_of_both(&backends).unwrap(), "none of its pods is ready");
+    slice(&backends, "a", 3, both(), vec![gone]);
+    assert_eq!(why_none_of_both(&backends).unwrap(), "none of its pods is ready");
+}
+
+#[test]
+fn what_a_service_publishes_although_it_is_not_ready_is_a_backend() {
+    let backends = Backends::default();
+    service_to(&backends, json!("dns-tcp"), json!("dns-udp"));
+    // As Kubernetes writes it with publishNotReadyAddresses.
+    slice(&backends, "a", 1, both(), vec![endpoint(1, true, false, false)]);
+    assert_eq!(why_none_of_both(&backends), None);
+}
+
+#[test]
+fn endpoints_that_no_selector_finds_are_not_called_pods() {
+    let backends = Backends::default();
+    let mut by_hand = ports();
+    by_hand["selector"] = Value::Null;
+    service(&backends, by_hand);
+    let why = || backends.why_none(&key("dns"), &PortRef::Number(53), Protocol::Tcp, Endpoints::Any).unwrap();
+    assert_eq!(why(), "Service dns has no selector, and no endpoints");
+    slice_of("me", &backends, "a", 1, both(), vec![endpoint(1, false, false, false)]);
+    assert_eq!(why(), "none of its endpoints is ready");
+    slice_of("me", &backends, "a", 2, json!([]), vec![endpoint(1, true, true, false)]);
+    assert_eq!(why(), "no ready endpoint of Service dns has a TCP port dns-tcp");
+}
+
+#[test]
+fn a_family_that_a_service_lacks_is_told_with_the_way_out_and_one_that_its_pods_lack_is_not_blamed_on_it() {
+    let of_families = |families: Value| {
+        let backends = Backends::default();
+        let mut spec = ports();
+        spec["ipFamilies"] = families;
+        service(&backends, spec);
+        backends.why_none_of(&key("dns"), IpFamily::V6)
+    };
+    let only_v4 = "Service dns has only IPv4: set its spec.ipFamilyPolicy to PreferDualStack";
+    assert_eq!(of_families(json!(["IPv4"])), only_v4);
+    assert_eq!(of_families(json!(["IPv4", "IPv6"])), "no ready pod has an IPv6 address");
+    let backends = Backends::default();
+    let mut spec = ports();
+    spec["ipFamilies"] = json!(["IPv4"]);
+    service(&backends, spec);
+    slice(&backends, "a", 1, json!([]), vec![]);
+    let why = backends.why_none(&key("dns"), &PortRef::Number(53), Protocol::Tcp, Endpoints::Pods).unwrap();
+    assert!(why.ends_with("is running and has an IPv4 address"), "{why}");
 }
 
 #[test]

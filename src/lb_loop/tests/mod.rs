@@ -1,5 +1,6 @@
 //! An LB loop with a load balancer in memory, in simulated time.
 
+mod families;
 mod limits;
 mod nodes;
 

@@ -152,7 +152,7 @@ impl Site {
 
     /// Waits until the controller says this of the claim as it is now, with
     /// all these words in the message.
-    async fn verdict_with(
+    pub(crate) async fn verdict_with(
         &self,
         name: &str,
         kind: ConditionType,

@@ -277,6 +277,7 @@ impl Unit {
             pod: None,
             node: None,
             provider_id: Some(format!("aws:///eu-central-1a/i-0{host}").into()),
+            transport: None,
         };
         let backends = hosts.iter().map(backend).collect();
         Some((ListenerKey { port, protocol: *protocol }, Listener { owner, backends }))
