@@ -21,8 +21,8 @@ use serde_json::json;
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::service::{ServiceProvider, Settings};
 use sharedlb_providers::{
-    Address, Applied, Backend, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
-    conformance, diff,
+    Address, Applied, Backend, Error, IpFamily, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
+    Provider, conformance, diff,
 };
 use sharedlb_testbed::{Cluster, Parts, enter};
 
@@ -54,6 +54,7 @@ const TESTS: &[(&str, Test)] = tests![
     a_namespace_that_does_not_exist_is_named,
     a_permission_that_is_missing_is_named_at_once,
     a_load_balancer_takes_1000_listeners,
+    the_families_of_a_load_balancer_are_those_that_its_service_was_given,
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -94,6 +95,26 @@ async fn an_address_that_arrives_is_told_and_shown(server: &ApiServer, _: &Clust
     assert_eq!(observe(&*provider, 0).await.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
     let applied = converge(&*provider, 0, [(tcp(20001), listener("b", 1))]).await;
     assert_eq!(applied.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
+}
+
+async fn the_families_of_a_load_balancer_are_those_that_its_service_was_given(server: &ApiServer, cluster: &Cluster) {
+    let of = |index, policy: Option<&str>, families: &[&str]| {
+        let (ip_family_policy, ip_families) = (policy.map(Into::into), families.iter().map(ToString::to_string));
+        let provider = ServiceProvider::new(Settings {
+            ip_family_policy,
+            ip_families: ip_families.collect(),
+            ..server.settings()
+        });
+        async move {
+            converge(&provider, index, []).await;
+            observe(&provider, index).await.families.into_iter().collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(of(0, None, &[]).await, [IpFamily::V4], "the first of the cluster");
+    if cluster.ipv6() {
+        assert_eq!(of(1, None, &["IPv6"]).await, [IpFamily::V6]);
+        assert_eq!(of(2, Some("PreferDualStack"), &["IPv6"]).await, [IpFamily::V4, IpFamily::V6]);
+    }
 }
 
 async fn our_own_writes_are_not_told(server: &ApiServer, _: &Cluster) {
