@@ -11,13 +11,14 @@ mod kept;
 pub(crate) mod model;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, diff, replay};
+use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{field, info, warn};
@@ -70,6 +71,8 @@ pub struct LbLoop {
     pub signal: Arc<Signal>,
     /// Whether it was there when the last process told of it
     pub existed: bool,
+    /// Whether the last process told that its address is overdue
+    pub address_overdue: bool,
     /// Where traffic goes
     pub backends: Arc<Backends>,
     /// Whom the outcome is told
@@ -84,7 +87,7 @@ pub struct LbLoop {
 impl LbLoop {
     /// Runs until nobody plans for this load balancer any more.
     pub async fn run(mut self) {
-        let mut kept = Kept { there: self.existed, ..Kept::default() };
+        let mut kept = Kept { there: self.existed, address_overdue: self.address_overdue, ..Kept::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
         loop {
             let started = Instant::now();
@@ -133,15 +136,16 @@ impl LbLoop {
             Some(_) => self.converge(plan, kept).await,
             None => self.remove(plan, kept).await,
         };
+        let address = kept.note_address();
         match result {
             Ok(next) => {
                 self.note_no_trouble(kept);
                 let failing = kept.trouble.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
                 let failing = failing.map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.failing.again);
-                failing.chain(failed).chain(next).min()
+                failing.chain(failed).chain(next).chain(address).min()
             }
-            Err(error) => Some(self.note_trouble(error, kept)),
+            Err(error) => Some(self.note_trouble(error, kept)).into_iter().chain(address).min(),
         }
     }
 
@@ -154,6 +158,7 @@ impl LbLoop {
         let exists = observed.is_some();
         self.note_presence(exists, kept);
         let mut observed = observed.unwrap_or_default();
+        kept.trials.seen(!observed.addresses.is_empty(), Instant::now());
         let wanted = self.wanted(plan, &observed, kept);
         let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.
@@ -163,19 +168,31 @@ impl LbLoop {
                 && changes.iter().any(|change| change.listeners().contains(key))
         });
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
-        let (now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
+        let (mut now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
         if exists && now.is_empty() {
             kept.unclosed = None;
             kept.observed = Some(Some(observed));
             return Ok(kept.gathering);
         }
+        kept.oldest_first(&mut now);
         // Providers that write the whole must not be given what is to wait.
         let mut target = observed.load_balancer.clone();
         replay(&mut target, &now);
         let all = later.is_empty() && gathered.is_empty();
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
-        let applied = plan.provider.apply(&self.name, &target, &now).await?;
+        let applied = match plan.provider.apply(&self.name, &target, &now).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                // What was closed before it failed is told, and that there is no
+                // load balancer, if it cannot be made.
+                let unmade = !exists && is_refusal(&error);
+                if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(..))) {
+                    kept.observed = plan.provider.observe(&self.name).await.ok();
+                }
+                return Err(if exists { error } else { self.unmade(plan, error) });
+            }
+        };
         let done = |change: &&Change| match change {
             Change::Configure(_) => applied.trouble.is_none(),
             _ => change
@@ -185,7 +202,14 @@ impl LbLoop {
         };
         replay(&mut observed.load_balancer, now.iter().filter(done));
         self.log_changes(&now, |change| done(&change));
+        let opened_at = Instant::now();
+        for (key, owner) in now.iter().filter(done).flat_map(opened) {
+            kept.trials.opened(key, owner, opened_at);
+        }
         self.note_failures(&now, &applied.failed, &wanted, kept);
+        if now.iter().filter(done).any(|change| matches!(change, Change::Close(_) | Change::Replace { .. })) {
+            kept.room_was_made();
+        }
         // It is nobody's, so nobody is told of it; it is closed all the same.
         let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
@@ -207,6 +231,25 @@ impl LbLoop {
         Ok(if at_once { Some(Instant::now()) } else { kept.gathering })
     }
 
+    /// The error of a load balancer that cannot be made.
+    fn unmade(&self, plan: &Plan, error: Error) -> Error {
+        let told = |why: String| {
+            let object = plan.provider.object(&self.name);
+            format!("{} ({object}) cannot be made: {why}", self.what(plan))
+        };
+        match error {
+            Error::Refused(why) => Error::Refused(told(why)),
+            Error::NoRoom(why) => Error::NoRoom(told(why)),
+            Error::Exhausted(why) => Error::Exhausted(told(why)),
+            passes => passes,
+        }
+    }
+
+    /// The load balancer, for a message.
+    fn what(&self, plan: &Plan) -> String {
+        format!("load balancer {} of class {}", plan.index, self.class)
+    }
+
     /// What the load balancer should be with the backends of the moment.
     fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut Kept) -> LoadBalancer {
         let can = plan.provider.capabilities();
@@ -218,7 +261,12 @@ impl LbLoop {
         let attributes = plan.provider.attributes(plan.index);
         let wanted = desired(plan, attributes, observed, limits, backends);
         (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
-        wanted.load_balancer
+        let mut wanted = wanted.load_balancer;
+        let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);
+        kept.trials.keep_wanted(|key, owner| owner_of(key) == Some(owner));
+        let withdrawn = kept.trials.withdrawn_keys();
+        wanted.listeners.retain(|key, _| !withdrawn.contains(key));
+        wanted
     }
 
     async fn remove(&self, plan: &Plan, kept: &mut Kept) -> Result<Option<Instant>, Error> {
@@ -317,7 +365,8 @@ impl LbLoop {
 
     /// Tells the class loop, if there is anything that it does not know.
     fn report(&self, plan: Arc<Plan>, kept: &mut Kept) {
-        let outcome = kept.outcome(plan);
+        let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
+        let outcome = kept.outcome(plan, &what, &object);
         let known = kept
             .told
             .as_ref()
@@ -326,5 +375,19 @@ impl LbLoop {
             kept.told = Some(outcome.clone());
             (self.tell)(outcome);
         }
+    }
+}
+
+/// Whether trying again will not help by itself.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Refused(_) | Error::NoRoom(_) | Error::Exhausted(_))
+}
+
+/// The listeners that a change opens, each with the claim that it is for.
+fn opened(change: &Change) -> Vec<(ListenerKey, &Owner)> {
+    match change {
+        Change::Open(key, listener) => vec![(*key, &listener.owner)],
+        Change::Replace { open, .. } => open.iter().map(|(key, listener)| (*key, &listener.owner)).collect(),
+        _ => Vec::new(),
     }
 }

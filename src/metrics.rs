@@ -209,6 +209,7 @@ impl Counted {
             Err(Error::Refused(_)) => "refused",
             Err(Error::PortInUse(_)) => "port_in_use",
             Err(Error::NoRoom(_)) => "no_room",
+            Err(Error::Exhausted(_)) => "exhausted",
             Err(Error::Throttled { .. }) => "throttled",
             Err(Error::Conflict(_)) => "conflict",
             Err(Error::Transient(_)) => "transient",
@@ -231,6 +232,10 @@ impl Provider for Counted {
 
     fn as_observed(&self, backend: Backend) -> Option<Backend> {
         self.provider.as_observed(backend)
+    }
+
+    fn object(&self, name: &LbName) -> String {
+        self.provider.object(name)
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {

@@ -22,6 +22,8 @@ pub struct Outcome {
     pub exists: Option<bool>,
     /// Where it is reached; empty until that is known
     pub addresses: Arc<[Address]>,
+    /// Why it has no address although it exists for long
+    pub no_address: Option<Trouble>,
     /// What fits on it
     pub capacity: Capacity,
     /// Ports that strangers hold on it
@@ -61,6 +63,21 @@ pub struct ListenerOutcome {
     pub trouble: Option<Trouble>,
 }
 
+impl ListenerOutcome {
+    /// One for this port of a claim that is not open.
+    #[must_use]
+    pub fn closed(owner: &Owner) -> Self {
+        Self {
+            owner: owner.clone(),
+            open: false,
+            backends: false,
+            idle_families: BTreeSet::new(),
+            left_out: None,
+            trouble: None,
+        }
+    }
+}
+
 /// Whom an outcome tells something new.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
@@ -94,6 +111,7 @@ impl Outcome {
     pub fn news_since(&self, before: &Self) -> News {
         let same = self.exists == before.exists
             && self.addresses == before.addresses
+            && self.no_address == before.no_address
             && self.capacity == before.capacity
             && self.foreign == before.foreign
             && self.trouble == before.trouble
@@ -127,6 +145,18 @@ impl Outcome {
         self.listeners.iter().filter(|(_, listener)| no_room(listener)).map(|(key, _)| *key).collect()
     }
 
+    /// Whether nothing on the load balancer can be reached, and that will not pass by
+    /// itself: it waits for an address for long, or it cannot be made.
+    #[must_use]
+    pub fn is_unusable(&self) -> bool {
+        let refused = |trouble: &Trouble| matches!(trouble.reason, Reason::ProviderRefused | Reason::NoRoom);
+        match self.exists {
+            Some(true) => self.no_address.is_some(),
+            Some(false) => self.trouble.as_ref().is_some_and(refused),
+            None => false,
+        }
+    }
+
     /// Whether the load balancer is surely gone for good.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -138,7 +168,7 @@ impl From<&Error> for Trouble {
     fn from(error: &Error) -> Self {
         let reason = match error {
             Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
-            Error::Refused(_) => Reason::ProviderRefused,
+            Error::Refused(_) | Error::Exhausted(_) => Reason::ProviderRefused,
             Error::PortInUse(_) => Reason::PortInUse,
             Error::NoRoom(_) => Reason::NoRoom,
             Error::Throttled { .. } => Reason::Throttled,
@@ -168,6 +198,7 @@ mod tests {
             since: Since::default(),
             exists: Some(true),
             addresses: [Address::Hostname(address.to_owned())].into(),
+            no_address: None,
             capacity: Capacity::default(),
             foreign: BTreeSet::new(),
             listeners: listeners.iter().cloned().collect(),

@@ -60,6 +60,8 @@ pub enum Programmed {
         idle_families: Vec<IdleFamily>,
         /// Names of the ports that have more backends than the load balancer takes
         left_out: Vec<(Arc<str>, LeftOut)>,
+        /// Why the load balancer has no address although it exists for long
+        no_address: Option<Trouble>,
     },
     /// It does not.
     Failed(Trouble),
@@ -113,7 +115,10 @@ pub fn programmed(
     match (pending, &outcome.trouble) {
         (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
         (true, None) => Programmed::Pending,
-        (false, _) => Programmed::Served { without_backends, idle_families, left_out },
+        (false, _) => {
+            let no_address = outcome.no_address.clone();
+            Programmed::Served { without_backends, idle_families, left_out, no_address }
+        }
     }
 }
 
@@ -215,6 +220,9 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
     let ready = match &verdict.programmed {
         _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
+        Programmed::Served { no_address: Some(trouble), .. } => {
+            Finding::new("False", trouble.reason, &*trouble.message)
+        }
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
         Programmed::Served { without_backends, .. } if !without_backends.is_empty() => no_backends(without_backends),
         Programmed::Served { idle_families, .. } => idle_addresses(addresses, idle_families)
@@ -508,6 +516,7 @@ mod tests {
                 without_backends: Vec::new(),
                 idle_families: Vec::new(),
                 left_out: left_out.iter().map(|left_out| ("x".into(), *left_out)).collect(),
+                no_address: None,
             },
             addresses: Some([crate::claim::parse_address("10.0.0.1")].into()),
         };
@@ -526,5 +535,27 @@ mod tests {
             told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(),
             [(false, "BackendsLeftOut")]
         );
+    }
+
+    #[test]
+    fn an_address_that_is_overdue_is_told_by_an_event_and_one_that_is_awaited_is_not() {
+        let claim = claim("web").holds(0, 20001).build();
+        let verdict = |no_address: Option<Trouble>| Verdict {
+            held: claim.request.held.clone(),
+            refused: None,
+            programmed: Programmed::Served { without_backends: Vec::new(), left_out: Vec::new(), no_address },
+            addresses: Some([].into()),
+        };
+        let trouble =
+            Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
+        let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
+        let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
+        let told = |before: &[Condition], after: &SharedLBStatus| {
+            transitions(before, &after.conditions).into_iter().map(|(_, reason, _)| reason).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[], &awaited), ["Allocated", "Programmed"]);
+        assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
+        let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
     }
 }

@@ -80,6 +80,8 @@ names! {
         /// Why [`ConditionType::Ready`] is true although one of the load balancer's
         /// addresses leads to no backend: there is none of its IP family.
         AddressWithoutBackends,
+        /// The load balancer has got no address for longer than it should take.
+        AddressNotAssigned,
         /// A load balancer that was there is not any more. Of an Event only.
         LoadBalancerGone,
         /// The provider wants fewer requests; it is asked again later.

@@ -42,6 +42,10 @@ pub trait Provider: Send + Sync {
     /// [`diff()`] compares them with what was observed.
     fn attributes(&self, index: u32) -> Attributes;
 
+    /// What a person should look at to see what became of a load balancer, in
+    /// words: `Service sharedlb-system/slb-default-0-…`, for example.
+    fn object(&self, name: &LbName) -> String;
+
     /// A backend with nothing but what this provider's load balancers know of
     /// one, so that what is wanted can be compared with what was observed (one
     /// that registers instances knows no addresses of nodes, for example).
@@ -117,6 +121,11 @@ pub enum Error {
     /// that never opened may move to another load balancer.
     #[error("{0}")]
     NoRoom(String),
+    /// Something that all load balancers share is used up (the node ports of the
+    /// cluster, a quota of a namespace or an account): tell the user, and try again
+    /// when something was closed. Another load balancer does not help.
+    #[error("{0}")]
+    Exhausted(String),
     /// Too many calls: wait at least `retry_after`.
     #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
     Throttled {

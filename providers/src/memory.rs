@@ -26,6 +26,12 @@ pub struct Cloud(Arc<Mutex<State>>);
 struct State {
     load_balancers: BTreeMap<LbName, MemoryLoadBalancer>,
     refused: BTreeSet<ListenerKey>,
+    /// Listeners that cost their load balancer its address while they are open
+    costly: BTreeSet<ListenerKey>,
+    /// Whether load balancers get no address
+    no_addresses: bool,
+    /// Whether no further load balancer can be made
+    no_more: bool,
     limits: Capacity,
     gather: Duration,
     families: BTreeSet<IpFamily>,
@@ -63,6 +69,21 @@ impl Cloud {
         self.state().refused.insert(listener);
     }
 
+    /// From now on a load balancer has no address while it has this listener.
+    pub fn takes_address(&self, listener: ListenerKey) {
+        self.state().costly.insert(listener);
+    }
+
+    /// From now on load balancers have an address, or none.
+    pub fn gives_addresses(&self, gives: bool) {
+        self.state().no_addresses = !gives;
+    }
+
+    /// From now on no further load balancer can be made, or any again.
+    pub fn refuse_new(&self, refuse: bool) {
+        self.state().no_more = refuse;
+    }
+
     /// From now on so much fits on each load balancer, as if somebody else used the
     /// rest of it.
     pub fn limit(&self, limits: Capacity) {
@@ -86,7 +107,9 @@ impl Cloud {
 
     /// Nothing is refused any more.
     pub fn accept_all(&self) {
-        self.state().refused.clear();
+        let mut state = self.state();
+        state.refused.clear();
+        state.costly.clear();
     }
 
     /// How many calls have been made: one for each look and each change.
@@ -154,11 +177,15 @@ impl Provider for Memory {
         Attributes::from([("index".into(), index.to_string())])
     }
 
+    fn object(&self, name: &LbName) -> String {
+        format!("load balancer {name} in memory")
+    }
+
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let state = self.call()?;
         Ok(state.load_balancers.get(name).map(|found| Observed {
             load_balancer: found.ours.clone(),
-            addresses: vec![address(name)],
+            addresses: addresses(&state, name, &found.ours),
             families: state.families.clone(),
             capacity: capacity(state.limits),
             foreign: found.foreign.clone(),
@@ -167,7 +194,13 @@ impl Provider for Memory {
     }
 
     async fn apply(&self, name: &LbName, _desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        self.call()?.load_balancers.entry(name.clone()).or_default();
+        {
+            let mut state = self.call()?;
+            if state.no_more && !state.load_balancers.contains_key(name) {
+                return Err(Error::Exhausted("no further load balancer can be made".into()));
+            }
+            state.load_balancers.entry(name.clone()).or_default();
+        }
         let mut failed = BTreeMap::new();
         for change in changes {
             let mut state = self.call()?;
@@ -180,7 +213,9 @@ impl Provider for Memory {
                 None => replay(&mut lb.ours, [change]),
             }
         }
-        Ok(Applied { failed, addresses: vec![address(name)], ..Applied::default() })
+        let state = self.cloud.state();
+        let addresses = state.load_balancers.get(name).map(|found| addresses(&state, name, &found.ours));
+        Ok(Applied { failed, addresses: addresses.unwrap_or_default(), ..Applied::default() })
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
@@ -222,8 +257,10 @@ fn check(lb: &MemoryLoadBalancer, change: &Change, limits: Capacity) -> Option<E
         .then(|| Error::NoRoom(format!("the load balancer holds {held} of {limit} listeners")))
 }
 
-fn address(name: &LbName) -> Address {
-    Address::Hostname(format!("{name}.example.com"))
+fn addresses(state: &State, name: &LbName, ours: &LoadBalancer) -> Vec<Address> {
+    let costs_it = ours.listeners.keys().any(|key| state.costly.contains(key));
+    let address = Address::Hostname(format!("{name}.example.com"));
+    Some(address).filter(|_| !state.no_addresses && !costs_it).into_iter().collect()
 }
 
 #[cfg(all(test, feature = "conformance"))]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
-use sharedlb_crds::{Reason, SharedLBClassSpec, TargetKind};
+use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason, SharedLBClassSpec, TargetKind};
 use sharedlb_providers::{LbName, Provider};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use crate::desired::{Plan, Planned, Reach};
 use crate::lb_loop::{LbLoop, Signal};
 use crate::metrics::Counted;
 use crate::outcome::{News, Outcome, Since};
+use crate::render::find;
 
 /// What runs for one class.
 pub(super) struct Runner {
@@ -202,11 +203,17 @@ impl ClassLoop {
         runner.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(lb.clone(), signal.clone());
         let listed = class.status.iter().flat_map(|status| &status.load_balancers).find(|lb| lb.index == index);
         let existed = listed.is_some_and(|listed| listed.address.is_some());
+        let overdue = |listed: &LoadBalancerStatus| {
+            find(&listed.conditions, ConditionType::Ready)
+                .is_some_and(|ready| ready.reason == Reason::AddressNotAssigned.as_str())
+        };
+        let address_overdue = listed.is_some_and(overdue);
         let (sender, class, uid) = (self.sender.clone(), name.clone(), class.meta.uid.clone());
         let (plans, receiver) = watch::channel(plan);
         let lb_loop = LbLoop {
             name: lb.clone(),
             existed,
+            address_overdue,
             class: name.clone(),
             plans: receiver,
             signal,

@@ -115,6 +115,7 @@ proptest! {
                     without_backends: vec![("a".into(), Some(why))],
                     idle_families: vec![idle],
                     left_out: Vec::new(),
+                    no_address: None,
                 }
             } else {
                 Programmed::NotHeard

@@ -23,6 +23,8 @@ pub(crate) enum Answers {
     NotReady,
     /// It carries out the change of one listener at a time.
     OneAtATime,
+    /// It closes what is to be closed, and fails then.
+    ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
 }
@@ -58,6 +60,10 @@ impl Provider for Asked {
         self.memory.attributes(index)
     }
 
+    fn object(&self, name: &LbName) -> String {
+        self.memory.object(name)
+    }
+
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         if self.answers() == Answers::None {
             return Err(Error::Transient("no answer".into()));
@@ -79,6 +85,12 @@ impl Provider for Asked {
                 let mut applied = self.memory.apply(name, desired, &changes[..first]).await?;
                 applied.postponed = changes[first..].iter().flat_map(Change::listeners).collect();
                 Ok(applied)
+            }
+            Answers::ClosesOnly => {
+                let (closes, others): (Vec<Change>, Vec<Change>) =
+                    changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
+                let applied = self.memory.apply(name, desired, &closes).await?;
+                if others.is_empty() { Ok(applied) } else { Err(Error::Transient("no answer".into())) }
             }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, desired, changes).await?;
@@ -113,6 +125,7 @@ impl Provider for Asked {
             | Answers::OneDenied
             | Answers::NotReady
             | Answers::OneAtATime
+            | Answers::ClosesOnly
             | Answers::NoSettings => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::Transient("no answer".into())),
             Answers::LostAfter(_) => {

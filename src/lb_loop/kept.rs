@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sharedlb_crds::Reason;
 use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
 use tokio::time::Instant;
 
+use super::trial::Trials;
 use crate::assign::ClaimId;
 use crate::desired::Plan;
 use crate::outcome::{ListenerOutcome, Outcome, Since, Trouble};
@@ -18,6 +20,11 @@ use crate::share::LeftOut;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How long a load balancer may be without an address before that is told as a
+/// failure. Implementations that have one to give do so within a second or two
+/// (MetalLB), and clouds that take minutes tell meanwhile that it is not ready, or
+/// are told of once more when it comes.
+pub(super) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 /// Conflicts in a row of which nobody is told.
 const CONFLICTS_UNTOLD: u32 = 20;
 
@@ -39,6 +46,12 @@ pub(super) struct Kept {
     pub(super) gathering: Option<Instant>,
     /// Whether the load balancer was there when it was last looked at
     pub(super) there: bool,
+    /// Since when it exists without an address
+    pub(super) without_address: Option<Instant>,
+    /// Whether that is longer than it should take
+    pub(super) address_overdue: bool,
+    /// Listeners that may have cost it its address
+    pub(super) trials: Trials,
     /// How often it was gone although it had been there
     pub(super) remade: u32,
     /// Listeners that have a transport behind which no pod is ready and usable
@@ -58,14 +71,17 @@ pub(super) struct Failing {
     pub(super) trouble: Trouble,
     pub(super) times: u32,
     pub(super) again: Instant,
+    /// When it failed first
+    pub(super) since: Instant,
 }
 
 impl Failing {
     /// It failed once more.
     pub(super) fn again(before: Option<&Self>, error: Error) -> Self {
-        let times = before.map_or(0, |before| before.times) + 1;
-        let again = Instant::now() + backoff(times, &error);
-        Self { trouble: trouble(&error, again), error, times, again }
+        let (times, now) = (before.map_or(0, |before| before.times) + 1, Instant::now());
+        let again = now + backoff(times, &error);
+        let since = before.map_or(now, |before| before.since);
+        Self { trouble: trouble(&error, again), error, times, again, since }
     }
 
     /// A first failure that will pass, or a few conflicts with another writer, are
@@ -101,17 +117,55 @@ impl Kept {
         failing.is_none_or(|failing| failing.again <= Instant::now())
     }
 
+    /// Something was closed: listeners for which there was no room are tried again
+    /// at once, and their backoff begins anew, since what was closed may be counted
+    /// as free a moment later.
+    pub(super) fn room_was_made(&mut self) {
+        for Failed { failing, .. } in self.failed.values_mut() {
+            if matches!(failing.error, Error::NoRoom(_) | Error::Exhausted(_)) {
+                (failing.times, failing.again) = (0, Instant::now());
+            }
+        }
+    }
+
+    /// Puts the listeners that open into the order in which they failed first, so
+    /// that what was freed goes to the one that has waited longest. Those that have
+    /// not failed come last.
+    pub(super) fn oldest_first(&self, changes: &mut [Change]) {
+        let waits_since = |change: &Change| match change {
+            Change::Open(key, _) => self.failed.get(key).map(|failed| failed.failing.since),
+            _ => None,
+        };
+        let opens = |change: &Change| matches!(change, Change::Open(..));
+        let first = changes.iter().position(opens).unwrap_or_default();
+        let count = changes[first..].iter().take_while(|change| opens(change)).count();
+        changes[first..first + count].sort_by_key(|change| {
+            let since = waits_since(change);
+            (since.is_none(), since)
+        });
+    }
+
     /// Where calls are dear, changes of backends wait for others for a while, to
     /// go out as one. The first backend of a listener does not wait: somebody
-    /// waits for it. Returns what is to be done now, and what waits.
+    /// waits for it. Those of a listener that another claim gets do not either:
+    /// they lead to the wrong pods. Returns what is to be done now, and what waits.
     pub(super) fn gather(
         &mut self,
         changes: Vec<Change>,
         found: &LoadBalancer,
         gather: Duration,
     ) -> (Vec<Change>, Vec<Change>) {
+        let reassigned: BTreeSet<ListenerKey> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Own(key, owner) => Some((key, owner)),
+                _ => None,
+            })
+            .filter(|(key, owner)| found.listeners.get(key).is_some_and(|found| !found.owner.is_same_claim(owner)))
+            .map(|(key, _)| *key)
+            .collect();
         let waits = |change: &Change| match change {
-            Change::Backends { listener, .. } => {
+            Change::Backends { listener, .. } if !reassigned.contains(listener) => {
                 found.listeners.get(listener).is_some_and(|listener| !listener.backends.is_empty())
             }
             _ => false,
@@ -137,7 +191,30 @@ impl Kept {
         self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
-    pub(super) fn outcome(&self, plan: Arc<Plan>) -> Outcome {
+    /// Notes whether the load balancer was seen with an address. Returns when to
+    /// look at that again.
+    pub(super) fn note_address(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let Some(Some(observed)) = &self.observed else {
+            // One that could not be observed is as it was.
+            if matches!(self.observed, Some(None)) {
+                (self.without_address, self.address_overdue, self.trials) = (None, false, Trials::default());
+            }
+            return None;
+        };
+        let has_address = !observed.addresses.is_empty();
+        self.trials.seen(has_address, now);
+        if has_address {
+            (self.without_address, self.address_overdue) = (None, false);
+        }
+        let since = (!has_address).then(|| *self.without_address.get_or_insert(now));
+        self.address_overdue |= since.is_some_and(|since| since + ADDRESS_WITHIN <= now);
+        let overdue_at = since.filter(|_| !self.address_overdue).map(|since| since + ADDRESS_WITHIN);
+        overdue_at.into_iter().chain(self.trials.next()).min()
+    }
+
+    /// `what` names the load balancer, and `object` what a person should look at.
+    pub(super) fn outcome(&self, plan: Arc<Plan>, what: &str, object: &str) -> Outcome {
         let before = self.told.as_ref();
         // While it can't be asked, what was last known of it stands, and so does
         // the plan that this is about: what was opened or closed since is not known.
@@ -162,8 +239,20 @@ impl Kept {
             let trouble = Trouble::from(&Error::NotReady(why.clone()));
             listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
         }
+        for (key, owner) in self.trials.withdrawn() {
+            let listener = listeners.entry(key).or_insert_with(|| ListenerOutcome::closed(owner));
+            let message = format!(
+                "{what} lost its address when port {key} was opened, so the port was closed again: ask for another \
+                 port, or ask the admin to look at {object}"
+            );
+            listener.trouble = Some(Trouble { reason: Reason::ProviderRefused, message: message.into() });
+        }
+        let no_address = (exists == Some(true) && addresses.is_empty() && self.address_overdue).then(|| Trouble {
+            reason: Reason::AddressNotAssigned,
+            message: format!("{what} has no address yet: ask the admin to look at {object}").into(),
+        });
         let (since, remade) = (Since::default(), self.remade);
-        Outcome { plan, since, exists, addresses, capacity, foreign, listeners, trouble, remade }
+        Outcome { plan, since, exists, addresses, no_address, capacity, foreign, listeners, trouble, remade }
     }
 
     fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
@@ -178,14 +267,7 @@ impl Kept {
             })
             .collect();
         for (key, failed) in &self.failed {
-            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome {
-                owner: failed.owner.clone(),
-                open: false,
-                backends: false,
-                idle_families: BTreeSet::new(),
-                left_out: None,
-                trouble: None,
-            });
+            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome::closed(&failed.owner));
             listener.trouble = Some(failed.failing.trouble.clone());
         }
         listeners

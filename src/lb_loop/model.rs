@@ -171,6 +171,7 @@ fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
     LbLoop {
         name: name(index),
         existed: false,
+        address_overdue: false,
         class: "default".into(),
         plans: watch::channel(plan.clone()).1,
         signal: Arc::new(Signal::default()),
@@ -272,7 +273,8 @@ fn trouble(reason: Reason) -> Trouble {
 /// What failed so often, and is due.
 fn failing(reason: Reason, times: u32) -> Failing {
     let error = Error::Transient("no answer".into());
-    Failing { error, trouble: trouble(reason), times, again: Instant::now() }
+    let now = Instant::now();
+    Failing { error, trouble: trouble(reason), times, again: now, since: now }
 }
 
 impl Memories {
@@ -338,6 +340,7 @@ impl Told {
             since: Since::default(),
             exists: self.exists,
             addresses: if exists { seen.addresses.into() } else { Arc::default() },
+            no_address: None,
             capacity: if exists { seen.capacity } else { Default::default() },
             foreign: BTreeSet::new(),
             listeners,

@@ -144,6 +144,13 @@ impl Provider for Aws {
         Target::of(&self.settings, &backend).map(|target| target.backend())
     }
 
+    fn object(&self, name: &LbName) -> String {
+        match &self.settings.load_balancer_arn {
+            Some(arn) => format!("load balancer {arn}"),
+            None => format!("load balancer {name} in region {}", self.region.name),
+        }
+    }
+
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let known = self.see(name).await?;
         let observed = known.observed(&self.settings, name);

@@ -61,16 +61,36 @@ impl What<'_> {
     pub(super) fn refused(&self, status: &Status) -> Error {
         let Self { verb, resource, namespace, .. } = self;
         let message = &status.message;
-        let about = status.details.as_ref().map_or("", |details| details.kind.as_str());
-        match status.code {
-            403 => Error::Refused(format!(
+        match (status.code, cause(message)) {
+            (403, Cause::Rights) => Error::Refused(format!(
                 "not permitted to {verb} {resource} in namespace {namespace} (the role in deploy/ permits all that \
                  is needed): {message}"
             )),
-            404 if about == "namespaces" => Error::Refused(format!(
-                "namespace {namespace}, where the Services of the class go, does not exist: create it"
+            (403, Cause::Quota) => Error::Exhausted(format!(
+                "a quota of namespace {namespace} is used up (ask the admin to raise it, or delete a claim): {message}"
             )),
-            400 | 413 | 422 => Error::Refused(format!("{self} was refused: {message}")),
+            (_, Cause::NodePorts) => Error::Exhausted(format!(
+                "the cluster has no free node port (ask the admin to raise the API server's \
+                 --service-node-port-range, or to set allocateLoadBalancerNodePorts: false in the class if its load \
+                 balancers need none): {message}"
+            )),
+            (_, Cause::ServiceAddresses) => Error::Exhausted(format!(
+                "the cluster has no free Service IP (ask the admin to raise the API server's \
+                 --service-cluster-ip-range, or to add a ServiceCIDR): {message}"
+            )),
+            (code, _) => self.refused_with(code, status),
+        }
+    }
+
+    fn refused_with(&self, code: u16, status: &Status) -> Error {
+        let message = &status.message;
+        let about = status.details.as_ref().map_or("", |details| details.kind.as_str());
+        match code {
+            404 if about == "namespaces" => Error::Refused(format!(
+                "namespace {}, where the Services of the class go, does not exist: create it",
+                self.namespace
+            )),
+            400 | 403 | 413 | 422 => Error::Refused(format!("{self} was refused: {message}")),
             429 => Error::Throttled {
                 retry_after: status
                     .details
@@ -83,6 +103,36 @@ impl What<'_> {
             409 => Error::Conflict(format!("{self} met another writer: {message}")),
             code => Error::Transient(format!("{self} failed with {code}: {message}")),
         }
+    }
+}
+
+/// Why the API server refused something, as far as only its words tell.
+#[derive(Debug, PartialEq, Eq)]
+enum Cause {
+    /// RBAC
+    Rights,
+    /// A `ResourceQuota`
+    Quota,
+    /// `--service-node-port-range` is used up
+    NodePorts,
+    /// `--service-cluster-ip-range` is used up
+    ServiceAddresses,
+    /// Admission, validation, or anything else: its own words say it
+    Other,
+}
+
+fn cause(message: &str) -> Cause {
+    let full = message.contains("range is full");
+    if message.contains("is forbidden: User ") && message.contains(" cannot ") {
+        Cause::Rights
+    } else if message.contains("is forbidden: exceeded quota") {
+        Cause::Quota
+    } else if full && message.contains("failed to allocate a nodePort") {
+        Cause::NodePorts
+    } else if full && message.contains("failed to allocate") {
+        Cause::ServiceAddresses
+    } else {
+        Cause::Other
     }
 }
 
@@ -102,6 +152,10 @@ mod tests {
     use super::*;
 
     fn answered(code: u16, about: &str) -> Error {
+        said(code, about, "its words")
+    }
+
+    fn said(code: u16, about: &str, message: &str) -> Error {
         let what = What { verb: "patch", resource: "services", namespace: "lbs", name: "slb-0" };
         let details = StatusDetails {
             name: String::new(),
@@ -111,12 +165,12 @@ mod tests {
             causes: Vec::new(),
             retry_after_seconds: 0,
         };
-        what.refused(&Status::failure("its words", "").with_code(code).with_details(details))
+        what.refused(&Status::failure(message, "").with_code(code).with_details(details))
     }
 
     #[test]
     fn an_error_says_what_the_caller_should_do() {
-        assert!(matches!(answered(403, ""), Error::Refused(m) if m.contains("patch services in namespace lbs")));
+        assert!(matches!(answered(403, ""), Error::Refused(m) if m.contains("its words")));
         assert!(
             matches!(answered(404, "namespaces"), Error::Refused(m) if m.contains("lbs") && m.contains("create it"))
         );
@@ -125,6 +179,44 @@ mod tests {
         assert!(matches!(answered(409, "services"), Error::Conflict(_)));
         for code in [404, 500, 503] {
             assert!(matches!(answered(code, "services"), Error::Transient(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_missing_rights_are_told_with_a_hint_at_the_role() {
+        let hints = |error: &Error| error.to_string().contains("the role in deploy/");
+        let rights = "services \"slb-0\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \
+                      \"services\" in API group \"\" in the namespace \"lbs\"";
+        let error = said(403, "services", rights);
+        assert!(matches!(&error, Error::Refused(m) if m.contains("patch services in namespace lbs")) && hints(&error));
+        let others = [
+            "services \"slb-0\" is forbidden: exceeded quota: q, requested: services.nodeports=1, used: \
+             services.nodeports=2, limited: services.nodeports=2",
+            "admission webhook \"v.example.com\" denied the request: no",
+            "services \"slb-0\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+            "services \"slb-0\" is forbidden: unable to create new content in namespace lbs because it is being \
+             terminated",
+        ];
+        for message in others {
+            let error = said(403, "services", message);
+            assert!(!hints(&error) && error.to_string().contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_up_for_all_load_balancers_says_who_can_raise_it() {
+        let used_up = [
+            (403, "services \"slb-0\" is forbidden: exceeded quota: q, requested: services.loadbalancers=1", "quota"),
+            (
+                500,
+                "Internal error occurred: failed to allocate a nodePort: range is full",
+                "allocateLoadBalancerNodePorts: false",
+            ),
+            (500, "Internal error occurred: failed to allocate a serviceIP: range is full", "ServiceCIDR"),
+        ];
+        for (code, message, way_out) in used_up {
+            let error = said(code, "services", message);
+            assert!(matches!(&error, Error::Exhausted(told) if told.contains(way_out)), "{error:?}");
         }
     }
 

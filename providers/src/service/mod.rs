@@ -5,15 +5,17 @@
 //! EndpointSlices of ours lead to each claim's pods. A listener opens with its
 //! backends in place, and nobody else's: slices are written before the Service's
 //! ports, and deleted after them; what a run that was cut off has left at a port
-//! is deleted before the port opens again. Every write is a server-side apply
-//! that can be done twice, so whatever was cut off is made good by the next run.
-//! Looking costs no call: what there is, two watches and the replies to our
-//! writes tell.
+//! is deleted before the port opens again. Ports close in a write of their own
+//! before any port opens, so that no closing waits for an opening (see
+//! [`apply`]). Every write is a server-side apply that can be done twice, so
+//! whatever was cut off is made good by the next run. Observing costs no call:
+//! what there is, two watches and the replies to our writes tell.
 //!
 //! What others add to the Service is theirs: an apply leaves it alone, and their
 //! ports are shown as foreign.
 
 mod api;
+mod apply;
 mod cache;
 mod front;
 #[cfg(test)]
@@ -24,13 +26,12 @@ mod slices;
 mod view;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
@@ -40,15 +41,12 @@ use self::api::{What, call};
 use self::cache::Entry;
 use self::front::{Fixed, Front, Wanted, attribute};
 use self::marks::{FIELD_MANAGER, Marks};
-use self::plan::{Plan, SliceId};
+use self::plan::SliceId;
 use self::slices::Slice;
 use self::watch::{Watched, Watches, entry};
 use crate::diff::Change;
-use crate::model::{Attributes, Capabilities, LbName, LoadBalancer, Observed, Protocol};
+use crate::model::{Attributes, Capabilities, FrontPort, LbName, LoadBalancer, Observed, Protocol};
 use crate::{Applied, Error, Provider};
-
-/// Slices that are written at once.
-const CONCURRENT_WRITES: usize = 8;
 
 /// What the Services of a class shall be.
 #[derive(Clone)]
@@ -106,8 +104,9 @@ impl Provider for ServiceProvider {
             // A Service has a port for each of the two.
             listeners_for_tcp_udp: 2,
             backends_by_transport: true,
-            // A Service is written, and refused, as a whole.
-            isolates_failures: false,
+            // A Service is refused as a whole, so that a refused listener is
+            // looked for among those that were to open.
+            isolates_failures: true,
             pod_targets: true,
             // Endpoints that are nodes would be reached through the Service's
             // own node ports.
@@ -144,6 +143,10 @@ impl Provider for ServiceProvider {
         optional.chain(always).map(|(key, value)| (key.to_owned(), value)).chain(annotations).collect()
     }
 
+    fn object(&self, name: &LbName) -> String {
+        format!("Service {}/{name}", self.settings.namespace)
+    }
+
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let Some(service) = self.service(name).await? else { return Ok(None) };
         let caches = self.watches.caches();
@@ -152,28 +155,7 @@ impl Provider for ServiceProvider {
     }
 
     async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        let there = self.service(name).await?;
-        let mut plan = Plan::new(desired, changes, there.as_ref().map(|service| &service.seen));
-        let created = there.is_none();
-        let mut service = match there {
-            Some(service) => service,
-            // Slices need its uid. It has no address yet, so nobody finds its
-            // ports closed.
-            None => {
-                let left = plan.slices(name, &Arc::from(""), self.watches.caches().slices.of(name));
-                all(left.delete_first.into_iter().map(|slice| self.delete_slice(slice))).await?;
-                self.write_service(name, &plan, None).await?
-            }
-        };
-        let slices = plan.slices(name, &service.uid, self.watches.caches().slices.of(name));
-        all(slices.delete_first.into_iter().map(|slice| self.delete_slice(slice))).await?;
-        all(slices.write.into_iter().map(|slice| self.write_slice(slice))).await?;
-        if plan.alters_service && !created {
-            service = self.write_service(name, &plan, Some(&service)).await?;
-        }
-        all(slices.delete.into_iter().map(|slice| self.delete_slice(slice))).await?;
-        plan.fail_what_would_not_close(changes, &service.seen);
-        Ok(Applied { failed: plan.failed, addresses: service.seen.addresses, ..Applied::default() })
+        self.carry_out(name, desired, changes).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
@@ -220,16 +202,18 @@ impl ServiceProvider {
         call(self.what::<Service>("get", name.as_str()), services.get_opt(name.as_str())).await
     }
 
-    /// Writes our part of the Service. One that is there must be the one that we
-    /// have seen: its ports decide which are ours to write.
+    /// Writes our part of the Service: these ports, and the settings of the plan.
+    /// One that is there must be the one that we have seen: its ports decide which
+    /// are ours to write.
     async fn write_service(
         &self,
         name: &LbName,
-        plan: &Plan<'_>,
+        attributes: &Attributes,
+        ports: &BTreeSet<FrontPort>,
         there: Option<&Entry<Front>>,
     ) -> Result<Entry<Front>, Error> {
         let seen = there.map(|there| &there.seen);
-        let wanted = Wanted { attributes: &plan.desired.attributes, ports: &plan.ports, seen };
+        let wanted = Wanted { attributes, ports, seen };
         let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
         let fixed = Fixed {
             load_balancer_class: class.or_else(|| Some(self.settings.load_balancer_class.clone())),
@@ -312,11 +296,6 @@ impl ServiceProvider {
             self.settings.namespace
         ))
     }
-}
-
-/// Makes the writes, some of them at once, up to the first that fails.
-async fn all<W: Future<Output = Result<(), Error>>>(writes: impl Iterator<Item = W>) -> Result<(), Error> {
-    stream::iter(writes).buffer_unordered(CONCURRENT_WRITES).try_collect().await
 }
 
 /// Whether an object that was deleted is still there.

@@ -8,29 +8,58 @@ use super::front::Front;
 use super::slices::{Place, SeenSlice, Slice, arrange};
 use crate::Error;
 use crate::diff::Change;
-use crate::model::{FrontPort, LbName, Listener, ListenerKey, LoadBalancer};
+use crate::model::{Attributes, FrontPort, LbName, ListenerKey, LoadBalancer};
 
 /// What one apply is about.
 pub(super) struct Plan<'a> {
-    pub(super) desired: &'a LoadBalancer,
-    /// All ports that the Service shall have of ours.
-    pub(super) ports: BTreeSet<FrontPort>,
-    pub(super) alters_service: bool,
+    desired: &'a LoadBalancer,
+    /// The settings that the Service is written with: those that are desired, or,
+    /// once they were refused, those that it has.
+    pub(super) attributes: Attributes,
+    /// Whether the settings are still to be changed
+    pub(super) configures: bool,
+    /// Ports of ours that the Service has and keeps
+    pub(super) stays: BTreeSet<FrontPort>,
+    /// Ports of ours that the Service has and loses before anything opens
+    pub(super) closing: BTreeSet<FrontPort>,
+    /// Listeners whose ports are open and stay so, whose slices may differ
+    pub(super) in_place: BTreeSet<ListenerKey>,
+    /// What opens, in the order of the changes
+    pub(super) openings: Vec<Opening>,
     pub(super) failed: BTreeMap<ListenerKey, Error>,
-    /// Ports that the Service has now
-    open: BTreeSet<FrontPort>,
-    /// Listeners whose slices are to be looked at.
-    touched: Vec<(ListenerKey, &'a Listener)>,
+    pub(super) postponed: BTreeSet<ListenerKey>,
 }
 
-/// What is to be done to the slices of a load balancer.
-#[derive(Default)]
-pub(super) struct SliceWrites {
-    /// What an earlier listener has left at a port that is not open: it must be
-    /// gone before the port opens, or traffic would go to somebody else's pods
-    pub(super) delete_first: Vec<SliceId>,
+/// Listeners that open together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opening {
+    /// The listeners that open
+    pub(super) opens: BTreeSet<ListenerKey>,
+    /// The listeners that they replace, which stay if these cannot open
+    pub(super) replaces: BTreeSet<ListenerKey>,
+    /// Ports that the Service gets
+    pub(super) add: BTreeSet<FrontPort>,
+    /// Ports that the Service loses in the same write
+    pub(super) remove: BTreeSet<FrontPort>,
+}
+
+impl Opening {
+    /// All listeners that it is about.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = ListenerKey> {
+        self.opens.iter().chain(&self.replaces).copied()
+    }
+}
+
+/// What is to be done to the slices of one front port.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SliceWork {
+    /// The listener that fails if this does; `None`: the port serves none
+    pub(super) listener: Option<ListenerKey>,
+    /// Whether the slices to be deleted go before the others are written: what an
+    /// earlier listener has left at a port must be gone before the port opens.
+    /// At an open port they go last, so that it is never without backends.
+    pub(super) delete_first: bool,
     pub(super) write: Vec<Slice>,
-    /// What must not go before a port is closed, or its traffic is where it shall be
     pub(super) delete: Vec<SliceId>,
 }
 
@@ -42,73 +71,223 @@ pub(super) struct SliceId {
     pub(super) version: u64,
 }
 
-impl<'a> Plan<'a> {
-    /// Leaves out the listeners whose ports a stranger has: to apply such a port
-    /// would be to take it over.
-    pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {
-        let (mut ports, mut failed) = (BTreeSet::new(), BTreeMap::new());
-        for listener in desired.listeners.keys() {
-            match there.and_then(|front| listener.front_ports().find_map(|port| front.stranger_at(port))) {
-                Some(taken) => drop(failed.insert(*listener, Error::PortInUse(taken))),
-                None => ports.extend(listener.front_ports()),
-            }
-        }
-        let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
-        let touched = desired.listeners.iter().map(|(key, listener)| (*key, listener)).filter(|(key, _)| {
-            // A new Service needs all its slices.
-            !failed.contains_key(key) && (there.is_none() || changed.contains(key))
-        });
-        let alters = |change: &Change| !matches!(change, Change::Own(..) | Change::Backends { .. });
-        let open = there.map(|front| front.ours.clone()).unwrap_or_default();
-        Self { desired, touched: touched.collect(), ports, alters_service: changes.iter().any(alters), failed, open }
-    }
+/// The slices of a load balancer as they were seen.
+pub(super) struct SlicesThere<'a> {
+    pub(super) load_balancer: &'a LbName,
+    pub(super) service_uid: &'a Arc<str>,
+    of_port: BTreeMap<FrontPort, BTreeMap<Place, (SliceId, &'a SeenSlice)>>,
+}
 
-    /// The slices of the listeners that changes name, where they differ from
-    /// what is there; and those that nothing needs any more, whoever left them.
-    pub(super) fn slices<'s>(
-        &self,
-        load_balancer: &LbName,
-        service_uid: &Arc<str>,
-        there: impl Iterator<Item = (&'s Arc<str>, &'s Entry<SeenSlice>)>,
-    ) -> SliceWrites {
-        let mut of_port: BTreeMap<FrontPort, BTreeMap<Place, (SliceId, &SeenSlice)>> = BTreeMap::new();
+impl<'a> SlicesThere<'a> {
+    pub(super) fn new(
+        load_balancer: &'a LbName,
+        service_uid: &'a Arc<str>,
+        there: impl Iterator<Item = (&'a Arc<str>, &'a Entry<SeenSlice>)>,
+    ) -> Self {
+        let mut of_port: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for (name, Entry { uid, version, seen, .. }) in there {
             let id = SliceId { name: name.clone(), uid: uid.clone(), version: *version };
             of_port.entry(seen.place.port).or_default().insert(seen.place, (id, seen));
         }
-        let mut writes = SliceWrites::default();
-        for (key, listener) in &self.touched {
-            for port in key.front_ports() {
-                let mut there = of_port.remove(&port).unwrap_or_default();
-                for (place, backends) in
-                    arrange(port, &listener.backends_of(port.transport), there.values().map(|(_, seen)| *seen))
-                {
-                    let slice = Slice {
-                        load_balancer: load_balancer.clone(),
-                        service_uid: service_uid.clone(),
-                        listener: *key,
-                        owner: listener.owner.clone(),
-                        place,
-                        backends,
-                    };
-                    let found = there.remove(&place).and_then(|(_, seen)| seen.slice.as_ref());
-                    if found != Some(&slice) {
-                        writes.write.push(slice);
-                    }
-                }
-                self.delete(&mut writes, port, there);
-            }
+        Self { load_balancer, service_uid, of_port }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// Leaves out the listeners whose ports a stranger has: to apply such a port
+    /// would be to take it over.
+    pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {
+        let open = there.map(|front| front.ours.clone()).unwrap_or_default();
+        let mut plan = Self {
+            desired,
+            attributes: desired.attributes.clone(),
+            configures: changes.iter().any(|change| matches!(change, Change::Configure(_))),
+            stays: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            in_place: BTreeSet::new(),
+            openings: Vec::new(),
+            failed: BTreeMap::new(),
+            postponed: BTreeSet::new(),
+        };
+        for listener in desired.listeners.keys() {
+            let taken = there.and_then(|front| listener.front_ports().find_map(|port| front.stranger_at(port)));
+            plan.failed.extend(taken.map(|taken| (*listener, Error::PortInUse(taken))));
         }
-        for (port, there) in of_port.into_iter().filter(|(port, _)| !self.ports.contains(port)) {
-            self.delete(&mut writes, port, there);
+        let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
+        let units = plan.units(changes);
+        plan.stays = plan.staying(changes, &open);
+        let (narrowing, openings): (Vec<_>, Vec<_>) =
+            units.into_iter().partition(|unit| !unit.replaces.is_empty() && ports(&unit.opens).is_subset(&plan.stays));
+        for unit in narrowing {
+            let kept = ports(&unit.opens);
+            plan.stays.retain(|port| kept.contains(port) || !ports(&unit.replaces).contains(port));
         }
-        writes
+        plan.add_openings(openings);
+        plan.closing = &open - &plan.stays;
+        let opening: BTreeSet<_> = plan.openings.iter().flat_map(Opening::listeners).collect();
+        let wanted = changed.intersection(&desired.listeners.keys().copied().collect()).copied().collect::<Vec<_>>();
+        let is_open = |key: &ListenerKey| key.front_ports().all(|port| plan.stays.contains(&port));
+        let alters = |key: &ListenerKey| !opening.contains(key) && !plan.failed.contains_key(key) && is_open(key);
+        plan.in_place = wanted.into_iter().filter(|key| !plan.postponed.contains(key) && alters(key)).collect();
+        plan
     }
 
-    fn delete(&self, writes: &mut SliceWrites, port: FrontPort, there: BTreeMap<Place, (SliceId, &SeenSlice)>) {
-        let open = self.open.contains(&port);
-        let when = if open { &mut writes.delete } else { &mut writes.delete_first };
-        when.extend(there.into_values().map(|(id, _)| id));
+    /// What the changes would open, each with what it replaces.
+    fn units(&mut self, changes: &[Change]) -> Vec<Opening> {
+        let unit = |opens: BTreeSet<ListenerKey>, replaces: BTreeSet<ListenerKey>| Opening {
+            add: BTreeSet::new(),
+            remove: BTreeSet::new(),
+            opens,
+            replaces,
+        };
+        let mut units: Vec<Opening> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Open(key, _) => Some(unit([*key].into(), BTreeSet::new())),
+                Change::Replace { close, open } => Some(unit(open.keys().copied().collect(), close.clone())),
+                _ => None,
+            })
+            .collect();
+        // A Service that is gone, or has lost ports since it was observed, gets them back.
+        let named: BTreeSet<ListenerKey> = units.iter().flat_map(|unit| unit.opens.iter().copied()).collect();
+        units.extend(
+            self.desired.listeners.keys().filter(|key| !named.contains(key)).map(|key| unit([*key].into(), [].into())),
+        );
+        let failed = &mut self.failed;
+        units.retain(|unit| {
+            let error = unit.opens.iter().find_map(|key| failed.get(key)).cloned();
+            failed.extend(error.iter().flat_map(|error| unit.listeners().map(|key| (key, error.clone()))));
+            error.is_none()
+        });
+        units
+    }
+
+    /// The open ports that stay: those of listeners that stay or are replaced. A
+    /// port of a listener that closes is never among them, also if another claim's
+    /// listener gets it: it closes in between.
+    fn staying(&self, changes: &[Change], open: &BTreeSet<FrontPort>) -> BTreeSet<FrontPort> {
+        let closed: BTreeSet<FrontPort> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Close(key) => Some(key.front_ports()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let replaced = changes.iter().flat_map(|change| match change {
+            Change::Replace { close, .. } => close.clone(),
+            _ => BTreeSet::new(),
+        });
+        let wanted = self.desired.listeners.keys().copied().filter(|key| !self.failed.contains_key(key));
+        let wanted: BTreeSet<FrontPort> = wanted.chain(replaced).flat_map(|key| key.front_ports()).collect();
+        open.iter().filter(|port| wanted.contains(port) && !closed.contains(port)).copied().collect()
+    }
+
+    fn add_openings(&mut self, units: Vec<Opening>) {
+        for mut unit in units {
+            let open = ports(&unit.opens);
+            unit.add = &open - &self.stays;
+            unit.remove = &(&ports(&unit.replaces) - &open) & &self.stays;
+            if !unit.add.is_empty() {
+                self.openings.push(unit);
+            }
+        }
+        // What is to open on a port that another one only lets go of in this apply
+        // comes after it.
+        let removed: BTreeSet<FrontPort> = self.openings.iter().flat_map(|unit| unit.remove.iter().copied()).collect();
+        let (waits, openings) = self.openings.drain(..).partition(|unit| !ports(&unit.opens).is_disjoint(&removed));
+        self.openings = openings;
+        let waits: Vec<Opening> = waits;
+        self.postponed.extend(waits.iter().flat_map(Opening::listeners));
+    }
+
+    /// The ports of the Service once these have opened too.
+    pub(super) fn ports_with<'o>(&self, openings: impl IntoIterator<Item = &'o Opening>) -> BTreeSet<FrontPort> {
+        let mut ports = self.stays.clone();
+        for opening in openings {
+            ports.retain(|port| !opening.remove.contains(port));
+            ports.extend(&opening.add);
+        }
+        ports
+    }
+
+    /// An opening has become real.
+    pub(super) fn opened(&mut self, opening: Opening) {
+        self.stays = self.ports_with([&opening]);
+        self.closing.extend(opening.remove);
+        self.in_place.extend(opening.opens);
+    }
+
+    /// An opening was refused: what it replaces stays.
+    pub(super) fn refused(&mut self, opening: &Opening, error: &Error) {
+        self.failed.extend(opening.listeners().map(|key| (key, error.clone())));
+    }
+
+    /// Openings whose slices could not be written are not gone on with.
+    pub(super) fn drop_failed_openings(&mut self) {
+        let (refused, openings) = self
+            .openings
+            .drain(..)
+            .partition::<Vec<_>, _>(|opening| opening.opens.iter().any(|key| self.failed.contains_key(key)));
+        self.openings = openings;
+        for opening in refused {
+            let error = opening.opens.iter().find_map(|key| self.failed.get(key)).cloned();
+            error.iter().for_each(|error| self.refused(&opening, error));
+        }
+    }
+
+    /// What the slices of open ports lack, and what is left at ports that are closed
+    /// and stay so.
+    pub(super) fn slices_in_place(&self, there: &SlicesThere<'_>) -> Vec<SliceWork> {
+        let opening: BTreeSet<FrontPort> = self.openings.iter().flat_map(|opening| opening.add.clone()).collect();
+        let mut work: Vec<SliceWork> = self
+            .in_place
+            .iter()
+            .flat_map(|key| key.front_ports().map(|port| (*key, port)))
+            .map(|(key, port)| self.slices_of(key, port, false, there))
+            .collect();
+        let left = there.of_port.iter().filter(|(port, _)| !self.stays.contains(port) && !opening.contains(port));
+        work.extend(left.map(|(_, slices)| SliceWork {
+            delete: slices.values().map(|(id, _)| id.clone()).collect(),
+            ..SliceWork::default()
+        }));
+        work.retain(|work| !(work.write.is_empty() && work.delete.is_empty()));
+        work
+    }
+
+    /// What the slices of ports that are about to open lack.
+    pub(super) fn slices_to_open(&self, there: &SlicesThere<'_>) -> Vec<SliceWork> {
+        let opens = |opening: &Opening| {
+            let add = opening.add.clone();
+            let keys = opening.opens.clone().into_iter();
+            keys.flat_map(|key| key.front_ports().map(move |port| (key, port))).filter(move |(_, p)| add.contains(p))
+        };
+        let work = self.openings.iter().flat_map(opens).map(|(key, port)| self.slices_of(key, port, true, there));
+        work.filter(|work| !(work.write.is_empty() && work.delete.is_empty())).collect()
+    }
+
+    fn slices_of(&self, key: ListenerKey, port: FrontPort, delete_first: bool, there: &SlicesThere<'_>) -> SliceWork {
+        let mut work = SliceWork { listener: Some(key), delete_first, ..SliceWork::default() };
+        let none = BTreeMap::new();
+        let seen = there.of_port.get(&port).unwrap_or(&none);
+        let Some(listener) = self.desired.listeners.get(&key) else { return work };
+        let arranged = arrange(port, &listener.backends_of(port.transport), seen.values().map(|(_, seen)| *seen));
+        let stale = seen.iter().filter(|(place, _)| !arranged.contains_key(place));
+        work.delete = stale.map(|(_, (id, _))| id.clone()).collect();
+        for (place, backends) in arranged {
+            let slice = Slice {
+                load_balancer: there.load_balancer.clone(),
+                service_uid: there.service_uid.clone(),
+                listener: key,
+                owner: listener.owner.clone(),
+                place,
+                backends,
+            };
+            if seen.get(&place).and_then(|(_, seen)| seen.slice.as_ref()) != Some(&slice) {
+                work.write.push(slice);
+            }
+        }
+        work
     }
 
     /// A port that somebody else's field manager asks for too outlives our
@@ -120,13 +299,17 @@ impl<'a> Plan<'a> {
             _ => BTreeSet::new(),
         });
         for listener in closed {
-            let open = listener.front_ports().find(|port| service.ours.contains(port) && !self.ports.contains(port));
-            if let Some(port) = open {
+            let open = listener.front_ports().find(|port| service.ours.contains(port) && self.closing.contains(port));
+            if let Some(port) = open.filter(|port| !self.stays.contains(port)) {
                 let why = format!("{port} stays open: somebody else asks for it on the Service too");
                 self.failed.insert(listener, Error::PortInUse(why));
             }
         }
     }
+}
+
+fn ports<'k>(keys: impl IntoIterator<Item = &'k ListenerKey>) -> BTreeSet<FrontPort> {
+    keys.into_iter().flat_map(|key| key.front_ports()).collect()
 }
 
 #[cfg(test)]
@@ -135,7 +318,7 @@ mod tests {
 
     use super::*;
     use crate::diff::diff;
-    use crate::model::{Backend, Owner, Protocol};
+    use crate::model::{Backend, Listener, Owner, Protocol};
 
     fn lb() -> LbName {
         LbName::from_recorded("slb-default-0-0123456789")
@@ -162,38 +345,41 @@ mod tests {
         LoadBalancer { listeners: listeners.into_iter().collect(), ..LoadBalancer::default() }
     }
 
+    fn front(of: &LoadBalancer) -> Front {
+        Front { ours: ports(of.listeners.keys()), ..Front::default() }
+    }
+
     /// The names of the slices that are written and deleted on the way from one
     /// to the other, without the load balancer's.
     fn writes(from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>) {
-        let front =
-            Front { ours: from.listeners.keys().flat_map(|key| key.front_ports()).collect(), ..Front::default() };
-        let (first, written, last) = writes_with(&front, from, to);
+        let (first, written, last) = writes_with(&front(from), from, to);
         assert_eq!(first, are(&[]));
         (written, last)
     }
 
-    /// The slices that are deleted first, written, and deleted last.
+    /// The slices that are deleted before ports open, written, and deleted last.
     fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
-        let uid = Arc::from("uid");
-        let first = Plan::new(from, &[], None).slices(&lb(), &uid, [].into_iter());
-        let there: Vec<(Arc<str>, Entry<SeenSlice>)> = first
-            .write
+        let (lb, uid) = (lb(), Arc::from("uid"));
+        let new = Plan::new(from, &[], None).slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));
+        let there: Vec<(Arc<str>, Entry<SeenSlice>)> = new
             .into_iter()
+            .flat_map(|work| work.write)
             .map(|slice| {
                 let name = slice.name().into();
                 let seen = SeenSlice { place: slice.place, slice: Some(slice) };
-                (name, Entry { load_balancer: lb(), uid: "slice".into(), version: 1, seen })
+                (name, Entry { load_balancer: lb.clone(), uid: "slice".into(), version: 1, seen })
             })
             .collect();
-        let plan = Plan::new(to, &diff(from, to), Some(front)).slices(
-            &lb(),
-            &uid,
-            there.iter().map(|(name, entry)| (name, entry)),
-        );
-        let short = |name: &str| name.strip_prefix(&format!("{}-", lb())).unwrap().to_owned();
-        let ids = |ids: &[SliceId]| ids.iter().map(|id| short(&id.name)).collect();
-        let written = plan.write.iter().map(|slice| short(&slice.name())).collect();
-        (ids(&plan.delete_first), written, ids(&plan.delete))
+        let there = SlicesThere::new(&lb, &uid, there.iter().map(|(name, entry)| (name, entry)));
+        let plan = Plan::new(to, &diff(from, to), Some(front));
+        let (mut first, mut written, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let short = |name: &str| name.strip_prefix(&format!("{lb}-")).unwrap().to_owned();
+        for work in plan.slices_to_open(&there).into_iter().chain(plan.slices_in_place(&there)) {
+            let delete = if work.delete_first { &mut first } else { &mut last };
+            delete.extend(work.delete.iter().map(|id| short(&id.name)));
+            written.extend(work.write.iter().map(|slice| short(&slice.name())));
+        }
+        (first, written, last)
     }
 
     fn are(names: &[&str]) -> Vec<String> {
@@ -234,8 +420,8 @@ mod tests {
             next.backends.into_iter().map(|each| Backend { port: 8080.try_into().unwrap(), ..each }).collect();
         let to = wanted([(key(20000, Protocol::Tcp), next)]);
         let (first, written, last) = writes_with(&Front::default(), &left, &to);
-        assert_eq!(first, are(&["20000-tcp-v4-1-0", "20001-tcp-v4-1-0"]));
-        assert_eq!((written, last), (are(&["20000-tcp-v4-8080-0"]), are(&[])));
+        assert_eq!(first, are(&["20000-tcp-v4-1-0"]));
+        assert_eq!((written, last), (are(&["20000-tcp-v4-8080-0"]), are(&["20001-tcp-v4-1-0"])));
     }
 
     #[test]
@@ -245,8 +431,45 @@ mod tests {
         let there = Front { foreign: theirs.collect(), ..Front::default() };
         let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&there));
         assert!(matches!(&plan.failed[&key(20000, Protocol::TcpUdp)], Error::PortInUse(why) if why.contains("theirs")));
-        assert_eq!(plan.ports, key(20001, Protocol::Tcp).front_ports().collect());
-        let slices = plan.slices(&lb(), &"uid".into(), [].into_iter());
-        assert_eq!(slices.write.iter().map(|slice| slice.listener).collect::<Vec<_>>(), [key(20001, Protocol::Tcp)]);
+        assert_eq!(plan.ports_with(&plan.openings), ports(&[key(20001, Protocol::Tcp)]));
+        let (lb, uid) = (lb(), "uid".into());
+        let slices = plan.slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));
+        assert_eq!(slices.iter().map(|work| work.listener).collect::<Vec<_>>(), [Some(key(20001, Protocol::Tcp))]);
+    }
+
+    #[test]
+    fn a_listener_that_replaces_another_opens_in_the_write_that_closes_that_one() {
+        let (tcp, udp) = (key(20000, Protocol::Tcp), key(20000, Protocol::Udp));
+        let (from, to) = (wanted([(tcp, listener([1]))]), wanted([(udp, listener([1]))]));
+        let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+        assert_eq!((&plan.stays, &plan.closing), (&ports(&[tcp]), &BTreeSet::new()));
+        assert_eq!(plan.ports_with(&plan.openings), ports(&[udp]));
+    }
+
+    #[test]
+    fn a_listener_that_loses_a_protocol_needs_no_opening() {
+        let (both, tcp) = (key(20000, Protocol::TcpUdp), key(20000, Protocol::Tcp));
+        let (from, to) = (wanted([(both, listener([1]))]), wanted([(tcp, listener([1]))]));
+        let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+        assert_eq!((&plan.stays, &plan.closing), (&ports(&[tcp]), &ports(&[key(20000, Protocol::Udp)])));
+        assert_eq!((plan.openings, plan.in_place), (vec![], [tcp].into()));
+    }
+
+    #[test]
+    fn a_port_that_another_claim_gets_is_closed_in_between() {
+        let (both, udp) = (key(20000, Protocol::TcpUdp), key(20000, Protocol::Udp));
+        let mut theirs = listener([2]);
+        theirs.owner.claim = "other".into();
+        let (from, to) = (wanted([(both, listener([1]))]), wanted([(udp, theirs)]));
+        let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+        assert_eq!((&plan.stays, &plan.closing), (&BTreeSet::new(), &ports(&[both])));
+        assert_eq!(plan.ports_with(&plan.openings), ports(&[udp]));
+    }
+
+    #[test]
+    fn what_is_said_to_open_and_is_open_is_written_in_place() {
+        let to = wanted([(key(20000, Protocol::TcpUdp), listener([1]))]);
+        let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&front(&to)));
+        assert_eq!((plan.openings, plan.in_place), (vec![], [key(20000, Protocol::TcpUdp)].into()));
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Method, Request};
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::client::Body;
@@ -13,7 +14,10 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use sharedlb_providers::conformance::Peer;
 use sharedlb_providers::service::{ServiceProvider, Settings};
-use sharedlb_providers::{FrontPort, LbName, ListenerKey, Provider};
+use sharedlb_providers::{FrontPort, LbName, ListenerKey, Provider, Transport};
+use sharedlb_testbed::eventually;
+
+use crate::LIMIT;
 
 /// A namespace of the API server.
 pub(crate) struct ApiServer {
@@ -103,12 +107,120 @@ impl Peer for ApiServer {
         })
     }
 
-    async fn refuse(&self, _: ListenerKey) {
-        unreachable!("this provider does not isolate failures")
+    async fn refuse(&self, listener: ListenerKey) {
+        let transports = listener.protocol.transports();
+        let has = |transport: &Transport| {
+            format!("object.spec.ports.exists(p, p.port == {} && p.protocol == '{transport}')", listener.port)
+        };
+        let refused = transports.iter().map(has).collect::<Vec<_>>().join(" && ");
+        self.admit_only(&format!("!({refused})")).await;
     }
 
-    async fn accept_all(&self) {}
+    async fn accept_all(&self) {
+        self.admit_only("true").await;
+    }
 }
+
+impl ApiServer {
+    /// From now on the namespace has this quota, of which so much is used. (No
+    /// controller counts here.)
+    pub(crate) async fn quota(&self, resource: &str, limit: u32, used: u32) {
+        let object = |part: &str, value: Value| {
+            let mut object = json!({
+                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"},
+                "spec": {"hard": {resource: limit.to_string()}},
+            });
+            object[part] = value;
+            object
+        };
+        let params = PatchParams::apply("test").force();
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), &self.namespace);
+        let hard = json!({"hard": {resource: limit.to_string()}});
+        quotas.patch("quota", &params, &Patch::Apply(object("spec", hard.clone()))).await.expect("the quota is made");
+        let status = json!({"hard": hard["hard"], "used": {resource: used.to_string()}});
+        let written = quotas.patch_status("quota", &params, &Patch::Apply(object("status", status))).await;
+        written.expect("what is used is written");
+        let what = format!("the quota of {resource} to be in force");
+        eventually(&what, LIMIT, async || Ok((self.is_admitted(resource).await? == (used < limit)).then_some(())))
+            .await
+            .expect("the quota is in force");
+    }
+
+    /// Whether one more of what a quota counts would be admitted.
+    async fn is_admitted(&self, resource: &str) -> anyhow::Result<bool> {
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let metadata = json!({"name": "probe"});
+        let refusal = if resource.contains("endpointslices") {
+            let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
+            let probe = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []});
+            slices.create(&params, &serde_json::from_value(probe)?).await.err()
+        } else {
+            let kind = if resource == "services.nodeports" { "NodePort" } else { "LoadBalancer" };
+            let probe = json!({
+                "metadata": metadata,
+                "spec": {"type": kind, "ports": [{"port": 1}]},
+            });
+            self.services().create(&params, &serde_json::from_value(probe)?).await.err()
+        };
+        match refusal {
+            None => Ok(true),
+            Some(error) if error.to_string().contains("exceeded quota") => Ok(false),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    /// From now on the API server refuses Services of this namespace for which
+    /// this CEL expression is false.
+    pub(crate) async fn admit_only(&self, expression: &str) {
+        let name = format!("{}.example.com", self.namespace);
+        // A Service whose refusal tells that this version of the policy is in force.
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed).to_string();
+        let told = format!("refused on demand by version {generation} of the policy");
+        let marked = format!("object.metadata.name != 'probe-{generation}' && ({expression})");
+        let policy = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
+                    "resources": ["services"],
+                }]},
+                "validations": [{"expression": marked, "message": told}],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {
+                "policyName": name, "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": self.namespace},
+                }},
+            },
+        });
+        let params = PatchParams::apply("test").force();
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
+        policies.patch(&name, &params, &Patch::Apply(policy)).await.expect("the policy is made");
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
+        bindings.patch(&name, &params, &Patch::Apply(binding)).await.expect("the binding is made");
+
+        let probe: Service = serde_json::from_value(json!({
+            "metadata": {"name": format!("probe-{generation}")}, "spec": {"ports": [{"port": 1}]},
+        }))
+        .expect("it is a Service");
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        eventually("the admission policy to be in force", LIMIT, async || {
+            let refusal = self.services().create(&params, &probe).await.err();
+            Ok(refusal.filter(|error| error.to_string().contains(&told)).map(drop))
+        })
+        .await
+        .expect("the policy is in force");
+    }
+}
+
+/// Counts the versions of policies.
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
 /// A client whose process dies after so many calls. Lists and watches are not
 /// counted: they go on by themselves, and change nothing.

@@ -32,7 +32,8 @@ pub(super) fn class_status(
             let outcome =
                 facts.outcomes.get(&index).filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some());
             let own = outcome.and_then(|outcome| outcome.trouble.clone());
-            let own = own.map(|trouble| (trouble.reason, trouble.message.to_string())).or_else(|| {
+            let no_address = outcome.and_then(|outcome| outcome.no_address.clone());
+            let own = own.or(no_address).map(|trouble| (trouble.reason, trouble.message.to_string())).or_else(|| {
                 let nowhere = outcome.is_some_and(|outcome| outcome.addresses.is_empty());
                 nowhere.then(|| (Reason::Pending, "the load balancer has no address yet".to_owned()))
             });
@@ -48,7 +49,8 @@ pub(super) fn class_status(
                 None => listed.conditions,
             };
             if let (None, Some((reason, message))) = (&trouble, own) {
-                trouble = Some((reason, format!("load balancer {index}: {message}")));
+                let names_it = message.starts_with(&format!("load balancer {index} "));
+                trouble = Some((reason, if names_it { message } else { format!("load balancer {index}: {message}") }));
             }
             // One that could not be asked yet is as it was.
             let heard = outcome.filter(|outcome| outcome.exists.is_some());

@@ -13,8 +13,8 @@ use crate::class::policy;
 use crate::cluster::cache::Cache;
 use crate::desired::Plan;
 use crate::fixtures::{ClaimFixture, claim, class};
-use crate::outcome::{ListenerOutcome, Since};
-use crate::render::{self, Programmed, Verdict};
+use crate::outcome::{ListenerOutcome, Since, Trouble};
+use crate::render::{self, Programmed, Verdict, find};
 use kube::runtime::watcher::Event;
 
 /// A class and its claims, and what its LB loops have told.
@@ -114,6 +114,7 @@ impl World {
             since: Since::default(),
             exists: Some(true),
             addresses: [parse_address("10.0.0.1")].into(),
+            no_address: None,
             capacity: ProviderCapacity::default(),
             foreign: BTreeSet::new(),
             listeners: open.iter().map(listener).collect(),
@@ -121,6 +122,14 @@ impl World {
             remade: 0,
         };
         self.outcomes.insert(0, outcome);
+    }
+
+    /// The load balancer 0 waits for its address for too long.
+    fn without_address(&mut self) {
+        let outcome = self.outcomes.get_mut(&0).unwrap();
+        outcome.addresses = Arc::default();
+        let message = "load balancer 0 of class default has no address yet: ask the admin".into();
+        outcome.no_address = Some(Trouble { reason: Reason::AddressNotAssigned, message });
     }
 
     fn later(&mut self, seconds: i64) {
@@ -190,6 +199,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
         since: Since::default(),
         exists: Some(false),
         addresses: Arc::default(),
+        no_address: None,
         capacity: ProviderCapacity::default(),
         foreign: BTreeSet::new(),
         listeners: BTreeMap::new(),
@@ -356,4 +366,19 @@ fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why(
     let lb = &world.status.load_balancers[0];
     assert_eq!(said(&lb.conditions), ("False".into(), "ProviderRefused".into(), message.into()));
     assert_eq!(said(&world.status.conditions).2, format!("load balancer 0: {message}"));
+}
+
+#[test]
+fn a_load_balancer_whose_address_is_overdue_says_what_to_look_at_and_so_does_its_class() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone()]);
+    world.seen(&[a], &[(20001, "a")]);
+    world.without_address();
+    world.decide();
+    let of_load_balancer = &world.status.load_balancers[0].conditions;
+    for conditions in [of_load_balancer, &world.status.conditions] {
+        let ready = find(conditions, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "AddressNotAssigned"));
+        assert_eq!(ready.message, "load balancer 0 of class default has no address yet: ask the admin");
+    }
 }

@@ -1,5 +1,7 @@
 //! An LB loop with a load balancer in memory, in simulated time.
 
+mod addresses;
+mod closing;
 mod families;
 mod limits;
 mod nodes;
@@ -23,6 +25,7 @@ use crate::claim::ClaimObject;
 use crate::cluster::backends::{ServiceObject, SliceObject};
 use crate::desired::{Planned, Reach};
 use crate::fixtures::{ClaimFixture, claim};
+use crate::outcome::Trouble;
 use crate::own_service;
 
 const RESYNC: Duration = Duration::from_secs(600);
@@ -33,6 +36,7 @@ struct Running {
     provider: Arc<dyn Provider>,
     plans: watch::Sender<Arc<Plan>>,
     backends: Arc<Backends>,
+    signal: Arc<Signal>,
     told: Arc<Mutex<Vec<Outcome>>>,
     /// Of objects, ever higher ones
     versions: AtomicU64,
@@ -53,20 +57,21 @@ impl Running {
         let provider = provider(cloud.clone());
         let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
         let (backends, told) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
-        let outcomes = told.clone();
+        let (outcomes, signal) = (told.clone(), Arc::new(Signal::default()));
         let lb_loop = LbLoop {
             name: name(),
             existed,
+            address_overdue: false,
             class: "default".into(),
             plans: receiver,
-            signal: Arc::new(Signal::default()),
+            signal: signal.clone(),
             backends: backends.clone(),
             tell: Box::new(move |outcome| outcomes.lock().unwrap().push(outcome)),
             resync: RESYNC,
             metrics: Arc::new(Metrics::default()),
         };
         tokio::spawn(lb_loop.run());
-        let running = Self { cloud, provider, plans, backends, told, versions: AtomicU64::new(1) };
+        let running = Self { cloud, provider, plans, backends, signal, told, versions: AtomicU64::new(1) };
         running.settle().await;
         running
     }
@@ -88,6 +93,12 @@ impl Running {
         });
         let plan = Plan::new(self.provider.clone(), 0, Some(planned.collect())).by(reach);
         self.plans.send_replace(Arc::new(plan));
+        self.settle().await;
+    }
+
+    /// The load balancer tells that it has changed by itself.
+    async fn changes(&self) {
+        self.signal.look_again();
         self.settle().await;
     }
 
@@ -222,6 +233,10 @@ impl Provider for Slow {
 
     fn attributes(&self, index: u32) -> Attributes {
         self.0.attributes(index)
+    }
+
+    fn object(&self, name: &LbName) -> String {
+        self.0.object(name)
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {

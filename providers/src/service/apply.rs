@@ -1,0 +1,273 @@
+//! Carrying changes out, in this order:
+//!
+//! 1. One write of the Service closes what is to be closed.
+//! 2. The slices of ports that stay open are corrected, which gives them to other
+//!    claims too.
+//! 3. The slices of ports that are to open are written.
+//! 4. One write of the Service opens them.
+//!
+//! A step with nothing to do makes no write, so a listener that opens alone costs
+//! one write of the Service. The API server refuses a Service as a whole (node
+//! ports are used up, a quota, admission). Which listeners it is about, halves of
+//! them tell: those that are refused alone fail, and the others open.
+
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tracing::warn;
+
+use super::ServiceProvider;
+use super::cache::Entry;
+use super::front::Front;
+use super::plan::{Opening, Plan, SliceWork, SlicesThere};
+use crate::diff::Change;
+use crate::model::{LbName, ListenerKey, LoadBalancer};
+use crate::{Applied, Error};
+
+/// Slices that are written at once.
+const CONCURRENT_WRITES: usize = 8;
+
+/// Writes of the Service in one apply by which refused listeners are looked for.
+/// One among 1,000 takes at most 20; what is not known by then is postponed.
+const TRIES: usize = 24;
+
+impl ServiceProvider {
+    pub(super) async fn carry_out(
+        &self,
+        name: &LbName,
+        desired: &LoadBalancer,
+        changes: &[Change],
+    ) -> Result<Applied, Error> {
+        let there = self.service(name).await?;
+        let mut plan = Plan::new(desired, changes, there.as_ref().map(|service| &service.seen));
+        let mut trouble = None;
+        let mut refused = None;
+        let mut service = match there {
+            Some(service) if !plan.closing.is_empty() => {
+                self.write_what_stays(name, service, &mut plan, &mut trouble).await?
+            }
+            Some(service) => service,
+            None => self.create(name, &mut plan, &mut refused).await?,
+        };
+        let work = self.slice_work(name, &service, |there| plan.slices_in_place(there));
+        let failed = self.write_slices(work).await?;
+        plan.failed.extend(failed);
+        plan.in_place.clear();
+
+        let work = self.slice_work(name, &service, |there| plan.slices_to_open(there));
+        let failed = self.write_slices(work).await?;
+        plan.failed.extend(failed);
+        plan.drop_failed_openings();
+
+        service = self.open(name, service, &mut plan, refused, &mut trouble).await?;
+        let work = self.slice_work(name, &service, |there| plan.slices_in_place(there));
+        let failed = self.write_slices(work).await?;
+        plan.failed.extend(failed);
+        plan.fail_what_would_not_close(changes, &service.seen);
+        plan.postponed.extend(plan.openings.iter().flat_map(Opening::listeners));
+        Ok(Applied { failed: plan.failed, postponed: plan.postponed, trouble, addresses: service.seen.addresses })
+    }
+
+    /// Creates the Service with all that opens, or, if that is refused, without it.
+    async fn create(
+        &self,
+        name: &LbName,
+        plan: &mut Plan<'_>,
+        refused: &mut Option<Error>,
+    ) -> Result<Entry<Front>, Error> {
+        let left = self.slices_at(name, &Arc::from(""), |there| {
+            let opening = plan.slices_to_open(there).into_iter().map(|work| SliceWork { write: Vec::new(), ..work });
+            plan.slices_in_place(there).into_iter().chain(opening).collect()
+        });
+        let failed = self.write_slices(left).await?;
+        plan.failed.extend(failed);
+        plan.drop_failed_openings();
+        // Slices need its uid. It has no address yet, so nobody finds its ports
+        // without backends.
+        let all = plan.ports_with(&plan.openings);
+        let service = match self.write_service(name, &plan.attributes, &all, None).await {
+            Ok(service) => {
+                plan.openings.drain(..).collect::<Vec<_>>().into_iter().for_each(|opening| plan.opened(opening));
+                service
+            }
+            Err(error) if is_refusal(&error) && !plan.openings.is_empty() => {
+                *refused = Some(error);
+                self.write_service(name, &plan.attributes, &plan.stays, None).await?
+            }
+            Err(error) => return Err(error),
+        };
+        plan.configures = false;
+        Ok(service)
+    }
+
+    /// Writes the Service with the ports that stay. Settings that it does not take
+    /// hold up no port.
+    async fn write_what_stays(
+        &self,
+        name: &LbName,
+        service: Entry<Front>,
+        plan: &mut Plan<'_>,
+        trouble: &mut Option<Error>,
+    ) -> Result<Entry<Front>, Error> {
+        let configures = std::mem::take(&mut plan.configures);
+        match self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await {
+            Err(error) if is_refusal(&error) && configures => {
+                *trouble = Some(error);
+                plan.attributes.clone_from(&service.seen.attributes);
+                // Without ports to close there is nothing to be written.
+                match plan.stays == service.seen.ours {
+                    true => Ok(service),
+                    false => self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await,
+                }
+            }
+            written => written,
+        }
+    }
+
+    /// Opens what can be opened. `refused` is why all of it together cannot be, if
+    /// that is known. What is left in the plan was not tried.
+    async fn open(
+        &self,
+        name: &LbName,
+        mut service: Entry<Front>,
+        plan: &mut Plan<'_>,
+        mut refused: Option<Error>,
+        trouble: &mut Option<Error>,
+    ) -> Result<Entry<Front>, Error> {
+        if refused.is_none() {
+            if plan.openings.is_empty() && !plan.configures {
+                return Ok(service);
+            }
+            let all = plan.ports_with(&plan.openings);
+            match self.write_service(name, &plan.attributes, &all, Some(&service)).await {
+                Ok(written) => {
+                    plan.openings.drain(..).collect::<Vec<_>>().into_iter().for_each(|opening| plan.opened(opening));
+                    return Ok(written);
+                }
+                Err(error) if is_refusal(&error) => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+            if plan.configures && plan.openings.is_empty() {
+                *trouble = refused;
+                return Ok(service);
+            }
+            if plan.configures {
+                service = self.write_what_stays(name, service, plan, trouble).await?;
+                // It may have been for the settings alone.
+                refused.take_if(|_| trouble.is_some());
+            }
+        }
+        let mut tries = TRIES;
+        let all: Vec<Opening> = plan.openings.drain(..).collect();
+        let mut groups = match refused {
+            Some(error) => split(all, &error, plan),
+            None => vec![all],
+        };
+        while let Some(group) = groups.pop() {
+            if tries == 0 {
+                groups.push(group);
+                break;
+            }
+            tries -= 1;
+            let ports = plan.ports_with(&group);
+            match self.write_service(name, &plan.attributes, &ports, Some(&service)).await {
+                Ok(written) => {
+                    service = written;
+                    group.into_iter().for_each(|opening| plan.opened(opening));
+                }
+                Err(error) if is_refusal(&error) => {
+                    let used_up = matches!(error, Error::Exhausted(_)) && group.len() == 1;
+                    let needs = group.iter().map(|opening| opening.add.len()).sum::<usize>();
+                    groups.extend(split(group, &error, plan));
+                    if used_up {
+                        fail_alike(&mut groups, needs, &error, plan);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        plan.openings.extend(groups.into_iter().rev().flatten());
+        Ok(service)
+    }
+
+    /// Writes and deletes slices. A listener whose slices are refused fails alone.
+    async fn write_slices(&self, work: Vec<SliceWork>) -> Result<Vec<(ListenerKey, Error)>, Error> {
+        let tasks = work.into_iter().map(|SliceWork { listener, delete_first, write, delete }| async move {
+            let (first, last) = if delete_first { (delete, Vec::new()) } else { (Vec::new(), delete) };
+            let written = async {
+                for slice in first {
+                    self.delete_slice(slice).await?;
+                }
+                for slice in write {
+                    self.write_slice(slice).await?;
+                }
+                for slice in last {
+                    self.delete_slice(slice).await?;
+                }
+                Ok(())
+            };
+            match (written.await, listener) {
+                (Ok(()), _) => Ok(None),
+                (Err(error), Some(listener)) if is_refusal(&error) => Ok(Some((listener, error))),
+                (Err(error), None) if is_refusal(&error) => {
+                    warn!(%error, "an EndpointSlice at a closed port could not be deleted");
+                    Ok(None)
+                }
+                (Err(error), _) => Err(error),
+            }
+        });
+        let failed: Vec<_> = stream::iter(tasks).buffer_unordered(CONCURRENT_WRITES).try_collect().await?;
+        Ok(failed.into_iter().flatten().collect())
+    }
+
+    fn slice_work(
+        &self,
+        name: &LbName,
+        service: &Entry<Front>,
+        work: impl FnOnce(&SlicesThere<'_>) -> Vec<SliceWork>,
+    ) -> Vec<SliceWork> {
+        self.slices_at(name, &service.uid, work)
+    }
+
+    fn slices_at(
+        &self,
+        name: &LbName,
+        service_uid: &Arc<str>,
+        work: impl FnOnce(&SlicesThere<'_>) -> Vec<SliceWork>,
+    ) -> Vec<SliceWork> {
+        let caches = self.watches.caches();
+        work(&SlicesThere::new(name, service_uid, caches.slices.of(name)))
+    }
+}
+
+/// The two halves of what was refused, the first one last, since that is tried
+/// next. One that was refused alone fails.
+fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut Plan<'_>) -> Vec<Vec<Opening>> {
+    if let [alone] = refused.as_slice() {
+        plan.refused(alone, error);
+        return Vec::new();
+    }
+    let second = refused.split_off(refused.len() / 2);
+    vec![second, refused]
+}
+
+/// Where something is used up, those that need as much of it would be refused too,
+/// and are not tried.
+fn fail_alike(groups: &mut Vec<Vec<Opening>>, needs: usize, error: &Error, plan: &mut Plan<'_>) {
+    for group in &mut *groups {
+        group.retain(|opening| {
+            let fails = opening.add.len() >= needs;
+            if fails {
+                plan.refused(opening, error);
+            }
+            !fails
+        });
+    }
+    groups.retain(|group| !group.is_empty());
+}
+
+/// Whether the API server will not have it as it is, so that it may have a part of
+/// it. After other errors nothing is known of what it would have.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Refused(_) | Error::Exhausted(_))
+}
