@@ -82,6 +82,15 @@ async fn no_address_yet(world: Arc<World>) -> anyhow::Result<()> {
     site.claim("web", json!([{"targetPort": "http"}])).await?;
     site.verdict("web", ConditionType::Allocated, ("True", Reason::Allocated)).await?;
     site.verdict("web", ConditionType::Ready, ("False", Reason::Pending)).await?;
+    let service = site.front_services().await?[0].name_any();
+    let words = ["load balancer 0 of class no-address has no address yet", &service];
+    let told = site.event("web", Reason::AddressNotAssigned.as_str()).await?;
+    ensure!(words.iter().all(|words| told.contains(words)), "{told}");
+    site.verdict("web", ConditionType::Programmed, ("True", Reason::Programmed)).await?;
+    site.verdict("web", ConditionType::Ready, ("False", Reason::AddressNotAssigned)).await?;
+    let told = site.class_verdict(ConditionType::Ready, ("False", Reason::AddressNotAssigned)).await?;
+    ensure!(words.iter().all(|words| told.contains(words)), "{told}");
+    site.class_event(Reason::AddressNotAssigned.as_str()).await?;
     let before = slots(&site.claims.get("web").await?);
     let service = json!({"annotations": {WITHHELD: null}});
     site.change_class(json!({"spec": {"provider": {"service": service}}})).await?;

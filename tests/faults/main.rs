@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod killed;
 mod ledger;
+mod node_ports;
 #[allow(dead_code, reason = "each of the test programs uses a part of this")]
 mod proxy;
 mod restart;
@@ -27,7 +28,13 @@ fn main() -> anyhow::Result<()> {
     // There is one cluster, and two controllers would share its classes.
     run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, start, |test| {
         // The first of them wants a cluster without definitions.
-        let trials = [restart::trials(test), killed::trials(test), writes::trials(test), away::trials(test)];
+        let trials = [
+            restart::trials(test),
+            killed::trials(test),
+            writes::trials(test),
+            away::trials(test),
+            node_ports::trials(test),
+        ];
         trials.into_iter().flatten().collect()
     })
 }

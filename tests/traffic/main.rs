@@ -8,6 +8,7 @@ mod harness;
 mod nodes;
 mod place;
 mod protocols;
+mod shared_address;
 mod sharing;
 
 use sharedlb_testbed::Parts;
@@ -25,6 +26,7 @@ fn main() -> anyhow::Result<()> {
             backends::trials(test),
             sharing::trials(test),
             nodes::trials(test),
+            shared_address::trials(test),
         ];
         trials.into_iter().flatten().collect()
     })
