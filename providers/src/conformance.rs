@@ -63,6 +63,9 @@ pub const SUITE: &[(&str, Test)] = &[
     ("two_load_balancers_know_nothing_of_each_other", |peer| Box::pin(two_load_balancers_are_apart(peer))),
     ("deleting_twice_is_deleting_once", |peer| Box::pin(deleting_twice_is_deleting_once(peer))),
     ("a_crash_between_any_two_calls_is_made_good", |peer| Box::pin(a_crash_between_any_two_calls(peer))),
+    ("a_port_stays_open_while_its_protocol_changes", |peer| {
+        Box::pin(a_port_stays_open_while_its_protocol_changes(peer))
+    }),
 ];
 
 async fn what_does_not_exist_is_observed_as_none(peer: &dyn Peer) {
@@ -278,8 +281,7 @@ async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
             if let Some(before) = step.checked_sub(1).map(|before| &steps[before]) {
                 converge(&*alive, &lb(0), before).await.expect("the step before is carried out");
             }
-            let dying = converge(&*peer.provider_dying_after(calls).await, &lb(0), desired).await;
-            let died = dying.map_or(true, |applied| !applied.failed.is_empty());
+            let died = dies_after(peer, calls, desired).await;
             converge(&*peer.provider().await, &lb(0), desired).await.expect("the next process goes on");
             assert_eq!(observe(peer, &lb(0)).await.load_balancer, *desired, "killed after {calls} calls");
             if !died {
@@ -288,6 +290,43 @@ async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
             }
         }
     }
+}
+
+/// From each protocol to each other one: the process is killed after every number
+/// of calls. The port is never closed in between, and the next process ends where
+/// one that lived would have.
+async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
+    let alive = peer.provider().await;
+    let protocols = alive.capabilities().protocols;
+    let with = |protocol| {
+        let key = ListenerKey { port: port(20000), protocol };
+        wanted(&*alive, [(key, listener("claim", [v4(1), v4(2)]))])
+    };
+    let mut changes = Vec::new();
+    for &from in protocols {
+        changes.extend(protocols.iter().filter(|to| **to != from).map(|&to| (from, to)));
+    }
+    for (from, to) in changes {
+        for calls in 0..100 {
+            let killed = format!("killed after {calls} calls on the way from {from} to {to}");
+            converge(&*alive, &lb(0), &with(from)).await.expect("the port opens");
+            let died = dies_after(peer, calls, &with(to)).await;
+            let found = observe(peer, &lb(0)).await.load_balancer.listeners;
+            assert!(!found.is_empty(), "the port is closed: {killed}");
+            converge(&*peer.provider().await, &lb(0), &with(to)).await.expect("the next process goes on");
+            assert_eq!(observe(peer, &lb(0)).await.load_balancer, with(to), "{killed}");
+            if !died {
+                break;
+            }
+        }
+    }
+}
+
+/// Works towards this with a process that is killed after so many calls. Returns
+/// whether it was killed before it was done.
+async fn dies_after(peer: &dyn Peer, calls: usize, desired: &LoadBalancer) -> bool {
+    let dying = converge(&*peer.provider_dying_after(calls).await, &lb(0), desired).await;
+    dying.map_or(true, |applied| !applied.failed.is_empty())
 }
 
 /// What the LB loop does in one run, without its kept state, and again for as long

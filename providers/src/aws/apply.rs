@@ -15,7 +15,7 @@ use tracing::info;
 use super::Aws;
 use super::budget::{Turn, Urgency};
 use super::failure::{Failure, Kind};
-use super::known::{Full, Known, Port};
+use super::known::{Failed, Full, Known, Port};
 use super::port::Ports;
 use super::whole::Whole;
 use crate::diff::Change;
@@ -87,7 +87,7 @@ impl Aws {
             let why =
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
             applied.failed.extend(work.keys.iter().map(|key| (*key, Error::PortInUse(why.clone()))));
-            known.past.failed.insert(work.number, Instant::now());
+            known.past.failed.extend(work.wanted.map(|(key, _)| (work.number, Failed::now(key))));
             // The claim may get another port for it, and nobody comes back to this one.
             if let Some(mut port) = known.ports.remove(&work.number) {
                 ports.leave_groups(&mut port, None, &mut turn(Urgency::Close, Some(begin_by))).await;
@@ -160,7 +160,7 @@ impl Aws {
         // What could not be closed nobody asks for again, and is left over at once,
         // whatever failed there when it was wanted.
         match work.wanted {
-            Some(_) => known.past.failed.insert(work.number, Instant::now()),
+            Some((key, _)) => known.past.failed.insert(work.number, Failed::now(key)),
             None => known.past.failed.remove(&work.number),
         };
         let error = self.error(failure);

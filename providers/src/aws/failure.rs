@@ -165,6 +165,10 @@ impl Failure {
             _ if self.is_not_found() => {
                 Error::Conflict(format!("{action}: somebody else changed it meanwhile: {message}"))
             }
+            _ if *action == "ModifyListener" => Error::Refused(format!(
+                "{action} was refused, and the listener stays as it was: {code}: {message}: to have a new listener, \
+                 remove the port and add it again"
+            )),
             _ => Error::Refused(format!("{action} was refused: {code}: {message}")),
         }
     }

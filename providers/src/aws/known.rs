@@ -52,10 +52,29 @@ impl Known {
 /// What is remembered also when it is looked at anew.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Past {
-    /// Ports that could not be made as wanted, and when that was tried
-    pub(super) failed: BTreeMap<NonZeroU16, Instant>,
+    /// Ports that could not be made as wanted
+    pub(super) failed: BTreeMap<NonZeroU16, Failed>,
     pub(super) no_listeners: Option<Full>,
     pub(super) no_targets: Option<Full>,
+}
+
+/// A port could not be made as wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    at: Instant,
+    wanted: Protocol,
+}
+
+impl Failed {
+    pub(super) fn now(wanted: ListenerKey) -> Self {
+        Self { at: Instant::now(), wanted: wanted.protocol }
+    }
+
+    /// Whether it is likely to be tried again: not if the call whose answer got lost
+    /// has made the port as wanted.
+    fn will_be_retried(self, serves: Option<Protocol>) -> bool {
+        self.at.elapsed() < SPARED && serves != Some(self.wanted)
+    }
 }
 
 /// AWS said that no more fit.
@@ -136,6 +155,17 @@ pub(super) struct Group {
     pub(super) has_attributes: bool,
 }
 
+impl Door {
+    /// Whether it can be changed into this listener while it is open. If not, it
+    /// closes first: one of another protocol that belongs to another claim, since
+    /// traffic has to leave the wrong receiver before anything is made; and one of a
+    /// protocol that we never make, such as TLS.
+    pub(super) fn can_become(&self, key: ListenerKey, owner: &Owner) -> bool {
+        let of_claim = || names::owner(&self.tags).is_some_and(|found| found.is_same_claim(owner));
+        self.protocol.is_some_and(|protocol| protocol == key.protocol || of_claim())
+    }
+}
+
 impl Port {
     /// The listener that this port is, if all is as it should be: it forwards to
     /// the target group that is made for it, and says whom it is for.
@@ -153,6 +183,12 @@ impl Port {
     pub(super) fn used_group(&self) -> Option<&Group> {
         let used = self.listener.as_ref()?.group.as_ref()?;
         self.groups.iter().find(|group| group.arn == *used)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn used_group_mut(&mut self) -> Option<&mut Group> {
+        let used = self.listener.as_ref()?.group.as_ref()?;
+        self.groups.iter_mut().find(|group| group.arn == *used)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -177,8 +213,9 @@ impl Known {
     /// without a listener, listeners that forward elsewhere.
     pub(super) fn left_over(&self, settings: &Settings, name: &LbName) -> Vec<NonZeroU16> {
         let ports = self.ports.iter().filter(|(number, port)| {
-            let whole = port.serves(settings, name).is_some() && port.groups.len() == 1;
-            let spared = self.past.failed.get(number).is_some_and(|at| at.elapsed() < SPARED);
+            let serves = port.serves(settings, name).map(|(protocol, ..)| protocol);
+            let whole = serves.is_some() && port.groups.len() == 1;
+            let spared = self.past.failed.get(number).is_some_and(|failed| failed.will_be_retried(serves));
             !port.is_empty() && !whole && !spared
         });
         ports.map(|(number, _)| *number).collect()

@@ -51,6 +51,14 @@ pub(super) fn owner(tags: &Tags) -> Option<Owner> {
     (!owner.namespace.is_empty() && !owner.claim.is_empty()).then_some(owner)
 }
 
+/// Whether both name the same claim, whichever of its ports, or neither names any.
+pub(super) fn are_of_same_claim(a: &Tags, b: &Tags) -> bool {
+    match (owner(a), owner(b)) {
+        (Some(a), Some(b)) => a.is_same_claim(&b),
+        (a, b) => a == b,
+    }
+}
+
 /// Whether these are the tags of something that we made for this load balancer.
 pub(super) fn are_ours(tags: &Tags, settings: &Settings, name: &LbName) -> bool {
     tags.get(CLUSTER) == Some(&settings.cluster_id) && tags.get(LOAD_BALANCER).is_some_and(|of| of == name.as_str())

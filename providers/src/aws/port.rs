@@ -2,8 +2,10 @@
 //! group, its targets.
 //!
 //! A new port is three calls: the target group, its targets, and the listener
-//! last, so that whoever finds a listener finds it whole. Each step can be done
-//! again after it was cut off.
+//! last, so that whoever finds a listener finds it whole. A port whose protocol
+//! changes is made in the same order, except that its listener is modified instead
+//! of created; then the target group before goes. Each step can be done again after
+//! it was cut off.
 
 use std::collections::BTreeSet;
 
@@ -16,11 +18,11 @@ use tracing::info;
 use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{GroupAttributes, Probe};
-use super::failure::Failure;
+use super::failure::{Failure, Kind};
 use super::known::{Door, Group, Port};
 use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
 use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
-use super::settings::Settings;
+use super::settings::{Settings, TargetKind};
 use crate::model::{LbName, Listener, ListenerKey, Protocol};
 
 /// Works on the ports of one load balancer.
@@ -52,25 +54,64 @@ impl Ports<'_> {
             return Ok(());
         };
         let targets = self.targets(key, listener)?;
-        // A listener of another protocol needs another target group, and the two
-        // can be changed only one after the other.
-        if port.listener.as_ref().is_some_and(|found| found.protocol != Some(key.protocol)) {
+        if port.listener.as_ref().is_some_and(|found| !found.can_become(key, &listener.owner)) {
             self.close(port, turn).await?;
         }
         let tags = names::tags_of_port(self.settings, self.name, &listener.owner);
-        let mut group = self.group(port, key, &tags, turn).await?;
-        let done = self.fill(port, &mut group, key, (targets, tags), turn).await;
+        match self.serve(port, key, (&targets, &tags), turn).await {
+            Ok(group) => {
+                self.leave_groups(port, Some(&group), turn).await;
+                Ok(())
+            }
+            Err(failure) => {
+                self.leave_unfinished(port, &targets, &failure, turn).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Has the port served by the target group that is made for it. Returns that
+    /// group's name.
+    async fn serve(
+        &self,
+        port: &mut Port,
+        key: ListenerKey,
+        wanted: (&BTreeSet<Target>, &Tags),
+        turn: &mut Turn,
+    ) -> Result<String, Failure> {
+        let mut group = self.group(port, key, wanted.1, turn).await?;
+        let done = self.fill(port, &mut group, key, wanted, turn).await;
         let name = group.name.clone();
         port.groups.push(group);
-        if let Err(failure) = done {
+        done.map(|()| name)
+    }
+
+    /// Leaves a port that AWS refused to make as wanted. A listener that is open stays
+    /// open with the targets that it has, except for those that are gone: what they
+    /// lead to may by now belong to another tenant.
+    async fn leave_unfinished(&self, port: &mut Port, wanted: &BTreeSet<Target>, failure: &Failure, turn: &mut Turn) {
+        if !matches!(failure.kind, Kind::Code(_)) {
+            // Nothing was refused: it is tried again soon.
+            return;
+        }
+        if port.listener.is_none() {
             // The claim may get another port for it, and nobody comes back to this one.
-            if port.listener.is_none() && (failure.is_no_room() || failure.is("DuplicateListener")) {
+            if failure.is_no_room() || failure.is("DuplicateListener") {
                 self.leave_groups(port, None, turn).await;
             }
-            return Err(failure);
+            return;
         }
-        self.leave_groups(port, Some(&name), turn).await;
-        Ok(())
+        let Some(group) = port.used_group_mut() else { return };
+        let is_there = |target: &&Target| match self.settings.target_kind {
+            // The address is the pod's for as long as there is the pod.
+            TargetKind::Pod => wanted.iter().any(|wanted| wanted.id == target.id),
+            // A port of a node may be given to another Service.
+            TargetKind::Node => wanted.contains(*target),
+        };
+        let there = group.targets.iter().filter(is_there).cloned().collect();
+        if let Err(failure) = self.deregister(group, &there, turn).await {
+            info!(load_balancer = %self.name, target_group = %group.name, why = ?failure, "targets that are gone stay");
+        }
     }
 
     /// Deletes the target groups that are not used any more. What can't be deleted
@@ -145,7 +186,7 @@ impl Ports<'_> {
         port: &mut Port,
         group: &mut Group,
         key: ListenerKey,
-        (targets, tags): (BTreeSet<Target>, Tags),
+        (targets, tags): (&BTreeSet<Target>, &Tags),
         turn: &mut Turn,
     ) -> Result<(), Failure> {
         let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
@@ -155,19 +196,22 @@ impl Ports<'_> {
             group.has_attributes = true;
         }
         // Another claim's clients must not reach the pods of the one before.
-        if names::owner(&group.tags) != names::owner(&tags) {
-            self.deregister(group, &targets, turn).await?;
+        if !names::are_of_same_claim(&group.tags, tags) {
+            self.deregister(group, targets, turn).await?;
         }
-        self.register(group, &targets, turn).await?;
+        self.register(group, targets, turn).await?;
         match &mut port.listener {
-            None => port.listener = Some(self.create_listener(group, key, &tags, turn).await?),
-            Some(listener) if !in_use => self.point(listener, &group.arn, turn).await?,
+            None => port.listener = Some(self.create_listener(group, key, tags, turn).await?),
+            Some(listener) if !in_use || listener.protocol != Some(key.protocol) => {
+                self.modify_listener(listener, key, &group.arn, turn).await?;
+                port.groups.iter_mut().for_each(|other| other.used = false);
+            }
             Some(_) => {}
         }
         group.used = true;
         let listener = port.listener.iter_mut().map(|listener| (listener.arn.as_str(), &mut listener.tags));
-        self.tag(listener.chain([(group.arn.as_str(), &mut group.tags)]), &tags, turn).await?;
-        self.deregister(group, &targets, turn).await
+        self.tag(listener.chain([(group.arn.as_str(), &mut group.tags)]), tags, turn).await?;
+        self.deregister(group, targets, turn).await
     }
 
     /// Gives these the tags that any of them lacks, in one call.
@@ -256,10 +300,26 @@ impl Ports<'_> {
         Ok(Door { arn, protocol: Some(key.protocol), group: Some(group.arn.clone()), tags })
     }
 
-    async fn point(&self, listener: &mut Door, group: &str, turn: &mut Turn) -> Result<(), Failure> {
+    /// Has a listener accept the protocol and forward to the target group, in one
+    /// call, so that the port is never closed. AWS allows any of TCP, UDP and TCP_UDP
+    /// to be changed into another (NLB user guide, "Update a listener"). Connections
+    /// that are open stay with their targets in the group before.
+    ///
+    /// The targets of a new group need not have passed a health check, and there is
+    /// no use in waiting for that: AWS checks no target of a group that no listener
+    /// forwards to (its state is `unused`, with the reason `Target.NotInUse`).
+    async fn modify_listener(
+        &self,
+        listener: &mut Door,
+        key: ListenerKey,
+        group: &str,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let other_protocol = (listener.protocol != Some(key.protocol)).then(|| protocol(key.protocol));
         let request = self.region.client().await.modify_listener();
-        let request = request.listener_arn(&listener.arn).default_actions(forward(group));
+        let request = request.listener_arn(&listener.arn).set_protocol(other_protocol).default_actions(forward(group));
         self.region.call("ModifyListener", turn, || request.clone().send()).await?;
+        listener.protocol = Some(key.protocol);
         listener.group = Some(group.to_owned());
         let given = Tags::from([(GROUP_ATTRIBUTES.to_owned(), GroupAttributes::wanted(self.settings).summary())]);
         let says = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use sharedlb_providers::aws::{Aws, Clients, Rates, Settings};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Error, FrontPort, Provider, Transport, diff};
+use sharedlb_providers::{Error, FrontPort, ListenerKey, Protocol, Provider, Transport, diff};
 use sharedlb_testbed::{AwsFault, FaultKind};
 use tokio::sync::Notify;
 
@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     listeners_that_somebody_else_opened_leave_less_room,
     targets_that_somebody_else_has_leave_less_room,
     a_full_load_balancer_is_told_as_what_it_holds,
+    pods_of_a_full_load_balancer_are_replaced,
     a_target_group_in_use_for_a_moment_goes_later,
     a_delete_that_is_cut_off_is_finished_by_the_next,
     deletion_protection_says_what_to_do,
@@ -36,8 +37,10 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
 ];
 
 async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
-    let before = [(tcp(20000), listener("a", [1, 2])), (tcp(20001), listener("b", [3]))];
-    let after = [(tcp(20000), listener("a", [2, 4])), (tcp(20002), listener("c", [5]))];
+    let udp = ListenerKey { port: tcp(20003).port, protocol: Protocol::Udp };
+    let before =
+        [(tcp(20000), listener("a", [1, 2])), (tcp(20001), listener("b", [3])), (tcp(20003), listener("d", [6]))];
+    let after = [(tcp(20000), listener("a", [2, 4])), (tcp(20002), listener("c", [5])), (udp, listener("d", [6]))];
     let actions = [
         "CreateLoadBalancer",
         "CreateTargetGroup",
@@ -46,6 +49,7 @@ async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
         "DeregisterTargets",
         "DeleteListener",
         "DeleteTargetGroup",
+        "ModifyListener",
     ];
     for action in actions {
         let provider = cloud.provider().await;
@@ -60,8 +64,8 @@ async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
         }
         assert_eq!(cloud.0.hits("lost").await.expect("the fault is known"), 1, "{action} was lost");
         is_as_wanted(&*cloud.provider().await, after.clone()).await;
-        assert_eq!(cloud.listeners(&lb(0)).await.keys().collect::<Vec<_>>(), [&20000, &20002], "{action}");
-        assert_eq!(cloud.groups().await.len(), 2, "{action}");
+        assert_eq!(cloud.listeners(&lb(0)).await.keys().collect::<Vec<_>>(), [&20000, &20002, &20003], "{action}");
+        assert_eq!(cloud.groups().await.len(), 3, "{action}");
         provider.delete(&lb(0)).await.expect("it is deleted");
         assert_eq!(cloud.groups().await.len(), 0, "{action}");
         cloud.0.release("lost").await.expect("the fault is released");
@@ -185,6 +189,19 @@ async fn a_full_load_balancer_is_told_as_what_it_holds(cloud: &Cloud) {
     is_as_wanted(&*provider, one).await;
 }
 
+async fn pods_of_a_full_load_balancer_are_replaced(cloud: &Cloud) {
+    let provider = cloud.provider().await;
+    let before = [(tcp(20000), listener("a", 1..=8))];
+    converge(&*provider, 0, before.clone()).await;
+    cloud.0.set(json!({"quotas": {"targets-per-network-load-balancer": 8}})).await.expect("the quota is small");
+    let after = [(tcp(20000), listener("a", 3..=10))];
+    let applied = alter(&*provider, &before, &after).await;
+    assert!(matches!(&applied.failed[&tcp(20000)], Error::NoRoom(_)), "{applied:?}");
+    is_as_wanted(&*provider, [(tcp(20000), listener("a", 3..=8))]).await;
+    converge(&*provider, 0, after.clone()).await;
+    is_as_wanted(&*cloud.provider().await, after).await;
+}
+
 async fn a_target_group_in_use_for_a_moment_goes_later(cloud: &Cloud) {
     cloud.0.set(json!({"in_use_seconds": 3600})).await.expect("they stay in use");
     let provider = cloud.provider().await;
@@ -278,7 +295,14 @@ async fn what_is_made_carries_the_tag_that_the_policy_wants(cloud: &Cloud) {
     cloud.0.set(json!({"required_tag": ["sharedlb.dev/cluster", "cluster"]})).await.expect("the policy is set");
     let settings = Settings { deregistration_delay_seconds: Some(10), ..cloud.settings() };
     let provider = cloud.provider_with(settings.clone());
-    for desired in [vec![(tcp(20000), listener("a", [1]))], vec![(tcp(20000), listener("b", [2]))], vec![]] {
+    let udp = ListenerKey { port: tcp(20000).port, protocol: Protocol::Udp };
+    let steps = [
+        vec![(tcp(20000), listener("a", [1]))],
+        vec![(tcp(20000), listener("b", [2]))],
+        vec![(udp, listener("b", [2]))],
+        vec![],
+    ];
+    for desired in steps {
         let applied = converge(&provider, 0, desired.clone()).await;
         assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
         is_as_wanted(&provider, desired).await;

@@ -6,6 +6,7 @@ mod drift;
 mod faults;
 mod peer;
 mod policy;
+mod replace;
 mod steps;
 
 use std::sync::Arc;
@@ -44,7 +45,8 @@ fn main() -> anyhow::Result<()> {
     let suite = conformance::SUITE.iter().map(|&(name, test)| {
         trial("conformance", name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
     });
-    let own = [("costs", costs::TESTS), ("drift", drift::TESTS), ("faults", faults::TESTS)];
+    let own =
+        [("costs", costs::TESTS), ("drift", drift::TESTS), ("faults", faults::TESTS), ("replace", replace::TESTS)];
     let own = own.iter().flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)));
     let own = own.map(|(kind, &(name, test))| {
         trial(kind, name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
