@@ -53,6 +53,12 @@ class Group(models.FakeTargetGroup):
         """The targets that count: whether draining ones do is not documented, and here they don't."""
         return {key: each for key, each in self.living(now).items() if each.gone_at is None}
 
+    def begin_checks(self, healthy_at: float) -> None:
+        """Its targets are `initial` until then. USER GUIDE/network/target-group-health-checks.html:
+        a target of a group that no load balancer uses is not checked."""
+        for target in self.members.values():
+            target.healthy_at = healthy_at
+
     def settings(self) -> tuple[Any, ...]:
         """What makes a second one with its name the same."""
         health = [str(getattr(self, f"health_check_{name}")) for name in HEALTH_CHECK]

@@ -98,7 +98,8 @@ class Listeners(models.ELBv2Backend):
         return [arn for action in listener.default_actions for arn in self._get_target_group_arns_from(action.data)]
 
     def relink(self) -> None:
-        """Has every target group name the load balancers that use it, which moto only adds to."""
+        """Has every target group name the load balancers that use it, which moto only adds to.
+        Targets are checked from when the first of them does."""
         here = region(self.region_name)
         used: dict[str, list[str]] = {}
         for balancer in self.load_balancers.values():
@@ -109,6 +110,8 @@ class Listeners(models.ELBv2Backend):
             before, group.load_balancer_arns = group.load_balancer_arns, sorted(set(used.get(group.arn, [])))
             if before and not group.load_balancer_arns:
                 group.in_use_until = here.now() + here.in_use_seconds
+            if group.load_balancer_arns and not before:
+                group.begin_checks(here.now() + here.initial_seconds)
 
     def _check(self, balancer: Balancer, protocol: str, port: Any, actions: Any) -> list[Group]:
         """The target groups of a listener that is allowed."""
@@ -145,5 +148,7 @@ class Listeners(models.ELBv2Backend):
         if balancer.ip_address_type == "dualstack" and protocol in ("UDP", "TCP_UDP") and group.ip_address_type == "ipv4":
             raise refused("InvalidConfigurationRequest", "UDP on a dualstack load balancer needs an IPv6 target group")
         if not group.load_balancer_arns:
+            # Whether the targets of a group that the same call lets go still count is
+            # not documented: this is the strict reading.
             now = region(self.region_name).now()
             self.check_room(balancer, Counter(target.zone for target in group.registered(now).values()))

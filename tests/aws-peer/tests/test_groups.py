@@ -140,6 +140,30 @@ def test_targets_begin_as_initial_and_drain(site):
     assert health(site, group, ("10.244.0.2", 6379)) == {("10.244.0.2", 6379): "unused"}
 
 
+def test_targets_are_checked_only_while_a_listener_uses_their_group(site):
+    balancer, before, after = site.balancer(), site.group("before"), site.group("after", Protocol="TCP_UDP")
+    listener = site.listener(balancer, before, 80)
+    for group in (before, after):
+        site.register(group, "10.244.0.1")
+    site.peer("settings", initial_seconds=3600)
+
+    def states():
+        found = [site.elb.describe_target_health(TargetGroupArn=group) for group in (before, after)]
+        described = [each["TargetHealthDescriptions"][0]["TargetHealth"] for each in found]
+        return [(each["State"], each.get("Reason")) for each in described]
+
+    unused, initial = ("unused", "Target.NotInUse"), ("initial", "Elb.RegistrationInProgress")
+    assert states() == [("healthy", None), unused]
+    action = {"Type": "forward", "TargetGroupArn": after}
+    site.elb.modify_listener(ListenerArn=listener, Protocol="TCP_UDP", DefaultActions=[action])
+    assert states() == [unused, initial]
+    action["TargetGroupArn"] = before
+    site.elb.modify_listener(ListenerArn=listener, Protocol="TCP", DefaultActions=[action])
+    assert states() == [initial, unused]
+    site.peer("settings", clock=1e6)
+    assert states() == [("healthy", None), unused]
+
+
 def test_a_draining_target_can_be_registered_again(site):
     balancer, group = site.balancer(), site.group()
     site.listener(balancer, group, 80)
