@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use sharedlb_providers::aws::{Settings, TargetKind};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Error, Listener, ListenerKey, Owner, Protocol};
+use sharedlb_providers::{Error, Listener, ListenerKey, Owner, Protocol, Provider as _};
 use sharedlb_testbed::{AwsCall, AwsFault};
 
 use crate::peer::{Cloud, text};
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_listener_stays_as_it_was_while_its_successor_is_refused,
     a_listener_stays_as_it_was_while_there_is_no_room_for_its_successor,
     a_listener_that_waits_for_its_successor_leads_to_no_pod_that_is_gone,
+    a_listener_that_waits_for_its_successor_leads_to_no_port_of_a_node_that_is_gone,
     a_protocol_changed_by_hand_is_changed_back,
     a_port_is_renamed_by_tags_alone,
 ];
@@ -168,6 +170,27 @@ async fn a_listener_that_waits_for_its_successor_leads_to_no_pod_that_is_gone(cl
         cloud.0.release("no").await.expect("it is taken");
         converge(&*provider, 0, before.clone()).await;
     }
+}
+
+async fn a_listener_that_waits_for_its_successor_leads_to_no_port_of_a_node_that_is_gone(cloud: &Cloud) {
+    let (image, subnet) = ("ami-12345678", &cloud.0.subnets[0]);
+    let machine = json!({"ImageId": image, "SubnetId": subnet, "MinCount": 1, "MaxCount": 1});
+    let started = cloud.0.ec2("run_instances", machine).await.expect("it starts");
+    let id = format!("aws:///zone/{}", text(&started["Instances"][0]["InstanceId"]));
+    let provider = cloud.provider_with(Settings { target_kind: TargetKind::Node, ..cloud.settings() });
+    let on_node_port = |port| {
+        let mut node = listener("a", [1]).backends.pop_first().expect("it has one");
+        (node.port, node.provider_id) = (tcp(port).port, Some(id.as_str().into()));
+        Listener { backends: provider.as_observed(node).into_iter().collect(), ..listener("a", []) }
+    };
+    let before = [(key(Protocol::Tcp), on_node_port(30001))];
+    converge(&provider, 0, before.clone()).await;
+    assert_eq!(hosts(cloud).await.len(), 1);
+    cloud.fault(AwsFault::error("no", &["ModifyListener"], "InvalidConfigurationRequest", "no").times(None)).await;
+    // Kubernetes may by now have given node port 30001 to a Service of another tenant.
+    let applied = alter(&provider, &before, &[(key(Protocol::TcpUdp), on_node_port(30002))]).await;
+    assert_eq!(applied.failed.len(), 2, "{applied:?}");
+    assert_eq!(hosts(cloud).await.len(), 0);
 }
 
 async fn a_protocol_changed_by_hand_is_changed_back(cloud: &Cloud) {
