@@ -6,6 +6,7 @@
 //! finds there is read by boto3, and compared with what claims were promised.
 
 mod cost;
+mod edits;
 mod failing;
 mod growth;
 #[path = "../controller/harness/mod.rs"]
@@ -27,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         let trials = [
             growth::trials(test),
             cost::trials(test),
+            edits::trials(test),
             failing::trials(test),
             meddling::trials(test),
             nodes::trials(test),
