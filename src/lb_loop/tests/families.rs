@@ -52,13 +52,13 @@ async fn backends_of_a_family_that_the_load_balancer_lacks_are_left_out_and_told
 #[tokio::test(start_paused = true)]
 async fn the_families_of_a_load_balancer_that_was_just_made_count_at_once() {
     let running = Running::start().await;
-    Memory::new(running.cloud.clone()).delete(&name()).await.unwrap();
     running.cloud.families([IpFamily::V4]);
+    running.plans.send_replace(Arc::new(Plan::new(running.provider.clone(), 0, None)));
+    running.settle().await;
     let a = claim("a").holds(0, 20001);
     pod(&running, &a, "fd00::1", tcp_port()).await;
-    // The loop finds it gone by its resync, and makes it anew.
     running.plan(std::slice::from_ref(&a)).await;
-    tokio::time::sleep(RESYNC + Duration::from_secs(1)).await;
+    running.settle().await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]));
     assert!(!running.last().listeners[&tcp(20001)].backends);
 }
