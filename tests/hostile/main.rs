@@ -5,6 +5,8 @@
 //! In each test a tenant shares a class with a victim, whose claim must stay as
 //! it is to the last byte.
 
+mod editor;
+mod external_ips;
 mod far;
 mod flood;
 #[path = "../controller/harness/mod.rs"]
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<()> {
                 far::trials(test),
                 pods::trials(test),
                 words::trials(test),
+                external_ips::trials(test),
             ];
             trials.into_iter().flatten().collect()
         },

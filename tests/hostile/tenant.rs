@@ -3,21 +3,17 @@
 use std::fmt::Debug;
 
 use anyhow::{Context, bail, ensure};
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, Resource};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
-use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Neighbour, Site, World};
-
-/// Who tries.
-const ACCOUNT: &str = "mallory";
+use crate::editor::{bind, editor};
+use crate::harness::{Neighbour, Site, World};
 
 /// A tenant in a namespace of their own, and a victim of the same class in
 /// another.
@@ -37,22 +33,8 @@ impl Tenant {
         let site = Site::with_pod(&world.cluster, name, class).await?;
         let victim = site.other_namespace(&format!("victim-of-{name}")).await?;
         let neighbour = victim.neighbour().await?;
-        let admin = world.cluster.admin();
-        let account = json!({"metadata": {"name": ACCOUNT}});
-        create::<ServiceAccount>(&Api::namespaced(admin.clone(), name), account).await?;
-        bind(&admin, name, "ClusterRole", "edit").await?;
-        let kubeconfig = world.cluster.kubeconfig_for_service_account(name, ACCOUNT).await?;
-        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = editor(&world.cluster, name).await?;
         let claims = Api::<SharedLB>::namespaced(client.clone(), name);
-        eventually("the tenant to have the rights of an editor", LIMIT, async || {
-            // A claim that nobody takes: whoever may create one is told why.
-            let nonsense = SharedLB::new("trial", sharedlb_crds::SharedLBSpec::default());
-            let error = claims.create(&PostParams::default(), &nonsense).await.err().context("it was taken")?;
-            Ok(matches!(&error, kube::Error::Api(status) if status.code == 422).then_some(()))
-        })
-        .await?;
         Ok(Self { site: Site { claims, ..site }, victim, client, neighbour })
     }
 
@@ -167,15 +149,6 @@ fn refused<T>(what: &str, result: anyhow::Result<T>, code: u16) -> anyhow::Resul
             _ => Err(error).with_context(|| format!("{what}: something else went wrong")),
         },
     }
-}
-
-async fn bind(admin: &Client, namespace: &str, kind: &str, role: &str) -> anyhow::Result<()> {
-    let binding = json!({
-        "metadata": {"name": role},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
-        "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": ACCOUNT}],
-    });
-    create::<RoleBinding>(&Api::namespaced(admin.clone(), namespace), binding).await.map(drop)
 }
 
 fn merge(into: &mut Value, from: Value) {
