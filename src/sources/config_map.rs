@@ -307,7 +307,7 @@ impl MapSource {
             ),
         });
         let patch = json!({ "data": data });
-        Some(Step::Change(Change { what: "data", status: false, patch, news: news.into_iter().collect() }))
+        Some(Step::Change(Change { news: news.into_iter().collect(), ..Change::of_object("data", patch) }))
     }
 }
 

@@ -28,6 +28,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -132,6 +133,16 @@ pub struct Change {
     pub patch: Value,
     /// What is told of the object once that is written
     pub news: Vec<News>,
+    /// What a person must do if the API server refuses it; `None`: nothing that
+    /// cannot wait
+    pub otherwise: Option<String>,
+}
+
+impl Change {
+    /// A change of the object besides its status, of which nothing is told.
+    fn of_object(what: &'static str, patch: Value) -> Self {
+        Self { what, status: false, patch, news: Vec::new(), otherwise: None }
+    }
 }
 
 /// What an Event says.
@@ -186,13 +197,9 @@ pub fn start(
 ) -> Sources {
     let mut sources = Sources::default();
     let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
-    if options.services {
-        let source = service::Services { unclassed: options.unclassed_services };
-        let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
-        let (claims, services) = (inbox.claims(), inbox.objects(source));
-        sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
-        sources.listeners.services.push(Box::new(move |event| services.watched(event)));
-        sources.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });
+    match options.services {
+        true => sources.add_services(service::Services { unclassed: options.unclassed_services }, &common, readiness),
+        false => sources.add_services(service::Retired, &common, readiness),
     }
     if options.config_maps {
         let source = config_map::ConfigMaps { backends: backends.clone() };
@@ -209,6 +216,16 @@ pub fn start(
         sources.tasks.push(SourceTask { name: "the watch of ConfigMaps", run: watch.boxed() });
     }
     sources
+}
+
+impl Sources {
+    fn add_services<S: Source<Kind = Service>>(&mut self, source: S, common: &Common, readiness: &Arc<Readiness>) {
+        let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
+        let (claims, services) = (inbox.claims(), inbox.objects(source));
+        self.listeners.claims.push(Box::new(move |event| claims.watched(event)));
+        self.listeners.services.push(Box::new(move |event| services.watched(event)));
+        self.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });
+    }
 }
 
 /// What every source works with.

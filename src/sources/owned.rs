@@ -7,16 +7,20 @@ use kube::Resource as _;
 use kube::api::DynamicObject;
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
-use sharedlb_crds::{SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
+use sharedlb_crds::{CLAIM_FINALIZER, Reason, SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
 use sharedlb_providers::model::fnv1a;
 
-use super::Source;
+use super::{Refusal, Source};
 use crate::assign::ClaimId;
 use crate::claim::{ClaimObject, Meta};
 use crate::cluster::cache::Cached;
+use crate::text;
 
 /// The longest name of a SharedLB, in characters (a DNS subdomain, RFC 1123).
 const NAME_MAX: usize = 253;
+
+/// The longest name of a class, in characters.
+const CLASS_NAME_MAX: usize = 63;
 
 /// A claim that a source keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +83,21 @@ impl OwnedClaim {
         self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
     }
 
+    /// What is told of it while it is being deleted, if finalizers of others keep
+    /// it: no other claim can have its name until then.
+    #[must_use]
+    pub fn kept_by_others(&self) -> Option<Refusal> {
+        let others = self.meta.finalizers.iter().filter(|finalizer| *finalizer != CLAIM_FINALIZER);
+        let others: Vec<String> = others.map(|finalizer| text::value(finalizer)).collect();
+        let (plural, keep) = if others.len() == 1 { ("", "keeps") } else { ("s", "keep") };
+        let message = format!(
+            "SharedLB {} is being deleted, and its ports are given back, but finalizer{plural} {} {keep} it: remove the finalizer{plural}, and it is made again",
+            self.meta.key.name,
+            others.join(", ")
+        );
+        (!others.is_empty()).then_some(Refusal { reason: Reason::NameTaken, message })
+    }
+
     /// Whether its status is about its spec as it is now.
     #[must_use]
     pub fn is_observed(&self) -> bool {
@@ -101,6 +120,13 @@ pub(super) fn shortened(name: String, unique: &str, max: usize) -> String {
     let hash = format!("-{:010x}", fnv1a([unique.as_bytes()]) >> 24);
     let readable = &name[..name.floor_char_boundary(max - hash.len())];
     format!("{}{hash}", readable.trim_end_matches(['-', '.']))
+}
+
+/// Whether the API server takes this for the name of a claim's class.
+pub(super) fn is_class_name(name: &str) -> bool {
+    let end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let inner = |c: char| end(c) || c == '-' || c == '.';
+    name.len() <= CLASS_NAME_MAX && name.starts_with(end) && name.ends_with(end) && name.chars().all(inner)
 }
 
 /// The claim for this object.

@@ -10,7 +10,7 @@ use kube::api::DynamicObject;
 use sharedlb_crds::Reason;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::write::{Writer, claim_key};
 use super::{Change, Common, Facts, Feed, News, OwnedClaim, Refusal, Source, Step, feed::Shown};
@@ -22,7 +22,12 @@ use crate::due::happened;
 use crate::events::Events;
 use crate::readiness::Part;
 use crate::tasks;
+use crate::text;
 use crate::writes::{WriteError, Writes};
+
+/// The longest error that is told with what to do about it, in bytes: it leaves
+/// room for that in an Event.
+const ERROR_MAX: usize = 400;
 
 /// What happened.
 enum Input<S: Source> {
@@ -343,9 +348,18 @@ impl<S: Source> SourceLoop<S> {
             Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true),
             Err(error) => {
                 entry.writes.failed(false);
-                let complaint = format!("its {} can't be written: {error}", change.what);
+                let complaint = match &change.otherwise {
+                    None => format!("its {} can't be written: {error}", change.what),
+                    Some(otherwise) => {
+                        let error = text::fit(&error.to_string(), ERROR_MAX);
+                        format!("its {} can't be written: {error}; until it is, {otherwise}", change.what)
+                    }
+                };
                 if entry.complaint.as_ref() != Some(&complaint) {
-                    warn!(source = S::NAME, object = %key, complaint, "not written");
+                    match change.otherwise {
+                        None => warn!(source = S::NAME, object = %key, complaint, "not written"),
+                        Some(_) => error!(source = S::NAME, object = %key, complaint, "not written"),
+                    }
                     if let (WriteError::Refused(_), Some(object)) = (&error, self.objects.get(key)) {
                         let reason = Reason::Rejected.as_str().to_owned();
                         tell::<S>(

@@ -1,33 +1,29 @@
 //! The source of Services: what asks for a load balancer of its own by
 //! `type: LoadBalancer` is given ports of a shared one.
 
+mod asks;
+mod retired;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde_json::json;
-use sharedlb_crds::{
-    ADDRESS_ANNOTATION, ASSIGN_PORTS_ANNOTATION, CLAIM_ANNOTATION, CLASS_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL,
-    Reason, SERVICE_CLASS_PREFIX, SharedLBSpec,
-};
+use sharedlb_crds::{CLAIM_ANNOTATION, CLASS_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_CLASS_PREFIX};
 
-use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned, ports};
+use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned};
 use crate::claim::Meta;
-use crate::cluster::backends::ServicePort;
 use crate::cluster::cache::Cached;
+
+use asks::{Asks, Wanted, Wish};
+pub use retired::Retired;
+use status::Status;
 
 /// The finalizer that Kubernetes gives to the controllers of load balancers:
 /// `kubectl` and others know what it waits for.
 pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-
-/// Where ranges of clients' addresses stood before they had a field.
-const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-
-/// How many ports a claim can have.
-const PORTS_MAX: usize = 64;
 
 /// The source of Services.
 #[derive(Debug, Clone, Copy)]
@@ -43,24 +39,14 @@ pub struct ServiceSource {
     meta: Meta,
     /// What it asks for; `None`: nothing (any longer)
     asks: Option<Asks>,
+    /// Whether its class says that it is for us alone to serve it
+    class_is_ours: bool,
     /// The claim that it is marked with as ours
     mark: Option<String>,
     /// Its addresses, ours or not
     ingress: Vec<LoadBalancerIngress>,
     /// Its conditions, ours and others
     conditions: Vec<Condition>,
-}
-
-/// What a Service asks for.
-#[derive(Debug, Clone, PartialEq)]
-struct Asks {
-    /// The claim for it, or why there can be none
-    spec: Result<SharedLBSpec, Refusal>,
-    /// What of the Service is not carried out, although the rest is
-    unhonoured: Option<(&'static str, String)>,
-    /// Whether some node drops what comes to its address, if it is left to
-    /// kube-proxy: then kube-proxy must leave it alone
-    local: bool,
 }
 
 impl Cached for ServiceSource {
@@ -78,19 +64,15 @@ impl Source for Services {
     const LISTED: &'static str = "services";
 
     fn parse(&self, service: &Service) -> Option<ServiceSource> {
-        // Our load balancers, and the Services that we keep beside claims.
-        if service.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY) {
+        let known = is_known(service);
+        // Our load balancers, and the Services that we keep beside claims. A label
+        // does not hide what we have given something: its author could keep it then.
+        let hidden = service.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY);
+        if hidden && !known {
             return None;
         }
         let asks = self.class(service).map(|class| Asks::parse(service, class));
-        let mark = service.annotations().get(CLAIM_ANNOTATION).cloned();
-        let status = service.status.as_ref();
-        let conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
-        if asks.is_none() && mark.is_none() && status::of_ours(&conditions).next().is_none() {
-            return None;
-        }
-        let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default();
-        Some(ServiceSource { meta: Meta::of(service), asks, mark, ingress, conditions })
+        (known || asks.is_some()).then(|| ServiceSource::parse(service, asks))
     }
 
     fn missing(&self) -> Vec<&'static str> {
@@ -101,10 +83,15 @@ impl Source for Services {
     /// the order status, claim, finalizer.
     fn next(&self, facts: &Facts<'_, ServiceSource>) -> Option<Step> {
         let Some(service) = facts.object else { return delete(facts.claim?, None) };
+        // Before all else: what captures traffic of a shared address.
+        if let Some(change) = status::to_proxy(service) {
+            return Some(Step::Change(change));
+        }
         match &service.asks {
-            Some(asks) if !service.meta.deleting => match &asks.spec {
-                Ok(spec) => service.serve(asks, spec, facts),
-                Err(refusal) => service.refuse(asks, refusal, facts),
+            Some(asks) if !service.meta.deleting => match &asks.wish {
+                Wish::Served(wanted) => service.serve(asks, wanted, facts),
+                Wish::Closed(refusal) => service.close(asks, refusal, facts),
+                Wish::Kept(refusal) => service.keep(asks, refusal, facts),
             },
             _ => service.release(facts),
         }
@@ -124,107 +111,78 @@ impl Services {
     }
 }
 
-impl Asks {
-    fn parse(service: &Service, class: &str) -> Self {
-        let default = ServiceSpec::default();
-        let spec = service.spec.as_ref().unwrap_or(&default);
-        let local = spec.external_traffic_policy.as_deref() == Some("Local");
-        Self { spec: claim_spec(service, spec, class), unhonoured: unhonoured(spec), local }
-    }
-}
-
-/// The claim for a Service, or why there can be none.
-fn claim_spec(service: &Service, spec: &ServiceSpec, class: &str) -> Result<SharedLBSpec, Refusal> {
-    let annotation = |key: &str| service.annotations().get(key).filter(|value| !value.is_empty());
-    let unsupported = |message: String| Err(Refusal { reason: Reason::Unsupported, message });
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        return unsupported(format!(
-            "loadBalancerSourceRanges: class {class} cannot keep other clients out, so nothing is opened: remove them, or use another load balancer"
-        ));
-    }
-    if annotation(SOURCE_RANGES_ANNOTATION).is_some() {
-        return unsupported(format!(
-            "annotation {SOURCE_RANGES_ANNOTATION}: class {class} cannot keep other clients out, so nothing is opened: remove it, or use another load balancer"
-        ));
-    }
-    let of_service: Vec<ServicePort> = spec.ports.iter().flatten().map(ServicePort::parse).collect();
-    if let Some(port) = of_service.iter().find(|port| port.transport.is_none()) {
-        return unsupported(format!("port {}: only TCP and UDP can be shared: remove it", port.number));
-    }
-    let assigned = annotation(ASSIGN_PORTS_ANNOTATION).is_some_and(|value| value == "true");
-    let mut ports = ports::of_service(&of_service);
-    if ports.len() > PORTS_MAX {
-        return unsupported(format!("it has {} ports, and at most {PORTS_MAX} can be shared: split it", ports.len()));
-    }
-    if !assigned {
-        ports.iter_mut().for_each(|port| port.port = ports::same_number(port));
-    }
-    Ok(SharedLBSpec {
-        class_name: Some(class.to_owned()),
-        service_name: Some(service.name_any()),
-        address: annotation(ADDRESS_ANNOTATION)
-            .or(spec.load_balancer_ip.as_ref().filter(|address| !address.is_empty()))
-            .cloned(),
-        ports,
-        ..SharedLBSpec::default()
-    })
-}
-
-/// What of a Service is not carried out although it is served, in a word and in
-/// words for the user.
-fn unhonoured(spec: &ServiceSpec) -> Option<(&'static str, String)> {
-    let local = (spec.external_traffic_policy.as_deref() == Some("Local")).then_some((
-        "ExternalTrafficPolicy",
-        "externalTrafficPolicy Local: pods see the address of a node instead of the client's, and traffic goes to the pods of all nodes",
-    ));
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then_some((
-        "SessionAffinity",
-        "sessionAffinity ClientIP: connections of one client through the shared load balancer go to any pod",
-    ));
-    let told: Vec<_> = local.into_iter().chain(affinity).collect();
-    let (reason, _) = told.first()?;
-    Some((reason, told.iter().map(|(_, message)| *message).collect::<Vec<_>>().join("; ")))
+/// Whether a Service bears a mark of ours, or conditions.
+fn is_known(service: &Service) -> bool {
+    let conditions = service.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    service.annotations().contains_key(CLAIM_ANNOTATION) || status::of_ours(conditions).next().is_some()
 }
 
 impl ServiceSource {
+    fn parse(service: &Service, asks: Option<Asks>) -> Self {
+        let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+        let status = service.status.clone().unwrap_or_default();
+        Self {
+            meta: Meta::of(service),
+            asks,
+            class_is_ours: class.is_some_and(|class| class.starts_with(SERVICE_CLASS_PREFIX)),
+            mark: service.annotations().get(CLAIM_ANNOTATION).cloned(),
+            ingress: status.load_balancer.and_then(|found| found.ingress).unwrap_or_default(),
+            conditions: status.conditions.unwrap_or_default(),
+        }
+    }
+
     fn claim_name(&self) -> String {
         owned::name::<Services>(&self.meta.key.name)
     }
 
     /// The next write for a Service that is to be served.
-    fn serve(&self, asks: &Asks, spec: &SharedLBSpec, facts: &Facts<'_, Self>) -> Option<Step> {
+    fn serve(&self, asks: &Asks, wanted: &Wanted, facts: &Facts<'_, Self>) -> Option<Step> {
         if let Some(step) = self.mark() {
             return Some(step);
         }
-        let told = |claim| {
-            let refusal = facts.refusal?;
-            self.tell(&status::refused(self, asks, refusal, claim, facts.now))
+        let offer = wanted.offer(facts.claim);
+        let tell = |status: Status| self.tell(&status.leaving_out(self, offer.left_out.as_deref(), facts.now));
+        let refused = |claim| tell(status::refused(self, asks, facts.refusal?, claim, facts.now));
+        // What was told of a claim counts no longer once that goes or is gone.
+        let waiting = |claim: Option<&OwnedClaim>| {
+            let said = self.has_our_conditions() || claim.is_some_and(|claim| claim.kept_by_others().is_some());
+            if said { tell(status::waiting(self, asks, claim, facts.now)) } else { None }
         };
         let Some(claim) = facts.claim else {
-            return told(None)
-                .or_else(|| Some(Step::Create(Box::new(owned::claim::<Services>(&self.meta, spec.clone())))));
+            let stale = || if self.has_our_address() { waiting(None) } else { None };
+            let create = || Step::Create(Box::new(owned::claim::<Services>(&self.meta, offer.spec.clone())));
+            return refused(None).or_else(stale).or_else(|| Some(create()));
         };
         if claim.meta.deleting {
-            return None;
+            return waiting(Some(claim));
         }
-        if claim.must_be_replaced(&self.meta, spec) {
-            return self.tell(&status::nothing(self)).or_else(|| delete(claim, None));
+        if claim.must_be_replaced(&self.meta, &offer.spec) {
+            return waiting(Some(claim)).or_else(|| delete(claim, None));
         }
-        if !claim.is(spec) {
-            return told(Some(claim)).or_else(|| Some(Step::Correct(owned::correction::<Services>(spec))));
+        if !claim.is(&offer.spec) {
+            return refused(Some(claim)).or_else(|| Some(Step::Correct(owned::correction::<Services>(&offer.spec))));
         }
         if !claim.is_observed() {
             return None;
         }
-        self.tell(&status::of_claim(self, asks, claim, facts.now))
+        tell(status::of_claim(self, asks, claim, facts.now))
     }
 
-    /// The next write for a Service that can't be served: whatever it has is
+    /// The next write for a Service for which nothing may be open: what it has is
     /// closed, and it is told why.
-    fn refuse(&self, asks: &Asks, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
+    fn close(&self, asks: &Asks, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
         self.tell(&status::refused(self, asks, refusal, None, facts.now))
             .or_else(|| facts.claim.and_then(|claim| delete(claim, None)))
             .or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
+    }
+
+    /// The next write for a Service that asks for what there can't be: it is told,
+    /// and what it has stays.
+    fn keep(&self, asks: &Asks, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
+        let own = facts.claim.filter(|claim| claim.source_uid == self.meta.uid && !claim.meta.deleting);
+        let told = self.tell(&status::refused(self, asks, refusal, own, facts.now));
+        let others = || facts.claim.filter(|_| own.is_none()).and_then(|claim| delete(claim, None));
+        told.or_else(others).or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
     }
 
     /// The next write for a Service that is not (any longer) one of ours, or is
@@ -245,6 +203,15 @@ impl ServiceSource {
             .or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
     }
 
+    fn has_our_conditions(&self) -> bool {
+        status::of_ours(&self.conditions).next().is_some()
+    }
+
+    /// Whether it has addresses that are ours: those were written with conditions.
+    fn has_our_address(&self) -> bool {
+        !self.ingress.is_empty() && self.has_our_conditions()
+    }
+
     fn has_finalizer(&self) -> bool {
         self.meta.finalizers.iter().any(|finalizer| finalizer == FINALIZER)
     }
@@ -259,7 +226,7 @@ impl ServiceSource {
         let others = self.meta.finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER);
         let finalizers: Vec<&str> = others.chain([FINALIZER]).collect();
         let patch = json!({"metadata": {"finalizers": finalizers, "annotations": {CLAIM_ANNOTATION: name}}});
-        Some(Step::Change(Change { what: "finalizer", status: false, patch, news: Vec::new() }))
+        Some(Step::Change(Change::of_object("finalizer", patch)))
     }
 
     /// Takes the finalizer off, if it is ours.
@@ -268,11 +235,11 @@ impl ServiceSource {
         let finalizers: Vec<&str> =
             self.meta.finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
         let patch = json!({"metadata": {"finalizers": finalizers, "annotations": {CLAIM_ANNOTATION: null}}});
-        ours.then(|| Step::Change(Change { what: "finalizer", status: false, patch, news: Vec::new() }))
+        ours.then(|| Step::Change(Change::of_object("finalizer", patch)))
     }
 
     /// Writes this status, unless it is there already.
-    fn tell(&self, status: &status::Status) -> Option<Step> {
+    fn tell(&self, status: &Status) -> Option<Step> {
         status.write(self).map(Step::Change)
     }
 }

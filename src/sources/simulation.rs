@@ -170,6 +170,11 @@ impl<S: Source> World<S> {
         }
     }
 
+    /// The next write of the source alone. Returns whether there was one.
+    pub(super) fn source_step(&mut self) -> bool {
+        self.next().is_some_and(|step| self.carry_out(step))
+    }
+
     fn carry_out(&mut self, step: Step) -> bool {
         match step {
             Step::Create(claim) => match (&self.rejects, &self.claim) {
@@ -222,9 +227,15 @@ impl<S: Source> World<S> {
             return false;
         }
         if !claim["metadata"]["deletionTimestamp"].is_null() {
-            self.done.push("gone".to_owned());
-            claim["metadata"]["finalizers"] = json!([]);
-            self.claim = Some(claim);
+            let finalizers = claim["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            let others: Vec<Value> =
+                finalizers.iter().filter(|finalizer| **finalizer != json!(CLAIM_FINALIZER)).cloned().collect();
+            if others == finalizers {
+                return false;
+            }
+            self.done.push(if others.is_empty() { "gone" } else { "released" }.to_owned());
+            claim["metadata"]["finalizers"] = json!(others);
+            self.claim = Some(self.stamped(claim));
             self.let_go();
             return true;
         }

@@ -23,6 +23,10 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a claim that goes while its finalizer is off leaves a port that rests", gone_without_finalizer),
         test.test("a claim that the tenant's own finalizer keeps does not keep its port", own_finalizer),
         test.test("a claim with the name of a source's is not the source's, and the Service is told", name_of_a_source),
+        test.test(
+            "a Service that is labelled as one of ours, once it has an address, is followed all the same",
+            labelled,
+        ),
         test.test("a claim that is forged as a source's is set right, and gets nothing besides", forged_as_a_source),
     ]
 }
@@ -177,6 +181,29 @@ async fn name_of_a_source(world: Arc<World>) -> anyhow::Result<()> {
     .await?;
     let after = tenant.site.claims.get("service-web").await?;
     ensure!(after.spec == before.spec && slots(&after) == slots(&before), "the user's claim was changed");
+    tenant.victim_is_safe().await
+}
+
+async fn labelled(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world, "labelled", one_load_balancer()).await?;
+    tenant.service("web", sharing(&tenant)).await?;
+    tenant.site.ready("service-web").await?;
+    let services = tenant.api::<Service>();
+    let hidden = json!({
+        "metadata": {"labels": {"app.kubernetes.io/managed-by": "sharedlb"}},
+        "spec": {"ports": [{"name": "http", "port": tenant.victims_port(), "targetPort": "http"}]},
+    });
+    change(&services, "web", hidden).await?;
+    eventually("the Service to be told that the port is taken", LIMIT, async || {
+        let status = services.get("web").await?.status.unwrap_or_default();
+        let told = status.conditions.iter().flatten().any(|condition| condition.reason == "PortTaken");
+        let address = status.load_balancer.and_then(|found| found.ingress).is_some_and(|all| !all.is_empty());
+        ensure!(told && !address, "it is told {:?}", status.conditions);
+        Ok(Some(()))
+    })
+    .await?;
+    services.delete("web", &DeleteParams::default()).await?;
+    tenant.site.gone("service-web").await?;
     tenant.victim_is_safe().await
 }
 

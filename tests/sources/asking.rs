@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_testbed::Protocol::{Tcp, Udp};
@@ -22,7 +23,9 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
             "a Service without a selector leads where its EndpointSlices do once the class takes any",
             without_selector,
         ),
-        test.test("source ranges are refused, and what was open is closed", source_ranges),
+        test.test("source ranges that keep clients out are refused, and what was open is closed", source_ranges),
+        test.test("source ranges that admit all clients are served", all_clients),
+        test.test("a port that cannot be shared is told, and the others are served and stay open", left_out),
         test.test("externalTrafficPolicy Local is served, and it is said what is not kept", local),
         test.test("a port that somebody else has is refused with a word on what to do", taken),
     ]
@@ -37,7 +40,7 @@ async fn by_number(world: Arc<World>) -> anyhow::Result<()> {
         tenant.only_answer(front, &["web-0"]).await?;
     }
     let service = tenant.services.get("web").await?;
-    ensure!(ip_modes(&service).iter().all(|mode| mode == "VIP"), "{:?}", service.status);
+    ensure!(ip_modes(&service) == ["Proxy"], "{:?}", service.status);
     let claim = tenant.claim("web").await?;
     let owner = claim.metadata.owner_references.unwrap_or_default();
     ensure!(owner.len() == 1 && owner[0].kind == "Service" && owner[0].controller == Some(true), "{owner:?}");
@@ -139,6 +142,8 @@ async fn without_selector(world: Arc<World>) -> anyhow::Result<()> {
     world.cluster.apply(&slice.to_string()).await?;
     let message = tenant.told("web", "Ready", "NoBackends").await?;
     ensure!(message.contains("has no selector") && message.contains("spec.endpoints: Any"), "{message}");
+    let opened = tenant.until("web", "an address", |service| fronts(service).first().copied()).await?;
+    tenant.silent(opened).await?;
     tenant.site.change_class(json!({"spec": {"endpoints": "Any"}})).await?;
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
     tenant.only_answer(front, &["web-0"]).await
@@ -164,6 +169,47 @@ async fn source_ranges(world: Arc<World>) -> anyhow::Result<()> {
     let again = tenant.served("web", &[(80, Tcp)]).await?[0];
     ensure!(again == front, "it was at {front:?} and is at {again:?}");
     tenant.only_answer(again, &["web-0"]).await
+}
+
+async fn all_clients(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "all-clients", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({"loadBalancerSourceRanges": ["0.0.0.0/0"]})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    tenant.only_answer(front, &["web-0"]).await?;
+    let claim = tenant.claim("web").await?.uid();
+    let ranges = json!({"service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8,0.0.0.0/0"});
+    tenant
+        .change("web", json!({"metadata": {"annotations": ranges}, "spec": {"loadBalancerSourceRanges": null}}))
+        .await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    tenant.only_answer(front, &["web-0"]).await?;
+    ensure!(tenant.claim("web").await?.uid() == claim, "its port was closed in the meantime");
+    Ok(())
+}
+
+async fn left_out(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "left-out", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    let claim = tenant.claim("web").await?.uid();
+    let http = json!({"name": "http", "port": 80, "targetPort": "http"});
+    let more = json!([{"name": "sctp", "port": 5060, "protocol": "SCTP"}, http]);
+    tenant.change("web", json!({"spec": {"ports": more}})).await?;
+    let message = tenant.told("web", "Allocated", "Unsupported").await?;
+    ensure!(message == "port 5060: only TCP and UDP can be shared: remove it", "{message}");
+    tenant.event("Service", "web", "Unsupported").await?;
+    let service = tenant.services.get("web").await?;
+    ensure!(fronts(&service) == [front] && tenant.claim("web").await?.uid() == claim, "{:?}", service.status);
+    tenant.only_answer(front, &["web-0"]).await?;
+    tenant.change("web", json!({"spec": {"ports": [http]}})).await?;
+    tenant.served("web", &[(80, Tcp)]).await?;
+    // A new one is served as far as it can be, too.
+    tenant.delete("web").await?;
+    tenant.service("web", json!({"ports": more})).await?;
+    tenant.told("web", "Ready", "Unsupported").await?;
+    tenant.only_answer(front, &["web-0"]).await
 }
 
 async fn local(world: Arc<World>) -> anyhow::Result<()> {

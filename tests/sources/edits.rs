@@ -22,6 +22,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a Service that is deleted gives its port back", deleted),
         test.test("a namespace with Services goes", namespace_deleted),
         test.test("a claim of a Service that is edited or deleted by hand is set right", by_hand),
+        test.test("while a finalizer keeps its deleted claim, a Service has no address and is told", lingering),
         test.test("a user's claim of that name is left alone, and the Service is told", name_taken),
         test.test("what others wrote into the Service stays", foreign),
     ]
@@ -141,6 +142,24 @@ async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {
     })
     .await?;
     tenant.site.ready("service-web").await?;
+    ensure!(tenant.served("web", &[(80, Tcp)]).await? == [front], "it is elsewhere");
+    tenant.only_answer(front, &["web-0"]).await
+}
+
+async fn lingering(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "lingering", json!({"reclaimDelaySeconds": 0})).await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({})).await?;
+    let front = tenant.served("web", &[(80, Tcp)]).await?[0];
+    let kept = json!({"metadata": {"finalizers": ["sharedlb.dev/release-ports", "example.com/hold"]}});
+    tenant.site.change("service-web", kept).await?;
+    tenant.site.claims.delete("service-web", &DeleteParams::default()).await?;
+    let message = tenant.told("web", "Ready", "NameTaken").await?;
+    ensure!(message.contains("finalizer example.com/hold keeps it: remove the finalizer"), "{message}");
+    tenant.event("Service", "web", "NameTaken").await?;
+    ensure!(fronts(&tenant.services.get("web").await?).is_empty(), "it still has an address");
+    tenant.closed(front).await?;
+    tenant.site.change("service-web", json!({"metadata": {"finalizers": null}})).await?;
     ensure!(tenant.served("web", &[(80, Tcp)]).await? == [front], "it is elsewhere");
     tenant.only_answer(front, &["web-0"]).await
 }

@@ -23,6 +23,9 @@ use crate::harness::{LIMIT, Site};
 /// How often somebody is asked before one believes that nobody else answers.
 const QUESTIONS: usize = 15;
 
+/// The same where nobody is to answer at all: each may take as long as an attempt.
+const SILENT_QUESTIONS: usize = 5;
+
 /// How long one attempt may take from inside.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
@@ -30,7 +33,7 @@ const ATTEMPT: Duration = Duration::from_millis(500);
 pub(crate) struct Tenant {
     pub(crate) site: Site,
     pub(crate) services: Api<Service>,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// Where a Service is reached: an address, a port and what it speaks.
@@ -52,7 +55,12 @@ impl Tenant {
 
     /// Another namespace that uses the same class.
     pub(crate) async fn neighbour(&self, name: &str) -> anyhow::Result<Self> {
-        Self::of(Site::in_class(&self.site.cluster, name, &self.site.class).await?)
+        Self::in_class(&self.site.cluster, name, &self.site.class).await
+    }
+
+    /// A namespace that uses a class, which may exist or not.
+    pub(crate) async fn in_class(cluster: &Arc<Cluster>, name: &str, class: &str) -> anyhow::Result<Self> {
+        Self::of(Site::in_class(cluster, name, class).await?)
     }
 
     fn of(site: Site) -> anyhow::Result<Self> {
@@ -202,7 +210,18 @@ impl Tenant {
         eventually(&what, LIMIT, async || Ok(self.ask(front).await.is_err().then_some(()))).await
     }
 
-    async fn ask(&self, (address, port, protocol): Front) -> anyhow::Result<String> {
+    /// Requires that nobody answers for a while, neither to those outside nor to
+    /// those inside.
+    pub(crate) async fn silent(&self, front: Front) -> anyhow::Result<()> {
+        for _ in 0..SILENT_QUESTIONS {
+            let answers = tokio::join!(self.ask(front), ask_inside(front));
+            ensure!(answers.0.is_err() && answers.1.is_err(), "{answers:?} at {front:?}");
+        }
+        Ok(())
+    }
+
+    /// Asks from outside, once.
+    pub(crate) async fn ask(&self, (address, port, protocol): Front) -> anyhow::Result<String> {
         Ok(match protocol {
             Protocol::Tcp => self.client.tcp(address, port).await?.name,
             Protocol::Udp => self.client.udp(address, port).await?.name,

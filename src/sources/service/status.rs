@@ -4,10 +4,10 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use serde_json::json;
-use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort};
+use serde_json::{Value, json};
+use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
-use super::super::{Change, News, OwnedClaim, Refusal, ports};
+use super::super::{Change, News, OwnedClaim, Refusal};
 use super::{Asks, ServiceSource};
 use crate::render;
 use crate::text;
@@ -23,6 +23,14 @@ pub(super) struct Status {
     conditions: Vec<Condition>,
 }
 
+/// The mode of every address that we write: kube-proxy leaves it alone.
+///
+/// kube-proxy captures what comes to an address of any other mode at *all* ports
+/// in the Service's spec, which its author may change at any time: to another
+/// tenant's port of a shared address. Nothing is lost by it, since the Service of
+/// the load balancer itself makes the address work inside of the cluster.
+const PROXY: &str = "Proxy";
+
 /// Those of these conditions that are ours.
 pub(super) fn of_ours(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
     let ours = |type_: &str| type_.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
@@ -32,14 +40,14 @@ pub(super) fn of_ours(conditions: &[Condition]) -> impl Iterator<Item = &Conditi
 /// The status of a Service that has nothing of ours.
 pub(super) fn nothing(service: &ServiceSource) -> Status {
     // The addresses of a Service that was never told anything are another's.
-    let ours = of_ours(&service.conditions).next().is_some();
-    Status { ingress: if ours { Vec::new() } else { service.ingress.clone() }, conditions: Vec::new() }
+    let ingress = if service.has_our_address() { Vec::new() } else { service.ingress.clone() };
+    Status { ingress, conditions: Vec::new() }
 }
 
 /// The status of a Service whose claim has a verdict.
 pub(super) fn of_claim(service: &ServiceSource, asks: &Asks, claim: &OwnedClaim, now: Timestamp) -> Status {
     let copied = claim.status.conditions.iter().map(copied);
-    Status { ingress: ingress(asks, claim), conditions: copied.chain(unhonoured(service, asks, now)).collect() }
+    Status { ingress: ingress(claim), conditions: copied.chain(unhonoured(service, asks, now)).collect() }
 }
 
 /// The status of a Service whose claim cannot be written, or may not exist.
@@ -58,9 +66,28 @@ pub(super) fn refused(
     let programmed = programmed.map(copied);
     let conditions = [Some(condition(ConditionType::Allocated)), programmed, Some(condition(ConditionType::Ready))];
     Status {
-        ingress: claim.map(|claim| ingress(asks, claim)).unwrap_or_default(),
+        ingress: match claim {
+            None => Vec::new(),
+            // Where it is reached is not known yet, or can't be read.
+            Some(claim) if claim.status.observed_generation.is_none() => service.ingress.clone(),
+            Some(claim) => ingress(claim),
+        },
         conditions: conditions.into_iter().flatten().chain(unhonoured(service, asks, now)).collect(),
     }
+}
+
+/// The status of a Service that has no claim now, and is about to have one: none
+/// is there yet, or the one that is there is going. Its ports are given back then,
+/// however long something keeps it.
+pub(super) fn waiting(service: &ServiceSource, asks: &Asks, claim: Option<&OwnedClaim>, now: Timestamp) -> Status {
+    let refusal = match claim {
+        None => Refusal { reason: Reason::Pending, message: "its SharedLB is being made".to_owned() },
+        Some(claim) => claim.kept_by_others().unwrap_or_else(|| Refusal {
+            reason: Reason::Pending,
+            message: format!("SharedLB {} is being deleted, and then made again", claim.meta.key.name),
+        }),
+    };
+    refused(service, asks, &refusal, None, now)
 }
 
 /// What a claim is advised to do, and what its Service would have to do for that.
@@ -113,19 +140,8 @@ fn condition(
     }
 }
 
-/// Where the Service is reached: as its claim says, and what kube-proxy is to
-/// make of it.
-///
-/// kube-proxy takes an IP address that is not marked `Proxy` for the Service's
-/// own, and captures what comes to its ports there. So it must not be unless the
-/// Service has all its ports there: another's may be one of them.
-fn ingress(asks: &Asks, claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
-    let wanted = claim.spec.as_ref().map(|spec| spec.ports.as_slice()).unwrap_or_default();
-    let own = wanted.iter().all(|port| {
-        let given = claim.status.ports.iter().find(|given| given.name == port.name && given.protocol == port.protocol);
-        given.is_some_and(|given| Some(given.port) == ports::same_number(port))
-    });
-    let mode = if own && !asks.local { "VIP" } else { "Proxy" };
+/// Where the Service is reached, as its claim says.
+fn ingress(claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
     let port = |port: &IngressPort| PortStatus {
         error: None,
         port: port.port.get().into(),
@@ -134,13 +150,64 @@ fn ingress(asks: &Asks, claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
     let entry = |ingress: &Ingress| LoadBalancerIngress {
         hostname: ingress.hostname.clone(),
         ip: ingress.ip.clone(),
-        ip_mode: ingress.ip.as_ref().map(|_| mode.to_owned()),
+        ip_mode: ingress.ip.as_ref().map(|_| PROXY.to_owned()),
         ports: (!ingress.ports.is_empty()).then(|| ingress.ports.iter().map(port).collect()),
     };
     claim.status.load_balancer.iter().flat_map(|found| &found.ingress).map(entry).collect()
 }
 
+/// The write that takes from kube-proxy what an earlier version gave it: the
+/// addresses that we wrote without [`PROXY`].
+///
+/// An address beside our conditions is ours if no other controller may write the
+/// status of such a Service, or if it lists ports: ours always do, and those of a
+/// controller that gives each Service an address of its own do not.
+pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
+    let ours_beside = service.has_our_address();
+    let captured = |entry: &LoadBalancerIngress| {
+        let ours =
+            ours_beside && (service.class_is_ours || entry.ports.as_ref().is_some_and(|ports| !ports.is_empty()));
+        ours && entry.ip.is_some() && entry.ip_mode.as_deref() != Some(PROXY)
+    };
+    let mut ingress = service.ingress.clone();
+    let mut edits: Vec<Value> = Vec::new();
+    for (index, entry) in ingress.iter_mut().enumerate().filter(|(_, entry)| captured(entry)) {
+        entry.ip_mode = Some(PROXY.to_owned());
+        let path = format!("/status/loadBalancer/ingress/{index}/ipMode");
+        edits.push(json!({"op": "add", "path": path, "value": PROXY}));
+    }
+    let key = &service.meta.key;
+    (!edits.is_empty()).then(|| Change {
+        what: "status",
+        status: true,
+        patch: json!({"status": {"loadBalancer": {"ingress": ingress}}}),
+        news: Vec::new(),
+        otherwise: Some(format!(
+            "kube-proxy may lead other tenants' ports of its address to it: kubectl patch service {} -n {} --subresource=status --type=json -p '{}'",
+            key.name,
+            key.namespace,
+            Value::from(edits)
+        )),
+    })
+}
+
 impl Status {
+    /// The same with a word on ports of the Service that its claim does not have:
+    /// not all of what it asks for is allocated, then, and it is not ready.
+    pub(super) fn leaving_out(mut self, service: &ServiceSource, message: Option<&str>, now: Timestamp) -> Self {
+        let Some(message) = message else { return self };
+        for kind in [ConditionType::Allocated, ConditionType::Ready].map(|kind| qualified(kind.as_str())) {
+            match self.conditions.iter_mut().find(|condition| condition.type_ == kind) {
+                Some(found) if found.status == "True" => {
+                    *found = condition(service, &kind, ("False", Reason::Unsupported.as_str(), message), now);
+                }
+                Some(found) => found.message = text::message(&format!("{}; {message}", found.message)),
+                None => {}
+            }
+        }
+        self
+    }
+
     /// The write that makes it so; `None`: it is so.
     pub(super) fn write(&self, service: &ServiceSource) -> Option<Change> {
         let before: Vec<Condition> = of_ours(&service.conditions).cloned().collect();
@@ -155,6 +222,7 @@ impl Status {
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),
             news: told.into_iter().map(|(warning, reason, note)| News { warning, reason, note }).collect(),
+            otherwise: None,
         })
     }
 }

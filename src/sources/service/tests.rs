@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sharedlb_crds::Reason;
 
 use super::super::simulation::World;
 use super::*;
@@ -44,6 +45,19 @@ fn dns() -> Value {
     service(json!({}), json!({"ports": ports}))
 }
 
+/// A Service with one port more than [`plain`], which cannot be shared.
+fn with_sctp() -> Value {
+    let ports =
+        json!([{"name": "http", "port": 80, "targetPort": "http"}, {"name": "sctp", "port": 5060, "protocol": "SCTP"}]);
+    service(json!({}), json!({"ports": ports}))
+}
+
+/// A Service with so many ports, of these numbers.
+fn many(numbers: impl Iterator<Item = u16>) -> Value {
+    let ports: Vec<Value> = numbers.map(|n| json!({"name": format!("p{n}"), "port": n})).collect();
+    service(json!({}), json!({ "ports": ports }))
+}
+
 fn assigned() -> Value {
     service(json!({"sharedlb.dev/assign-ports": "true"}), json!({}))
 }
@@ -63,7 +77,9 @@ fn variants() -> Vec<(&'static str, Value)> {
         ("assigned", assigned()),
         ("an address", service(json!({"sharedlb.dev/address": "10.0.0.1"}), json!({}))),
         ("source ranges", service(json!({}), json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}))),
+        ("all clients", service(json!({}), json!({"loadBalancerSourceRanges": ["0.0.0.0/0", "::/0"]}))),
         ("SCTP", service(json!({}), json!({"ports": [{"port": 80, "protocol": "SCTP"}]}))),
+        ("TCP and SCTP", with_sctp()),
         ("local", service(json!({}), json!({"externalTrafficPolicy": "Local"}))),
         ("a class by annotation", unclassed("shared")),
         ("another class by annotation", unclassed("other")),
@@ -103,6 +119,10 @@ fn status(world: &World<Services>) -> &Value {
     &world.object.as_ref().unwrap()["status"]
 }
 
+fn ingress(world: &World<Services>) -> &Value {
+    &status(world)["loadBalancer"]["ingress"]
+}
+
 fn condition<'a>(world: &'a World<Services>, kind: &str) -> &'a Value {
     let kind = format!("sharedlb.dev/{kind}");
     status(world)["conditions"].as_array().unwrap().iter().find(|one| one["type"] == *kind).unwrap_or(&Value::Null)
@@ -125,7 +145,7 @@ fn first_comes_the_finalizer_then_the_claim_then_the_status() {
     assert_eq!(service["metadata"]["annotations"], json!({"sharedlb.dev/claim": "service-web"}));
     assert_eq!(
         status(&world)["loadBalancer"]["ingress"],
-        json!([{"ip": "10.0.0.1", "ipMode": "VIP", "ports": [{"port": 80, "protocol": "TCP"}]}])
+        json!([{"ip": "10.0.0.1", "ipMode": "Proxy", "ports": [{"port": 80, "protocol": "TCP"}]}])
     );
     assert_eq!(condition(&world, "Ready")["status"], "True");
     assert_eq!(world.news, ["Allocated", "Ready"]);
@@ -268,13 +288,48 @@ fn what_the_api_server_does_not_take_is_told() {
     assert_eq!(world.settled().seen(), settled(plain()).seen(), "the claim is as it should be without a write");
 }
 
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 #[test]
-fn source_ranges_are_never_ignored() {
+fn a_claim_whose_status_cannot_be_read_takes_no_address_away() {
+    type Happens = fn(&mut World<Services>);
+    let happenings: [Happens; 3] = [
+        |world| becomes(world, &with_sctp()),
+        |world| becomes(world, &unclassed("Shared Class")),
+        |world| {
+            world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+            becomes(world, &two_ports());
+        },
+    ];
+    for happens in happenings {
+        let mut world = settled(unclassed("shared"));
+        let before = ingress(&world).clone();
+        happens(&mut world);
+        world.edit_claim(&json!({"status": {"ports": "?", "conditions": "?", "loadBalancer": "?"}}));
+        let mut world = world.restarted();
+        while world.source_step() {
+            assert_eq!(*ingress(&world), before, "{:?}", world.done);
+        }
+        assert!(world.claim.is_some());
+    }
+}
+
+#[test]
+fn source_ranges_that_keep_clients_out_are_never_ignored() {
     let ranges = json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]});
-    let by_annotation = json!({"service.beta.kubernetes.io/load-balancer-source-ranges": "192.0.2.0/24"});
-    for refused in [service(json!({}), ranges), service(by_annotation, json!({}))] {
-        let world = settled(refused);
-        assert_eq!(world.done, ["status"]);
+    let only_v6 = json!({"loadBalancerSourceRanges": ["::/0"], "ipFamilies": ["IPv4", "IPv6"]});
+    let half = json!({"loadBalancerSourceRanges": ["0.0.0.0/1"]});
+    for refused in [
+        service(json!({}), ranges.clone()),
+        service(json!({ RANGES: "192.0.2.0/24" }), json!({})),
+        service(json!({ RANGES: "192.0.2.0/24, ::/0" }), json!({})),
+        // The field counts, as for Kubernetes' own helper.
+        service(json!({ RANGES: "0.0.0.0/0" }), ranges),
+        service(json!({}), only_v6),
+        service(json!({}), half),
+    ] {
+        let world = settled(refused.clone());
+        assert_eq!(world.done, ["status"], "{refused}");
         assert_eq!(condition(&world, "Allocated")["reason"], "Unsupported");
         assert_eq!(world.news, ["Unsupported"]);
     }
@@ -285,11 +340,91 @@ fn source_ranges_are_never_ignored() {
 }
 
 #[test]
-fn more_ports_than_a_claim_can_have_are_refused() {
-    let ports: Vec<Value> = (1..=65).map(|n| json!({"name": format!("p{n}"), "port": n})).collect();
-    let world = settled(service(json!({}), json!({"ports": ports})));
-    let message = condition(&world, "Allocated")["message"].as_str().unwrap();
-    assert_eq!(message, "it has 65 ports, and at most 64 can be shared: split it");
+fn source_ranges_that_admit_all_clients_are_served() {
+    for (annotations, spec) in [
+        (json!({}), json!({"loadBalancerSourceRanges": ["0.0.0.0/0"]})),
+        (json!({}), json!({"loadBalancerSourceRanges": ["10.0.0.0/8", " 0.0.0.0/0 ", "::/0"]})),
+        (json!({}), json!({"loadBalancerSourceRanges": ["::/0"], "ipFamilies": ["IPv6"]})),
+        (json!({ RANGES: "10.0.0.0/8, 0.0.0.0/0" }), json!({})),
+        (json!({ RANGES: " " }), json!({})),
+        (json!({ RANGES: "10.0.0.0/8" }), json!({"loadBalancerSourceRanges": ["0.0.0.0/0"]})),
+    ] {
+        let mut world = settled(plain());
+        world.done.clear();
+        let kept = (ingress(&world).clone(), world.claim.clone());
+        world.edit(&json!({"metadata": {"annotations": annotations}, "spec": spec}));
+        let world = world.settled();
+        assert!(world.done.is_empty(), "{annotations} {spec}: {:?}", world.done);
+        assert_eq!((ingress(&world).clone(), world.claim.clone()), kept);
+        assert_eq!(condition(&world, "Ready")["status"], "True");
+    }
+}
+
+#[test]
+fn an_edit_that_adds_a_port_that_cannot_be_had_closes_nothing() {
+    let mut world = settled(plain());
+    (world.done, world.news) = (Vec::new(), Vec::new());
+    let kept = (ingress(&world).clone(), world.claim.clone());
+    becomes(&mut world, &with_sctp());
+    let mut world = world.restarted().settled();
+    assert_eq!((ingress(&world).clone(), world.claim.clone()), kept, "what is open stays open");
+    assert_eq!(world.done, ["status"]);
+    for kind in ["Allocated", "Ready"] {
+        assert_eq!(condition(&world, kind)["reason"], "Unsupported");
+        assert_eq!(condition(&world, kind)["message"], "port 5060: only TCP and UDP can be shared: remove it");
+    }
+    assert_eq!(condition(&world, "Programmed")["status"], "True");
+    assert_eq!(world.news, ["Unsupported"]);
+    becomes(&mut world, &plain());
+    assert_eq!(world.settled().seen(), settled(plain()).seen());
+}
+
+#[test]
+fn of_too_many_ports_those_that_it_has_stay() {
+    let ports = |world: &World<Services>| world.claim.as_ref().unwrap()["spec"]["ports"].clone();
+    let mut world = settled(many(2..=65));
+    let before = (ports(&world), ingress(&world).clone());
+    world.done.clear();
+    // It is the first of the list.
+    becomes(&mut world, &many(1..=65));
+    let world = world.restarted().settled();
+    assert_eq!((ports(&world), ingress(&world).clone()), before);
+    assert_eq!(world.done, ["status"]);
+    let message = "it has 65 ports, and at most 64 can be shared (port 1 left out): split it";
+    assert_eq!(condition(&world, "Allocated")["message"], message);
+    // A fresh one has the first.
+    let fresh = settled(many(1..=66));
+    assert_eq!(ports(&fresh), ports(&settled(many(1..=64))));
+    let message = condition(&fresh, "Ready")["message"].as_str().unwrap();
+    assert!(message.ends_with("(ports 65, 66 left out): split it"), "{message}");
+}
+
+#[test]
+fn what_is_left_out_is_told_beside_what_else_is_wrong() {
+    let mut world = World::new(Arc::new(SOURCE), with_sctp());
+    world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    let world = world.settled();
+    assert_eq!(condition(&world, "Allocated")["reason"], "Rejected");
+    assert_eq!(condition(&world, "Allocated")["message"], "no; port 5060: only TCP and UDP can be shared: remove it");
+}
+
+#[test]
+fn a_class_whose_name_is_misspelt_closes_nothing() {
+    let mut world = settled(unclassed("shared"));
+    (world.done, world.news) = (Vec::new(), Vec::new());
+    let kept = (ingress(&world).clone(), world.claim.clone());
+    becomes(&mut world, &unclassed("Shared Class"));
+    let mut world = world.restarted().settled();
+    assert_eq!((ingress(&world).clone(), world.claim.clone()), kept);
+    assert_eq!(
+        (world.done.as_slice(), world.news.as_slice()),
+        (&["status".to_owned()][..], &["Rejected".to_owned()][..])
+    );
+    assert_eq!(condition(&world, "Ready")["status"], "False");
+    becomes(&mut world, &unclassed("other"));
+    assert_eq!(world.settled().seen(), settled(unclassed("other")).seen());
+    let fresh = settled(unclassed("Shared Class"));
+    assert!(fresh.claim.is_none() && condition(&fresh, "Allocated")["reason"] == "Rejected");
 }
 
 #[test]
@@ -301,22 +436,177 @@ fn what_is_not_carried_out_is_told_once_and_stays_to_be_read() {
     assert!(told.contains("externalTrafficPolicy Local") && told.contains("sessionAffinity ClientIP"), "{told}");
 }
 
+/// Requires that kube-proxy is to leave every address of the Service alone.
+fn is_captured_nowhere(world: &World<Services>, what: &str) {
+    for entry in ingress(world).as_array().into_iter().flatten() {
+        assert_eq!(entry["ipMode"], "Proxy", "{what}: {entry}");
+    }
+}
+
 #[test]
-fn kube_proxy_captures_an_address_only_if_all_ports_there_are_the_services_own() {
-    let mode =
-        |service: Value| settled(service).seen()["object"]["status"]["loadBalancer"]["ingress"][0]["ipMode"].clone();
-    assert_eq!(mode(plain()), "VIP");
-    assert_eq!(mode(dns()), "VIP");
-    assert_eq!(mode(assigned()), "Proxy");
-    let local = service(json!({}), json!({"externalTrafficPolicy": "Local"}));
-    assert_eq!(mode(local), "Proxy", "or nodes without a pod would drop what comes there");
-    // One of two ports is refused: it is another's.
-    let mut world = settled(two_ports());
-    let mut status = world.claim.as_ref().unwrap()["status"].clone();
-    status["ports"].as_array_mut().unwrap().pop();
-    status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
-    world.edit_claim(&json!({"status": status}));
-    assert_eq!(world.settled().seen()["object"]["status"]["loadBalancer"]["ingress"][0]["ipMode"], "Proxy");
+fn kube_proxy_is_never_given_an_address_of_ours_whatever_the_service_becomes() {
+    for (from, before) in variants() {
+        for (to, after) in variants() {
+            for (at, mut world) in World::new(Arc::new(SOURCE), before.clone()).on_the_way().into_iter().enumerate() {
+                is_captured_nowhere(&world, from);
+                becomes(&mut world, &after);
+                for world in world.restarted().on_the_way() {
+                    is_captured_nowhere(&world, &format!("{from} became {to} after {at} steps"));
+                }
+            }
+        }
+    }
+}
+
+/// As an earlier version left it: kube-proxy captures what comes to the ports of
+/// the Service's spec at its address.
+fn captured(world: &mut World<Services>) {
+    let entry = json!({"ip": "10.0.0.1", "ipMode": "VIP", "ports": [{"port": 80, "protocol": "TCP"}]});
+    world.edit(&json!({"status": {"loadBalancer": {"ingress": [entry]}}}));
+}
+
+#[test]
+fn an_address_that_an_earlier_version_left_to_kube_proxy_is_taken_from_it_first() {
+    type Happens = fn(&mut World<Services>);
+    let happenings: [(&str, Happens); 8] = [
+        ("nothing", |_| {}),
+        ("its claim cannot be read", |world| world.edit_claim(&json!({"status": {"ports": "?", "conditions": "?"}}))),
+        ("its claim has no verdict yet", |world| world.edit_claim(&json!({"spec": {"ports": [{"port": 81}]}}))),
+        ("its claim is gone", |world| world.claim = None),
+        ("its ports are edited", |world| becomes(world, &two_ports())),
+        ("it is deleted", |world| world.delete(|world| &mut world.object)),
+        ("its class cannot exist", |world| becomes(world, &unclassed("Shared Class"))),
+        ("it says that it is no Service of a user", |world| {
+            world.edit(&json!({"metadata": {"labels": {MANAGED_BY_LABEL: MANAGED_BY}, "annotations": null}}));
+        }),
+    ];
+    for (what, happens) in happenings {
+        let mut world = settled(plain());
+        captured(&mut world);
+        happens(&mut world);
+        world.done.clear();
+        let mut world = world.restarted();
+        assert!(world.step(), "{what}");
+        assert_eq!(world.done, ["status"], "{what}");
+        is_captured_nowhere(&world, what);
+        is_captured_nowhere(&world.settled(), what);
+    }
+}
+
+#[test]
+fn a_source_that_is_switched_off_takes_addresses_from_kube_proxy_and_does_nothing_else() {
+    let retired = |service: Value| World::new(Arc::new(Retired), service);
+    let mut left = settled(plain());
+    let untouched = left.object.clone().unwrap();
+    captured(&mut left);
+    let mut world = retired(plain());
+    (world.object, world.claim) = (left.object.clone(), left.claim.clone());
+    let mut world = world.settled();
+    assert_eq!(world.done, ["status"]);
+    assert_eq!((&world.claim, &world.object.as_ref().unwrap()["status"]), (&left.claim, &untouched["status"]));
+    // What a controller has served since then is that controller's.
+    let theirs = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.9", "ipMode": "VIP"}]}}});
+    let mut others = unclassed("shared");
+    others["status"] = untouched["status"].clone();
+    merge(&mut others["status"], &theirs["status"]);
+    assert!(retired(others).settled().done.is_empty());
+    assert!(retired(plain()).settled().done.is_empty());
+    world.object = None;
+    world.done.clear();
+    let world = world.settled();
+    assert!(world.claim.is_some() && world.done.is_empty(), "{:?}", world.done);
+}
+
+#[test]
+fn the_write_that_takes_an_address_from_kube_proxy_says_how_to_do_it_by_hand() {
+    let mut world = settled(plain());
+    captured(&mut world);
+    let service = SOURCE.parse(&serde_json::from_value(world.object.unwrap()).unwrap()).unwrap();
+    let change = status::to_proxy(&service).unwrap();
+    let command = "kubectl patch service web -n team --subresource=status --type=json -p \
+        '[{\"op\":\"add\",\"path\":\"/status/loadBalancer/ingress/0/ipMode\",\"value\":\"Proxy\"}]'";
+    assert!(change.otherwise.as_ref().is_some_and(|told| told.ends_with(command)), "{:?}", change.otherwise);
+}
+
+/// Asks for the deletion of the claim, which a finalizer keeps that is not ours.
+fn delete_and_hold(world: &mut World<Services>) {
+    world.edit_claim(&json!({"metadata": {"finalizers": [sharedlb_crds::CLAIM_FINALIZER, "example.com/hold"]}}));
+    world.delete(|world| &mut world.claim);
+}
+
+#[test]
+fn while_its_claim_lingers_a_service_has_no_address_and_is_not_ready() {
+    let mut world = settled(plain());
+    (world.done, world.news) = (Vec::new(), Vec::new());
+    delete_and_hold(&mut world);
+    let mut world = world.restarted().settled();
+    assert_eq!(world.done, ["status", "released"], "first the address goes");
+    assert_eq!(*ingress(&world), json!([]));
+    for kind in ["Allocated", "Ready"] {
+        assert_eq!(
+            (&condition(&world, kind)["status"], &condition(&world, kind)["reason"]),
+            (&json!("False"), &json!("NameTaken"))
+        );
+    }
+    let message = condition(&world, "Ready")["message"].as_str().unwrap();
+    assert!(message.contains("finalizer example.com/hold keeps it: remove the finalizer"), "{message}");
+    assert_eq!(world.news, ["NameTaken"]);
+    // Nor does an edit give it one.
+    becomes(&mut world, &two_ports());
+    let mut world = world.settled();
+    assert_eq!(*ingress(&world), json!([]));
+    world.edit_claim(&json!({"metadata": {"finalizers": []}}));
+    assert_eq!(world.settled().seen(), settled(two_ports()).seen());
+}
+
+#[test]
+fn no_service_has_an_address_while_its_claim_is_going_whatever_becomes_of_the_service() {
+    for (from, before) in variants() {
+        for (to, after) in variants() {
+            let mut world = settled(before.clone());
+            if world.claim.is_none() {
+                continue;
+            }
+            delete_and_hold(&mut world);
+            becomes(&mut world, &after);
+            let world = world.restarted().settled();
+            let addresses = ingress(&world).as_array().map_or(0, Vec::len);
+            assert_eq!(addresses, 0, "{from} became {to}");
+            assert_ne!(condition(&world, "Ready")["status"], "True", "{from} became {to}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_that_vanishes_takes_the_address_with_it_before_there_is_another() {
+    let mut world = settled(plain());
+    world.done.clear();
+    world.claim = None;
+    let mut world = world.restarted();
+    assert!(world.step());
+    assert_eq!((world.done.as_slice(), ingress(&world)), (&["status".to_owned()][..], &json!([])));
+    assert_eq!(condition(&world, "Ready")["reason"], "Pending");
+    assert_eq!(world.settled().done, ["status", "create", "status"]);
+}
+
+#[test]
+fn a_label_does_not_hide_a_service_that_was_given_something() {
+    let mut labelled = plain();
+    labelled["metadata"]["labels"] = json!({MANAGED_BY_LABEL: MANAGED_BY});
+    let mut world = World::new(Arc::new(SOURCE), plain());
+    let mut steps = 0;
+    while world.step() {
+        steps += 1;
+        let mut hiding = world.clone();
+        hiding.edit(&json!({"metadata": {"labels": {MANAGED_BY_LABEL: MANAGED_BY}}}));
+        becomes(&mut hiding, &service(json!({}), json!({"type": "ClusterIP", "loadBalancerClass": null})));
+        let left = hiding.restarted().settled();
+        assert!(left.claim.is_none(), "after {steps} steps");
+        let left = left.object.unwrap();
+        assert_eq!(left["metadata"]["finalizers"], json!(["team.dev/theirs"]), "after {steps} steps");
+        assert_eq!(left["status"]["loadBalancer"]["ingress"].as_array().map_or(0, Vec::len), 0, "after {steps} steps");
+    }
+    assert!(settled(labelled).done.is_empty(), "it never was one");
 }
 
 #[test]

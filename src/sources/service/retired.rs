@@ -1,0 +1,34 @@
+//! What is left to do for Services where their source is switched off.
+
+use k8s_openapi::api::core::v1::Service;
+
+use super::super::{Facts, Source, Step};
+use super::{ServiceSource, Services, is_known, status};
+
+/// The source of Services where it is switched off: nothing is kept, given or
+/// taken for any, but an address that an earlier version left to kube-proxy is
+/// taken from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Retired;
+
+impl Source for Retired {
+    type Kind = Service;
+    type Object = ServiceSource;
+
+    const NAME: &'static str = Services::NAME;
+    const KIND: &'static str = Services::KIND;
+    const LISTED: &'static str = Services::LISTED;
+
+    fn parse(&self, service: &Service) -> Option<ServiceSource> {
+        let parsed = is_known(service).then(|| ServiceSource::parse(service, None));
+        parsed.filter(|service| status::to_proxy(service).is_some())
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn next(&self, facts: &Facts<'_, ServiceSource>) -> Option<Step> {
+        status::to_proxy(facts.object?).map(Step::Change)
+    }
+}
