@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, FIELD_MANAGER, Protocol, Reason, SharedLBPort, SharedLBSpec};
 use sharedlb_providers::Transport;
 
-use super::{Change, Facts, News, OwnedClaim, Source, Step, owned, ports};
+use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned, ports};
 use crate::assign::ClaimId;
 use crate::claim::Meta;
 use crate::cluster::backends::{Backends, ServiceObject, ServicePort};
@@ -97,34 +97,41 @@ impl Source for ConfigMaps {
     }
 }
 
-/// First the claim, then what it was given is written back.
+/// First the claim, then what it was given is written back; and it is taken back
+/// before the claim goes.
 fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option<Step> {
-    // What the claim holds is given back even if the ConfigMap lingers.
-    let Some(map) = facts.object.filter(|map| !map.meta.deleting) else { return delete(facts.claim?) };
+    let Some(map) = facts.object else { return delete(facts.claim?) };
+    let end = || map.write_back(None).or_else(|| delete(facts.claim?));
+    if map.meta.deleting {
+        // What the claim holds is given back even if the ConfigMap lingers.
+        return end();
+    }
     let tell = |news: News| (facts.told != Some(&news)).then_some(Step::Tell(news));
-    let spec = match map.asks(service) {
-        Ok(spec) => spec,
-        Err((reason, note)) => {
-            return tell(News { warning: true, reason: reason.to_owned(), note })
-                .or_else(|| map.write_back(None))
-                .or_else(|| delete(facts.claim?));
-        }
-    };
-    let refused = || {
-        let refusal = facts.refusal?;
+    let refused = |refusal: &Refusal| {
         tell(News { warning: true, reason: refusal.reason.to_string(), note: refusal.message.clone() })
     };
+    let own = facts.claim.filter(|claim| claim.source_uid == map.meta.uid && !claim.meta.deleting);
+    let spec = match map.asks(service, own) {
+        Ok(spec) => spec,
+        Err(problem) => {
+            let told = tell(News { warning: true, reason: problem.reason.to_owned(), note: problem.note });
+            // What is open stays open, unless it is asked for no longer.
+            return told.or_else(|| if own.is_some() && problem.keeps { None } else { end() });
+        }
+    };
     let Some(claim) = facts.claim else {
-        return refused().or_else(|| Some(Step::Create(Box::new(owned::claim::<ConfigMaps>(&map.meta, spec)))));
+        let create = || Step::Create(Box::new(owned::claim::<ConfigMaps>(&map.meta, spec)));
+        return facts.refusal.and_then(refused).or_else(|| map.write_back(None)).or_else(|| Some(create()));
     };
     if claim.meta.deleting {
-        return None;
+        return map.write_back(None).or_else(|| refused(&claim.kept_by_others()?));
     }
     if claim.must_be_replaced(&map.meta, &spec) {
-        return map.write_back(None).or_else(|| delete(claim));
+        return end();
     }
     if !claim.is(&spec) {
-        return refused().or_else(|| Some(Step::Correct(owned::correction::<ConfigMaps>(&spec))));
+        let correct = || Step::Correct(owned::correction::<ConfigMaps>(&spec));
+        return facts.refusal.and_then(refused).or_else(|| Some(correct()));
     }
     if !claim.is_observed() {
         return None;
@@ -184,7 +191,23 @@ impl Given {
     }
 }
 
-type Problem = (&'static str, String);
+/// What is wrong with a ConfigMap.
+#[derive(Debug)]
+struct Problem {
+    /// In a word
+    reason: &'static str,
+    /// For the user
+    note: String,
+    /// Whether what is open stays open: it may be a slip, or a Service that is
+    /// away for a while
+    keeps: bool,
+}
+
+impl Problem {
+    fn new(reason: &'static str, note: String) -> Self {
+        Self { reason, note, keeps: true }
+    }
+}
 
 impl MapSource {
     fn get(&self, key: &str) -> Option<&str> {
@@ -196,43 +219,58 @@ impl MapSource {
         Some(ClaimId { namespace: self.meta.key.namespace.clone(), name: self.get(SERVICE)?.into() })
     }
 
-    /// The claim for it, or what is wrong with it: in a word, and in words for
-    /// the user.
-    fn asks(&self, service: Option<&ServiceObject>) -> Result<SharedLBSpec, Problem> {
-        let own = &self.meta.key.namespace;
-        match self.get(NAMESPACE) {
-            None => return Err(("MissingKey", format!("key {NAMESPACE} is missing: set it to {own}"))),
-            Some(namespace) if *namespace != **own => {
-                let note = format!(
-                    "key {NAMESPACE} is {namespace}, but only Services of its own namespace can be served: set it to {own}, or move this ConfigMap"
-                );
-                return Err(("OtherNamespace", note));
-            }
-            Some(_) => {}
-        }
+    /// The claim for it beside the one that it has.
+    fn asks(&self, service: Option<&ServiceObject>, claim: Option<&OwnedClaim>) -> Result<SharedLBSpec, Problem> {
+        self.check_namespace()?;
         let Some(name) = self.get(SERVICE) else {
-            return Err(("MissingKey", format!("key {SERVICE} is missing: set it to the name of a Service")));
+            let note = format!("key {SERVICE} is missing: set it to the name of a Service");
+            return Err(Problem::new("MissingKey", note));
         };
+        if let Some(class) = self.get(CLASS).filter(|class| !owned::is_class_name(class)) {
+            let note = format!("key {CLASS} is {class}: set it to the name of a class, or remove it");
+            return Err(Problem::new("InvalidClass", note));
+        }
         let port = self.asked_for()?;
-        let Some(service) = service else {
-            return Err((
-                "ServiceNotFound",
-                format!("Service {name} does not exist in namespace {own}: create it, or correct {SERVICE}"),
-            ));
+        let target = match (service, claim.and_then(|claim| claim.spec.as_ref().ok()?.ports.first())) {
+            (Some(service), _) => self.target(service)?,
+            // Which port it will be of a Service that is away is not known, and so
+            // it stays what it was.
+            (None, Some(before)) => SharedLBPort { target_port: before.target(), ..before.clone() },
+            (None, None) => {
+                let own = &self.meta.key.namespace;
+                let note = format!("Service {name} does not exist in namespace {own}: create it, or correct {SERVICE}");
+                return Err(Problem::new("ServiceNotFound", note));
+            }
         };
         Ok(SharedLBSpec {
             class_name: self.get(CLASS).map(str::to_owned),
             service_name: Some(name.to_owned()),
-            ports: vec![SharedLBPort { port, ..self.target(service)? }],
+            ports: vec![SharedLBPort { name: String::new(), port, ..target }],
             ..SharedLBSpec::default()
         })
+    }
+
+    fn check_namespace(&self) -> Result<(), Problem> {
+        let own = &self.meta.key.namespace;
+        match self.get(NAMESPACE) {
+            None => Err(Problem::new("MissingKey", format!("key {NAMESPACE} is missing: set it to {own}"))),
+            Some(namespace) if *namespace != **own => {
+                let note = format!(
+                    "key {NAMESPACE} is {namespace}, but only Services of its own namespace can be served: set it to {own}, or move this ConfigMap"
+                );
+                // It asks for another Service, and what it had asked for no longer.
+                Err(Problem { keeps: false, ..Problem::new("OtherNamespace", note) })
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// The number that the user asks for. What we wrote back is not a new ask.
     fn asked_for(&self) -> Result<Option<NonZeroU16>, Problem> {
         let Some(text) = self.get(BIND_PORT).filter(|_| !self.ours.contains(BIND_PORT)) else { return Ok(None) };
         let number = text.parse().map_err(|_| {
-            ("InvalidPort", format!("key {BIND_PORT} is {text}: set it to a port from 1 to 65535, or remove it"))
+            let note = format!("key {BIND_PORT} is {text}: set it to a port from 1 to 65535, or remove it");
+            Problem::new("InvalidPort", note)
         })?;
         Ok(Some(number))
     }
@@ -252,27 +290,27 @@ impl MapSource {
                 Err(_) => shared.iter().filter(|port| *port.name == *text).map(alone).collect(),
             },
         };
-        match (candidates.as_slice(), self.get(TARGET_PORT)) {
-            ([port], _) => Ok(SharedLBPort { name: String::new(), ..port.clone() }),
-            ([], None) => Err(("PortNotFound", format!("Service {name} has no TCP or UDP port that could be shared"))),
-            ([], Some(text)) => Err((
-                "PortNotFound",
-                format!("Service {name} has no port {text}: correct {TARGET_PORT}, or the Service"),
-            )),
-            (_, None) => Err((
+        let (reason, note) = match (candidates.as_slice(), self.get(TARGET_PORT)) {
+            ([port], _) => return Ok(port.clone()),
+            ([], None) => ("PortNotFound", format!("Service {name} has no TCP or UDP port that could be shared")),
+            ([], Some(text)) => {
+                ("PortNotFound", format!("Service {name} has no port {text}: correct {TARGET_PORT}, or the Service"))
+            }
+            (_, None) => (
                 "PortMissing",
                 format!(
                     "Service {name} has {} ports: set {TARGET_PORT} to the number or name of one of them",
                     service.ports.len()
                 ),
-            )),
-            (_, Some(text)) => Err((
+            ),
+            (_, Some(text)) => (
                 "PortMissing",
                 format!(
                     "Service {name} has several ports {text} for different pods' ports: set {TARGET_PORT} to the name of one of them"
                 ),
-            )),
-        }
+            ),
+        };
+        Err(Problem::new(reason, note))
     }
 
     /// Writes back what was given, or takes back what we wrote if that is nothing;

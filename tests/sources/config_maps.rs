@@ -24,7 +24,8 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a ConfigMap asks for a port by number, and for another one later", by_number),
         test.test("a ConfigMap names one of several ports of the Service", one_of_several),
         test.test("what is wrong with a ConfigMap is told by an event, and nothing in it is touched", wrong),
-        test.test("a ConfigMap follows its Service as that comes and goes", service_comes_and_goes),
+        test.test("a ConfigMap keeps its port while its Service is away", service_comes_and_goes),
+        test.test("a mistake in a ConfigMap is told, and what is bound stays bound", mistakes),
         test.test("a ConfigMap that is deleted, or no longer one of these, gives its port back", given_back),
         test.test("a verdict on the claim of a ConfigMap is told of the ConfigMap", verdict),
     ]
@@ -206,12 +207,39 @@ async fn service_comes_and_goes(world: Arc<World>) -> anyhow::Result<()> {
     tenant.service("web", plain()).await?;
     let front = maps.bound("mine", Tcp, None).await?;
     tenant.only_answer(front, &["web-0"]).await?;
+    let bound = maps.data("mine").await?;
+    let claim = tenant.site.claims.get("configmap-mine").await?.uid();
     tenant.delete("web").await?;
-    maps.unbound("mine").await?;
+    tenant.site.without_backends("configmap-mine", &["web"]).await?;
     tenant.closed(front).await?;
+    tenant.event("ConfigMap", "mine", "NoBackends").await?;
     tenant.service("web", plain()).await?;
-    ensure!(maps.bound("mine", Tcp, None).await? == front, "it is elsewhere");
-    tenant.only_answer(front, &["web-0"]).await
+    tenant.only_answer(front, &["web-0"]).await?;
+    ensure!(maps.data("mine").await? == bound, "it was changed");
+    ensure!(tenant.site.claims.get("configmap-mine").await?.uid() == claim, "it has another claim");
+    Ok(())
+}
+
+async fn mistakes(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = tenant_with_web(&world.cluster, "map-mistakes").await?;
+    let maps = Maps::of(&tenant);
+    for (name, mistake, reason) in [
+        ("number", json!({"bind-port": "5432x"}), "InvalidPort"),
+        ("target", json!({"target-port": "htpp"}), "PortNotFound"),
+        ("class", json!({"class": "Map Mistakes"}), "InvalidClass"),
+        ("key", json!({"target-service-name": null, "target-servce-name": "web"}), "MissingKey"),
+    ] {
+        maps.create(name, json!({})).await?;
+        let front = maps.bound(name, Tcp, None).await?;
+        let claim = tenant.site.claims.get(&format!("configmap-{name}")).await?;
+        maps.change(name, json!({ "data": mistake })).await?;
+        tenant.event("ConfigMap", name, reason).await?;
+        tenant.only_answer(front, &["web-0"]).await?;
+        let now = tenant.site.claims.get(&format!("configmap-{name}")).await?;
+        ensure!(now.uid() == claim.uid() && now.spec == claim.spec, "{name}: {:?}", now.spec);
+        ensure!(maps.data(name).await?.contains_key("bind-ip"), "{name}: its address was taken out");
+    }
+    Ok(())
 }
 
 async fn given_back(world: Arc<World>) -> anyhow::Result<()> {

@@ -107,6 +107,7 @@ fn what_is_wrong_is_told_and_nothing_is_touched() {
         (json!({"target-port": "https"}), "PortNotFound"),
         (json!({"bind-port": "0"}), "InvalidPort"),
         (json!({"bind-port": "http"}), "InvalidPort"),
+        (json!({"class": "My Class"}), "InvalidClass"),
     ] {
         let mut wrong = map(wrong);
         wrong["data"]["bind-ip"] = json!("192.0.2.1");
@@ -116,7 +117,7 @@ fn what_is_wrong_is_told_and_nothing_is_touched() {
     }
 }
 
-/// Everything that a ConfigMap may say, one of which may become any other.
+/// Everything that a ConfigMap may ask for, one of which may become any other.
 fn variants() -> Vec<Value> {
     [
         json!({}),
@@ -124,27 +125,69 @@ fn variants() -> Vec<Value> {
         json!({"bind-port": "5433", "class": "shared"}),
         json!({"class": "other"}),
         json!({"target-service-name": "many", "target-port": "dns"}),
-        json!({"target-service-name": "many"}),
         json!({"namespace": "other"}),
-        json!({"bind-port": "nonsense"}),
     ]
     .map(map)
     .into()
 }
 
+/// What a ConfigMap may say by mistake.
+fn mistakes() -> Vec<Value> {
+    [
+        json!({"target-service-name": "many"}),
+        json!({"target-service-name": null}),
+        json!({"namespace": null}),
+        json!({"bind-port": "nonsense"}),
+        json!({"target-port": "nonsense"}),
+        json!({"class": "My Class"}),
+    ]
+    .map(map)
+    .into()
+}
+
+/// The edit that makes it of any other.
+fn becomes(world: &mut World<ConfigMaps>, wanted: &Value) {
+    let mut keys = json!({
+        "namespace": null, "target-service-name": null, "target-port": null, "class": null, "bind-port": null, "bind-ip": null,
+    });
+    for (key, value) in wanted["data"].as_object().unwrap() {
+        keys[key] = value.clone();
+    }
+    world.edit(&json!({ "data": keys }));
+}
+
 #[test]
 fn whatever_is_edited_at_whatever_moment_all_ends_where_a_fresh_one_would() {
-    for before in variants() {
+    for before in variants().into_iter().chain(mistakes()) {
         for after in variants() {
             let fresh = World::new(services(), after.clone()).settled().seen();
             for (at, mut world) in World::new(services(), before.clone()).on_the_way().into_iter().enumerate() {
-                let mut keys = json!({"target-port": null, "class": null, "bind-port": null, "bind-ip": null});
-                for (key, value) in after["data"].as_object().unwrap() {
-                    keys[key] = value.clone();
-                }
-                world.edit(&json!({"data": keys}));
+                becomes(&mut world, &after);
                 let seen = world.restarted().settled().seen();
                 assert_eq!(seen, fresh, "{} became {} after {at} steps", before["data"], after["data"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mistake_takes_nothing_from_a_config_map_and_is_told() {
+    for before in variants() {
+        for after in mistakes() {
+            for (at, mut world) in World::new(services(), before.clone()).on_the_way().into_iter().enumerate() {
+                let mut edit = json!({"namespace": null, "target-service-name": null, "target-port": null});
+                edit.as_object_mut().unwrap().extend(after["data"].as_object().unwrap().clone());
+                let (claim, address) = (world.claim.clone(), data(&world)["bind-ip"].clone());
+                (world.done, world.news) = (Vec::new(), Vec::new());
+                world.edit(&json!({ "data": edit }));
+                let world = world.restarted().settled();
+                let what = format!("{} became {} after {at} steps: {:?}", before["data"], after["data"], world.done);
+                let spec = |claim: &Option<Value>| {
+                    claim.as_ref().map(|claim| (claim["metadata"]["uid"].clone(), claim["spec"].clone()))
+                };
+                assert_eq!(spec(&world.claim), spec(&claim), "{what}");
+                assert_eq!(data(&world)["bind-ip"], address, "{what}");
+                assert_eq!(world.news.len(), 1, "{what}: {:?}", world.news);
             }
         }
     }
@@ -177,20 +220,62 @@ fn one_that_lingers_while_it_is_deleted_gives_its_port_back_all_the_same() {
         world.delete(|world| &mut world.object);
         let world = world.restarted().settled();
         assert!(world.object.is_some() && world.claim.is_none());
+        assert!(data(&world)["bind-ip"].is_null() && data(&world)["bind-port"].is_null());
     }
 }
 
 #[test]
-fn without_its_service_it_gives_its_port_back_and_takes_the_address_out() {
+fn while_its_service_is_away_it_keeps_its_port_and_its_address() {
     let mut world = settled(json!({}));
+    let kept = (data(&world).clone(), world.claim.clone());
     (world.done, world.news) = (Vec::new(), Vec::new());
-    let world = world.with_source(source(json!([]))).settled();
-    assert_eq!(
-        (world.done.as_slice(), world.news.as_slice()),
-        (&["data".to_owned(), "delete".to_owned(), "gone".to_owned()][..], &["ServiceNotFound".to_owned()][..])
-    );
-    assert_eq!(*data(&world), map(json!({}))["data"]);
-    assert_eq!(world.with_source(services()).settled().seen(), settled(json!({})).seen());
+    let mut world = world.with_source(source(json!([]))).restarted().settled();
+    assert!(world.done.is_empty() && world.news.is_empty(), "{:?} {:?}", world.done, world.news);
+    assert_eq!((data(&world).clone(), world.claim.clone()), kept);
+    // What it asks for is followed all the same.
+    world.edit(&json!({"data": {"bind-port": "5432", "target-service-name": "later"}}));
+    let world = world.settled();
+    assert_eq!(port(&world)["port"], 5432);
+    assert_eq!(world.claim.as_ref().unwrap()["spec"]["serviceName"], "later");
+    // It is made again, and its one port is another one.
+    let later = source(json!([{"metadata": {"name": "later"}, "spec": {"ports": [{"port": 53, "protocol": "UDP"}]}}]));
+    let world = world.with_source(later).settled();
+    assert_eq!((&port(&world)["protocol"], &port(&world)["targetPort"]), (&json!("UDP"), &json!(53)));
+    assert_eq!(data(&world)["bind-port"], "5432");
+}
+
+#[test]
+fn another_class_is_taken_also_while_its_service_is_away() {
+    let world = settled(json!({}));
+    let mut world = world.with_source(source(json!([])));
+    world.edit(&json!({"data": {"class": "other"}}));
+    let world = world.settled();
+    assert!(world.claim.is_none() && data(&world)["bind-ip"].is_null());
+    assert_eq!(world.with_source(services()).settled().seen(), settled(json!({"class": "other"})).seen());
+}
+
+#[test]
+fn while_its_claim_lingers_it_is_bound_to_nothing() {
+    for asked in [json!({}), json!({"bind-port": "5432"})] {
+        let mut world = settled(asked.clone());
+        (world.done, world.news) = (Vec::new(), Vec::new());
+        world.edit_claim(&json!({"metadata": {"finalizers": [sharedlb_crds::CLAIM_FINALIZER, "example.com/hold"]}}));
+        world.delete(|world| &mut world.claim);
+        let mut world = world.restarted().settled();
+        assert_eq!(world.done, ["data", "released"], "first the address goes");
+        assert_eq!(*data(&world), map(asked.clone())["data"], "what the user wrote stays");
+        assert_eq!(world.news, ["NameTaken"]);
+        world.edit_claim(&json!({"metadata": {"finalizers": []}}));
+        assert_eq!(world.settled().seen(), settled(asked).seen());
+    }
+}
+
+#[test]
+fn a_claim_that_vanishes_takes_what_was_written_back_with_it() {
+    let mut world = settled(json!({}));
+    world.done.clear();
+    world.claim = None;
+    assert_eq!(world.restarted().settled().done, ["data", "create", "data"]);
 }
 
 #[test]
@@ -212,6 +297,6 @@ fn trouble_is_told_once_and_that_it_is_over() {
 #[test]
 fn what_the_api_server_does_not_take_is_told() {
     let mut world = World::new(services(), map(json!({"class": "x"})));
-    world.rejects = Some(super::super::Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
     assert_eq!(world.settled().news, ["Rejected"]);
 }
