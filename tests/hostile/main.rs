@@ -3,7 +3,8 @@
 //! is applied. What each attempt runs into is said in SECURITY.md.
 //!
 //! In each test a tenant shares a class with a victim, whose claim must stay as
-//! it is to the last byte.
+//! it is to the last byte. Where packets go in the end is asked in `capture`,
+//! which is a test program of its own: with kube-proxy, and pods that answer.
 
 mod editor;
 mod external_ips;

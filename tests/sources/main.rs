@@ -20,6 +20,7 @@ mod killed;
 #[allow(dead_code, reason = "only a part of the proxy is needed here")]
 #[path = "../faults/proxy.rs"]
 mod proxy;
+#[allow(dead_code, reason = "only a part of the setting is needed here")]
 mod setting;
 mod sharing;
 mod telling;

@@ -41,6 +41,14 @@ impl Setting {
         Ok(())
     }
 
+    /// Starts a controller with other flags than the one before, which has ended.
+    pub(crate) async fn replace(&mut self, flags: &'static [&'static str]) -> anyhow::Result<()> {
+        ensure!(self.controller.is_none(), "a controller runs");
+        self.flags = flags;
+        self.start_controller()?;
+        self.controller()?.until_ready().await
+    }
+
     pub(crate) fn controller(&self) -> anyhow::Result<&Controller> {
         self.controller.as_ref().context("no controller runs")
     }
