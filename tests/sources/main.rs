@@ -17,6 +17,7 @@ mod flags;
 #[path = "../controller/harness/mod.rs"]
 mod harness;
 mod killed;
+mod newcomer;
 #[allow(dead_code, reason = "only a part of the proxy is needed here")]
 #[path = "../faults/proxy.rs"]
 mod proxy;
@@ -65,7 +66,8 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(world.controller.kill())?;
 
     let test = Tests::of(cluster, runtime.handle().clone());
-    let trials = [killed::trials(&test), config_maps::trials_of_their_own(&test), flags::trials(&test)];
+    let trials =
+        [killed::trials(&test), config_maps::trials_of_their_own(&test), flags::trials(&test), newcomer::trials(&test)];
     let second = Arguments { test_threads: Some(1), ..arguments };
     let second = libtest_mimic::run(&second, trials.into_iter().flatten().collect());
     // The cluster ends before the process does, whatever the tests said.
