@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_crds::SharedLB;
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 
 use crate::harness::{Tests, World};
@@ -16,7 +17,9 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a Service is reached at its own port numbers, at a named port of its pods", by_number),
         test.test("its ports are assigned if it says so, and its status has the real ones", assigned),
         test.test("TCP and UDP on one number stay on one number, also if it is assigned", both),
+        test.test("TCP and UDP on one number by different names of the pods' ports stay on one, too", both_by_name),
         test.test("TCP and UDP on one number may lead to different ports of the pods", both_apart),
+        test.test("TCP and UDP on one number may lead to different numbers", both_apart_by_number),
         test.test("a Service insists on a load balancer by its address", address),
         test.test("pods that are not ready are reached if the Service publishes them", not_ready),
         test.test(
@@ -80,12 +83,52 @@ async fn both(world: Arc<World>) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn both_by_name(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "both-by-name", json!({})).await?;
+    tenant.pod("dns-0", "dns").await?;
+    // Two names of one number, as a container has to have them.
+    let (udp, tcp) = (
+        json!({"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"}),
+        json!({"name": "dns-tcp", "port": 53, "targetPort": "dns-tcp", "protocol": "TCP"}),
+    );
+    let assigned = json!({"sharedlb.dev/assign-ports": "true"});
+    tenant.service_with("dns", assigned, json!({"ports": [udp, tcp]})).await?;
+    let before = tenant.ready("dns", 2).await?;
+    ensure!(before[0].1 == before[1].1, "{before:?}");
+    for front in &before {
+        tenant.only_answer(*front, &["dns-0"]).await?;
+    }
+    // Their order says nothing.
+    let claim = tenant.claim("dns").await?;
+    tenant.change("dns", json!({"spec": {"ports": [tcp, udp]}, "metadata": {"labels": {"team": "red"}}})).await?;
+    tenant.change("dns", json!({"metadata": {"annotations": {"sharedlb.dev/assign-ports": null}}})).await?;
+    tenant.served("dns", &[(53, Tcp), (53, Udp)]).await?;
+    let names = |claim: &SharedLB| claim.spec.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
+    let now = tenant.claim("dns").await?;
+    ensure!(names(&now) == names(&claim) && now.uid() == claim.uid(), "{:?} {:?}", claim.spec, now.spec);
+    Ok(())
+}
+
 async fn both_apart(world: Arc<World>) -> anyhow::Result<()> {
     let tenant = Tenant::open(&world.cluster, "both-apart", json!({})).await?;
     tenant.pod("dns-0", "dns").await?;
     let ports = json!([
         {"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"},
         {"name": "web", "port": 53, "targetPort": "http", "protocol": "TCP"},
+    ]);
+    tenant.service("dns", json!({"ports": ports})).await?;
+    for front in tenant.served("dns", &[(53, Tcp), (53, Udp)]).await? {
+        tenant.only_answer(front, &["dns-0"]).await?;
+    }
+    Ok(())
+}
+
+async fn both_apart_by_number(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = Tenant::open(&world.cluster, "both-numbers", json!({})).await?;
+    tenant.pod("dns-0", "dns").await?;
+    let ports = json!([
+        {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"},
+        {"name": "web", "port": 53, "targetPort": 8080, "protocol": "TCP"},
     ]);
     tenant.service("dns", json!({"ports": ports})).await?;
     for front in tenant.served("dns", &[(53, Tcp), (53, Udp)]).await? {
