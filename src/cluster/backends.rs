@@ -251,8 +251,7 @@ impl Backends {
             return (!ours).then(|| why::no_service_port(found, port, *transport));
         }
         let unserved = |transport: &&Transport| inner.of(service, port, **transport, count).is_empty();
-        let unserved: Vec<&ServicePort> =
-            protocol.transports().iter().filter(unserved).filter_map(|transport| port_of(transport)).collect();
+        let unserved: Vec<&ServicePort> = protocol.transports().iter().filter(unserved).filter_map(&port_of).collect();
         let unknown = (ours || found.has_selector) && !inner.slices_of.contains_key(service);
         if unserved.is_empty() || unknown {
             return None;
