@@ -446,7 +446,7 @@ mod tests {
             IdleFamily { port: (*port).into(), family: *family, why }
         });
         let served =
-            Programmed::Served { without_backends: Vec::new(), idle_families: idle.collect(), left_out: Vec::new() };
+            Programmed::Served { without_backends: Vec::new(), idle_families: idle.collect(), left_out: Vec::new(), no_address: None };
         let addresses = addresses.iter().map(|address| crate::claim::parse_address(address)).collect();
         let held = claim.request.held.clone();
         let verdict = Verdict { held, refused: None, programmed: served, addresses: Some(addresses) };
@@ -543,7 +543,7 @@ mod tests {
         let verdict = |no_address: Option<Trouble>| Verdict {
             held: claim.request.held.clone(),
             refused: None,
-            programmed: Programmed::Served { without_backends: Vec::new(), left_out: Vec::new(), no_address },
+            programmed: Programmed::Served { without_backends: Vec::new(), idle_families: Vec::new(), left_out: Vec::new(), no_address },
             addresses: Some([].into()),
         };
         let trouble =

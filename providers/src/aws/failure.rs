@@ -159,7 +159,7 @@ impl Failure {
                 "the port has a listener that is not ours ({message}): delete it, or ask for another"
             )),
             _ if self.is_no_room() => Error::NoRoom(format!("the load balancer is full: {code}: {message}")),
-            _ if self.is_no_quota() => Error::Refused(format!(
+            _ if self.is_no_quota() => Error::Exhausted(format!(
                 "a quota of the account in {region} is used up ({code}: {message}): have it raised in Service Quotas"
             )),
             _ if self.is_not_found() => {
@@ -201,7 +201,7 @@ mod tests {
         assert!(matches!(said("CreateListener", "TooManyListeners", 400), Error::NoRoom(_)));
         assert!(matches!(said("RegisterTargets", "TooManyTargets", 400), Error::NoRoom(_)));
         assert!(
-            matches!(said("CreateTargetGroup", "TooManyTargetGroups", 400), Error::Refused(why) if why.contains("Service Quotas"))
+            matches!(said("CreateTargetGroup", "TooManyTargetGroups", 400), Error::Exhausted(why) if why.contains("Service Quotas"))
         );
         assert!(matches!(said("CreateListener", "InternalFailure", 500), Error::Transient(_)));
         assert!(matches!(said("CreateListener", "SomethingNew", 503), Error::Transient(_)));

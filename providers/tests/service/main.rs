@@ -63,6 +63,7 @@ const TESTS: &[(&str, Test)] = tests![
     refused_listeners_among_many_are_found_in_few_writes,
     listeners_whose_slices_are_refused_fail_alone,
     settings_that_are_refused_hold_up_no_port,
+    a_listener_whose_successor_is_refused_stays,
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -411,6 +412,22 @@ async fn settings_that_are_refused_hold_up_no_port(server: &ApiServer, _: &Clust
     let applied = converge(&provider, 0, [(tcp(20002), listener("comes too", 1))]).await;
     assert_eq!(applied.trouble, None);
     assert_eq!(observe(&provider, 0).await.load_balancer.attributes, provider.attributes(0));
+}
+
+async fn a_listener_whose_successor_is_refused_stays(server: &ApiServer, _: &Cluster) {
+    let provider = server.provider().await;
+    let both = ListenerKey { protocol: Protocol::TcpUdp, ..tcp(20000) };
+    let neighbour = (tcp(20001), listener("neighbour", 1));
+    let before = converge_to(&*provider, 0, [(tcp(20000), listener("claim", 1)), neighbour.clone()]).await;
+    server.refuse(both).await;
+    let after = [(both, listener("claim", 1)), neighbour];
+    let applied = converge(&*provider, 0, after.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20000), &both]);
+    assert_eq!(observe(&*provider, 0).await.load_balancer, before);
+
+    server.accept_all().await;
+    converge(&*provider, 0, after.clone()).await;
+    assert_eq!(observe(&*provider, 0).await.load_balancer, wanted(&*provider, after));
 }
 
 async fn open(provider: &dyn Provider, index: u32) -> Vec<ListenerKey> {
