@@ -60,7 +60,7 @@ fn all_new() -> Vec<Claim> {
         },
         created: number.into(),
         address: None,
-        ports: vec![PortRequest { name: "".into(), protocol: Protocol::Tcp, number: None, targets: 0 }],
+        ports: vec![PortRequest { name: "".into(), protocol: Protocol::Tcp, number: None, target: None, targets: 0 }],
         held: None,
     };
     (0..CLAIMS).map(claim).collect()
@@ -93,6 +93,7 @@ fn policy() -> Policy {
         max: LOAD_BALANCERS,
         addresses: Vec::new(),
         listeners: u32::from(CLAIMS) / LOAD_BALANCERS,
+        max_listeners: u32::MAX,
         targets: None,
         ports_per_namespace: 1_000_000,
         namespaces: None,

@@ -5,8 +5,10 @@
 //! its owners to lose, lock, repair or leak.
 
 mod choice;
+mod continuity;
 mod quota;
 mod refusal;
+mod reshape;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -19,8 +21,12 @@ use std::sync::Arc;
 use sharedlb_providers::{Address, ListenerKey, Protocol};
 
 use self::choice::{sort_as_asked, take_all};
+pub(crate) use self::continuity::numbers;
+use self::continuity::{Link, is_unedited, links};
 use self::quota::Quotas;
-pub use self::refusal::{Obstacle, Refusal};
+use self::refusal::overlap;
+pub use self::refusal::{Limits, Obstacle, Refusal};
+use self::reshape::{named, room_of};
 use self::room::Filled;
 pub use self::room::Room;
 pub(crate) use self::types::same;
@@ -31,8 +37,8 @@ use crate::ports::Space;
 /// order of `claims`, and does not depend on it.
 ///
 /// Three passes, each with the elder claims first: what is held stays held (but
-/// for what was never opened, where there turned out to be no room); then those who
-/// ask for a number; then the rest.
+/// for what was never opened, where the load balancer turned out to have no room or
+/// to be unusable); then those who ask for a number; then the rest.
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
@@ -44,8 +50,11 @@ pub fn assign(
     let mut run = Run::new(load_balancers, policy);
     let mut result = vec![Assignment::default(); claims.len()];
 
+    let mut edited: Vec<(usize, Vec<Link>)> = Vec::new();
     for &i in &order {
-        result[i] = run.keep_held(claims[i]);
+        let links = edited_links(claims[i]);
+        result[i] = run.keep_held(claims[i], links.as_deref());
+        edited.extend(links.map(|links| (i, links)));
     }
     run.take_up_foreign_and_released();
     if run.may_move() {
@@ -53,6 +62,9 @@ pub fn assign(
         for &i in order.iter().rev() {
             run.move_on(claims[i], &mut result[i]);
         }
+    }
+    for (i, links) in edited {
+        run.reshape(claims[i], &links, &mut result[i]);
     }
     let (by_number, rest): (Vec<usize>, Vec<usize>) = order
         .into_iter()
@@ -62,6 +74,12 @@ pub fn assign(
         run.give_new(claims[i], &mut result[i]);
     }
     result
+}
+
+/// What the ports of a claim continue; `None`: its slots are continued as they are.
+fn edited_links(claim: &Claim) -> Option<Vec<Link>> {
+    let held = claim.held.as_ref()?;
+    (!is_unedited(&claim.ports, &held.slots)).then(|| links(&claim.ports, &held.slots))
 }
 
 fn seniority(claim: &Claim) -> (i64, &ClaimId) {
@@ -83,6 +101,14 @@ struct Run<'a> {
     dropped: Vec<(u32, Released)>,
     /// Listeners that may still be open for a claim that gave them back.
     open: BTreeMap<ClaimId, Vec<(u32, ListenerKey)>>,
+}
+
+/// Where a claim comes from that moves.
+struct Leaves {
+    index: u32,
+    /// It goes only where it is served, not to a load balancer that is unusable, or
+    /// does not exist yet
+    only_for_usable: bool,
 }
 
 /// A load balancer, and how full it is.
@@ -131,9 +157,9 @@ impl<'a> Run<'a> {
         self.known.get(&index).is_some_and(|lb| key.front_ports().any(|port| lb.foreign.contains(&port)))
     }
 
-    /// Pass 1. A slot stays while its port's name is still there, the protocol
-    /// is unchanged, and no other number is asked for.
-    fn keep_held(&mut self, claim: &Claim) -> Assignment {
+    /// Pass 1. A slot stays while a port continues it: the one of its name, unless
+    /// the ports were edited and `links` says otherwise.
+    fn keep_held(&mut self, claim: &Claim, links: Option<&[Link]>) -> Assignment {
         let mut result = Assignment::default();
         // No load balancer of this class ever had an index beyond its maximum.
         let Some(held) =
@@ -141,29 +167,28 @@ impl<'a> Run<'a> {
         else {
             return result;
         };
-        let mut kept: Vec<&HeldSlot> = Vec::with_capacity(held.slots.len());
-        for slot in held.slots.iter() {
+        let mut kept: Vec<(&HeldSlot, &PortRequest)> = Vec::with_capacity(held.slots.len());
+        let mut unedited = claim.ports.iter();
+        for (nth, slot) in held.slots.iter().enumerate() {
+            let wanted = match links {
+                None => unedited.find(|port| same(&port.name, &slot.name)),
+                Some(links) => links.iter().find(|link| link.slot == nth).map(|link| &claim.ports[link.port]),
+            };
             if slot.key.front_ports().any(|port| self.policy.reserved.contains(&port)) {
                 continue;
             }
-            let wanted = claim.ports.iter().find(|port| {
-                kept.iter().all(|kept| kept.name != slot.name)
-                    && same(&port.name, &slot.name)
-                    && port.protocol == slot.key.protocol
-                    && port.number.is_none_or(|number| number == slot.key.port)
-            });
             let may_move = !slot.opened && wanted.is_some_and(|port| port.number.is_none());
             if may_move && self.is_foreign(held.index, slot.key) {
                 continue;
             }
-            let room = wanted.map(|port| self.policy.room_for(port.protocol, port.targets));
+            let room = wanted.map(|port| (port, self.policy.room_for(slot.key.protocol, port.targets)));
             let lb = self.occupied(held.index);
             if !lb.space.is_free(slot.key) {
                 result.lost.push(slot.key);
-            } else if let Some(room) = room {
+            } else if let Some((port, room)) = room {
                 lb.space.take(slot.key);
                 lb.filled.used = lb.filled.used + room;
-                kept.push(slot);
+                kept.push((slot, port));
             } else {
                 // Its backends are no longer known, but it has some as long as it is open.
                 let targets = u32::from(self.policy.targets.is_some());
@@ -174,8 +199,11 @@ impl<'a> Run<'a> {
         }
         if !kept.is_empty() {
             self.quotas.hold(&claim.id.namespace, count(&kept));
-            let all = kept.len() == held.slots.len();
-            let slots = if all { held.slots.clone() } else { kept.into_iter().cloned().collect() };
+            let slots = if links.is_none() && kept.len() == held.slots.len() {
+                held.slots.clone()
+            } else {
+                kept.into_iter().map(|(slot, port)| named(slot.clone(), port)).collect()
+            };
             result.granted = Some(Held { index: held.index, slots });
         }
         result
@@ -194,17 +222,18 @@ impl<'a> Run<'a> {
         for (index, released) in released.chain(dropped.iter().map(|(index, released)| (*index, released))) {
             let room = self.policy.room_for(released.key.protocol, released.targets);
             let occupied = self.occupied(index);
-            // Of two that say they were open on one port, only one can have been.
-            let collides = |open: &ListenerKey| occupied.space.collide(*open, released.key);
-            let one_of_two =
-                same_port(released.key.port).any(|key| collides(&key) && occupied.still_open.contains_key(&key));
-            if released.open && !occupied.space.has(released.key) && !one_of_two {
+            // Of two listeners on one port, only one can be open: a successor, or another
+            // one that was given back, takes the place of this one.
+            let is_counted = |key: &ListenerKey| occupied.space.has(*key) || occupied.still_open.contains_key(key);
+            let is_replaced =
+                same_port(released.key.port).any(|key| occupied.space.collide(key, released.key) && is_counted(&key));
+            if released.open && !is_replaced {
                 occupied.still_open.insert(released.key, room);
                 occupied.filled.used = occupied.filled.used + room;
                 self.open.entry(released.claim.clone()).or_default().push((index, released.key));
             }
             let occupied = self.occupied(index);
-            let held_again = occupied.space.has(released.key);
+            let held_again = occupied.space.covers(released.key);
             occupied.space.rest(released.key, &released.claim);
             if !held_again {
                 self.quotas.rest(index, released);
@@ -212,37 +241,42 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether there turned out to be no room anywhere.
+    /// Whether there is a load balancer that turned out to have no room, or to be
+    /// unusable.
     fn may_move(&self) -> bool {
-        let refused = self.known.values().any(|lb| !lb.no_room.is_empty());
-        refused || self.spaces.values().any(|lb| lb.filled.is_overfull())
+        let leads_away = self.known.values().any(|lb| lb.unusable || !lb.no_room.is_empty());
+        leads_away || self.spaces.values().any(|lb| lb.filled.is_overfull())
     }
 
     /// After pass 1: a claim for which there turned out to be no room, since somebody
     /// else used it or since it has more targets than it had when it came, goes to
-    /// another load balancer, if there is one and nothing of it was ever open.
+    /// another load balancer, if there is one and nothing of it was ever open. So does
+    /// one whose load balancer is unusable, but only to one that exists and is usable:
+    /// otherwise claims would go from one to the next.
     fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
         let Some(held) = result.granted.clone() else { return };
         let no_room = self.known.get(&held.index).map(|lb| &lb.no_room);
         let refused = no_room.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)));
+        let unusable = self.is_unusable(held.index);
         let filled = self.occupied(held.index).filled;
-        if !(refused || filled.is_overfull()) || held.slots.iter().any(|slot| slot.opened) {
+        if !(refused || unusable || filled.is_overfull()) || held.slots.iter().any(|slot| slot.opened) {
             return;
         }
         let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
         let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
-        let own: Room = ports.iter().map(|port| self.policy.room_for(port.protocol, port.targets)).sum();
+        let own: Room = held.slots.iter().map(|slot| room_of(slot, claim, self.policy)).sum();
         // Who is alone has more than a whole load balancer takes.
-        if !refused && filled.used.targets == own.targets {
+        if !refused && !unusable && filled.used.targets == own.targets {
             return;
         }
         // They are counted again where they go, and rest where they were.
-        self.quotas.let_go(&claim.id.namespace, count(&ports));
+        self.quotas.let_go(&claim.id.namespace, count(&held.slots));
         for slot in held.slots.iter() {
             let released = Released { key: slot.key, claim: claim.id.clone(), open: true, targets: 0 };
             self.quotas.rest(held.index, &released);
         }
-        match self.place(claim, &ports, Some(held.index)) {
+        let leaves = Leaves { index: held.index, only_for_usable: unusable };
+        match self.place(claim, &ports, Some(leaves)) {
             Ok(moved) => {
                 result.dropped.extend(held.slots.iter().map(|slot| slot.key));
                 result.granted = Some(moved);
@@ -257,12 +291,17 @@ impl<'a> Run<'a> {
     /// balancer or none; the added ports of one that holds some must fit where
     /// it is, or are refused alone.
     fn give_new(&mut self, claim: &Claim, result: &mut Assignment) {
-        let has = |port: &PortRequest| {
-            result.granted.as_ref().is_some_and(|held| held.slots.iter().any(|slot| slot.name == port.name))
+        let held = result.granted.as_ref().map(|held| held.slots.clone()).unwrap_or_default();
+        let (mut missing, mut refused) = (Vec::new(), std::mem::take(&mut result.refused));
+        let is_decided = |port: &PortRequest, refused: &Misfit| {
+            held.iter().any(|slot| slot.name == port.name) || refused.iter().any(|(name, _)| *name == port.name)
         };
-        let (mut missing, mut refused) = (Vec::new(), Vec::new());
-        for port in claim.ports.iter().filter(|port| !has(port)) {
-            match not_allowed(port, claim, self.policy) {
+        for port in &claim.ports {
+            if is_decided(port, &refused) {
+                continue;
+            }
+            let not_allowed = not_allowed(port, claim, self.policy);
+            match not_allowed.or_else(|| own_obstacle(port, claim, &held, self.policy)) {
                 None => missing.push(port),
                 Some(refusal) => refused.push((port.name.clone(), refusal)),
             }
@@ -288,12 +327,16 @@ impl<'a> Run<'a> {
 
     /// The first load balancer on which everything fits. One that moves goes
     /// neither back where it comes `from`, nor where it has been lately.
-    fn place(&mut self, claim: &Claim, ports: &[&PortRequest], from: Option<u32>) -> Result<Held, Misfit> {
+    fn place(&mut self, claim: &Claim, ports: &[&PortRequest], from: Option<Leaves>) -> Result<Held, Misfit> {
         let mut candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
-        if let Some(from) = from {
+        if let Some(Leaves { index: from, only_for_usable }) = from {
             let was_there = |lb: &LoadBalancerState| lb.released.iter().any(|released| released.claim == claim.id);
             candidates.retain(|index| *index != from && !self.known.get(index).is_some_and(was_there));
+            candidates.retain(|index| !self.is_unusable(*index));
+            candidates.retain(|index| !only_for_usable || self.known.contains_key(index));
         }
+        // Nothing opens there before somebody has seen to it.
+        candidates.sort_by_key(|&index| self.is_unusable(index));
         // In a big class most are full: they come last, only to be told of.
         let full = |&index: &u32| {
             self.spaces.get(&index).is_some_and(|lb| lb.filled.is_full())
@@ -307,7 +350,11 @@ impl<'a> Run<'a> {
                 Err(misfit) => _ = misfits.insert(index, misfit),
             }
         }
-        Err(Refusal::of_all(ports, misfits.into_values().collect(), self.policy.max))
+        Err(Refusal::of_all(ports, misfits.into_values().collect(), self.policy))
+    }
+
+    fn is_unusable(&self, index: u32) -> bool {
+        self.known.get(&index).is_some_and(|lb| lb.unusable)
     }
 
     /// The load balancers that may take up a claim that holds nothing yet: those
@@ -352,7 +399,7 @@ impl<'a> Run<'a> {
         let lb = self.occupied(index);
         let own: Room = own.iter().filter_map(|key| lb.still_open.get(key)).copied().sum();
         let asked: Room = ports.iter().map(|port| policy.room_for(port.protocol, port.targets)).sum();
-        let full = |obstacle| for_each(ports, &Refusal::NoRoom { obstacles: vec![obstacle], max: policy.max });
+        let full = |obstacle| for_each(ports, &Refusal::no_room(vec![obstacle], policy));
         let before = lb.filled;
         before.with(index, asked, own).map_err(full)?;
         let (slots, filled) = lb.space.on_behalf_of(&claim.id, &policy.dynamic, |space| {
@@ -385,6 +432,20 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
     let key = ListenerKey { port: port.number?, protocol: port.protocol };
     let reserved = key.front_ports().any(|port| policy.reserved.contains(&port));
     (reserved || !policy.requestable.contains(key.port)).then_some(Refusal::PortNotAllowed { key, reserved })
+}
+
+/// The other port of the same claim that stands in the way wherever the claim is.
+fn own_obstacle(port: &PortRequest, claim: &Claim, held: &[HeldSlot], policy: &Policy) -> Option<Refusal> {
+    let key = ListenerKey { port: port.number?, protocol: port.protocol };
+    let stands_in_the_way = |other: ListenerKey| {
+        other.port == key.port && (!policy.tcp_and_udp_share_a_number || overlap(other.protocol, key.protocol))
+    };
+    let earlier = claim.ports.iter().take_while(|other| other.name != port.name);
+    let asked =
+        earlier.filter_map(|other| Some((&other.name, ListenerKey { port: other.number?, protocol: other.protocol })));
+    let held = held.iter().map(|slot| (&slot.name, slot.key));
+    let (name, other) = held.chain(asked).find(|(_, other)| stands_in_the_way(*other))?;
+    Some(Refusal::OwnPort { key, other, port: name.clone() })
 }
 
 fn same_port(port: NonZeroU16) -> impl Iterator<Item = ListenerKey> {

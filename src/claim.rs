@@ -4,6 +4,7 @@
 //! parsed is an object all the same, and what it holds stays its own.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -145,6 +146,14 @@ impl ClaimObject {
         self.meta.deleting && !self.has_finalizer
     }
 
+    /// The name of the port that the status has this number for.
+    #[must_use]
+    pub fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
+        let port = FrontPort { port: number, transport };
+        let mut slots = self.request.held.iter().flat_map(|held| held.slots.iter());
+        slots.find(|slot| slot.key.front_ports().any(|own| own == port)).map(|slot| slot.name.clone())
+    }
+
     /// The class that it names: its spec's, or else the one that it was given.
     #[must_use]
     pub fn named_class(&self) -> Option<&str> {
@@ -167,31 +176,50 @@ fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
     let name = |name: &str| -> Arc<str> {
         asked.iter().find(|port| *port.name == *name).map_or_else(|| name.into(), |port| port.name.clone())
     };
-    let opened: BTreeSet<FrontPort> = status
-        .load_balancer
-        .iter()
-        .flat_map(|lb| &lb.ingress)
-        .flat_map(|ingress| &ingress.ports)
-        .map(|port| FrontPort { port: port.port, transport: transport(port.protocol) })
-        .collect();
+    let opened = opened(status);
     let slots: Vec<HeldSlot> = status
         .ports
         .iter()
         .map(|port| {
             let key = ListenerKey { port: port.port, protocol: protocol(port.protocol) };
-            HeldSlot { name: name(&port.name), key, opened: key.front_ports().all(|port| opened.contains(&port)) }
+            HeldSlot {
+                name: name(&port.name),
+                key,
+                // One of two transports may have been added since.
+                opened: key.front_ports().any(|port| opened.contains(&port)),
+                target: port.target_port.clone(),
+            }
         })
         .collect();
     let index = status.load_balancer_index?;
     (!slots.is_empty()).then_some(Held { index, slots: slots.into() })
 }
 
-fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
-    PortRequest { name: port.name.as_str().into(), protocol: protocol(port.protocol), number: port.port, targets: 0 }
+/// The ports that have been served, as the status tells where it is reached.
+pub(crate) fn opened(status: &SharedLBStatus) -> BTreeSet<FrontPort> {
+    let ingress = status.load_balancer.iter().flat_map(|lb| &lb.ingress);
+    let ports = ingress.flat_map(|ingress| &ingress.ports);
+    ports.map(|port| FrontPort { port: port.port, transport: transport(port.protocol) }).collect()
+}
+
+pub(crate) fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
+    PortRequest {
+        name: port.name.as_str().into(),
+        protocol: protocol(port.protocol),
+        number: port.port,
+        target: port.target(),
+        targets: 0,
+    }
 }
 
 fn as_request(slot: &HeldSlot) -> PortRequest {
-    PortRequest { name: slot.name.clone(), protocol: slot.key.protocol, number: None, targets: 0 }
+    PortRequest {
+        name: slot.name.clone(),
+        protocol: slot.key.protocol,
+        number: None,
+        target: slot.target.clone(),
+        targets: 0,
+    }
 }
 
 /// An address as a user or a load balancer writes it.
@@ -269,10 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_was_opened_once_the_ingress_lists_all_of_its_ports() {
+    fn a_slot_was_opened_once_the_ingress_lists_any_of_its_ports() {
         let mut status = status();
         let opened = |claim: ClaimObject| claim.request.held.unwrap().slots[0].opened;
         assert!(opened(claim(spec(), status.clone())));
+        status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
+        assert!(
+            opened(claim(spec(), status.clone())),
+            "it was TCP, and is to be TCP_UDP: TCP is open, and never moves"
+        );
         status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
         assert!(!opened(claim(spec(), status)));
     }

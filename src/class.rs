@@ -120,6 +120,7 @@ pub fn policy<'a>(
             .listeners_per_load_balancer
             .unwrap_or(can.default_listeners)
             .min(can.max_listeners),
+        max_listeners: can.max_listeners,
         targets: can.default_targets,
         ports_per_namespace: spec.ports_per_namespace,
         namespaces: allowed_namespaces(spec, namespaces),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,7 +16,7 @@ use crate::assign::{ClaimId, HeldSlot, same};
 use crate::claim::Meta;
 use crate::cluster::backends::{PortRef, Reached};
 use crate::cluster::nodes;
-use crate::own_service;
+use crate::own_service::{self, OwnPort};
 use crate::share::{LeftOut, Limits, shares, subset};
 use crate::usable::usable;
 
@@ -89,8 +90,9 @@ pub struct Target {
     pub service: Option<ClaimId>,
     /// The one that we keep, if we do; where traffic goes to nodes, we always do
     own: ClaimId,
-    /// The port of `service` for each port of the claim, by name
-    ports: Vec<(Arc<str>, PortRef)>,
+    /// The port of the Service that it names for each port of the claim, by name;
+    /// `None`: it names none
+    ports: Vec<(Arc<str>, Option<PortRef>)>,
 }
 
 impl Target {
@@ -101,14 +103,12 @@ impl Target {
             Some(name) => ClaimId { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
             None => own_service::key(meta),
         });
-        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, PortRef)> {
-            let name: Arc<str> = port.name.as_str().into();
+        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, Option<PortRef>)> {
             let to = match port.target()? {
-                _ if own => PortRef::OfClaim(name.clone()),
                 IntOrString::Int(number) => PortRef::Number(number),
                 IntOrString::String(name) => PortRef::Name(name.into()),
             };
-            Some((name, to))
+            Some((port.name.as_str().into(), (!own).then_some(to)))
         };
         let ports = spec.into_iter().flat_map(|spec| {
             let own = spec.service_name.is_none();
@@ -125,19 +125,33 @@ impl Target {
         Some(if targets == TargetKind::Node { &self.own } else { service })
     }
 
-    /// That Service, and its port for this port of the claim.
+    /// That Service, and its port for this slot of the claim.
     #[must_use]
-    pub fn port_through(&self, name: &str, targets: TargetKind) -> Option<(&ClaimId, PortRef)> {
-        let (port, to) = self.ports.iter().find(|(candidate, _)| **candidate == *name)?;
-        let to = if targets == TargetKind::Node { PortRef::OfClaim(port.clone()) } else { to.clone() };
+    pub fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ClaimId, PortRef)> {
+        let to = match targets {
+            TargetKind::Node => self.own_port(&slot.name, slot.key.port)?,
+            TargetKind::Pod => self.of_port(&slot.name, Some(slot.key.port))?.1,
+        };
         Some((self.through(targets)?, to))
     }
 
-    /// The Service that finds its pods, and its port for this port of the claim.
+    /// The Service that finds its pods, and its port for the port of the claim that
+    /// has this name and number. Without a number, a Service of ours has none for it.
     #[must_use]
-    pub fn of_port(&self, name: &str) -> Option<(&ClaimId, &PortRef)> {
-        let (_, port) = self.ports.iter().find(|(candidate, _)| **candidate == *name)?;
-        Some((self.service.as_ref()?, port))
+    pub fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ClaimId, PortRef)> {
+        let to = self.of_service(name).cloned();
+        Some((self.service.as_ref()?, to.or_else(|| self.own_port(name, number?))?))
+    }
+
+    /// The port of the Service that the claim names for this port of the claim.
+    #[must_use]
+    pub fn of_service(&self, name: &str) -> Option<&PortRef> {
+        self.ports.iter().find(|(port, _)| **port == *name)?.1.as_ref()
+    }
+
+    fn own_port(&self, name: &str, number: NonZeroU16) -> Option<PortRef> {
+        let (name, _) = self.ports.iter().find(|(port, _)| **port == *name)?;
+        Some(PortRef::OfClaim(OwnPort { number, name: name.clone() }))
     }
 }
 
@@ -249,14 +263,18 @@ pub fn desired(
                 claim: target.claim.name.clone(),
                 port: slot.name.clone(),
             };
-            let to = target.port_through(&slot.name, plan.reach.targets);
-            let reached = to.map(|(service, port)| backends(service, &port, slot.key.protocol)).unwrap_or_default();
-            let usable = usable(&*plan.provider, &observed.families, slot.key.protocol, reached.backends);
-            idle.extend((!reached.ready || !usable.served).then_some(slot.key));
-            if !usable.idle_families.is_empty() {
-                idle_families.insert(slot.key, usable.idle_families);
+            let to = target.port_through(slot, plan.reach.targets);
+            let reached = |key: ListenerKey| {
+                to.as_ref().map(|(service, port)| backends(service, port, key.protocol)).unwrap_or_default()
+            };
+            for (key, reached) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, reached) {
+                let usable = usable(&*plan.provider, &observed.families, key.protocol, reached.backends);
+                idle.extend((!reached.ready || !usable.served).then_some(key));
+                if !usable.idle_families.is_empty() {
+                    idle_families.insert(key, usable.idle_families);
+                }
+                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends });
             }
-            listeners.insert(slot.key, Listener { owner, backends: usable.backends });
         }
     }
     let found = observed.load_balancer.listeners.iter();
@@ -267,6 +285,30 @@ pub fn desired(
     }
     let left_out = leave_out(&mut listeners, limits);
     Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, idle_families, left_out }
+}
+
+/// The listener of a slot. Where it would have no backends yet, and it is to replace
+/// listeners of the same claim that have some, those stay until it has: the endpoints
+/// of a port that was TCP and becomes TCP_UDP are listed later than the claim is edited.
+fn serving(
+    plan: &Plan,
+    found: &BTreeMap<ListenerKey, Listener>,
+    owner: &Owner,
+    key: ListenerKey,
+    reached: impl Fn(ListenerKey) -> Reached,
+) -> Vec<(ListenerKey, Reached)> {
+    let own = reached(key);
+    if found.contains_key(&key) || !own.backends.is_empty() {
+        return vec![(key, own)];
+    }
+    let is_replaced = |other: &ListenerKey| {
+        let overlaps = other.front_ports().any(|port| key.front_ports().any(|own| own == port));
+        let of_claim = found.get(other).is_some_and(|listener| listener.owner.is_same_claim(owner));
+        overlaps && of_claim && !plan.has(*other)
+    };
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].map(|protocol| ListenerKey { protocol, ..key });
+    let replaced: Vec<_> = all.into_iter().filter(is_replaced).map(|key| (key, reached(key))).collect();
+    if replaced.iter().any(|(_, reached)| !reached.backends.is_empty()) { replaced } else { vec![(key, own)] }
 }
 
 /// Leaves out the backends that don't fit.
@@ -283,4 +325,59 @@ fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) ->
         }
     }
     left_out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use serde_json::json;
+    use sharedlb_providers::Backend;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::fixtures::claim;
+
+    fn key(protocol: Protocol) -> ListenerKey {
+        ListenerKey { port: NonZeroU16::new(20001).unwrap(), protocol }
+    }
+
+    /// The listeners of a claim that holds 20001/TCP_UDP, of which these are there,
+    /// where pods take traffic by these protocols.
+    fn wanted(found: &[Protocol], ready: &[Protocol]) -> Vec<ListenerKey> {
+        let claim = claim("web").protected().status(json!({
+            "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+        }));
+        let claim = claim.build();
+        let slots = claim.request.held.clone().unwrap().slots;
+        let planned = Planned { target: claim.target.clone(), slots };
+        let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
+        let listener = Listener { owner, backends: BTreeSet::new() };
+        let found = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
+        let backend = Backend {
+            address: Ipv4Addr::new(10, 244, 0, 1).into(),
+            port: NonZeroU16::MIN,
+            pod: None,
+            node: None,
+            provider_id: None,
+        };
+        let reached = |_: &ClaimId, _: &PortRef, protocol: Protocol| match ready.contains(&protocol) {
+            true => Reached { backends: [backend.clone()].into(), ready: true },
+            false => Reached::default(),
+        };
+        let limits = Limits { of_listener: None, in_all: None };
+        let wanted = desired(&plan, Attributes::default(), &found, limits, reached);
+        wanted.load_balancer.listeners.into_keys().collect()
+    }
+
+    #[test]
+    fn a_listener_is_replaced_only_once_its_successor_has_backends_unless_it_has_none_either() {
+        let (tcp, both) = (Protocol::Tcp, Protocol::TcpUdp);
+        assert_eq!(wanted(&[tcp], &[tcp]), [key(tcp)]);
+        assert_eq!(wanted(&[tcp], &[tcp, both]), [key(both)]);
+        assert_eq!(wanted(&[tcp], &[]), [key(both)]);
+        assert_eq!(wanted(&[], &[tcp]), [key(both)], "there is nothing to keep");
+        assert_eq!(wanted(&[both], &[tcp]), [key(both)], "it has taken over");
+    }
 }

@@ -37,6 +37,12 @@ impl ClaimFixture {
         self
     }
 
+    /// Asks for these ports.
+    pub(crate) fn ports(mut self, ports: Value) -> Self {
+        self.0["spec"]["ports"] = ports;
+        self
+    }
+
     /// Under our finalizer.
     pub(crate) fn protected(mut self) -> Self {
         self.0["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);

@@ -5,6 +5,7 @@
 //! (`externalTrafficPolicy: Cluster`, the default).
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -12,13 +13,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 use kube::core::ObjectMeta;
-use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, SharedLBSpec, TargetKind};
+use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, TargetKind};
 use sharedlb_providers::Transport;
 use sharedlb_providers::model::fnv1a;
 
-use crate::assign::ClaimId;
+use crate::assign::{ClaimId, numbers};
 use crate::claim::{ClaimObject, Meta, protocol};
-use crate::cluster::backends::{self, ServiceObject};
+use crate::cluster::backends::{self, PortRef, ServiceObject};
 
 /// The longest name of a Service, in characters (a DNS label, RFC 1035).
 const NAME_MAX: usize = 63;
@@ -59,12 +60,41 @@ pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ClaimId, Arc<ClaimOb
     all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
 }
 
-/// The name of its port for this port of the claim. (A port of both protocols
-/// is two ports of the Service.)
-#[must_use]
-pub fn port_name(port: &str, transport: Transport) -> String {
-    let suffix = transport.to_string().to_lowercase();
-    if port.is_empty() { suffix } else { format!("{port}-{suffix}") }
+/// The port of a claim for which the Service has ports: by the number that the claim
+/// holds, which stays when the port is renamed, leads elsewhere, or changes its place
+/// or its protocol. So the Service's endpoints, and its ports on nodes, stay too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPort {
+    /// The port of the load balancer
+    pub number: NonZeroU16,
+    /// The name of the claim's port
+    pub name: Arc<str>,
+}
+
+impl OwnPort {
+    /// The name of the Service's port for one transport. (A port of both protocols is
+    /// two ports of the Service.)
+    #[must_use]
+    pub fn port_name(&self, transport: Transport) -> String {
+        format!("{}-{}", suffix(transport), self.number)
+    }
+
+    /// Whether the Service's port of this name is for this one: until a Service of an
+    /// earlier version is written again, and its endpoints are listed, it has the
+    /// claim's own name for it. (That ends in the protocol, so the two differ.)
+    #[must_use]
+    pub fn is_named(&self, name: &str, transport: Transport) -> bool {
+        name == self.port_name(transport) || name == self.former_name(transport)
+    }
+
+    fn former_name(&self, transport: Transport) -> String {
+        let suffix = suffix(transport);
+        if self.name.is_empty() { suffix } else { format!("{}-{suffix}", self.name) }
+    }
+}
+
+fn suffix(transport: Transport) -> String {
+    transport.to_string().to_lowercase()
 }
 
 /// The Service for this claim; `None` if it needs none, since it names one whose
@@ -82,7 +112,7 @@ pub fn desired(
 ) -> Result<Option<Service>, String> {
     let Ok(spec) = &claim.spec else { return Ok(None) };
     let (selector, ports) = match &spec.service_name {
-        None => (spec.selector.clone(), ports(spec, |port, _| port.target())),
+        None => (spec.selector.clone(), ports(claim, |port, _| port.target())),
         Some(_) if targets == TargetKind::Pod => return Ok(None),
         Some(name) => {
             let namespace = &claim.meta.key.namespace;
@@ -93,17 +123,20 @@ pub fn desired(
                 return Err(no_selector(name));
             }
             let target = |port: &SharedLBPort, transport| {
-                let (_, to) = claim.target.of_port(&port.name)?;
+                let to = claim.target.of_service(&port.name)?;
                 Some(named.ports.iter().find(|candidate| candidate.is(to, transport))?.target.clone())
             };
-            (named.selector.iter().cloned().collect(), ports(spec, target))
+            (named.selector.iter().cloned().collect(), ports(claim, target))
         }
     };
-    if ports.is_empty() {
-        let name = spec.service_name.as_deref().unwrap_or_default();
-        return Err(format!(
-            "Service {name} has none of the ports that are asked for: correct targetPort or the Service"
-        ));
+    match &spec.service_name {
+        _ if !ports.is_empty() => {}
+        None => return Err("none of its ports has a number yet".to_owned()),
+        Some(name) => {
+            return Err(format!(
+                "Service {name} has none of the ports that are asked for: correct targetPort or the Service"
+            ));
+        }
     }
     Ok(Some(service(claim, targets, selector, ports)))
 }
@@ -116,25 +149,49 @@ pub fn no_selector(name: &str) -> String {
     )
 }
 
-/// A port for each transport of each port of the claim that leads anywhere.
-fn ports(spec: &SharedLBSpec, target: impl Fn(&SharedLBPort, Transport) -> Option<IntOrString>) -> Vec<ServicePort> {
+/// A port for each transport of each port of the claim that has a number and leads
+/// anywhere.
+fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Option<IntOrString>) -> Vec<ServicePort> {
     // The port's own number leads nowhere in a headless Service, and nobody uses
     // it in one of node ports: any will do. One number for both transports makes
     // it one node port for both.
-    let ports = (1..).zip(&spec.ports).flat_map(|(number, port)| {
-        protocol(port.protocol).transports().iter().map(move |&transport| (number, port, transport))
-    });
-    ports
-        .filter_map(|(number, port, transport)| {
+    let spec = claim.spec.iter().flat_map(|spec| &spec.ports);
+    let numbered = numbers(&claim.request).into_iter().zip(spec).filter_map(|(number, port)| Some((number?, port)));
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for (number, port) in numbered {
+        let own = OwnPort { number, name: port.name.as_str().into() };
+        ports.extend(protocol(port.protocol).transports().iter().filter_map(|&transport| {
             Some(ServicePort {
-                name: Some(port_name(&port.name, transport)),
+                name: Some(own.port_name(transport)),
                 protocol: Some(transport.to_string()),
-                port: number,
+                port: number.get().into(),
                 target_port: Some(target(port, transport)?),
                 ..ServicePort::default()
             })
-        })
-        .collect()
+        }));
+    }
+    ports.sort_by(|a, b| (a.port, &a.protocol).cmp(&(b.port, &b.protocol)));
+    ports
+}
+
+/// Gives the ports of the desired Service the node ports that those have which they
+/// succeed: the API server only does so for a port of the same name. A port of both
+/// protocols has one node port.
+pub fn keep_node_ports(desired: &mut Service, found: &ServiceObject, claim: &ClaimObject) {
+    let Some(ports) = desired.spec.as_mut().filter(|spec| spec.type_.as_deref() == Some("NodePort")) else { return };
+    for port in ports.ports.iter_mut().flatten() {
+        let wanted = backends::ServicePort::parse(port);
+        let (Some(transport), Some(number)) =
+            (wanted.transport, u16::try_from(port.port).ok().and_then(NonZeroU16::new))
+        else {
+            continue;
+        };
+        let Some(name) = claim.name_of(number, transport) else { continue };
+        let own = PortRef::OfClaim(OwnPort { number, name });
+        let node_port = |transport| found.ports.iter().find(|port| port.is(&own, transport))?.node_port;
+        let other = if transport == Transport::Tcp { Transport::Udp } else { Transport::Tcp };
+        port.node_port = node_port(transport).or_else(|| node_port(other)).map(|port| port.get().into());
+    }
 }
 
 fn service(
@@ -209,6 +266,10 @@ mod tests {
                 {"name": "dns", "protocol": "TCP_UDP", "targetPort": "dns"},
                 {"name": "metrics", "targetPort": 9153},
             ]},
+            "status": {"loadBalancerIndex": 0, "ports": [
+                {"name": "dns", "protocol": "TCP_UDP", "port": 20053, "targetPort": "dns"},
+                {"name": "metrics", "port": 20001, "targetPort": 9153},
+            ]},
         }))
         .unwrap();
         ClaimObject::parse(&object)
@@ -219,7 +280,54 @@ mod tests {
         let service = desired(&claim("dns"), TargetKind::Pod, None).unwrap().unwrap();
         let ports: Vec<_> = service.spec.unwrap().ports.unwrap();
         let seen: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.port)).collect();
-        assert_eq!(seen, [("dns-tcp", 1), ("dns-udp", 1), ("metrics-tcp", 2)]);
+        assert_eq!(seen, [("tcp-20001", 20001), ("tcp-20053", 20053), ("udp-20053", 20053)]);
+    }
+
+    #[test]
+    fn ports_that_are_renamed_reordered_split_or_lead_elsewhere_stay_ports_of_the_service() {
+        let service = desired(&claim("dns"), TargetKind::Pod, None).unwrap().unwrap();
+        let found = ServiceObject::parse(&service);
+        let edited = |ports: serde_json::Value| {
+            let mut claim = claim("dns");
+            let spec = serde_json::from_value(json!({"selector": {"app": "dns"}, "ports": ports})).unwrap();
+            let parsed: Result<sharedlb_crds::SharedLBSpec, String> = Ok(spec);
+            claim.request.ports = parsed.iter().flat_map(|spec| &spec.ports).map(crate::claim::request).collect();
+            claim.spec = parsed;
+            ServiceObject::parse(&desired(&claim, TargetKind::Pod, None).unwrap().unwrap())
+        };
+        let names = |service: &ServiceObject| service.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
+        for ports in [
+            json!([{"name": "m", "targetPort": 9153}, {"name": "d", "protocol": "TCP_UDP", "targetPort": "dns"}]),
+            json!([{"name": "dns", "protocol": "TCP_UDP", "targetPort": 53}, {"name": "metrics", "targetPort": "m"}]),
+            json!([
+                {"name": "a", "targetPort": "dns"}, {"name": "b", "protocol": "UDP", "targetPort": "dns"},
+                {"name": "metrics", "targetPort": 9153},
+            ]),
+        ] {
+            assert_eq!(names(&edited(ports)), names(&found));
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_service_that_an_earlier_version_wrote_is_found_and_keeps_its_node_port() {
+        let claim = claim("dns");
+        let former: Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "team", "name": "x"},
+            "spec": {"type": "NodePort", "selector": {"app": "dns"}, "ports": [
+                {"name": "dns-tcp", "port": 1, "nodePort": 30001}, {"name": "metrics-tcp", "port": 2, "nodePort": 30002},
+            ]},
+        }))
+        .unwrap();
+        let former = ServiceObject::parse(&former);
+        let dns = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20053).unwrap(), name: "dns".into() });
+        let found = former.ports.iter().find(|port| port.is(&dns, Transport::Tcp)).unwrap();
+        assert_eq!(&*found.name, "dns-tcp");
+        let mut desired = desired(&claim, TargetKind::Node, None).unwrap().unwrap();
+        keep_node_ports(&mut desired, &former, &claim);
+        let ports = desired.spec.unwrap().ports.unwrap();
+        let node_ports: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.node_port.unwrap())).collect();
+        // UDP joins TCP on the node port: a target group has one port for both.
+        assert_eq!(node_ports, [("tcp-20001", 30002), ("tcp-20053", 30001), ("udp-20053", 30001)]);
     }
 
     #[test]
@@ -257,11 +365,21 @@ mod tests {
         )
     }
 
+    /// A claim that names a Service, and has a number for each port.
     fn naming(ports: serde_json::Value) -> ClaimObject {
+        let slots: Vec<_> = (20001..)
+            .zip(ports.as_array().unwrap())
+            .map(|(number, port)| json!({"name": port["name"], "protocol": port["protocol"], "port": number}))
+            .map(|mut slot| {
+                slot.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                slot
+            })
+            .collect();
         let object: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
             "metadata": {"namespace": "team", "name": "dns", "uid": "a-uid", "resourceVersion": "7"},
             "spec": {"serviceName": "dns", "ports": ports},
+            "status": {"loadBalancerIndex": 0, "ports": slots},
         }))
         .unwrap();
         ClaimObject::parse(&object)
@@ -298,7 +416,7 @@ mod tests {
             spec.ports.unwrap().into_iter().map(|p| (p.name.unwrap(), p.target_port.unwrap())).collect();
         let target = |name: &str, target| (name.to_owned(), target);
         let expected =
-            [target("dns-udp", IntOrString::String("dns".into())), target("metrics-tcp", IntOrString::Int(8080))];
+            [target("udp-20001", IntOrString::String("dns".into())), target("tcp-20002", IntOrString::Int(8080))];
         assert_eq!(ports, expected);
     }
 

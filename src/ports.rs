@@ -113,6 +113,16 @@ impl Space {
         self.listeners[key.protocol as usize].contains(key.port)
     }
 
+    /// Whether all ports of this listener are those of listeners that were taken up,
+    /// itself or others.
+    pub(crate) fn covers(&self, key: ListenerKey) -> bool {
+        key.front_ports().all(|FrontPort { port, transport }| {
+            let of = |protocol: &Protocol| protocol.transports().contains(&transport);
+            let mut all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].into_iter().filter(of);
+            all.any(|protocol| self.has(ListenerKey { port, protocol }))
+        })
+    }
+
     /// Takes a port up.
     pub(crate) fn take(&mut self, key: ListenerKey) {
         self.listeners[key.protocol as usize].set(key.port, true);

@@ -1,14 +1,16 @@
 //! What a claim's status says: the verdict, in the words of the API. Pure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
-use sharedlb_providers::{Address, IpFamily, ListenerKey, Owner};
+use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey, Owner, Protocol};
 
 use crate::assign::{Assignment, Held, HeldSlot};
-use crate::claim::{ClaimObject, api_protocol, api_transport};
+use crate::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::share::LeftOut;
 use crate::text;
@@ -94,23 +96,27 @@ pub fn programmed(
     let (mut without_backends, mut idle_families, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     let mut pending = false;
     for slot in held.slots.iter() {
-        let ours = outcome.listeners.get(&slot.key).filter(|listener| is_for(&listener.owner, claim, slot));
-        match ours {
-            Some(listener) => {
-                if let Some(trouble) = &listener.trouble {
-                    return Programmed::Failed(trouble.clone());
-                }
-                left_out.extend(listener.left_out.map(|left_out| (slot.name.clone(), left_out)));
-                if !listener.backends {
-                    without_backends.push((slot.name.clone(), why_none(slot, listener)));
-                    continue;
-                }
-                idle_families.extend(listener.idle_families.iter().filter_map(|&family| {
-                    Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
-                }));
+        let listeners = serving(outcome, claim, slot.key);
+        if listeners.is_empty() {
+            if let Some(trouble) = no_backends_to_take_over(outcome, claim, slot, &why_none) {
+                return Programmed::Failed(trouble);
             }
-            None => pending = true,
+            pending = true;
         }
+        if let Some(trouble) = listeners.iter().find_map(|listener| listener.trouble.as_ref()) {
+            return Programmed::Failed(trouble.clone());
+        }
+        let most_left_out = listeners.iter().filter_map(|listener| listener.left_out).min_by_key(|out| out.served);
+        left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
+        if let Some(idle) = listeners.iter().find(|listener| !listener.backends) {
+            without_backends.push((slot.name.clone(), why_none(slot, idle)));
+            continue;
+        }
+        let families: BTreeSet<IpFamily> =
+            listeners.iter().flat_map(|listener| &listener.idle_families).copied().collect();
+        idle_families.extend(families.into_iter().filter_map(|family| {
+            Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
+        }));
     }
     match (pending, &outcome.trouble) {
         (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
@@ -122,16 +128,56 @@ pub fn programmed(
     }
 }
 
-fn is_for(owner: &Owner, claim: &ClaimObject, slot: &HeldSlot) -> bool {
-    let key = &claim.meta.key;
-    owner.namespace == key.namespace && owner.claim == key.name && owner.port == slot.name
+/// The listeners of a claim that serve a slot: its own, or until that takes over,
+/// those that it succeeds, provided that they serve all of it. Which port of the
+/// claim they were opened for does not matter, since ports are renamed.
+fn serving<'a>(outcome: &'a Outcome, claim: &ClaimObject, key: ListenerKey) -> Vec<&'a ListenerOutcome> {
+    let of_number = of_number(outcome, claim, key);
+    if let Some((_, own)) = of_number.iter().find(|(other, _)| *other == key) {
+        return vec![own];
+    }
+    let has = |key: ListenerKey, port: FrontPort| key.front_ports().any(|own| own == port);
+    let is_served = |port| of_number.iter().any(|(key, listener)| listener.open && has(*key, port));
+    if !key.front_ports().all(is_served) {
+        return Vec::new();
+    }
+    let overlaps = |other: ListenerKey| key.front_ports().any(|port| has(other, port));
+    of_number.into_iter().filter(|(other, _)| overlaps(*other)).map(|(_, listener)| listener).collect()
+}
+
+/// The listeners of a claim that have the number of this one, itself or others.
+fn of_number<'a>(
+    outcome: &'a Outcome,
+    claim: &ClaimObject,
+    key: ListenerKey,
+) -> Vec<(ListenerKey, &'a ListenerOutcome)> {
+    let is_for = |owner: &Owner| owner.namespace == claim.meta.key.namespace && owner.claim == claim.meta.key.name;
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].map(|protocol| ListenerKey { protocol, ..key });
+    let found = all.into_iter().filter_map(|key| Some((key, outcome.listeners.get(&key)?)));
+    found.filter(|(_, listener)| is_for(&listener.owner)).collect()
+}
+
+/// Why a slot is not served although a listener with its number is open: it would
+/// replace that one, and has no backends.
+fn no_backends_to_take_over(
+    outcome: &Outcome,
+    claim: &ClaimObject,
+    slot: &HeldSlot,
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
+) -> Option<Trouble> {
+    let of_number = of_number(outcome, claim, slot.key);
+    let (stays, listener) = of_number.iter().find(|(_, listener)| listener.open && listener.backends)?;
+    let Trouble { reason, message } = why_none(slot, listener)?;
+    let message = format!("{}; until that is mended, {stays} goes on as it is", of_port(&slot.name, &message));
+    Some(Trouble { reason, message: message.into() })
 }
 
 /// The status of a claim of this class with this verdict.
 #[must_use]
 pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
     let before = &claim.status;
-    let not_heard = verdict.programmed == Programmed::NotHeard && verdict.held == claim.request.held;
+    let not_heard = verdict.programmed == Programmed::NotHeard
+        && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
     let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed));
     let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
     let addresses: Vec<Address> = match &verdict.addresses {
@@ -143,8 +189,8 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
         load_balancer_index: held.as_ref().map(|held| held.index),
         address: held.as_ref().and(addresses.first()).map(Address::to_string),
         summary: (!slots.is_empty()).then(|| summary(claim, slots)),
-        load_balancer: ingress(&addresses, slots),
-        ports: slots.iter().map(port_status).collect(),
+        load_balancer: ingress(&addresses, served_once(claim, slots, &verdict.programmed)),
+        ports: slots.iter().map(|slot| port_status(claim, slot)).collect(),
         observed_generation: Some(claim.meta.generation),
         conditions: Vec::new(),
     };
@@ -199,7 +245,7 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         (Some((Some(reason), message)), _) => Finding::new("False", *reason, message),
         (Some((None, message)), _) => Finding::new("Unknown", Reason::Pending, message),
         (None, Some(held)) => {
-            let (class, ports) = (class.unwrap_or_default(), keys(&held.slots));
+            let (class, ports) = (class.unwrap_or_default(), numbers(&held.slots));
             Finding::new("True", Reason::Allocated, format!("{ports} on load balancer {} of class {class}", held.index))
         }
         (None, None) => Finding::new("Unknown", Reason::Pending, "waiting for a port"),
@@ -292,6 +338,11 @@ fn idle_addresses(addresses: &[Address], idle: &[IdleFamily]) -> Option<Finding>
     Some(Finding::new("True", Reason::AddressWithoutBackends, format!("{EVERY_PORT_HAS_A_BACKEND}; but {told}")))
 }
 
+/// What is held, whatever the ports are called.
+fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
+    held.map(|held| (held.index, held.slots.iter().map(|slot| slot.key).collect()))
+}
+
 /// The slots, each with whether it has ever been served.
 fn opened(held: &Held, programmed: &Programmed) -> Held {
     let served = matches!(programmed, Programmed::Served { .. });
@@ -299,15 +350,36 @@ fn opened(held: &Held, programmed: &Programmed) -> Held {
     Held { index: held.index, slots }
 }
 
-fn port_status(slot: &HeldSlot) -> PortStatus {
-    PortStatus { name: slot.name.to_string(), protocol: api_protocol(slot.key.protocol), port: slot.key.port }
+fn port_status(claim: &ClaimObject, slot: &HeldSlot) -> PortStatus {
+    PortStatus {
+        name: slot.name.to_string(),
+        protocol: api_protocol(slot.key.protocol),
+        port: slot.key.port,
+        target_port: target(claim, slot),
+    }
+}
+
+/// Where a slot's port leads, as the spec says; where that can't be read, as before.
+fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
+    let Ok(spec) = &claim.spec else { return slot.target.clone() };
+    spec.ports.iter().find(|port| *port.name == *slot.name)?.target()
+}
+
+/// The ports that have been served: all of them now, or those of before. A port
+/// that became one of two transports has been served on one of them.
+fn served_once(claim: &ClaimObject, slots: &[HeldSlot], programmed: &Programmed) -> Vec<FrontPort> {
+    let before = opened_before(&claim.status);
+    let all = matches!(programmed, Programmed::Served { .. });
+    let once = slots.iter().filter(|slot| slot.opened).flat_map(|slot| slot.key.front_ports());
+    once.filter(|port| all || before.contains(port)).collect()
 }
 
 /// Where the ports are reached that have been served: as in a Service's status.
-fn ingress(addresses: &[Address], slots: &[HeldSlot]) -> Option<LoadBalancerIngress> {
-    let front_ports = slots.iter().filter(|slot| slot.opened).flat_map(|slot| slot.key.front_ports());
-    let ports: Vec<IngressPort> =
-        front_ports.map(|port| IngressPort { port: port.port, protocol: api_transport(port.transport) }).collect();
+fn ingress(addresses: &[Address], served: Vec<FrontPort>) -> Option<LoadBalancerIngress> {
+    let ports: Vec<IngressPort> = served
+        .into_iter()
+        .map(|port| IngressPort { port: port.port, protocol: api_transport(port.transport) })
+        .collect();
     let entry = |address: &Address| match address {
         Address::Ip(ip) => Ingress { ip: Some(ip.to_string()), hostname: None, ports: ports.clone() },
         Address::Hostname(name) => Ingress { ip: None, hostname: Some(name.clone()), ports: ports.clone() },
@@ -318,21 +390,19 @@ fn ingress(addresses: &[Address], slots: &[HeldSlot]) -> Option<LoadBalancerIngr
 
 /// `20417/TCP→redis`
 fn summary(claim: &ClaimObject, slots: &[HeldSlot]) -> String {
-    let target = |slot: &HeldSlot| {
-        let spec = claim.spec.as_ref().ok()?;
-        let port = spec.ports.iter().find(|port| *port.name == *slot.name)?;
-        Some(match port.target()? {
-            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(number) => number.to_string(),
-            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => name,
-        })
+    let target = |slot: &HeldSlot| match target(claim, slot)? {
+        IntOrString::Int(number) => Some(number.to_string()),
+        IntOrString::String(name) => Some(name),
     };
     let to = |slot: &HeldSlot| if slot.name.is_empty() { target(slot) } else { Some(slot.name.to_string()) };
     text::message(&list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default())))
 }
 
-/// `20417/TCP, 20418/TCP`
-fn keys(slots: &[HeldSlot]) -> String {
-    list(slots, |slot| slot.key.to_string())
+/// `20417/TCP, 20418/TCP`: all of them, in an order of their own, so that the text
+/// changes if they do, and only then.
+fn numbers(slots: &[HeldSlot]) -> String {
+    let keys: BTreeSet<ListenerKey> = slots.iter().map(|slot| slot.key).collect();
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn list(slots: &[HeldSlot], one: impl Fn(&HeldSlot) -> String) -> String {
@@ -400,8 +470,11 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, Stri
     let mut told: Vec<(bool, String, String)> = Vec::new();
     // Ready repeats what the others say, and is told only if it says more.
     for now in after {
-        let changed = find_named(before, &now.type_)
-            .is_none_or(|then| (&then.status, &then.reason) != (&now.status, &now.reason));
+        let changed = find_named(before, &now.type_).is_none_or(|then| {
+            // The message names the ports: other numbers are to be told too.
+            let other_ports = now.reason == Reason::Allocated.as_str() && then.message != now.message;
+            (&then.status, &then.reason) != (&now.status, &now.reason) || other_ports
+        });
         let news = now.status != "Unknown" && now.reason != Reason::Pending.as_str();
         if changed && news && !told.iter().any(|(_, reason, _)| *reason == now.reason) {
             told.push((now.status == "False", now.reason.clone(), now.message.clone()));
@@ -418,14 +491,14 @@ fn find_named<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Conditi
 
 /// `20417/TCP`, as a class' status lists ports.
 #[must_use]
-pub fn parse_front_port(text: &str) -> Option<sharedlb_providers::FrontPort> {
+pub fn parse_front_port(text: &str) -> Option<FrontPort> {
     let (port, transport) = text.split_once('/')?;
     let transport = match transport {
         "TCP" => sharedlb_providers::Transport::Tcp,
         "UDP" => sharedlb_providers::Transport::Udp,
         _ => return None,
     };
-    Some(sharedlb_providers::FrontPort { port: port.parse().ok()?, transport })
+    Some(FrontPort { port: port.parse().ok()?, transport })
 }
 
 /// The key of a port that a class' status says was given back.
@@ -445,8 +518,12 @@ mod tests {
             let why = format!("no ready pod has an {family} address");
             IdleFamily { port: (*port).into(), family: *family, why }
         });
-        let served =
-            Programmed::Served { without_backends: Vec::new(), idle_families: idle.collect(), left_out: Vec::new(), no_address: None };
+        let served = Programmed::Served {
+            without_backends: Vec::new(),
+            idle_families: idle.collect(),
+            left_out: Vec::new(),
+            no_address: None,
+        };
         let addresses = addresses.iter().map(|address| crate::claim::parse_address(address)).collect();
         let held = claim.request.held.clone();
         let verdict = Verdict { held, refused: None, programmed: served, addresses: Some(addresses) };
@@ -491,6 +568,7 @@ mod tests {
             without_backends: vec![("dns".into(), Some(trouble))],
             idle_families: Vec::new(),
             left_out: Vec::new(),
+            no_address: None,
         };
         let addresses = Some([crate::claim::parse_address("10.0.0.1")].into());
         let verdict = Verdict { held: claim.request.held.clone(), refused: None, programmed, addresses };
@@ -543,7 +621,12 @@ mod tests {
         let verdict = |no_address: Option<Trouble>| Verdict {
             held: claim.request.held.clone(),
             refused: None,
-            programmed: Programmed::Served { without_backends: Vec::new(), idle_families: Vec::new(), left_out: Vec::new(), no_address },
+            programmed: Programmed::Served {
+                without_backends: Vec::new(),
+                idle_families: Vec::new(),
+                left_out: Vec::new(),
+                no_address,
+            },
             addresses: Some([].into()),
         };
         let trouble =
@@ -557,5 +640,30 @@ mod tests {
         assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
         let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
+    }
+
+    #[test]
+    fn other_numbers_are_told_and_a_name_or_an_order_that_changes_is_not() {
+        let ports = |ports: &[(&str, u16)]| {
+            let ports = ports.iter().map(|(name, port)| serde_json::json!({"name": name, "port": port}));
+            claim("web").status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports.collect::<Vec<_>>()})).build()
+        };
+        let conditions = |claim: &ClaimObject| {
+            let verdict = Verdict {
+                held: claim.request.held.clone(),
+                refused: None,
+                programmed: Programmed::Pending,
+                addresses: Some(Arc::default()),
+            };
+            status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).conditions
+        };
+        let before = conditions(&ports(&[("a", 20001), ("b", 20002)]));
+        assert_eq!(transitions(&before, &conditions(&ports(&[("c", 20002), ("a", 20001)]))), []);
+        let many: Vec<(String, u16)> = (20001..20007).map(|port| (format!("p{port}"), port)).collect();
+        let many: Vec<(&str, u16)> = many.iter().map(|(name, port)| (name.as_str(), *port)).collect();
+        let told = transitions(&before, &conditions(&ports(&many)));
+        let message =
+            "20001/TCP, 20002/TCP, 20003/TCP, 20004/TCP, 20005/TCP, 20006/TCP on load balancer 0 of class default";
+        assert_eq!(told, [(false, "Allocated".to_owned(), message.to_owned())]);
     }
 }

@@ -124,7 +124,9 @@ pub struct SharedLBSpec {
 pub struct SharedLBPort {
     /// The name of the port, unique in this SharedLB: a DNS label of at most
     /// 59 characters. May be left out if there is just one port. A port keeps
-    /// its number for as long as its name and protocol stay.
+    /// its number also under another name or in another place of the list: what it
+    /// continues is decided by its name, then the number it asks for, then its
+    /// targetPort and protocol, then its place.
     #[serde(default)]
     #[schemars(length(max = 59))]
     #[x_kube(validation = (
@@ -219,6 +221,10 @@ pub struct PortStatus {
     pub protocol: Protocol,
     /// The port of the load balancer, 1 to 65535.
     pub port: NonZeroU16,
+    /// Where the port leads, as in the spec. It tells which port goes on with this
+    /// number when ports get other names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_port: Option<IntOrString>,
 }
 
 /// Where ports are reached, as in the status of a Service.

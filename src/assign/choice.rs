@@ -6,7 +6,7 @@ use sharedlb_providers::ListenerKey;
 use sharedlb_providers::model::fnv1a;
 
 use super::types::{Claim, ClaimId, HeldSlot, Policy, PortRequest};
-use super::{Misfit, Obstacle, Refusal};
+use super::{Misfit, Obstacle, Refusal, count_of as count};
 use crate::ports::Space;
 
 /// Takes up a port for each of these, or none at all.
@@ -20,6 +20,7 @@ pub(super) fn take_all(
 ) -> Result<Vec<HeldSlot>, Misfit> {
     let mut slots: Vec<HeldSlot> = Vec::with_capacity(ports.len());
     let mut refused = Vec::new();
+    let assigned = count(ports.iter().filter(|port| port.number.is_none()).count());
     // Numbers that are asked for first, so that no sibling is handed one of them.
     for port in
         ports.iter().filter(|port| port.number.is_some()).chain(ports.iter().filter(|port| port.number.is_none()))
@@ -31,16 +32,16 @@ pub(super) fn take_all(
             }
             None => preferred(&claim.id, &port.name, dynamic)
                 .and_then(|preferred| space.next_free(port.protocol, preferred))
-                .ok_or(Obstacle::NoDynamicPort { index }),
+                .ok_or(Obstacle::NoDynamicPort { index, asked: assigned, of: count(dynamic.len()) }),
         };
         match number {
             Ok(number) => {
                 let key = ListenerKey { port: number, protocol: port.protocol };
                 space.take(key);
-                slots.push(HeldSlot { name: port.name.clone(), key, opened: false });
+                slots.push(HeldSlot { name: port.name.clone(), key, opened: false, target: port.target.clone() });
             }
             Err(obstacle) => {
-                refused.push((port.name.clone(), Refusal::NoRoom { obstacles: vec![obstacle], max: policy.max }));
+                refused.push((port.name.clone(), Refusal::no_room(vec![obstacle], policy)));
             }
         }
     }

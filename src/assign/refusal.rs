@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, ListenerKey, Protocol};
+use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol};
 
-use super::PortRequest;
+use super::{Policy, PortRequest};
 
 /// Why a port of a claim got no slot. Its text is for the claim's author.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +60,45 @@ pub enum Refusal {
         /// Its index
         index: u32,
     },
+    /// A port that is served on one transport asks for both, and the other one is
+    /// taken. It stays as it is.
+    HalfTaken {
+        /// Index of the load balancer
+        index: u32,
+        /// What is taken
+        taken: FrontPort,
+        /// The listener that stays
+        kept: ListenerKey,
+        /// The claim's own port that has it; `None`: it is not the claim's
+        by: Option<Arc<str>>,
+    },
+    /// The claim's own other port has the number.
+    OwnPort {
+        /// What was asked for
+        key: ListenerKey,
+        /// What the other port has or asks for
+        other: ListenerKey,
+        /// Name of the other port
+        port: Arc<str>,
+    },
     /// Something stands in the way on every load balancer.
     NoRoom {
         /// What, on each
         obstacles: Vec<Obstacle>,
-        /// How many load balancers the class may have
-        max: u32,
+        /// What the class may have
+        limits: Limits,
     },
+}
+
+/// How much a class may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Load balancers
+    pub load_balancers: u32,
+    /// Listeners for each load balancer
+    pub listeners: u32,
+    /// The most listeners for each load balancer that its admin could allow
+    pub max_listeners: u32,
 }
 
 /// What stands in the way on one load balancer.
@@ -105,16 +137,37 @@ pub enum Obstacle {
     NoDynamicPort {
         /// Index of the load balancer
         index: u32,
+        /// Ports of the claim that are to be assigned
+        asked: u32,
+        /// Ports of spec.ports.dynamic, free or not
+        of: u32,
     },
 }
 
+impl Obstacle {
+    /// Whether it would stand in the way on an empty load balancer too.
+    fn is_of_the_claim(&self) -> bool {
+        match self {
+            Self::Listeners { asked, limit, .. } => asked > limit,
+            Self::NoDynamicPort { asked, of, .. } => asked > of,
+            Self::Taken { .. } | Self::Targets { .. } => false,
+        }
+    }
+}
+
 impl Refusal {
+    /// What stands in the way on load balancers of a class with this policy.
+    pub(super) fn no_room(obstacles: Vec<Obstacle>, policy: &Policy) -> Self {
+        let Policy { max: load_balancers, listeners, max_listeners, .. } = *policy;
+        Self::NoRoom { obstacles, limits: Limits { load_balancers, listeners, max_listeners } }
+    }
+
     /// The refusal of every port for which no load balancer had room: what stood
     /// in the way on each.
     pub(super) fn of_all(
         ports: &[&PortRequest],
         misfits: Vec<Vec<(Arc<str>, Self)>>,
-        max: u32,
+        policy: &Policy,
     ) -> Vec<(Arc<str>, Self)> {
         let mut merged: BTreeMap<Arc<str>, Self> = BTreeMap::new();
         for (name, refusal) in misfits.into_iter().flatten() {
@@ -125,7 +178,7 @@ impl Refusal {
             }
         }
         if merged.is_empty() {
-            let none = Self::NoRoom { obstacles: Vec::new(), max };
+            let none = Self::no_room(Vec::new(), policy);
             return ports.iter().map(|port| (port.name.clone(), none.clone())).collect();
         }
         ports.iter().filter_map(|port| merged.remove_entry(&port.name)).collect()
@@ -141,6 +194,10 @@ impl Refusal {
             Self::QuotaExceeded { .. } | Self::TooManyResting { .. } => Reason::QuotaExceeded,
             Self::AddressUnknown { .. } => Reason::AddressUnknown,
             Self::Unobserved { .. } => return None,
+            Self::HalfTaken { .. } => Reason::PortTaken,
+            // Elsewhere TCP and UDP would do side by side.
+            Self::OwnPort { key, other, .. } if !overlap(key.protocol, other.protocol) => Reason::Unsupported,
+            Self::OwnPort { .. } => Reason::PortTaken,
             Self::NoRoom { obstacles, .. } => {
                 let taken = |obstacle: &Obstacle| matches!(obstacle, Obstacle::Taken { .. });
                 if !obstacles.is_empty() && obstacles.iter().all(taken) {
@@ -168,6 +225,9 @@ impl Refusal {
             Self::PortNotAllowed { key, reserved: false } => format!(
                 "port {key} is outside spec.ports.requestable of class {class}: ask for another, or leave port out to have one assigned"
             ),
+            Self::QuotaExceeded { asked, quota, .. } if asked > quota => format!(
+                "{asked} ports are asked for, and a namespace may hold {quota} of class {class}: ask for fewer, or ask the admin to raise spec.portsPerNamespace"
+            ),
             Self::QuotaExceeded { held, asked, quota } => format!(
                 "the namespace holds {held} of {quota} ports of class {class}, and this needs {asked} more: delete a claim, or ask the admin to raise spec.portsPerNamespace"
             ),
@@ -186,16 +246,64 @@ impl Refusal {
             Self::Unobserved { index } => {
                 format!("waiting until load balancer {index} of class {class} has been looked at")
             }
-            Self::NoRoom { obstacles, max } => {
-                let advice = match self.reason() {
-                    Some(Reason::PortTaken) => "ask for another port, or leave port out to have one assigned",
-                    _ => "delete a claim, or ask the admin to raise spec.loadBalancers.max",
+            Self::HalfTaken { index, taken, kept, by } => {
+                let by = by.as_ref().map_or_else(
+                    || format!("taken on load balancer {index}"),
+                    |port| format!("the claim's own port {port}"),
+                );
+                format!(
+                    "port {taken} is {by}, so {kept} goes on as it is: set protocol to {}, or ask for a number of which both TCP and UDP are free",
+                    kept.protocol
+                )
+            }
+            Self::OwnPort { key, other, port } if overlap(key.protocol, other.protocol) => {
+                format!(
+                    "port {key} is the claim's own port {port} ({other}): ask for another port, or leave port out to have one assigned"
+                )
+            }
+            Self::OwnPort { key, other, port } => format!(
+                "port {key} is the claim's own port {port} ({other}), and a load balancer of class {class} has one listener for a number: use one port with protocol TCP_UDP (a Service: give both ports the same number as targetPort)"
+            ),
+            Self::NoRoom { obstacles, limits } => {
+                let count = match limits.load_balancers {
+                    1 => "1 load balancer".to_owned(),
+                    max => format!("{max} load balancers"),
                 };
-                let count = if *max == 1 { "1 load balancer".to_owned() } else { format!("{max} load balancers") };
-                format!("{}; class {class} may have {count}: {advice}", summarise(obstacles))
+                format!("{}; class {class} may have {count}: {}", summarise(obstacles), self.advice(obstacles, *limits))
             }
         }
     }
+
+    /// What helps against these obstacles.
+    fn advice(&self, obstacles: &[Obstacle], limits: Limits) -> &'static str {
+        if self.reason() == Some(Reason::PortTaken) {
+            return "ask for another port, or leave port out to have one assigned";
+        }
+        let is_too_large = !obstacles.is_empty() && obstacles.iter().all(Obstacle::is_of_the_claim);
+        let is_dynamic = |obstacle: &Obstacle| matches!(obstacle, Obstacle::NoDynamicPort { .. });
+        let would_fit = |obstacle: &Obstacle| match obstacle {
+            Obstacle::Listeners { asked, limit, .. } => *limit == limits.listeners && *asked <= limits.max_listeners,
+            _ => false,
+        };
+        match is_too_large {
+            true if obstacles.iter().any(is_dynamic) => {
+                "ask for ports by number, or ask the admin to widen spec.ports.dynamic"
+            }
+            true if obstacles.iter().any(would_fit) => {
+                "split it, or ask the admin to raise spec.loadBalancers.listenersPerLoadBalancer"
+            }
+            true => "split it",
+            false if !obstacles.is_empty() && obstacles.iter().all(is_dynamic) => {
+                "delete a claim, or ask the admin to widen spec.ports.dynamic or raise spec.loadBalancers.max"
+            }
+            false => "delete a claim, or ask the admin to raise spec.loadBalancers.max",
+        }
+    }
+}
+
+/// Whether listeners of these protocols on one number cannot be open at once.
+pub(super) fn overlap(a: Protocol, b: Protocol) -> bool {
+    a.transports().iter().any(|transport| b.transports().contains(transport))
 }
 
 /// "load balancers 0 and 1 hold 50 of 50 listeners, …": equal obstacles are
@@ -214,7 +322,10 @@ fn summarise(obstacles: &[Obstacle]) -> String {
             Obstacle::Targets { index, held, limit, asked } => {
                 (*index, format!("{held} of {limit} targets are held, and {asked} more are needed, on"))
             }
-            Obstacle::NoDynamicPort { index } => (*index, "no port of spec.ports.dynamic is free on".to_owned()),
+            Obstacle::NoDynamicPort { index, asked, of } if asked > of => {
+                (*index, format!("{asked} ports are to be assigned, and spec.ports.dynamic has {of}, on"))
+            }
+            Obstacle::NoDynamicPort { index, .. } => (*index, "no port of spec.ports.dynamic is free on".to_owned()),
         };
         match kinds.iter_mut().find(|(known, _)| *known == text) {
             Some((_, indices)) => indices.push(index),

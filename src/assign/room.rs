@@ -49,6 +49,16 @@ impl Filled {
         self.used.targets > self.limit.targets
     }
 
+    /// What it is once `own`, which is counted as used, has given its place to this.
+    pub(super) fn exchanged(self, asked: Room, own: Room) -> Self {
+        let exchanged = |used: u32, asked: u32, own: u32| used.saturating_sub(own).saturating_add(asked);
+        let used = Room {
+            listeners: exchanged(self.used.listeners, asked.listeners, own.listeners),
+            targets: exchanged(self.used.targets, asked.targets, own.targets),
+        };
+        Self { used, limit: self.limit }
+    }
+
     /// What it is once this is added, part of which, `own`, is counted as used
     /// already; or what stands in the way.
     ///

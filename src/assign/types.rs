@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Owner, Protocol};
 
 use super::{Refusal, Room};
@@ -55,6 +56,9 @@ pub struct PortRequest {
     pub protocol: Protocol,
     /// The front port that it insists on; `None`: one is assigned
     pub number: Option<NonZeroU16>,
+    /// The port of the pods or of the Service that it leads to, as its spec has it;
+    /// `None`: its spec can't be read
+    pub target: Option<IntOrString>,
     /// Targets that a listener of it has now; 0 where nobody counts them
     pub targets: u32,
 }
@@ -87,8 +91,12 @@ pub struct HeldSlot {
     pub name: Arc<str>,
     /// Front port and protocol
     pub key: ListenerKey,
-    /// Whether it was ever programmed: such a slot is never moved.
+    /// Whether it, or what it continues, was ever programmed: such a slot is never
+    /// moved.
     pub opened: bool,
+    /// Where its port led when the status was written, as the spec had it; `None`:
+    /// the status does not say
+    pub target: Option<IntOrString>,
 }
 
 /// A load balancer of the class as it is known.
@@ -104,6 +112,9 @@ pub struct LoadBalancerState {
     pub no_room: BTreeSet<ListenerKey>,
     /// Slots that were given back, and whose ports still rest
     pub released: Vec<Released>,
+    /// Whether it serves nothing, and is not about to: it has been without an address
+    /// for long, or cannot be made
+    pub unusable: bool,
     /// Whether new slots must wait: it was adopted and has not been observed yet
     pub unobserved: bool,
 }
@@ -138,6 +149,9 @@ pub struct Policy {
     pub addresses: Vec<Address>,
     /// Listeners for each load balancer
     pub listeners: u32,
+    /// The most listeners that the provider could have on a load balancer, if the
+    /// class asked for it
+    pub max_listeners: u32,
     /// Targets for each load balancer that has not told what fits on it;
     /// `None`: nobody counts them
     pub targets: Option<u32>,

@@ -2,13 +2,14 @@
 //! only so many.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 
 use super::group::Entry;
-use crate::assign::{Claim, PortRequest};
+use crate::assign::{Claim, PortRequest, numbers};
 use crate::claim::ClaimObject;
 use crate::cluster::backends::Backends;
 use crate::desired::Reach;
@@ -50,8 +51,8 @@ impl<'a> TargetCounts<'a> {
     /// Counts those of all ports of a claim.
     pub(super) fn of(&self, entry: &Entry) -> Counted {
         let mut request = entry.claim.request.clone();
-        for port in &mut request.ports {
-            port.targets = self.of_port(&entry.claim, port);
+        for (port, number) in request.ports.iter_mut().zip(numbers(&entry.claim.request)) {
+            port.targets = self.of_port(&entry.claim, port, number);
         }
         Counted { request, known: self.are_known(entry) }
     }
@@ -73,10 +74,12 @@ impl<'a> TargetCounts<'a> {
         self.least
     }
 
-    fn of_port(&self, claim: &ClaimObject, port: &PortRequest) -> u32 {
-        let targets = match claim.target.of_port(&port.name) {
+    /// Counts those of a port that has, or goes on with, this number.
+    fn of_port(&self, claim: &ClaimObject, port: &PortRequest, number: Option<NonZeroU16>) -> u32 {
+        let to = claim.target.of_port(&port.name, number);
+        let targets = match to {
             Some((service, to)) if self.reach.targets == TargetKind::Pod => {
-                let backends = self.backends.of(service, to, port.protocol, self.reach.endpoints);
+                let backends = self.backends.of(service, &to, port.protocol, self.reach.endpoints);
                 // A provider that has a limit knows the family without a look.
                 usable(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
             }

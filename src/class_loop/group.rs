@@ -87,6 +87,8 @@ impl Group {
             entry.service_trouble = None;
             entry.service_is_fine = false;
         }
+        // The Service has a port for each slot.
+        entry.service_is_fine &= entry.claim.request.held == claim.request.held;
         entry.rendered = None;
         entry.claim = claim;
         self.put(entry);

@@ -260,8 +260,14 @@ impl ClassLoop {
         status: Option<&SharedLBStatus>,
         result: Result<ClaimObject, WriteError>,
     ) {
+        // Otherwise it would be written over and over.
+        let is_pruned = |written: &ClaimObject| status.is_some_and(|status| *status != written.status);
         if let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) {
             match &result {
+                Ok(written) if is_pruned(written) => {
+                    warn!(claim = %claim.meta.key, "the API server does not keep all of the status: the CustomResourceDefinitions of this version are to be applied");
+                    entry.writes.failed(false);
+                }
                 Ok(_) => entry.writes.succeeded(),
                 Err(error) => entry.writes.failed(matches!(error, WriteError::Conflict | WriteError::Gone)),
             }

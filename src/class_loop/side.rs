@@ -132,8 +132,9 @@ impl ClassLoop {
         tokio::spawn(async move {
             let result = match (&found, &desired) {
                 (Some(found), Some(desired)) if own_service::can_become(found, desired) => {
-                    // A port keeps its node port by its name: the API server sees to it.
-                    writer.correct_service(&found.meta, desired).await.map(Some)
+                    let mut desired = desired.clone();
+                    own_service::keep_node_ports(&mut desired, found, &claim);
+                    writer.correct_service(&found.meta, &desired).await.map(Some)
                 }
                 // It is made anew once it is gone.
                 (Some(found), Some(_)) => writer.delete_service(&found.meta).await.map(|()| None),

@@ -29,12 +29,12 @@ impl ClassLoop {
         if let Some(trouble) = &entry.service_trouble {
             return Some(no_backends(trouble.clone()));
         }
-        let Some((service, port)) = claim.target.of_port(&slot.name) else {
+        let Some((service, port)) = claim.target.of_port(&slot.name, Some(slot.key.port)) else {
             return Some(no_backends("its spec can't be read".to_owned()));
         };
         let backends = &self.settings.backends;
         let reach = self.runners.get(class).map(Runner::reach).unwrap_or_default();
-        if let Some(why) = backends.why_none(service, port, slot.key.protocol, reach.endpoints) {
+        if let Some(why) = backends.why_none(service, &port, slot.key.protocol, reach.endpoints) {
             return Some(no_backends(why));
         }
         if reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0 {
@@ -45,7 +45,7 @@ impl ClassLoop {
             let index = held.index;
             return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
         }
-        self.none_usable(class, claim.target.port_through(&slot.name, reach.targets)?, slot)
+        self.none_usable(class, claim.target.port_through(slot, reach.targets)?, slot)
     }
 
     /// Why a Service leads to no address of this family.

@@ -61,13 +61,7 @@ impl ClassLoop {
                 ),
             });
         }
-        let others = match got.refused.len() - 1 {
-            0 => String::new(),
-            1 => " (and one more port was refused)".to_owned(),
-            n => format!(" (and {n} more ports were refused)"),
-        };
-        let port = if port.is_empty() { String::new() } else { format!("port {port}: ") };
-        Some((refusal.reason(), format!("{port}{}{others}", refusal.message(name))))
+        Some((refusal.reason(), refused_ports(got, port, &refusal.message(name))))
     }
 
     /// Why the Service that the claim names does not do.
@@ -100,7 +94,7 @@ impl ClassLoop {
         let claim = &entry.claim;
         let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(class, entry, held, slot, listener);
         let why_none_of = |slot: &HeldSlot, family| {
-            let (service, _) = claim.target.of_port(&slot.name)?;
+            let (service, _) = claim.target.of_port(&slot.name, Some(slot.key.port))?;
             Some(self.why_none_of(class, service, family))
         };
         render::programmed(claim, held, outcome, why_none, why_none_of)
@@ -180,6 +174,21 @@ impl ClassLoop {
     }
 }
 
+/// Why ports were refused, and how many: not where it is the claim as a whole that
+/// cannot be had.
+fn refused_ports(got: &Assignment, port: &str, message: &str) -> String {
+    let as_a_whole = got.granted.is_none() && got.refused.windows(2).all(|two| two[0].1 == two[1].1);
+    let others = match got.refused.len() - 1 {
+        _ if as_a_whole => String::new(),
+        0 => String::new(),
+        1 => " (and one more port was refused)".to_owned(),
+        n => format!(" (and {n} more ports were refused)"),
+    };
+    let is_about_all = port.is_empty() || (as_a_whole && got.refused.len() > 1);
+    let port = if is_about_all { String::new() } else { format!("port {port}: ") };
+    format!("{port}{message}{others}")
+}
+
 /// Whether a claim's slots are not those that its status has.
 pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
     let slots = |held: Option<&Held>| {
@@ -188,5 +197,24 @@ pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
     match (&claim.request.held, &got.granted) {
         (Some(held), Some(granted)) if held == granted => false,
         (held, granted) => slots(held.as_ref()) != slots(granted.as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assign::Refusal;
+
+    #[test]
+    fn other_ports_are_counted_only_where_it_is_not_the_claim_as_a_whole_that_cannot_be_had() {
+        let refused = |indices: [u32; 2]| {
+            let refused = ["a", "b"].into_iter().zip(indices);
+            let refused = refused.map(|(port, index)| (port.into(), Refusal::Unobserved { index })).collect();
+            Assignment { refused, ..Assignment::default() }
+        };
+        assert_eq!(refused_ports(&refused([0, 0]), "a", "why"), "why");
+        assert_eq!(refused_ports(&refused([0, 1]), "a", "why"), "port a: why (and one more port was refused)");
+        let added = Assignment { granted: Some(Held { index: 0, slots: Arc::new([]) }), ..refused([0, 0]) };
+        assert_eq!(refused_ports(&added, "a", "why"), "port a: why (and one more port was refused)");
     }
 }

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::runtime::watcher::Event;
 use sharedlb_crds::{Endpoints, TargetKind};
 use sharedlb_providers::{Backend, IpFamily, Protocol, Transport};
@@ -332,13 +333,22 @@ impl Inner {
 
     fn of(&self, service: &ClaimId, port: &PortRef, transport: Transport, count: Endpoints) -> BTreeSet<Backend> {
         let Some(found) = self.services.get(service) else { return BTreeSet::new() };
-        let Some(port) = found.ports.iter().find(|candidate| candidate.is(port, transport)) else {
+        let Some(of_service) = found.ports.iter().find(|candidate| candidate.is(port, transport)) else {
             return BTreeSet::new();
         };
+        // A Service that got another name for it may be known before its endpoints.
+        let is_meant = |name: &str| match port {
+            PortRef::OfClaim(port) => port.is_named(name, transport),
+            _ => *name == *of_service.name,
+        };
+        let listed = |slice: &SliceObject| {
+            slice.ports.iter().find(|(name, t, _)| is_meant(name) && *t == transport).map(|(_, _, number)| *number)
+        };
+        let is_listed = self.slices_of(service).any(|slice| listed(slice).is_some());
         let all = || {
             self.endpoints_of(found, count).filter_map(|(slice, endpoint)| {
-                let number = slice.ports.iter().find(|(name, t, _)| *name == port.name && *t == transport);
-                number.map(|(_, _, number)| (endpoint, *number))
+                let former = || if is_listed { None } else { of_former_name(found, of_service, slice) };
+                Some((endpoint, listed(slice).or_else(former)?))
             })
         };
         let backend = |(endpoint, port): (&EndpointObject, NonZeroU16)| Backend {
@@ -355,4 +365,21 @@ impl Inner {
         }
         ready
     }
+}
+
+/// A Service whose port gets another name is known before the EndpointSlices that have
+/// it, which still list the former one: the only one that is none of the Service now,
+/// and that leads where the port does.
+fn of_former_name(service: &ServiceObject, port: &ServicePort, slice: &SliceObject) -> Option<NonZeroU16> {
+    let is_known =
+        |name: &Arc<str>| service.ports.iter().any(|known| known.name == *name && known.transport == port.transport);
+    let leads_there = |number: NonZeroU16| match &port.target {
+        IntOrString::Int(target) => i32::from(number.get()) == *target,
+        IntOrString::String(_) => true,
+    };
+    let mut former = slice.ports.iter().filter(|(name, transport, number)| {
+        Some(*transport) == port.transport && !is_known(name) && leads_there(*number)
+    });
+    let (_, _, number) = former.next()?;
+    former.next().is_none().then_some(*number)
 }

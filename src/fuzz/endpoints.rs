@@ -1,6 +1,8 @@
 //! Services and EndpointSlices: what is known of them stays one with what there
 //! is, however they come, change and go.
 
+use std::num::NonZeroU16;
+
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
@@ -15,6 +17,7 @@ use crate::assign::ClaimId;
 use crate::cluster::backends::{Backends, PortRef, ServiceObject, SliceObject};
 use crate::cluster::nodes::NodeObject;
 use crate::desired::Reach;
+use crate::own_service::OwnPort;
 
 fn service_json() -> Value {
     json!({
@@ -94,7 +97,7 @@ proptest! {
         let key = ClaimId { namespace: "team".into(), name: "web".into() };
         for (port, protocol) in [
             (PortRef::Number(53), Protocol::TcpUdp), (PortRef::Name("dns".into()), Protocol::Udp),
-            (PortRef::OfClaim("dns".into()), Protocol::Tcp),
+            (PortRef::OfClaim(OwnPort { number: NonZeroU16::MIN, name: "dns".into() }), Protocol::Tcp),
         ] {
             let any = backends.of(&key, &port, protocol, Endpoints::Any);
             let pods = backends.of(&key, &port, protocol, Endpoints::Pods);

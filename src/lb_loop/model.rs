@@ -195,7 +195,7 @@ fn plan(provider: Arc<dyn Provider>, index: u32, Numbered { number, slots }: &Nu
     let planned = slots.as_ref().map(|slots| {
         let planned = |(port, claim): (usize, &Option<u8>)| {
             let object = &OBJECTS[usize::from((*claim)?)];
-            let slots = [HeldSlot { name: "x".into(), key: key(port), opened: false }];
+            let slots = [HeldSlot { name: "x".into(), key: key(port), opened: false, target: None }];
             Some(Planned { target: object.target.clone(), slots: slots.into() })
         };
         slots.iter().enumerate().filter_map(planned).collect()

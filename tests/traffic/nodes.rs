@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason, SharedLBClass};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::harness::{LIMIT, Site, Tests, World};
+use crate::harness::{LIMIT, Site, Tests, World, slots};
 use crate::place::{Front, Place};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -66,10 +66,25 @@ async fn own<T>(site: &Site, claim: &str, find: impl Fn(&Service) -> Option<T>) 
     .await
 }
 
-/// The port of every node for a port of the Service.
-fn node_port(service: &Service, name: &str) -> Option<u16> {
+/// The port of every node for a port of the Service: the first of this protocol.
+fn node_port(service: &Service, protocol: &str) -> Option<u16> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.filter(|port| port.name.as_deref() == Some(name)).find_map(|port| port.node_port?.try_into().ok())
+    ports.filter(|port| port.protocol.as_deref() == Some(protocol)).find_map(|port| port.node_port?.try_into().ok())
+}
+
+/// The same for the TCP port of the load balancer with this number.
+fn node_port_of(service: &Service, number: u16) -> Option<u16> {
+    let name = format!("tcp-{number}");
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(|port| port.name.as_ref() == Some(&name)).find_map(|port| port.node_port?.try_into().ok())
+}
+
+/// The number that a claim has for a port.
+async fn number(site: &Site, claim: &str, port: &str) -> anyhow::Result<u16> {
+    eventually(&format!("a number for port {port} of claim {claim}"), LIMIT, async || {
+        Ok(slots(&site.claims.get(claim).await?).get(port).map(|(.., number)| *number))
+    })
+    .await
 }
 
 async fn by_selector(world: Arc<World>) -> anyhow::Result<()> {
@@ -77,7 +92,7 @@ async fn by_selector(world: Arc<World>) -> anyhow::Result<()> {
     place.pod("web-0", "web").await?;
     place.pod("web-1", "web").await?;
     place.site.claim("web", json!([{"targetPort": "http"}])).await?;
-    let port = own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    let port = own(&place.site, "web", |service| node_port(service, "TCP")).await?;
     place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0", "web-1"]).await
 }
 
@@ -91,14 +106,16 @@ async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
     let claim =
         json!({"serviceName": "web", "ports": [{"name": "a", "targetPort": 80}, {"name": "b", "targetPort": "web"}]});
     place.site.claim_with("web", claim).await?;
-    for name in ["a-tcp", "b-tcp"] {
-        let port = own(&place.site, "web", |service| node_port(service, name)).await?;
+    for name in ["a", "b"] {
+        let number = number(&place.site, "web", name).await?;
+        let port = own(&place.site, "web", |service| node_port_of(service, number)).await?;
         place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0"]).await?;
     }
     // It follows the Service.
     let change = Patch::Merge(json!({"spec": {"selector": {"app": "db"}}}));
     services(&place.site).patch("web", &PatchParams::default(), &change).await?;
-    let port = own(&place.site, "web", |service| node_port(service, "a-tcp")).await?;
+    let a = number(&place.site, "web", "a").await?;
+    let port = own(&place.site, "web", |service| node_port_of(service, a)).await?;
     place.only_answer(Front { address, port }, Protocol::Tcp, &["db-0"]).await
 }
 
@@ -106,7 +123,7 @@ async fn both_transports(world: Arc<World>) -> anyhow::Result<()> {
     let (place, address) = open(world, "nodes-both").await?;
     place.pod("dns-0", "web").await?;
     place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
-    let ports = |service: &Service| Some((node_port(service, "tcp")?, node_port(service, "udp")?));
+    let ports = |service: &Service| Some((node_port(service, "TCP")?, node_port(service, "UDP")?));
     let (tcp, udp) = own(&place.site, "dns", ports).await?;
     ensure!(tcp == udp, "{tcp} and {udp}");
     place.answers(Front { address, port: tcp }, Protocol::Tcp, "dns-0").await?;
@@ -118,13 +135,16 @@ async fn stays(world: Arc<World>) -> anyhow::Result<()> {
     let (place, _) = open(world, "nodes-stay").await?;
     let port = |name: &str| json!({"name": name, "targetPort": "http"});
     place.site.claim("web", json!([port("a"), port("b")])).await?;
-    let before = own(&place.site, "web", |service| node_port(service, "b-tcp")).await?;
-    place.site.change("web", json!({"spec": {"ports": [port("c"), port("b")]}})).await?;
-    own(&place.site, "web", |service| node_port(service, "c-tcp")).await?;
-    place.site.change("web", json!({"spec": {"ports": [port("b")]}})).await?;
+    let b = number(&place.site, "web", "b").await?;
+    let before = own(&place.site, "web", |service| node_port_of(service, b)).await?;
+    place.site.change("web", json!({"spec": {"ports": [port("b"), port("c"), port("d")]}})).await?;
+    let d = number(&place.site, "web", "d").await?;
+    own(&place.site, "web", |service| node_port_of(service, d)).await?;
+    place.site.change("web", json!({"spec": {"ports": [port("renamed")]}})).await?;
+    ensure!(number(&place.site, "web", "renamed").await? == b, "it is the one that stays in its place");
     let alone = |service: &Service| {
         let ports = service.spec.as_ref()?.ports.as_ref()?.len();
-        node_port(service, "b-tcp").filter(|_| ports == 1)
+        node_port_of(service, b).filter(|_| ports == 1)
     };
     let after = own(&place.site, "web", alone).await?;
     ensure!(after == before, "it was {before} and is {after}");
@@ -138,8 +158,8 @@ async fn turns(world: Arc<World>) -> anyhow::Result<()> {
     service(&place.site, "svc", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}))
         .await?;
     place.site.claim_with("svc", json!({"serviceName": "svc", "ports": [{"targetPort": 80}]})).await?;
-    own(&place.site, "svc", |service| node_port(service, "tcp")).await?;
-    own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    own(&place.site, "svc", |service| node_port(service, "TCP")).await?;
+    own(&place.site, "web", |service| node_port(service, "TCP")).await?;
     place.site.change_class(json!({"spec": {"targets": "Pod"}})).await?;
     let headless = |service: &Service| (service.spec.as_ref()?.cluster_ip.as_deref() == Some("None")).then_some(());
     own(&place.site, "web", headless).await?;
@@ -149,7 +169,7 @@ async fn turns(world: Arc<World>) -> anyhow::Result<()> {
     })
     .await?;
     place.site.change_class(json!({"spec": {"targets": "Node"}})).await?;
-    let port = own(&place.site, "web", |service| node_port(service, "tcp")).await?;
+    let port = own(&place.site, "web", |service| node_port(service, "TCP")).await?;
     place.answers(Front { address, port }, Protocol::Tcp, "web-0").await.map(drop)
 }
 

@@ -1,14 +1,17 @@
 //! Every rule, safety point and property of allocation, each with a test named
 //! for it.
 
+mod edits;
 mod properties;
 mod room;
 mod rules;
 mod safety;
+mod unusable;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::Reason;
 use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Protocol, Transport};
 
@@ -47,6 +50,7 @@ fn policy() -> Policy {
         max: 2,
         addresses: Vec::new(),
         listeners: 4,
+        max_listeners: 1000,
         targets: None,
         ports_per_namespace: 100,
         namespaces: None,
@@ -77,7 +81,28 @@ impl Claim {
     }
 
     fn asks(mut self, name: &str, protocol: Protocol, port: Option<u16>) -> Self {
-        self.ports.push(PortRequest { name: name.into(), protocol, number: port.map(number), targets: 0 });
+        self.ports.push(PortRequest {
+            name: name.into(),
+            protocol,
+            number: port.map(number),
+            target: None,
+            targets: 0,
+        });
+        self
+    }
+
+    /// A port that leads to a port of the pods of this name.
+    fn leads(mut self, name: &str, protocol: Protocol, target: &str) -> Self {
+        self = self.asks(name, protocol, None);
+        self.ports.last_mut().unwrap().target = Some(IntOrString::String(target.into()));
+        self
+    }
+
+    /// What it held last led there.
+    fn led(mut self, target: &str) -> Self {
+        let mut slots = self.held.as_ref().unwrap().slots.to_vec();
+        slots.last_mut().unwrap().target = Some(IntOrString::String(target.into()));
+        self.held = self.held.map(|held| Held { slots: slots.into(), ..held });
         self
     }
 
@@ -93,11 +118,11 @@ impl Claim {
     }
 
     fn holds(self, index: u32, name: &str, key: ListenerKey) -> Self {
-        self.holding(index, HeldSlot { name: name.into(), key, opened: true })
+        self.holding(index, HeldSlot { name: name.into(), key, opened: true, target: None })
     }
 
     fn holds_unopened(self, index: u32, name: &str, key: ListenerKey) -> Self {
-        self.holding(index, HeldSlot { name: name.into(), key, opened: false })
+        self.holding(index, HeldSlot { name: name.into(), key, opened: false, target: None })
     }
 
     /// All that it holds was opened.

@@ -26,7 +26,8 @@ fn claims() -> impl Strategy<Value = Vec<Claim>> {
                     }
                 }
                 for (index, name, protocol, port, opened) in held {
-                    made = made.holding(index, HeldSlot { name: name.into(), key: key(port, protocol), opened });
+                    made = made
+                        .holding(index, HeldSlot { name: name.into(), key: key(port, protocol), opened, target: None });
                 }
                 made
             })
@@ -79,11 +80,13 @@ proptest! {
         for (claim, got) in claims.iter().zip(&result) {
             for (index, name, slot) in slots(got) {
                 let request = claim.ports.iter().find(|port| &*port.name == name).unwrap();
-                prop_assert_eq!(request.protocol, slot.protocol);
+                // One that cannot have the other transport stays as it is, and is refused.
+                let is_refused = got.refused.iter().any(|(refused, _)| &**refused == name);
+                prop_assert!(request.protocol == slot.protocol || is_refused);
                 match request.number {
                     Some(number) => prop_assert_eq!(number, slot.port),
                     None => {
-                        let held = claim.held.iter().flat_map(|held| held.slots.iter()).any(|held| held.key == slot);
+                        let held = claim.held.iter().flat_map(|held| held.slots.iter()).any(|held| held.key.port == slot.port);
                         prop_assert!(held || policy.dynamic.contains(slot.port));
                     }
                 }
@@ -102,10 +105,14 @@ proptest! {
         for (claim, got) in claims.iter().zip(run(&claims, &lbs, &policy)) {
             let granted: BTreeSet<String> = slots(&got).iter().map(|(_, name, _)| (*name).to_owned()).collect();
             for (name, _) in &got.refused {
-                prop_assert!(!granted.contains(&**name));
+                let asked = claim.ports.iter().find(|port| port.name == *name).unwrap();
+                let stays = |&(_, slot, key): &(u32, &str, ListenerKey)| slot == &**name && key.protocol != asked.protocol;
+                prop_assert!(!granted.contains(&**name) || slots(&got).iter().any(stays));
             }
             // A claim that gets nothing at all names the ports that were in the way.
-            let complete = granted.len() + got.refused.len() == claim.ports.len();
+            let decided: BTreeSet<String> =
+                granted.iter().cloned().chain(got.refused.iter().map(|(name, _)| name.to_string())).collect();
+            let complete = decided.len() == claim.ports.len();
             prop_assert!(complete || (granted.is_empty() && !got.refused.is_empty()), "{claim:?} {got:?}");
         }
     }
@@ -187,15 +194,21 @@ proptest! {
     ) {
         let result = run(&claims, &lbs, &policy);
         // What somebody holds does not rest, whoever gave it back.
-        let somebodys: BTreeSet<(u32, ListenerKey)> =
-            result.iter().flat_map(slots).map(|(index, _, key)| (index, key)).collect();
+        let somebodys: BTreeSet<(u32, FrontPort)> = result
+            .iter()
+            .flat_map(slots)
+            .flat_map(|(index, _, key)| key.front_ports().map(move |port| (index, port)))
+            .collect();
+        let rests =
+            |(index, key): &&(u32, ListenerKey)| key.front_ports().any(|port| !somebodys.contains(&(*index, port)));
         for namespace in ["team-a", "team-b"] {
             let of: Vec<_> = claims.iter().zip(&result).filter(|(claim, _)| &*claim.id.namespace == namespace).collect();
             let held: BTreeSet<(u32, ListenerKey)> =
                 of.iter().flat_map(|(_, got)| slots(got)).map(|(index, _, key)| (index, key)).collect();
             let new = of.iter().any(|(claim, got)| {
-                let before = claim.held.iter().flat_map(|held| held.slots.iter()).map(|slot| slot.key).collect::<Vec<_>>();
-                slots(got).iter().any(|(.., key)| !before.contains(key))
+                // TCP_UDP that becomes TCP is no new port.
+                let before = claim.held.iter().flat_map(|held| held.slots.iter()).map(|slot| slot.key.port).collect::<Vec<_>>();
+                slots(got).iter().any(|(.., key)| !before.contains(&key.port))
             });
             let released = lbs.iter().flat_map(|(&index, lb)| lb.released.iter().map(move |released| (index, released)));
             let released = released.filter(|(_, released)| &*released.claim.namespace == namespace);
@@ -206,7 +219,7 @@ proptest! {
             }
             let quota = policy.ports_per_namespace as usize;
             prop_assert!(!new || held.len() <= quota, "{held:?} of {quota}");
-            let all = held.len() + resting.difference(&somebodys).count();
+            let all = held.len() + resting.iter().filter(rests).count();
             prop_assert!(!new || all <= 2 * quota, "{held:?} and {resting:?} of {quota}");
         }
     }
@@ -239,8 +252,11 @@ proptest! {
         let settled: Vec<Claim> = settled.collect();
         let grown: Vec<Claim> = settled.iter().map(|claim| claim.clone().with_targets(more)).collect();
         for (before, after) in settled.iter().zip(run(&grown, &lbs, &policy)) {
+            // A port that could not be split or have both transports before may now.
+            let opened = after.granted.iter().flat_map(|held| held.slots.iter()).filter(|slot| slot.opened);
+            let open: BTreeSet<FrontPort> = opened.flat_map(|slot| slot.key.front_ports()).collect();
             for slot in before.held.iter().flat_map(|held| held.slots.iter()) {
-                prop_assert!(after.granted.iter().flat_map(|held| held.slots.iter()).any(|now| now == slot));
+                prop_assert!(slot.key.front_ports().all(|port| open.contains(&port)));
             }
         }
     }

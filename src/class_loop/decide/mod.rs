@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
-use sharedlb_providers::Capacity;
+use sharedlb_providers::{Capacity, ListenerKey};
 
 pub(super) use self::records::Left;
 use self::records::{Records, is_closed};
 use self::status::class_status;
 pub(super) use self::status::unreadable_status;
 use super::count::Counted;
-use crate::assign::{Assignment, Claim, ClaimId, Held, LoadBalancerState, Policy, Released, Room, assign, same};
+use crate::assign::{
+    Assignment, Claim, ClaimId, Held, HeldSlot, LoadBalancerState, Policy, Released, Room, assign, same,
+};
 use crate::claim::{ClaimObject, parse_address};
 use crate::class::{ClassObject, adopts};
 use crate::desired::Planned;
@@ -164,11 +166,17 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
             },
             no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
             released: released.collect(),
+            unusable: outcome.is_some_and(is_unusable),
             // Which of its ports are somebody else's is not known before.
             unobserved: outcome.is_none() && adopts(facts.spec),
         }
     };
     indices.into_iter().map(|index| (index, state(index))).collect()
+}
+
+/// Whether a load balancer serves nothing, and is not about to.
+fn is_unusable(_outcome: &Outcome) -> bool {
+    false
 }
 
 fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
@@ -201,13 +209,7 @@ fn plan(
             let slots = if known && same(&confirmed.slots, &granted.slots) {
                 granted.slots.clone()
             } else {
-                granted
-                    .slots
-                    .iter()
-                    .filter(|slot| known || slot.opened)
-                    .filter(|slot| confirmed.slots.iter().any(|c| c.name == slot.name && c.key == slot.key))
-                    .cloned()
-                    .collect()
+                confirmed_slots(confirmed, granted).filter(|slot| known || slot.opened).collect()
             };
             planned.entry(granted.index).or_default().push(Planned { target: claim.target.clone(), slots });
         }
@@ -242,6 +244,20 @@ fn plan(
     }
     decision.used = used;
     empty_since
+}
+
+/// The slots that the API has, as far as they stay, under the names that the spec
+/// has for them now: a name is only a name. One that has a successor which the API
+/// does not have yet stays until it has, so that nothing closes in between.
+fn confirmed_slots<'a>(confirmed: &'a Held, granted: &'a Held) -> impl Iterator<Item = HeldSlot> + 'a {
+    let overlap =
+        |a: ListenerKey, b: ListenerKey| a.front_ports().any(|port| b.front_ports().any(|other| other == port));
+    let is_new = |new: &HeldSlot| confirmed.slots.iter().all(|slot| slot.key != new.key);
+    confirmed.slots.iter().filter_map(move |old| {
+        let same = granted.slots.iter().find(|slot| slot.key == old.key);
+        let successor = || granted.slots.iter().find(|new| overlap(new.key, old.key) && is_new(new));
+        Some(HeldSlot { key: old.key, ..same.or_else(successor)?.clone() })
+    })
 }
 
 /// What the slots of a claim take up.

@@ -382,3 +382,67 @@ fn a_load_balancer_whose_address_is_overdue_says_what_to_look_at_and_so_does_its
         assert_eq!(ready.message, "load balancer 0 of class default has no address yet: ask the admin");
     }
 }
+
+/// What is planned on load balancer 0: the name and key of each slot.
+fn planned_slots(decision: &Decision) -> Vec<(String, ListenerKey)> {
+    let slots = decision.plans[&0].iter().flatten().flat_map(|planned| planned.slots.iter());
+    slots.map(|slot| (slot.name.to_string(), slot.key)).collect()
+}
+
+#[test]
+fn a_port_that_is_renamed_goes_on_being_planned_before_its_status_says_so_and_nothing_is_released() {
+    let renamed = claim("a").holds(0, 20001).ports(json!([{"name": "y", "targetPort": 6379}]));
+    let mut world = World::new(vec![renamed.clone()]);
+    let decision = world.decide();
+    assert_eq!(planned_slots(&decision), [("y".to_owned(), tcp(20001))]);
+    let target = &decision.plans[&0].as_ref().unwrap()[0].target;
+    let slot = HeldSlot { name: "y".into(), key: tcp(20001), opened: true, target: None };
+    assert!(
+        target.port_through(&slot, sharedlb_crds::TargetKind::Pod).is_some(),
+        "its backends are found by that name"
+    );
+    assert_eq!(world.released(), []);
+
+    // What was opened for the port by its former name serves it.
+    world.seen(&[claim("a").holds(0, 20001)], &[(20001, "a")]);
+    let held = world.decide().assignments[0].clone().unwrap().granted.unwrap();
+    let programmed = render::programmed(&renamed.build(), &held, world.outcomes.get(&0), |_, _| None, |_, _| None);
+    assert!(matches!(programmed, Programmed::Served { .. }), "{programmed:?}");
+}
+
+#[test]
+fn a_listener_stays_planned_until_the_api_has_its_successor() {
+    let both = json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]);
+    let grown = claim("a").holds(0, 20001).ports(both);
+    let mut world = World::new(vec![grown.clone()]);
+    let decision = world.decide();
+    assert_eq!(planned_slots(&decision), [("x".to_owned(), tcp(20001))]);
+    assert!(decision.class_first(), "that TCP goes is recorded first");
+    assert_eq!(world.released(), [(20001, "team/a")]);
+
+    let successor = ListenerKey { protocol: sharedlb_providers::Protocol::TcpUdp, ..tcp(20001) };
+    let ingress = json!([{"ip": "10.0.0.1", "ports": [{"port": 20001, "protocol": "TCP"}]}]);
+    world.claims = vec![grown.status(json!({
+        "className": "default", "loadBalancerIndex": 0, "loadBalancer": {"ingress": ingress},
+        "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+    }))];
+    assert_eq!(planned_slots(&world.decide()), [("x".to_owned(), successor)]);
+}
+
+#[test]
+fn ports_that_were_served_stay_in_the_status_while_their_listener_is_replaced() {
+    let both = json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]);
+    let grown = claim("a").holds(0, 20001).ports(both);
+    let mut world = World::new(vec![grown.clone()]);
+    let held = world.decide().assignments[0].clone().unwrap().granted;
+    let verdict = Verdict {
+        held,
+        refused: None,
+        programmed: Programmed::Pending,
+        addresses: Some([parse_address("10.0.0.1")].into()),
+    };
+    let status = render::status(&grown.build(), Some("default"), &verdict, world.now);
+    let ports = &status.load_balancer.unwrap().ingress[0].ports;
+    let ports: Vec<_> = ports.iter().map(|port| (port.port.get(), port.protocol)).collect();
+    assert_eq!(ports, [(20001, sharedlb_crds::Transport::Tcp)], "UDP has not been served yet, TCP has");
+}

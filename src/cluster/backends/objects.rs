@@ -14,7 +14,7 @@ use sharedlb_providers::{IpFamily, Transport};
 use crate::assign::ClaimId;
 use crate::claim::Meta;
 use crate::cluster::cache::Cached;
-use crate::own_service;
+use crate::own_service::OwnPort;
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -117,7 +117,7 @@ impl ServicePort {
             && match wanted {
                 PortRef::Number(number) => self.number == *number,
                 PortRef::Name(name) => self.name == *name,
-                PortRef::OfClaim(port) => *self.name == *own_service::port_name(port, transport),
+                PortRef::OfClaim(port) => port.is_named(&self.name, transport),
             }
     }
 }
@@ -130,14 +130,15 @@ pub enum PortRef {
     /// The one with this name
     Name(Arc<str>),
     /// That of our own Service which stands for this port of its claim
-    OfClaim(Arc<str>),
+    OfClaim(OwnPort),
 }
 
 impl fmt::Display for PortRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
-            Self::Name(name) | Self::OfClaim(name) => name.fmt(f),
+            Self::Name(name) => name.fmt(f),
+            Self::OfClaim(port) => port.name.fmt(f),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::objects::SLICE_MANAGED_BY;
 use super::*;
+use crate::own_service::OwnPort;
 
 fn key(name: &str) -> ClaimId {
     ClaimId { namespace: "team".into(), name: name.into() }
@@ -340,13 +341,52 @@ fn a_family_that_a_service_lacks_is_told_with_the_way_out_and_one_that_its_pods_
 #[test]
 fn nothing_is_said_of_our_own_service_before_kubernetes_has_listed_its_pods() {
     let backends = Backends::default();
-    let why = || backends.why_none(&key("dns"), &PortRef::OfClaim("metrics".into()), Protocol::Tcp, Endpoints::Pods);
+    let metrics = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
+    let why = || backends.why_none(&key("dns"), &metrics, Protocol::Tcp, Endpoints::Pods);
     assert_eq!(why(), None);
-    service(&backends, json!({"selector": {"app": "dns"}, "ports": [{"name": "metrics-tcp", "port": 1}]}));
+    service(&backends, json!({"selector": {"app": "dns"}, "ports": [{"name": "tcp-20001", "port": 20001}]}));
     assert_eq!(why(), None);
     let told = slice(&backends, "a", 1, json!([]), vec![]);
     assert_eq!(told, [key("dns")], "now it is known that there is none");
     assert!(why().is_some());
+}
+
+#[test]
+fn a_service_of_an_earlier_version_that_is_written_again_has_its_endpoints_all_the_time() {
+    let backends = Backends::default();
+    let metrics = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
+    let has_some = || !backends.of(&key("dns"), &metrics, Protocol::Tcp, Endpoints::Pods).is_empty();
+    let named = |name: &str| json!({"selector": {"app": "dns"}, "ports": [{"name": name, "port": 1}]});
+    let listed = |name: &str| json!([{"name": name, "port": 9153, "protocol": "TCP"}]);
+    service(&backends, named("metrics-tcp"));
+    slice(&backends, "a", 1, listed("metrics-tcp"), vec![endpoint(1, true, true, false)]);
+    assert!(has_some());
+    service(&backends, named("tcp-20001"));
+    assert!(has_some(), "the endpoints follow later");
+    slice(&backends, "a", 2, listed("tcp-20001"), vec![endpoint(1, true, true, false)]);
+    assert!(has_some());
+}
+
+#[test]
+fn a_service_whose_port_gets_another_name_has_its_endpoints_all_the_time() {
+    for target in [json!(9153), json!("metrics")] {
+        let backends = Backends::default();
+        let some =
+            |port: i32| !backends.of(&key("dns"), &PortRef::Number(port), Protocol::Tcp, Endpoints::Pods).is_empty();
+        let port = |name: &str| json!({"name": name, "port": 80, "targetPort": target});
+        let other = json!({"name": "other", "port": 81, "targetPort": 8080});
+        let ports = |ports: Value| json!({"selector": {"app": "dns"}, "ports": ports});
+        service(&backends, ports(json!([port("")])));
+        slice(&backends, "a", 1, json!([{"name": "", "port": 9153}]), vec![endpoint(1, true, true, false)]);
+        assert!(some(80));
+        service(&backends, ports(json!([port("web")])));
+        assert!(some(80), "its endpoints are listed under the former name");
+        let listed = json!([{"name": "web", "port": 9153}, {"name": "gone", "port": 8080}]);
+        slice(&backends, "a", 2, listed, vec![endpoint(1, true, true, false)]);
+        service(&backends, ports(json!([port("web"), other])));
+        assert!(some(80));
+        assert!(some(81), "where the number is what counts");
+    }
 }
 
 #[test]

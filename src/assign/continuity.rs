@@ -1,0 +1,162 @@
+//! What the ports of a claim continue when the list of its ports is edited.
+//!
+//! A name is only a name. A port that is renamed, that gets a name since a second
+//! one is added, that changes its place in the list, or that is merged with
+//! another or split in two is the same port to its clients, and keeps its number.
+
+use std::num::NonZeroU16;
+
+use sharedlb_providers::{Protocol, Transport};
+
+use super::types::{Claim, HeldSlot, PortRequest, same};
+
+/// By what a port of the spec is recognised as the one that has a slot: the rules
+/// in their order. Each is applied to all ports before the next one is. What was
+/// merged is known by its number, before places are looked at.
+const RULES: [Rule; 4] = [Rule::Name, Rule::Number, Rule::TargetAndProtocol, Rule::Target];
+
+#[derive(Clone, Copy)]
+enum Rule {
+    /// It has the name of the slot.
+    Name,
+    /// It asks for the number of the slot.
+    Number,
+    /// It leads to the same port of the pods, with the same protocol.
+    TargetAndProtocol,
+    /// It leads to the same port of the pods.
+    Target,
+    /// It has the place in the list that the slot had.
+    Place,
+}
+
+/// A port continues a slot, or one of its transports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Index of the port in the claim's ports
+    pub(super) port: usize,
+    /// Index of the slot in the held slots
+    pub(super) slot: usize,
+}
+
+/// Whether every slot is continued as it is by the port of its name, and the order
+/// is the same: the rule where nothing was edited. Ports may have been added.
+pub(super) fn is_unedited(ports: &[PortRequest], slots: &[HeldSlot]) -> bool {
+    let mut ports = ports.iter();
+    slots.iter().all(|slot| {
+        ports.any(|port| {
+            same(&port.name, &slot.name) && port.protocol == slot.key.protocol && asks_no_other_number(port, slot)
+        })
+    })
+}
+
+/// Which port continues which slot; the surest links come first. A slot of two
+/// transports may be continued by two ports, and two slots of one number by one
+/// port. No transport of a slot is continued twice.
+pub(super) fn links(ports: &[PortRequest], slots: &[HeldSlot]) -> Vec<Link> {
+    let mut matching = Matching {
+        ports,
+        slots,
+        wanted: ports.iter().map(|port| Transports::of(port.protocol)).collect(),
+        left: slots.iter().map(|slot| Transports::of(slot.key.protocol)).collect(),
+        links: Vec::new(),
+    };
+    RULES.into_iter().for_each(|rule| matching.apply(rule));
+    matching.merge();
+    matching.apply(Rule::Place);
+    matching.merge();
+    matching.links
+}
+
+/// The number that each port of the claim has, or goes on with; `None`: it has none
+/// yet.
+pub(crate) fn numbers(claim: &Claim) -> Vec<Option<NonZeroU16>> {
+    let slots = claim.held.as_ref().map_or(&[][..], |held| &held.slots);
+    let mut numbers = vec![None; claim.ports.len()];
+    for link in links(&claim.ports, slots) {
+        numbers[link.port] = Some(slots[link.slot].key.port);
+    }
+    numbers
+}
+
+fn asks_no_other_number(port: &PortRequest, slot: &HeldSlot) -> bool {
+    port.number.is_none_or(|number| number == slot.key.port)
+}
+
+/// A set of transports.
+#[derive(Clone, Copy)]
+struct Transports {
+    tcp: bool,
+    udp: bool,
+}
+
+impl Transports {
+    fn of(protocol: Protocol) -> Self {
+        let has = |transport| protocol.transports().contains(&transport);
+        Self { tcp: has(Transport::Tcp), udp: has(Transport::Udp) }
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        (self.tcp && other.tcp) || (self.udp && other.udp)
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self { tcp: self.tcp && !other.tcp, udp: self.udp && !other.udp }
+    }
+}
+
+struct Matching<'a> {
+    ports: &'a [PortRequest],
+    slots: &'a [HeldSlot],
+    /// The transports of each port for which it continues no slot yet
+    wanted: Vec<Transports>,
+    /// The transports of each slot that no port continues yet
+    left: Vec<Transports>,
+    links: Vec<Link>,
+}
+
+impl Matching<'_> {
+    /// Links the ports that continue nothing yet.
+    fn apply(&mut self, rule: Rule) {
+        for port in 0..self.ports.len() {
+            let is_linked = self.links.iter().any(|link| link.port == port);
+            let slot = (0..self.slots.len()).find(|&slot| self.holds(rule, port, slot) && self.fits(port, slot));
+            if let Some(slot) = slot.filter(|_| !is_linked) {
+                self.link(port, slot);
+            }
+        }
+    }
+
+    /// Links ports with the other transport of the number that they have by now.
+    fn merge(&mut self) {
+        for Link { port, slot } in self.links.clone() {
+            let number = self.slots[slot].key.port;
+            let rest = (0..self.slots.len()).find(|&slot| self.slots[slot].key.port == number && self.fits(port, slot));
+            if let Some(slot) = rest {
+                self.link(port, slot);
+            }
+        }
+    }
+
+    fn holds(&self, rule: Rule, port: usize, slot: usize) -> bool {
+        let (asked, held) = (&self.ports[port], &self.slots[slot]);
+        let same_target = asked.target.is_some() && asked.target == held.target;
+        match rule {
+            Rule::Name => same(&asked.name, &held.name),
+            Rule::Number => asked.number == Some(held.key.port),
+            Rule::TargetAndProtocol => same_target && asked.protocol == held.key.protocol,
+            Rule::Target => same_target,
+            Rule::Place => port == slot,
+        }
+    }
+
+    fn fits(&self, port: usize, slot: usize) -> bool {
+        asks_no_other_number(&self.ports[port], &self.slots[slot]) && self.wanted[port].overlaps(self.left[slot])
+    }
+
+    fn link(&mut self, port: usize, slot: usize) {
+        let (wanted, left) = (self.wanted[port], self.left[slot]);
+        self.wanted[port] = wanted.without(left);
+        self.left[slot] = left.without(wanted);
+        self.links.push(Link { port, slot });
+    }
+}
