@@ -354,20 +354,22 @@ mod tests {
         let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
         let listener = Listener { owner, backends: BTreeSet::new() };
-        let found = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
+        let mut observed = Observed::default();
+        observed.load_balancer.listeners = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
         let backend = Backend {
             address: Ipv4Addr::new(10, 244, 0, 1).into(),
             port: NonZeroU16::MIN,
             pod: None,
             node: None,
             provider_id: None,
+            transport: None,
         };
         let reached = |_: &ClaimId, _: &PortRef, protocol: Protocol| match ready.contains(&protocol) {
             true => Reached { backends: [backend.clone()].into(), ready: true },
             false => Reached::default(),
         };
         let limits = Limits { of_listener: None, in_all: None };
-        let wanted = desired(&plan, Attributes::default(), &found, limits, reached);
+        let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
         wanted.load_balancer.listeners.into_keys().collect()
     }
 

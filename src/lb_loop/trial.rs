@@ -117,9 +117,7 @@ impl Trials {
 
     /// When a withdrawn listener may be due to open again.
     pub(super) fn next(&self) -> Option<Instant> {
-        if self.withdrawn().next().is_none() {
-            return None;
-        }
+        self.withdrawn().next()?;
         let times = self.of.values().map(|trial| match trial.state {
             State::Open { until } => until,
             State::Suspected { since, .. } => since + BACK_WITHIN,

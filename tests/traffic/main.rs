@@ -2,6 +2,7 @@
 //! through an address of MetalLB and the rules of kube-proxy.
 
 mod backends;
+mod edits;
 mod families;
 #[path = "../controller/harness/mod.rs"]
 mod harness;
@@ -24,6 +25,7 @@ fn main() -> anyhow::Result<()> {
             protocols::trials(test),
             families::trials(test),
             backends::trials(test),
+            edits::trials(test),
             sharing::trials(test),
             nodes::trials(test),
             shared_address::trials(test),

@@ -103,7 +103,8 @@ impl Place {
         .await
     }
 
-    async fn ask(&self, front: Front, protocol: Protocol) -> anyhow::Result<Answer> {
+    /// Asks once.
+    pub(crate) async fn ask(&self, front: Front, protocol: Protocol) -> anyhow::Result<Answer> {
         match protocol {
             Protocol::Tcp => self.client.tcp(front.address, front.port).await,
             Protocol::Udp => self.client.udp(front.address, front.port).await,

@@ -351,7 +351,12 @@ impl Edited {
         let verdict = Verdict {
             held: got.granted.clone(),
             refused: None,
-            programmed: Programmed::Served { without_backends: Vec::new(), left_out: Vec::new() },
+            programmed: Programmed::Served {
+                without_backends: Vec::new(),
+                idle_families: Vec::new(),
+                left_out: Vec::new(),
+                no_address: None,
+            },
             addresses: Some([crate::claim::parse_address("10.0.0.1")].into()),
         };
         let status: SharedLBStatus = render::status(&object, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);

@@ -320,7 +320,7 @@ fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_canno
     world.outcomes.clear();
     world.decide();
     assert_eq!(world.status, told, "as after a restart");
-    let trouble = crate::outcome::Trouble { reason: Reason::Unreachable, message: "no answer".into() };
+    let trouble = Trouble { reason: Reason::Unreachable, message: "no answer".into() };
     world.seen(&world.claims.clone(), &[]);
     let outcome = world.outcomes.get_mut(&0).unwrap();
     (outcome.exists, outcome.addresses, outcome.trouble) = (None, Arc::default(), Some(trouble));
@@ -356,11 +356,11 @@ fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why(
     world.decide();
     world.deleting = true;
     let message = "deletion protection is on: switch it off";
-    let trouble = crate::outcome::Trouble { reason: Reason::ProviderRefused, message: message.into() };
+    let trouble = Trouble { reason: Reason::ProviderRefused, message: message.into() };
     world.outcomes.get_mut(&0).unwrap().trouble = Some(trouble);
     assert!(world.decide().plans[&0].is_none(), "it shall go");
     let said = |conditions: &[Condition]| {
-        let ready = render::find(conditions, ConditionType::Ready).unwrap();
+        let ready = find(conditions, ConditionType::Ready).unwrap();
         (ready.status.clone(), ready.reason.clone(), ready.message.clone())
     };
     let lb = &world.status.load_balancers[0];
