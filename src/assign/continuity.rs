@@ -57,7 +57,7 @@ pub(super) fn links(ports: &[PortRequest], slots: &[HeldSlot]) -> Vec<Link> {
         ports,
         slots,
         wanted: ports.iter().map(|port| Transports::of(port.protocol)).collect(),
-        left: slots.iter().map(|slot| Transports::of(slot.key.protocol)).collect(),
+        left: slots.iter().enumerate().map(|(nth, slot)| left(slot, &slots[..nth])).collect(),
         links: Vec::new(),
     };
     RULES.into_iter().for_each(|rule| matching.apply(rule));
@@ -82,8 +82,19 @@ fn asks_no_other_number(port: &PortRequest, slot: &HeldSlot) -> bool {
     port.number.is_none_or(|number| number == slot.key.port)
 }
 
+/// What can be continued of a slot after these. A status names a port once, and a
+/// number once for each transport: all else was not written by us.
+fn left(slot: &HeldSlot, before: &[HeldSlot]) -> Transports {
+    let all = Transports::of(slot.key.protocol);
+    let is_twin = |other: &HeldSlot| {
+        same(&other.name, &slot.name)
+            || (other.key.port == slot.key.port && all.overlaps(Transports::of(other.key.protocol)))
+    };
+    if before.iter().any(is_twin) { Transports::default() } else { all }
+}
+
 /// A set of transports.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Transports {
     tcp: bool,
     udp: bool,
@@ -145,7 +156,8 @@ impl Matching<'_> {
             Rule::Number => asked.number == Some(held.key.port),
             Rule::TargetAndProtocol => same_target && asked.protocol == held.key.protocol,
             Rule::Target => same_target,
-            Rule::Place => port == slot,
+            // Half a slot was not the port at that place.
+            Rule::Place => port == slot && self.links.iter().all(|link| link.slot != slot),
         }
     }
 

@@ -9,7 +9,7 @@ use sharedlb_providers::{FrontPort, ListenerKey, Protocol};
 
 use super::continuity::Link;
 use super::quota::Quotas;
-use super::types::{Assignment, Claim, Held, HeldSlot, Policy, PortRequest, Released};
+use super::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
 use super::{Misfit, Occupied, Refusal, Room, Run, not_allowed};
 
 /// The slots of a claim with one number, of which some are to change.
@@ -81,10 +81,10 @@ impl Run<'_> {
         if old.is_empty() {
             return (Vec::new(), Misfit::new());
         }
-        let (policy, unobserved) = (self.policy, self.known.get(index).is_some_and(|lb| lb.unobserved));
+        let (policy, known) = (self.policy, self.known.get(index));
         self.occupied(*index);
         let Some(lb) = self.spaces.get_mut(index) else { return (old.clone(), Misfit::new()) };
-        match reshaping.exchange(lb, &mut self.quotas, policy, unobserved) {
+        match reshaping.exchange(lb, &mut self.quotas, policy, known) {
             Ok(new) => {
                 for slot in old {
                     lb.space.rest(slot.key, &claim.id);
@@ -123,8 +123,10 @@ impl Reshaping<'_> {
         lb: &mut Occupied,
         quotas: &mut Quotas,
         policy: &Policy,
-        unobserved: bool,
+        known: Option<&LoadBalancerState>,
     ) -> Result<Vec<HeldSlot>, (Arc<str>, Refusal)> {
+        let unobserved = known.is_some_and(|lb| lb.unobserved);
+        let foreign = known.into_iter().flat_map(|lb| &lb.foreign);
         let own: Room = self.old.iter().map(|slot| room_of(slot, self.claim, policy)).sum();
         let asked: Room = self.ports.iter().map(|port| policy.room_for(port.protocol, port.targets)).sum();
         let first = || self.ports.first().map(|port| port.name.clone()).unwrap_or_default();
@@ -141,6 +143,8 @@ impl Reshaping<'_> {
         let filled = filled.map_err(full)?;
         let new = lb.space.on_behalf_of(&self.claim.id, &policy.dynamic, |space| {
             self.old.iter().for_each(|slot| space.give_back(slot.key, &policy.dynamic));
+            // Where TCP and UDP do not share a number, that freed a foreign port too.
+            foreign.for_each(|port| space.take_foreign(*port));
             let mut new: Vec<HeldSlot> = Vec::new();
             for port in &self.ports {
                 let key = self.key_of(port);

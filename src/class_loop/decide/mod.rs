@@ -166,17 +166,12 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
             },
             no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
             released: released.collect(),
-            unusable: outcome.is_some_and(is_unusable),
+            unusable: facts.outcomes.get(&index).is_some_and(Outcome::is_unusable),
             // Which of its ports are somebody else's is not known before.
             unobserved: outcome.is_none() && adopts(facts.spec),
         }
     };
     indices.into_iter().map(|index| (index, state(index))).collect()
-}
-
-/// Whether a load balancer serves nothing, and is not about to.
-fn is_unusable(_outcome: &Outcome) -> bool {
-    false
 }
 
 fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {

@@ -13,8 +13,8 @@ use crate::class::policy;
 use crate::cluster::cache::Cache;
 use crate::desired::Plan;
 use crate::fixtures::{ClaimFixture, claim, class};
-use crate::outcome::{ListenerOutcome, Since};
-use crate::render::{self, Programmed, Verdict};
+use crate::outcome::{ListenerOutcome, Since, Trouble};
+use crate::render::{self, Programmed, Verdict, find};
 use kube::runtime::watcher::Event;
 
 /// A class and its claims, and what its LB loops have told.
@@ -129,7 +129,7 @@ impl World {
         let outcome = self.outcomes.get_mut(&0).unwrap();
         outcome.addresses = Arc::default();
         let message = "load balancer 0 of class default has no address yet: ask the admin".into();
-        outcome.no_address = Some(crate::outcome::Trouble { reason: Reason::AddressNotAssigned, message });
+        outcome.no_address = Some(Trouble { reason: Reason::AddressNotAssigned, message });
     }
 
     fn later(&mut self, seconds: i64) {
@@ -377,7 +377,7 @@ fn a_load_balancer_whose_address_is_overdue_says_what_to_look_at_and_so_does_its
     world.decide();
     let of_load_balancer = &world.status.load_balancers[0].conditions;
     for conditions in [of_load_balancer, &world.status.conditions] {
-        let ready = render::find(conditions, ConditionType::Ready).unwrap();
+        let ready = find(conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "AddressNotAssigned"));
         assert_eq!(ready.message, "load balancer 0 of class default has no address yet: ask the admin");
     }
