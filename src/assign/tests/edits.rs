@@ -307,7 +307,7 @@ impl Edited {
             _ => {}
         }
         // Only one that is alone may be without a name.
-        if self.ports.len() == 1 && self.next % 2 == 0 {
+        if self.ports.len() == 1 && self.next.is_multiple_of(2) {
             self.ports[0].name = String::new();
         } else if self.ports.len() > 1 {
             let unnamed = self.ports.iter().position(|port| port.name.is_empty());
