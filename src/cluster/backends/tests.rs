@@ -14,8 +14,13 @@ fn key(name: &str) -> ClaimId {
 
 /// The Service `dns` of a user: port 53 for TCP and UDP, and 9153 called metrics.
 fn service(backends: &Backends, spec: Value) -> Vec<Changed<ServiceObject>> {
+    service_at(backends, 1, spec)
+}
+
+/// The same at this resourceVersion.
+fn service_at(backends: &Backends, version: u64, spec: Value) -> Vec<Changed<ServiceObject>> {
     let service: Service = serde_json::from_value(json!({
-        "metadata": {"namespace": "team", "name": "dns", "uid": "u", "resourceVersion": "1"},
+        "metadata": {"namespace": "team", "name": "dns", "uid": "u", "resourceVersion": version.to_string()},
         "spec": spec,
     }))
     .unwrap();
@@ -361,7 +366,7 @@ fn a_service_of_an_earlier_version_that_is_written_again_has_its_endpoints_all_t
     service(&backends, named("metrics-tcp"));
     slice(&backends, "a", 1, listed("metrics-tcp"), vec![endpoint(1, true, true, false)]);
     assert!(has_some());
-    service(&backends, named("tcp-20001"));
+    service_at(&backends, 2, named("tcp-20001"));
     assert!(has_some(), "the endpoints follow later");
     slice(&backends, "a", 2, listed("tcp-20001"), vec![endpoint(1, true, true, false)]);
     assert!(has_some());
@@ -379,11 +384,11 @@ fn a_service_whose_port_gets_another_name_has_its_endpoints_all_the_time() {
         service(&backends, ports(json!([port("")])));
         slice(&backends, "a", 1, json!([{"name": "", "port": 9153}]), vec![endpoint(1, true, true, false)]);
         assert!(some(80));
-        service(&backends, ports(json!([port("web")])));
+        service_at(&backends, 2, ports(json!([port("web")])));
         assert!(some(80), "its endpoints are listed under the former name");
         let listed = json!([{"name": "web", "port": 9153}, {"name": "gone", "port": 8080}]);
         slice(&backends, "a", 2, listed, vec![endpoint(1, true, true, false)]);
-        service(&backends, ports(json!([port("web"), other])));
+        service_at(&backends, 3, ports(json!([port("web"), other])));
         assert!(some(80));
         assert!(some(81), "where the number is what counts");
     }
