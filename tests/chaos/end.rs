@@ -10,17 +10,23 @@ use sharedlb_testbed::eventually;
 use tokio::time::Instant;
 
 use crate::api::{Kind, entries, name, text};
-use crate::cloud;
-use crate::objects::{self, CLOUD, CONTENDED, SYSTEM, claim_name, class_name, namespace_name, pod_name, pods_of};
+use crate::objects::{
+    self, BARE, BYSTANDERS, CLOUD, SYSTEM, claim_name, claim_of_service, class_name, has_condition, namespace_name,
+    pod_name, pods_of, service_name,
+};
 use crate::owner;
-use crate::plan::{CLAIMS, CLASSES, TEAMS};
+use crate::plan::{CLAIMS, CLASSES, HandSlice, SERVICES, TEAMS, Target};
 use crate::stage::Stage;
 use crate::teams::{set_class, set_ready};
+use crate::{cloud, services};
 
 /// Within which all claims must be ready once nobody disturbs any more: a wait
 /// of 60 s, the longest after a listener failed time after time, and as long
 /// again for a machine that is busy.
 pub(crate) const BOUND: Duration = Duration::from_secs(120);
+
+/// The addresses of a Service.
+const INGRESS: &str = "/status/loadBalancer/ingress";
 
 /// How often each port is asked.
 const QUESTIONS: usize = 3;
@@ -30,8 +36,10 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
     owner::undo(stage).await?;
     cloud::undo(stage).await?;
     for team in 0..TEAMS {
-        stage.settle_team(team).await?;
         let namespace = namespace_name(team);
+        services::let_all_go(stage, &namespace).await?;
+        services::remove_slices(stage, &namespace).await?;
+        stage.settle_team(team).await?;
         for claim in 0..CLAIMS {
             let pod = pod_name(team, claim, 0);
             let labels = json!({"metadata": {"labels": pods_of(claim)}});
@@ -53,6 +61,81 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
             stage.ensure(&namespace_name(team), &objects::claim(team, claim, 0)).await?;
             yield_number(stage, team, claim).await?;
         }
+        for service in 0..SERVICES {
+            services::set_ports(stage, team, service, objects::service_ports(team, service, service % 3)).await?;
+        }
+        // It has no selector, so that this must be of no use.
+        let of = Target::Service(BARE);
+        let slice = HandSlice { of, neighbour: Some((team + 1) % TEAMS), forged: team == 0 };
+        services::write_slice(stage, team, 0, slice).await?.context("an EndpointSlice by hand")?;
+    }
+    Ok(())
+}
+
+/// A Service whose claim goes, for however long that takes, has no address any more.
+pub(crate) async fn linger(stage: &Stage) -> anyhow::Result<()> {
+    for team in 0..TEAMS {
+        // It may be on its way already.
+        services::hold(stage, team, CLAIMS).await?;
+    }
+    eventually("Services whose claims go to have no address", BOUND, async || {
+        for team in 0..TEAMS {
+            let namespace = namespace_name(team);
+            for service in 0..SERVICES {
+                let claim = stage.server.get(Kind::Claim, &namespace, &claim_of_service(service)).await?;
+                let found = stage.server.get(Kind::Service, &namespace, &service_name(service)).await?;
+                let found = found.unwrap_or_default();
+                let goes = claim.is_none_or(|claim| claim["metadata"]["deletionTimestamp"].is_string());
+                let status = &found["status"];
+                ensure!(!goes || entries(&found, INGRESS).next().is_none(), "{namespace}/{}: {status}", name(&found));
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Where no node port is left, what a claim gave back is closed all the same, also
+/// while there is one that does not fit.
+pub(crate) async fn cramp(stage: &Stage) -> anyhow::Result<()> {
+    for (first, ports) in [(0, objects::HOGGED), (100, 1)] {
+        for nth in first.. {
+            match stage.server.create(BYSTANDERS, &objects::hog(nth, ports)).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+                Err(kube::Error::Api(status)) if status.message.contains("range is full") => break,
+                result => result.context("taking node ports")?,
+            }
+        }
+    }
+    let (namespace, crowded) = (namespace_name(0), claim_name(1));
+    let ports: Vec<Value> = (0..4).map(|nth| json!({"name": format!("p{nth}"), "targetPort": "http"})).collect();
+    stage.server.change(Kind::Claim, &namespace, &crowded, json!({"spec": {"ports": ports}})).await?;
+    eventually("a claim to find no node port", BOUND, async || {
+        let claim = stage.server.get(Kind::Claim, &namespace, &crowded).await?.unwrap_or_default();
+        ensure!(!has_condition(&claim, "Programmed", "True"), "{}", describe(&claim));
+        Ok((entries(&claim, "/status/ports").count() == ports.len()).then_some(()))
+    })
+    .await?;
+    for team in 0..TEAMS {
+        stage.server.delete(Kind::Claim, &namespace_name(team), &claim_name(0)).await?;
+    }
+    eventually("what is given back to be closed", BOUND, async || {
+        let seen = stage.observer.seen().await?;
+        ensure!(seen.unheld.is_empty(), "open, and nobody's: {:?}", seen.unheld);
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Frees the node ports, and makes again what was deleted for want of them.
+pub(crate) async fn make_room(stage: &Stage) -> anyhow::Result<()> {
+    for service in stage.server.list(Kind::Service, BYSTANDERS, objects::HOG).await? {
+        stage.server.delete(Kind::Service, BYSTANDERS, name(&service)).await?;
+    }
+    let ports = json!({"spec": {"ports": objects::ports_of(0, 1, 2)}});
+    stage.server.change(Kind::Claim, &namespace_name(0), &claim_name(1), ports).await?;
+    for team in 0..TEAMS {
+        stage.ensure(&namespace_name(team), &objects::claim(team, 0, 1)).await?;
     }
     Ok(())
 }
@@ -61,7 +144,7 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
 async fn yield_number(stage: &Stage, team: u64, claim: u64) -> anyhow::Result<()> {
     let (namespace, name) = (namespace_name(team), claim_name(claim));
     let found = stage.server.get(Kind::Claim, &namespace, &name).await?.unwrap_or_default();
-    if entries(&found, "/spec/ports").any(|port| port["name"] == CONTENDED) {
+    if entries(&found, "/spec/ports").any(objects::is_contended) {
         let patch = json!({"spec": {"ports": objects::ports_of(team, claim, 3)}});
         stage.server.change(Kind::Claim, &namespace, &name, patch).await?;
     }
@@ -74,8 +157,8 @@ pub(crate) async fn converge(stage: &Stage) -> anyhow::Result<Duration> {
     let began = Instant::now();
     eventually("all claims to be ready", BOUND, async || {
         let claims = stage.server.list(Kind::Claim, "", "").await?;
-        ensure!(claims.len() as u64 == TEAMS * CLAIMS, "there are {} claims", claims.len());
-        let waiting: Vec<String> = claims.iter().filter(|claim| !is_ready(claim)).map(describe).collect();
+        ensure!(claims.len() as u64 == TEAMS * (CLAIMS + SERVICES), "there are {} claims", claims.len());
+        let waiting: Vec<String> = claims.iter().filter(|claim| !is_settled(claim)).map(describe).collect();
         ensure!(waiting.is_empty(), "{} are not: {waiting:#?}", waiting.len());
         Ok(Some(()))
     })
@@ -92,12 +175,16 @@ pub(crate) async fn converge(stage: &Stage) -> anyhow::Result<Duration> {
     Ok(began.elapsed())
 }
 
-fn is_ready(claim: &Value) -> bool {
-    entries(claim, "/status/conditions").any(|condition| {
-        condition["type"] == "Ready"
-            && condition["status"] == "True"
-            && condition["observedGeneration"] == claim["metadata"]["generation"]
-    })
+/// Whether it is ready; and of a Service without a selector, that it has no backends.
+fn is_settled(claim: &Value) -> bool {
+    let no_backends = |condition: &Value| condition["type"] == "Ready" && condition["reason"] == "NoBackends";
+    let bare = is_bare(claim) && entries(claim, "/status/conditions").any(no_backends);
+    has_condition(claim, "Programmed", "True") && (bare || has_condition(claim, "Ready", "True"))
+}
+
+/// Whether it leads to a Service that has no selector.
+fn is_bare(claim: &Value) -> bool {
+    text(claim, "/spec/serviceName") == service_name(BARE)
 }
 
 fn describe(claim: &Value) -> String {
@@ -107,12 +194,12 @@ fn describe(claim: &Value) -> String {
 
 /// Asks every port of every claim, from outside of the cluster, and requires
 /// that pods answer which it sends its traffic to. (At AWS there is nobody to
-/// ask.) Returns how many ports.
+/// ask.) Where there are no backends, nobody answers. Returns how many ports.
 pub(crate) async fn traffic(stage: &Stage) -> anyhow::Result<usize> {
     let mut asked = 0;
     for claim in stage.server.list(Kind::Claim, "", "").await? {
         let namespace = text(&claim, "/metadata/namespace").to_owned();
-        let pods = pods(stage, &namespace, &claim).await?;
+        let pods = if is_bare(&claim) { Vec::new() } else { pods(stage, &namespace, &claim).await? };
         let given: BTreeSet<_> = entries(&claim, "/status/ports").filter_map(|port| port["port"].as_u64()).collect();
         let served = entries(&claim, "/status/loadBalancer/ingress").flat_map(|ingress| entries(ingress, "/ports"));
         let served: BTreeSet<_> = served.filter_map(|port| port["port"].as_u64()).collect();
@@ -149,13 +236,19 @@ async fn pods(stage: &Stage, namespace: &str, claim: &Value) -> anyhow::Result<V
 
 async fn ask(stage: &Stage, ip: &str, (protocol, port): (&str, u16), pods: &[String]) -> anyhow::Result<()> {
     let address = ip.parse().with_context(|| format!("the address {ip:?}"))?;
+    let answer = async || match protocol {
+        "UDP" => stage.client.udp(address, port).await,
+        _ => stage.client.tcp(address, port).await,
+    };
     for _ in 0..QUESTIONS {
+        if pods.is_empty() {
+            let answered = answer().await.ok().map(|answer| answer.name);
+            ensure!(answered.is_none(), "{ip}:{port}/{protocol} has no backends, and {answered:?} answers");
+            continue;
+        }
         // kube-proxy takes its time, and a datagram may be lost.
         eventually(&format!("one of {pods:?} to answer at {ip}:{port}/{protocol}"), BOUND, async || {
-            let answer = match protocol {
-                "UDP" => stage.client.udp(address, port).await?,
-                _ => stage.client.tcp(address, port).await?,
-            };
+            let answer = answer().await?;
             ensure!(pods.contains(&answer.name), "{} answers", answer.name);
             Ok(Some(()))
         })
@@ -169,6 +262,10 @@ pub(crate) async fn clear(stage: &Stage) -> anyhow::Result<()> {
     for team in 0..TEAMS {
         for claim in 0..CLAIMS {
             stage.server.delete(Kind::Claim, &namespace_name(team), &claim_name(claim)).await?;
+        }
+        for service in 0..SERVICES {
+            stage.server.delete(Kind::Service, &namespace_name(team), &service_name(service)).await?;
+            stage.gone(Kind::Service, &namespace_name(team), &service_name(service)).await?;
         }
     }
     // The Services beside the claims are for Kubernetes' garbage collector.

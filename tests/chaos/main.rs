@@ -8,6 +8,7 @@
 //! Without them it is a short run, always of the same plan.
 
 mod api;
+mod asker;
 mod cloud;
 mod end;
 #[allow(dead_code, reason = "each of the test programs uses a part of this")]
@@ -24,6 +25,8 @@ mod plan;
 mod proxy;
 mod replica;
 mod report;
+mod reshape;
+mod services;
 mod stage;
 mod strikes;
 mod teams;
@@ -39,7 +42,9 @@ use sharedlb_testbed::{AwsPeer, Cluster, Parts, Testbed, enter};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use asker::Canary;
 use harness::controller_kubeconfig;
+use observer::Asked;
 use plan::Plan;
 use replica::{REPLICAS, Replica};
 use stage::{Stage, Times};
@@ -51,7 +56,7 @@ const SHORT: u64 = 10;
 const SEED: u64 = 159;
 
 fn main() -> anyhow::Result<()> {
-    let testbed = enter(Parts { aws: true, json_storage: true, ..Parts::ALL })?;
+    let testbed = enter(Parts { aws: true, json_storage: true, node_ports: Some(objects::NODE_PORTS), ..Parts::ALL })?;
     let (seconds, seed) = (setting("CHAOS_SECONDS", SHORT)?, setting("CHAOS_SEED", SEED)?);
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -91,40 +96,28 @@ async fn run(testbed: Testbed, lasting: Duration, seed: u64) -> anyhow::Result<(
     for replica in &replicas {
         replica.until_ready().await?;
     }
+    let canary = Canary::start(&stage).await?;
     let foreign = stage.observer.seal().await?;
     ensure!(foreign == objects::foreign().len(), "the observer has seen {foreign} foreign objects");
     let foreign = cloud::foreign_things(&stage.observer.at_aws());
     ensure!(foreign == cloud::FOREIGN_THINGS, "the observer has seen {foreign} foreign things at AWS");
 
     println!("chaos: seed {seed}, for {lasting:?}");
-    let began = Instant::now();
-    let times = Times { began, end: began + lasting };
-    let teams = plan.teams.iter().zip(0..).map(|(steps, team)| teams::team(&stage, times, team, steps));
-    let (struck, failed, ..) = tokio::join!(
-        strikes::strikes(&stage, times, &mut replicas, &plan.faults),
-        cloud::faults(&stage, times, &plan.cloud_faults),
-        futures::future::join_all(teams),
-        teams::admin(&stage, times, &plan.admin),
-        owner::owner(&stage, times, &plan.owner),
-        cloud::owner(&stage, times, &plan.cloud_owner),
-    );
-    struck.context("what strikes the controller")?;
-    failed.context("what fails at AWS")?;
-    let acted = began.elapsed();
-    let ended = strikes::keeping(&mut replicas, finish(&stage)).await;
+    let ran = async {
+        stage.until_served().await?;
+        let acted = act(&stage, &plan, &mut replicas, lasting).await?;
+        anyhow::Ok((acted, strikes::keeping(&mut replicas, finish(&stage)).await))
+    };
+    let (acted, ended) = tokio::select! {
+        ran = ran => ran?,
+        never = asker::ask(&stage, &canary) => match never {},
+    };
     let (events, wrongs) = stage.observer.judgement().await?;
-    let kills = stage.report.done("fault: Kill");
-    let faults = stage.report.done("fault: ");
-    let claims = stage.report.done("team: Create");
-    let leaders = stage.observer.leaders();
-    println!("chaos: seed {seed}, {acted:.0?} of acts:\n{}", stage.report);
-    println!(
-        "chaos: {kills} kills, {faults} faults, {leaders} leaders, {claims} claims, {events} events judged, {} wrong",
-        wrongs.len()
-    );
+    let asked = stage.observer.questions_asked();
+    tell(&stage, seed, acted, (events, &wrongs), &asked);
     match &ended {
         Ok((took, asked)) => println!(
-            "chaos: converged within {took:.1?} (at most {:?}), {asked} ports answered, nothing was left",
+            "chaos: converged within {took:.1?} (at most {:?}), {asked} ports answered as they must, nothing was left",
             end::BOUND
         ),
         Err(error) => println!("chaos: {error:#}"),
@@ -133,12 +126,49 @@ async fn run(testbed: Testbed, lasting: Duration, seed: u64) -> anyhow::Result<(
         bail!("{} promises were broken, first:\n{}", wrongs.len(), wrongs[..wrongs.len().min(20)].join("\n"));
     }
     ended?;
+    ensure!(asked.judged > 0, "no answer could be judged");
     Ok(())
+}
+
+/// Does everything that is planned; returns how long that took.
+async fn act(stage: &Stage, plan: &Plan, replicas: &mut [Replica], lasting: Duration) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let times = Times { began, end: began + lasting };
+    let teams = plan.teams.iter().zip(0..).map(|(steps, team)| teams::team(stage, times, team, steps));
+    let (struck, failed, ..) = tokio::join!(
+        strikes::strikes(stage, times, replicas, &plan.faults),
+        cloud::faults(stage, times, &plan.cloud_faults),
+        futures::future::join_all(teams),
+        teams::admin(stage, times, &plan.admin),
+        owner::owner(stage, times, &plan.owner),
+        cloud::owner(stage, times, &plan.cloud_owner),
+    );
+    struck.context("what strikes the controller")?;
+    failed.context("what fails at AWS")?;
+    Ok(began.elapsed())
+}
+
+/// Says what was done, and how much of it was judged.
+fn tell(stage: &Stage, seed: u64, acted: Duration, (events, wrongs): (u64, &[String]), asked: &Asked) {
+    let kills = stage.report.done("fault: Kill");
+    let faults = stage.report.done("fault: ");
+    let claims = stage.report.done("team: Create");
+    let leaders = stage.observer.leaders();
+    println!("chaos: seed {seed}, {acted:.0?} of acts:\n{}", stage.report);
+    println!(
+        "chaos: {kills} kills, {faults} faults, {leaders} leaders, {claims} claims and Services, {events} events judged, {} wrong",
+        wrongs.len()
+    );
+    println!("chaos: {} questions asked, {} answered, {} answers judged", asked.asked, asked.answered, asked.judged);
+    println!("chaos: {} times the ports of an open claim were renamed or reordered", stage.observer.continued());
 }
 
 /// Returns how long it took to converge, and how many ports were asked.
 async fn finish(stage: &Stage) -> anyhow::Result<(Duration, usize)> {
+    end::linger(stage).await.context("before the end")?;
     end::calm(stage).await.context("before the end")?;
+    end::cramp(stage).await.context("without node ports")?;
+    end::make_room(stage).await.context("before the end")?;
     let took = end::converge(stage).await.context("in the end")?;
     let asked = end::traffic(stage).await.context("in the end")?;
     end::clear(stage).await.context("after the end")?;

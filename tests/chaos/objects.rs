@@ -17,8 +17,37 @@ pub(crate) const FLEETING: u64 = 2;
 /// The class whose load balancers are at AWS.
 pub(crate) const CLOUD: u64 = 3;
 
+/// The classes whose Services have node ports, of which there are few. The first
+/// class is one of them.
+pub(crate) fn has_node_ports(class: u64) -> bool {
+    class == 0
+}
+
+/// The node ports of the cluster: enough for all that there is in the end, and
+/// some more for those that an API server loses that is killed while it gives
+/// them out (it looks for these only after minutes).
+pub(crate) const NODE_PORTS: (u16, u16) = (30000, 30079);
+/// How many of them each Service takes that takes them from the others.
+pub(crate) const HOGGED: u64 = 12;
+
+/// The label of the Services that do.
+pub(crate) const HOG: &str = "chaos.test/hog";
+
 /// The claim of each team that names a Service instead of pods.
 const BY_SERVICE: u64 = 6;
+/// That Service.
+pub(crate) const NAMED: &str = "by-name";
+/// The Service of each team that has no selector.
+pub(crate) const BARE: u64 = 2;
+/// The Service of each team whose port numbers are assigned.
+const ASSIGNED: u64 = 1;
+/// The Service of each team that has node ports of its own.
+const WITH_NODE_PORTS: u64 = 0;
+
+/// The finalizer that teams put on claims.
+pub(crate) const HOLD: &str = "example.com/hold";
+/// The label of what a team wrote by hand.
+pub(crate) const HAND_WRITTEN: &str = "chaos.test/by-hand";
 
 pub(crate) fn namespace_name(team: u64) -> String {
     format!("team-{team}")
@@ -26,6 +55,15 @@ pub(crate) fn namespace_name(team: u64) -> String {
 
 pub(crate) fn claim_name(claim: u64) -> String {
     format!("claim-{claim}")
+}
+
+pub(crate) fn service_name(service: u64) -> String {
+    format!("lb-{service}")
+}
+
+/// The claim that the controller makes for a Service.
+pub(crate) fn claim_of_service(service: u64) -> String {
+    format!("service-{}", service_name(service))
 }
 
 pub(crate) fn class_name(class: u64) -> &'static str {
@@ -38,6 +76,15 @@ pub(crate) fn class_of(claim: u64) -> u64 {
         0..4 => 0,
         4..7 => 1,
         7 => FLEETING,
+        _ => CLOUD,
+    }
+}
+
+/// The class of a Service.
+fn class_of_service(service: u64) -> u64 {
+    match service {
+        0..3 => 0,
+        3 => 1,
         _ => CLOUD,
     }
 }
@@ -79,7 +126,7 @@ pub(crate) fn class(class: u64, setting: u64, provider: &Value) -> Value {
 pub(crate) fn claim(team: u64, claim: u64, ports: u64) -> Value {
     let mut spec = json!({"className": class_name(class_of(claim)), "ports": ports_of(team, claim, ports)});
     if claim == BY_SERVICE {
-        spec["serviceName"] = json!("by-name");
+        spec["serviceName"] = json!(NAMED);
     } else {
         spec["selector"] = pods_of(claim);
     }
@@ -91,8 +138,10 @@ pub(crate) fn claim(team: u64, claim: u64, ports: u64) -> Value {
     })
 }
 
-/// The name of a port whose number others ask for as well.
-pub(crate) const CONTENDED: &str = "contended";
+/// Whether a number is one that several ask for.
+pub(crate) fn is_contended(port: &Value) -> bool {
+    port["port"].as_u64().is_some_and(|number| (5000..5002).contains(&number))
+}
 
 /// What a claim asks for. The last choice asks for a number that other claims
 /// ask for as well.
@@ -104,8 +153,99 @@ pub(crate) fn ports_of(team: u64, claim: u64, choice: u64) -> Value {
         2 => json!([{"name": "both", "protocol": "TCP_UDP", "targetPort": 5353}]),
         3 => json!([{"name": "web", "targetPort": "http"}, {"name": "own", "port": own, "targetPort": 8080}]),
         4 => json!([{"name": "web", "targetPort": "other"}]),
-        _ => json!([{"name": CONTENDED, "port": 5000 + claim % 2, "targetPort": "http"}]),
+        5 => json!([{"targetPort": "http"}]),
+        _ => json!([{"name": "contended", "port": 5000 + claim % 2, "targetPort": "http"}]),
     }
+}
+
+/// The ports of a Service that shares a load balancer. The last choice has a
+/// number that others ask for as well.
+pub(crate) fn service_ports(team: u64, service: u64, choice: u64) -> Value {
+    let own = 7000 + team * 100 + service * 10;
+    match choice {
+        0 => json!([{"name": "web", "port": own, "targetPort": "http"}]),
+        1 => json!([
+            {"name": "web", "port": own, "targetPort": "http"},
+            {"name": "dns", "port": own + 1, "protocol": "UDP", "targetPort": 5353},
+        ]),
+        2 => json!([
+            {"name": "dns-tcp", "port": own + 2, "protocol": "TCP", "targetPort": 5353},
+            {"name": "dns", "port": own + 2, "protocol": "UDP", "targetPort": 5353},
+        ]),
+        3 => json!([{"port": own, "targetPort": "http"}]),
+        _ => json!([{"name": "web", "port": 5000 + service % 2, "targetPort": "http"}]),
+    }
+}
+
+/// A Service that shares a load balancer.
+pub(crate) fn shared_service(team: u64, service: u64, ports: u64) -> Value {
+    let annotations = match service {
+        ASSIGNED => json!({"sharedlb.dev/assign-ports": "true"}),
+        _ => json!({}),
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": service_name(service), "annotations": annotations},
+        "spec": {
+            "type": "LoadBalancer",
+            "loadBalancerClass": format!("sharedlb.dev/{}", class_name(class_of_service(service))),
+            "allocateLoadBalancerNodePorts": service == WITH_NODE_PORTS,
+            "selector": if service == BARE { Value::Null } else { pods_of(service) },
+            "ports": service_ports(team, service, ports),
+        },
+    })
+}
+
+/// A Service of something else in the cluster, which takes node ports.
+pub(crate) fn hog(nth: u64, ports: u64) -> Value {
+    let ports = (0..ports).map(|port| json!({"name": format!("p{port}"), "port": 1000 + port}));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": hog_name(nth), "labels": {HOG: "yes"}},
+        "spec": {"type": "NodePort", "ports": ports.collect::<Vec<_>>()},
+    })
+}
+
+pub(crate) fn hog_name(nth: u64) -> String {
+    format!("hog-{nth}")
+}
+
+/// An EndpointSlice that a team writes by hand for one of its Services, for an
+/// address of somebody else's. `forged`: the pod of the team that it is said to be,
+/// and its label says that Kubernetes' own controller writes it.
+pub(crate) fn hand_slice(name: &str, service: &Value, address: &str, forged: Option<&str>) -> Value {
+    let mut labels = json!({
+        HAND_WRITTEN: "yes", "kubernetes.io/service-name": crate::api::name(service),
+    });
+    let mut endpoint = json!({"addresses": [address]});
+    if let Some(pod) = forged {
+        labels["endpointslice.kubernetes.io/managed-by"] = json!("endpointslice-controller.k8s.io");
+        let namespace = crate::api::text(service, "/metadata/namespace");
+        endpoint["targetRef"] = json!({"kind": "Pod", "namespace": namespace, "name": pod});
+    }
+    let port = |port: &Value| {
+        let number = if port["protocol"] == "UDP" { 5353 } else { 8080 };
+        json!({"name": port["name"].as_str().unwrap_or_default(), "protocol": port["protocol"], "port": number})
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": [endpoint],
+        "ports": crate::api::entries(service, "/spec/ports").map(port).collect::<Vec<_>>(),
+    })
+}
+
+/// Whether a condition that is about the spec as it is has this status.
+pub(crate) fn has_condition(claim: &Value, kind: &str, status: &str) -> bool {
+    crate::api::entries(claim, "/status/conditions").any(|condition| {
+        condition["type"] == kind
+            && condition["status"] == status
+            && condition["observedGeneration"] == claim["metadata"]["generation"]
+    })
 }
 
 /// The labels of a claim's pods.
@@ -118,7 +258,7 @@ pub(crate) fn service() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": "by-name"},
+        "metadata": {"name": NAMED},
         "spec": {
             "selector": pods_of(BY_SERVICE),
             "ports": [

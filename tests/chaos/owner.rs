@@ -55,7 +55,14 @@ async fn act(stage: &Stage, deed: Deed) -> anyhow::Result<Option<()>> {
             let Some(service) = pick(server.list(Kind::Service, SYSTEM, OURS).await?, deed.nth()) else {
                 return Ok(None);
             };
-            return to_service(stage, deed, service).await;
+            let name = name(&service).to_owned();
+            stage.observer.expect_by_hand(&name);
+            let done = to_service(stage, deed, service).await;
+            // Otherwise it may have happened, or happen yet, and stays expected.
+            if done.is_ok() {
+                stage.observer.altered_by_hand(&name).await?;
+            }
+            return done;
         }
     }
     Ok(Some(()))
@@ -156,6 +163,7 @@ pub(crate) async fn undo(stage: &Stage) -> anyhow::Result<()> {
 
 /// A Service must have a port: where all are the owner's, it is deleted.
 async fn remove_or_replace(stage: &Stage, service: &Value) -> anyhow::Result<()> {
+    stage.observer.expect_by_hand(name(service));
     match remove_own_ports(stage, service).await? {
         Some(()) => Ok(()),
         None => Ok(stage.server.delete(Kind::Service, SYSTEM, name(service)).await?),

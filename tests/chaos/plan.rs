@@ -2,15 +2,21 @@
 //! long each act takes, and so what it meets, differs from run to run.
 
 mod cloud;
+mod team;
 
 use std::time::Duration;
 
 pub(crate) use cloud::{CloudDeed, CloudFault};
+pub(crate) use team::{HandSlice, Reshape, Target, TeamAct};
 
 /// The teams, each with a namespace.
 pub(crate) const TEAMS: u64 = 3;
 /// The claims of a team.
 pub(crate) const CLAIMS: u64 = 11;
+/// The Services of a team that share a load balancer.
+pub(crate) const SERVICES: u64 = 5;
+/// The Services of something else that take node ports.
+pub(crate) const HOGS: u64 = 4;
 /// The classes.
 pub(crate) const CLASSES: u64 = 4;
 
@@ -37,52 +43,6 @@ pub(crate) struct Plan {
     pub(crate) cloud_faults: Vec<Step<CloudFault>>,
 }
 
-/// What a team does with one of its claims, and the pods and the Service of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TeamAct {
-    Create {
-        claim: u64,
-        ports: u64,
-    },
-    Delete {
-        claim: u64,
-    },
-    EditPorts {
-        claim: u64,
-        ports: u64,
-    },
-    /// Sends its traffic to the pods of another claim of the team, or to its own.
-    Select {
-        claim: u64,
-        pods_of: u64,
-    },
-    AddPod {
-        claim: u64,
-        pod: u64,
-    },
-    RemovePod {
-        claim: u64,
-        pod: u64,
-    },
-    SetReady {
-        claim: u64,
-        pod: u64,
-        ready: bool,
-    },
-    /// Gives the pod to another claim of the team, or back.
-    Relabel {
-        claim: u64,
-        pod: u64,
-        to: u64,
-    },
-    /// Deletes the Service that the controller keeps beside the claim.
-    DeleteOwnService {
-        claim: u64,
-    },
-    /// Deletes the namespace, and makes it again once it is gone.
-    ReplaceNamespace,
-}
-
 /// What the administrator does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AdminAct {
@@ -92,6 +52,10 @@ pub(crate) enum AdminAct {
     Delete,
     /// Makes it again.
     Create,
+    /// Has a Service of something else take node ports.
+    TakeNodePorts { nth: u64 },
+    /// Deletes that Service.
+    FreeNodePorts { nth: u64 },
 }
 
 /// What the load balancers' owner does to one of them, by hand. Which Service,
@@ -205,8 +169,8 @@ impl Plan {
     pub(crate) fn draw(seed: u64, lasting: Duration) -> Self {
         let mut dice = Dice(seed);
         Self {
-            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (15, 85), team_act)).collect(),
-            admin: steps(&mut dice, lasting, (700, 2200), admin_act),
+            teams: (0..TEAMS).map(|_| steps(&mut dice, lasting, (15, 85), team::act)).collect(),
+            admin: steps(&mut dice, lasting, (500, 1800), admin_act),
             owner: steps(&mut dice, lasting, (200, 900), deed),
             faults: faults(&mut dice, lasting, deck, Fault::lasts),
             cloud_owner: steps(&mut dice, lasting, (250, 900), cloud::deed),
@@ -227,27 +191,13 @@ fn steps<A>(dice: &mut Dice, lasting: Duration, (from, to): (u64, u64), act: fn(
     }
 }
 
-fn team_act(dice: &mut Dice) -> TeamAct {
-    let (claim, pod) = (dice.below(CLAIMS), dice.below(2));
-    match dice.below(1000) {
-        0..260 => TeamAct::Create { claim, ports: dice.below(10) },
-        260..430 => TeamAct::Delete { claim },
-        430..650 => TeamAct::EditPorts { claim, ports: dice.below(9) },
-        650..720 => TeamAct::Select { claim, pods_of: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        720..820 => TeamAct::AddPod { claim, pod },
-        820..870 => TeamAct::RemovePod { claim, pod },
-        870..920 => TeamAct::SetReady { claim, pod, ready: dice.below(2) == 0 },
-        920..960 => TeamAct::Relabel { claim, pod, to: if dice.below(2) == 0 { claim } else { dice.below(CLAIMS) } },
-        960..998 => TeamAct::DeleteOwnService { claim },
-        _ => TeamAct::ReplaceNamespace,
-    }
-}
-
 fn admin_act(dice: &mut Dice) -> AdminAct {
-    match dice.below(10) {
-        0..7 => AdminAct::Edit { class: dice.below(CLASSES), setting: dice.below(5) },
-        7 => AdminAct::Delete,
-        _ => AdminAct::Create,
+    match dice.below(20) {
+        0..11 => AdminAct::Edit { class: dice.below(CLASSES), setting: dice.below(5) },
+        11 => AdminAct::Delete,
+        12..14 => AdminAct::Create,
+        14..18 => AdminAct::TakeNodePorts { nth: dice.below(HOGS) },
+        _ => AdminAct::FreeNodePorts { nth: dice.below(HOGS) },
     }
 }
 

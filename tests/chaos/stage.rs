@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde_json::{Value, json};
 use sharedlb_testbed::{AwsRegion, Client, Cluster, eventually};
 use tokio::time::{Instant, sleep_until};
@@ -12,7 +13,7 @@ use crate::cloud;
 use crate::harness::install;
 use crate::objects::{self, BYSTANDERS, CLOUD, FLEETING};
 use crate::observer::Observer;
-use crate::plan::{CLAIMS, CLASSES, Step, TEAMS};
+use crate::plan::{CLAIMS, CLASSES, SERVICES, Step, TEAMS};
 use crate::report::Report;
 
 /// How long things may take when nothing is in their way.
@@ -54,7 +55,7 @@ impl Stage {
     pub(crate) fn class(&self, class: u64, setting: u64) -> Value {
         let provider = match class {
             CLOUD => cloud::provider(&self.region),
-            _ => json!({"service": {"allocateLoadBalancerNodePorts": false}}),
+            _ => json!({"service": {"allocateLoadBalancerNodePorts": objects::has_node_ports(class)}}),
         };
         objects::class(class, setting, &provider)
     }
@@ -64,10 +65,27 @@ impl Stage {
         let namespace = objects::namespace_name(team);
         self.ensure("", &objects::namespace(&namespace)).await?;
         self.ensure(&namespace, &objects::service()).await?;
+        for service in 0..SERVICES {
+            self.ensure(&namespace, &objects::shared_service(team, service, service % 3)).await?;
+        }
         for claim in 0..CLAIMS {
             self.ensure(&namespace, &objects::pod(team, claim, 0)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the Services with which the teams begin are told that their ports
+    /// are open, and kube-proxy knows: so that there is something to lose from the
+    /// first act on.
+    pub(crate) async fn until_served(&self) -> anyhow::Result<()> {
+        eventually("the Services to be served", LIMIT, async || {
+            let claims = self.server.list(Kind::Claim, "", "").await?;
+            ensure!(claims.len() as u64 == TEAMS * SERVICES, "there are {} claims", claims.len());
+            let waiting = claims.iter().find(|claim| !objects::has_condition(claim, "Programmed", "True"));
+            ensure!(waiting.is_none(), "{waiting:?}");
+            Ok((self.observer.questions().len() > claims.len() / 2).then_some(()))
+        })
+        .await
     }
 
     /// Makes an object, and waits for the end of one of its name that is going.

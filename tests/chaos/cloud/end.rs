@@ -57,15 +57,22 @@ fn owner(listener: &AwsListener) -> String {
 async fn promises(stage: &Stage, claim: &Value) -> anyhow::Result<Vec<(Front, Behind)>> {
     let address = text(claim, "/status/address").to_owned();
     let (namespace, name) = (text(claim, "/metadata/namespace"), name(claim));
-    let selected = format!("app={}", text(claim, "/spec/selector/app"));
+    let service = match claim["spec"]["serviceName"].as_str() {
+        Some(service) => stage.server.get(Kind::Service, namespace, service).await?,
+        None => None,
+    };
+    let selector = service.as_ref().map_or_else(|| &claim["spec"]["selector"], |service| &service["spec"]["selector"]);
+    let selected = format!("app={}", text(selector, "/app"));
     let pods = stage.server.list(Kind::Pod, namespace, &selected).await?;
     let ready: Vec<&Value> = pods.iter().filter(|pod| is_ready(pod)).collect();
     let mut promises = Vec::new();
     for port in entries(claim, "/status/ports") {
         let asked = entries(claim, "/spec/ports").find(|asked| asked["name"] == port["name"]);
         let asked = asked.with_context(|| format!("{namespace}/{name} has a port that it does not ask for"))?;
-        let target =
-            |pod: &&Value| Some(format!("{}:{}", text(pod, "/status/podIP"), number(pod, &asked["targetPort"])?));
+        let of_service = service.iter().flat_map(|service| entries(service, "/spec/ports"));
+        let of_service = of_service.into_iter().find(|each| each["port"] == asked["targetPort"]);
+        let target_port = of_service.map_or(&asked["targetPort"], |each| &each["targetPort"]);
+        let target = |pod: &&Value| Some(format!("{}:{}", text(pod, "/status/podIP"), number(pod, target_port)?));
         let front = (address.clone(), port["port"].as_u64().unwrap_or(0), text(port, "/protocol").to_owned());
         let owner = format!("{namespace}/{name}:{}", text(port, "/name"));
         promises.push((front, (owner, ready.iter().filter_map(target).collect())));

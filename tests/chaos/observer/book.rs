@@ -10,9 +10,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::cloud::Cloud;
+use super::continuity::{Continuing, Kept};
 use super::etcd::{Clock, Event};
 use super::objects::{Claim, Class, Key, Labels, Service, Slice, Slot, labels};
 use super::stints::Stint;
+use super::traffic::Traffic;
 use crate::api::{entries, text};
 use crate::objects::{FOREIGN, SYSTEM};
 use crate::owner::OWN_PORT;
@@ -41,6 +43,17 @@ pub(super) struct Book {
     /// Whose the slots of the class at AWS were, in the order of time.
     pub(super) stints: BTreeMap<Slot, Vec<Stint>>,
     pub(super) cloud: Cloud,
+    pub(super) traffic: Traffic,
+    /// What of a claim's ports goes on, whatever they are called.
+    pub(super) continuing: BTreeMap<Key, Continuing>,
+    /// How often the ports of a claim that was open were renamed or reordered.
+    pub(super) continued: u64,
+    /// Slots that their claims wanted all the time since they have them.
+    pub(super) kept: BTreeMap<Slot, Kept>,
+    /// Every address that a load balancer of ours ever had.
+    pub(super) addresses: BTreeSet<String>,
+    /// Services that are load balancers, and that the owner alters just now.
+    pub(super) by_hand: BTreeSet<String>,
     /// Slots that their claims did not want any more, and since which revision.
     pub(super) unwanted: BTreeMap<Slot, (String, u64)>,
     /// Slots that were recorded as given back, by whom, and since which revision.
@@ -92,6 +105,12 @@ impl Book {
             unrecorded: BTreeSet::new(),
             stints: BTreeMap::new(),
             cloud: Cloud::default(),
+            traffic: Traffic::default(),
+            continuing: BTreeMap::new(),
+            continued: 0,
+            kept: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+            by_hand: BTreeSet::new(),
             unwanted: BTreeMap::new(),
             rests: BTreeMap::new(),
             delays: BTreeMap::new(),
@@ -220,11 +239,29 @@ impl Book {
                 ));
             }
         }
+        self.judge_closed(&key.1, &before, service.as_ref());
+        if let Some(service) = &service {
+            self.judge_capture(&key, service);
+        }
         match service {
             Some(service) => _ = self.services.insert(key, service),
             None => _ = self.services.remove(&key),
         }
+        self.note_told();
         self.judge_listeners();
+    }
+
+    /// Nodes take an address of a load balancer for nobody's but the load balancer's:
+    /// which ports a tenant's Service lists is the tenant's own choice.
+    fn judge_capture(&mut self, key: &Key, service: &Service) {
+        if key.0 == SYSTEM {
+            return self.addresses.extend(service.addresses.iter().filter(|_| service.front.is_some()).cloned());
+        }
+        let captured: Vec<&String> = service.captured.intersection(&self.addresses).collect();
+        if !captured.is_empty() {
+            let wrong = format!("captured: nodes take {captured:?} for the own address of Service {}/{}", key.0, key.1);
+            self.wrong_once([wrong]);
+        }
     }
 
     fn pod(&mut self, (namespace, name): Key, object: Option<&Value>) {

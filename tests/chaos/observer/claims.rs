@@ -40,9 +40,12 @@ impl Book {
         for slot in holds.difference(&held) {
             self.take(&key, slot);
         }
+        self.judge_continuity(&key, now.as_ref());
+        self.note_kept(&key, now.as_ref(), &held);
         if let Some(now) = now {
             self.claims.insert(key, now);
         }
+        self.note_told();
         self.judge_listeners();
     }
 

@@ -66,7 +66,7 @@ impl Book {
 
     /// Whether the claim ever sent traffic to labels that the pod ever had: what
     /// was changed lately may not have come through.
-    fn ever_selected(&self, claim: &Key, pod: &Pod) -> bool {
+    pub(super) fn ever_selected(&self, claim: &Key, pod: &Pod) -> bool {
         if claim.0 != pod.namespace {
             return false;
         }

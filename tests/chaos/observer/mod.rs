@@ -8,10 +8,12 @@
 mod book;
 mod claims;
 mod cloud;
+mod continuity;
 mod etcd;
 mod listeners;
 mod objects;
 mod stints;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -26,6 +28,8 @@ use tokio::task::AbortHandle;
 
 use book::Book;
 use etcd::{Clock, Etcd, Event};
+
+pub(crate) use traffic::{Asked, Question};
 
 /// How long it may lag behind.
 const LAG: Duration = Duration::from_secs(30);
@@ -119,6 +123,45 @@ impl Observer {
         Ok(())
     }
 
+    /// The owner is about to alter this load balancer by hand, and may close
+    /// listeners.
+    pub(crate) fn expect_by_hand(&self, service: &str) {
+        lock(&self.book).by_hand.insert(service.to_owned());
+    }
+
+    /// The owner has done so.
+    pub(crate) async fn altered_by_hand(&self, service: &str) -> anyhow::Result<()> {
+        self.catch_up().await?;
+        lock(&self.book).by_hand.remove(service);
+        Ok(())
+    }
+
+    /// All ports that can be asked now.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        lock(&self.book).questions()
+    }
+
+    /// What became of a question: the name of the pod that answered, if any did.
+    pub(crate) fn asked(&self, question: Question, pod: Option<String>) {
+        lock(&self.book).asked(question, pod);
+    }
+
+    /// kube-proxy was seen to know everything up to this revision.
+    pub(crate) fn kube_proxy_knows(&self, revision: u64) {
+        lock(&self.book).kube_proxy_knows(revision);
+    }
+
+    /// How many questions there were.
+    pub(crate) fn questions_asked(&self) -> Asked {
+        lock(&self.book).traffic.count
+    }
+
+    /// How often the ports of a claim that was open were renamed or reordered, and
+    /// had to stay.
+    pub(crate) fn continued(&self) -> u64 {
+        lock(&self.book).continued
+    }
+
     /// What there is at AWS.
     pub(crate) fn at_aws(&self) -> AwsState {
         lock(&self.book).cloud.state.clone()
@@ -178,6 +221,7 @@ async fn enter_all(
         }
         enter_until(&mut book, news.until);
         book.judge_aws(news.until.into());
+        book.judge_answers();
         seen_up_to.send_replace((book.revision, news.until));
     }
 }

@@ -22,6 +22,30 @@ pub(super) struct Slot {
 /// A protocol and a number; as asked for, 0 stands for any number.
 pub(super) type Port = (String, u64);
 
+/// A port as a claim asks for it, in the order of its list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) name: String,
+    pub(super) protocol: String,
+    /// 0 stands for any number
+    pub(super) number: u64,
+    pub(super) target: String,
+}
+
+impl Asked {
+    fn read(port: &Value) -> Self {
+        let (name, (protocol, number)) = named_port(port);
+        Self { name, protocol, number, target: port["targetPort"].to_string() }
+    }
+}
+
+/// The name, the protocol and the number of a port.
+fn named_port(port: &Value) -> (String, Port) {
+    let protocol = text(port, "/protocol");
+    let protocol = if protocol.is_empty() { "TCP" } else { protocol };
+    (text(port, "/name").to_owned(), (protocol.to_owned(), port["port"].as_u64().unwrap_or(0)))
+}
+
 /// A claim as it says itself that it is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claim {
@@ -31,6 +55,15 @@ pub(super) struct Claim {
     /// Whether the controller holds it back from being deleted.
     pub(super) finalizer: bool,
     pub(super) deleting: bool,
+    pub(super) generation: u64,
+    /// The generation that its status is about
+    pub(super) observed: u64,
+    /// Its ports in the order of its list
+    pub(super) ports: Vec<Asked>,
+    /// Whether its status says that its load balancer serves its ports
+    pub(super) programmed: bool,
+    /// The addresses and ports at which it says that it is reached
+    pub(super) reached: BTreeSet<(String, String, u64)>,
     /// By the names of the ports.
     pub(super) asked: BTreeMap<String, Port>,
     pub(super) held: BTreeMap<String, Port>,
@@ -42,24 +75,29 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn read(object: &Value) -> Self {
-        let port = |port: &Value| {
-            let protocol = text(port, "/protocol");
-            let protocol = if protocol.is_empty() { "TCP" } else { protocol };
-            (text(port, "/name").to_owned(), (protocol.to_owned(), port["port"].as_u64().unwrap_or(0)))
-        };
         let ingress = entries(object, "/status/loadBalancer/ingress");
-        let served = ingress.flat_map(|ingress| entries(ingress, "/ports"));
+        let reached = ingress.flat_map(|ingress| {
+            let ip = text(ingress, "/ip");
+            entries(ingress, "/ports").map(move |port| {
+                (ip.to_owned(), text(port, "/protocol").to_owned(), port["port"].as_u64().unwrap_or(0))
+            })
+        });
+        let reached: BTreeSet<_> = reached.collect();
+        let programmed = |condition: &Value| condition["type"] == "Programmed" && condition["status"] == "True";
         Self {
             uid: text(object, "/metadata/uid").to_owned(),
             class: text(object, "/status/className").to_owned(),
             index: object["status"]["loadBalancerIndex"].as_u64().unwrap_or(0),
             finalizer: entries(object, "/metadata/finalizers").any(|each| each == "sharedlb.dev/release-ports"),
             deleting: object["metadata"]["deletionTimestamp"].is_string(),
-            asked: entries(object, "/spec/ports").map(port).collect(),
-            held: entries(object, "/status/ports").map(port).collect(),
-            served: served
-                .map(|port| (text(port, "/protocol").to_owned(), port["port"].as_u64().unwrap_or(0)))
-                .collect(),
+            generation: object["metadata"]["generation"].as_u64().unwrap_or(0),
+            observed: object["status"]["observedGeneration"].as_u64().unwrap_or(0),
+            ports: entries(object, "/spec/ports").map(Asked::read).collect(),
+            programmed: entries(object, "/status/conditions").any(programmed),
+            asked: entries(object, "/spec/ports").map(named_port).collect(),
+            held: entries(object, "/status/ports").map(named_port).collect(),
+            served: reached.iter().map(|(_, protocol, port)| (protocol.clone(), *port)).collect(),
+            reached,
             selector: labels(&object["spec"]["selector"]),
             service: object["spec"]["serviceName"].as_str().map(Into::into),
         }
@@ -131,6 +169,10 @@ pub(super) struct Service {
     pub(super) front: Option<(String, u64)>,
     /// Protocol and number, by name.
     pub(super) ports: BTreeMap<String, Port>,
+    /// The addresses of its status
+    pub(super) addresses: BTreeSet<String>,
+    /// Those of them that nodes take for the Service's own
+    pub(super) captured: BTreeSet<String>,
     pub(super) selector: Labels,
 }
 
@@ -141,14 +183,14 @@ impl Service {
         let class = labels.get("sharedlb.dev/class").filter(|_| ours && labels.contains_key(LOAD_BALANCER));
         // slb-<class>-<index>-<hash>
         let index = name(object).rsplit('-').nth(1).and_then(|index| index.parse().ok());
-        let port = |port: &Value| {
-            let protocol = text(port, "/protocol");
-            (text(port, "/name").to_owned(), (protocol.to_owned(), port["port"].as_u64().unwrap_or(0)))
-        };
+        let ingress = || entries(object, "/status/loadBalancer/ingress");
+        let ip = |ingress: &Value| text(ingress, "/ip").to_owned();
         Self {
             uid: text(object, "/metadata/uid").to_owned(),
             front: class.cloned().zip(index),
-            ports: entries(object, "/spec/ports").map(port).collect(),
+            ports: entries(object, "/spec/ports").map(named_port).collect(),
+            addresses: ingress().map(ip).collect(),
+            captured: ingress().filter(|each| each["ipMode"] != "Proxy").map(ip).collect(),
             selector: self::labels(&object["spec"]["selector"]),
         }
     }

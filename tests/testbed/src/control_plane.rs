@@ -61,6 +61,7 @@ pub(crate) fn api_server(testbed: &Testbed, pki: &Pki) -> anyhow::Result<Compone
         // Its default.
         false => "application/vnd.kubernetes.protobuf",
     };
+    let node_ports = testbed.parts.node_ports.map(|(first, last)| format!("--service-node-port-range={first}-{last}"));
     let arguments = [
         format!("--etcd-servers={ETCD_URL}"),
         "--bind-address=127.0.0.1".to_owned(),
@@ -82,7 +83,7 @@ pub(crate) fn api_server(testbed: &Testbed, pki: &Pki) -> anyhow::Result<Compone
         "--allow-privileged=true".to_owned(),
         format!("--storage-media-type={storage}"),
     ];
-    Component::new(Binary::ApiServer, &testbed.assets, &testbed.logs, arguments)
+    Component::new(Binary::ApiServer, &testbed.assets, &testbed.logs, arguments.into_iter().chain(node_ports))
 }
 
 /// Waits until the API server is ready.

@@ -114,6 +114,9 @@ pub struct Parts {
     /// The API server stores all objects as JSON, so that whoever follows
     /// etcd's own log ([`Cluster::etcd_url`]) can read them.
     pub json_storage: bool,
+    /// The first and the last number that Services may have as node ports.
+    /// None: the API server's default, 30000 to 32767.
+    pub node_ports: Option<(u16, u16)>,
 }
 
 impl Parts {
@@ -123,8 +126,15 @@ impl Parts {
     pub const ALL: Self = Self { api: true, controller_manager: true, node: true, metallb: true, ..Self::NOTHING };
     /// The stand-in for AWS, and no cluster.
     pub const AWS_ONLY: Self = Self { aws: true, ..Self::NOTHING };
-    const NOTHING: Self =
-        Self { api: false, controller_manager: false, node: false, metallb: false, aws: false, json_storage: false };
+    const NOTHING: Self = Self {
+        api: false,
+        controller_manager: false,
+        node: false,
+        metallb: false,
+        aws: false,
+        json_storage: false,
+        node_ports: None,
+    };
 }
 
 /// Proof of being inside the testbed's namespaces; see [`enter`].
