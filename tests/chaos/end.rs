@@ -75,8 +75,12 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
 /// A Service whose claim goes, for however long that takes, has no address any more.
 pub(crate) async fn linger(stage: &Stage) -> anyhow::Result<()> {
     for team in 0..TEAMS {
-        // It may be on its way already.
-        services::hold(stage, team, CLAIMS).await?;
+        // It may be going already. And the controller may write it at the same moment.
+        eventually("a claim to be held", BOUND, async || {
+            services::hold(stage, team, CLAIMS).await?;
+            Ok(Some(()))
+        })
+        .await?;
     }
     eventually("Services whose claims go to have no address", BOUND, async || {
         for team in 0..TEAMS {

@@ -179,6 +179,60 @@ impl Plan {
     }
 }
 
+/// What a plan has to have so that everything that teams do to each other occurs in it:
+/// parts of what the acts are called in the code.
+const NEEDED: [&str; 24] = [
+    "Create {",
+    "Delete {",
+    "EditPorts",
+    "Select",
+    "AddPod",
+    "RemovePod",
+    "SetReady",
+    "Relabel",
+    "DeleteOwnService",
+    "CreateService",
+    "DeleteService",
+    "EditService",
+    "Covet",
+    "Reshape {",
+    "ReshapeService",
+    "Rename",
+    "Reorder",
+    "Unname",
+    "Add }",
+    "Both",
+    "Hold",
+    "LetGo",
+    "RemoveSlices",
+    "ReplaceNamespace",
+];
+
+impl Plan {
+    /// What of all that teams and the administrator do does not occur within this time.
+    pub(crate) fn lacks(&self, within: Duration) -> Vec<String> {
+        let acts = self.teams.iter().flatten().filter(|step| step.at < within);
+        let acts: Vec<String> = acts.map(|step| format!("{:?}", step.act)).collect();
+        let has = |part: &&&str| !acts.iter().any(|act| act.contains(**part));
+        let mut lacking: Vec<String> = NEEDED.iter().filter(has).map(|part| (*part).to_owned()).collect();
+        for (of, forged) in [(Target::Service(2), false), (Target::Named, false), (Target::Service(0), true)] {
+            let is = |act: &TeamAct| {
+                matches!(act, TeamAct::WriteSlice { slice, .. }
+                    if slice.of == of && slice.forged == forged && (forged || slice.neighbour.is_some()))
+            };
+            let mut acts = self.teams.iter().flatten().filter(|step| step.at < within);
+            if !acts.any(|step| is(&step.act)) {
+                lacking.push(format!("an EndpointSlice by hand for {of:?}"));
+            }
+        }
+        let mut admin = self.admin.iter().filter(|step| step.at < within);
+        if !admin.any(|step| matches!(step.act, AdminAct::TakeNodePorts { .. })) {
+            lacking.push("node ports that are taken".to_owned());
+        }
+        lacking
+    }
+}
+
 /// Acts with so many milliseconds between them.
 fn steps<A>(dice: &mut Dice, lasting: Duration, (from, to): (u64, u64), act: fn(&mut Dice) -> A) -> Vec<Step<A>> {
     let (mut steps, mut at) = (Vec::new(), Duration::ZERO);

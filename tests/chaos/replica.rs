@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sharedlb_testbed::Cluster;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::Controller;
 use crate::proxy::Proxy;
-use crate::stage::Stage;
+use crate::stage::{LIMIT, Stage};
 
 /// How many there are.
 pub(crate) const REPLICAS: u16 = 2;
@@ -27,6 +28,9 @@ const TERMS: [&str; 3] =
 /// as often as it lets itself be told to. And it meets AWS' own throttling instead
 /// of what it would spare itself.
 const CLOUD: [&str; 2] = ["--resync-seconds=10", "--aws-call-rate=100"];
+
+/// How often it is looked whether it is ready.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The status with which a process ends that lost the Lease.
 const LOST: i32 = 3;
@@ -88,7 +92,7 @@ impl Replica {
         self.revive().await?;
         self.controller.take().context("no controller runs")?.kill().await?;
         self.proxy.faults.release();
-        tokio::time::sleep(down).await;
+        sleep(down).await;
         self.begin()
     }
 
@@ -105,7 +109,7 @@ impl Replica {
     pub(crate) async fn stop(&mut self, down: Duration) -> anyhow::Result<()> {
         // One that has just begun does not listen to signals yet, and ends by it.
         self.controller.take().context("no controller runs")?.terminate().await?;
-        tokio::time::sleep(down).await;
+        sleep(down).await;
         self.begin()
     }
 
@@ -113,19 +117,27 @@ impl Replica {
     pub(crate) async fn freeze(&mut self, lasting: Duration) -> anyhow::Result<()> {
         let controller = self.controller()?;
         controller.signal("STOP").await?;
-        tokio::time::sleep(lasting).await;
+        sleep(lasting).await;
         controller.signal("CONT").await
     }
 
     /// Cuts it off from the API server for a while.
     pub(crate) async fn cut_off(&mut self, lasting: Duration) -> anyhow::Result<()> {
         self.proxy.refuse();
-        tokio::time::sleep(lasting).await;
+        sleep(lasting).await;
         self.proxy.accept()
     }
 
-    /// Waits until it works.
-    pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
-        self.controller.as_ref().context("no controller runs")?.until_ready().await
+    /// Waits until it works, and starts it again where it loses the Lease meanwhile.
+    pub(crate) async fn until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.revive().await?;
+            match self.controller()?.get("/readyz").await {
+                Ok((200, _)) => return Ok(()),
+                other => ensure!(Instant::now() < deadline, "controller {} is not ready: {other:?}", self.number),
+            }
+            sleep(AGAIN).await;
+        }
     }
 }

@@ -6,6 +6,7 @@ use sharedlb_testbed::{AwsBalancer, AwsDone, AwsListener, AwsState};
 use tokio::time::Instant;
 
 use super::book::Book;
+use super::continuity::Kept;
 use super::objects::{Slot, transports};
 use crate::cloud::{CLUSTER, LOAD_BALANCER, is_foreign};
 
@@ -21,6 +22,20 @@ pub(super) struct Cloud {
     looked: BTreeMap<String, Instant>,
     /// When strangers' listeners were made, by ARN
     made: BTreeMap<String, Instant>,
+    /// The values of all parameters of the owner's calls: the ARNs of what was altered
+    /// by hand are among them
+    altered: BTreeSet<String>,
+    /// What the controller closed, and was not judged yet
+    closed: Vec<Closed>,
+}
+
+/// A listener that the controller deleted.
+struct Closed {
+    at: Instant,
+    slot: Slot,
+    arn: String,
+    /// The claim that had it then
+    kept: Kept,
 }
 
 /// Where a listener leads, what a target group has, or what tags are: the ARN, and
@@ -55,6 +70,9 @@ impl Book {
         let before = std::mem::replace(&mut self.cloud.state, now);
         if call.of_controller {
             self.judge_strangers(&before, &call);
+            self.note_closed(&before, call.ended.into());
+        } else {
+            self.cloud.altered.extend(call.parameters.values().cloned());
         }
         self.note_facts(&before, &call);
         self.note_strangers(&before, call.ended.into());
@@ -91,6 +109,42 @@ impl Book {
         let Some(on) = before.balancers.iter().find(has) else { return false };
         let deletes = call.action == "DeleteLoadBalancer" && call.parameters.get("LoadBalancerArn") == Some(&on.arn);
         deletes && self.cloud.made.get(listener) > self.cloud.looked.get(&on.arn)
+    }
+
+    /// Notes the listeners that are closed although their claims want them. What the
+    /// owner altered is set right in whatever way.
+    fn note_closed(&mut self, before: &AwsState, at: Instant) {
+        let is_left = |arn: &String| all_listeners(&self.cloud.state).any(|(_, listener)| listener.arn == *arn);
+        let altered = |arn: &String| self.cloud.altered.contains(arn);
+        let gone = all_listeners(before).filter(|(on, listener)| {
+            let any_altered = altered(&on.arn) || altered(&listener.arn) || listener.groups.iter().any(altered);
+            self.is_ours(&listener.tags) && !any_altered && !is_left(&listener.arn)
+        });
+        let closed: Vec<Closed> = gone
+            .flat_map(|(on, listener)| {
+                let slots = slots(on, transports(&listener.protocol), listener.port);
+                slots.into_iter().map(|slot| (slot, listener.arn.clone()))
+            })
+            .filter_map(|(slot, arn)| {
+                let kept = self.kept.get(&slot).filter(|kept| kept.told)?.clone();
+                Some(Closed { at, slot, arn, kept })
+            })
+            .collect();
+        self.cloud.closed.extend(closed);
+    }
+
+    /// Judges them once all is known that was written before.
+    fn judge_closed_at_aws(&mut self, written: Instant) {
+        let (certain, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.cloud.closed).into_iter().partition(|closed| closed.at <= written);
+        self.cloud.closed = later;
+        for Closed { slot, arn, kept, .. } in certain {
+            if self.kept.get(&slot) == Some(&kept)
+                && let Some(wrong) = self.closed_while_kept(&slot, &arn)
+            {
+                self.wrong(wrong);
+            }
+        }
     }
 
     /// Remembers what a stranger did to what is ours, until somebody undoes it.
@@ -156,6 +210,7 @@ impl Book {
     pub(super) fn judge_aws(&mut self, known_until: Instant) {
         let Some(written) = self.clock.seen_all_before(self.revision) else { return };
         let known_until = known_until.min(written);
+        self.judge_closed_at_aws(written);
         let mut wrongs = BTreeSet::new();
         while let Some(shown) = self.cloud.shown.front() {
             let until = shown.until.unwrap_or(known_until).min(known_until);

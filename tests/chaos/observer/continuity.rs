@@ -25,6 +25,8 @@ pub(super) struct Continuing {
 pub(super) struct Kept {
     pub(super) claim: Key,
     pub(super) uid: String,
+    /// The revision since which it has it
+    pub(super) since: u64,
     /// Whether the claim has been told that it is open
     pub(super) told: bool,
 }
@@ -71,7 +73,7 @@ impl Book {
             match self.kept.get_mut(&slot) {
                 Some(kept) => kept.told |= told && kept.claim == *key,
                 None if !before.contains(&slot) => {
-                    self.kept.insert(slot, Kept { claim: key.clone(), uid, told });
+                    self.kept.insert(slot, Kept { claim: key.clone(), uid, since: self.revision, told });
                 }
                 None => {}
             }
