@@ -20,7 +20,8 @@ use crate::stage::{LIMIT, Stage};
 const ASKERS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// For how long a port is asked that somebody covets, and how often.
+/// For how long a port is asked to which a team has just edited a Service, and how
+/// often.
 const INSISTING: Duration = Duration::from_millis(60);
 const PAUSE_INSISTING: Duration = Duration::from_millis(4);
 
@@ -108,8 +109,8 @@ async fn ask_in_turn(stage: &Stage, mut turn: usize) -> Infallible {
     }
 }
 
-/// Asks all claims' ports of a number that somebody has just laid a hand on, for as
-/// long as it takes the controller to notice.
+/// Asks the ports of all claims with a number to which a team has just edited a
+/// Service, for about as long as the controller takes to react.
 pub(crate) async fn insist(stage: &Stage, number: u64) {
     let until = Instant::now() + INSISTING;
     while Instant::now() < until {

@@ -72,7 +72,8 @@ pub(crate) async fn calm(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A Service whose claim goes, for however long that takes, has no address any more.
+/// A Service loses its address as soon as its claim is being deleted, however long
+/// that takes.
 pub(crate) async fn linger(stage: &Stage) -> anyhow::Result<()> {
     for team in 0..TEAMS {
         // It may be going already. And the controller may write it at the same moment.
@@ -82,7 +83,7 @@ pub(crate) async fn linger(stage: &Stage) -> anyhow::Result<()> {
         })
         .await?;
     }
-    eventually("Services whose claims go to have no address", BOUND, async || {
+    eventually("the Services of claims that are being deleted to lose their addresses", BOUND, async || {
         for team in 0..TEAMS {
             let namespace = namespace_name(team);
             for service in 0..SERVICES {
@@ -198,7 +199,7 @@ fn describe(claim: &Value) -> String {
 
 /// Asks every port of every claim, from outside of the cluster, and requires
 /// that pods answer which it sends its traffic to. (At AWS there is nobody to
-/// ask.) Where there are no backends, nobody answers. Returns how many ports.
+/// ask.) Where there are no backends, no pod may answer. Returns how many ports.
 pub(crate) async fn traffic(stage: &Stage) -> anyhow::Result<usize> {
     let mut asked = 0;
     for claim in stage.server.list(Kind::Claim, "", "").await? {

@@ -17,8 +17,7 @@ pub(crate) const FLEETING: u64 = 2;
 /// The class whose load balancers are at AWS.
 pub(crate) const CLOUD: u64 = 3;
 
-/// The classes whose Services have node ports, of which there are few. The first
-/// class is one of them.
+/// Whether the load balancers of a class have node ports, of which there are few.
 pub(crate) fn has_node_ports(class: u64) -> bool {
     class == 0
 }
@@ -39,7 +38,7 @@ const BY_SERVICE: u64 = 6;
 pub(crate) const NAMED: &str = "by-name";
 /// The Service of each team that has no selector.
 pub(crate) const BARE: u64 = 2;
-/// The Service of each team whose port numbers are assigned.
+/// The Service of each team with assigned port numbers.
 const ASSIGNED: u64 = 1;
 /// The Service of each team that has node ports of its own.
 const WITH_NODE_PORTS: u64 = 0;
@@ -212,9 +211,9 @@ pub(crate) fn hog_name(nth: u64) -> String {
     format!("hog-{nth}")
 }
 
-/// An EndpointSlice that a team writes by hand for one of its Services, for an
-/// address of somebody else's. `forged`: the pod of the team that it is said to be,
-/// and its label says that Kubernetes' own controller writes it.
+/// An EndpointSlice that a team writes by hand for one of its Services, with an
+/// address that is not its own. `forged`: it claims to be this pod of the team, and
+/// its label says that Kubernetes' own controller writes it.
 pub(crate) fn hand_slice(name: &str, service: &Value, address: &str, forged: Option<&str>) -> Value {
     let mut labels = json!({
         HAND_WRITTEN: "yes", "kubernetes.io/service-name": crate::api::name(service),

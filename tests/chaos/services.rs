@@ -104,7 +104,7 @@ pub(crate) async fn write_slice(stage: &Stage, team: u64, nth: u64, slice: HandS
     let Some(service) = find(stage, &namespace, slice.of).await? else { return Ok(None) };
     let forged = slice.forged.then(|| pod_name(team, 0, 0));
     // A forged slice of a Service with a selector counts until Kubernetes removes it
-    // (SECURITY.md, "Endpoints that were written by hand"), so it leads to nobody.
+    // (SECURITY.md, "Endpoints that were written by hand"), so it leads to no pod.
     let counts = slice.forged && slice.of != Target::Service(BARE);
     let address = match slice.neighbour.filter(|other| *other != team && !counts) {
         Some(other) => {

@@ -251,8 +251,8 @@ impl Book {
         self.judge_listeners();
     }
 
-    /// Nodes take an address of a load balancer for nobody's but the load balancer's:
-    /// which ports a tenant's Service lists is the tenant's own choice.
+    /// No status of a tenant's Service makes nodes capture traffic for an address of a
+    /// load balancer: its tenant chooses the ports for which they would.
     fn judge_capture(&mut self, key: &Key, service: &Service) {
         if key.0 == SYSTEM {
             return self.addresses.extend(service.addresses.iter().filter(|_| service.front.is_some()).cloned());

@@ -5,7 +5,7 @@
 //! claim was told so, and an answer is judged only if the claim held the port and
 //! was told so until after the answer. So no time has to be granted for anything to
 //! come through: what kube-proxy did before does not matter, and from then on
-//! nothing that is written may lead anybody elsewhere.
+//! nothing that is written may lead clients elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(crate) struct Asked {
     pub(crate) asked: u64,
     /// A pod answered
     pub(crate) answered: u64,
-    /// It was certain whose pod had to answer
+    /// It was certain which claim's pods had to answer
     pub(crate) judged: u64,
 }
 

@@ -108,9 +108,9 @@ pub(crate) enum Reshape {
 /// An EndpointSlice that a team writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandSlice {
-    /// Whose it is said to be.
+    /// The Service that it says it belongs to.
     pub(crate) of: Target,
-    /// Another team, to a pod of which it leads. None: to nobody.
+    /// Another team, to a pod of which it leads. None: to no pod at all.
     pub(crate) neighbour: Option<u64>,
     /// Whether its label says that Kubernetes' own controller writes it.
     pub(crate) forged: bool,
