@@ -73,6 +73,9 @@ fn main() -> anyhow::Result<()> {
             let lacking = Plan::draw(SEED, Duration::from_secs(SHORT)).lacks(LIKELY_DONE);
             if lacking.is_empty() { Ok(()) } else { Err(format!("it lacks {lacking:?}").into()) }
         }),
+        Trial::test("a renamed or reordered port is judged only where it is certain which one it is", || {
+            Ok(observer::try_rule()?)
+        }),
         Trial::test("whatever happens, no promise is broken, and in the end all is well", move || {
             let run = handle.block_on(run(testbed, Duration::from_secs(seconds), seed));
             run.map_err(|error| format!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}: {error:#}").into())

@@ -169,3 +169,39 @@ fn successors(before: &[Asked], now: &[Asked]) -> Option<BTreeMap<String, String
     }
     (renamed == 0 || in_place || (renamed == 1 && added.is_empty())).then_some(names)
 }
+
+/// Tries the rule by which ports certainly go on.
+pub(crate) fn try_rule() -> Result<(), String> {
+    let list = |ports: &[(&str, &str, u64, &str)]| -> Vec<Asked> {
+        let asked = |(name, protocol, number, target): &(&str, &str, u64, &str)| Asked {
+            name: (*name).to_owned(),
+            protocol: (*protocol).to_owned(),
+            number: *number,
+            target: (*target).to_owned(),
+        };
+        ports.iter().map(asked).collect()
+    };
+    let (web, dns) = (("web", "TCP", 0, "http"), ("dns", "UDP", 0, "5353"));
+    let (other, site, named) = (("web", "TCP", 0, "other"), ("site", "TCP", 0, "http"), ("named", "UDP", 0, "5353"));
+    let asks = ("added", "TCP", 20001, "other");
+    let certain: [(&str, &[_], &[_]); 4] = [
+        ("a port has another name", &[web, dns], &[site, dns]),
+        ("the order is another one", &[web, dns], &[dns, web]),
+        ("all have other names, in their places", &[web, dns], &[site, named]),
+        ("the only port gets a name and another port beside it", &[("", "TCP", 0, "http")], &[site, dns]),
+    ];
+    let uncertain: [(&str, &[_], &[_]); 5] = [
+        ("a port leads elsewhere", &[web, dns], &[other, dns]),
+        ("a port is gone", &[web, dns], &[dns]),
+        ("all have other names and other places", &[web, dns], &[named, site]),
+        ("two ports have each other's names", &[web, ("site", "TCP", 0, "other")], &[site, other]),
+        ("what is added asks for a number", &[web], &[site, asks]),
+    ];
+    for (what, before, now) in certain {
+        successors(&list(before), &list(now)).ok_or_else(|| format!("uncertain: {what}"))?;
+    }
+    match uncertain.iter().find(|(_, before, now)| successors(&list(before), &list(now)).is_some()) {
+        Some((what, ..)) => Err(format!("certain: {what}")),
+        None => Ok(()),
+    }
+}

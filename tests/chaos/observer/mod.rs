@@ -29,6 +29,7 @@ use tokio::task::AbortHandle;
 use book::Book;
 use etcd::{Clock, Etcd, Event};
 
+pub(crate) use continuity::try_rule;
 pub(crate) use traffic::{Asked, Question};
 
 /// How long it may lag behind.
