@@ -1,8 +1,9 @@
 //! Chaos: claims, Services, pods, namespaces and classes come, change and go all the
-//! time, and teams turn on each other, while the controller is killed, frozen and cut off, the API server and etcd
-//! restart, AWS fails, and the load balancers' owner alters them by hand. An observer
-//! judges every state that there is on the way (`observer`), the data path is asked
-//! all the time (`asker`), and in the end all has to be well (`end`).
+//! time, and teams turn on each other, while the controller is killed, frozen and cut
+//! off, the API server and etcd restart, AWS fails, and the load balancers' owner
+//! alters them by hand. An observer judges every state that there is on the way
+//! (`observer`), the data path is asked all the time (`asker`), and in the end all
+//! has to be well (`end`).
 //!
 //! `CHAOS_SECONDS` says for how long, and `CHAOS_SEED` what is done when (`plan`).
 //! Without them it is a short run, always of the same plan.

@@ -72,7 +72,9 @@ impl Book {
         for (slot, (uid, told)) in wanted {
             match self.kept.get_mut(&slot) {
                 Some(kept) => kept.told |= told && kept.claim == *key,
-                None if !before.contains(&slot) => {
+                // If it is told already, the listener is one from before, and may be on
+                // its way to be closed: the claim gave the port up, and has it again.
+                None if !before.contains(&slot) && !told => {
                     self.kept.insert(slot, Kept { claim: key.clone(), uid, since: self.revision, told });
                 }
                 None => {}
