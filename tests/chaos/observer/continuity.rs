@@ -89,7 +89,10 @@ impl Book {
             return;
         }
         let open: BTreeSet<Slot> = now.into_iter().flat_map(Service::listeners).map(|(slot, _)| slot).collect();
-        let closed = before.listeners().into_iter().map(|(slot, _)| slot).filter(|slot| !open.contains(slot));
+        // A listener for both TCP and UDP is closed where the owner has one of the two.
+        let of_owner = |slot: &Slot| before.foreign_numbers().any(|number| number == slot.port);
+        let closed = before.listeners().into_iter().map(|(slot, _)| slot);
+        let closed = closed.filter(|slot| !open.contains(slot) && !of_owner(slot));
         let wrongs: Vec<String> = closed.filter_map(|slot| self.closed_while_kept(&slot, name)).collect();
         for wrong in wrongs {
             self.wrong(wrong);

@@ -195,6 +195,12 @@ impl Service {
         }
     }
 
+    /// The numbers of the ports whose names the controller does not give.
+    pub(super) fn foreign_numbers(&self) -> impl Iterator<Item = u64> {
+        let ours = |name: &str| name.starts_with("tcp-") || name.starts_with("udp-");
+        self.ports.iter().filter(move |(name, _)| !ours(name)).map(|(_, (_, number))| *number)
+    }
+
     /// The listeners of the load balancer that it is: the slot and the name of
     /// the port of each.
     pub(super) fn listeners(&self) -> Vec<(Slot, &str)> {
