@@ -7,7 +7,7 @@
 //! ports, and deleted after them; what a run that was cut off has left at a port
 //! is deleted before the port opens again. Ports close in a write of their own
 //! before any port opens, so that no closing waits for an opening (see
-//! [`apply`]). Every write is a server-side apply that can be done twice, so
+//! `apply`). Every write is a server-side apply that can be done twice, so
 //! whatever was cut off is made good by the next run. Observing costs no call:
 //! what there is, two watches and the replies to our writes tell.
 //!
