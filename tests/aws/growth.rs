@@ -91,7 +91,9 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
     setting.verdict("web-1", ConditionType::Programmed, ("Unknown", Reason::Pending)).await?;
     own_service(&setting, "web-1").await?;
     // Once that one is open, the other would be, too.
-    setting.claim_with("web-2", json!({"serviceName": known, "ports": [{"targetPort": 1}]})).await?;
+    let port = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).next().map(|port| port.port);
+    let spec = json!({"serviceName": known.name_any(), "ports": [{"targetPort": port}]});
+    setting.claim_with("web-2", spec).await?;
     setting.ready("web-2").await?;
     let seen = setting.seen().await?;
     ensure!(seen.ours().count() == 2, "a listener is open before its pods are known: {seen:?}");
@@ -106,11 +108,11 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 /// Waits for the Service that is kept for a claim, and returns its name.
-async fn own_service(setting: &Setting, claim: &str) -> anyhow::Result<String> {
+async fn own_service(setting: &Setting, claim: &str) -> anyhow::Result<Service> {
     let services = Api::<Service>::namespaced(setting.cluster.admin(), &setting.namespace);
     let of_claim = ListParams::default().labels(&format!("sharedlb.dev/claim={claim}"));
     eventually(&format!("a Service of claim {claim}"), LIMIT, async || {
-        Ok(services.list(&of_claim).await?.items.first().map(ResourceExt::name_any))
+        Ok(services.list(&of_claim).await?.items.pop())
     })
     .await
 }
