@@ -33,8 +33,8 @@ names! {
         Allocated,
         /// Of a claim: the load balancer serves every slot as asked.
         Programmed,
-        /// Of a claim: it is allocated and programmed, has an address, and at
-        /// least one backend. Of a class: its load balancers work.
+        /// Of a claim: it is allocated and programmed, has an address, and every
+        /// port has a backend. Of a class: its load balancers work.
         Ready,
         /// Of a class: its spec can be carried out.
         Accepted,
@@ -58,8 +58,8 @@ names! {
         Unsupported,
         /// No load balancer of the class has the address that was asked for.
         AddressUnknown,
-        /// A SharedLB of the name that a source's own would have is there, and
-        /// is somebody else's.
+        /// The SharedLB that a source would create exists: it belongs to another
+        /// owner, or is being deleted and kept by a finalizer.
         NameTaken,
         /// The API server does not take the SharedLB of a source.
         Rejected,
@@ -67,7 +67,8 @@ names! {
         NoClass,
         /// No class was named, and none is the default.
         NoDefaultClass,
-        /// The provider said no, and will say no again.
+        /// The provider refuses, or a limit that all load balancers share is used
+        /// up. Trying again does not help before that is changed.
         ProviderRefused,
         /// A listener that is not ours holds the port on the load balancer.
         PortInUse,
@@ -80,7 +81,7 @@ names! {
         /// Why [`ConditionType::Ready`] is true although one of the load balancer's
         /// addresses leads to no backend: there is none of its IP family.
         AddressWithoutBackends,
-        /// The load balancer has got no address for longer than it should take.
+        /// The load balancer has had no address for longer than that should take.
         AddressNotAssigned,
         /// A load balancer that was there is not any more. Of an Event only.
         LoadBalancerGone,
