@@ -18,13 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use sharedlb_providers::{Address, ListenerKey, Protocol};
+use sharedlb_providers::{Address, ListenerKey};
 
 use self::choice::{sort_as_asked, take_all};
 pub(crate) use self::continuity::numbers;
 use self::continuity::{Link, is_unedited, links};
 use self::quota::Quotas;
-use self::refusal::overlap;
 pub use self::refusal::{Limits, Obstacle, Refusal};
 use self::reshape::{named, room_of};
 use self::room::Filled;
@@ -225,8 +224,9 @@ impl<'a> Run<'a> {
             // Of two listeners on one port, only one can be open: a successor, or another
             // one that was given back, takes the place of this one.
             let is_counted = |key: &ListenerKey| occupied.space.has(*key) || occupied.still_open.contains_key(key);
-            let is_replaced =
-                same_port(released.key.port).any(|key| occupied.space.collide(key, released.key) && is_counted(&key));
+            let is_replaced = ListenerKey::of_number(released.key.port)
+                .into_iter()
+                .any(|key| occupied.space.collide(key, released.key) && is_counted(&key));
             if released.open && !is_replaced {
                 occupied.still_open.insert(released.key, room);
                 occupied.filled.used = occupied.filled.used + room;
@@ -437,19 +437,14 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
 /// The other port of the same claim that stands in the way wherever the claim is.
 fn own_obstacle(port: &PortRequest, claim: &Claim, held: &[HeldSlot], policy: &Policy) -> Option<Refusal> {
     let key = ListenerKey { port: port.number?, protocol: port.protocol };
-    let stands_in_the_way = |other: ListenerKey| {
-        other.port == key.port && (!policy.tcp_and_udp_share_a_number || overlap(other.protocol, key.protocol))
-    };
+    let stands_in_the_way =
+        |other: ListenerKey| other.overlaps(key) || (other.port == key.port && !policy.tcp_and_udp_share_a_number);
     let earlier = claim.ports.iter().take_while(|other| other.name != port.name);
     let asked =
         earlier.filter_map(|other| Some((&other.name, ListenerKey { port: other.number?, protocol: other.protocol })));
     let held = held.iter().map(|slot| (&slot.name, slot.key));
     let (name, other) = held.chain(asked).find(|(_, other)| stands_in_the_way(*other))?;
     Some(Refusal::OwnPort { key, other, port: name.clone() })
-}
-
-fn same_port(port: NonZeroU16) -> impl Iterator<Item = ListenerKey> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].into_iter().map(move |protocol| ListenerKey { port, protocol })
 }
 
 fn for_each(ports: &[&PortRequest], refusal: &Refusal) -> Misfit {

@@ -151,7 +151,7 @@ impl ClaimObject {
     pub fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
         let port = FrontPort { port: number, transport };
         let mut slots = self.request.held.iter().flat_map(|held| held.slots.iter());
-        slots.find(|slot| slot.key.front_ports().any(|own| own == port)).map(|slot| slot.name.clone())
+        slots.find(|slot| slot.key.has(port)).map(|slot| slot.name.clone())
     }
 
     /// The class that it names: its spec's, or else the one that it was given.

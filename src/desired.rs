@@ -302,12 +302,11 @@ fn serving(
         return vec![(key, own)];
     }
     let is_replaced = |other: &ListenerKey| {
-        let overlaps = other.front_ports().any(|port| key.front_ports().any(|own| own == port));
         let of_claim = found.get(other).is_some_and(|listener| listener.owner.is_same_claim(owner));
-        overlaps && of_claim && !plan.has(*other)
+        other.overlaps(key) && of_claim && !plan.has(*other)
     };
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].map(|protocol| ListenerKey { protocol, ..key });
-    let replaced: Vec<_> = all.into_iter().filter(is_replaced).map(|key| (key, reached(key))).collect();
+    let all = ListenerKey::of_number(key.port).into_iter();
+    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reached(key))).collect();
     if replaced.iter().any(|(_, reached)| !reached.backends.is_empty()) { replaced } else { vec![(key, own)] }
 }
 

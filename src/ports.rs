@@ -116,11 +116,8 @@ impl Space {
     /// Whether all ports of this listener are those of listeners that were taken up,
     /// itself or others.
     pub(crate) fn covers(&self, key: ListenerKey) -> bool {
-        key.front_ports().all(|FrontPort { port, transport }| {
-            let of = |protocol: &Protocol| protocol.transports().contains(&transport);
-            let mut all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].into_iter().filter(of);
-            all.any(|protocol| self.has(ListenerKey { port, protocol }))
-        })
+        let listeners = || ListenerKey::of_number(key.port).into_iter().filter(|listener| self.has(*listener));
+        key.front_ports().all(|port| listeners().any(|listener| listener.has(port)))
     }
 
     /// Takes a port up.
@@ -133,11 +130,7 @@ impl Space {
 
     /// Takes a port up that a stranger holds.
     pub(crate) fn take_foreign(&mut self, port: FrontPort) {
-        let protocol = match port.transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-        };
-        for &transport in self.blocked_by(protocol) {
+        for &transport in self.blocked_by(port.transport.into()) {
             self.take_port(FrontPort { port: port.port, transport });
         }
     }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
-use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey, Owner, Protocol};
+use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 
-use crate::assign::{Assignment, Held, HeldSlot};
+use crate::assign::{Assignment, ClaimId, Held, HeldSlot};
 use crate::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 use crate::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::share::LeftOut;
@@ -136,13 +136,11 @@ fn serving<'a>(outcome: &'a Outcome, claim: &ClaimObject, key: ListenerKey) -> V
     if let Some((_, own)) = of_number.iter().find(|(other, _)| *other == key) {
         return vec![own];
     }
-    let has = |key: ListenerKey, port: FrontPort| key.front_ports().any(|own| own == port);
-    let is_served = |port| of_number.iter().any(|(key, listener)| listener.open && has(*key, port));
+    let is_served = |port| of_number.iter().any(|(other, listener)| listener.open && other.has(port));
     if !key.front_ports().all(is_served) {
         return Vec::new();
     }
-    let overlaps = |other: ListenerKey| key.front_ports().any(|port| has(other, port));
-    of_number.into_iter().filter(|(other, _)| overlaps(*other)).map(|(_, listener)| listener).collect()
+    of_number.into_iter().filter(|(other, _)| other.overlaps(key)).map(|(_, listener)| listener).collect()
 }
 
 /// The listeners of a claim that have the number of this one, itself or others.
@@ -151,10 +149,9 @@ fn of_number<'a>(
     claim: &ClaimObject,
     key: ListenerKey,
 ) -> Vec<(ListenerKey, &'a ListenerOutcome)> {
-    let is_for = |owner: &Owner| owner.namespace == claim.meta.key.namespace && owner.claim == claim.meta.key.name;
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp].map(|protocol| ListenerKey { protocol, ..key });
-    let found = all.into_iter().filter_map(|key| Some((key, outcome.listeners.get(&key)?)));
-    found.filter(|(_, listener)| is_for(&listener.owner)).collect()
+    let all = ListenerKey::of_number(key.port).into_iter();
+    let found = all.filter_map(|key| Some((key, outcome.listeners.get(&key)?)));
+    found.filter(|(_, listener)| ClaimId::from(&listener.owner) == claim.meta.key).collect()
 }
 
 /// Why a slot is not served although a listener with its number is open: it would

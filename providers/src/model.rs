@@ -131,6 +131,15 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::TcpUdp];
+
+    /// Whether listeners of the two on one number cannot both be open.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.transports().iter().any(|transport| other.transports().contains(transport))
+    }
+
     /// The transports that it takes up.
     #[must_use]
     pub fn transports(self) -> &'static [Transport] {
@@ -138,6 +147,15 @@ impl Protocol {
             Self::Tcp => &[Transport::Tcp],
             Self::Udp => &[Transport::Udp],
             Self::TcpUdp => &[Transport::Tcp, Transport::Udp],
+        }
+    }
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
         }
     }
 }
@@ -180,6 +198,30 @@ impl ListenerKey {
     /// The ports that this listener takes up: two for `TCP_UDP`.
     pub fn front_ports(self) -> impl Iterator<Item = FrontPort> {
         self.protocol.transports().iter().map(move |&transport| FrontPort { port: self.port, transport })
+    }
+
+    /// The listeners that there can be on this number.
+    #[must_use]
+    pub fn of_number(port: NonZeroU16) -> [Self; 3] {
+        Protocol::ALL.map(|protocol| Self { port, protocol })
+    }
+
+    /// Whether this listener takes up this port.
+    #[must_use]
+    pub fn has(self, port: FrontPort) -> bool {
+        self.port == port.port && self.protocol.transports().contains(&port.transport)
+    }
+
+    /// Whether the two take up a port in common.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.port == other.port && self.protocol.overlaps(other.protocol)
+    }
+}
+
+impl From<FrontPort> for ListenerKey {
+    fn from(FrontPort { port, transport }: FrontPort) -> Self {
+        Self { port, protocol: transport.into() }
     }
 }
 

@@ -196,7 +196,7 @@ impl Refusal {
             Self::Unobserved { .. } => return None,
             Self::HalfTaken { .. } => Reason::PortTaken,
             // Elsewhere TCP and UDP would do side by side.
-            Self::OwnPort { key, other, .. } if !overlap(key.protocol, other.protocol) => Reason::Unsupported,
+            Self::OwnPort { key, other, .. } if !key.overlaps(*other) => Reason::Unsupported,
             Self::OwnPort { .. } => Reason::PortTaken,
             Self::NoRoom { obstacles, .. } => {
                 let taken = |obstacle: &Obstacle| matches!(obstacle, Obstacle::Taken { .. });
@@ -256,7 +256,7 @@ impl Refusal {
                     kept.protocol
                 )
             }
-            Self::OwnPort { key, other, port } if overlap(key.protocol, other.protocol) => {
+            Self::OwnPort { key, other, port } if key.overlaps(*other) => {
                 format!(
                     "port {key} is the claim's own port {port} ({other}): ask for another port, or leave port out to have one assigned"
                 )
@@ -299,11 +299,6 @@ impl Refusal {
             false => "delete a claim, or ask the admin to raise spec.loadBalancers.max",
         }
     }
-}
-
-/// Whether listeners of these protocols on one number cannot be open at once.
-pub(super) fn overlap(a: Protocol, b: Protocol) -> bool {
-    a.transports().iter().any(|transport| b.transports().contains(transport))
 }
 
 /// "load balancers 0 and 1 hold 50 of 50 listeners, …": equal obstacles are

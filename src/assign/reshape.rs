@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use sharedlb_providers::{FrontPort, ListenerKey, Protocol};
+use sharedlb_providers::{FrontPort, ListenerKey};
 
 use super::continuity::Link;
 use super::quota::Quotas;
 use super::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
-use super::{Misfit, Occupied, Refusal, Room, Run, not_allowed};
+use super::{Misfit, Occupied, Refusal, Room, Run, count_of as count, not_allowed};
 
 /// The slots of a claim with one number, of which some are to change.
 struct Reshaping<'a> {
@@ -172,7 +172,7 @@ impl Reshaping<'_> {
     }
 
     fn has(&self, port: FrontPort) -> bool {
-        self.old.iter().any(|slot| slot.key.front_ports().any(|own| own == port))
+        self.old.iter().any(|slot| slot.key.has(port))
     }
 
     /// Why a port may not have its listener wherever that would be. What takes up
@@ -191,14 +191,10 @@ impl Reshaping<'_> {
         if space.is_free(key) {
             return None;
         }
-        let is_free = |port: &FrontPort| {
-            let protocol =
-                if port.transport == sharedlb_providers::Transport::Tcp { Protocol::Tcp } else { Protocol::Udp };
-            space.is_free(ListenerKey { port: port.port, protocol })
-        };
-        let taken = key.front_ports().find(|port| !is_free(port)).or_else(|| key.front_ports().next())?;
+        let taken =
+            key.front_ports().find(|port| !space.is_free((*port).into())).or_else(|| key.front_ports().next())?;
         let kept = self.old.first()?.key;
-        let by = self.siblings.iter().find(|slot| slot.key.front_ports().any(|port| port == taken));
+        let by = self.siblings.iter().find(|slot| slot.key.has(taken));
         Some(Refusal::HalfTaken { index: self.index, taken, kept, by: by.map(|slot| slot.name.clone()) })
     }
 }
@@ -212,8 +208,4 @@ pub(super) fn named(slot: HeldSlot, port: &PortRequest) -> HeldSlot {
 pub(super) fn room_of(slot: &HeldSlot, claim: &Claim, policy: &Policy) -> Room {
     let port = claim.ports.iter().find(|port| port.name == slot.name);
     policy.room_for(slot.key.protocol, port.map_or(0, |port| port.targets))
-}
-
-fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::front::Front;
 use super::slices::SeenSlice;
-use crate::model::{
-    Backend, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
-};
+use crate::model::{Backend, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner};
 
 /// What the slices of one front port agree on.
 struct Record {
@@ -42,7 +40,7 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
             }
             Some(_) => {}
             None => {
-                listeners.insert(alone(*port), Listener { owner: nobody(), backends: BTreeSet::new() });
+                listeners.insert((*port).into(), Listener { owner: nobody(), backends: BTreeSet::new() });
             }
         }
     }
@@ -81,14 +79,6 @@ fn record(slices: &[&SeenSlice], uid: &str) -> Option<Record> {
     Some(Record { listener: first.listener, owner: first.owner.clone(), backends })
 }
 
-fn alone(port: FrontPort) -> ListenerKey {
-    let protocol = match port.transport {
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Udp => Protocol::Udp,
-    };
-    ListenerKey { port: port.port, protocol }
-}
-
 fn nobody() -> Owner {
     Owner { namespace: "".into(), claim: "".into(), port: "".into() }
 }
@@ -99,7 +89,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::model::{IpFamily, LbName};
+    use crate::model::{IpFamily, LbName, Protocol, Transport};
     use crate::service::front::Fixed;
     use crate::service::slices::{Slice, arrange};
 
@@ -194,7 +184,7 @@ mod tests {
         let at_odds = [whole.clone(), slices(TCP, Protocol::Tcp, "b", &[])].concat();
         assert_eq!(seen(&[TCP], &at_odds), are(&[("20417/TCP", "", 0)]));
         let of_another_service = observed(&Front { ours: [TCP].into(), ..Front::default() }, "new", whole.iter());
-        assert_eq!(&*of_another_service.load_balancer.listeners[&alone(TCP)].owner.claim, "");
+        assert_eq!(&*of_another_service.load_balancer.listeners[&ListenerKey::from(TCP)].owner.claim, "");
     }
 
     #[test]

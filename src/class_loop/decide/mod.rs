@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
-use sharedlb_providers::{Capacity, ListenerKey};
+use sharedlb_providers::Capacity;
 
 pub(super) use self::records::Left;
 use self::records::{Records, is_closed};
@@ -245,12 +245,10 @@ fn plan(
 /// has for them now: a name is only a name. One that has a successor which the API
 /// does not have yet stays until it has, so that nothing closes in between.
 fn confirmed_slots<'a>(confirmed: &'a Held, granted: &'a Held) -> impl Iterator<Item = HeldSlot> + 'a {
-    let overlap =
-        |a: ListenerKey, b: ListenerKey| a.front_ports().any(|port| b.front_ports().any(|other| other == port));
     let is_new = |new: &HeldSlot| confirmed.slots.iter().all(|slot| slot.key != new.key);
     confirmed.slots.iter().filter_map(move |old| {
         let same = granted.slots.iter().find(|slot| slot.key == old.key);
-        let successor = || granted.slots.iter().find(|new| overlap(new.key, old.key) && is_new(new));
+        let successor = || granted.slots.iter().find(|new| new.key.overlaps(old.key) && is_new(new));
         Some(HeldSlot { key: old.key, ..same.or_else(successor)?.clone() })
     })
 }
