@@ -49,18 +49,18 @@ impl ServiceProvider {
             Some(service) => service,
             None => self.create(name, &mut plan, &mut refused).await?,
         };
-        let work = self.slice_work(name, &service, |there| plan.slices_in_place(there));
+        let work = self.slices_at(name, &service.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.in_place.clear();
 
-        let work = self.slice_work(name, &service, |there| plan.slices_to_open(there));
+        let work = self.slices_at(name, &service.uid, |there| plan.slices_to_open(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.drop_failed_openings();
 
         service = self.open(name, service, &mut plan, refused, &mut trouble).await?;
-        let work = self.slice_work(name, &service, |there| plan.slices_in_place(there));
+        let work = self.slices_at(name, &service.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.fail_what_would_not_close(changes, &service.seen);
@@ -82,12 +82,12 @@ impl ServiceProvider {
         let failed = self.write_slices(left).await?;
         plan.failed.extend(failed);
         plan.drop_failed_openings();
-        // Slices need its uid. It has no address yet, so nobody finds its ports
-        // without backends.
+        // Slices need the uid of the Service. It has no address yet, so no client
+        // reaches a port that has no backends.
         let all = plan.ports_with(&plan.openings);
         let service = match self.write_service(name, &plan.attributes, &all, None).await {
             Ok(service) => {
-                plan.openings.drain(..).collect::<Vec<_>>().into_iter().for_each(|opening| plan.opened(opening));
+                plan.all_opened();
                 service
             }
             Err(error) if is_refusal(&error) && !plan.openings.is_empty() => {
@@ -141,7 +141,7 @@ impl ServiceProvider {
             let all = plan.ports_with(&plan.openings);
             match self.write_service(name, &plan.attributes, &all, Some(&service)).await {
                 Ok(written) => {
-                    plan.openings.drain(..).collect::<Vec<_>>().into_iter().for_each(|opening| plan.opened(opening));
+                    plan.all_opened();
                     return Ok(written);
                 }
                 Err(error) if is_refusal(&error) => refused = Some(error),
@@ -158,7 +158,7 @@ impl ServiceProvider {
             }
         }
         let mut tries = TRIES;
-        let all: Vec<Opening> = plan.openings.drain(..).collect();
+        let all = std::mem::take(&mut plan.openings);
         let mut groups = match refused {
             Some(error) => split(all, &error, plan),
             None => vec![all],
@@ -220,15 +220,7 @@ impl ServiceProvider {
         Ok(failed.into_iter().flatten().collect())
     }
 
-    fn slice_work(
-        &self,
-        name: &LbName,
-        service: &Entry<Front>,
-        work: impl FnOnce(&SlicesThere<'_>) -> Vec<SliceWork>,
-    ) -> Vec<SliceWork> {
-        self.slices_at(name, &service.uid, work)
-    }
-
+    /// What the plan has to do to the slices of the Service with this uid.
     fn slices_at(
         &self,
         name: &LbName,

@@ -125,10 +125,14 @@ impl<'a> Plan<'a> {
         plan.add_openings(openings);
         plan.closing = &open - &plan.stays;
         let opening: BTreeSet<_> = plan.openings.iter().flat_map(Opening::listeners).collect();
-        let wanted = changed.intersection(&desired.listeners.keys().copied().collect()).copied().collect::<Vec<_>>();
-        let is_open = |key: &ListenerKey| key.front_ports().all(|port| plan.stays.contains(&port));
-        let alters = |key: &ListenerKey| !opening.contains(key) && !plan.failed.contains_key(key) && is_open(key);
-        plan.in_place = wanted.into_iter().filter(|key| !plan.postponed.contains(key) && alters(key)).collect();
+        let is_in_place = |key: &ListenerKey| {
+            desired.listeners.contains_key(key)
+                && !opening.contains(key)
+                && !plan.failed.contains_key(key)
+                && !plan.postponed.contains(key)
+                && key.front_ports().all(|port| plan.stays.contains(&port))
+        };
+        plan.in_place = changed.into_iter().filter(is_in_place).collect();
         plan
     }
 
@@ -216,6 +220,13 @@ impl<'a> Plan<'a> {
         self.stays = self.ports_with([&opening]);
         self.closing.extend(opening.remove);
         self.in_place.extend(opening.opens);
+    }
+
+    /// All openings have become real.
+    pub(super) fn all_opened(&mut self) {
+        for opening in std::mem::take(&mut self.openings) {
+            self.opened(opening);
+        }
     }
 
     /// An opening was refused: what it replaces stays.
