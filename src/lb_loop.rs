@@ -108,7 +108,7 @@ impl LbLoop {
             // them then go into one, and their receiver has time for others.
             tokio::time::sleep(started.elapsed().min(REST_MAX)).await;
             tokio::select! {
-                // The end of the plans first: a resync would do what nobody plans any more.
+                // The end of the plans first: a resync would carry out the last plan again.
                 biased;
                 changed = self.plans.changed() => if changed.is_err() { break },
                 () = self.signal.woken() => {}
@@ -184,8 +184,8 @@ impl LbLoop {
         let applied = match plan.provider.apply(&self.name, &target, &now).await {
             Ok(applied) => applied,
             Err(error) => {
-                // What was closed before it failed is told, and that there is no
-                // load balancer, if it cannot be made.
+                // The outcome tells what was closed before the failure, and that the
+                // load balancer does not exist, if it cannot be created.
                 let unmade = !exists && is_refusal(&error);
                 if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(..))) {
                     kept.observed = plan.provider.observe(&self.name).await.ok();
@@ -264,8 +264,7 @@ impl LbLoop {
         let mut wanted = wanted.load_balancer;
         let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);
         kept.trials.keep_wanted(|key, owner| owner_of(key) == Some(owner));
-        let withdrawn = kept.trials.withdrawn_keys();
-        wanted.listeners.retain(|key, _| !withdrawn.contains(key));
+        wanted.listeners.retain(|key, _| !kept.trials.is_withdrawn(*key));
         wanted
     }
 

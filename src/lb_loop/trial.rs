@@ -9,14 +9,14 @@
 //! one is tried again alone and ever more seldom, and the others open again at
 //! once. If the address does not come back, it was the fault of none, and all open.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sharedlb_providers::{ListenerKey, Owner};
 use tokio::time::Instant;
 
 /// How long a listener is on trial. An implementation that watches Services needs
-/// far less to take an address off.
+/// far less to take an address away.
 const TRIAL: Duration = Duration::from_secs(10);
 
 /// How long the address may take to come back once its listeners are withdrawn.
@@ -45,12 +45,18 @@ struct Trial {
 
 #[derive(Debug)]
 enum State {
-    /// It is open, or about to be, and is cleared then.
+    /// It is open, or about to be, and is cleared at `until`.
     Open { until: Instant },
     /// It was withdrawn, and the address is not back yet. It had opened at `opened`.
     Suspected { since: Instant, opened: Instant },
     /// It was withdrawn, and the address is back.
     Convicted { again: Instant },
+}
+
+impl Trial {
+    fn is_withdrawn(&self) -> bool {
+        !matches!(self.state, State::Open { .. })
+    }
 }
 
 impl Trials {
@@ -106,13 +112,12 @@ impl Trials {
 
     /// The listeners that must not be open, with the claims that they are for.
     pub(super) fn withdrawn(&self) -> impl Iterator<Item = (ListenerKey, &Owner)> {
-        let withdrawn = |trial: &Trial| !matches!(trial.state, State::Open { .. });
-        self.of.iter().filter(move |(_, trial)| withdrawn(trial)).map(|(key, trial)| (*key, &trial.owner))
+        self.of.iter().filter(|(_, trial)| trial.is_withdrawn()).map(|(key, trial)| (*key, &trial.owner))
     }
 
-    /// The same, to be left out.
-    pub(super) fn withdrawn_keys(&self) -> BTreeSet<ListenerKey> {
-        self.withdrawn().map(|(key, _)| key).collect()
+    /// Whether this listener must not be open.
+    pub(super) fn is_withdrawn(&self, key: ListenerKey) -> bool {
+        self.of.get(&key).is_some_and(Trial::is_withdrawn)
     }
 
     /// When a withdrawn listener may be due to open again.
