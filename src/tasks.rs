@@ -3,8 +3,8 @@
 //!
 //! A task that computes without end, or waits for a lock that is never released,
 //! looks like one that has nothing to do. So each poll of a task is timed. What a
-//! task awaits is not: the API server and load balancers may be away for as long
-//! as they like.
+//! task awaits is not timed: the API server and load balancers may be away for any
+//! length of time.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -90,8 +90,7 @@ pub fn at(kind: &'static str, key: &ClaimId) {
 }
 
 /// What this thread works on, for a person: "load balancer slb-… of class c".
-#[must_use]
-pub fn current() -> String {
+fn current() -> String {
     let words = |Current { task, object }: &Current| match object {
         Some((kind, key)) if key.namespace.is_empty() => format!("{}, at {kind} {}", task.name, key.name),
         Some((kind, key)) => format!("{}, at {kind} {key}", task.name),
@@ -101,8 +100,8 @@ pub fn current() -> String {
 }
 
 /// From now on a panic anywhere ends the process, and the last line of the log says
-/// what panicked. A task that is gone would otherwise be missed only by those who
-/// wait for what it did.
+/// what panicked. Otherwise only the tasks that wait for the results of the one that
+/// panicked would notice.
 pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -17,8 +17,9 @@ pub struct Usable {
     pub idle_families: BTreeSet<IpFamily>,
 }
 
-/// Of these backends of a listener of this protocol, those that a load balancer can
-/// send traffic to which sends it to these IP families (none: to any).
+/// The backends of a listener of this protocol to which its load balancer can send
+/// traffic; `families` are the IP families that the load balancer sends traffic to
+/// (none: to any).
 #[must_use]
 pub fn usable(
     provider: &dyn Provider,
@@ -26,7 +27,7 @@ pub fn usable(
     protocol: Protocol,
     backends: BTreeSet<Backend>,
 ) -> Usable {
-    let led: Vec<Transport> = led(protocol, &backends).collect();
+    let led: Vec<Transport> = transports_with_backends(protocol, &backends).collect();
     let family = |backend: &Backend| IpFamily::of(backend.address);
     let fits = |backend: &Backend| families.is_empty() || families.contains(&family(backend));
     let fitting: BTreeSet<Backend> = backends.into_iter().filter(fits).collect();
@@ -50,14 +51,14 @@ pub fn usable(
 }
 
 /// The transports of this protocol that lead to any of these backends.
-pub fn led(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
+pub fn transports_with_backends(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
     let transports = protocol.transports().iter().copied();
     transports.filter(|transport| backends.iter().any(|backend| backend.takes(*transport)))
 }
 
 /// For a load balancer that sends TCP and UDP of a listener to the same backends:
-/// those that take both, or else those of the first transport that has any. So what
-/// one transport cannot have takes nothing from the other.
+/// those that take both, or else those of the first transport that has any. So TCP
+/// keeps its backends although UDP cannot have its own.
 fn one_set(backends: BTreeSet<Backend>) -> BTreeSet<Backend> {
     let of = |transport: Option<Transport>| -> BTreeSet<Backend> {
         backends.iter().filter(|backend| backend.transport == transport).cloned().collect()

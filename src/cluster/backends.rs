@@ -27,7 +27,7 @@ use super::nodes::{self, NodeObject, UsableNode};
 use crate::assign::ClaimId;
 use crate::desired::Reach;
 use crate::lb_loop::Signal;
-use crate::usable::led;
+use crate::usable::transports_with_backends;
 
 /// Services, EndpointSlices and nodes, and who wants to know of which.
 #[derive(Debug, Default)]
@@ -230,7 +230,7 @@ impl Backends {
     #[must_use]
     pub fn reached(&self, service: &ClaimId, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
         let pods = self.of(service, port, protocol, reach.endpoints);
-        let ready = led(protocol, &pods).count() == protocol.transports().len();
+        let ready = transports_with_backends(protocol, &pods).count() == protocol.transports().len();
         match reach.targets {
             TargetKind::Pod => Reached { backends: pods, ready },
             TargetKind::Node => Reached { backends: self.nodes_of(service, port, protocol), ready },
@@ -336,7 +336,7 @@ impl Inner {
         let Some(of_service) = found.ports.iter().find(|candidate| candidate.is(port, transport)) else {
             return BTreeSet::new();
         };
-        // A Service that got another name for it may be known before its endpoints.
+        // A Service whose port was renamed may be known before its EndpointSlices are.
         let is_meant = |name: &str| match port {
             PortRef::OfClaim(port) => port.is_named(name, transport),
             _ => *name == *of_service.name,
@@ -367,9 +367,9 @@ impl Inner {
     }
 }
 
-/// A Service whose port gets another name is known before the EndpointSlices that have
-/// it, which still list the former one: the only one that is none of the Service now,
-/// and that leads where the port does.
+/// The number that an EndpointSlice has under the former name of a port of its Service:
+/// the only name in the slice that no port of the Service has now, and that leads to
+/// the target of the port. A renamed Service is known before its EndpointSlices are.
 fn of_former_name(service: &ServiceObject, port: &ServicePort, slice: &SliceObject) -> Option<NonZeroU16> {
     let is_known =
         |name: &Arc<str>| service.ports.iter().any(|known| known.name == *name && known.transport == port.transport);
