@@ -35,9 +35,9 @@ use crate::ports::Space;
 /// Decides for all claims of one class what each gets; the result is in the
 /// order of `claims`, and does not depend on it.
 ///
-/// Three passes, each with the elder claims first: what is held stays held (but
+/// Three passes, each with the older claims first: what is held stays held (but
 /// for what was never opened, where the load balancer turned out to have no room or
-/// to be unusable); then those who ask for a number; then the rest.
+/// to be unusable); then claims that ask for a number; then all others.
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
@@ -102,11 +102,10 @@ struct Run<'a> {
     open: BTreeMap<ClaimId, Vec<(u32, ListenerKey)>>,
 }
 
-/// Where a claim comes from that moves.
+/// The load balancer that a claim moves away from.
 struct Leaves {
     index: u32,
-    /// It goes only where it is served, not to a load balancer that is unusable, or
-    /// does not exist yet
+    /// Whether the claim moves only to a load balancer that exists and is usable
     only_for_usable: bool,
 }
 
@@ -335,7 +334,7 @@ impl<'a> Run<'a> {
             candidates.retain(|index| !self.is_unusable(*index));
             candidates.retain(|index| !only_for_usable || self.known.contains_key(index));
         }
-        // Nothing opens there before somebody has seen to it.
+        // On an unusable load balancer nothing is served until an admin repairs it.
         candidates.sort_by_key(|&index| self.is_unusable(index));
         // In a big class most are full: they come last, only to be told of.
         let full = |&index: &u32| {

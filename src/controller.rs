@@ -72,7 +72,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     }
 }
 
-/// What the pages of this process tell of it.
+/// What the web pages of this process report.
 struct Process {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,

@@ -50,7 +50,7 @@ impl Events {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
                 let name = event.metadata.name.as_deref().unwrap_or_default();
-                // An API server that does not answer holds up the Events after this one.
+                // Limited, since an unanswered write holds up all Events after it.
                 let write = async {
                     if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
                         return None;

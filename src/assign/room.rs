@@ -49,7 +49,7 @@ impl Filled {
         self.used.targets > self.limit.targets
     }
 
-    /// What it is once `own`, which is counted as used, has given its place to this.
+    /// What it is once `asked` has replaced `own`, which is counted as used.
     pub(super) fn exchanged(self, asked: Room, own: Room) -> Self {
         let exchanged = |used: u32, asked: u32, own: u32| used.saturating_sub(own).saturating_add(asked);
         let used = Room {

@@ -80,7 +80,7 @@ impl<'a> TargetCounts<'a> {
         let targets = match to {
             Some((service, to)) if self.reach.targets == TargetKind::Pod => {
                 let backends = self.backends.of(service, &to, port.protocol, self.reach.endpoints);
-                // A provider that has a limit knows the family without a look.
+                // A provider that limits targets checks their IP family in `as_observed`.
                 usable(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
             }
             // Every node is one.

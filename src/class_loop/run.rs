@@ -260,7 +260,7 @@ impl ClassLoop {
         status: Option<&SharedLBStatus>,
         result: Result<ClaimObject, WriteError>,
     ) {
-        // Otherwise it would be written over and over.
+        // A status that the API server prunes would otherwise be written without end.
         let is_pruned = |written: &ClaimObject| status.is_some_and(|status| *status != written.status);
         if let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) {
             match &result {

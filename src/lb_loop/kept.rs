@@ -21,9 +21,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// How long a load balancer may be without an address before that is told as a
-/// failure. Implementations that have one to give do so within a second or two
-/// (MetalLB), and clouds that take minutes tell meanwhile that it is not ready, or
-/// are told of once more when it comes.
+/// failure. An implementation that has an address to give does so within a second or
+/// two (MetalLB). For a cloud that takes minutes, the failure is withdrawn once the
+/// address comes.
 pub(super) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 /// Conflicts in a row of which nobody is told.
 const CONFLICTS_UNTOLD: u32 = 20;
@@ -118,7 +118,7 @@ impl Kept {
     }
 
     /// Something was closed: listeners for which there was no room are tried again
-    /// at once, and their backoff begins anew, since what was closed may be counted
+    /// at once, and their backoff starts over, since what was closed may be counted
     /// as free a moment later.
     pub(super) fn room_was_made(&mut self) {
         for Failed { failing, .. } in self.failed.values_mut() {

@@ -39,7 +39,7 @@ pub struct ServiceSource {
     meta: Meta,
     /// What it asks for; `None`: nothing (any longer)
     asks: Option<Asks>,
-    /// Whether its class says that it is for us alone to serve it
+    /// Whether its `loadBalancerClass` is ours, so that no other controller serves it
     class_is_ours: bool,
     /// The claim that it is marked with as ours
     mark: Option<String>,
@@ -65,8 +65,9 @@ impl Source for Services {
 
     fn parse(&self, service: &Service) -> Option<ServiceSource> {
         let known = is_known(service);
-        // Our load balancers, and the Services that we keep beside claims. A label
-        // does not hide what we have given something: its author could keep it then.
+        // Our load balancers, and the Services that we keep beside claims. The label
+        // does not hide a Service that we have served: its author could keep the
+        // address by it.
         let hidden = service.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY);
         if hidden && !known {
             return None;
@@ -83,7 +84,7 @@ impl Source for Services {
     /// the order status, claim, finalizer.
     fn next(&self, facts: &Facts<'_, ServiceSource>) -> Option<Step> {
         let Some(service) = facts.object else { return delete(facts.claim?, None) };
-        // Before all else: what captures traffic of a shared address.
+        // First of all, since kube-proxy captures other tenants' traffic until then.
         if let Some(change) = status::to_proxy(service) {
             return Some(Step::Change(change));
         }
@@ -176,8 +177,8 @@ impl ServiceSource {
             .or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
     }
 
-    /// The next write for a Service that asks for what there can't be: it is told,
-    /// and what it has stays.
+    /// The next write for a Service whose wish cannot be carried out: its status says
+    /// why, and what it has stays.
     fn keep(&self, asks: &Asks, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
         let own = facts.claim.filter(|claim| claim.source_uid == self.meta.uid && !claim.meta.deleting);
         let told = self.tell(&status::refused(self, asks, refusal, own, facts.now));

@@ -2,7 +2,7 @@
 //! group, its targets.
 //!
 //! A new port is three calls: the target group, its targets, and the listener
-//! last, so that whoever finds a listener finds it whole. A port whose protocol
+//! last, so that a listener that exists is complete. A port whose protocol
 //! changes is made in the same order, except that its listener is modified instead
 //! of created; then the target group before goes. Each step can be done again after
 //! it was cut off.

@@ -34,8 +34,8 @@ pub(super) enum Wish {
     Served(Wanted),
     /// Nothing may be open for it: what is open is closed.
     Closed(Refusal),
-    /// It cannot be carried out, as it can't be when something is misspelt: what
-    /// is open stays open.
+    /// It cannot be carried out, since a name is misspelt, for example: what is open
+    /// stays open.
     Kept(Refusal),
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Wanted {
     class: String,
     service: String,
     address: Option<String>,
-    /// All ports that could be shared. More than a claim can have, maybe
+    /// All ports that could be shared: perhaps more than a claim can have
     ports: Vec<SharedLBPort>,
     /// The numbers of those that cannot be
     unshareable: BTreeSet<i32>,

@@ -1,13 +1,13 @@
-//! What is left to do for Services where their source is switched off.
+//! The correction of addresses of an earlier version, where the source of Services is
+//! switched off.
 
 use k8s_openapi::api::core::v1::Service;
 
 use super::super::{Facts, Source, Step};
 use super::{ServiceSource, Services, is_known, status};
 
-/// The source of Services where it is switched off: nothing is kept, given or
-/// taken for any, but an address that an earlier version left to kube-proxy is
-/// taken from it.
+/// Stands in for the source of Services where that is switched off. It only sets
+/// `ipMode: Proxy` on the addresses that an earlier version wrote without it.
 #[derive(Debug, Clone, Copy)]
 pub struct Retired;
 

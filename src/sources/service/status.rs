@@ -76,9 +76,9 @@ pub(super) fn refused(
     }
 }
 
-/// The status of a Service that has no claim now, and is about to have one: none
-/// is there yet, or the one that is there is going. Its ports are given back then,
-/// however long something keeps it.
+/// The status of a Service that waits for a claim: there is none yet, or the one that
+/// there is is being deleted. The ports of that one are given back already, however
+/// long a finalizer keeps it.
 pub(super) fn waiting(service: &ServiceSource, asks: &Asks, claim: Option<&OwnedClaim>, now: Timestamp) -> Status {
     let refusal = match claim {
         None => Refusal { reason: Reason::Pending, message: "its SharedLB is being made".to_owned() },
@@ -156,8 +156,8 @@ fn ingress(claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
     claim.status.load_balancer.iter().flat_map(|found| &found.ingress).map(entry).collect()
 }
 
-/// The write that takes from kube-proxy what an earlier version gave it: the
-/// addresses that we wrote without [`PROXY`].
+/// The write that sets [`PROXY`] on the addresses that an earlier version wrote
+/// without it.
 ///
 /// An address beside our conditions is ours if no other controller may write the
 /// status of such a Service, or if it lists ports: ours always do, and those of a
