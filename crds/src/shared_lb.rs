@@ -123,10 +123,10 @@ pub struct SharedLBSpec {
 )]
 pub struct SharedLBPort {
     /// The name of the port, unique in this SharedLB: a DNS label of at most
-    /// 59 characters. May be left out if there is just one port. A port keeps
-    /// its number also under another name or in another place of the list: what it
-    /// continues is decided by its name, then the number it asks for, then its
-    /// targetPort and protocol, then its place.
+    /// 59 characters. May be left out if there is just one port. A port that is
+    /// renamed or reordered keeps its number: it is recognised by its name, then
+    /// by the number that it asks for, then by its targetPort and protocol, then by
+    /// its place in the list.
     #[serde(default)]
     #[schemars(length(max = 59))]
     #[x_kube(validation = (
@@ -221,8 +221,8 @@ pub struct PortStatus {
     pub protocol: Protocol,
     /// The port of the load balancer, 1 to 65535.
     pub port: NonZeroU16,
-    /// Where the port leads, as in the spec. It tells which port goes on with this
-    /// number when ports get other names.
+    /// The targetPort of the spec when this status was written. A port that is
+    /// renamed keeps its number by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<IntOrString>,
 }
