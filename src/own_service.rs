@@ -129,14 +129,13 @@ pub fn desired(
             (named.selector.iter().cloned().collect(), ports(claim, target))
         }
     };
-    match &spec.service_name {
-        _ if !ports.is_empty() => {}
-        None => return Err("none of its ports has a number yet".to_owned()),
-        Some(name) => {
-            return Err(format!(
-                "Service {name} has none of the ports that are asked for: correct targetPort or the Service"
-            ));
-        }
+    if ports.is_empty() {
+        return Err(match &spec.service_name {
+            None => "none of its ports has a number yet".to_owned(),
+            Some(name) => {
+                format!("Service {name} has none of the ports that are asked for: correct targetPort or the Service")
+            }
+        });
     }
     Ok(Some(service(claim, targets, selector, ports)))
 }

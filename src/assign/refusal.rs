@@ -285,18 +285,16 @@ impl Refusal {
             Obstacle::Listeners { asked, limit, .. } => *limit == limits.listeners && *asked <= limits.max_listeners,
             _ => false,
         };
-        match is_too_large {
-            true if obstacles.iter().any(is_dynamic) => {
-                "ask for ports by number, or ask the admin to widen spec.ports.dynamic"
-            }
-            true if obstacles.iter().any(would_fit) => {
-                "split it, or ask the admin to raise spec.loadBalancers.listenersPerLoadBalancer"
-            }
-            true => "split it",
-            false if !obstacles.is_empty() && obstacles.iter().all(is_dynamic) => {
-                "delete a claim, or ask the admin to widen spec.ports.dynamic or raise spec.loadBalancers.max"
-            }
-            false => "delete a claim, or ask the admin to raise spec.loadBalancers.max",
+        if is_too_large && obstacles.iter().any(is_dynamic) {
+            "ask for ports by number, or ask the admin to widen spec.ports.dynamic"
+        } else if is_too_large && obstacles.iter().any(would_fit) {
+            "split it, or ask the admin to raise spec.loadBalancers.listenersPerLoadBalancer"
+        } else if is_too_large {
+            "split it"
+        } else if !obstacles.is_empty() && obstacles.iter().all(is_dynamic) {
+            "delete a claim, or ask the admin to widen spec.ports.dynamic or raise spec.loadBalancers.max"
+        } else {
+            "delete a claim, or ask the admin to raise spec.loadBalancers.max"
         }
     }
 }

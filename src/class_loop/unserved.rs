@@ -67,19 +67,19 @@ impl ClassLoop {
             return None;
         }
         let usable = usable(&*runner.provider, &BTreeSet::new(), protocol, found.clone());
-        let (reason, message) = match reach.targets {
-            _ if usable.served => return None,
-            _ if !usable.backends.is_empty() => (Reason::Unsupported, lead_apart(class, &found)),
-            TargetKind::Pod => (
-                Reason::NoBackends,
-                "no ready pod has an address that the load balancers of this class can send traffic to".to_owned(),
-            ),
-            TargetKind::Node => (
-                Reason::NoBackends,
-                "no node of the cluster is a machine that the load balancers of this class can send traffic to, by its spec.providerID".to_owned(),
-            ),
+        if usable.served {
+            return None;
+        }
+        if !usable.backends.is_empty() {
+            return Some(Trouble { reason: Reason::Unsupported, message: lead_apart(class, &found).into() });
+        }
+        let message = match reach.targets {
+            TargetKind::Pod => "no ready pod has an address that the load balancers of this class can send traffic to",
+            TargetKind::Node => {
+                "no node of the cluster is a machine that the load balancers of this class can send traffic to, by its spec.providerID"
+            }
         };
-        Some(Trouble { reason, message: message.into() })
+        Some(Trouble { reason: Reason::NoBackends, message: message.into() })
     }
 }
 

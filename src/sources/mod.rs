@@ -197,9 +197,10 @@ pub fn start(
 ) -> Sources {
     let mut sources = Sources::default();
     let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
-    match options.services {
-        true => sources.add_services(service::Services { unclassed: options.unclassed_services }, &common, readiness),
-        false => sources.add_services(service::Retired, &common, readiness),
+    if options.services {
+        sources.add_services(service::Services { unclassed: options.unclassed_services }, &common, readiness);
+    } else {
+        sources.add_services(service::Retired, &common, readiness);
     }
     if options.config_maps {
         let source = config_map::ConfigMaps { backends: backends.clone() };

@@ -115,10 +115,10 @@ impl ServiceProvider {
                 *trouble = Some(error);
                 plan.attributes.clone_from(&service.seen.attributes);
                 // Without ports to close there is nothing to be written.
-                match plan.stays == service.seen.ours {
-                    true => Ok(service),
-                    false => self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await,
+                if plan.stays == service.seen.ours {
+                    return Ok(service);
                 }
+                self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await
             }
             written => written,
         }

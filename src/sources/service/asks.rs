@@ -151,14 +151,11 @@ fn listed(numbers: &BTreeSet<i32>) -> String {
 fn kept_out(service: &Service, spec: &ServiceSpec, class: &str) -> Option<String> {
     let field = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).map(|ranges| ranges.trim());
-    let (name, it, ranges): (String, _, Vec<&str>) = match annotation {
-        _ if !field.is_empty() => {
-            ("loadBalancerSourceRanges".to_owned(), "them", field.iter().map(String::as_str).collect())
-        }
-        Some(ranges) if !ranges.is_empty() => {
-            (format!("annotation {SOURCE_RANGES_ANNOTATION}"), "it", ranges.split(',').collect())
-        }
-        _ => return None,
+    let (name, it, ranges): (String, _, Vec<&str>) = if field.is_empty() {
+        let ranges = annotation.filter(|ranges| !ranges.is_empty())?;
+        (format!("annotation {SOURCE_RANGES_ANNOTATION}"), "it", ranges.split(',').collect())
+    } else {
+        ("loadBalancerSourceRanges".to_owned(), "them", field.iter().map(String::as_str).collect())
     };
     let only_v6 = spec.ip_families.as_deref().is_some_and(|families| families == ["IPv6"]);
     (!admits_all_clients(&ranges, only_v6)).then(|| {
