@@ -108,6 +108,12 @@ impl IpFamily {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
+
+    /// The one of this name, as in `spec.ipFamilies` of a Service.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::V4, Self::V6].into_iter().find(|family| family.to_string() == name)
+    }
 }
 
 impl fmt::Display for IpFamily {

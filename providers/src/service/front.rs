@@ -58,8 +58,7 @@ impl Fixed {
     /// The families of the endpoints that it leads to. It has none as long as the
     /// API server has not set its default.
     pub(super) fn families(&self) -> BTreeSet<IpFamily> {
-        let families = [IpFamily::V4, IpFamily::V6].into_iter();
-        families.filter(|family| self.ip_families.contains(&family.to_string())).collect()
+        self.ip_families.iter().filter_map(|family| IpFamily::parse(family)).collect()
     }
 }
 

@@ -93,7 +93,7 @@ impl ServiceObject {
                 (_, Some("NodePort")) => ServiceKind::NodePort,
                 _ => ServiceKind::Other,
             },
-            families: spec.ip_families.iter().flatten().filter_map(|family| ip_family(family)).collect(),
+            families: spec.ip_families.iter().flatten().filter_map(|family| IpFamily::parse(family)).collect(),
             owner,
         }
     }
@@ -234,14 +234,6 @@ fn may_be_elsewhere(address: &IpAddr) -> bool {
             !(v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0)
         }
         IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()),
-    }
-}
-
-fn ip_family(family: &str) -> Option<IpFamily> {
-    match family {
-        "IPv4" => Some(IpFamily::V4),
-        "IPv6" => Some(IpFamily::V6),
-        _ => None,
     }
 }
 
