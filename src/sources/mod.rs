@@ -12,6 +12,8 @@
 //! all ends where a fresh object would.
 
 pub mod config_map;
+#[cfg(test)]
+mod edits;
 mod feed;
 mod owned;
 mod ports;
