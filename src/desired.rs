@@ -302,8 +302,11 @@ fn serving(
         return vec![(key, own)];
     }
     let is_replaced = |other: &ListenerKey| {
+        // One with a port that this one has not would keep open what was given back, or
+        // what another slot has.
+        let is_part = other.front_ports().all(|port| key.has(port));
         let of_claim = found.get(other).is_some_and(|listener| listener.owner.is_same_claim(owner));
-        other.overlaps(key) && of_claim && !plan.has(*other)
+        is_part && of_claim && !plan.has(*other)
     };
     let all = ListenerKey::of_number(key.port).into_iter();
     let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reached(key))).collect();
@@ -370,6 +373,52 @@ mod tests {
         let limits = Limits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
         wanted.load_balancer.listeners.into_keys().collect()
+    }
+
+    /// The listeners of a claim that held 20001/TCP_UDP, which is there, and now holds
+    /// these instead, where pods take traffic by these protocols.
+    fn split(into: &[(&str, &str)], ready: &[Protocol]) -> Vec<ListenerKey> {
+        let slots: Vec<_> =
+            into.iter().map(|(name, protocol)| json!({"name": name, "protocol": protocol, "port": 20001})).collect();
+        let ports: Vec<_> =
+            into.iter().map(|(name, protocol)| json!({"name": name, "protocol": protocol, "targetPort": 53})).collect();
+        let claim = claim("web").protected().ports(json!(ports));
+        let claim = claim.status(json!({"loadBalancerIndex": 0, "ports": slots})).build();
+        let slots = claim.request.held.clone().unwrap().slots;
+        let planned = Planned { target: claim.target.clone(), slots };
+        let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
+        let mut observed = Observed::default();
+        observed.load_balancer.listeners =
+            [(key(Protocol::TcpUdp), Listener { owner, backends: BTreeSet::new() })].into();
+        let backend = |transport| Backend {
+            address: Ipv4Addr::new(10, 244, 0, 1).into(),
+            port: NonZeroU16::MIN,
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: Some(transport),
+        };
+        let reached = |_: &ClaimId, _: &PortRef, protocol: Protocol| {
+            let ready = protocol
+                .transports()
+                .iter()
+                .filter(|transport| ready.iter().any(|ready| ready.transports().contains(transport)));
+            Reached { backends: ready.map(|transport| backend(*transport)).collect(), ready: true }
+        };
+        let limits = Limits { of_listener: None, in_all: None };
+        let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
+        wanted.load_balancer.listeners.into_keys().collect()
+    }
+
+    #[test]
+    fn listeners_that_are_wanted_never_share_a_port_and_what_was_given_back_closes() {
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let both = [("a", "TCP"), ("b", "UDP")];
+        for ready in [&[][..], &[tcp], &[udp], &[tcp, udp]] {
+            assert_eq!(split(&both, ready), [key(tcp), key(udp)], "{ready:?}");
+            assert_eq!(split(&both[..1], ready), [key(tcp)], "{ready:?}");
+        }
     }
 
     #[test]
