@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sharedlb_providers::{Change, Error, LbName, ListenerKey, LoadBalancer, Observed, Owner, diff, replay};
+use sharedlb_providers::{
+    Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, diff, replay,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{field, info, warn};
@@ -168,6 +170,7 @@ impl LbLoop {
                 && changes.iter().any(|change| change.listeners().contains(key))
         });
         let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
+        let now = now.into_iter().chain(meanwhile(&later, &observed.load_balancer)).collect();
         let (mut now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
         if exists && now.is_empty() {
             kept.unclosed = None;
@@ -263,7 +266,8 @@ impl LbLoop {
         (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
         let mut wanted = wanted.load_balancer;
         let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);
-        kept.trials.keep_wanted(|key, owner| owner_of(key) == Some(owner));
+        // A port that is renamed stays withdrawn.
+        kept.trials.keep_wanted(|key, owner| owner_of(key).is_some_and(|wanted| wanted.is_same_claim(owner)));
         wanted.listeners.retain(|key, _| !kept.trials.is_withdrawn(*key));
         wanted
     }
@@ -380,6 +384,25 @@ impl LbLoop {
 /// Whether trying again will not help by itself.
 fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused(_) | Error::NoRoom(_) | Error::Exhausted(_))
+}
+
+/// The backends of listeners whose successors cannot be had yet: they go on with those
+/// that the successors would have. What is gone may by now be another tenant's.
+fn meanwhile(later: &[Change], found: &LoadBalancer) -> Vec<Change> {
+    let replaced = later.iter().flat_map(|change| match change {
+        Change::Replace { close, open } => close.iter().map(|key| (*key, open)).collect(),
+        _ => Vec::new(),
+    });
+    let backends = |(key, open): (ListenerKey, &BTreeMap<ListenerKey, Listener>)| {
+        let has = &found.listeners.get(&key)?.backends;
+        let wanted = Backend::by_transport(key.protocol, |transport| {
+            let takes = |(key, _): &(&ListenerKey, &Listener)| key.protocol.transports().contains(&transport);
+            open.iter().filter(takes).flat_map(|(_, listener)| listener.backends_of(transport)).collect()
+        });
+        let (add, remove) = (&wanted - has, has - &wanted);
+        (wanted != *has).then_some(Change::Backends { listener: key, add, remove })
+    };
+    replaced.filter_map(backends).collect()
 }
 
 /// The listeners that a change opens, each with the claim that it is for.

@@ -123,10 +123,11 @@ impl Trials {
     /// When a withdrawn listener may be due to open again.
     pub(super) fn next(&self) -> Option<Instant> {
         self.withdrawn().next()?;
-        let times = self.of.values().map(|trial| match trial.state {
-            State::Open { until } => until,
-            State::Suspected { since, .. } => since + BACK_WITHIN,
-            State::Convicted { again } => again,
+        let times = self.of.values().filter_map(|trial| match trial.state {
+            State::Open { until } => Some(until),
+            State::Suspected { since, .. } => Some(since + BACK_WITHIN),
+            // None is tried without an address: that it is back is told.
+            State::Convicted { again } => self.has_address.then_some(again),
         });
         // While one is on trial, no other is tried.
         let open = self.of.values().filter_map(|trial| match trial.state {
@@ -292,5 +293,16 @@ mod tests {
         world.seen_after(1, false);
         world.trials.keep_wanted(|_, _| false);
         assert_eq!((world.withdrawn(), world.trials.next()), (vec![], None));
+    }
+
+    #[test]
+    fn what_is_due_while_there_is_no_address_asks_for_no_run_at_once() {
+        let mut world = World::opened(&[1]);
+        world.seen_after(1, false);
+        world.seen_after(1, true);
+        world.seen_after(2, false);
+        world.seen_after(60, false);
+        assert_eq!(world.withdrawn(), [1]);
+        assert!(world.trials.next().is_none_or(|next| next > world.now()));
     }
 }

@@ -59,3 +59,26 @@ async fn the_backends_of_a_listener_that_another_claim_gets_are_not_gathered() {
     running.plan(std::slice::from_ref(&b)).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]), "the pods of a get nothing of b's traffic");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_whose_successor_is_refused_goes_on_with_the_pods_of_the_moment() {
+    let running = Running::start().await;
+    let before = claim("a").holds(0, 20001);
+    running.plan(std::slice::from_ref(&before)).await;
+    running.endpoints(&before, 2).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 2)]));
+    let both = ListenerKey { protocol: Protocol::TcpUdp, ..tcp(20001) };
+    running.cloud.refuse(both);
+    let after = claim("a").ports(json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}])).protected();
+    let after = after.status(json!({
+        "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+    }));
+    running.plan(std::slice::from_ref(&after)).await;
+    tokio::time::sleep(BACKOFF_MAX * 3).await;
+    for pods in [3, 1, 0, 2] {
+        running.endpoints(&after, pods).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(running.open().await, BTreeMap::from([(20001, pods.into())]));
+        assert!(running.last().listeners[&both].trouble.is_some());
+    }
+}
