@@ -156,10 +156,22 @@ fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Optio
     // it one node port for both.
     let spec = claim.spec.iter().flat_map(|spec| &spec.ports);
     let numbered = numbers(&claim.request).into_iter().zip(spec).filter_map(|(number, port)| Some((number?, port)));
+    let numbered: Vec<(NonZeroU16, &SharedLBPort)> = numbered.collect();
+    // Two ports have one number where one of them asks for a transport that the other
+    // one has, and so does not get it.
+    let takes = |(of, port): &(NonZeroU16, &SharedLBPort), number: NonZeroU16, transport: Transport| {
+        *of == number && protocol(port.protocol).transports().contains(&transport)
+    };
+    let serves = |number: NonZeroU16, transport: Transport| {
+        let all = || numbered.iter().filter(|each| takes(each, number, transport)).map(|(_, port)| *port);
+        let holder = claim.name_of(number, transport);
+        all().find(|port| holder.as_deref() == Some(&*port.name)).or_else(|| all().next())
+    };
     let mut ports: Vec<ServicePort> = Vec::new();
-    for (number, port) in numbered {
+    for &(number, port) in &numbered {
         let own = OwnPort { number, name: port.name.as_str().into() };
         ports.extend(protocol(port.protocol).transports().iter().filter_map(|&transport| {
+            serves(number, transport).filter(|served| served.name == port.name)?;
             Some(ServicePort {
                 name: Some(own.port_name(transport)),
                 protocol: Some(transport.to_string()),
@@ -327,6 +339,27 @@ mod tests {
         let node_ports: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.node_port.unwrap())).collect();
         // UDP joins TCP on the node port: a target group has one port for both.
         assert_eq!(node_ports, [("tcp-20001", 30002), ("tcp-20053", 30001), ("udp-20053", 30001)]);
+    }
+
+    #[test]
+    fn a_port_that_waits_for_the_other_transport_of_its_number_takes_no_name_from_the_one_that_has_it() {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "dns", "uid": "a-uid", "resourceVersion": "7"},
+            "spec": {"selector": {"app": "dns"}, "ports": [
+                {"name": "c", "protocol": "TCP_UDP", "targetPort": 54}, {"name": "a", "targetPort": 53},
+            ]},
+            "status": {"loadBalancerIndex": 0, "ports": [
+                {"name": "a", "port": 20053, "targetPort": 53},
+                {"name": "c", "protocol": "UDP", "port": 20053, "targetPort": 54},
+            ]},
+        }))
+        .unwrap();
+        let service = desired(&ClaimObject::parse(&object), TargetKind::Pod, None).unwrap().unwrap();
+        let ports: Vec<_> = service.spec.unwrap().ports.unwrap();
+        let ports: Vec<_> = ports.into_iter().map(|p| (p.name.unwrap(), p.target_port.unwrap())).collect();
+        let expected = [("tcp-20053", 53), ("udp-20053", 54)];
+        assert_eq!(ports, expected.map(|(name, target)| (name.to_owned(), IntOrString::Int(target))));
     }
 
     #[test]
