@@ -183,7 +183,11 @@ impl Reshaping<'_> {
             return (!has_protocol).then_some(Refusal::Unsupported { protocol: port.protocol });
         }
         let unobserved = unobserved.then_some(Refusal::Unobserved { index: self.index });
-        not_allowed(port, self.claim, policy).or(unobserved)
+        // Who leaves the number out is not assigned this one: it is asked for, unless it
+        // is one of those that are assigned.
+        let number = Some(self.key_of(port).port).filter(|number| !policy.dynamic.contains(*number));
+        let asked = PortRequest { number: port.number.or(number), ..port.clone() };
+        not_allowed(&asked, self.claim, policy).or(unobserved)
     }
 
     /// Why a listener cannot be had here: the other half of its number is taken.

@@ -406,3 +406,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_half_that_may_not_be_asked_for_is_not_had_by_leaving_the_number_out() {
+    let policy = Policy { requestable: ranges(&[]), ..policy() };
+    let got = run(&[claim("a", 1).leads("x", BOTH, "x").holds(0, "x", tcp(53)).led("x")], &existing(1), &policy);
+    assert_eq!(slots(&got[0]), [(0, "x", tcp(53))]);
+}
