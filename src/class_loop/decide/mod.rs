@@ -204,7 +204,10 @@ fn plan(
             let slots = if known && same(&confirmed.slots, &granted.slots) {
                 granted.slots.clone()
             } else {
-                confirmed_slots(confirmed, granted).filter(|slot| known || slot.opened).collect()
+                // What an elder claim holds is not this one's, whatever succeeds it.
+                let is_lost = |key| got.as_ref().is_some_and(|got| got.lost.contains(&key));
+                let stays = |slot: &HeldSlot| (known || slot.opened) && !is_lost(slot.key);
+                confirmed_slots(confirmed, granted).filter(stays).collect()
             };
             planned.entry(granted.index).or_default().push(Planned { target: claim.target.clone(), slots });
         }
