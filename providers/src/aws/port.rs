@@ -195,8 +195,9 @@ impl Ports<'_> {
             self.set_group_attributes(&group.arn, key, turn).await?;
             group.has_attributes = true;
         }
-        // Another claim's clients must not reach the pods of the one before.
-        if !names::are_of_same_claim(&group.tags, tags) {
+        // Another claim's clients must not reach the pods of the one before. Nor may
+        // anybody's reach what an attempt that failed has left in a group.
+        if !in_use || !names::are_of_same_claim(&group.tags, tags) {
             self.deregister(group, targets, turn).await?;
         }
         self.register(group, targets, turn).await?;
