@@ -409,7 +409,11 @@ fn meanwhile(later: &[Change], found: &LoadBalancer) -> Vec<Change> {
 fn opened(change: &Change) -> Vec<(ListenerKey, &Owner)> {
     match change {
         Change::Open(key, listener) => vec![(*key, &listener.owner)],
-        Change::Replace { open, .. } => open.iter().map(|(key, listener)| (*key, &listener.owner)).collect(),
+        // A listener that takes up no further port costs nobody an address.
+        Change::Replace { close, open } => {
+            let is_new = |key: &ListenerKey| key.front_ports().any(|port| !close.iter().any(|closed| closed.has(port)));
+            open.iter().filter(|(key, _)| is_new(key)).map(|(key, listener)| (*key, &listener.owner)).collect()
+        }
         _ => Vec::new(),
     }
 }

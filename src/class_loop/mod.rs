@@ -107,6 +107,9 @@ pub struct ClassLoop {
     classes: Cache<ClassObject>,
     namespaces: Cache<NamespaceObject>,
     default_class: Option<Arc<str>>,
+    /// Whether the CustomResourceDefinition of claims is older than this version, so that
+    /// the API server drops `status.ports[].targetPort`
+    drops_target_ports: bool,
     /// The claims, by the class that they want; `None`: there is no default class
     groups: BTreeMap<Option<Arc<str>>, Group>,
     runners: BTreeMap<Arc<str>, Runner>,
@@ -132,6 +135,7 @@ impl ClassLoop {
             classes: Cache::default(),
             namespaces: Cache::default(),
             default_class: None,
+            drops_target_ports: false,
             groups: BTreeMap::new(),
             runners: BTreeMap::new(),
             left: BTreeMap::new(),

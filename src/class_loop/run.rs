@@ -20,7 +20,7 @@ use super::verdicts::changes_slots;
 use super::writes::WriteError;
 use crate::claim::ClaimObject;
 use crate::class::{ClassObject, policy, unsupported};
-use crate::render;
+use crate::render::{self, Verdict};
 use crate::tasks;
 
 /// How often the class' status is written for its numbers alone, and targets are
@@ -222,7 +222,7 @@ impl ClassLoop {
                 continue;
             };
             let verdict = self.verdict(name, entry, got);
-            let status = render::status(&entry.claim, Some(name), &verdict, now);
+            let status = self.status(&entry.claim, Some(name), &verdict, now);
             statuses.push((entry.claim.clone(), status, got.lost.clone()));
         }
         let writer = self.writer.clone();
@@ -260,14 +260,11 @@ impl ClassLoop {
         status: Option<&SharedLBStatus>,
         result: Result<ClaimObject, WriteError>,
     ) {
-        // A status that the API server prunes would otherwise be written without end.
-        let is_pruned = |written: &ClaimObject| status.is_some_and(|status| *status != written.status);
+        if let (Ok(written), Some(status)) = (&result, status) {
+            self.note_dropped_fields(status, &written.status);
+        }
         if let Some(entry) = self.entry(claim).filter(|entry| entry.claim.meta.uid == claim.meta.uid) {
             match &result {
-                Ok(written) if is_pruned(written) => {
-                    warn!(claim = %claim.meta.key, "the API server does not keep all of the status: the CustomResourceDefinitions of this version are to be applied");
-                    entry.writes.failed(false);
-                }
                 Ok(_) => entry.writes.succeeded(),
                 Err(error) => entry.writes.failed(matches!(error, WriteError::Conflict | WriteError::Gone)),
             }
@@ -284,6 +281,33 @@ impl ClassLoop {
         }
         let class = self.class_of(claim);
         self.run_soon(class);
+    }
+
+    /// The status of a claim with this verdict, as far as the API server keeps it.
+    pub(super) fn status(
+        &self,
+        claim: &ClaimObject,
+        class: Option<&str>,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> SharedLBStatus {
+        let mut status = render::status(claim, class, verdict, now);
+        if self.drops_target_ports {
+            status.ports.iter_mut().for_each(|port| port.target_port = None);
+        }
+        status
+    }
+
+    /// With the CustomResourceDefinition of an earlier version, the API server drops a
+    /// field that it does not know. The status would otherwise be written without end.
+    fn note_dropped_fields(&mut self, written: &SharedLBStatus, kept: &SharedLBStatus) {
+        let has = |status: &SharedLBStatus| status.ports.iter().any(|port| port.target_port.is_some());
+        if !self.drops_target_ports && has(written) && !has(kept) {
+            warn!(
+                "the API server drops status.ports[].targetPort of SharedLBs: apply the CustomResourceDefinitions of this version, and restart the controller"
+            );
+            self.drops_target_ports = true;
+        }
     }
 
     fn tell_transitions(&self, claim: &ClaimObject, status: Option<&SharedLBStatus>) {

@@ -13,7 +13,7 @@ use crate::claim::ClaimObject;
 use crate::cluster::backends::ServiceObject;
 use crate::metrics::VERDICTS;
 use crate::own_service;
-use crate::render::{self, Verdict, find};
+use crate::render::{Verdict, find};
 
 /// A write that was begun earlier has ended.
 pub(super) enum Written {
@@ -32,7 +32,7 @@ impl ClassLoop {
         verdict: Verdict,
         now: Timestamp,
     ) {
-        let status = render::status(claim, class, &verdict, now);
+        let status = self.status(claim, class, &verdict, now);
         let Some(entry) = self.entry(claim) else { return };
         if status == claim.status {
             entry.rendered = Some(verdict);

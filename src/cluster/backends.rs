@@ -347,7 +347,8 @@ impl Inner {
         let is_listed = self.slices_of(service).any(|slice| listed(slice).is_some());
         let all = || {
             self.endpoints_of(found, count).filter_map(|(slice, endpoint)| {
-                let former = || if is_listed { None } else { of_former_name(found, of_service, slice) };
+                let is_renamed = !is_listed && found.has_selector && slice.by_kubernetes;
+                let former = || if is_renamed { of_former_name(found, of_service, slice) } else { None };
                 Some((endpoint, listed(slice).or_else(former)?))
             })
         };

@@ -99,9 +99,11 @@ impl Trials {
             }
         }
         let on_trial = self.of.values().any(|trial| matches!(trial.state, State::Open { .. }));
-        if has_address && !on_trial {
+        if has_address {
+            // Where others open all the time, it does not wait for them for ever.
+            let wait = if on_trial { TRIAL } else { Duration::ZERO };
             let due = self.of.values_mut().filter_map(|trial| match trial.state {
-                State::Convicted { again } if again <= now => Some((again, trial)),
+                State::Convicted { again } if again + wait <= now => Some((again, trial)),
                 _ => None,
             });
             if let Some((_, trial)) = due.min_by_key(|(again, _)| *again) {
@@ -129,12 +131,19 @@ impl Trials {
             // None is tried without an address: that it is back is told.
             State::Convicted { again } => self.has_address.then_some(again),
         });
-        // While one is on trial, no other is tried.
+        // While one is on trial, another is tried only after a while.
         let open = self.of.values().filter_map(|trial| match trial.state {
             State::Open { until } => Some(until),
             _ => None,
         });
-        open.max().or_else(|| times.min())
+        let overdue = self.of.values().filter_map(|trial| match trial.state {
+            State::Convicted { again } => self.has_address.then_some(again + TRIAL),
+            _ => None,
+        });
+        match open.max() {
+            Some(open) => overdue.chain([open]).min(),
+            None => times.min(),
+        }
     }
 }
 
@@ -304,5 +313,19 @@ mod tests {
         world.seen_after(60, false);
         assert_eq!(world.withdrawn(), [1]);
         assert!(world.trials.next().is_none_or(|next| next > world.now()));
+    }
+
+    #[test]
+    fn a_withdrawn_listener_is_tried_again_although_others_open_all_the_time() {
+        let mut world = World::opened(&[1]);
+        world.seen(false);
+        world.seen(true);
+        assert!(world.trials.is_withdrawn(key(1)));
+        for _ in 0..10 {
+            world.seconds += 9;
+            world.seen(true);
+            world.open(2);
+        }
+        assert!(!world.trials.is_withdrawn(key(1)));
     }
 }

@@ -111,10 +111,8 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
 async fn own_service(setting: &Setting, claim: &str) -> anyhow::Result<Service> {
     let services = Api::<Service>::namespaced(setting.cluster.admin(), &setting.namespace);
     let of_claim = ListParams::default().labels(&format!("sharedlb.dev/claim={claim}"));
-    eventually(&format!("a Service of claim {claim}"), LIMIT, async || {
-        Ok(services.list(&of_claim).await?.items.pop())
-    })
-    .await
+    eventually(&format!("a Service of claim {claim}"), LIMIT, async || Ok(services.list(&of_claim).await?.items.pop()))
+        .await
 }
 
 async fn provisioning(world: Arc<World>) -> anyhow::Result<()> {

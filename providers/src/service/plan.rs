@@ -97,6 +97,7 @@ impl<'a> Plan<'a> {
     /// Leaves out the listeners whose ports a stranger has: to apply such a port
     /// would be to take it over.
     pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {
+        let changes = &separate(changes);
         let open = there.map(|front| front.ours.clone()).unwrap_or_default();
         let mut plan = Self {
             desired,
@@ -323,6 +324,24 @@ fn ports<'k>(keys: impl IntoIterator<Item = &'k ListenerKey>) -> BTreeSet<FrontP
     keys.into_iter().flat_map(|key| key.front_ports()).collect()
 }
 
+/// The same changes, but a listener closes by itself if no successor has one of its
+/// ports (TCP that becomes UDP): nothing that opens takes over from it.
+fn separate(changes: &[Change]) -> Vec<Change> {
+    let separate = |change: &Change| {
+        let Change::Replace { close, open } = change else { return vec![change.clone()] };
+        let (replaced, apart): (BTreeSet<ListenerKey>, BTreeSet<ListenerKey>) =
+            close.iter().partition(|key| open.keys().any(|successor| successor.overlaps(**key)));
+        let mut separated: Vec<Change> = apart.into_iter().map(Change::Close).collect();
+        if replaced.is_empty() {
+            separated.extend(open.iter().map(|(key, listener)| Change::Open(*key, listener.clone())));
+        } else {
+            separated.push(Change::Replace { close: replaced, open: open.clone() });
+        }
+        separated
+    };
+    changes.iter().flat_map(separate).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU16;
@@ -449,15 +468,6 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_replaces_another_opens_in_the_write_that_closes_that_one() {
-        let (tcp, udp) = (key(20000, Protocol::Tcp), key(20000, Protocol::Udp));
-        let (from, to) = (wanted([(tcp, listener([1]))]), wanted([(udp, listener([1]))]));
-        let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
-        assert_eq!((&plan.stays, &plan.closing), (&ports(&[tcp]), &BTreeSet::new()));
-        assert_eq!(plan.ports_with(&plan.openings), ports(&[udp]));
-    }
-
-    #[test]
     fn a_listener_that_loses_a_protocol_needs_no_opening() {
         let (both, tcp) = (key(20000, Protocol::TcpUdp), key(20000, Protocol::Tcp));
         let (from, to) = (wanted([(both, listener([1]))]), wanted([(tcp, listener([1]))]));
@@ -482,5 +492,14 @@ mod tests {
         let to = wanted([(key(20000, Protocol::TcpUdp), listener([1]))]);
         let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&front(&to)));
         assert_eq!((plan.openings, plan.in_place), (vec![], [key(20000, Protocol::TcpUdp)].into()));
+    }
+
+    #[test]
+    fn a_listener_none_of_whose_ports_its_successor_has_closes_without_it() {
+        let (tcp, udp) = (key(53, Protocol::Tcp), key(53, Protocol::Udp));
+        let (from, to) = (wanted([(tcp, listener([1]))]), wanted([(udp, listener([1]))]));
+        let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+        assert_eq!(plan.closing, tcp.front_ports().collect());
+        assert_eq!(plan.openings.iter().flat_map(Opening::listeners).collect::<Vec<_>>(), [udp]);
     }
 }
