@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tracing::{field, info, warn};
 
 use self::kept::{Failed, Failing, Kept};
+use self::trial::Trials;
 use crate::cluster::backends::Backends;
 use crate::desired::{Plan, desired};
 use crate::due::wait_until;
@@ -159,8 +160,12 @@ impl LbLoop {
         };
         let exists = observed.is_some();
         self.note_presence(exists, kept);
+        match &observed {
+            Some(observed) => kept.trials.seen(!observed.addresses.is_empty(), Instant::now()),
+            // It loses its address by being deleted, which is no listener's fault.
+            None => kept.trials = Trials::default(),
+        }
         let mut observed = observed.unwrap_or_default();
-        kept.trials.seen(!observed.addresses.is_empty(), Instant::now());
         let wanted = self.wanted(plan, &observed, kept);
         let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.

@@ -82,7 +82,10 @@ async fn no_address_yet(world: Arc<World>) -> anyhow::Result<()> {
     site.claim("web", json!([{"targetPort": "http"}])).await?;
     site.verdict("web", ConditionType::Allocated, ("True", Reason::Allocated)).await?;
     site.verdict("web", ConditionType::Ready, ("False", Reason::Pending)).await?;
-    let service = site.front_services().await?[0].name_any();
+    let service = eventually("the Service of the load balancer", LIMIT, async || {
+        Ok(site.front_services().await?.first().map(ResourceExt::name_any))
+    })
+    .await?;
     let words = ["load balancer 0 of class no-address has no address yet", &service];
     let told = site.event("web", Reason::AddressNotAssigned.as_str()).await?;
     ensure!(words.iter().all(|words| told.contains(words)), "{told}");

@@ -43,7 +43,7 @@ impl ServiceProvider {
         let mut trouble = None;
         let mut refused = None;
         let mut service = match there {
-            Some(service) if !plan.closing.is_empty() => {
+            Some(service) if !plan.closing.is_empty() || plan.lets_go => {
                 self.write_what_stays(name, service, &mut plan, &mut trouble).await?
             }
             Some(service) => service,

@@ -18,6 +18,9 @@ pub(super) struct Plan<'a> {
     pub(super) attributes: Attributes,
     /// Whether the settings are still to be changed
     pub(super) configures: bool,
+    /// Whether a foreign port has the place of one of ours: to write the Service without
+    /// it gives up our part of it, so that its owner can remove it
+    pub(super) lets_go: bool,
     /// Ports of ours that the Service has and keeps
     pub(super) stays: BTreeSet<FrontPort>,
     /// Ports of ours that the Service has and loses before anything opens
@@ -103,6 +106,7 @@ impl<'a> Plan<'a> {
             desired,
             attributes: desired.attributes.clone(),
             configures: changes.iter().any(|change| matches!(change, Change::Configure(_))),
+            lets_go: false,
             stays: BTreeSet::new(),
             closing: BTreeSet::new(),
             in_place: BTreeSet::new(),
@@ -115,6 +119,7 @@ impl<'a> Plan<'a> {
             plan.failed.extend(taken.map(|taken| (*listener, Error::PortInUse(taken))));
         }
         let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
+        plan.lets_go = changed.iter().any(|key| plan.failed.contains_key(key));
         let units = plan.units(changes);
         plan.stays = plan.staying(changes, &open);
         let (narrowing, openings): (Vec<_>, Vec<_>) =
