@@ -160,10 +160,13 @@ impl LbLoop {
         };
         let exists = observed.is_some();
         self.note_presence(exists, kept);
+        let attributes = plan.provider.attributes(plan.index);
         match &observed {
-            Some(observed) => kept.trials.seen(!observed.addresses.is_empty(), Instant::now()),
-            // It loses its address by being deleted, which is no listener's fault.
-            None => kept.trials = Trials::default(),
+            Some(observed) if !observed.addresses.is_empty() || observed.load_balancer.attributes == attributes => {
+                kept.trials.seen(!observed.addresses.is_empty(), Instant::now());
+            }
+            // Deleted, or with other settings, it loses its address by no listener's fault.
+            _ => kept.trials = Trials::default(),
         }
         let mut observed = observed.unwrap_or_default();
         let wanted = self.wanted(plan, &observed, kept);

@@ -181,11 +181,21 @@ pub(crate) async fn converge(stage: &Stage) -> anyhow::Result<Duration> {
     Ok(began.elapsed())
 }
 
-/// Whether it is ready; and of a Service without a selector, that it has no backends.
+/// Whether it is ready; of a Service without a selector, that it has no backends; and of
+/// a port that was to have TCP and UDP, that it goes on with one of them where the other
+/// one is another claim's.
 fn is_settled(claim: &Value) -> bool {
-    let no_backends = |condition: &Value| condition["type"] == "Ready" && condition["reason"] == "NoBackends";
-    let bare = is_bare(claim) && entries(claim, "/status/conditions").any(no_backends);
-    has_condition(claim, "Programmed", "True") && (bare || has_condition(claim, "Ready", "True"))
+    let is_ready = |condition: &&Value| condition["type"] == "Ready";
+    let ready = entries(claim, "/status/conditions").find(is_ready);
+    let has_half =
+        |ready: &Value| ready["reason"] == "PortTaken" && text(ready, "/message").contains("goes on as it is");
+    let is_as_told = match ready {
+        Some(ready) if ready["status"] == "True" => true,
+        Some(ready) if is_bare(claim) => ready["reason"] == "NoBackends",
+        Some(ready) => has_half(ready),
+        None => false,
+    };
+    has_condition(claim, "Programmed", "True") && is_as_told
 }
 
 /// Whether it leads to a Service that has no selector.
