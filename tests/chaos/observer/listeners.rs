@@ -46,7 +46,8 @@ impl Book {
         listeners.collect()
     }
 
-    fn addresses(&self, service: &Key, port: &str) -> BTreeSet<String> {
+    /// The addresses that a port of a load balancer's Service leads to.
+    pub(super) fn addresses(&self, service: &Key, port: &str) -> BTreeSet<String> {
         let of_it = |(key, slice): &(&Key, &super::objects::Slice)| key.0 == service.0 && slice.service == service.1;
         let slices = self.slices.iter().filter(of_it).map(|(_, slice)| slice);
         slices.filter(|slice| slice.ports.contains(port)).flat_map(|slice| slice.addresses.clone()).collect()
