@@ -197,7 +197,7 @@ impl LbLoop {
             Err(error) => {
                 // The outcome tells what was closed before the failure, and that the
                 // load balancer does not exist, if it cannot be created.
-                let unmade = !exists && is_refusal(&error);
+                let unmade = !exists && error.is_refusal();
                 if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(..))) {
                     kept.observed = plan.provider.observe(&self.name).await.ok();
                 }
@@ -387,11 +387,6 @@ impl LbLoop {
             (self.tell)(outcome);
         }
     }
-}
-
-/// Whether trying again will not help by itself.
-fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Refused(_) | Error::NoRoom(_) | Error::Exhausted(_))
 }
 
 /// The backends of listeners whose successors cannot be had yet: they go on with those

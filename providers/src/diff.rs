@@ -1,7 +1,6 @@
 //! The one place that compares what is with what should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
 
 use crate::model::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner};
 
@@ -14,9 +13,9 @@ pub enum Change {
     Close(ListenerKey),
     /// Open a listener, with its backends.
     Open(ListenerKey, Listener),
-    /// Replace listeners by others of the same claim and port number: TCP by
-    /// TCP_UDP, for example. A listener that works is closed only when its
-    /// successor can take over, and stays if the successor cannot be had.
+    /// Replace listeners by others of the same claim that take up a front port of
+    /// theirs: TCP by TCP_UDP, for example. A listener that works is closed only
+    /// when its successor can take over, and stays if the successor is refused.
     Replace {
         /// The listeners that go
         close: BTreeSet<ListenerKey>,
@@ -57,7 +56,7 @@ impl Change {
 /// 1. settings;
 /// 2. what takes traffic away from a wrong receiver: listeners that close, and
 ///    listeners that another claim gets;
-/// 3. listeners that replace others of the same claim and port number;
+/// 3. listeners that replace others of the same claim;
 /// 4. listeners that open;
 /// 5. backends, and names of ports.
 ///
@@ -89,26 +88,26 @@ pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
     configure.into_iter().chain(close).chain(reassign).chain(replace).chain(open).chain(alter).collect()
 }
 
-/// The listeners that succeed others of the same claim and port number, and the
-/// keys of both.
+/// The replacements, and the keys of all listeners in them. A listener whose owner
+/// is unknown counts as one of the claim that gets its port.
 fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>, BTreeSet<ListenerKey>) {
-    let mut going: BTreeMap<NonZeroU16, Vec<(ListenerKey, &Owner)>> = BTreeMap::new();
-    for (key, listener) in observed.listeners.iter().filter(|(key, _)| !desired.listeners.contains_key(key)) {
-        going.entry(key.port).or_default().push((*key, &listener.owner));
-    }
-    let mut replacements: BTreeMap<(NonZeroU16, BTreeSet<ListenerKey>), BTreeMap<ListenerKey, Listener>> =
-        BTreeMap::new();
+    let going: Vec<(&ListenerKey, &Owner)> = observed
+        .listeners
+        .iter()
+        .filter(|(key, _)| !desired.listeners.contains_key(key))
+        .map(|(key, listener)| (key, &listener.owner))
+        .collect();
+    let mut replacements: BTreeMap<BTreeSet<ListenerKey>, BTreeMap<ListenerKey, Listener>> = BTreeMap::new();
     for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !observed.listeners.contains_key(key)) {
-        let of_claim =
-            going.get(&key.port).into_iter().flatten().filter(|(_, owner)| owner.is_same_claim(&wanted.owner));
-        let close: BTreeSet<ListenerKey> = of_claim.map(|(key, _)| *key).collect();
+        let succeeds = |owner: &Owner| owner.is_unknown() || owner.is_same_claim(&wanted.owner);
+        let close: BTreeSet<ListenerKey> =
+            going.iter().filter(|(old, owner)| old.overlaps(*key) && succeeds(owner)).map(|(old, _)| **old).collect();
         if !close.is_empty() {
-            replacements.entry((key.port, close)).or_default().insert(*key, wanted.clone());
+            replacements.entry(close).or_default().insert(*key, wanted.clone());
         }
     }
-    let replaced =
-        replacements.iter().flat_map(|((_, close), open)| close.iter().chain(open.keys()).copied()).collect();
-    let replace = replacements.into_iter().map(|((_, close), open)| Change::Replace { close, open }).collect();
+    let replaced = replacements.iter().flat_map(|(close, open)| close.iter().chain(open.keys()).copied()).collect();
+    let replace = replacements.into_iter().map(|(close, open)| Change::Replace { close, open }).collect();
     (replace, replaced)
 }
 
@@ -162,11 +161,14 @@ mod tests {
             provider_id: None,
             transport: None,
         });
-        let owner = (0u8..3).prop_map(|n| Owner {
-            namespace: "team".into(),
-            claim: format!("claim-{n}").into(),
-            port: "".into(),
-        });
+        let owner = prop_oneof![
+            1 => Just(Owner::unknown()),
+            3 => (0u8..3).prop_map(|n| Owner {
+                namespace: "team".into(),
+                claim: format!("claim-{n}").into(),
+                port: "".into(),
+            }),
+        ];
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::TcpUdp)];
         let key = (1u16..6, protocol)
             .prop_map(|(port, protocol)| ListenerKey { port: NonZeroU16::new(port).unwrap(), protocol });
@@ -211,10 +213,39 @@ mod tests {
                 let Change::Close(key) = change else { continue };
                 let owner = &a.listeners[&key].owner;
                 let succeeds = |(new, listener): (&ListenerKey, &Listener)| {
-                    new.port == key.port && !a.listeners.contains_key(new) && listener.owner.is_same_claim(owner)
+                    new.overlaps(key)
+                        && !a.listeners.contains_key(new)
+                        && (owner.is_unknown() || listener.owner.is_same_claim(owner))
                 };
                 prop_assert!(!b.listeners.iter().any(succeeds));
             }
         }
+    }
+
+    #[test]
+    fn a_listener_is_replaced_only_by_one_that_takes_up_its_port() {
+        let claim = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
+        let with = |protocols: &[Protocol], owner: &Owner| {
+            let listener = |protocol: &Protocol| {
+                let key = ListenerKey { port: NonZeroU16::MIN, protocol: *protocol };
+                (key, Listener { owner: owner.clone(), backends: BTreeSet::new() })
+            };
+            LoadBalancer { listeners: protocols.iter().map(listener).collect(), ..LoadBalancer::default() }
+        };
+        let changes = |from: &[Protocol], owner: &Owner, to: &[Protocol]| {
+            let kinds = diff(&with(from, owner), &with(to, &claim));
+            kinds
+                .iter()
+                .map(|change| format!("{change:?}").split(['(', ' ']).next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (tcp, udp, both) = (Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp);
+        assert_eq!(changes(&[tcp], &claim, &[both]), ["Replace"]);
+        assert_eq!(changes(&[both], &claim, &[tcp, udp]), ["Replace"]);
+        assert_eq!(changes(&[tcp, udp], &claim, &[both]), ["Replace"]);
+        assert_eq!(changes(&[tcp], &claim, &[udp]), ["Close", "Open"], "nothing takes over the port");
+        assert_eq!(changes(&[tcp, udp], &Owner::unknown(), &[both]), ["Replace"], "its record was lost");
+        let other = Owner { claim: "other".into(), ..claim.clone() };
+        assert_eq!(changes(&[tcp, udp], &other, &[both]), ["Close", "Close", "Open"], "it is another claim's");
     }
 }

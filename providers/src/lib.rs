@@ -141,3 +141,12 @@ pub enum Error {
     #[error("{0}")]
     Transient(String),
 }
+
+impl Error {
+    /// Whether the load balancer will not have what it was given as it is: it may
+    /// take a part of it. After other errors it is unknown what it would take.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::NoRoom(_) | Self::Exhausted(_))
+    }
+}

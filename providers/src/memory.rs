@@ -161,7 +161,6 @@ impl Provider for Memory {
             tcp_and_udp_share_a_number: true,
             listeners_for_tcp_udp: 1,
             backends_by_transport: !state.one_set_of_backends,
-            isolates_failures: true,
             pod_targets: true,
             node_targets: true,
             reserved: Vec::new(),

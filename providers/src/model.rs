@@ -250,6 +250,19 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// The owner of a listener whose record is missing or damaged. It differs from
+    /// the owner of every desired listener.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { namespace: "".into(), claim: "".into(), port: "".into() }
+    }
+
+    /// Whether the record of the listener is missing or damaged.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.claim.is_empty()
+    }
+
     /// Whether both are ports of one claim.
     #[must_use]
     pub fn is_same_claim(&self, other: &Self) -> bool {
@@ -415,8 +428,6 @@ pub struct Capabilities {
     /// Whether TCP and UDP of a port of protocol `TCP_UDP` may lead to different
     /// backends (see [`Backend::transport`])
     pub backends_by_transport: bool,
-    /// Whether one listener can fail while the others are programmed
-    pub isolates_failures: bool,
     /// Whether traffic can go to pods' own addresses
     pub pod_targets: bool,
     /// Whether traffic can go to node ports

@@ -48,9 +48,9 @@ enum State {
     /// It is open, or about to be, and is cleared at `until`.
     Open { until: Instant },
     /// It was withdrawn, and the address is not back yet. It had opened at `opened`.
-    Suspected { since: Instant, opened: Instant },
+    Withdrawn { since: Instant, opened: Instant },
     /// It was withdrawn, and the address is back.
-    Convicted { again: Instant },
+    Refused { again: Instant },
 }
 
 impl Trial {
@@ -78,23 +78,23 @@ impl Trials {
     pub(super) fn seen(&mut self, has_address: bool, now: Instant) {
         self.of.retain(|_, trial| match trial.state {
             State::Open { until } => until > now,
-            State::Suspected { since, .. } => has_address || since + BACK_WITHIN > now,
-            State::Convicted { .. } => true,
+            State::Withdrawn { since, .. } => has_address || since + BACK_WITHIN > now,
+            State::Refused { .. } => true,
         });
         let opened_last = self.of.values().filter_map(|trial| match trial.state {
-            State::Suspected { opened, .. } => Some(opened),
+            State::Withdrawn { opened, .. } => Some(opened),
             _ => None,
         });
         let opened_last = opened_last.max();
         let lost = std::mem::replace(&mut self.has_address, has_address) && !has_address;
         for trial in self.of.values_mut() {
             match trial.state {
-                State::Open { until } if lost => trial.state = State::Suspected { since: now, opened: until - TRIAL },
-                State::Suspected { opened, .. } if has_address && Some(opened) == opened_last => {
+                State::Open { until } if lost => trial.state = State::Withdrawn { since: now, opened: until - TRIAL },
+                State::Withdrawn { opened, .. } if has_address && Some(opened) == opened_last => {
                     trial.times += 1;
-                    trial.state = State::Convicted { again: now + wait(trial.times) };
+                    trial.state = State::Refused { again: now + wait(trial.times) };
                 }
-                State::Suspected { .. } if has_address => trial.state = open_until(now),
+                State::Withdrawn { .. } if has_address => trial.state = open_until(now),
                 _ => {}
             }
         }
@@ -103,7 +103,7 @@ impl Trials {
             // Where others open all the time, it does not wait for them for ever.
             let wait = if on_trial { TRIAL } else { Duration::ZERO };
             let due = self.of.values_mut().filter_map(|trial| match trial.state {
-                State::Convicted { again } if again + wait <= now => Some((again, trial)),
+                State::Refused { again } if again + wait <= now => Some((again, trial)),
                 _ => None,
             });
             if let Some((_, trial)) = due.min_by_key(|(again, _)| *again) {
@@ -127,9 +127,9 @@ impl Trials {
         self.withdrawn().next()?;
         let times = self.of.values().filter_map(|trial| match trial.state {
             State::Open { until } => Some(until),
-            State::Suspected { since, .. } => Some(since + BACK_WITHIN),
+            State::Withdrawn { since, .. } => Some(since + BACK_WITHIN),
             // None is tried without an address: that it is back is told.
-            State::Convicted { again } => self.has_address.then_some(again),
+            State::Refused { again } => self.has_address.then_some(again),
         });
         // While one is on trial, another is tried only after a while.
         let open = self.of.values().filter_map(|trial| match trial.state {
@@ -137,7 +137,7 @@ impl Trials {
             _ => None,
         });
         let overdue = self.of.values().filter_map(|trial| match trial.state {
-            State::Convicted { again } => self.has_address.then_some(again + TRIAL),
+            State::Refused { again } => self.has_address.then_some(again + TRIAL),
             _ => None,
         });
         match open.max() {

@@ -124,7 +124,6 @@ impl Provider for Aws {
             listeners_for_tcp_udp: 1,
             // A listener forwards to one target group.
             backends_by_transport: false,
-            isolates_failures: true,
             pod_targets: true,
             node_targets: true,
             reserved: Vec::new(),

@@ -90,7 +90,7 @@ impl ServiceProvider {
                 plan.all_opened();
                 service
             }
-            Err(error) if is_refusal(&error) && !plan.openings.is_empty() => {
+            Err(error) if error.is_refusal() && !plan.openings.is_empty() => {
                 *refused = Some(error);
                 self.write_service(name, &plan.attributes, &plan.stays, None).await?
             }
@@ -111,7 +111,7 @@ impl ServiceProvider {
     ) -> Result<Entry<Front>, Error> {
         let configures = std::mem::take(&mut plan.configures);
         match self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await {
-            Err(error) if is_refusal(&error) && configures => {
+            Err(error) if error.is_refusal() && configures => {
                 *trouble = Some(error);
                 plan.attributes.clone_from(&service.seen.attributes);
                 // Without ports to close there is nothing to be written.
@@ -144,7 +144,7 @@ impl ServiceProvider {
                     plan.all_opened();
                     return Ok(written);
                 }
-                Err(error) if is_refusal(&error) => refused = Some(error),
+                Err(error) if error.is_refusal() => refused = Some(error),
                 Err(error) => return Err(error),
             }
             if plan.configures && plan.openings.is_empty() {
@@ -175,7 +175,7 @@ impl ServiceProvider {
                     service = written;
                     group.into_iter().for_each(|opening| plan.opened(opening));
                 }
-                Err(error) if is_refusal(&error) => {
+                Err(error) if error.is_refusal() => {
                     let used_up = matches!(error, Error::Exhausted(_)) && group.len() == 1;
                     let needs = group.iter().map(|opening| opening.add.len()).sum::<usize>();
                     groups.extend(split(group, &error, plan));
@@ -204,12 +204,12 @@ impl ServiceProvider {
                 for slice in last {
                     self.delete_slice(slice).await?;
                 }
-                Ok(())
+                Ok::<(), Error>(())
             };
             match (written.await, listener) {
                 (Ok(()), _) => Ok(None),
-                (Err(error), Some(listener)) if is_refusal(&error) => Ok(Some((listener, error))),
-                (Err(error), None) if is_refusal(&error) => {
+                (Err(error), Some(listener)) if error.is_refusal() => Ok(Some((listener, error))),
+                (Err(error), None) if error.is_refusal() => {
                     warn!(%error, "an EndpointSlice at a closed port could not be deleted");
                     Ok(None)
                 }
@@ -256,10 +256,4 @@ fn fail_alike(groups: &mut Vec<Vec<Opening>>, needs: usize, error: &Error, plan:
         });
     }
     groups.retain(|group| !group.is_empty());
-}
-
-/// Whether the API server will not have it as it is, so that it may have a part of
-/// it. After other errors nothing is known of what it would have.
-fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Refused(_) | Error::Exhausted(_))
 }

@@ -106,7 +106,6 @@ impl Provider for ServiceProvider {
             backends_by_transport: true,
             // A Service is refused as a whole, so that a refused listener is
             // looked for among those that were to open.
-            isolates_failures: true,
             pod_targets: true,
             // Endpoints that are nodes would be reached through the Service's
             // own node ports.

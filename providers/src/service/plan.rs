@@ -100,7 +100,6 @@ impl<'a> Plan<'a> {
     /// Leaves out the listeners whose ports a stranger has: to apply such a port
     /// would be to take it over.
     pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {
-        let changes = &separate(changes);
         let open = there.map(|front| front.ours.clone()).unwrap_or_default();
         let mut plan = Self {
             desired,
@@ -329,24 +328,6 @@ fn ports<'k>(keys: impl IntoIterator<Item = &'k ListenerKey>) -> BTreeSet<FrontP
     keys.into_iter().flat_map(|key| key.front_ports()).collect()
 }
 
-/// The same changes, but a listener closes by itself if no successor has one of its
-/// ports (TCP that becomes UDP): nothing that opens takes over from it.
-fn separate(changes: &[Change]) -> Vec<Change> {
-    let separate = |change: &Change| {
-        let Change::Replace { close, open } = change else { return vec![change.clone()] };
-        let (replaced, apart): (BTreeSet<ListenerKey>, BTreeSet<ListenerKey>) =
-            close.iter().partition(|key| open.keys().any(|successor| successor.overlaps(**key)));
-        let mut separated: Vec<Change> = apart.into_iter().map(Change::Close).collect();
-        if replaced.is_empty() {
-            separated.extend(open.iter().map(|(key, listener)| Change::Open(*key, listener.clone())));
-        } else {
-            separated.push(Change::Replace { close: replaced, open: open.clone() });
-        }
-        separated
-    };
-    changes.iter().flat_map(separate).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU16;
@@ -506,5 +487,15 @@ mod tests {
         let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
         assert_eq!(plan.closing, tcp.front_ports().collect());
         assert_eq!(plan.openings.iter().flat_map(Opening::listeners).collect::<Vec<_>>(), [udp]);
+    }
+
+    #[test]
+    fn a_listener_whose_record_is_lost_is_written_again_and_stays_open() {
+        let to = wanted([(key(20000, Protocol::TcpUdp), listener([1]))]);
+        let unknown = Listener { owner: Owner::unknown(), ..listener([]) };
+        let halves = [Protocol::Tcp, Protocol::Udp].map(|half| (key(20000, half), unknown.clone()));
+        let plan = Plan::new(&to, &diff(&wanted(halves), &to), Some(&front(&to)));
+        assert_eq!((plan.closing, plan.openings), (BTreeSet::new(), vec![]));
+        assert_eq!(plan.in_place, [key(20000, Protocol::TcpUdp)].into());
     }
 }

@@ -17,7 +17,7 @@ struct Record {
 ///
 /// A listener is open if the Service has its ports. Where its slices are missing,
 /// altered, of an earlier Service, or say different things (somebody's doing, or
-/// a write that was cut off), its owner is shown as nobody: that differs from
+/// a write that was cut off), its owner is unknown: that differs from
 /// whatever is wanted, so the listener is written again or closed. Only the
 /// backends of its two transports may differ.
 pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item = &'a SeenSlice>) -> Observed {
@@ -40,7 +40,7 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
             }
             Some(_) => {}
             None => {
-                listeners.insert((*port).into(), Listener { owner: nobody(), backends: BTreeSet::new() });
+                listeners.insert((*port).into(), Listener { owner: Owner::unknown(), backends: BTreeSet::new() });
             }
         }
     }
@@ -77,10 +77,6 @@ fn record(slices: &[&SeenSlice], uid: &str) -> Option<Record> {
         }
     }
     Some(Record { listener: first.listener, owner: first.owner.clone(), backends })
-}
-
-fn nobody() -> Owner {
-    Owner { namespace: "".into(), claim: "".into(), port: "".into() }
 }
 
 #[cfg(test)]
@@ -146,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_listener_is_nobodys() {
+    fn half_a_listener_has_no_known_owner() {
         let both = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[1])].concat();
         assert_eq!(seen(&[TCP], &both), are(&[("20417/TCP", "", 0)]));
         let of_two = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "b", &[1])].concat();
@@ -176,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_whose_slices_are_gone_altered_or_at_odds_is_nobodys() {
+    fn a_port_whose_slices_are_gone_altered_or_at_odds_has_no_known_owner() {
         let whole = slices(TCP, Protocol::Tcp, "a", &[1]);
         assert_eq!(seen(&[TCP], &[]), are(&[("20417/TCP", "", 0)]));
         let altered = vec![SeenSlice { slice: None, ..whole[0].clone() }];

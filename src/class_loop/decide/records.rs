@@ -81,7 +81,7 @@ impl Records {
         for (&index, outcome) in facts.outcomes {
             for (&key, listener) in &outcome.listeners {
                 // One that is only half there has no owner, and is being repaired or closed.
-                let whole = listener.open && !listener.owner.claim.is_empty();
+                let whole = listener.open && !listener.owner.is_unknown();
                 if !whole || outcome.plan.has(key) || self.is_released(index, key) {
                     continue;
                 }

@@ -52,6 +52,8 @@ pub(super) struct Book {
     pub(super) kept: BTreeMap<Slot, Kept>,
     /// Every address that a load balancer of ours ever had.
     pub(super) addresses: BTreeSet<String>,
+    /// Since when each Service that is a load balancer has had an address.
+    pub(super) addressed: BTreeMap<String, Instant>,
     /// Services that are load balancers, and that the owner alters just now.
     pub(super) by_hand: BTreeSet<String>,
     /// Slots that their claims did not want any more, and since which revision.
@@ -110,6 +112,7 @@ impl Book {
             continued: 0,
             kept: BTreeMap::new(),
             addresses: BTreeSet::new(),
+            addressed: BTreeMap::new(),
             by_hand: BTreeSet::new(),
             unwanted: BTreeMap::new(),
             rests: BTreeMap::new(),
@@ -238,6 +241,12 @@ impl Book {
                     key.1
                 ));
             }
+        }
+        let has_address = service.as_ref().is_some_and(|now| now.front.is_some() && !now.addresses.is_empty());
+        if has_address {
+            self.addressed.entry(key.1.clone()).or_insert(self.received);
+        } else if key.0 == SYSTEM {
+            self.addressed.remove(&key.1);
         }
         self.judge_closed(&key.1, &before, service.as_ref());
         if let Some(service) = &service {

@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use super::book::Book;
 use super::objects::{Claim, Key, Slot};
+use crate::objects::SYSTEM;
+
+/// Within this time the controller sees that a load balancer has an address, and moves
+/// no claim away from it any more: a claim may be about to, and the leader may change.
+const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
 impl Book {
     /// Takes in a claim, and judges what changed.
@@ -85,10 +90,11 @@ impl Book {
     }
 
     /// The exceptions of invariant 4, neither of which was ever open: a claim that goes to
-    /// another load balancer of its class, since its own is full or gets no address; and a
+    /// another load balancer of its class, since its own is full or has no address; and a
     /// port that was not asked for by number, whose number is foreign.
     fn may_move(&self, claim: &Claim, now: &Claim, name: &str) -> bool {
-        if claim.served.is_empty() && claim.class == now.class && claim.index != now.index {
+        let other = claim.class == now.class && claim.index != now.index;
+        if other && claim.served.is_empty() && !self.is_usable(&claim.class, claim.index) {
             return true;
         }
         let Some(port) = claim.held.get(name) else { return false };
@@ -96,6 +102,16 @@ impl Book {
         let asked = claim.asked.get(name).is_some_and(|(_, number)| *number != 0);
         let taken = claim.slots_of(port).iter().any(|slot| self.taken.contains(slot));
         !open && !asked && taken
+    }
+
+    /// Whether the load balancer is a Service that has had an address for longer than
+    /// the controller takes to see it. A load balancer at AWS may be full.
+    fn is_usable(&self, class: &str, index: u64) -> bool {
+        self.addressed.iter().any(|(name, since)| {
+            let service = self.services.get(&(SYSTEM.to_owned(), name.clone()));
+            let is_it = service.is_some_and(|service| service.front == Some((class.to_owned(), index)));
+            is_it && self.received.saturating_duration_since(*since) > SEEN_WITHIN
+        })
     }
 
     /// Takes slots from a claim. `unrecorded`: nobody had to, or could, record it.

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::book::Book;
 use super::objects::{Asked, Claim, Key, Port, Service, Slot};
-use crate::objects::SYSTEM;
 
 /// The ports of a claim as its status had them, and how they have been asked for
 /// since.
@@ -92,11 +91,8 @@ impl Book {
         let open: BTreeSet<Slot> = now.into_iter().flat_map(Service::listeners).map(|(slot, _)| slot).collect();
         // A listener for both TCP and UDP is closed where the owner has one of the two.
         let of_owner = |slot: &Slot| before.foreign_numbers().any(|number| number == slot.port);
-        // Where nothing answers, nobody loses a connection: a listener whose slices somebody
-        // deleted by hand is made again.
-        let service = (SYSTEM.to_owned(), name.to_owned());
-        let closed = before.listeners().into_iter().filter(|(_, port)| !self.addresses(&service, port).is_empty());
-        let closed = closed.map(|(slot, _)| slot).filter(|slot| !open.contains(slot) && !of_owner(slot));
+        let closed = before.listeners().into_iter().map(|(slot, _)| slot);
+        let closed = closed.filter(|slot| !open.contains(slot) && !of_owner(slot));
         let wrongs: Vec<String> = closed.filter_map(|slot| self.closed_while_kept(&slot, name)).collect();
         for wrong in wrongs {
             self.wrong(wrong);
