@@ -40,7 +40,7 @@ test: rust go lint demo ## Check everything: lint, the demo, and all tests
 # pass besides `make test`.
 nightly: test ## Check more than make test does: larger models, long chaos, a long soak
 	@$(STEP) 3600 'Larger scopes of the model' cargo --config 'profile.test.package.sharedlb.opt-level=2' \
-	    test --package sharedlb --all-features --lib class_loop::model -- --ignored --nocapture --test-threads=1
+	    test --package sharedlb --all-features --lib class::model -- --ignored --nocapture --test-threads=1
 	@for seed in 1 2 3; do \
 	    CHAOS_SECONDS=600 CHAOS_SEED=$$seed $(STEP) 1200 "Chaos for 600 s with CHAOS_SEED=$$seed" \
 	        cargo test --all-features --test chaos || exit; \

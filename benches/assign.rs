@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sharedlb::assign::{Assignment, Claim, ClaimId, HeldSlot, LoadBalancerState, Policy, PortRequest, assign};
-use sharedlb::ports::PortSet;
+use sharedlb::allocation::ports::PortSet;
+use sharedlb::allocation::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, assign};
+use sharedlb::kubernetes::ObjectKey;
 use sharedlb_providers::Protocol;
 
 const CLAIMS: u16 = 10_000;
@@ -54,7 +55,7 @@ fn duration_of(run: impl Fn() -> Vec<Assignment>) -> Duration {
 /// Claims of which none has a port yet.
 fn all_new() -> Vec<Claim> {
     let claim = |number: u16| Claim {
-        id: ClaimId {
+        id: ObjectKey {
             namespace: format!("team-{}", number % NAMESPACES).into(),
             name: format!("claim-{number}").into(),
         },

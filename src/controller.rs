@@ -12,17 +12,17 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tracing::{info, warn};
 
-use crate::class_loop::{ClassLoop, Settings};
-use crate::cluster::backends::Backends;
-use crate::cluster::watch_all;
-use crate::events::Events;
-use crate::lease::{self, Candidate, Fence, Leader};
-use crate::metrics::Metrics;
+use crate::backends::Backends;
+use crate::class::{ClassLoop, Settings};
+use crate::kubernetes::events::Events;
+use crate::leader::{self, Candidate, Fence, Leader};
+use crate::process::health;
+use crate::process::metrics::Metrics;
+use crate::process::readiness::Readiness;
+use crate::process::tasks::Tasks;
 use crate::provider;
-use crate::readiness::Readiness;
 use crate::sources;
-use crate::tasks::Tasks;
-use crate::web;
+use crate::watches::watch_all;
 
 /// How long to wait between two tries to reach the API server at the start.
 const START_RETRY: Duration = Duration::from_secs(2);
@@ -46,11 +46,11 @@ pub struct Options {
     /// Which other kinds of objects claims are kept for
     pub sources: sources::Options,
     /// The lease that says who acts; `None`: this process is alone
-    pub lease: Option<lease::Options>,
+    pub lease: Option<leader::Options>,
 }
 
 /// Runs until `stop` is done: stands by until it is the leader, and then acts. If
-/// it is the leader no longer, the process ends with the status [`lease::LOST`].
+/// it is the leader no longer, the process ends with the status [`leader::LOST`].
 ///
 /// # Errors
 /// When it cannot start: no kubeconfig, or the port of the web pages is taken.
@@ -63,7 +63,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
         .await
         .with_context(|| format!("{} can't be listened on: choose another address with --listen", options.listen))?;
     info!(address = %options.listen, "serving /healthz, /readyz and /metrics");
-    let router = web::router(metrics.clone(), readiness.clone(), tasks.clone());
+    let router = health::router(metrics.clone(), readiness.clone(), tasks.clone());
     let pages = tokio::spawn(axum::serve(listener, router).into_future());
 
     tokio::select! {
@@ -99,7 +99,7 @@ async fn lead(
     process.metrics.leads(true);
     let fence = leader.as_ref().map_or_else(Fence::open, |leader| leader.fence().clone());
     let unacknowledged = options.lease.as_ref().map(|lease| lease.terms.unacknowledged());
-    let client = lease::fenced_client(config, &fence, unacknowledged)?;
+    let client = leader::fenced_client(config, &fence, unacknowledged)?;
     tokio::select! {
         // In this order, so that it is not ready between the one and the other.
         biased;

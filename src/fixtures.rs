@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER, SharedLBClassStatus, SharedLBStatus};
 
-use crate::claim::ClaimObject;
-use crate::class::ClassObject;
+use crate::api::claim::ClaimObject;
+use crate::api::class::ClassObject;
 
 /// A claim, to be built up step by step.
 #[derive(Clone)]

@@ -1,36 +1,23 @@
 //! The SharedLB controller. ARCHITECTURE.md has the bird's-eye view.
 //!
-//! Pure functions decide: [`assign`] gives ports, [`render`] words the verdict,
-//! [`desired`] says what a load balancer should be. Two loops carry that out:
-//! [`class_loop`] writes to the Kubernetes API, [`lb_loop`] programs one load
-//! balancer each.
+//! Pure functions decide: [`allocation`] gives ports, [`class`] words what claims are
+//! told, [`load_balancer`] says what a load balancer should be. Two loops carry that
+//! out: the class loop writes to the Kubernetes API, and an LB loop programs one load
+//! balancer.
 
-pub mod assign;
-pub mod claim;
+pub mod allocation;
+pub mod api;
+pub mod backends;
 pub mod class;
-pub mod class_loop;
-pub mod cluster;
 pub mod controller;
-pub mod desired;
-mod due;
-pub mod events;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod fuzz;
-pub mod lb_loop;
-pub mod lease;
-pub mod metrics;
-pub mod outcome;
-pub mod own_service;
-pub mod ports;
+pub mod kubernetes;
+pub mod leader;
+pub mod load_balancer;
+pub mod process;
 mod provider;
-pub mod readiness;
-pub mod render;
-pub mod share;
 pub mod sources;
-pub mod tasks;
-pub mod text;
-pub mod usable;
-pub mod web;
-mod writes;
+pub mod watches;

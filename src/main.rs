@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use sharedlb::controller::{self, Options};
-use sharedlb::lease::{self, Terms};
+use sharedlb::leader::{self, Terms};
+use sharedlb::process::tasks;
 use sharedlb::sources;
-use sharedlb::tasks;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -111,7 +111,7 @@ struct LeaderElection {
 }
 
 impl LeaderElection {
-    fn options(self) -> anyhow::Result<Option<lease::Options>> {
+    fn options(self) -> anyhow::Result<Option<leader::Options>> {
         if !self.leader_elect {
             return Ok(None);
         }
@@ -122,9 +122,9 @@ impl LeaderElection {
         };
         terms.validate().context("the durations of --leader-elect-… do not go together")?;
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let identity = lease::identity(&self.leader_elect_name.unwrap_or_else(host))?;
+        let identity = leader::identity(&self.leader_elect_name.unwrap_or_else(host))?;
         let (namespace, name) = (self.leader_elect_resource_namespace, self.leader_elect_resource_name);
-        Ok(Some(lease::Options { namespace, name, identity, terms }))
+        Ok(Some(leader::Options { namespace, name, identity, terms }))
     }
 }
 

@@ -11,9 +11,9 @@ use sharedlb_providers::Provider;
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::service::{self, ServiceProvider};
 
-use crate::class::{ClassObject, addresses};
-use crate::class_loop::MakeProvider;
-use crate::lease::Fence;
+use crate::api::class::{ClassObject, addresses};
+use crate::class::MakeProvider;
+use crate::leader::Fence;
 
 /// What makes providers, for a whole process: what they share is made once.
 /// `aws_call_rate` is a part of the rates that AWS documents. (The client of the API

@@ -11,10 +11,10 @@ use sharedlb_providers::{IpFamily, ListenerKey};
 
 use super::mutate::near;
 use super::{claim_json, classes, config, is_fit};
-use crate::claim::ClaimObject;
-use crate::outcome::Trouble;
-use crate::own_service;
-use crate::render::{self, IdleFamily, Programmed, Verdict};
+use crate::api::claim::ClaimObject;
+use crate::class::companion;
+use crate::class::render::{self, IdleFamily, Programmed, Verdict};
+use crate::load_balancer::outcome::Trouble;
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
 /// API server.
@@ -28,7 +28,7 @@ fn held(claim: &ClaimObject) -> Vec<(u32, String, ListenerKey)> {
 }
 
 fn neighbours() -> Vec<Arc<ClaimObject>> {
-    [("elder", 20002), ("younger", 20004)].map(|(name, port)| Arc::new(parse(&claim_json(name, port)).unwrap())).into()
+    [("older", 20002), ("younger", 20004)].map(|(name, port)| Arc::new(parse(&claim_json(name, port)).unwrap())).into()
 }
 
 proptest! {
@@ -38,12 +38,12 @@ proptest! {
     fn whatever_a_claim_asks_for_what_it_holds_stays_known(object in near(claim_json("redis", 20000), "/spec")) {
         let (before, now) = (parse(&claim_json("redis", 20000)).unwrap(), parse(&object).unwrap());
         prop_assert_eq!(held(&now), held(&before));
-        prop_assert!(!now.illegible);
+        prop_assert!(!now.unparsable);
         prop_assert!(now.spec.as_ref().err().is_none_or(|error| is_fit([error.clone()])));
         for targets in [TargetKind::Pod, TargetKind::Node] {
-            _ = own_service::desired(&now, targets, None);
+            _ = companion::desired(&now, targets, None);
         }
-        prop_assert!(own_service::key(&now.meta).name.len() <= 63);
+        prop_assert!(companion::key(&now.meta).name.len() <= 63);
     }
 
     #[test]
@@ -58,14 +58,14 @@ proptest! {
     ) {
         let (before, now) = (parse(&claim_json("redis", 20000)).unwrap(), parse(&object).unwrap());
         prop_assert_eq!(held(&now), held(&before));
-        prop_assert!(!now.illegible);
+        prop_assert!(!now.unparsable);
     }
 
     #[test]
     fn a_status_that_can_be_read_holds_what_it_names_and_nothing_else(object in near(claim_json("redis", 20000), "/status")) {
         let now = parse(&object).unwrap();
         let named = object["status"]["ports"].as_array().cloned().unwrap_or_default();
-        if !now.illegible && object["status"]["loadBalancerIndex"].is_u64() {
+        if !now.unparsable && object["status"]["loadBalancerIndex"].is_u64() {
             let ports: Vec<u64> = named.iter().filter_map(|port| port["port"].as_u64()).collect();
             let found: Vec<u64> = held(&now).iter().map(|(.., key)| u64::from(key.port.get())).collect();
             prop_assert_eq!(found, ports);
@@ -82,7 +82,7 @@ proptest! {
         let (assignments, _) = classes::decided(&classes::class_json(), &claims);
         for (claim, got) in claims.iter().zip(&assignments) {
             let Some(got) = got else { continue };
-            if claim.meta.key.name.starts_with("elder") || claim.meta.key.name.starts_with("younger") {
+            if claim.meta.key.name.starts_with("older") || claim.meta.key.name.starts_with("younger") {
                 let granted = got.granted.iter().flat_map(|held| held.slots.iter().map(|slot| slot.key)).collect::<Vec<_>>();
                 let before: Vec<_> = held(claim).into_iter().map(|(.., key)| key).collect();
                 prop_assert_eq!(granted, before);
@@ -120,7 +120,7 @@ proptest! {
             } else {
                 Programmed::NotHeard
             },
-            addresses: heard.then(|| [crate::claim::parse_address("10.0.0.1")].into()),
+            addresses: heard.then(|| [crate::api::claim::parse_address("10.0.0.1")].into()),
         };
         let status = render::status(&claim, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);
         let said = status.conditions.iter().map(|condition| condition.message.clone()).chain(status.summary.clone());
@@ -128,7 +128,7 @@ proptest! {
         let mut written = object.clone();
         written["status"] = serde_json::to_value(&status).unwrap();
         let again = parse(&written).unwrap();
-        prop_assert!(!again.illegible);
+        prop_assert!(!again.unparsable);
         prop_assert_eq!(held(&again), held(&claim));
     }
 }

@@ -12,10 +12,10 @@ use sharedlb_providers::memory::{Cloud, Memory};
 
 use super::mutate::near;
 use super::{claim_json, config, is_fit};
-use crate::assign::Assignment;
-use crate::claim::ClaimObject;
-use crate::class::{ClassObject, policy, unsupported};
-use crate::class_loop::decide_once;
+use crate::allocation::Assignment;
+use crate::api::claim::ClaimObject;
+use crate::api::class::{ClassObject, policy, unsupported};
+use crate::class::decide_once;
 
 /// A class in use.
 pub(super) fn class_json() -> Value {
@@ -72,7 +72,7 @@ pub(super) fn decided(class: &Value, claims: &[Arc<ClaimObject>]) -> (Vec<Option
 }
 
 fn claims() -> Vec<Arc<ClaimObject>> {
-    let made = [("elder", 20002), ("younger", 20004)]
+    let made = [("older", 20002), ("younger", 20004)]
         .map(|(name, port)| Arc::new(ClaimObject::parse(&serde_json::from_value(claim_json(name, port)).unwrap())));
     made.into()
 }

@@ -13,11 +13,11 @@ use sharedlb_providers::Protocol;
 
 use super::config;
 use super::mutate::near;
-use crate::assign::ClaimId;
-use crate::cluster::backends::{Backends, PortRef, ServiceObject, SliceObject};
-use crate::cluster::nodes::NodeObject;
-use crate::desired::Reach;
-use crate::own_service::OwnPort;
+use crate::backends::nodes::NodeObject;
+use crate::backends::{Backends, PortRef, ServiceObject, SliceObject};
+use crate::class::companion::OwnPort;
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::desired::Reach;
 
 fn service_json() -> Value {
     json!({
@@ -94,7 +94,7 @@ proptest! {
             backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
         }
         events.into_iter().for_each(|event| _ = backends.watched_slice(parsed(event)));
-        let key = ClaimId { namespace: "team".into(), name: "web".into() };
+        let key = ObjectKey { namespace: "team".into(), name: "web".into() };
         for (port, protocol) in [
             (PortRef::Number(53), Protocol::TcpUdp), (PortRef::Name("dns".into()), Protocol::Udp),
             (PortRef::OfClaim(OwnPort { number: NonZeroU16::MIN, name: "dns".into() }), Protocol::Tcp),
@@ -124,7 +124,7 @@ proptest! {
             backends.watched_node(Event::Apply(NodeObject::parse(&node)));
         }
         backends.watched_node(Event::InitDone);
-        let key = ClaimId { namespace: "team".into(), name: "web".into() };
+        let key = ObjectKey { namespace: "team".into(), name: "web".into() };
         let reach = Reach { endpoints: Endpoints::Pods, targets: TargetKind::Node };
         let reached = backends.reached(&key, &PortRef::Number(53), Protocol::Tcp, reach);
         prop_assert!(reached.backends.len() <= backends.nodes() * 2);

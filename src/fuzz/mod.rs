@@ -11,7 +11,7 @@ mod sources;
 use proptest::prelude::ProptestConfig;
 use serde_json::{Value, json};
 
-use crate::text::MESSAGE_MAX;
+use crate::kubernetes::text::MESSAGE_MAX;
 
 /// How often each property is tried. `PROPTEST_CASES` makes it more.
 fn config() -> ProptestConfig {

@@ -11,8 +11,8 @@ use sharedlb_crds::Reason;
 
 use super::mutate::near;
 use super::{claim_json, config, is_fit};
-use crate::claim::ClaimObject;
-use crate::cluster::backends::{Backends, ServiceObject};
+use crate::api::claim::ClaimObject;
+use crate::backends::{Backends, ServiceObject};
 use crate::sources::config_map::ConfigMaps;
 use crate::sources::service::Services;
 use crate::sources::{Facts, News, OwnedClaim, Refusal, Source, Step};
@@ -97,7 +97,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
             let made: DynamicObject = serde_json::from_value(serde_json::to_value(&*claim).unwrap()).unwrap();
             let again = ClaimObject::parse(&made);
             let at_home = object.as_ref().is_some_and(|object| {
-                use crate::cluster::cache::Cached as _;
+                use crate::kubernetes::cache::Cached as _;
                 again.meta.key.namespace == object.meta().key.namespace
             });
             if !at_home { Err(format!("a claim for somebody else: {claim:?}")) } else { Ok(()) }
@@ -113,7 +113,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
                 None => Ok(()),
             }
         }
-        Some(Step::Tell(news)) => fit(&crate::text::message(&news.note)),
+        Some(Step::Tell(news)) => fit(&crate::kubernetes::text::message(&news.note)),
         Some(Step::Correct(_)) | Some(Step::Delete(_)) if owned.is_none() => Err("it is not the source's".to_owned()),
         _ => Ok(()),
     }

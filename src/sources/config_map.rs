@@ -18,12 +18,12 @@ use sharedlb_crds::{ConditionType, FIELD_MANAGER, Protocol, Reason, SharedLBPort
 use sharedlb_providers::Transport;
 
 use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned, ports};
-use crate::assign::ClaimId;
-use crate::claim::Meta;
-use crate::cluster::backends::{Backends, ServiceObject, ServicePort};
-use crate::cluster::cache::Cached;
-use crate::render;
-use crate::text;
+use crate::backends::{Backends, ServiceObject, ServicePort};
+use crate::class::render;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::Cached;
+use crate::kubernetes::text;
 
 /// The label of the ConfigMaps that are meant.
 pub const SELECTOR: &str = "app=loadbalancer";
@@ -49,7 +49,7 @@ pub struct ConfigMaps {
 /// A ConfigMap that asks for a port, as well as it can.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MapSource {
-    meta: Meta,
+    meta: ObjectMeta,
     /// Its values, without the empty ones
     data: BTreeMap<String, String>,
     /// The keys whose values were last written by us
@@ -57,7 +57,7 @@ pub struct MapSource {
 }
 
 impl Cached for MapSource {
-    fn meta(&self) -> &Meta {
+    fn meta(&self) -> &ObjectMeta {
         &self.meta
     }
 }
@@ -77,7 +77,7 @@ impl Source for ConfigMaps {
         let data = data.map(|(key, value)| (key.clone(), text::fit(value.trim(), LONGEST)));
         let ours = [BIND_IP, BIND_PORT].into_iter().filter(|key| was_written_by_us(map, key));
         Some(MapSource {
-            meta: Meta::of(map),
+            meta: ObjectMeta::of(map),
             data: data.filter(|(key, value)| known.contains(&key.as_str()) && !value.is_empty()).collect(),
             ours: ours.collect(),
         })
@@ -87,7 +87,7 @@ impl Source for ConfigMaps {
         if self.backends.filled().0 { Vec::new() } else { vec!["services"] }
     }
 
-    fn depends_on(&self, map: &MapSource, service: &ClaimId) -> bool {
+    fn depends_on(&self, map: &MapSource, service: &ObjectKey) -> bool {
         map.service().as_ref() == Some(service)
     }
 
@@ -215,8 +215,8 @@ impl MapSource {
     }
 
     /// The Service that it names.
-    fn service(&self) -> Option<ClaimId> {
-        Some(ClaimId { namespace: self.meta.key.namespace.clone(), name: self.get(SERVICE)?.into() })
+    fn service(&self) -> Option<ObjectKey> {
+        Some(ObjectKey { namespace: self.meta.key.namespace.clone(), name: self.get(SERVICE)?.into() })
     }
 
     /// The claim for it beside the one that it has.

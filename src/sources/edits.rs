@@ -12,12 +12,12 @@ use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{Address, Provider as _};
 
 use super::ports;
-use crate::claim::ClaimObject;
-use crate::class::policy;
-use crate::class_loop::decide_once;
-use crate::cluster::backends::ServicePort;
+use crate::api::claim::ClaimObject;
+use crate::api::class::policy;
+use crate::backends::ServicePort;
+use crate::class::decide_once;
+use crate::class::render::{self, Programmed, Verdict};
 use crate::fixtures::{claim, class};
-use crate::render::{self, Programmed, Verdict};
 
 /// The numbers of the Service's ports: few, so that TCP and UDP often have one.
 const NUMBERS: [u16; 3] = [53, 80, 443];
@@ -128,7 +128,7 @@ impl Edited {
         let spec = object.spec.as_ref().unwrap();
         let front = |port: &Port| {
             let of_claim = spec.ports.iter().find(|of_claim| {
-                let transports = crate::claim::protocol(of_claim.protocol).transports();
+                let transports = crate::api::claim::protocol(of_claim.protocol).transports();
                 ports::same_number(of_claim).map(NonZeroU16::get) == Some(port.number)
                     && transports.contains(&port.transport)
             });

@@ -1,13 +1,12 @@
 //! Picks out of a watch that others need too what matters to a source.
 
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt as _};
-
-use crate::assign::ClaimId;
-use crate::claim::Meta;
 
 /// What a source is shown of a watch.
 #[derive(Debug)]
@@ -15,7 +14,7 @@ pub enum Shown<T> {
     /// Of an object that matters, or of the watch itself
     Event(Event<T>),
     /// An object that mattered, of this name and uid, does not matter any longer
-    NoLonger(ClaimId, std::sync::Arc<str>),
+    NoLonger(ObjectKey, std::sync::Arc<str>),
 }
 
 type Parse<K, T> = Box<dyn Fn(&K) -> Option<T> + Send + Sync>;
@@ -26,7 +25,7 @@ pub struct Feed<K, T> {
     parse: Parse<K, T>,
     show: Show<T>,
     /// What mattered the last time it was seen
-    known: Mutex<HashSet<ClaimId>>,
+    known: Mutex<HashSet<ObjectKey>>,
 }
 
 impl<K: Resource, T> Feed<K, T> {
@@ -39,9 +38,9 @@ impl<K: Resource, T> Feed<K, T> {
     }
 
     /// Looks at what the watch tells.
-    pub fn watched(&self, event: &Event<K>) {
+    pub fn apply_event(&self, event: &Event<K>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let meta = |object: &K| Meta::of_meta(object.meta());
+        let meta = |object: &K| ObjectMeta::of_meta(object.meta());
         let shown = match event {
             Event::Init => {
                 known.clear();
@@ -115,7 +114,7 @@ mod tests {
             Event::Apply(map("b", true)),
             Event::Delete(map("b", true)),
         ] {
-            feed.watched(&event);
+            feed.apply_event(&event);
         }
         assert_eq!(*seen.lock().unwrap(), ["a", "no longer team/a u", "b", "no longer team/b u"]);
     }

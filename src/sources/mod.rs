@@ -37,13 +37,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sharedlb_crds::{Reason, SharedLB};
 
-use crate::assign::ClaimId;
-use crate::cluster::backends::Backends;
-use crate::cluster::cache::Cached;
-use crate::cluster::{Listeners, watch_one};
-use crate::events::Events;
-use crate::metrics::Metrics;
-use crate::readiness::Readiness;
+use crate::backends::Backends;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::cache::Cached;
+use crate::kubernetes::events::Events;
+use crate::process::metrics::Metrics;
+use crate::process::readiness::Readiness;
+use crate::watches::{EventHandlers, watch_one};
 
 pub use feed::Feed;
 pub use owned::OwnedClaim;
@@ -77,7 +77,7 @@ pub trait Source: Send + Sync + 'static {
     fn missing(&self) -> Vec<&'static str>;
 
     /// Whether an object is decided on by what this Service is.
-    fn depends_on(&self, _object: &Self::Object, _service: &ClaimId) -> bool {
+    fn depends_on(&self, _object: &Self::Object, _service: &ObjectKey) -> bool {
         false
     }
 
@@ -174,7 +174,7 @@ pub struct Options {
 #[derive(Default)]
 pub struct Sources {
     /// What they want to hear of the watches
-    pub listeners: Listeners,
+    pub listeners: EventHandlers,
     /// Their loops and watches
     pub tasks: Vec<SourceTask>,
 }
@@ -208,13 +208,13 @@ pub fn start(
         let source = config_map::ConfigMaps { backends: backends.clone() };
         let (source_loop, inbox, source) = SourceLoop::new(source, common, readiness.part());
         let (claims, maps) = (inbox.claims(), inbox.objects(source));
-        sources.listeners.claims.push(Box::new(move |event| claims.watched(event)));
+        sources.listeners.claims.push(Box::new(move |event| claims.apply_event(event)));
         sources.listeners.changed_services.push(Box::new(move |changes| inbox.services(changes)));
         sources.tasks.push(SourceTask { name: "the source of ConfigMaps", run: source_loop.run().boxed() });
         let selected = watcher::Config::default().labels(config_map::SELECTOR);
         let (api, metrics) = (Api::all(client.clone()), metrics.clone());
         let watch = async move {
-            watch_one("ConfigMap", api, selected, &metrics, move |event| maps.watched(&event)).await;
+            watch_one("ConfigMap", api, selected, &metrics, move |event| maps.apply_event(&event)).await;
         };
         sources.tasks.push(SourceTask { name: "the watch of ConfigMaps", run: watch.boxed() });
     }
@@ -225,8 +225,8 @@ impl Sources {
     fn add_services<S: Source<Kind = Service>>(&mut self, source: S, common: &Common, readiness: &Arc<Readiness>) {
         let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
         let (claims, services) = (inbox.claims(), inbox.objects(source));
-        self.listeners.claims.push(Box::new(move |event| claims.watched(event)));
-        self.listeners.services.push(Box::new(move |event| services.watched(event)));
+        self.listeners.claims.push(Box::new(move |event| claims.apply_event(event)));
+        self.listeners.services.push(Box::new(move |event| services.apply_event(event)));
         self.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });
     }
 }

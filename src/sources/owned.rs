@@ -5,16 +5,16 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
 use kube::api::DynamicObject;
-use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason, SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
 use sharedlb_providers::model::fnv1a;
 
 use super::{Refusal, Source};
-use crate::assign::ClaimId;
-use crate::claim::{ClaimObject, Meta};
-use crate::cluster::cache::Cached;
-use crate::text;
+use crate::api::claim::ClaimObject;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::Cached;
+use crate::kubernetes::text;
 
 /// The longest name of a SharedLB, in characters (a DNS subdomain, RFC 1123).
 const NAME_MAX: usize = 253;
@@ -26,9 +26,9 @@ const CLASS_NAME_MAX: usize = 63;
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnedClaim {
     /// Its metadata
-    pub meta: Meta,
+    pub meta: ObjectMeta,
     /// The object that it is kept for
-    pub source: ClaimId,
+    pub source: ObjectKey,
     /// The uid of that object
     pub source_uid: Arc<str>,
     /// Its spec, or why that can't be parsed
@@ -39,7 +39,7 @@ pub struct OwnedClaim {
 }
 
 impl Cached for OwnedClaim {
-    fn meta(&self) -> &Meta {
+    fn meta(&self) -> &ObjectMeta {
         &self.meta
     }
 }
@@ -60,7 +60,7 @@ impl OwnedClaim {
         };
         let owner = owners.iter().find(is_source)?;
         let namespace: Arc<str> = object.metadata.namespace.as_deref()?.into();
-        let source = ClaimId { namespace, name: owner.name.as_str().into() };
+        let source = ObjectKey { namespace, name: owner.name.as_str().into() };
         if *name::<S>(&source.name) != *object.metadata.name.as_deref()? {
             return None;
         }
@@ -79,7 +79,7 @@ impl OwnedClaim {
     /// Whether it would have to be another object: it is another one's of the
     /// same name, or of another class, which cannot be changed.
     #[must_use]
-    pub fn must_be_replaced(&self, source: &Meta, spec: &SharedLBSpec) -> bool {
+    pub fn must_be_replaced(&self, source: &ObjectMeta, spec: &SharedLBSpec) -> bool {
         self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
     }
 
@@ -130,9 +130,9 @@ pub(super) fn is_class_name(name: &str) -> bool {
 }
 
 /// The claim for this object.
-pub(super) fn claim<S: Source>(source: &Meta, spec: SharedLBSpec) -> SharedLB {
+pub(super) fn claim<S: Source>(source: &ObjectMeta, spec: SharedLBSpec) -> SharedLB {
     let mut claim = SharedLB::new(&name::<S>(&source.key.name), spec);
-    claim.metadata = ObjectMeta {
+    claim.metadata = kube::core::ObjectMeta {
         namespace: Some(source.key.namespace.to_string()),
         labels: Some([(SOURCE_LABEL.to_owned(), S::NAME.to_owned())].into()),
         owner_references: Some(vec![OwnerReference {

@@ -9,7 +9,7 @@ use sharedlb_crds::{Protocol, SharedLBPort};
 use sharedlb_providers::Transport;
 
 use super::owned::shortened;
-use crate::cluster::backends::ServicePort;
+use crate::backends::ServicePort;
 
 /// The longest name of a claim's port, in characters. (That of a Service's port
 /// may have four more.)

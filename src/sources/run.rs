@@ -14,16 +14,16 @@ use tracing::{error, info, warn};
 
 use super::write::{Writer, claim_key};
 use super::{Change, Common, Facts, Feed, News, OwnedClaim, Refusal, Source, Step, feed::Shown};
-use crate::assign::ClaimId;
-use crate::claim::Meta;
-use crate::cluster::backends::ServiceObject;
-use crate::cluster::cache::{Cache, Cached as _, Changed};
-use crate::due::happened;
-use crate::events::Events;
-use crate::readiness::Part;
-use crate::tasks;
-use crate::text;
-use crate::writes::{WriteError, Writes};
+use crate::backends::ServiceObject;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::{Cache, Cached as _, Changed};
+use crate::kubernetes::events::Events;
+use crate::kubernetes::text;
+use crate::kubernetes::writes::{WriteError, Writes};
+use crate::process::due::happened;
+use crate::process::readiness::Part;
+use crate::process::tasks;
 
 /// The longest error that is told with what to do about it, in bytes: it leaves
 /// room for that in an Event.
@@ -34,8 +34,8 @@ enum Input<S: Source> {
     Object(Shown<S::Object>),
     Claim(Box<Shown<OwnedClaim>>),
     /// These Services changed.
-    Services(Vec<ClaimId>),
-    Written(ClaimId, Written<S>),
+    Services(Vec<ObjectKey>),
+    Written(ObjectKey, Written<S>),
 }
 
 /// A write has ended.
@@ -106,10 +106,10 @@ pub struct SourceLoop<S: Source> {
     sender: mpsc::UnboundedSender<Input<S>>,
     objects: Cache<S::Object>,
     claims: Cache<OwnedClaim>,
-    entries: BTreeMap<ClaimId, Entry>,
-    touched: BTreeSet<ClaimId>,
+    entries: BTreeMap<ObjectKey, Entry>,
+    touched: BTreeSet<ObjectKey>,
     /// When an object is to be looked at although nothing happens
-    due: BTreeMap<ClaimId, Instant>,
+    due: BTreeMap<ObjectKey, Instant>,
 }
 
 impl<S: Source> SourceLoop<S> {
@@ -160,20 +160,20 @@ impl<S: Source> SourceLoop<S> {
         match input {
             Input::Object(shown) => {
                 let changes = match shown {
-                    Shown::Event(event) => self.objects.watched(event),
-                    Shown::NoLonger(key, uid) => self.objects.gone(&key, &uid).into_iter().collect(),
+                    Shown::Event(event) => self.objects.apply_event(event),
+                    Shown::NoLonger(key, uid) => self.objects.forget(&key, &uid).into_iter().collect(),
                 };
                 for Changed { old, new } in changes {
-                    new.or(old).into_iter().for_each(|object| self.watched(object.meta().key.clone()));
+                    new.or(old).into_iter().for_each(|object| self.apply_event(object.meta().key.clone()));
                 }
             }
             Input::Claim(shown) => {
                 let changes = match *shown {
-                    Shown::Event(event) => self.claims.watched(event),
-                    Shown::NoLonger(key, uid) => self.claims.gone(&key, &uid).into_iter().collect(),
+                    Shown::Event(event) => self.claims.apply_event(event),
+                    Shown::NoLonger(key, uid) => self.claims.forget(&key, &uid).into_iter().collect(),
                 };
                 for Changed { old, new } in changes {
-                    new.or(old).into_iter().for_each(|claim| self.watched(claim.source.clone()));
+                    new.or(old).into_iter().for_each(|claim| self.apply_event(claim.source.clone()));
                 }
             }
             Input::Services(services) => services.iter().for_each(|service| self.touch_those_of(service)),
@@ -182,15 +182,15 @@ impl<S: Source> SourceLoop<S> {
         }
     }
 
-    fn touch_those_of(&mut self, service: &ClaimId) {
-        let first = ClaimId { namespace: service.namespace.clone(), name: "".into() };
+    fn touch_those_of(&mut self, service: &ObjectKey) {
+        let first = ObjectKey { namespace: service.namespace.clone(), name: "".into() };
         let all = self.objects.objects().range(first..).take_while(|(key, _)| key.namespace == service.namespace);
         let theirs = all.filter(|(_, object)| self.source.depends_on(object, service)).map(|(key, _)| key.clone());
         self.touched.extend(theirs.collect::<Vec<_>>());
     }
 
     /// The watch shows something new: what stood in the way of a write may be gone.
-    fn watched(&mut self, key: ClaimId) {
+    fn apply_event(&mut self, key: ObjectKey) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.writes.try_again();
         }
@@ -199,7 +199,7 @@ impl<S: Source> SourceLoop<S> {
 
     fn look_at_touched(&mut self) {
         let now = Instant::now();
-        let due: Vec<ClaimId> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<ObjectKey> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
             self.due.remove(&key);
             self.touched.insert(key);
@@ -210,7 +210,7 @@ impl<S: Source> SourceLoop<S> {
     }
 
     /// Does the next thing for one object and its claim.
-    fn look_at(&mut self, key: &ClaimId) {
+    fn look_at(&mut self, key: &ObjectKey) {
         tasks::at(S::KIND, key);
         let object = self.objects.get(key).cloned();
         let claim = self.claims.get(&claim_key::<S>(key)).cloned();
@@ -252,7 +252,7 @@ impl<S: Source> SourceLoop<S> {
         }
     }
 
-    fn write(&self, key: &ClaimId, step: Step, object: Option<&Meta>, claim: Option<&OwnedClaim>) {
+    fn write(&self, key: &ObjectKey, step: Step, object: Option<&ObjectMeta>, claim: Option<&OwnedClaim>) {
         let (writer, sender, key) = (self.writer.clone(), self.sender.clone(), key.clone());
         let (object, claim) = (object.cloned(), claim.map(|claim| claim.meta.clone()));
         let source = S::NAME;
@@ -282,18 +282,23 @@ impl<S: Source> SourceLoop<S> {
         });
     }
 
-    fn claim_written(&mut self, key: &ClaimId, write: ClaimWrite, result: Result<Option<Box<OwnedClaim>>, WriteError>) {
+    fn claim_written(
+        &mut self,
+        key: &ObjectKey,
+        write: ClaimWrite,
+        result: Result<Option<Box<OwnedClaim>>, WriteError>,
+    ) {
         self.touched.insert(key.clone());
         let entry = self.entries.entry(key.clone()).or_default();
         match (write, result) {
             (write, Ok(Some(claim))) => {
-                self.claims.written(*claim);
+                self.claims.apply_write(*claim);
                 (entry.refusal, entry.complaint) = (None, None);
                 entry.writes.succeeded();
                 self.tell_of(key, write);
             }
             (ClaimWrite::Delete(uid, news), Ok(None)) => {
-                self.claims.gone(&claim_key::<S>(key), &uid);
+                self.claims.forget(&claim_key::<S>(key), &uid);
                 entry.refusal = None;
                 entry.writes.succeeded();
                 self.tell_of(key, ClaimWrite::Delete(uid, news));
@@ -322,27 +327,27 @@ impl<S: Source> SourceLoop<S> {
         }
     }
 
-    fn tell_of(&self, key: &ClaimId, write: ClaimWrite) {
+    fn tell_of(&self, key: &ObjectKey, write: ClaimWrite) {
         if let (ClaimWrite::Delete(_, Some(news)), Some(object)) = (write, self.objects.get(key)) {
             tell::<S>(&self.events, object.meta(), &news);
         }
     }
 
-    fn object_written(&mut self, key: &ClaimId, change: Change, result: Result<S::Kind, WriteError>) {
+    fn object_written(&mut self, key: &ObjectKey, change: Change, result: Result<S::Kind, WriteError>) {
         self.touched.insert(key.clone());
         let entry = self.entries.entry(key.clone()).or_default();
         match result {
             Ok(written) => {
                 entry.writes.succeeded();
                 entry.complaint = None;
-                let meta = Meta::of(&written);
+                let meta = ObjectMeta::of(&written);
                 for news in &change.news {
                     info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
                     tell::<S>(&self.events, &meta, news);
                 }
                 match self.source.parse(&written) {
-                    Some(object) => _ = self.objects.written(object),
-                    None => _ = self.objects.gone(key, &meta.uid),
+                    Some(object) => _ = self.objects.apply_write(object),
+                    None => _ = self.objects.forget(key, &meta.uid),
                 }
             }
             Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true),
@@ -379,6 +384,6 @@ fn boxed<T>(result: Result<Option<T>, WriteError>) -> Result<Option<Box<T>>, Wri
     result.map(|written| written.map(Box::new))
 }
 
-fn tell<S: Source>(events: &Events, object: &Meta, news: &News) {
+fn tell<S: Source>(events: &Events, object: &ObjectMeta, news: &News) {
     events.tell::<S::Kind>(object, news.warning, news.reason.clone(), news.note.clone());
 }

@@ -14,8 +14,8 @@ use serde_json::json;
 use sharedlb_crds::{CLAIM_ANNOTATION, CLASS_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_CLASS_PREFIX};
 
 use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned};
-use crate::claim::Meta;
-use crate::cluster::cache::Cached;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::Cached;
 
 use asks::{Asks, Wanted, Wish};
 pub use retired::Retired;
@@ -36,7 +36,7 @@ pub struct Services {
 /// A Service that asks for ports of a class, or did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSource {
-    meta: Meta,
+    meta: ObjectMeta,
     /// What it asks for; `None`: nothing (any longer)
     asks: Option<Asks>,
     /// Whether its `loadBalancerClass` is ours, so that no other controller serves it
@@ -50,7 +50,7 @@ pub struct ServiceSource {
 }
 
 impl Cached for ServiceSource {
-    fn meta(&self) -> &Meta {
+    fn meta(&self) -> &ObjectMeta {
         &self.meta
     }
 }
@@ -123,7 +123,7 @@ impl ServiceSource {
         let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
         let status = service.status.clone().unwrap_or_default();
         Self {
-            meta: Meta::of(service),
+            meta: ObjectMeta::of(service),
             asks,
             class_is_ours: class.is_some_and(|class| class.starts_with(SERVICE_CLASS_PREFIX)),
             mark: service.annotations().get(CLAIM_ANNOTATION).cloned(),

@@ -346,7 +346,7 @@ fn merge(into: &mut Value, patch: &Value) {
 #[test]
 fn a_claim_is_of_one_source_alone() {
     let meta = |name: &str| {
-        crate::claim::Meta::of_meta(&kube::core::ObjectMeta {
+        crate::kubernetes::ObjectMeta::of_meta(&kube::core::ObjectMeta {
             namespace: Some("team".to_owned()),
             name: Some(name.to_owned()),
             uid: Some("u".to_owned()),

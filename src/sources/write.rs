@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use sharedlb_crds::{FIELD_MANAGER, SharedLB};
 
 use super::{Change, OwnedClaim, Source};
-use crate::assign::ClaimId;
-use crate::claim::Meta;
-use crate::metrics::Metrics;
-use crate::writes::{WriteError, counted};
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::writes::{WriteError, counted};
+use crate::process::metrics::Metrics;
 
 /// Writes to the Kubernetes API for one source, and counts.
 pub(super) struct Writer<S> {
@@ -58,7 +58,7 @@ impl<S: Source> Writer<S> {
     }
 
     /// Sets a claim right.
-    pub(super) async fn correct(&self, claim: &Meta, patch: Value) -> Result<Option<OwnedClaim>, WriteError> {
+    pub(super) async fn correct(&self, claim: &ObjectMeta, patch: Value) -> Result<Option<OwnedClaim>, WriteError> {
         let (params, patch) = merge_patch(claim, patch);
         let api = self.claims_in(&claim.key.namespace);
         let written = async { Ok(api.patch(&claim.key.name, &params, &patch).await?) };
@@ -66,7 +66,7 @@ impl<S: Source> Writer<S> {
     }
 
     /// Deletes a claim. Returns it if something keeps it for a while.
-    pub(super) async fn delete(&self, claim: &Meta) -> Result<Option<OwnedClaim>, WriteError> {
+    pub(super) async fn delete(&self, claim: &ObjectMeta) -> Result<Option<OwnedClaim>, WriteError> {
         let preconditions =
             Preconditions { uid: Some(claim.uid.to_string()), resource_version: Some(claim.version.to_string()) };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
@@ -83,7 +83,7 @@ impl<S: Source> Writer<S> {
     }
 
     /// Changes the object itself.
-    pub(super) async fn change(&self, object: &Meta, change: &Change) -> Result<S::Kind, WriteError> {
+    pub(super) async fn change(&self, object: &ObjectMeta, change: &Change) -> Result<S::Kind, WriteError> {
         let api: Api<S::Kind> = Api::namespaced(self.client.clone(), &object.key.namespace);
         let (params, patch) = merge_patch(object, change.patch.clone());
         let written = async {
@@ -100,7 +100,7 @@ impl<S: Source> Writer<S> {
     }
 }
 
-fn merge_patch(meta: &Meta, mut patch: Value) -> (PatchParams, Patch<Value>) {
+fn merge_patch(meta: &ObjectMeta, mut patch: Value) -> (PatchParams, Patch<Value>) {
     patch["metadata"]["uid"] = json!(&*meta.uid);
     patch["metadata"]["resourceVersion"] = json!(meta.version.to_string());
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -108,6 +108,6 @@ fn merge_patch(meta: &Meta, mut patch: Value) -> (PatchParams, Patch<Value>) {
 }
 
 /// The key of the claim for the object of this key.
-pub(super) fn claim_key<S: Source>(source: &ClaimId) -> ClaimId {
-    ClaimId { namespace: source.namespace.clone(), name: super::owned::name::<S>(&source.name).into() }
+pub(super) fn claim_key<S: Source>(source: &ObjectKey) -> ObjectKey {
+    ObjectKey { namespace: source.namespace.clone(), name: super::owned::name::<S>(&source.name).into() }
 }

@@ -22,10 +22,10 @@ pub(crate) fn has_node_ports(class: u64) -> bool {
     class == 0
 }
 
-/// The node ports of the cluster: enough for all that there is in the end, and
-/// some more for those that an API server loses that is killed while it gives
+/// The node ports of the cluster: enough for all that there is in the end, and as
+/// many again for those that an API server loses that is killed while it gives
 /// them out (it looks for these only after minutes).
-pub(crate) const NODE_PORTS: (u16, u16) = (30000, 30079);
+pub(crate) const NODE_PORTS: (u16, u16) = (30000, 30199);
 /// How many of them each Service takes that takes them from the others.
 pub(crate) const HOGGED: u64 = 12;
 

@@ -14,7 +14,7 @@ use crate::harness::LIMIT;
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a claim whose status was wiped has its port again", wiped),
-        test.test("a claim whose status names an elder's port gets a port of its own", stolen_by_younger),
+        test.test("a claim whose status names an older's port gets a port of its own", stolen_by_younger),
         test.test("a claim whose status names a younger one's port leaves it be or is told", stolen_by_elder),
         test.test("a claim whose status names a load balancer that there is not gets a port", no_such_index),
         test.test("a condition that somebody else wrote is set right", condition_set_right),
@@ -49,17 +49,17 @@ async fn stolen_by_younger(world: Arc<World>) -> anyhow::Result<()> {
     site.undisturbed(&neighbour).await
 }
 
-/// The elder's status names a port that its holder was given rightly. What
+/// The older's status names a port that its holder was given rightly. What
 /// counts is that the two never share it, and that both end up with a port.
 async fn stolen_by_elder(world: Arc<World>) -> anyhow::Result<()> {
-    let site = Site::with_pod(&world.cluster, "stolen-by-elder", json!({"loadBalancers": {"max": 1}})).await?;
-    site.assigned("a-elder").await?;
+    let site = Site::with_pod(&world.cluster, "stolen-by-older", json!({"loadBalancers": {"max": 1}})).await?;
+    site.assigned("a-older").await?;
     let younger = slots(&site.assigned("b-younger").await?);
     let (_, protocol, port) = younger[""];
-    site.tamper("a-elder", json!({"ports": [{"name": "", "protocol": protocol, "port": port}]})).await?;
+    site.tamper("a-older", json!({"ports": [{"name": "", "protocol": protocol, "port": port}]})).await?;
     eventually("both to have ports of their own", LIMIT, async || {
-        let (elder, younger) = (slots(&site.ready("a-elder").await?), slots(&site.ready("b-younger").await?));
-        Ok((elder.len() == 1 && younger.len() == 1 && elder != younger).then_some(()))
+        let (older, younger) = (slots(&site.ready("a-older").await?), slots(&site.ready("b-younger").await?));
+        Ok((older.len() == 1 && younger.len() == 1 && older != younger).then_some(()))
     })
     .await
 }

@@ -9,8 +9,8 @@ use kube::ResourceExt as _;
 use sharedlb_crds::{ADDRESS_ANNOTATION, ASSIGN_PORTS_ANNOTATION, Reason, SharedLBPort, SharedLBSpec};
 
 use super::super::{OwnedClaim, Refusal, owned, ports};
-use crate::cluster::backends::ServicePort;
-use crate::text;
+use crate::backends::ServicePort;
+use crate::kubernetes::text;
 
 /// Where ranges of clients' addresses stood before they had a field.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";

@@ -9,8 +9,8 @@ use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
 use super::super::{Change, News, OwnedClaim, Refusal};
 use super::{Asks, ServiceSource};
-use crate::render;
-use crate::text;
+use crate::class::render;
+use crate::kubernetes::text;
 
 /// The type of the condition that says what of a Service is not carried out. It
 /// is there only if there is something.

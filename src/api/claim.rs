@@ -1,0 +1,302 @@
+//! A `SharedLB` as the controller sees it, converted where it comes in.
+//!
+//! Spec and status are parsed apart, and the status leniently: what can't be
+//! parsed is an object all the same, and what it holds stays its own.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, Transport};
+use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol, model};
+
+use crate::allocation::{Claim, Held, HeldSlot, PortRequest};
+use crate::kubernetes::text;
+use crate::kubernetes::{ObjectKey, ObjectMeta};
+use crate::load_balancer::desired::Target;
+
+/// A claim as it is in the API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimObject {
+    /// Its metadata
+    pub meta: ObjectMeta,
+    /// Its spec, or why that can't be parsed
+    pub spec: Result<SharedLBSpec, String>,
+    /// The class that its spec names, also if nothing else of it can be parsed
+    class_name: Option<String>,
+    /// Its status; where only a part of it can be parsed, that part
+    pub status: SharedLBStatus,
+    /// Whether nothing is known of what it holds, since not even the slots in
+    /// its status can be parsed
+    pub unparsable: bool,
+    /// Whether our finalizer is on it: only then may its slots be opened, since
+    /// only then will their release be recorded.
+    pub has_finalizer: bool,
+    /// Where its traffic goes
+    pub target: Arc<Target>,
+    /// What `assign` needs of it
+    pub request: Claim,
+}
+
+/// The part of a status that says what the claim holds.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Slots {
+    class_name: Option<String>,
+    load_balancer_index: Option<u32>,
+    #[serde(default)]
+    ports: Vec<PortStatus>,
+}
+
+impl ClaimObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(object: &DynamicObject) -> Self {
+        let meta = ObjectMeta::of_dynamic(object);
+        let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
+        let spec: Result<SharedLBSpec, String> = parse_part(&part("spec"));
+        let class_name = part("spec").get("className").and_then(Value::as_str).map(str::to_owned);
+        let (status, unparsable) = match part("status") {
+            Value::Null => (SharedLBStatus::default(), false),
+            status => match serde_json::from_value(status.clone()) {
+                Ok(status) => (status, false),
+                Err(_) => match serde_json::from_value::<Slots>(status) {
+                    Ok(Slots { class_name, load_balancer_index, ports }) => {
+                        (SharedLBStatus { class_name, load_balancer_index, ports, ..Default::default() }, false)
+                    }
+                    Err(_) => (SharedLBStatus::default(), true),
+                },
+            },
+        };
+        let asked: Vec<PortRequest> = spec.iter().flat_map(|spec| &spec.ports).map(request).collect();
+        let held = held(&status, &asked);
+        let request = Claim {
+            id: meta.key.clone(),
+            created: meta.created.as_second(),
+            address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),
+            ports: match &spec {
+                Ok(_) => asked,
+                // What it wants is unknown: it keeps what it has.
+                Err(_) => held.iter().flat_map(|held| held.slots.iter()).map(as_request).collect(),
+            },
+            held,
+        };
+        let has_finalizer = meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER);
+        let target = Arc::new(Target::of(&meta, spec.as_ref().ok()));
+        Self { meta, spec, class_name, status, unparsable, has_finalizer, target, request }
+    }
+
+    /// Whether it is being deleted and we are through with it: only somebody
+    /// else's finalizer keeps it.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.meta.deleting && !self.has_finalizer
+    }
+
+    /// The name of the port that the status has this number for.
+    #[must_use]
+    pub fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
+        let port = FrontPort { port: number, transport };
+        let mut slots = self.request.held.iter().flat_map(|held| held.slots.iter());
+        slots.find(|slot| slot.key.has(port)).map(|slot| slot.name.clone())
+    }
+
+    /// The class that it names: its spec's, or else the one that it was given.
+    #[must_use]
+    pub fn named_class(&self) -> Option<&str> {
+        self.class_name.as_deref().or(self.status.class_name.as_deref())
+    }
+}
+
+/// The longest error that is told of an object, in bytes: it leaves room in a
+/// message for what to do.
+const ERROR_MAX: usize = 400;
+
+/// A part of an object, or an error that names the field that is wrong.
+pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(part).map_err(|error| text::fit(&error.to_string(), ERROR_MAX))
+}
+
+/// What its status says that it holds. A name that is among those asked for too
+/// is kept once: names are compared often.
+fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
+    let name = |name: &str| -> Arc<str> {
+        asked.iter().find(|port| *port.name == *name).map_or_else(|| name.into(), |port| port.name.clone())
+    };
+    let opened = opened(status);
+    let slots: Vec<HeldSlot> = status
+        .ports
+        .iter()
+        .map(|port| {
+            let key = ListenerKey { port: port.port, protocol: protocol(port.protocol) };
+            HeldSlot {
+                name: name(&port.name),
+                key,
+                // One of two transports may have been added since.
+                opened: key.front_ports().any(|port| opened.contains(&port)),
+                target: port.target_port.clone(),
+            }
+        })
+        .collect();
+    let index = status.load_balancer_index?;
+    (!slots.is_empty()).then_some(Held { index, slots: slots.into() })
+}
+
+/// The ports that have been served, as the status tells where it is reached.
+pub(crate) fn opened(status: &SharedLBStatus) -> BTreeSet<FrontPort> {
+    let ingress = status.load_balancer.iter().flat_map(|lb| &lb.ingress);
+    let ports = ingress.flat_map(|ingress| &ingress.ports);
+    ports.map(|port| FrontPort { port: port.port, transport: transport(port.protocol) }).collect()
+}
+
+pub(crate) fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
+    PortRequest {
+        name: port.name.as_str().into(),
+        protocol: protocol(port.protocol),
+        number: port.port,
+        target: port.target(),
+        targets: 0,
+    }
+}
+
+fn as_request(slot: &HeldSlot) -> PortRequest {
+    PortRequest {
+        name: slot.name.clone(),
+        protocol: slot.key.protocol,
+        number: None,
+        target: slot.target.clone(),
+        targets: 0,
+    }
+}
+
+/// An address as a user or a load balancer writes it.
+#[must_use]
+pub fn parse_address(text: &str) -> Address {
+    text.parse().map_or_else(|_| Address::Hostname(text.to_owned()), Address::Ip)
+}
+
+/// The model's protocol for the API's.
+#[must_use]
+pub fn protocol(protocol: sharedlb_crds::Protocol) -> Protocol {
+    match protocol {
+        sharedlb_crds::Protocol::Tcp => Protocol::Tcp,
+        sharedlb_crds::Protocol::Udp => Protocol::Udp,
+        sharedlb_crds::Protocol::TcpUdp => Protocol::TcpUdp,
+    }
+}
+
+/// The API's protocol for the model's.
+#[must_use]
+pub fn api_protocol(protocol: Protocol) -> sharedlb_crds::Protocol {
+    match protocol {
+        Protocol::Tcp => sharedlb_crds::Protocol::Tcp,
+        Protocol::Udp => sharedlb_crds::Protocol::Udp,
+        Protocol::TcpUdp => sharedlb_crds::Protocol::TcpUdp,
+    }
+}
+
+/// The API's transport for the model's.
+#[must_use]
+pub fn api_transport(transport: model::Transport) -> Transport {
+    match transport {
+        model::Transport::Tcp => Transport::Tcp,
+        model::Transport::Udp => Transport::Udp,
+    }
+}
+
+fn transport(transport: Transport) -> model::Transport {
+    match transport {
+        Transport::Tcp => model::Transport::Tcp,
+        Transport::Udp => model::Transport::Udp,
+    }
+}
+
+/// The claim that a listener is for.
+#[must_use]
+pub fn claim_key(owner: &Owner) -> ObjectKey {
+    ObjectKey { namespace: owner.namespace.clone(), name: owner.claim.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(object: Value) -> ClaimObject {
+        ClaimObject::parse(&serde_json::from_value(object).unwrap())
+    }
+
+    fn claim(spec: Value, status: Value) -> ClaimObject {
+        parse(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "redis", "uid": "u", "resourceVersion": "7"},
+            "spec": spec, "status": status,
+        }))
+    }
+
+    fn spec() -> Value {
+        json!({"selector": {"app": "redis"}, "ports": [{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]})
+    }
+
+    fn status() -> Value {
+        json!({
+            "className": "default", "loadBalancerIndex": 1,
+            "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+            "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": [
+                {"port": 20001, "protocol": "TCP"}, {"port": 20001, "protocol": "UDP"},
+            ]}]},
+        })
+    }
+
+    #[test]
+    fn a_slot_was_opened_once_the_ingress_lists_any_of_its_ports() {
+        let mut status = status();
+        let opened = |claim: ClaimObject| claim.request.held.unwrap().slots[0].opened;
+        assert!(opened(claim(spec(), status.clone())));
+        status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
+        assert!(
+            opened(claim(spec(), status.clone())),
+            "it was TCP, and is to be TCP_UDP: TCP is open, and never moves"
+        );
+        status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
+        assert!(!opened(claim(spec(), status)));
+    }
+
+    #[test]
+    fn a_claim_whose_spec_cannot_be_parsed_keeps_what_it_holds() {
+        let claim = claim(json!({"ports": "nonsense"}), status());
+        assert!(claim.spec.as_ref().unwrap_err().starts_with("ports: invalid type"), "{:?}", claim.spec);
+        assert_eq!(claim.request.ports.len(), 1);
+        assert_eq!(claim.request.held.unwrap().index, 1);
+    }
+
+    #[test]
+    fn slots_are_read_from_a_status_whose_rest_cannot_be_parsed() {
+        let mut status = status();
+        status["conditions"] = json!("nonsense");
+        let claim = claim(spec(), status);
+        assert!(!claim.unparsable);
+        assert_eq!(claim.request.held.unwrap().slots.len(), 1);
+    }
+
+    #[test]
+    fn a_status_whose_slots_cannot_be_parsed_is_illegible() {
+        assert!(claim(spec(), json!({"ports": [{"name": "x", "port": 99999}]})).unparsable);
+        assert!(!claim(spec(), Value::Null).unparsable);
+    }
+
+    #[test]
+    fn the_class_of_the_spec_wins_over_that_of_the_status() {
+        let mut named = spec();
+        named["className"] = json!("other");
+        assert_eq!(claim(named, status()).named_class(), Some("other"));
+        assert_eq!(claim(spec(), status()).named_class(), Some("default"));
+        assert_eq!(claim(spec(), Value::Null).named_class(), None);
+        assert_eq!(claim(json!({"className": "other", "ports": 7}), Value::Null).named_class(), Some("other"));
+    }
+}

@@ -1,0 +1,240 @@
+//! A `SharedLBClass` as the controller sees it: what it allows, and who
+//! programs its load balancers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::DynamicObject;
+use kube::core::{Expression, Selector, SelectorExt as _};
+use serde_json::Value;
+use sharedlb_crds::{
+    AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
+    TargetKind,
+};
+use sharedlb_providers::{Address, Capabilities};
+
+use crate::allocation::Policy;
+use crate::allocation::ports::PortSet;
+use crate::api::claim::parse_part;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::Cached;
+
+/// The most load balancers of a class, as its schema says; and what got past the
+/// schema is no reason to count out millions of addresses.
+const LOAD_BALANCERS_MAX: u32 = 1000;
+
+/// A class as it is in the API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassObject {
+    /// Its metadata
+    pub meta: ObjectMeta,
+    /// Whether it is marked as the default one
+    pub default: bool,
+    /// Its spec, or why that can't be parsed
+    pub spec: Result<SharedLBClassSpec, String>,
+    /// Its status, or why that can't be parsed: which ports rest is not known then
+    pub status: Result<SharedLBClassStatus, String>,
+}
+
+impl Cached for ClassObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+impl ClassObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(object: &DynamicObject) -> Self {
+        let annotations = object.metadata.annotations.as_ref();
+        let status = match object.data.get("status") {
+            None | Some(Value::Null) => Ok(SharedLBClassStatus::default()),
+            Some(status) => parse_part(status),
+        };
+        Self {
+            meta: ObjectMeta::of_dynamic(object),
+            default: annotations.and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true"),
+            spec: parse_part(object.data.get("spec").unwrap_or(&Value::Null)),
+            status,
+        }
+    }
+
+    /// Whether our finalizer is on it.
+    #[must_use]
+    pub fn has_finalizer(&self) -> bool {
+        self.meta.finalizers.iter().any(|finalizer| finalizer == CLASS_FINALIZER)
+    }
+}
+
+/// The class that claims get which name none: the one marked as the default, and
+/// of several the newest, as with storage classes.
+#[must_use]
+pub fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) -> Option<&'a Arc<ClassObject>> {
+    classes
+        .filter(|class| class.default && !class.meta.deleting)
+        .max_by(|a, b| (a.meta.created, &b.meta.key).cmp(&(b.meta.created, &a.meta.key)))
+}
+
+/// Why a class cannot be carried out, in words for its author.
+#[must_use]
+pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<String> {
+    let kind = spec.provider.kind();
+    if let Some(range) = spec.addresses.iter().find(|range| range.min > range.max) {
+        return Some(format!("spec.addresses: {} is above {}: swap min and max", range.min, range.max));
+    }
+    match spec.targets {
+        Some(TargetKind::Node) if !can.node_targets => Some(format!(
+            "spec.targets: the provider {kind} cannot send traffic to node ports: leave it out, or set it to Pod"
+        )),
+        Some(TargetKind::Pod) if !can.pod_targets => Some(format!(
+            "spec.targets: the provider {kind} cannot send traffic to pods: leave it out, or set it to Node"
+        )),
+        _ => None,
+    }
+}
+
+/// What the class and its provider allow. `namespaces` are all that there are,
+/// with their labels.
+#[must_use]
+pub fn policy<'a>(
+    spec: &SharedLBClassSpec,
+    can: &Capabilities,
+    namespaces: impl Iterator<Item = (&'a Arc<str>, &'a BTreeMap<String, String>)>,
+) -> Policy {
+    let set = |ranges: &[sharedlb_crds::PortRange]| {
+        PortSet::of_ranges(&ranges.iter().map(|range| range.min..=range.max).collect::<Vec<_>>())
+    };
+    let max = spec.load_balancers.max.min(LOAD_BALANCERS_MAX);
+    let addresses: Vec<Address> = addresses(spec).map(Address::Ip).collect();
+    let given = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    Policy {
+        dynamic: set(&spec.ports.dynamic),
+        requestable: set(&spec.ports.requestable),
+        reserved: can.reserved.iter().copied().collect(),
+        // Where addresses are given, each load balancer needs one.
+        max: if addresses.is_empty() { max } else { max.min(given) },
+        addresses,
+        listeners: spec
+            .load_balancers
+            .listeners_per_load_balancer
+            .unwrap_or(can.default_listeners)
+            .min(can.max_listeners),
+        max_listeners: can.max_listeners,
+        targets: can.default_targets,
+        ports_per_namespace: spec.ports_per_namespace,
+        namespaces: allowed_namespaces(spec, namespaces),
+        protocols: can.protocols,
+        tcp_and_udp_share_a_number: can.tcp_and_udp_share_a_number,
+        listeners_for_tcp_udp: can.listeners_for_tcp_udp,
+    }
+}
+
+fn allowed_namespaces<'a>(
+    spec: &SharedLBClassSpec,
+    namespaces: impl Iterator<Item = (&'a Arc<str>, &'a BTreeMap<String, String>)>,
+) -> Option<BTreeSet<Arc<str>>> {
+    if spec.allowed_namespaces.from == AllowedNamespacesFrom::All {
+        return None;
+    }
+    let selector = selector(&spec.allowed_namespaces.selector.clone().unwrap_or_default());
+    Some(namespaces.filter(|(_, labels)| selector.matches(labels)).map(|(name, _)| name.clone()).collect())
+}
+
+/// A label selector of the API as one that can be evaluated. An expression with
+/// an unknown operator matches nothing.
+fn selector(selector: &LabelSelector) -> Selector {
+    Selector::try_from(selector.clone()).unwrap_or_else(|_| Expression::In(String::new(), BTreeSet::new()).into())
+}
+
+/// The addresses that the class gives its load balancers, in their order.
+pub fn addresses(spec: &SharedLBClassSpec) -> impl Iterator<Item = IpAddr> + '_ {
+    let max = usize::try_from(spec.load_balancers.max.min(LOAD_BALANCERS_MAX)).unwrap_or(usize::MAX);
+    spec.addresses.iter().flat_map(|range| between(range.min, range.max)).take(max)
+}
+
+fn between(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Box::new((u32::from(first)..=u32::from(last)).map(|address| IpAddr::V4(address.into())))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Box::new((u128::from(first)..=u128::from(last)).map(|address| IpAddr::V6(address.into())))
+        }
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Whether its load balancer was there before the class.
+#[must_use]
+pub fn adopts(spec: &SharedLBClassSpec) -> bool {
+    match &spec.provider {
+        Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
+        Provider::Service(_) => false,
+    }
+}
+
+/// Whether the same provider can carry both specs out.
+#[must_use]
+pub fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
+    // A Service's addresses, and the kind of an AWS target group, are the provider's business.
+    a.provider == b.provider && a.addresses == b.addresses && a.targets == b.targets
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn class(name: &str, created: &str, default: bool) -> Arc<ClassObject> {
+        let annotations = if default { json!({DEFAULT_CLASS_ANNOTATION: "true"}) } else { json!({}) };
+        let object = json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
+            "metadata": {"name": name, "uid": name, "creationTimestamp": created, "annotations": annotations},
+            "spec": {"provider": {"service": {}}},
+        });
+        Arc::new(ClassObject::parse(&serde_json::from_value(object).unwrap()))
+    }
+
+    #[test]
+    fn of_several_default_classes_the_newest_is_meant() {
+        let classes = [
+            class("old", "2026-01-01T00:00:00Z", true),
+            class("new", "2026-02-01T00:00:00Z", true),
+            class("newest", "2026-03-01T00:00:00Z", false),
+        ];
+        assert_eq!(&*default_class(classes.iter()).unwrap().meta.key.name, "new");
+        assert!(default_class(classes[2..].iter()).is_none());
+    }
+
+    #[test]
+    fn a_selector_of_namespaces_chooses_by_their_labels() {
+        let chosen = json!({"from": "Selector", "selector": {"matchLabels": {"tier": "data"}}});
+        let spec = SharedLBClassSpec {
+            allowed_namespaces: serde_json::from_value(chosen).unwrap(),
+            ..SharedLBClassSpec::default()
+        };
+        let namespaces: BTreeMap<Arc<str>, BTreeMap<String, String>> = BTreeMap::from([
+            ("yes".into(), BTreeMap::from([("tier".to_owned(), "data".to_owned())])),
+            ("no".into(), BTreeMap::new()),
+        ]);
+        assert_eq!(allowed_namespaces(&spec, namespaces.iter()), Some(BTreeSet::from(["yes".into()])));
+        assert_eq!(allowed_namespaces(&SharedLBClassSpec::default(), namespaces.iter()), None);
+    }
+
+    #[test]
+    fn addresses_are_counted_out_over_all_ranges_up_to_the_maximum() {
+        let ranges = json!([
+            {"min": "10.0.0.10", "max": "10.0.0.11"}, {"min": "fd00::1", "max": "fd00:ffff::"},
+        ]);
+        let mut spec =
+            SharedLBClassSpec { addresses: serde_json::from_value(ranges).unwrap(), ..SharedLBClassSpec::default() };
+        spec.load_balancers.max = 3;
+        let all: Vec<String> = addresses(&spec).map(|address| address.to_string()).collect();
+        assert_eq!(all, ["10.0.0.10", "10.0.0.11", "fd00::1"]);
+        spec.load_balancers.max = u32::MAX;
+        assert_eq!(addresses(&spec).count(), 1000, "what got past the schema does not fill the memory");
+    }
+}

@@ -1,0 +1,4 @@
+//! API objects as the controller sees them: converted where they come in.
+
+pub mod claim;
+pub mod class;

@@ -1,0 +1,87 @@
+//! Nodes, for load balancers that send traffic to a port of every node.
+
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::kubernetes::cache::Cached;
+
+/// The label that keeps a node from getting traffic of load balancers, unless its
+/// value means false (as Kubernetes' own service controller reads it).
+const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// What Go's `strconv.ParseBool` takes for false.
+const FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
+
+/// The taint of a node that the cluster autoscaler is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// The key under which interest in nodes is registered: that of no Service, since
+/// those have a namespace.
+#[must_use]
+pub fn key() -> ObjectKey {
+    ObjectKey::cluster_scoped("nodes")
+}
+
+/// What matters of a Node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeObject {
+    meta: ObjectMeta,
+    pub(super) node: UsableNode,
+    /// Whether traffic may go there at all
+    usable: bool,
+    ready: bool,
+}
+
+/// A node as a backend sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UsableNode {
+    pub(super) name: Arc<str>,
+    /// Its addresses within the cluster
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) provider_id: Option<Arc<str>>,
+}
+
+impl NodeObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(node: &Node) -> Self {
+        let meta = ObjectMeta::of(node);
+        let (spec, status) = (node.spec.clone().unwrap_or_default(), node.status.clone().unwrap_or_default());
+        let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(EXCLUDE));
+        let excluded = label.is_some_and(|value| !FALSE.contains(&value.as_str()));
+        let going = meta.deleting || spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED);
+        let internal = status.addresses.iter().flatten().filter(|address| address.type_ == "InternalIP");
+        Self {
+            node: UsableNode {
+                name: meta.key.name.clone(),
+                addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+                provider_id: spec.provider_id.filter(|id| !id.is_empty()).map(Into::into),
+            },
+            usable: !excluded && !going,
+            ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+            meta,
+        }
+    }
+
+    /// Whether it is as good as the other one.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (&self.node, self.usable, self.ready) == (&other.node, other.usable, other.ready)
+    }
+}
+
+impl Cached for NodeObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+/// The nodes that get traffic: those that may, and are ready. If none is, all
+/// that may, since it is more likely that who tells is in trouble than they.
+pub(super) fn usable<'a>(nodes: impl Iterator<Item = &'a Arc<NodeObject>>) -> Vec<&'a UsableNode> {
+    let may: Vec<&Arc<NodeObject>> = nodes.filter(|node| node.usable).collect();
+    let any_ready = may.iter().any(|node| node.ready);
+    may.into_iter().filter(|node| node.ready || !any_ready).map(|node| &node.node).collect()
+}

@@ -1,0 +1,246 @@
+//! Services and EndpointSlices, converted where they come in.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sharedlb_crds::{MANAGED_BY, MANAGED_BY_LABEL};
+use sharedlb_providers::{IpFamily, Transport};
+
+use crate::class::companion::OwnPort;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::cache::Cached;
+
+/// The label by which an EndpointSlice names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The label by which an EndpointSlice says who writes it, and Kubernetes' own
+/// controller, which makes endpoints of the pods that a selector finds.
+pub(super) const SLICE_MANAGED_BY: (&str, &str) =
+    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+
+/// What matters of a Service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceObject {
+    /// Its metadata
+    pub meta: ObjectMeta,
+    /// Its ports
+    pub ports: Vec<ServicePort>,
+    /// Whether it is only a name for a host elsewhere, and so has no endpoints
+    pub external_name: bool,
+    /// Whether Kubernetes finds its pods, by a selector
+    pub has_selector: bool,
+    /// The name and uid of the claim that owns it, if it is one of ours
+    pub owner: Option<(Arc<str>, Arc<str>)>,
+    /// Its selector
+    pub selector: Vec<(String, String)>,
+    /// How it can be reached
+    pub kind: ServiceKind,
+    /// The IP families of its endpoints; none: not known
+    pub families: Vec<IpFamily>,
+}
+
+/// How a Service can be reached, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// It has no address: only its endpoints do.
+    Headless,
+    /// By a port of every node.
+    NodePort,
+    /// In another way.
+    Other,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServicePort {
+    /// Its name; empty where there is just one
+    pub name: Arc<str>,
+    /// Its number
+    pub number: i32,
+    /// TCP or UDP; `None` for what is neither
+    pub transport: Option<Transport>,
+    /// The port of the pods
+    pub target: IntOrString,
+    /// The port of every node, if it has one
+    pub node_port: Option<NonZeroU16>,
+}
+
+impl ServiceObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(service: &Service) -> Self {
+        let spec = service.spec.clone().unwrap_or_default();
+        let ours = service.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
+        let owner = service.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "SharedLB");
+        let owner = owner
+            .filter(|_| ours.is_some_and(|value| value == MANAGED_BY))
+            .map(|owner| (owner.name.as_str().into(), owner.uid.as_str().into()));
+        Self {
+            meta: ObjectMeta::of(service),
+            ports: spec.ports.iter().flatten().map(ServicePort::parse).collect(),
+            external_name: spec.type_.as_deref() == Some("ExternalName"),
+            has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+            selector: spec.selector.into_iter().flatten().collect(),
+            kind: match (spec.cluster_ip.as_deref(), spec.type_.as_deref()) {
+                (_, Some("ExternalName")) => ServiceKind::Other,
+                (Some("None"), _) => ServiceKind::Headless,
+                (_, Some("NodePort")) => ServiceKind::NodePort,
+                _ => ServiceKind::Other,
+            },
+            families: spec.ip_families.iter().flatten().filter_map(|family| IpFamily::parse(family)).collect(),
+            owner,
+        }
+    }
+}
+
+impl ServicePort {
+    /// Converts a port.
+    #[must_use]
+    pub fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
+        Self {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            number: port.port,
+            transport: transport(port.protocol.as_deref()),
+            target: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
+            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new),
+        }
+    }
+
+    pub(crate) fn is(&self, wanted: &PortRef, transport: Transport) -> bool {
+        self.transport == Some(transport)
+            && match wanted {
+                PortRef::Number(number) => self.number == *number,
+                PortRef::Name(name) => self.name == *name,
+                PortRef::OfClaim(port) => port.is_named(&self.name, transport),
+            }
+    }
+}
+
+/// Which port of a Service is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortRef {
+    /// The one with this number
+    Number(i32),
+    /// The one with this name
+    Name(Arc<str>),
+    /// That of our own Service which stands for this port of its claim
+    OfClaim(OwnPort),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+            Self::OfClaim(port) => port.name.fmt(f),
+        }
+    }
+}
+
+impl Cached for ServiceObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+/// What matters of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SliceObject {
+    pub(super) meta: ObjectMeta,
+    pub(super) service: ObjectKey,
+    /// Whether it says that Kubernetes' own controller writes it. Somebody else
+    /// may say so too; but where the Service has a selector, that controller at
+    /// once corrects what says so and is not as it would write it.
+    pub(super) by_kubernetes: bool,
+    pub(super) ports: Vec<(Arc<str>, Transport, NonZeroU16)>,
+    pub(super) endpoints: Vec<EndpointObject>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct EndpointObject {
+    pub(super) address: IpAddr,
+    pub(super) ready: bool,
+    /// Not ready, but still answering while it goes away
+    pub(super) serving_while_terminating: bool,
+    /// The pod that it is, if it is one of its own namespace
+    pub(super) pod: Option<Arc<str>>,
+    pub(super) node: Option<Arc<str>>,
+}
+
+impl SliceObject {
+    /// Converts an object.
+    #[must_use]
+    pub fn parse(slice: &EndpointSlice) -> Self {
+        let meta = ObjectMeta::of(slice);
+        let label = |key| slice.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let service = label(SERVICE_NAME);
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok().and_then(NonZeroU16::new)?;
+            Some((port.name.as_deref().unwrap_or_default().into(), transport(port.protocol.as_deref())?, number))
+        });
+        Self {
+            service: ObjectKey {
+                namespace: meta.key.namespace.clone(),
+                name: service.map(String::as_str).unwrap_or_default().into(),
+            },
+            by_kubernetes: label(SLICE_MANAGED_BY.0).is_some_and(|writer| writer == SLICE_MANAGED_BY.1),
+            ports: ports.collect(),
+            endpoints: slice.endpoints.iter().filter_map(|found| EndpointObject::parse(found, &meta)).collect(),
+            meta,
+        }
+    }
+}
+
+impl EndpointObject {
+    fn parse(endpoint: &Endpoint, slice: &ObjectMeta) -> Option<Self> {
+        let conditions = endpoint.conditions.as_ref();
+        // Not set means ready (EndpointConditions of discovery/v1).
+        let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+        let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
+        let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+        let namespace = Some(&*slice.key.namespace);
+        let pod = endpoint.target_ref.as_ref().filter(|target| {
+            target.kind.as_deref() == Some("Pod") && target.namespace.as_deref().or(namespace) == namespace
+        });
+        Some(Self {
+            // All addresses of an endpoint mean the same one: only the first is used.
+            address: endpoint.addresses.first()?.parse().ok().filter(may_be_elsewhere)?,
+            ready,
+            serving_while_terminating: serving && terminating,
+            pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
+            node: endpoint.node_name.as_deref().map(Into::into),
+        })
+    }
+}
+
+impl Cached for SliceObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+}
+
+/// Whether it can be the address of somebody else than of whoever sends there:
+/// neither loopback, nor link-local (where clouds tell a machine its credentials),
+/// nor of many at once, nor of nobody. The API server refuses most of these.
+fn may_be_elsewhere(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0)
+        }
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()),
+    }
+}
+
+fn transport(protocol: Option<&str>) -> Option<Transport> {
+    match protocol.unwrap_or("TCP") {
+        "TCP" => Some(Transport::Tcp),
+        "UDP" => Some(Transport::Udp),
+        _ => None,
+    }
+}

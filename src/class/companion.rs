@@ -1,0 +1,465 @@
+//! The Service that we keep beside a claim with a selector, so that Kubernetes
+//! itself finds the claim's pods, resolves named ports, and knows who is ready.
+//! Where traffic goes to nodes, every claim has one, and it has a port on every
+//! node, from which kube-proxy passes traffic on to the pods of all nodes
+//! (`externalTrafficPolicy: Cluster`, the default).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource as _;
+use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, TargetKind};
+use sharedlb_providers::Transport;
+use sharedlb_providers::model::fnv1a;
+
+use crate::allocation::numbers;
+use crate::api::claim::{ClaimObject, protocol};
+use crate::backends::{self, PortRef, ServiceObject};
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+
+/// The longest name of a Service, in characters (a DNS label, RFC 1035).
+const NAME_MAX: usize = 63;
+const PREFIX: &str = "slb-";
+
+/// Its name: readable, and with the claim's uid in it, so that it is nobody
+/// else's, not even a former claim's of the same name.
+#[must_use]
+pub fn key(claim: &ObjectMeta) -> ObjectKey {
+    let hash = format!("-{:010x}", fnv1a([claim.uid.as_bytes()]) >> 24);
+    let readable: String = claim
+        .key
+        .name
+        .chars()
+        .map(|c| if c == '.' { '-' } else { c })
+        .take(NAME_MAX - PREFIX.len() - hash.len())
+        .collect();
+    ObjectKey {
+        namespace: claim.key.namespace.clone(),
+        name: format!("{PREFIX}{}{hash}", readable.trim_end_matches('-')).into(),
+    }
+}
+
+/// The claims that a Service matters to: the one that it is beside; or those that
+/// name it, and the one in the place of whose own it stands.
+#[must_use]
+pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<ClaimObject>>) -> Vec<Arc<ClaimObject>> {
+    let ObjectKey { namespace, name } = &service.meta.key;
+    let is_own = |claim: &ClaimObject| name.starts_with(PREFIX) && key(&claim.meta) == service.meta.key;
+    let owner = service.owner.as_ref();
+    let owner =
+        owner.and_then(|(owner, _)| claims.get(&ObjectKey { namespace: namespace.clone(), name: owner.clone() }));
+    if let Some(claim) = owner.filter(|claim| is_own(claim)) {
+        return vec![claim.clone()];
+    }
+    let names = |claim: &ClaimObject| claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(name));
+    let first = ObjectKey { namespace: namespace.clone(), name: "".into() };
+    let all = claims.range(first..).take_while(|(key, _)| key.namespace == *namespace).map(|(_, claim)| claim);
+    all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
+}
+
+/// The port of a claim for which the Service has ports: by the number that the claim
+/// holds, which stays when the port is renamed, leads elsewhere, or changes its place
+/// or its protocol. So the Service's endpoints, and its ports on nodes, stay too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPort {
+    /// The port of the load balancer
+    pub number: NonZeroU16,
+    /// The name of the claim's port
+    pub name: Arc<str>,
+}
+
+impl OwnPort {
+    /// The name of the Service's port for one transport. (A port of both protocols is
+    /// two ports of the Service.)
+    #[must_use]
+    pub fn port_name(&self, transport: Transport) -> String {
+        format!("{}-{}", suffix(transport), self.number)
+    }
+
+    /// Whether the Service's port of this name is for this one: until a Service of an
+    /// earlier version is written again, and its endpoints are listed, it has the
+    /// claim's own name for it. (That ends in the protocol, so the two differ.)
+    #[must_use]
+    pub fn is_named(&self, name: &str, transport: Transport) -> bool {
+        name == self.port_name(transport) || name == self.former_name(transport)
+    }
+
+    fn former_name(&self, transport: Transport) -> String {
+        let suffix = suffix(transport);
+        if self.name.is_empty() { suffix } else { format!("{}-{suffix}", self.name) }
+    }
+}
+
+fn suffix(transport: Transport) -> String {
+    transport.to_string().to_lowercase()
+}
+
+/// The Service for this claim; `None` if it needs none, since it names one whose
+/// pods get the traffic themselves, or can't be parsed. Where `targets` are nodes,
+/// a Service that it names, `named`, may have no port on them: ours finds the
+/// same pods, and has.
+///
+/// # Errors
+/// When it can't be made, since the Service that the claim names does not do: in
+/// words for the user.
+pub fn desired(
+    claim: &ClaimObject,
+    targets: TargetKind,
+    named: Option<&ServiceObject>,
+) -> Result<Option<Service>, String> {
+    let Ok(spec) = &claim.spec else { return Ok(None) };
+    let (selector, ports) = match &spec.service_name {
+        None => (spec.selector.clone(), ports(claim, |port, _| port.target())),
+        Some(_) if targets == TargetKind::Pod => return Ok(None),
+        Some(name) => {
+            let namespace = &claim.meta.key.namespace;
+            let named = named.ok_or_else(|| {
+                format!("Service {name} does not exist in namespace {namespace}: create it, or correct serviceName")
+            })?;
+            if !named.has_selector {
+                return Err(no_selector(name));
+            }
+            let target = |port: &SharedLBPort, transport| {
+                let to = claim.target.of_service(&port.name)?;
+                Some(named.ports.iter().find(|candidate| candidate.is(to, transport))?.target.clone())
+            };
+            (named.selector.iter().cloned().collect(), ports(claim, target))
+        }
+    };
+    if ports.is_empty() {
+        return Err(match &spec.service_name {
+            None => "none of its ports has a number yet".to_owned(),
+            Some(name) => {
+                format!("Service {name} has none of the ports that are asked for: correct targetPort or the Service")
+            }
+        });
+    }
+    Ok(Some(service(claim, targets, selector, ports)))
+}
+
+/// What to say of a Service that has no selector, where traffic goes to nodes.
+#[must_use]
+pub fn no_selector(name: &str) -> String {
+    format!(
+        "Service {name} has no selector, and the load balancers of the class send traffic to nodes, which pass it on to pods that a selector finds: give it one, or ask the admin for a class with spec.targets: Pod"
+    )
+}
+
+/// A port for each transport of each port of the claim that has a number and leads
+/// anywhere.
+fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Option<IntOrString>) -> Vec<ServicePort> {
+    // The port's own number leads nowhere in a headless Service, and nobody uses
+    // it in one of node ports: any will do. One number for both transports makes
+    // it one node port for both.
+    let spec = claim.spec.iter().flat_map(|spec| &spec.ports);
+    let numbered = numbers(&claim.request).into_iter().zip(spec).filter_map(|(number, port)| Some((number?, port)));
+    let numbered: Vec<(NonZeroU16, &SharedLBPort)> = numbered.collect();
+    // Two ports have one number where one of them asks for a transport that the other
+    // one has, and so does not get it.
+    let takes = |(of, port): &(NonZeroU16, &SharedLBPort), number: NonZeroU16, transport: Transport| {
+        *of == number && protocol(port.protocol).transports().contains(&transport)
+    };
+    let serves = |number: NonZeroU16, transport: Transport| {
+        let all = || numbered.iter().filter(|each| takes(each, number, transport)).map(|(_, port)| *port);
+        let holder = claim.name_of(number, transport);
+        all().find(|port| holder.as_deref() == Some(&*port.name)).or_else(|| all().next())
+    };
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for &(number, port) in &numbered {
+        let own = OwnPort { number, name: port.name.as_str().into() };
+        ports.extend(protocol(port.protocol).transports().iter().filter_map(|&transport| {
+            serves(number, transport).filter(|served| served.name == port.name)?;
+            Some(ServicePort {
+                name: Some(own.port_name(transport)),
+                protocol: Some(transport.to_string()),
+                port: number.get().into(),
+                target_port: Some(target(port, transport)?),
+                ..ServicePort::default()
+            })
+        }));
+    }
+    ports.sort_by(|a, b| (a.port, &a.protocol).cmp(&(b.port, &b.protocol)));
+    ports
+}
+
+/// Gives the ports of the desired Service the node ports that those have which they
+/// succeed: the API server only does so for a port of the same name. A port of both
+/// protocols has one node port.
+pub fn keep_node_ports(desired: &mut Service, found: &ServiceObject, claim: &ClaimObject) {
+    let Some(ports) = desired.spec.as_mut().filter(|spec| spec.type_.as_deref() == Some("NodePort")) else { return };
+    for port in ports.ports.iter_mut().flatten() {
+        let wanted = backends::ServicePort::parse(port);
+        let (Some(transport), Some(number)) =
+            (wanted.transport, u16::try_from(port.port).ok().and_then(NonZeroU16::new))
+        else {
+            continue;
+        };
+        let Some(name) = claim.name_of(number, transport) else { continue };
+        let own = PortRef::OfClaim(OwnPort { number, name });
+        let node_port = |transport| found.ports.iter().find(|port| port.is(&own, transport))?.node_port;
+        let other = if transport == Transport::Tcp { Transport::Udp } else { Transport::Tcp };
+        port.node_port = node_port(transport).or_else(|| node_port(other)).map(|port| port.get().into());
+    }
+}
+
+fn service(
+    claim: &ClaimObject,
+    targets: TargetKind,
+    selector: BTreeMap<String, String>,
+    ports: Vec<ServicePort>,
+) -> Service {
+    let label_value: String = claim.meta.key.name.chars().take(NAME_MAX).collect();
+    Service {
+        metadata: kube::core::ObjectMeta {
+            name: Some(key(&claim.meta).name.to_string()),
+            namespace: Some(claim.meta.key.namespace.to_string()),
+            labels: Some(BTreeMap::from([
+                (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
+                (CLAIM_LABEL.to_owned(), label_value.trim_end_matches(['-', '.']).to_owned()),
+            ])),
+            owner_references: Some(vec![OwnerReference {
+                api_version: SharedLB::api_version(&()).into_owned(),
+                kind: SharedLB::kind(&()).into_owned(),
+                name: claim.meta.key.name.to_string(),
+                uid: claim.meta.uid.to_string(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..kube::core::ObjectMeta::default()
+        },
+        spec: Some(ServiceSpec {
+            cluster_ip: (targets == TargetKind::Pod).then(|| "None".to_owned()),
+            type_: Some(if targets == TargetKind::Pod { "ClusterIP" } else { "NodePort" }.to_owned()),
+            // Both families, where the cluster has both: a load balancer of either
+            // kind then finds its backends.
+            ip_family_policy: Some("PreferDualStack".to_owned()),
+            selector: Some(selector),
+            ports: Some(ports),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// Whether the Service that there is leads where the desired one would.
+#[must_use]
+pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
+    let wanted = ServiceObject::parse(desired);
+    let ports = |service: &ServiceObject| -> Vec<_> {
+        let port = |port: &backends::ServicePort| backends::ServicePort { node_port: None, ..port.clone() };
+        service.ports.iter().map(port).collect()
+    };
+    found.kind == wanted.kind && found.selector == wanted.selector && ports(found) == ports(&wanted)
+}
+
+/// Whether the Service that there is can be made the desired one. One that has an
+/// address can't lose it, nor can one without get one.
+#[must_use]
+pub fn can_become(found: &ServiceObject, desired: &Service) -> bool {
+    found.external_name || found.kind == ServiceObject::parse(desired).kind
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::DynamicObject;
+    use serde_json::json;
+
+    use super::*;
+
+    fn claim(name: &str) -> ClaimObject {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": name, "uid": "a-uid", "resourceVersion": "7"},
+            "spec": {"selector": {"app": "dns"}, "ports": [
+                {"name": "dns", "protocol": "TCP_UDP", "targetPort": "dns"},
+                {"name": "metrics", "targetPort": 9153},
+            ]},
+            "status": {"loadBalancerIndex": 0, "ports": [
+                {"name": "dns", "protocol": "TCP_UDP", "port": 20053, "targetPort": "dns"},
+                {"name": "metrics", "port": 20001, "targetPort": 9153},
+            ]},
+        }))
+        .unwrap();
+        ClaimObject::parse(&object)
+    }
+
+    #[test]
+    fn a_port_of_both_protocols_is_two_ports_of_the_service_with_one_number() {
+        let service = desired(&claim("dns"), TargetKind::Pod, None).unwrap().unwrap();
+        let ports: Vec<_> = service.spec.unwrap().ports.unwrap();
+        let seen: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.port)).collect();
+        assert_eq!(seen, [("tcp-20001", 20001), ("tcp-20053", 20053), ("udp-20053", 20053)]);
+    }
+
+    #[test]
+    fn ports_that_are_renamed_reordered_split_or_lead_elsewhere_stay_ports_of_the_service() {
+        let service = desired(&claim("dns"), TargetKind::Pod, None).unwrap().unwrap();
+        let found = ServiceObject::parse(&service);
+        let edited = |ports: serde_json::Value| {
+            let mut claim = claim("dns");
+            let spec = serde_json::from_value(json!({"selector": {"app": "dns"}, "ports": ports})).unwrap();
+            let parsed: Result<sharedlb_crds::SharedLBSpec, String> = Ok(spec);
+            claim.request.ports = parsed.iter().flat_map(|spec| &spec.ports).map(crate::api::claim::request).collect();
+            claim.spec = parsed;
+            ServiceObject::parse(&desired(&claim, TargetKind::Pod, None).unwrap().unwrap())
+        };
+        let names = |service: &ServiceObject| service.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
+        for ports in [
+            json!([{"name": "m", "targetPort": 9153}, {"name": "d", "protocol": "TCP_UDP", "targetPort": "dns"}]),
+            json!([{"name": "dns", "protocol": "TCP_UDP", "targetPort": 53}, {"name": "metrics", "targetPort": "m"}]),
+            json!([
+                {"name": "a", "targetPort": "dns"}, {"name": "b", "protocol": "UDP", "targetPort": "dns"},
+                {"name": "metrics", "targetPort": 9153},
+            ]),
+        ] {
+            assert_eq!(names(&edited(ports)), names(&found));
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_service_that_an_earlier_version_wrote_is_found_and_keeps_its_node_port() {
+        let claim = claim("dns");
+        let former: Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "team", "name": "x"},
+            "spec": {"type": "NodePort", "selector": {"app": "dns"}, "ports": [
+                {"name": "dns-tcp", "port": 1, "nodePort": 30001}, {"name": "metrics-tcp", "port": 2, "nodePort": 30002},
+            ]},
+        }))
+        .unwrap();
+        let former = ServiceObject::parse(&former);
+        let dns = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20053).unwrap(), name: "dns".into() });
+        let found = former.ports.iter().find(|port| port.is(&dns, Transport::Tcp)).unwrap();
+        assert_eq!(&*found.name, "dns-tcp");
+        let mut desired = desired(&claim, TargetKind::Node, None).unwrap().unwrap();
+        keep_node_ports(&mut desired, &former, &claim);
+        let ports = desired.spec.unwrap().ports.unwrap();
+        let node_ports: Vec<_> = ports.iter().map(|p| (p.name.as_deref().unwrap(), p.node_port.unwrap())).collect();
+        // UDP joins TCP on the node port: a target group has one port for both.
+        assert_eq!(node_ports, [("tcp-20001", 30002), ("tcp-20053", 30001), ("udp-20053", 30001)]);
+    }
+
+    #[test]
+    fn a_port_that_waits_for_the_other_transport_of_its_number_takes_no_name_from_the_one_that_has_it() {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "dns", "uid": "a-uid", "resourceVersion": "7"},
+            "spec": {"selector": {"app": "dns"}, "ports": [
+                {"name": "c", "protocol": "TCP_UDP", "targetPort": 54}, {"name": "a", "targetPort": 53},
+            ]},
+            "status": {"loadBalancerIndex": 0, "ports": [
+                {"name": "a", "port": 20053, "targetPort": 53},
+                {"name": "c", "protocol": "UDP", "port": 20053, "targetPort": 54},
+            ]},
+        }))
+        .unwrap();
+        let service = desired(&ClaimObject::parse(&object), TargetKind::Pod, None).unwrap().unwrap();
+        let ports: Vec<_> = service.spec.unwrap().ports.unwrap();
+        let ports: Vec<_> = ports.into_iter().map(|p| (p.name.unwrap(), p.target_port.unwrap())).collect();
+        let expected = [("tcp-20053", 53), ("udp-20053", 54)];
+        assert_eq!(ports, expected.map(|(name, target)| (name.to_owned(), IntOrString::Int(target))));
+    }
+
+    #[test]
+    fn its_name_is_a_dns_label_however_the_claim_is_called() {
+        for name in ["dns", "a.claim.with.dots", &"x".repeat(250), &format!("{}.-", "y".repeat(40))] {
+            let name = key(&claim(name).meta).name;
+            assert!(name.len() <= NAME_MAX, "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_made_as_desired_is_as_desired() {
+        let claim = claim("dns");
+        let desired = || desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
+        let mut made = desired();
+        assert!(is_as_desired(&ServiceObject::parse(&made), &made));
+        made.spec.as_mut().unwrap().selector = Some(BTreeMap::from([("app".to_owned(), "other".to_owned())]));
+        assert!(!is_as_desired(&ServiceObject::parse(&made), &desired()));
+        let mut elsewhere = desired();
+        elsewhere.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
+        assert!(!is_as_desired(&ServiceObject::parse(&elsewhere), &desired()));
+    }
+
+    fn named(selector: serde_json::Value) -> ServiceObject {
+        ServiceObject::parse(
+            &serde_json::from_value(json!({
+                "metadata": {"namespace": "team", "name": "dns"},
+                "spec": {"selector": selector, "ports": [
+                    {"name": "a", "port": 53, "protocol": "UDP", "targetPort": "dns"},
+                    {"name": "b", "port": 9153, "targetPort": 8080},
+                ]},
+            }))
+            .unwrap(),
+        )
+    }
+
+    /// A claim that names a Service, and has a number for each port.
+    fn naming(ports: serde_json::Value) -> ClaimObject {
+        let slots: Vec<_> = (20001..)
+            .zip(ports.as_array().unwrap())
+            .map(|(number, port)| json!({"name": port["name"], "protocol": port["protocol"], "port": number}))
+            .map(|mut slot| {
+                slot.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+                slot
+            })
+            .collect();
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
+            "metadata": {"namespace": "team", "name": "dns", "uid": "a-uid", "resourceVersion": "7"},
+            "spec": {"serviceName": "dns", "ports": ports},
+            "status": {"loadBalancerIndex": 0, "ports": slots},
+        }))
+        .unwrap();
+        ClaimObject::parse(&object)
+    }
+
+    #[test]
+    fn a_service_matters_to_who_names_it_and_to_the_claim_in_the_place_of_whose_own_it_stands() {
+        let claims = [claim("web"), naming(json!([{"targetPort": 53}]))];
+        let claims = claims.map(|claim| (claim.meta.key.clone(), Arc::new(claim))).into();
+        let names = |service: &ServiceObject| -> Vec<String> {
+            concerned(service, &claims).iter().map(|claim| claim.meta.key.name.to_string()).collect()
+        };
+        let mut own = ServiceObject::parse(&desired(&claim("web"), TargetKind::Pod, None).unwrap().unwrap());
+        assert_eq!(names(&own), ["web"]);
+        own.owner = None;
+        assert_eq!(names(&own), ["web"], "somebody else's");
+        own.owner = Some(("dns".into(), "a-uid".into()));
+        assert_eq!(names(&own), ["web"], "and one that says it is another claim's");
+        assert_eq!(names(&named(json!(null))), ["dns"]);
+    }
+
+    #[test]
+    fn for_nodes_a_service_that_is_named_is_copied_as_far_as_its_ports_are_asked_for() {
+        let claim = naming(json!([
+            {"name": "dns", "protocol": "UDP", "targetPort": 53}, {"name": "metrics", "targetPort": "b"},
+            {"name": "none", "targetPort": 80},
+        ]));
+        let named = named(json!({"app": "dns"}));
+        assert_eq!(desired(&claim, TargetKind::Pod, Some(&named)), Ok(None), "its own endpoints do");
+        let spec = desired(&claim, TargetKind::Node, Some(&named)).unwrap().unwrap().spec.unwrap();
+        assert_eq!(spec.type_.as_deref(), Some("NodePort"));
+        assert_eq!(spec.selector.unwrap(), BTreeMap::from([("app".to_owned(), "dns".to_owned())]));
+        let ports: Vec<_> =
+            spec.ports.unwrap().into_iter().map(|p| (p.name.unwrap(), p.target_port.unwrap())).collect();
+        let target = |name: &str, target| (name.to_owned(), target);
+        let expected =
+            [target("udp-20001", IntOrString::String("dns".into())), target("tcp-20002", IntOrString::Int(8080))];
+        assert_eq!(ports, expected);
+    }
+
+    #[test]
+    fn a_service_that_does_not_do_for_nodes_is_told_of() {
+        let claim = naming(json!([{"targetPort": 80}]));
+        let why = |named: Option<&ServiceObject>| desired(&claim, TargetKind::Node, named).unwrap_err();
+        assert!(why(None).starts_with("Service dns does not exist in namespace team"));
+        assert!(why(Some(&named(json!(null)))).starts_with("Service dns has no selector"));
+        assert!(why(Some(&named(json!({"app": "dns"})))).starts_with("Service dns has none of the ports"));
+    }
+}

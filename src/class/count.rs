@@ -1,0 +1,91 @@
+//! How many targets the ports of claims have now, for load balancers that take
+//! only so many.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use sharedlb_crds::{SharedLBClassSpec, TargetKind};
+use sharedlb_providers::Provider;
+
+use super::group::Entry;
+use crate::allocation::{Claim, PortRequest, numbers};
+use crate::api::claim::ClaimObject;
+use crate::backends::Backends;
+use crate::class::companion;
+use crate::load_balancer::desired::Reach;
+use crate::load_balancer::usable::usable;
+
+/// What a claim asks for, with the targets that its ports have now.
+pub(super) struct Counted {
+    pub(super) request: Claim,
+    /// Whether those are all. They are not before Kubernetes has listed the pods,
+    /// which it does a moment after there is a Service for them.
+    pub(super) known: bool,
+}
+
+/// Counts the targets of claims.
+pub(super) struct TargetCounts<'a> {
+    backends: &'a Backends,
+    provider: &'a Arc<dyn Provider>,
+    reach: Reach,
+    /// The fewest that a port has: one without backends is about to get some
+    least: u32,
+    /// The most that one listener has
+    most: u32,
+}
+
+impl<'a> TargetCounts<'a> {
+    /// Those that this provider would register for a class with this spec.
+    pub(super) fn new(backends: &'a Backends, provider: &'a Arc<dyn Provider>, spec: &SharedLBClassSpec) -> Self {
+        let can = provider.capabilities();
+        let reach = Reach::of(spec, &can);
+        let least = match reach.targets {
+            TargetKind::Pod => 1,
+            TargetKind::Node => u32::try_from(backends.nodes().max(1)).unwrap_or(u32::MAX),
+        };
+        let most = can.max_targets_per_listener.unwrap_or(u32::MAX);
+        Self { backends, provider, reach, least: least.min(most), most }
+    }
+
+    /// Counts those of all ports of a claim.
+    pub(super) fn of(&self, entry: &Entry) -> Counted {
+        let mut request = entry.claim.request.clone();
+        for (port, number) in request.ports.iter_mut().zip(numbers(&entry.claim.request)) {
+            port.targets = self.of_port(&entry.claim, port, number);
+        }
+        Counted { request, known: self.are_known(entry) }
+    }
+
+    fn are_known(&self, Entry { claim, service_trouble, .. }: &Entry) -> bool {
+        let Some(service) = claim.target.service.as_ref().filter(|_| self.reach.targets == TargetKind::Pod) else {
+            return true;
+        };
+        let to_be_listed = match self.backends.service(service) {
+            Some(found) => found.has_selector,
+            // Our own is about to be made, unless it can't be.
+            None => *service == companion::key(&claim.meta) && service_trouble.is_none(),
+        };
+        !to_be_listed || self.backends.has_listed(service)
+    }
+
+    /// The fewest that a port has.
+    pub(super) fn least(&self) -> u32 {
+        self.least
+    }
+
+    /// Counts those of a port that has, or goes on with, this number.
+    fn of_port(&self, claim: &ClaimObject, port: &PortRequest, number: Option<NonZeroU16>) -> u32 {
+        let to = claim.target.of_port(&port.name, number);
+        let targets = match to {
+            Some((service, to)) if self.reach.targets == TargetKind::Pod => {
+                let backends = self.backends.of(service, &to, port.protocol, self.reach.endpoints);
+                // A provider that limits targets checks their IP family in `as_observed`.
+                usable(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
+            }
+            // Every node is one.
+            _ => 0,
+        };
+        u32::try_from(targets).unwrap_or(u32::MAX).clamp(self.least, self.most)
+    }
+}

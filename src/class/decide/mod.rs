@@ -1,0 +1,265 @@
+//! What is to be done for one class: decided in one go, from data alone.
+
+#[cfg(test)]
+pub(super) mod once;
+mod records;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
+use sharedlb_providers::Capacity;
+
+pub(super) use self::records::Left;
+use self::records::{Records, is_closed};
+use self::status::class_status;
+pub(super) use self::status::unreadable_status;
+use super::count::Counted;
+use crate::allocation::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, Released, Room, assign, same};
+use crate::api::claim::{ClaimObject, parse_address};
+use crate::api::class::{ClassObject, adopts};
+use crate::class::render::{parse_front_port, released_key, whole_seconds};
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::desired::Planned;
+use crate::load_balancer::outcome::Outcome;
+
+/// All that a decision is made of.
+pub(super) struct Facts<'a> {
+    pub(super) class: &'a ClassObject,
+    pub(super) spec: &'a SharedLBClassSpec,
+    pub(super) policy: Policy,
+    /// Why nothing new is given, whatever is asked for
+    pub(super) suspended: Option<(Option<Reason>, String)>,
+    /// The claims of the class, the older first
+    pub(super) claims: Vec<&'a Arc<ClaimObject>>,
+    /// What each of them asks for, with the targets that its ports have now;
+    /// `None`: nobody counts them
+    pub(super) counted: Option<Vec<Counted>>,
+    /// Targets that a listener which is being closed may have
+    pub(super) targets_closing: u32,
+    pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
+    /// What claims held that went since the last run
+    pub(super) left: &'a [Left],
+    pub(super) now: Timestamp,
+}
+
+impl Facts<'_> {
+    /// What the nth claim asks for.
+    fn request(&self, n: usize) -> &Claim {
+        self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n].request)
+    }
+
+    /// Whether it is known whether what the nth claim asks for fits where it is.
+    fn is_known(&self, n: usize) -> bool {
+        self.counted.as_ref().is_none_or(|counted| counted[n].known)
+    }
+}
+
+/// What is to be done.
+pub(super) struct Decision {
+    /// What each claim gets, in the order of [`Facts::claims`]; `None` for those
+    /// that are being deleted, and those whose status can't be read
+    pub(super) assignments: Vec<Option<Assignment>>,
+    /// What each load balancer shall be: `None` means gone
+    pub(super) plans: BTreeMap<u32, Option<Vec<Planned>>>,
+    /// Claims whose status can't be read: their listeners stay as they are
+    pub(super) untouched: BTreeSet<ObjectKey>,
+    /// Slots that are given back and not recorded yet: this must be in the class'
+    /// status before any claim's slots or finalizer go
+    pub(super) releases: usize,
+    /// Slots are given on a load balancer that the class' status does not list
+    /// yet. It must, before any claim is told: a slot on a load balancer that
+    /// nobody knows of would be taken for nonsense once the class is narrowed.
+    pub(super) begins: bool,
+    /// The class' status
+    pub(super) status: SharedLBClassStatus,
+    /// When something is due although nothing happens
+    pub(super) due: Option<Timestamp>,
+    /// What the slots of each load balancer take up
+    used: BTreeMap<u32, Room>,
+}
+
+impl Decision {
+    /// Whether the class' status is to be written before any claim's.
+    pub(super) fn class_first(&self) -> bool {
+        self.releases > 0 || self.begins
+    }
+}
+
+/// Decides for one class. Pure.
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    let before = facts.class.status.clone().unwrap_or_default();
+    let mut records = Records::new(&before, facts);
+    facts.claims.iter().filter(|claim| claim.meta.deleting).for_each(|claim| records.release_all(claim));
+    let untouched = facts.claims.iter().filter(|claim| claim.unparsable && !claim.meta.deleting);
+    let untouched: BTreeSet<ObjectKey> = untouched.map(|claim| claim.meta.key.clone()).collect();
+    records.release_orphans(facts, &untouched);
+    records.release_left(facts);
+
+    let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.unparsable;
+    let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));
+    let live: Vec<&Claim> = live.map(|(n, _)| facts.request(n)).collect();
+    let mut given = assign(&live, &states(&before, &records, facts), &facts.policy).into_iter();
+    let assignments: Vec<Option<Assignment>> =
+        facts.claims.iter().map(|claim| if takes_part(claim) { given.next() } else { None }).collect();
+    for (claim, got) in facts.claims.iter().zip(&assignments) {
+        let Some(got) = got else { continue };
+        let index = claim.request.held.as_ref().map(|held| held.index);
+        got.dropped.iter().for_each(|&key| records.release(index.unwrap_or(0), key, &claim.meta.key));
+        got.granted.iter().for_each(|granted| records.take_back(granted, claim));
+    }
+    let due = records.expire(facts, &assignments);
+
+    let mut decision = Decision {
+        plans: BTreeMap::new(),
+        untouched,
+        releases: records.new,
+        begins: false,
+        status: SharedLBClassStatus::default(),
+        due,
+        used: BTreeMap::new(),
+        assignments,
+    };
+    let empty_since = plan(&mut decision, &before, &records, facts);
+    let listed = |index: u32| before.load_balancers.iter().any(|lb| lb.index == index);
+    let always = facts.spec.load_balancers.min;
+    decision.begins = decision.used.keys().any(|&index| index >= always && !listed(index));
+    decision.status = class_status(&decision, before, records, empty_since, facts);
+    decision
+}
+
+/// The load balancers as `assign` sees them. What their LB loops have not told
+/// yet is taken from the class' status.
+fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) -> BTreeMap<u32, LoadBalancerState> {
+    let listed = before.load_balancers.iter().map(|lb| lb.index);
+    let always = 0..facts.spec.load_balancers.min.min(facts.policy.max);
+    let indices: BTreeSet<u32> =
+        listed.chain(always).chain(facts.outcomes.keys().copied()).chain(records.released.keys().copied()).collect();
+    let state = |index: u32| {
+        let outcome = facts.outcomes.get(&index).filter(|outcome| outcome.exists.is_some());
+        let listed = before.load_balancers.iter().find(|lb| lb.index == index);
+        let released = records.released.get(&index).into_iter().flatten().filter_map(|entry| {
+            let (namespace, name) = entry.claim.split_once('/')?;
+            let key = released_key(entry);
+            let claim = ObjectKey { namespace: namespace.into(), name: name.into() };
+            Some(Released { key, claim, open: !is_closed(facts, index, key), targets: facts.targets_closing })
+        });
+        LoadBalancerState {
+            addresses: match outcome {
+                Some(outcome) => outcome.addresses.to_vec(),
+                None => listed.and_then(|lb| lb.address.as_deref()).map(parse_address).into_iter().collect(),
+            },
+            capacity: match outcome {
+                Some(outcome) => outcome.capacity,
+                None => Capacity { listeners: None, targets: targets_listed(listed) },
+            },
+            foreign: match outcome {
+                Some(outcome) => outcome.foreign.clone(),
+                None => {
+                    listed.iter().flat_map(|lb| &lb.foreign_ports).filter_map(|port| parse_front_port(port)).collect()
+                }
+            },
+            no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
+            released: released.collect(),
+            unusable: facts.outcomes.get(&index).is_some_and(Outcome::is_unusable),
+            // Which of its ports are somebody else's is not known before.
+            unobserved: outcome.is_none() && adopts(facts.spec),
+        }
+    };
+    indices.into_iter().map(|index| (index, state(index))).collect()
+}
+
+fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
+    listed?.capacity.as_ref()?.targets
+}
+
+/// Plans every load balancer: the slots that are confirmed in the API, under our
+/// finalizer. What may have to move on, since its targets are not known yet, is not
+/// opened before. Returns since when each that holds nothing has held nothing.
+fn plan(
+    decision: &mut Decision,
+    before: &SharedLBClassStatus,
+    records: &Records,
+    facts: &Facts<'_>,
+) -> BTreeMap<u32, Timestamp> {
+    let mut planned: BTreeMap<u32, Vec<Planned>> = BTreeMap::new();
+    let mut used: BTreeMap<u32, Room> = BTreeMap::new();
+    // One that a claim's status still names under our finalizer is not empty yet.
+    let mut named: BTreeSet<u32> = BTreeSet::new();
+    for (n, (claim, got)) in facts.claims.iter().zip(&decision.assignments).enumerate() {
+        named.extend(claim.request.held.as_ref().filter(|_| claim.has_finalizer).map(|held| held.index));
+        let Some(granted) = got.as_ref().and_then(|got| got.granted.as_ref()) else { continue };
+        let used = used.entry(granted.index).or_default();
+        *used = *used + room_of(granted, facts.request(n), &facts.policy);
+        let Some(confirmed) = claim.request.held.as_ref().filter(|confirmed| confirmed.index == granted.index) else {
+            continue;
+        };
+        if claim.has_finalizer {
+            let known = facts.is_known(n);
+            let slots = if known && same(&confirmed.slots, &granted.slots) {
+                granted.slots.clone()
+            } else {
+                // What an older claim holds is not this one's, whatever succeeds it.
+                let is_lost = |key| got.as_ref().is_some_and(|got| got.lost.contains(&key));
+                let stays = |slot: &HeldSlot| (known || slot.opened) && !is_lost(slot.key);
+                confirmed_slots(confirmed, granted).filter(stays).collect()
+            };
+            planned.entry(granted.index).or_default().push(Planned { target: claim.target.clone(), slots });
+        }
+    }
+    let limits = &facts.spec.load_balancers;
+    let always = if facts.class.meta.deleting { 0 } else { limits.min.min(facts.policy.max) };
+    let known = before.load_balancers.iter().map(|lb| lb.index).chain(facts.outcomes.keys().copied());
+    // One that was never listed may exist all the same, if something of it is given back.
+    let recorded = records.released.iter().filter(|(_, entries)| !entries.is_empty()).map(|(&index, _)| index);
+    let indices: BTreeSet<u32> = known.chain(0..always).chain(used.keys().copied()).chain(recorded).collect();
+    let delay = if facts.class.meta.deleting { 0 } else { limits.empty_delay_seconds };
+    let mut empty_since = BTreeMap::new();
+    for index in indices {
+        let listed = before.load_balancers.iter().find(|lb| lb.index == index);
+        let empty = !used.contains_key(&index) && !named.contains(&index);
+        let gone = facts.outcomes.get(&index).is_some_and(Outcome::is_gone);
+        if empty && index >= always {
+            let since =
+                listed.and_then(|lb| lb.empty_since.as_ref()).map_or_else(|| whole_seconds(facts.now), |time| time.0);
+            let until = since.saturating_add(SignedDuration::from_secs(delay.into())).unwrap_or(Timestamp::MAX);
+            if until <= facts.now {
+                if !gone {
+                    decision.plans.insert(index, None);
+                    empty_since.insert(index, since);
+                }
+                continue;
+            }
+            empty_since.insert(index, since);
+            decision.due = Some(decision.due.map_or(until, |due| due.min(until)));
+        }
+        decision.plans.insert(index, Some(planned.remove(&index).unwrap_or_default()));
+    }
+    decision.used = used;
+    empty_since
+}
+
+/// The slots that the API has, as far as they stay, under the names that the spec
+/// has for them now: a name is only a name. One that has a successor which the API
+/// does not have yet stays until it has, so that nothing closes in between.
+fn confirmed_slots<'a>(confirmed: &'a Held, granted: &'a Held) -> impl Iterator<Item = HeldSlot> + 'a {
+    let is_new = |new: &HeldSlot| confirmed.slots.iter().all(|slot| slot.key != new.key);
+    confirmed.slots.iter().filter_map(move |old| {
+        let same = granted.slots.iter().find(|slot| slot.key == old.key);
+        let successor = || granted.slots.iter().find(|new| new.key.overlaps(old.key) && is_new(new));
+        Some(HeldSlot { key: old.key, ..same.or_else(successor)?.clone() })
+    })
+}
+
+/// What the slots of a claim take up.
+fn room_of(granted: &Held, request: &Claim, policy: &Policy) -> Room {
+    let targets = |name: &Arc<str>| {
+        let port = request.ports.iter().filter(|_| policy.targets.is_some()).find(|port| same(&port.name, name));
+        port.map_or(0, |port| port.targets)
+    };
+    granted.slots.iter().map(|slot| policy.room_for(slot.key.protocol, targets(&slot.name))).sum()
+}

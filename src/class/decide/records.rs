@@ -1,0 +1,204 @@
+//! The record of what was given back: a release is in it before a slot goes, and
+//! stays until the port is closed and has rested.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use sharedlb_crds::{ReleasedPort, SharedLBClassStatus};
+use sharedlb_providers::ListenerKey;
+
+use super::Facts;
+use crate::allocation::{Assignment, Held};
+use crate::api::claim::claim_key;
+use crate::api::claim::{ClaimObject, api_protocol};
+use crate::class::render::{released_key, whole_seconds};
+use crate::kubernetes::ObjectKey;
+
+/// How many ports of one class may rest at a time. Beyond it some of those that
+/// are closed rest no longer, so that tenants can't make the class' status outgrow
+/// what etcd takes (1.5 MiB for a request; an entry is about 120 bytes).
+pub(super) const RESTING_MAX: usize = 2000;
+
+/// A slot of a claim that went, or was let go.
+pub(in crate::class) struct Left {
+    index: u32,
+    key: ListenerKey,
+    claim: ObjectKey,
+}
+
+impl Left {
+    /// Those of this claim.
+    pub(in crate::class) fn of(claim: &ClaimObject) -> impl Iterator<Item = Self> {
+        let held = claim.request.held.iter();
+        let slots = held.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key)));
+        slots.map(|(index, key)| Self { index, key, claim: claim.meta.key.clone() })
+    }
+}
+
+/// The record of what was given back, by load balancer.
+pub(super) struct Records {
+    pub(super) released: BTreeMap<u32, Vec<ReleasedPort>>,
+    /// How many were added in this run
+    pub(super) new: usize,
+    /// Those that name a claim which gives its slot back now
+    current: HashSet<(u32, ListenerKey)>,
+    now: Timestamp,
+}
+
+impl Records {
+    pub(super) fn new(before: &SharedLBClassStatus, facts: &Facts<'_>) -> Self {
+        let released = before.load_balancers.iter().map(|lb| (lb.index, lb.released.clone())).collect();
+        Self { released, new: 0, current: HashSet::new(), now: facts.now }
+    }
+
+    pub(super) fn release_all(&mut self, claim: &ClaimObject) {
+        if let Some(held) = claim.request.held.as_ref().filter(|_| claim.has_finalizer) {
+            held.slots.iter().for_each(|slot| self.release(held.index, slot.key, &claim.meta.key));
+        }
+    }
+
+    /// Records that a claim gives a slot back. What another one gave back that had
+    /// it before does not rest any more: otherwise that one could have it at once.
+    pub(super) fn release(&mut self, index: u32, key: ListenerKey, claim: &ObjectKey) {
+        let is_first = self.current.insert((index, key));
+        let entries = self.released.entry(index).or_default();
+        let claim = claim.to_string();
+        let known = entries.iter().position(|entry| released_key(entry) == key);
+        if known.is_some_and(|known| !is_first || entries[known].claim == claim) {
+            return;
+        }
+        known.map(|known| entries.remove(known));
+        let (protocol, time) = (api_protocol(key.protocol), Some(Time(rounded_up(self.now))));
+        entries.push(ReleasedPort { port: key.port, protocol, claim, time });
+        self.new += 1;
+    }
+
+    /// A listener of ours that no claim holds and no record tells of: its claim
+    /// went without our finalizer while we were not there, or the class' status
+    /// was wiped.
+    pub(super) fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ObjectKey>) {
+        let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
+        for (&index, outcome) in facts.outcomes {
+            for (&key, listener) in &outcome.listeners {
+                // One that is only half there has no owner, and is being repaired or closed.
+                let whole = listener.open && !listener.owner.is_unknown();
+                if !whole || outcome.plan.has(key) || self.is_released(index, key) {
+                    continue;
+                }
+                let held = held.get_or_insert_with(|| {
+                    let all = facts.claims.iter().filter_map(|claim| claim.request.held.as_ref());
+                    all.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key))).collect()
+                });
+                let claim = claim_key(&listener.owner);
+                if !held.contains(&(index, key)) && !untouched.contains(&claim) {
+                    self.release(index, key, &claim);
+                }
+            }
+        }
+    }
+
+    /// What claims held that went is recorded by now, unless somebody took our
+    /// finalizer off. Then its listener may be open, and nobody else knows of it.
+    pub(super) fn release_left(&mut self, facts: &Facts<'_>) {
+        for Left { index, key, claim } in facts.left {
+            let holds = |other: &&Arc<ClaimObject>| {
+                let held = other.request.held.as_ref().filter(|held| held.index == *index && !other.is_let_go());
+                held.is_some_and(|held| held.slots.iter().any(|slot| slot.key == *key))
+            };
+            if !self.is_released(*index, *key) && !facts.claims.iter().any(holds) {
+                self.release(*index, *key, claim);
+            }
+        }
+    }
+
+    fn is_released(&self, index: u32, key: ListenerKey) -> bool {
+        self.released.get(&index).is_some_and(|entries| entries.iter().any(|entry| released_key(entry) == key))
+    }
+
+    /// What a claim holds again, and its status says so, is no longer given back.
+    pub(super) fn take_back(&mut self, granted: &Held, claim: &ClaimObject) {
+        if let Some(entries) = self.released.get_mut(&granted.index).filter(|entries| !entries.is_empty()) {
+            let id = claim.meta.key.to_string();
+            let confirmed = claim.request.held.iter().filter(|held| held.index == granted.index);
+            let keys: Vec<ListenerKey> = confirmed
+                .flat_map(|held| held.slots.iter())
+                .filter(|slot| granted.slots.iter().any(|granted| granted.key == slot.key))
+                .map(|slot| slot.key)
+                .collect();
+            entries.retain(|entry| entry.claim != id || !keys.contains(&released_key(entry)));
+        }
+    }
+
+    /// Forgets what is closed and has rested long enough. Returns when the next
+    /// one will have.
+    pub(super) fn expire(&mut self, facts: &Facts<'_>, assignments: &[Option<Assignment>]) -> Option<Timestamp> {
+        let delay = SignedDuration::from_secs(facts.spec.reclaim_delay_seconds.into());
+        // A slot that is still in its claim's status has not gone yet. A claim that
+        // we have let go has none, however long somebody else's finalizer keeps it.
+        let drops = |got: &Option<Assignment>| got.as_ref().is_some_and(|got| !got.dropped.is_empty());
+        let claims = facts.claims.iter().zip(assignments);
+        let going: BTreeSet<String> = claims
+            .filter(|(claim, got)| (claim.meta.deleting && !claim.is_let_go()) || drops(got))
+            .map(|(claim, _)| claim.meta.key.to_string())
+            .collect();
+        let rested = |entry: &ReleasedPort| {
+            if delay.is_zero() {
+                return facts.now;
+            }
+            entry.time.as_ref().map_or(facts.now, |time| time.0.saturating_add(delay).unwrap_or(Timestamp::MAX))
+        };
+        let (mut due, mut resting) = (None, Vec::new());
+        for (&index, entries) in &mut self.released {
+            entries.retain(|entry| {
+                let closed = is_closed(facts, index, released_key(entry)) && !going.contains(&entry.claim);
+                let until = rested(entry);
+                if closed && until > facts.now {
+                    due = Some(due.map_or(until, |due: Timestamp| due.min(until)));
+                    resting.push((until, index, released_key(entry), namespace(entry)));
+                }
+                !closed || until > facts.now
+            });
+        }
+        let surplus = surplus(resting);
+        for (index, entries) in self.released.iter_mut().filter(|_| !surplus.is_empty()) {
+            entries.retain(|entry| !surplus.contains(&(*index, released_key(entry))));
+        }
+        due
+    }
+}
+
+/// The API keeps times in whole seconds, and a port must not rest for less than
+/// its delay.
+fn rounded_up(time: Timestamp) -> Timestamp {
+    let whole = whole_seconds(time);
+    if whole < time { whole.saturating_add(SignedDuration::from_secs(1)).unwrap_or(whole) } else { whole }
+}
+
+fn namespace(entry: &ReleasedPort) -> String {
+    entry.claim.split_once('/').map(|(namespace, _)| namespace.to_owned()).unwrap_or_default()
+}
+
+/// Which of these are beyond [`RESTING_MAX`], each with the time when it has
+/// rested and the namespace that gave it back: the oldest of the namespaces that
+/// have the most, so that nobody ends the rest of another's ports with his own.
+fn surplus(mut resting: Vec<(Timestamp, u32, ListenerKey, String)>) -> BTreeSet<(u32, ListenerKey)> {
+    let Some(surplus) = resting.len().checked_sub(RESTING_MAX) else { return BTreeSet::new() };
+    resting.sort_unstable_by(|a, b| b.cmp(a));
+    let mut newer: BTreeMap<String, usize> = BTreeMap::new();
+    let mut ranked: Vec<_> = resting
+        .into_iter()
+        .map(|(until, index, key, namespace)| {
+            let rank = newer.entry(namespace).or_default();
+            *rank += 1;
+            (std::cmp::Reverse(*rank), until, index, key)
+        })
+        .collect();
+    ranked.sort_unstable();
+    ranked.into_iter().take(surplus).map(|(.., index, key)| (index, key)).collect()
+}
+
+pub(super) fn is_closed(facts: &Facts<'_>, index: u32, key: ListenerKey) -> bool {
+    facts.outcomes.get(&index).is_some_and(|outcome| outcome.is_closed(key))
+}

@@ -1,0 +1,448 @@
+//! A class, decided on run after run.
+
+mod records;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::{Value, json};
+use sharedlb_crds::{ConditionType, ReleasedPort};
+use sharedlb_providers::memory::{Cloud, Memory};
+use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
+
+use super::*;
+use crate::api::class::policy;
+use crate::class::render::{self, Programmed, Verdict, find};
+use crate::fixtures::{ClaimFixture, claim, class};
+use crate::kubernetes::cache::Cache;
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Trouble};
+use kube::runtime::watcher::Event;
+
+/// A class and its claims, and what its LB loops have told.
+struct World {
+    spec: Value,
+    deleting: bool,
+    /// Targets for each load balancer, if they are counted, and those of each port
+    targets: Option<(u32, u32)>,
+    /// Whether Kubernetes has listed the pods
+    listed: bool,
+    status: SharedLBClassStatus,
+    claims: Vec<ClaimFixture>,
+    outcomes: BTreeMap<u32, Outcome>,
+    left: Vec<ClaimFixture>,
+    now: Timestamp,
+}
+
+impl World {
+    fn new(claims: Vec<ClaimFixture>) -> Self {
+        let now = "2026-02-01T00:00:00Z".parse().unwrap();
+        let (status, outcomes) = (SharedLBClassStatus::default(), BTreeMap::new());
+        Self {
+            spec: json!({}),
+            deleting: false,
+            targets: None,
+            listed: true,
+            status,
+            claims,
+            outcomes,
+            left: Vec::new(),
+            now,
+        }
+    }
+
+    fn with(mut self, spec: Value) -> Self {
+        self.spec = spec;
+        self
+    }
+
+    fn provider() -> Arc<dyn Provider> {
+        Arc::new(Memory::new(Cloud::default()))
+    }
+
+    /// Decides, and takes over the class' status.
+    fn decide(&mut self) -> Decision {
+        let class = class(self.spec.clone(), &self.status, self.deleting);
+        let spec = class.spec.clone().unwrap();
+        let claims: Vec<_> = self.claims.iter().map(ClaimFixture::build).collect();
+        let mut policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
+        policy.targets = self.targets.map(|(limit, _)| limit);
+        let counted = self.targets.map(|(_, of_each)| {
+            let count = |claim: &Arc<ClaimObject>| {
+                let mut request = claim.request.clone();
+                request.ports.iter_mut().for_each(|port| port.targets = of_each);
+                Counted { request, known: self.listed }
+            };
+            claims.iter().map(count).collect()
+        });
+        let decision = decide(&Facts {
+            class: &class,
+            spec: &spec,
+            policy,
+            suspended: None,
+            claims: claims.iter().collect(),
+            counted,
+            targets_closing: 0,
+            outcomes: &self.outcomes,
+            left: &self
+                .left
+                .iter()
+                .map(ClaimFixture::build)
+                .flat_map(|claim| Left::of(&claim).collect::<Vec<_>>())
+                .collect::<Vec<_>>(),
+            now: self.now,
+        });
+        self.status = decision.status.clone();
+        decision
+    }
+
+    /// The load balancer 0 was last seen with these listeners, when these claims
+    /// were planned on it.
+    fn seen(&mut self, planned: &[ClaimFixture], open: &[(u16, &str)]) {
+        let planned = planned.iter().map(|claim| {
+            let claim = claim.build();
+            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
+        });
+        let listener = |&(port, name): &(u16, &str)| {
+            let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
+            let idle_families = BTreeSet::new();
+            (
+                tcp(port),
+                ListenerOutcome { owner, open: true, backends: true, idle_families, left_out: None, trouble: None },
+            )
+        };
+        let outcome = Outcome {
+            plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
+            since: MaybeOpen::default(),
+            exists: Some(true),
+            addresses: [parse_address("10.0.0.1")].into(),
+            no_address: None,
+            capacity: ProviderCapacity::default(),
+            foreign: BTreeSet::new(),
+            listeners: open.iter().map(listener).collect(),
+            trouble: None,
+            recreated: 0,
+        };
+        self.outcomes.insert(0, outcome);
+    }
+
+    /// The load balancer 0 waits for its address for too long.
+    fn without_address(&mut self) {
+        let outcome = self.outcomes.get_mut(&0).unwrap();
+        outcome.addresses = Arc::default();
+        let message = "load balancer 0 of class default has no address yet: ask the admin".into();
+        outcome.no_address = Some(Trouble { reason: Reason::AddressNotAssigned, message });
+    }
+
+    fn later(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    fn released(&self) -> Vec<(u16, &str)> {
+        let all = self.status.load_balancers.iter().flat_map(|lb| &lb.released);
+        all.map(|entry| (entry.port.get(), entry.claim.as_str())).collect()
+    }
+}
+
+fn tcp(port: u16) -> ListenerKey {
+    ListenerKey { port: port.try_into().unwrap(), protocol: sharedlb_providers::Protocol::Tcp }
+}
+
+fn planned(decision: &Decision, index: u32) -> Vec<u16> {
+    let slots = decision.plans[&index].as_ref().unwrap().iter().flat_map(|planned| planned.slots.iter());
+    slots.map(|slot| slot.key.port.get()).collect()
+}
+
+#[test]
+fn a_slot_is_planned_only_once_it_is_in_the_api_under_our_finalizer() {
+    let mut world = World::new(vec![claim("a")]);
+    assert_eq!(planned(&world.decide(), 0), [0u16; 0], "it is not in the status yet");
+
+    let status = json!({"className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20001}]});
+    world.claims = vec![claim("a").status(status.clone())];
+    assert_eq!(planned(&world.decide(), 0), [0u16; 0], "the finalizer is missing");
+
+    world.claims = vec![claim("a").protected().status(status)];
+    assert_eq!(planned(&world.decide(), 0), [20001]);
+}
+
+#[test]
+fn a_load_balancer_is_listed_before_a_slot_on_it_is_given_so_that_narrowing_takes_it_from_nobody() {
+    let spec = |max: u32| json!({"loadBalancers": {"min": 1, "max": max}});
+    let mut world = World::new(vec![claim("a").holds(0, 6379).asks(6379)]).with(spec(2));
+    assert!(!world.decide().class_first(), "what there always is need not be listed");
+    world.claims.push(claim("b").asks(6379));
+    assert!(world.decide().class_first());
+    // The class is narrowed, and another process goes on from what the API says.
+    world.claims[1] = claim("b").holds(1, 6379).asks(6379);
+    world = world.with(spec(1));
+    let decision = world.decide();
+    assert_eq!(planned(&decision, 1), [6379]);
+    assert!(!decision.class_first());
+}
+
+#[test]
+fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
+    let mut world = World::new(vec![claim("a").holds(1, 20001)])
+        .with(json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 60}}));
+    assert_eq!(world.decide().plans.len(), 2);
+    world.claims.clear();
+    world.decide();
+    world.later(59);
+    assert!(world.decide().plans[&1].is_some());
+    world.later(1);
+    let decision = world.decide();
+    assert!(decision.plans[&1].is_none(), "it shall go");
+    assert!(decision.plans[&0].is_some(), "the minimum stays");
+    assert_eq!(world.status.load_balancers.len(), 2, "and is listed until it is gone");
+
+    let gone = Outcome {
+        plan: Arc::new(Plan::new(World::provider(), 1, None)),
+        since: MaybeOpen::default(),
+        exists: Some(false),
+        addresses: Arc::default(),
+        no_address: None,
+        capacity: ProviderCapacity::default(),
+        foreign: BTreeSet::new(),
+        listeners: BTreeMap::new(),
+        trouble: None,
+        recreated: 0,
+    };
+    world.outcomes.insert(1, gone);
+    world.decide();
+    assert_eq!(world.status.load_balancers.len(), 1);
+}
+
+#[test]
+fn a_load_balancer_stays_while_a_claim_on_it_has_not_been_let_go() {
+    let spec = json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 0}});
+    let mut world = World::new(vec![claim("a").holds(1, 20001).deleting()]).with(spec);
+    assert!(world.decide().plans[&1].is_some(), "its record would go with it");
+    world.claims.clear();
+    assert!(world.decide().plans[&1].is_none());
+}
+
+#[test]
+fn a_class_that_is_deleted_keeps_load_balancers_in_use_and_lets_the_others_go() {
+    let mut world = World::new(vec![claim("a").holds(1, 20001)]).with(json!({"loadBalancers": {"min": 2}}));
+    world.decide();
+    world.deleting = true;
+    let decision = world.decide();
+    assert!(decision.plans[&0].is_none());
+    assert_eq!(planned(&decision, 1), [20001]);
+}
+
+#[test]
+fn deciding_again_on_its_own_status_changes_nothing_even_when_no_load_balancer_was_heard() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone(), claim("gone").holds(0, 20002).deleting()]);
+    world.seen(&[a], &[(20001, "a"), (20002, "gone")]);
+    world.decide();
+    let before = world.status.clone();
+    world.later(30);
+    world.decide();
+    assert_eq!(world.status, before);
+    world.outcomes.clear();
+    world.decide();
+    assert_eq!(world.status, before, "as after a restart");
+}
+
+#[test]
+fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
+    // All want one port, the only one that there is on each load balancer.
+    let spec = json!({"ports": {"dynamic": [{"min": 20000, "max": 20000}]}});
+    let names = ["a", "b", "c"];
+    let mut cache = Cache::default();
+    cache.apply_event(Event::Init);
+    cache.apply_event(Event::InitDone);
+    let mut given = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        // The watch tells of the newcomer, and still shows the others as they were
+        // before they were given anything.
+        for known in &names[..=n] {
+            cache.apply_event(Event::Apply((*claim(known).build()).clone()));
+        }
+        let claims: Vec<_> = cache.objects().values().cloned().collect();
+        let class = class(spec.clone(), &SharedLBClassStatus::default(), false);
+        let spec = class.spec.clone().unwrap();
+        let decision = decide(&Facts {
+            class: &class,
+            policy: policy(&spec, &World::provider().capabilities(), std::iter::empty()),
+            spec: &spec,
+            suspended: None,
+            claims: claims.iter().collect(),
+            counted: None,
+            targets_closing: 0,
+            outcomes: &BTreeMap::new(),
+            left: &[],
+            now: "2026-02-01T00:00:00Z".parse().unwrap(),
+        });
+        let newcomer = claims.iter().position(|claim| *claim.meta.key.name == **name).unwrap();
+        let held = decision.assignments[newcomer].clone().unwrap().granted.unwrap();
+        given.push((held.index, held.slots[0].key));
+        let verdict = Verdict { held: Some(held), refused: None, programmed: Programmed::Pending, addresses: None };
+        let status = render::status(&claims[newcomer], Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        // The reply to the write goes in at once.
+        cache.apply_write((*claim(name).version(100 + n as u64).rendered(&status).build()).clone());
+    }
+    assert_eq!(given, [(0, tcp(20000)), (1, tcp(20000)), (2, tcp(20000))]);
+}
+
+#[test]
+fn nothing_is_opened_before_its_targets_are_known_and_nothing_that_was_is_closed() {
+    let fresh = claim("b").protected().status(json!({
+        "className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20002}],
+    }));
+    let mut world = World::new(vec![claim("a").holds(0, 20001), fresh]);
+    (world.targets, world.listed) = (Some((500, 1)), false);
+    assert_eq!(planned(&world.decide(), 0), [20001]);
+    assert_eq!(world.status.load_balancers[0].listeners, 2, "its place is taken");
+    world.listed = true;
+    assert_eq!(planned(&world.decide(), 0), [20001, 20002]);
+}
+
+#[test]
+fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_cannot_be_asked() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001), claim("b").holds(0, 20002)]);
+    world.targets = Some((500, 20));
+    world.decide();
+    let listed = |world: &World| {
+        let lb = &world.status.load_balancers[0];
+        (lb.listeners, lb.targets, lb.capacity.as_ref().map(|capacity| (capacity.listeners, capacity.targets)))
+    };
+    assert_eq!(listed(&world), (2, Some(40), Some((50, Some(500)))));
+    assert_eq!(world.status.summary.as_deref(), Some("1 of 10, 2 of 50 listeners, 40 of 500 targets"));
+
+    world.seen(&world.claims.clone(), &[(20001, "a"), (20002, "b")]);
+    world.outcomes.get_mut(&0).unwrap().capacity = ProviderCapacity { listeners: Some(40), targets: Some(30) };
+    world.decide();
+    assert_eq!(listed(&world), (2, Some(40), Some((40, Some(30)))), "somebody else used the rest");
+
+    let told = world.status.clone();
+    world.outcomes.clear();
+    world.decide();
+    assert_eq!(world.status, told, "as after a restart");
+    let trouble = Trouble { reason: Reason::Unreachable, message: "no answer".into() };
+    world.seen(&world.claims.clone(), &[]);
+    let outcome = world.outcomes.get_mut(&0).unwrap();
+    (outcome.exists, outcome.addresses, outcome.trouble) = (None, Arc::default(), Some(trouble));
+    world.decide();
+    let lb = &world.status.load_balancers[0];
+    assert_eq!((lb.address.as_deref(), &lb.capacity), (Some("10.0.0.1"), &told.load_balancers[0].capacity));
+}
+
+#[test]
+fn the_status_adds_up_whatever_load_balancers_say_that_fits_on_them() {
+    let mut world = World::new(vec![claim("a").holds(0, 20001), claim("b").holds(1, 20002)]);
+    world.targets = Some((u32::MAX, 20));
+    world.decide();
+    assert_eq!(world.status.summary.as_deref(), Some("2 of 10, 2 of 100 listeners, 40 of 8589934590 targets"));
+}
+
+#[test]
+fn nothing_is_given_on_an_adopted_load_balancer_before_it_was_looked_at() {
+    let arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/net/edge/0123456789abcdef";
+    let aws = json!({"region": "eu-central-1", "vpcId": "vpc-01234567", "loadBalancerArn": arn});
+    let spec = json!({"provider": {"aws": aws}, "loadBalancers": {"min": 1, "max": 1}});
+    let mut world = World::new(vec![claim("a")]).with(spec);
+    let granted = |decision: Decision| decision.assignments[0].as_ref().unwrap().granted.is_some();
+    assert!(!granted(world.decide()));
+    world.seen(&[], &[]);
+    assert!(granted(world.decide()));
+}
+
+#[test]
+fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why() {
+    let mut world = World::new(Vec::new());
+    world.seen(&[], &[]);
+    world.decide();
+    world.deleting = true;
+    let message = "deletion protection is on: switch it off";
+    let trouble = Trouble { reason: Reason::ProviderRefused, message: message.into() };
+    world.outcomes.get_mut(&0).unwrap().trouble = Some(trouble);
+    assert!(world.decide().plans[&0].is_none(), "it shall go");
+    let said = |conditions: &[Condition]| {
+        let ready = find(conditions, ConditionType::Ready).unwrap();
+        (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+    };
+    let lb = &world.status.load_balancers[0];
+    assert_eq!(said(&lb.conditions), ("False".into(), "ProviderRefused".into(), message.into()));
+    assert_eq!(said(&world.status.conditions).2, format!("load balancer 0: {message}"));
+}
+
+#[test]
+fn a_load_balancer_whose_address_is_overdue_says_what_to_look_at_and_so_does_its_class() {
+    let a = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![a.clone()]);
+    world.seen(&[a], &[(20001, "a")]);
+    world.without_address();
+    world.decide();
+    let of_load_balancer = &world.status.load_balancers[0].conditions;
+    for conditions in [of_load_balancer, &world.status.conditions] {
+        let ready = find(conditions, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "AddressNotAssigned"));
+        assert_eq!(ready.message, "load balancer 0 of class default has no address yet: ask the admin");
+    }
+}
+
+/// What is planned on load balancer 0: the name and key of each slot.
+fn planned_slots(decision: &Decision) -> Vec<(String, ListenerKey)> {
+    let slots = decision.plans[&0].iter().flatten().flat_map(|planned| planned.slots.iter());
+    slots.map(|slot| (slot.name.to_string(), slot.key)).collect()
+}
+
+#[test]
+fn a_port_that_is_renamed_goes_on_being_planned_before_its_status_says_so_and_nothing_is_released() {
+    let renamed = claim("a").holds(0, 20001).ports(json!([{"name": "y", "targetPort": 6379}]));
+    let mut world = World::new(vec![renamed.clone()]);
+    let decision = world.decide();
+    assert_eq!(planned_slots(&decision), [("y".to_owned(), tcp(20001))]);
+    let target = &decision.plans[&0].as_ref().unwrap()[0].target;
+    let slot = HeldSlot { name: "y".into(), key: tcp(20001), opened: true, target: None };
+    assert!(
+        target.port_through(&slot, sharedlb_crds::TargetKind::Pod).is_some(),
+        "its backends are found by that name"
+    );
+    assert_eq!(world.released(), []);
+
+    // What was opened for the port by its former name serves it.
+    world.seen(&[claim("a").holds(0, 20001)], &[(20001, "a")]);
+    let held = world.decide().assignments[0].clone().unwrap().granted.unwrap();
+    let programmed = render::programmed(&renamed.build(), &held, world.outcomes.get(&0), |_, _| None, |_, _| None);
+    assert!(matches!(programmed, Programmed::Served { .. }), "{programmed:?}");
+}
+
+#[test]
+fn a_listener_stays_planned_until_the_api_has_its_successor() {
+    let both = json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]);
+    let grown = claim("a").holds(0, 20001).ports(both);
+    let mut world = World::new(vec![grown.clone()]);
+    let decision = world.decide();
+    assert_eq!(planned_slots(&decision), [("x".to_owned(), tcp(20001))]);
+    assert!(decision.class_first(), "that TCP goes is recorded first");
+    assert_eq!(world.released(), [(20001, "team/a")]);
+
+    let successor = ListenerKey { protocol: sharedlb_providers::Protocol::TcpUdp, ..tcp(20001) };
+    let ingress = json!([{"ip": "10.0.0.1", "ports": [{"port": 20001, "protocol": "TCP"}]}]);
+    world.claims = vec![grown.status(json!({
+        "className": "default", "loadBalancerIndex": 0, "loadBalancer": {"ingress": ingress},
+        "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+    }))];
+    assert_eq!(planned_slots(&world.decide()), [("x".to_owned(), successor)]);
+}
+
+#[test]
+fn ports_that_were_served_stay_in_the_status_while_their_listener_is_replaced() {
+    let both = json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}]);
+    let grown = claim("a").holds(0, 20001).ports(both);
+    let mut world = World::new(vec![grown.clone()]);
+    let held = world.decide().assignments[0].clone().unwrap().granted;
+    let verdict = Verdict {
+        held,
+        refused: None,
+        programmed: Programmed::Pending,
+        addresses: Some([parse_address("10.0.0.1")].into()),
+    };
+    let status = render::status(&grown.build(), Some("default"), &verdict, world.now);
+    let ports = &status.load_balancer.unwrap().ingress[0].ports;
+    let ports: Vec<_> = ports.iter().map(|port| (port.port.get(), port.protocol)).collect();
+    assert_eq!(ports, [(20001, sharedlb_crds::Transport::Tcp)], "UDP has not been served yet, TCP has");
+}

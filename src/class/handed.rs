@@ -1,0 +1,92 @@
+//! What an LB loop has been handed, and so may have opened, since the plan that
+//! its last outcome is about.
+
+use std::collections::HashMap;
+
+use sharedlb_providers::ListenerKey;
+
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::outcome::MaybeOpen;
+
+/// The plans that one LB loop was handed. It may be at work on any of them that
+/// is not older than the one of its last outcome.
+#[derive(Debug, Default)]
+pub(super) struct InFlightPlans {
+    /// Slots that were planned and no longer are, each with the number of the
+    /// first plan without it
+    pub(super) dropped: HashMap<ListenerKey, u64>,
+    /// The number of the last plan by which the load balancer was to exist
+    pub(super) existing: u64,
+}
+
+impl InFlightPlans {
+    /// It is handed `new` instead of `old`.
+    pub(super) fn replace(&mut self, old: &Plan, new: &Plan) {
+        self.dropped.extend(old.keys().filter(|key| !new.has(*key)).map(|key| (key, new.number)));
+        if new.slots.is_some() {
+            self.existing = new.number;
+        }
+    }
+
+    /// It has told of the plan `told`, and `current` is the last one that it was handed.
+    pub(super) fn since(&mut self, told: &Plan, current: &Plan) -> MaybeOpen {
+        self.dropped.retain(|_, number| *number > told.number);
+        let newer = Some(current).filter(|current| current.number > told.number);
+        MaybeOpen {
+            planned: self.dropped.keys().copied().chain(newer.into_iter().flat_map(Plan::keys)).collect(),
+            exists: self.existing > told.number,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sharedlb_providers::Protocol;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::fixtures::claim;
+    use crate::load_balancer::desired::Planned;
+
+    fn plan(number: u64, ports: Option<&[u16]>) -> Plan {
+        let planned = |port: &u16| {
+            let claim = claim(&format!("c{port}")).holds(0, *port).build();
+            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
+        };
+        let slots = ports.map(|ports| ports.iter().map(planned).collect());
+        let mut plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, slots);
+        plan.number = number;
+        plan
+    }
+
+    fn planned(since: &MaybeOpen) -> Vec<u16> {
+        let mut ports: Vec<u16> = since.planned.iter().map(|key| key.port.get()).collect();
+        ports.sort_unstable();
+        assert!(since.planned.iter().all(|key| key.protocol == Protocol::Tcp));
+        ports
+    }
+
+    #[test]
+    fn a_slot_that_was_planned_and_dropped_since_may_be_open_until_the_drop_is_told_of() {
+        let plans = [plan(0, Some(&[])), plan(1, Some(&[1, 2])), plan(2, Some(&[2]))];
+        let mut handed = InFlightPlans::default();
+        handed.replace(&plans[0], &plans[1]);
+        assert_eq!(planned(&handed.since(&plans[0], &plans[1])), [1, 2]);
+        handed.replace(&plans[1], &plans[2]);
+        assert_eq!(planned(&handed.since(&plans[0], &plans[2])), [1, 2], "it may be at work on the plan between");
+        assert_eq!(planned(&handed.since(&plans[1], &plans[2])), [1, 2]);
+        assert_eq!(planned(&handed.since(&plans[2], &plans[2])), [0u16; 0]);
+    }
+
+    #[test]
+    fn a_load_balancer_that_was_planned_again_is_not_gone() {
+        let plans = [plan(0, None), plan(1, Some(&[])), plan(2, None)];
+        let mut handed = InFlightPlans::default();
+        handed.replace(&plans[0], &plans[1]);
+        handed.replace(&plans[1], &plans[2]);
+        assert!(handed.since(&plans[0], &plans[2]).exists);
+        assert!(!handed.since(&plans[2], &plans[2]).exists);
+    }
+}

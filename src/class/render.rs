@@ -1,0 +1,667 @@
+//! What a claim's status says: the verdict, in the words of the API. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
+use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
+
+use crate::allocation::{Assignment, Held, HeldSlot};
+use crate::api::claim::claim_key;
+use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
+use crate::kubernetes::text;
+use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
+use crate::load_balancer::share::LeftOut;
+
+/// How many ports a text names before it says how many more there are.
+const LISTED_PORTS: usize = 4;
+
+/// What is said of a claim that is ready.
+const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend";
+
+/// What became of a claim. Equal verdicts on one version of a claim make the same
+/// status, so most claims need not be rendered at all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The slots that it holds
+    pub held: Option<Held>,
+    /// Why it does not hold all that it asks for; without a reason it waits
+    pub refused: Option<(Option<Reason>, String)>,
+    /// What the load balancer makes of its slots
+    pub programmed: Programmed,
+    /// Where the load balancer is reached; `None`: nothing is known yet
+    pub addresses: Option<Arc<[Address]>>,
+}
+
+impl Verdict {
+    /// Whether it still says what there is to say to a claim that was given this,
+    /// if nothing else has changed for it. Why something is refused may change
+    /// with every other claim.
+    #[must_use]
+    pub fn stands(&self, got: &Assignment) -> bool {
+        got.refused.is_empty() && self.refused.is_none() && self.held == got.granted
+    }
+}
+
+/// What the load balancer makes of a claim's slots.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Programmed {
+    /// Nothing has been heard of the load balancer since this process started:
+    /// what the status says stands.
+    NotHeard,
+    /// It has not come to these slots yet.
+    Pending,
+    /// It serves all of them, but these ports have no backends, and why
+    Served {
+        /// Names of the ports a transport of which leads to no backend, and why;
+        /// `None`: not known yet
+        without_backends: Vec<(Arc<str>, Option<Trouble>)>,
+        /// The ports that have backends, but none in an IP family of the load balancer
+        idle_families: Vec<IdleFamily>,
+        /// Names of the ports that have more backends than the load balancer takes
+        left_out: Vec<(Arc<str>, LeftOut)>,
+        /// Why the load balancer has no address although it exists for long
+        no_address: Option<Trouble>,
+    },
+    /// It does not.
+    Failed(Trouble),
+}
+
+/// That a port has no backend in one IP family of its load balancer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IdleFamily {
+    /// Name of the port
+    pub port: Arc<str>,
+    /// The family
+    pub family: IpFamily,
+    /// Why, in words for the user
+    pub why: String,
+}
+
+/// What the load balancer makes of these slots. `why_none` tells why a port has
+/// no backends, and `why_none_of` why it has none of a family.
+#[must_use]
+pub fn programmed(
+    claim: &ClaimObject,
+    held: &Held,
+    outcome: Option<&Outcome>,
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
+    why_none_of: impl Fn(&HeldSlot, IpFamily) -> Option<String>,
+) -> Programmed {
+    let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
+        return Programmed::NotHeard;
+    };
+    let (mut without_backends, mut idle_families, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pending = false;
+    for slot in held.slots.iter() {
+        let listeners = serving(outcome, claim, slot.key);
+        if listeners.is_empty() {
+            if let Some(trouble) = no_backends_to_take_over(outcome, claim, slot, &why_none) {
+                return Programmed::Failed(trouble);
+            }
+            pending = true;
+        }
+        if let Some(trouble) = listeners.iter().find_map(|listener| listener.trouble.as_ref()) {
+            return Programmed::Failed(trouble.clone());
+        }
+        let most_left_out = listeners.iter().filter_map(|listener| listener.left_out).min_by_key(|out| out.served);
+        left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
+        if let Some(idle) = listeners.iter().find(|listener| !listener.backends) {
+            without_backends.push((slot.name.clone(), why_none(slot, idle)));
+            continue;
+        }
+        let families: BTreeSet<IpFamily> =
+            listeners.iter().flat_map(|listener| &listener.idle_families).copied().collect();
+        idle_families.extend(families.into_iter().filter_map(|family| {
+            Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
+        }));
+    }
+    match (pending, &outcome.trouble) {
+        (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
+        (true, None) => Programmed::Pending,
+        (false, _) => {
+            let no_address = outcome.no_address.clone();
+            Programmed::Served { without_backends, idle_families, left_out, no_address }
+        }
+    }
+}
+
+/// The listeners of a claim that serve a slot: its own, or until that takes over,
+/// those that it succeeds, provided that they serve all of it. Which port of the
+/// claim they were opened for does not matter, since ports are renamed.
+fn serving<'a>(outcome: &'a Outcome, claim: &ClaimObject, key: ListenerKey) -> Vec<&'a ListenerOutcome> {
+    let of_number = of_number(outcome, claim, key);
+    if let Some((_, own)) = of_number.iter().find(|(other, _)| *other == key) {
+        return vec![own];
+    }
+    let is_served = |port| of_number.iter().any(|(other, listener)| listener.open && other.has(port));
+    if !key.front_ports().all(is_served) {
+        return Vec::new();
+    }
+    of_number.into_iter().filter(|(other, _)| other.overlaps(key)).map(|(_, listener)| listener).collect()
+}
+
+/// The listeners of a claim that have the number of this one, itself or others.
+fn of_number<'a>(
+    outcome: &'a Outcome,
+    claim: &ClaimObject,
+    key: ListenerKey,
+) -> Vec<(ListenerKey, &'a ListenerOutcome)> {
+    let all = ListenerKey::of_number(key.port).into_iter();
+    let found = all.filter_map(|key| Some((key, outcome.listeners.get(&key)?)));
+    found.filter(|(_, listener)| claim_key(&listener.owner) == claim.meta.key).collect()
+}
+
+/// Why a slot is not served although a listener with its number is open: it would
+/// replace that one, and has no backends.
+fn no_backends_to_take_over(
+    outcome: &Outcome,
+    claim: &ClaimObject,
+    slot: &HeldSlot,
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
+) -> Option<Trouble> {
+    let of_number = of_number(outcome, claim, slot.key);
+    let (stays, listener) = of_number.iter().find(|(_, listener)| listener.open && listener.backends)?;
+    let Trouble { reason, message } = why_none(slot, listener)?;
+    let message = format!("{}; until that is mended, {stays} goes on as it is", of_port(&slot.name, &message));
+    Some(Trouble { reason, message: message.into() })
+}
+
+/// The status of a claim of this class with this verdict.
+#[must_use]
+pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
+    let before = &claim.status;
+    let not_heard = verdict.programmed == Programmed::NotHeard
+        && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
+    let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed));
+    let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
+    let addresses: Vec<Address> = match &verdict.addresses {
+        Some(addresses) => addresses.to_vec(),
+        None => before.address.as_deref().map(crate::api::claim::parse_address).into_iter().collect(),
+    };
+    let mut status = SharedLBStatus {
+        class_name: held.as_ref().and(class).map(str::to_owned),
+        load_balancer_index: held.as_ref().map(|held| held.index),
+        address: held.as_ref().and(addresses.first()).map(Address::to_string),
+        summary: (!slots.is_empty()).then(|| summary(claim, slots)),
+        load_balancer: ingress(&addresses, served_once(claim, slots, &verdict.programmed)),
+        ports: slots.iter().map(|slot| port_status(claim, slot)).collect(),
+        observed_generation: Some(claim.meta.generation),
+        conditions: Vec::new(),
+    };
+    if not_heard && verdict.addresses.is_none() {
+        status.load_balancer.clone_from(&before.load_balancer);
+    }
+    let [allocated, programmed, ready] = findings(class, verdict, &addresses);
+    let kept = |kind: ConditionType| not_heard.then(|| find(&before.conditions, kind)).flatten();
+    for (kind, finding) in [
+        (ConditionType::Allocated, allocated.clone()),
+        (ConditionType::Programmed, kept(ConditionType::Programmed).map_or(programmed, Finding::from)),
+        // What was refused since shows in Ready even if nothing was heard.
+        (ConditionType::Ready, kept(ConditionType::Ready).filter(|_| allocated.is_true()).map_or(ready, Finding::from)),
+    ] {
+        status.conditions.push(condition(kind, finding, &before.conditions, claim.meta.generation, now));
+    }
+    status
+}
+
+/// One condition's status, reason and message.
+#[derive(Clone)]
+struct Finding {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    fn new(status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        Self { status, reason: reason.as_str().to_owned(), message: message.into() }
+    }
+
+    fn is_true(&self) -> bool {
+        self.status == "True"
+    }
+}
+
+impl From<&Condition> for Finding {
+    fn from(condition: &Condition) -> Self {
+        let status = match condition.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        Self { status, reason: condition.reason.clone(), message: condition.message.clone() }
+    }
+}
+
+/// Allocated, Programmed and Ready.
+fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [Finding; 3] {
+    let allocated = match (&verdict.refused, &verdict.held) {
+        (Some((Some(reason), message)), _) => Finding::new("False", *reason, message),
+        (Some((None, message)), _) => Finding::new("Unknown", Reason::Pending, message),
+        (None, Some(held)) => {
+            let (class, ports) = (class.unwrap_or_default(), numbers(&held.slots));
+            Finding::new("True", Reason::Allocated, format!("{ports} on load balancer {} of class {class}", held.index))
+        }
+        (None, None) => Finding::new("Unknown", Reason::Pending, "waiting for a port"),
+    };
+    let programmed = match (&verdict.programmed, &verdict.held) {
+        (_, None) => Finding::new("Unknown", Reason::Pending, "there is no port to serve"),
+        (Programmed::NotHeard | Programmed::Pending, _) => {
+            Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
+        }
+        (Programmed::Served { left_out, .. }, Some(held)) if !left_out.is_empty() => {
+            some_left_out(left_out, held.index)
+        }
+        (Programmed::Served { .. }, _) => {
+            Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
+        }
+        (Programmed::Failed(trouble), _) => Finding::new("False", trouble.reason, &*trouble.message),
+    };
+    let ready = match &verdict.programmed {
+        _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
+        _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
+        Programmed::Served { no_address: Some(trouble), .. } => {
+            Finding::new("False", trouble.reason, &*trouble.message)
+        }
+        _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
+        Programmed::Served { without_backends, .. } if !without_backends.is_empty() => no_backends(without_backends),
+        Programmed::Served { idle_families, .. } => idle_addresses(addresses, idle_families)
+            .unwrap_or_else(|| Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND)),
+        _ => Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND),
+    };
+    [allocated, programmed, ready]
+}
+
+/// "port redis: 120 of 1400 backends get traffic, since …"
+fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
+    let served = |(port, out): &(Arc<str>, LeftOut)| {
+        let each = if out.of_listener { "for each port" } else { "for all ports together" };
+        let LeftOut { served, all, limit, .. } = out;
+        of_port(
+            port,
+            &format!("{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}"),
+        )
+    };
+    let told: Vec<String> = left_out.iter().take(LISTED_PORTS).map(served).collect();
+    let served = "the load balancer serves every port that is allocated";
+    Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", told.join("; ")))
+}
+
+fn no_backends(without: &[(Arc<str>, Option<Trouble>)]) -> Finding {
+    let known: Vec<(&str, &Trouble)> =
+        without.iter().filter_map(|(port, why)| Some((&**port, why.as_ref()?))).take(3).collect();
+    let Some((_, first)) = known.first() else {
+        return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
+    };
+    let told: Vec<String> = known.iter().map(|(port, why)| of_port(port, &why.message)).collect();
+    Finding::new("False", first.reason, told.join("; "))
+}
+
+/// `port redis: …`, where there is more than one port.
+fn of_port(port: &str, message: &str) -> String {
+    if port.is_empty() { message.to_owned() } else { format!("port {port}: {message}") }
+}
+
+/// What to say of a claim where some addresses of the load balancer lead to no
+/// backend; `None`: all of them do. A port to which none of them leads is not ready.
+fn idle_addresses(addresses: &[Address], idle: &[IdleFamily]) -> Option<Finding> {
+    let is_idle = |port: &str, address: &Address| match address {
+        Address::Ip(ip) => idle.iter().any(|idle| *idle.port == *port && idle.family == IpFamily::of(*ip)),
+        Address::Hostname(_) => false,
+    };
+    let address_of = |family: IpFamily| {
+        addresses.iter().find_map(|address| match address {
+            Address::Ip(ip) => (IpFamily::of(*ip) == family).then(|| ip.to_string()),
+            Address::Hostname(name) => Some(format!("the {family} address of {name}")),
+        })
+    };
+    let at = idle.iter().filter_map(|idle| Some((idle, address_of(idle.family)?)));
+    let told: Vec<String> = at
+        .take(LISTED_PORTS)
+        .map(|(IdleFamily { port, why, .. }, address)| {
+            of_port(port, &format!("nothing answers at {address}, since {why}"))
+        })
+        .collect();
+    if told.is_empty() {
+        return None;
+    }
+    let told = told.join("; ");
+    if idle.iter().any(|idle| addresses.iter().all(|address| is_idle(&idle.port, address))) {
+        return Some(Finding::new("False", Reason::NoBackends, told));
+    }
+    Some(Finding::new("True", Reason::AddressWithoutBackends, format!("{EVERY_PORT_HAS_A_BACKEND}; but {told}")))
+}
+
+/// What is held, whatever the ports are called.
+fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
+    held.map(|held| (held.index, held.slots.iter().map(|slot| slot.key).collect()))
+}
+
+/// The slots, each with whether it has ever been served.
+fn opened(held: &Held, programmed: &Programmed) -> Held {
+    let served = matches!(programmed, Programmed::Served { .. });
+    let slots = held.slots.iter().map(|slot| HeldSlot { opened: slot.opened || served, ..slot.clone() }).collect();
+    Held { index: held.index, slots }
+}
+
+fn port_status(claim: &ClaimObject, slot: &HeldSlot) -> PortStatus {
+    PortStatus {
+        name: slot.name.to_string(),
+        protocol: api_protocol(slot.key.protocol),
+        port: slot.key.port,
+        target_port: target(claim, slot),
+    }
+}
+
+/// Where a slot's port leads, as the spec says; where that can't be read, as before.
+fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
+    let Ok(spec) = &claim.spec else { return slot.target.clone() };
+    spec.ports.iter().find(|port| *port.name == *slot.name)?.target()
+}
+
+/// The ports that have been served: all of them now, or those of before. A port
+/// that became one of two transports has been served on one of them.
+fn served_once(claim: &ClaimObject, slots: &[HeldSlot], programmed: &Programmed) -> Vec<FrontPort> {
+    let before = opened_before(&claim.status);
+    let all = matches!(programmed, Programmed::Served { .. });
+    let once = slots.iter().filter(|slot| slot.opened).flat_map(|slot| slot.key.front_ports());
+    once.filter(|port| all || before.contains(port)).collect()
+}
+
+/// Where the ports are reached that have been served: as in a Service's status.
+fn ingress(addresses: &[Address], served: Vec<FrontPort>) -> Option<LoadBalancerIngress> {
+    let ports: Vec<IngressPort> = served
+        .into_iter()
+        .map(|port| IngressPort { port: port.port, protocol: api_transport(port.transport) })
+        .collect();
+    let entry = |address: &Address| match address {
+        Address::Ip(ip) => Ingress { ip: Some(ip.to_string()), hostname: None, ports: ports.clone() },
+        Address::Hostname(name) => Ingress { ip: None, hostname: Some(name.clone()), ports: ports.clone() },
+    };
+    let ingress: Vec<Ingress> = addresses.iter().map(entry).collect();
+    (!ingress.is_empty() && !ports.is_empty()).then_some(LoadBalancerIngress { ingress })
+}
+
+/// `20417/TCP→redis`
+fn summary(claim: &ClaimObject, slots: &[HeldSlot]) -> String {
+    let target = |slot: &HeldSlot| match target(claim, slot)? {
+        IntOrString::Int(number) => Some(number.to_string()),
+        IntOrString::String(name) => Some(name),
+    };
+    let to = |slot: &HeldSlot| if slot.name.is_empty() { target(slot) } else { Some(slot.name.to_string()) };
+    text::message(&list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default())))
+}
+
+/// `20417/TCP, 20418/TCP`: all of them, in an order of their own, so that the text
+/// changes if they do, and only then.
+fn numbers(slots: &[HeldSlot]) -> String {
+    let keys: BTreeSet<ListenerKey> = slots.iter().map(|slot| slot.key).collect();
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn list(slots: &[HeldSlot], one: impl Fn(&HeldSlot) -> String) -> String {
+    let mut told: Vec<String> = slots.iter().take(LISTED_PORTS).map(one).collect();
+    if slots.len() > LISTED_PORTS {
+        told.push(format!("and {} more", slots.len() - LISTED_PORTS));
+    }
+    told.join(", ")
+}
+
+/// A condition, with the time of its last transition kept if it did not change.
+fn condition(
+    kind: ConditionType,
+    finding: Finding,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let since = find(before, kind).filter(|before| before.status == finding.status);
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: finding.status.to_owned(),
+        reason: finding.reason,
+        message: text::message(&finding.message),
+        observed_generation: Some(generation),
+        last_transition_time: since
+            .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone()),
+    }
+}
+
+/// The API keeps times in whole seconds: so do we, or a status would never be
+/// equal to what was read back.
+#[must_use]
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// The condition of this type.
+#[must_use]
+pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind.as_str())
+}
+
+/// A condition of a class or of one of its load balancers: true, or false with
+/// its cause.
+#[must_use]
+pub fn class_condition(
+    kind: ConditionType,
+    trouble: Option<(Reason, String)>,
+    fine: Reason,
+    before: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
+    let finding = match trouble {
+        None => Finding::new("True", fine, ""),
+        Some((reason, message)) => Finding::new("False", reason, message),
+    };
+    condition(kind, finding, before, generation, now)
+}
+
+/// What a condition's change should be told as: warning or not, reason and message.
+#[must_use]
+pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, String, String)> {
+    let mut told: Vec<(bool, String, String)> = Vec::new();
+    // Ready repeats what the others say, and is told only if it says more.
+    for now in after {
+        let changed = find_named(before, &now.type_).is_none_or(|then| {
+            // The message names the ports: other numbers are to be told too.
+            let other_ports = now.reason == Reason::Allocated.as_str() && then.message != now.message;
+            (&then.status, &then.reason) != (&now.status, &now.reason) || other_ports
+        });
+        let news = now.status != "Unknown" && now.reason != Reason::Pending.as_str();
+        if changed && news && !told.iter().any(|(_, reason, _)| *reason == now.reason) {
+            told.push((now.status == "False", now.reason.clone(), now.message.clone()));
+        }
+    }
+    let ready = told.iter().any(|(_, reason, _)| reason == Reason::Ready.as_str());
+    told.retain(|(_, reason, _)| !(ready && reason == Reason::Programmed.as_str()));
+    told
+}
+
+fn find_named<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// `20417/TCP`, as a class' status lists ports.
+#[must_use]
+pub fn parse_front_port(text: &str) -> Option<FrontPort> {
+    let (port, transport) = text.split_once('/')?;
+    let transport = match transport {
+        "TCP" => sharedlb_providers::Transport::Tcp,
+        "UDP" => sharedlb_providers::Transport::Udp,
+        _ => return None,
+    };
+    Some(FrontPort { port: port.parse().ok()?, transport })
+}
+
+/// The key of a port that a class' status says was given back.
+#[must_use]
+pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
+    ListenerKey { port: port.port, protocol: crate::api::claim::protocol(port.protocol) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::claim;
+
+    fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
+        let claim = claim("web").holds(0, 20001).build();
+        let idle = idle.iter().map(|(port, family)| {
+            let why = format!("no ready pod has an {family} address");
+            IdleFamily { port: (*port).into(), family: *family, why }
+        });
+        let served = Programmed::Served {
+            without_backends: Vec::new(),
+            idle_families: idle.collect(),
+            left_out: Vec::new(),
+            no_address: None,
+        };
+        let addresses = addresses.iter().map(|address| crate::api::claim::parse_address(address)).collect();
+        let held = claim.request.held.clone();
+        let verdict = Verdict { held, refused: None, programmed: served, addresses: Some(addresses) };
+        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        let ready = find(&status.conditions, ConditionType::Ready).unwrap().clone();
+        (ready.status, ready.reason, ready.message)
+    }
+
+    #[test]
+    fn ready_names_the_address_that_leads_to_no_backend() {
+        let both = ["10.0.0.1", "fd00::1"];
+        let (status, reason, message) = ready_with(&both, &[("x", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+        assert_eq!(
+            message,
+            "every port is served, and has a backend; but port x: nothing answers at fd00::1, \
+             since no ready pod has an IPv6 address"
+        );
+        let (status, reason, message) = ready_with(&["lb.example.com"], &[("", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+        assert!(message.contains("nothing answers at the IPv6 address of lb.example.com"), "{message}");
+    }
+
+    #[test]
+    fn a_family_that_no_address_is_of_is_not_told() {
+        let (status, reason, _) = ready_with(&["10.0.0.1"], &[("x", IpFamily::V6)]);
+        assert_eq!((&*status, &*reason), ("True", "Ready"));
+    }
+
+    #[test]
+    fn a_port_that_no_address_leads_to_is_not_ready() {
+        let (status, reason, message) = ready_with(&["10.0.0.1"], &[("", IpFamily::V4)]);
+        assert_eq!((&*status, &*reason), ("False", "NoBackends"));
+        assert_eq!(message, "nothing answers at 10.0.0.1, since no ready pod has an IPv4 address");
+    }
+
+    #[test]
+    fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
+        let claim = claim("web").holds(0, 20001).build();
+        let trouble = Trouble { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
+        let programmed = Programmed::Served {
+            without_backends: vec![("dns".into(), Some(trouble))],
+            idle_families: Vec::new(),
+            left_out: Vec::new(),
+            no_address: None,
+        };
+        let addresses = Some([crate::api::claim::parse_address("10.0.0.1")].into());
+        let verdict = Verdict { held: claim.request.held.clone(), refused: None, programmed, addresses };
+        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+        let said = |kind| {
+            let condition = find(&status.conditions, kind).unwrap();
+            (condition.status.clone(), condition.reason.clone())
+        };
+        assert_eq!(said(ConditionType::Programmed), ("True".into(), "Programmed".into()), "its port stays open");
+        assert_eq!(said(ConditionType::Ready), ("False".into(), "Unsupported".into()));
+        let message = &find(&status.conditions, ConditionType::Ready).unwrap().message;
+        assert_eq!(message, "port dns: only its TCP gets traffic");
+    }
+
+    #[test]
+    fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_traffic() {
+        let claim = claim("web").holds(0, 20001).build();
+        let left_out = LeftOut { served: 120, all: 1400, limit: 500, of_listener: false };
+        let verdict = |left_out: &[LeftOut]| Verdict {
+            held: claim.request.held.clone(),
+            refused: None,
+            programmed: Programmed::Served {
+                without_backends: Vec::new(),
+                idle_families: Vec::new(),
+                left_out: left_out.iter().map(|left_out| ("x".into(), *left_out)).collect(),
+                no_address: None,
+            },
+            addresses: Some([crate::api::claim::parse_address("10.0.0.1")].into()),
+        };
+        let before = status(&claim, Some("default"), &verdict(&[]), Timestamp::UNIX_EPOCH);
+        let after = status(&claim, Some("default"), &verdict(&[left_out]), Timestamp::UNIX_EPOCH);
+        let programmed = find(&after.conditions, ConditionType::Programmed).unwrap();
+        assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "BackendsLeftOut"));
+        assert_eq!(
+            programmed.message,
+            "the load balancer serves every port that is allocated; port x: 120 of 1400 backends get traffic, \
+             since load balancer 0 takes 500 for all ports together"
+        );
+        assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
+        let told = transitions(&before.conditions, &after.conditions);
+        assert_eq!(
+            told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(),
+            [(false, "BackendsLeftOut")]
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_overdue_is_told_by_an_event_and_one_that_is_awaited_is_not() {
+        let claim = claim("web").holds(0, 20001).build();
+        let verdict = |no_address: Option<Trouble>| Verdict {
+            held: claim.request.held.clone(),
+            refused: None,
+            programmed: Programmed::Served {
+                without_backends: Vec::new(),
+                idle_families: Vec::new(),
+                left_out: Vec::new(),
+                no_address,
+            },
+            addresses: Some([].into()),
+        };
+        let trouble =
+            Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
+        let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
+        let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
+        let told = |before: &[Condition], after: &SharedLBStatus| {
+            transitions(before, &after.conditions).into_iter().map(|(_, reason, _)| reason).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[], &awaited), ["Allocated", "Programmed"]);
+        assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
+        let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
+    }
+
+    #[test]
+    fn other_numbers_are_told_and_a_name_or_an_order_that_changes_is_not() {
+        let ports = |ports: &[(&str, u16)]| {
+            let ports = ports.iter().map(|(name, port)| serde_json::json!({"name": name, "port": port}));
+            claim("web").status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports.collect::<Vec<_>>()})).build()
+        };
+        let conditions = |claim: &ClaimObject| {
+            let verdict = Verdict {
+                held: claim.request.held.clone(),
+                refused: None,
+                programmed: Programmed::Pending,
+                addresses: Some(Arc::default()),
+            };
+            status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).conditions
+        };
+        let before = conditions(&ports(&[("a", 20001), ("b", 20002)]));
+        assert_eq!(transitions(&before, &conditions(&ports(&[("c", 20002), ("a", 20001)]))), []);
+        let many: Vec<(String, u16)> = (20001..20007).map(|port| (format!("p{port}"), port)).collect();
+        let many: Vec<(&str, u16)> = many.iter().map(|(name, port)| (name.as_str(), *port)).collect();
+        let told = transitions(&before, &conditions(&ports(&many)));
+        let message =
+            "20001/TCP, 20002/TCP, 20003/TCP, 20004/TCP, 20005/TCP, 20006/TCP on load balancer 0 of class default";
+        assert_eq!(told, [(false, "Allocated".to_owned(), message.to_owned())]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a port that is open leads nowhere, or not from every address, in words for
+//! the user.
+
+use std::collections::BTreeSet;
+
+use sharedlb_crds::{Reason, TargetKind};
+use sharedlb_providers::{Backend, IpFamily, Transport};
+
+use super::ClassLoop;
+use super::group::Entry;
+use super::runner::Runner;
+use crate::allocation::{Held, HeldSlot};
+use crate::backends::PortRef;
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::outcome::{ListenerOutcome, Trouble};
+use crate::load_balancer::usable::usable;
+
+impl ClassLoop {
+    /// Why a transport of a slot leads to no backend; `None`: that is not known yet.
+    pub(super) fn why_none(
+        &self,
+        class: &str,
+        entry: &Entry,
+        held: &Held,
+        slot: &HeldSlot,
+        listener: &ListenerOutcome,
+    ) -> Option<Trouble> {
+        let no_backends = |message: String| Trouble { reason: Reason::NoBackends, message: message.into() };
+        let claim = &entry.claim;
+        if let Some(trouble) = &entry.service_trouble {
+            return Some(no_backends(trouble.clone()));
+        }
+        let Some((service, port)) = claim.target.of_port(&slot.name, Some(slot.key.port)) else {
+            return Some(no_backends("its spec can't be read".to_owned()));
+        };
+        let backends = &self.settings.backends;
+        let reach = self.runners.get(class).map(Runner::reach).unwrap_or_default();
+        if let Some(why) = backends.why_none(service, &port, slot.key.protocol, reach.endpoints) {
+            return Some(no_backends(why));
+        }
+        if reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0 {
+            return Some(no_backends("no node of the cluster may take traffic".to_owned()));
+        }
+        if let Some(family) = listener.idle_families.first() {
+            let why = self.why_none_of(class, service, *family);
+            let index = held.index;
+            return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
+        }
+        self.none_usable(class, claim.target.port_through(slot, reach.targets)?, slot)
+    }
+
+    /// Why a Service leads to no address of this family.
+    pub(super) fn why_none_of(&self, class: &str, service: &ObjectKey, family: IpFamily) -> String {
+        let backends = &self.settings.backends;
+        match self.runners.get(class).map(Runner::reach).unwrap_or_default().targets {
+            TargetKind::Pod => backends.why_none_of(service, family),
+            TargetKind::Node => format!("no node of the cluster has an {family} address"),
+        }
+    }
+
+    /// Why the load balancer can send no traffic to the backends of a slot, or only
+    /// that of one transport, although there are some.
+    fn none_usable(&self, class: &str, (service, port): (&ObjectKey, PortRef), slot: &HeldSlot) -> Option<Trouble> {
+        let runner = self.runners.get(class)?;
+        let (reach, protocol) = (runner.reach(), slot.key.protocol);
+        let found = self.settings.backends.reached(service, &port, protocol, reach).backends;
+        if found.is_empty() {
+            return None;
+        }
+        let usable = usable(&*runner.provider, &BTreeSet::new(), protocol, found.clone());
+        if usable.served {
+            return None;
+        }
+        if !usable.backends.is_empty() {
+            return Some(Trouble { reason: Reason::Unsupported, message: lead_apart(class, &found).into() });
+        }
+        let message = match reach.targets {
+            TargetKind::Pod => "no ready pod has an address that the load balancers of this class can send traffic to",
+            TargetKind::Node => {
+                "no node of the cluster is a machine that the load balancers of this class can send traffic to, by its spec.providerID"
+            }
+        };
+        Some(Trouble { reason: Reason::NoBackends, message: message.into() })
+    }
+}
+
+/// What to say of TCP and UDP of one listener, where both would have to lead to the
+/// same backends, and these are those of each.
+fn lead_apart(class: &str, backends: &BTreeSet<Backend>) -> String {
+    let numbers = |transport| {
+        let of = backends.iter().filter(|backend| backend.takes(transport));
+        let numbers: BTreeSet<String> = of.map(|backend| backend.port.to_string()).collect();
+        numbers.into_iter().collect::<Vec<_>>().join(" and ")
+    };
+    let (tcp, udp) = (numbers(Transport::Tcp), numbers(Transport::Udp));
+    let (apart, way_out) = if tcp == udp {
+        ("its TCP and its UDP lead to different pods".to_owned(), "let the same pods take both")
+    } else {
+        let apart = format!("its TCP leads to port {tcp} of the pods and its UDP to port {udp}");
+        (apart, "give both the same numeric targetPort")
+    };
+    format!(
+        "only its TCP gets traffic: {apart}, and a load balancer of class {class} has one listener for a port number, with one set of targets: {way_out}, or use a class whose load balancers lead TCP and UDP apart"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use sharedlb_providers::Protocol;
+
+    use super::*;
+
+    fn backends(tcp: &[(u8, u16)], udp: &[(u8, u16)]) -> BTreeSet<Backend> {
+        let backend = |&(host, port): &(u8, u16)| Backend {
+            address: [10, 244, 0, host].into(),
+            port: port.try_into().unwrap(),
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: None,
+        };
+        let of = |transport| if transport == Transport::Tcp { tcp } else { udp }.iter().map(backend).collect();
+        Backend::by_transport(Protocol::TcpUdp, of)
+    }
+
+    #[test]
+    fn ports_of_the_pods_that_differ_are_named() {
+        assert_eq!(
+            lead_apart("nlb", &backends(&[(1, 5353), (2, 5353)], &[(1, 5354), (2, 5355)])),
+            "only its TCP gets traffic: its TCP leads to port 5353 of the pods and its UDP to port 5354 and 5355, \
+             and a load balancer of class nlb has one listener for a port number, with one set of targets: \
+             give both the same numeric targetPort, or use a class whose load balancers lead TCP and UDP apart"
+        );
+    }
+
+    #[test]
+    fn pods_that_differ_are_not_told_as_ports_that_differ() {
+        let told = lead_apart("nlb", &backends(&[(1, 53)], &[(2, 53)]));
+        assert!(told.contains("its TCP and its UDP lead to different pods"), "{told}");
+        assert!(told.contains("let the same pods take both"), "{told}");
+    }
+}

@@ -1,0 +1,321 @@
+//! What a watch has told, corrected by the replies to our own writes.
+
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+
+/// An object that can be cached.
+pub trait Cached {
+    /// Its metadata
+    fn meta(&self) -> &ObjectMeta;
+}
+
+/// The objects of one kind, as the API server last told.
+///
+/// A watch lags behind our own writes, and deciding on what it has not seen yet
+/// would give one slot twice. So the reply to every write goes in by
+/// [`Cache::apply_write`], and stays until the watch has that version or a newer one.
+/// Nor does a list that is older than what was seen undo any of that: what has
+/// happened since, the watch tells after it.
+#[derive(Debug)]
+pub struct Cache<T> {
+    objects: BTreeMap<ObjectKey, Arc<T>>,
+    /// While a list is under way
+    listed: Option<Listed>,
+    filled: bool,
+    /// The last objects that were deleted, each with a version that it had
+    /// reached by then, so that neither a late reply to a write nor an older list
+    /// brings one back
+    deleted: HashMap<Arc<str>, u64>,
+    deleted_order: VecDeque<Arc<str>>,
+}
+
+/// A list that is under way.
+#[derive(Debug, Default)]
+struct Listed {
+    /// The objects that it has had so far, or that were written meanwhile
+    objects: BTreeSet<ObjectKey>,
+    /// A version that is newer than the list, which so has older objects
+    older_than: Option<u64>,
+}
+
+/// How many deleted objects are remembered: more than can have writes under way.
+const DELETED: usize = 4096;
+
+/// An object that came, changed or went.
+#[derive(Debug)]
+pub struct Changed<T> {
+    /// As it was
+    pub old: Option<Arc<T>>,
+    /// As it is
+    pub new: Option<Arc<T>>,
+}
+
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            listed: None,
+            filled: false,
+            deleted: HashMap::new(),
+            deleted_order: VecDeque::new(),
+        }
+    }
+}
+
+impl<T: Cached> Cache<T> {
+    /// Whether the first list is complete.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        self.filled
+    }
+
+    /// All objects, by namespace and name.
+    #[must_use]
+    pub fn objects(&self) -> &BTreeMap<ObjectKey, Arc<T>> {
+        &self.objects
+    }
+
+    /// The object of this name.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<T>> {
+        self.objects.get(key)
+    }
+
+    /// Takes in what the watch told.
+    pub fn apply_event(&mut self, event: Event<T>) -> Vec<Changed<T>> {
+        match event {
+            Event::Init => {
+                self.listed = Some(Listed::default());
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                let newer = self.newer_than(object.meta());
+                if let Some(listed) = &mut self.listed {
+                    listed.older_than = listed.older_than.into_iter().chain(newer).min();
+                }
+                self.apply(object).into_iter().collect()
+            }
+            Event::InitDone => {
+                self.filled = true;
+                let listed = self.listed.take().unwrap_or_default();
+                // What was written after the list was made is not gone for not being in it.
+                let since = |object: &T| listed.older_than.is_some_and(|newer| object.meta().version >= newer);
+                let absent =
+                    self.objects.iter().filter(|(key, object)| !listed.objects.contains(key) && !since(object));
+                let gone: Vec<_> = absent.map(|(key, _)| key.clone()).collect();
+                gone.into_iter().filter_map(|key| self.remove(&key, 0)).collect()
+            }
+            Event::Apply(object) => self.apply(object).into_iter().collect(),
+            Event::Delete(object) => {
+                let ObjectMeta { key, uid, version, .. } = object.meta();
+                if self.is_known(key, uid) { self.remove(key, *version) } else { None }.into_iter().collect()
+            }
+        }
+    }
+
+    /// This object is gone, or does not matter any longer.
+    pub fn forget(&mut self, key: &ObjectKey, uid: &str) -> Option<Changed<T>> {
+        if self.is_known(key, uid) { self.remove(key, 0) } else { None }
+    }
+
+    /// Takes in the reply to a write of ours.
+    pub fn apply_write(&mut self, object: T) -> Option<Changed<T>> {
+        if self.deleted.contains_key(&object.meta().uid) { None } else { self.put(object) }
+    }
+
+    /// Whether it is this object that is there, and not one of the same name that was
+    /// created since.
+    fn is_known(&self, key: &ObjectKey, uid: &str) -> bool {
+        self.objects.get(key).is_some_and(|known| *known.meta().uid == *uid)
+    }
+
+    /// A newer version than this one of what has or had its name, if one was seen.
+    fn newer_than(&self, shown: &ObjectMeta) -> Option<u64> {
+        let known = self.objects.get(&shown.key).map(|known| known.meta().version);
+        let deleted = self.deleted.get(&shown.uid).copied();
+        known.into_iter().chain(deleted).filter(|seen| *seen > shown.version).min()
+    }
+
+    /// What the watch shows is there, also if it did not matter for a while; unless
+    /// it was seen to go since.
+    fn apply(&mut self, object: T) -> Option<Changed<T>> {
+        if self.deleted.get(&object.meta().uid).is_some_and(|deleted| *deleted > object.meta().version) {
+            return None;
+        }
+        self.deleted.remove(&object.meta().uid);
+        self.put(object)
+    }
+
+    fn put(&mut self, object: T) -> Option<Changed<T>> {
+        let (key, version) = (object.meta().key.clone(), object.meta().version);
+        if let Some(listed) = &mut self.listed {
+            listed.objects.insert(key.clone());
+        }
+        if self.objects.get(&key).is_some_and(|known| known.meta().version >= version) {
+            return None;
+        }
+        let new = Arc::new(object);
+        let old = self.objects.insert(key, new.clone());
+        Some(Changed { old, new: Some(new) })
+    }
+
+    /// `at`: the version by which it is gone, or 0 if that is not known.
+    fn remove(&mut self, key: &ObjectKey, at: u64) -> Option<Changed<T>> {
+        let old = self.objects.remove(key)?;
+        let uid = old.meta().uid.clone();
+        self.deleted.insert(uid.clone(), at.max(old.meta().version));
+        self.deleted_order.push_back(uid);
+        if self.deleted_order.len() > DELETED
+            && let Some(oldest) = self.deleted_order.pop_front()
+        {
+            self.deleted.remove(&oldest);
+        }
+        Some(Changed { old: Some(old), new: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Object(ObjectMeta);
+
+    impl Cached for Object {
+        fn meta(&self) -> &ObjectMeta {
+            &self.0
+        }
+    }
+
+    fn object(name: &str, uid: &str, version: u64) -> Object {
+        Object(ObjectMeta {
+            key: ObjectKey { namespace: "team".into(), name: name.into() },
+            uid: uid.into(),
+            version,
+            generation: 1,
+            created: Timestamp::UNIX_EPOCH,
+            deleting: false,
+            finalizers: Vec::new(),
+        })
+    }
+
+    fn filled(objects: Vec<Object>) -> Cache<Object> {
+        let mut cache = Cache::default();
+        list(&mut cache, objects);
+        cache
+    }
+
+    fn list(cache: &mut Cache<Object>, objects: Vec<Object>) {
+        cache.apply_event(Event::Init);
+        objects.into_iter().for_each(|object| _ = cache.apply_event(Event::InitApply(object)));
+        cache.apply_event(Event::InitDone);
+    }
+
+    fn version(cache: &Cache<Object>, name: &str) -> Option<u64> {
+        cache.get(&object(name, "", 0).0.key).map(|object| object.0.version)
+    }
+
+    #[test]
+    fn a_reply_to_a_write_stays_until_the_watch_has_that_version_or_a_newer_one() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.apply_write(object("a", "u", 5));
+        for lagging in [2, 4] {
+            assert!(cache.apply_event(Event::Apply(object("a", "u", lagging))).is_empty());
+        }
+        list(&mut cache, vec![object("a", "u", 3)]);
+        assert_eq!(version(&cache, "a"), Some(5), "a stale list does not undo it either");
+        cache.apply_event(Event::Apply(object("a", "u", 6)));
+        assert_eq!(version(&cache, "a"), Some(6));
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_have_is_gone() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        list(&mut cache, vec![object("b", "v", 2)]);
+        assert_eq!((version(&cache, "a"), version(&cache, "b")), (None, Some(2)));
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_what_was_seen_brings_nothing_back() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.apply_event(Event::Delete(object("a", "u", 9)));
+        list(&mut cache, vec![object("a", "u", 3), object("b", "v", 2)]);
+        assert_eq!(version(&cache, "a"), None);
+        // The watch that begins with the list tells once more what came after it.
+        cache.apply_event(Event::Apply(object("a", "u", 4)));
+        assert_eq!(version(&cache, "a"), None);
+        cache.apply_event(Event::Delete(object("a", "u", 9)));
+        cache.apply_event(Event::Apply(object("a", "another", 10)));
+        assert_eq!(version(&cache, "a"), Some(10));
+    }
+
+    #[test]
+    fn what_was_created_after_an_older_list_stays() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.apply_event(Event::Apply(object("a", "u", 5)));
+        cache.apply_event(Event::Apply(object("new", "w", 6)));
+        list(&mut cache, vec![object("a", "u", 1)]);
+        assert_eq!(version(&cache, "new"), Some(6), "the list is older than 5, and so than this");
+        assert_eq!(version(&cache, "a"), Some(5));
+        assert_eq!(version(&cache, "b"), None, "it was there before 5, so that it can have gone by then");
+    }
+
+    #[test]
+    fn what_a_list_does_not_have_is_gone_although_a_write_was_answered_meanwhile() {
+        let mut cache = filled(vec![object("a", "u", 1), object("b", "v", 2)]);
+        cache.apply_event(Event::Init);
+        cache.apply_write(object("a", "u", 5));
+        cache.apply_event(Event::InitApply(object("a", "u", 1)));
+        cache.apply_event(Event::InitDone);
+        assert_eq!((version(&cache, "a"), version(&cache, "b")), (Some(5), None));
+    }
+
+    #[test]
+    fn what_was_created_while_a_list_was_under_way_stays() {
+        let mut cache = filled(Vec::new());
+        cache.apply_event(Event::Init);
+        cache.apply_write(object("a", "u", 5));
+        cache.apply_event(Event::InitDone);
+        assert_eq!(version(&cache, "a"), Some(5));
+    }
+
+    #[test]
+    fn what_did_not_matter_for_a_while_is_there_again() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.forget(&object("a", "u", 1).0.key, "u");
+        list(&mut cache, vec![object("a", "u", 3)]);
+        assert_eq!(version(&cache, "a"), Some(3));
+    }
+
+    #[test]
+    fn nothing_is_gone_before_a_new_list_is_complete() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.apply_event(Event::Init);
+        assert_eq!(version(&cache, "a"), Some(1));
+        assert!(cache.is_filled());
+    }
+
+    #[test]
+    fn a_late_reply_does_not_bring_back_what_was_deleted() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.apply_event(Event::Delete(object("a", "u", 9)));
+        assert!(cache.apply_write(object("a", "u", 8)).is_none());
+        assert_eq!(version(&cache, "a"), None);
+        cache.apply_write(object("a", "another", 10));
+        assert_eq!(version(&cache, "a"), Some(10), "one of the same name that was created since");
+    }
+
+    #[test]
+    fn the_deletion_of_an_object_does_not_remove_its_successor() {
+        let mut cache = filled(vec![object("a", "old", 1)]);
+        cache.apply_write(object("a", "new", 5));
+        cache.apply_event(Event::Delete(object("a", "old", 4)));
+        assert_eq!(version(&cache, "a"), Some(5));
+    }
+}

@@ -1,0 +1,145 @@
+//! Events on the objects that users wrote.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, PostParams};
+use kube::{Client, Resource};
+use sharedlb_providers::model::fnv1a;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::kubernetes::ObjectMeta;
+use crate::kubernetes::text;
+use crate::kubernetes::writes::TIMEOUT;
+use crate::process::metrics::Metrics;
+
+/// Events that may wait to be written. When the API server is that far behind,
+/// further ones are dropped: the same is in the conditions.
+const WAITING_MAX: usize = 20_000;
+/// Who tells them.
+const REPORTER: &str = "sharedlb.dev/controller";
+
+/// Takes events, and writes them in the background, so that telling never holds
+/// up deciding.
+///
+/// An event is told when a verdict changes, so that equal ones hardly follow
+/// each other. kube's `Recorder` joins those, for which it keeps and searches
+/// every event of the last six minutes: too much after a burst of claims.
+#[derive(Clone)]
+pub struct Events(mpsc::Sender<News>);
+
+/// An event that is to be written.
+struct News {
+    event: Event,
+    /// Whether it is to be written only if it is not there
+    once: bool,
+}
+
+impl Events {
+    /// The sender, and the task that writes what it is given until the sender
+    /// is gone.
+    pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, mut receiver) = mpsc::channel::<News>(WAITING_MAX);
+        let write = async move {
+            while let Some(News { event, once }) = receiver.recv().await {
+                let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+                let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+                let name = event.metadata.name.as_deref().unwrap_or_default();
+                // Limited, since an unanswered write holds up all Events after it.
+                let write = async {
+                    if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
+                        return None;
+                    }
+                    Some(events.create(&PostParams::default(), &event).await)
+                };
+                match timeout(TIMEOUT, write).await {
+                    Ok(None) => {}
+                    Ok(Some(Ok(_))) => metrics.api_write("Event", "create", "ok"),
+                    Ok(Some(Err(error))) => {
+                        metrics.api_write("Event", "create", "failed");
+                        debug!(%error, "event not written");
+                    }
+                    Err(_) => {
+                        metrics.api_write("Event", "create", "failed");
+                        debug!("event not written: no answer within {} s", TIMEOUT.as_secs());
+                    }
+                }
+            }
+        };
+        (Self(sender), write)
+    }
+
+    /// An event on this object: its reason in a word, and a note for the user.
+    pub fn tell<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &ObjectMeta,
+        warning: bool,
+        reason: String,
+        note: String,
+    ) {
+        let now = Timestamp::now();
+        // As client-go names them: the object and the time.
+        let suffix = format!("{:x}", now.as_nanosecond());
+        self.send(make::<K>(object, warning, reason, note, &suffix, now), false);
+    }
+
+    /// The same, unless it was told before and the event is still there: for what
+    /// this process cannot know to have told before it started. This needs the
+    /// right to get events.
+    pub fn tell_once<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &ObjectMeta,
+        warning: bool,
+        reason: String,
+        note: String,
+    ) {
+        let suffix = format!("{:x}", fnv1a([object.uid.as_bytes(), reason.as_bytes(), note.as_bytes()]));
+        self.send(make::<K>(object, warning, reason, note, &suffix, Timestamp::now()), true);
+    }
+
+    fn send(&self, event: Event, once: bool) {
+        if self.0.try_send(News { event, once }).is_err() {
+            warn!("event dropped: {WAITING_MAX} wait to be written");
+        }
+    }
+}
+
+fn make<K: Resource<DynamicType = ()>>(
+    object: &ObjectMeta,
+    warning: bool,
+    reason: String,
+    note: String,
+    suffix: &str,
+    now: Timestamp,
+) -> Event {
+    let namespace = if object.key.namespace.is_empty() { "default" } else { &*object.key.namespace };
+    Event {
+        metadata: kube::core::ObjectMeta {
+            // At most 253 characters.
+            name: Some(format!("{:.220}.{suffix}", object.key.name)),
+            namespace: Some(namespace.to_owned()),
+            ..kube::core::ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(reason),
+        action: Some("Reconcile".to_owned()),
+        note: Some(text::message(&note)),
+        regarding: Some(ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(K::kind(&()).into_owned()),
+            name: Some(object.key.name.to_string()),
+            namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.to_string()),
+            uid: Some(object.uid.to_string()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(REPORTER.to_owned()),
+        reporting_instance: Some(REPORTER.to_owned()),
+        ..Event::default()
+    }
+}

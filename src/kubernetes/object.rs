@@ -1,0 +1,84 @@
+//! What all objects have in common.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+
+/// The namespace and the name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its namespace; empty for an object that has none
+    pub namespace: Arc<str>,
+    /// Its name
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The key of an object that has no namespace.
+    #[must_use]
+    pub fn cluster_scoped(name: &str) -> Self {
+        Self { namespace: "".into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.namespace {
+            "" => write!(f, "{}", self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// The metadata of an object that the controller uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its namespace and name
+    pub key: ObjectKey,
+    /// Its uid
+    pub uid: Arc<str>,
+    /// Its resourceVersion. The versions of one kind of object are in the order of
+    /// time (KEP-5504), so that a lagging cache can be told from a fresh one.
+    pub version: u64,
+    /// The generation of its spec
+    pub generation: i64,
+    /// When it was created
+    pub created: Timestamp,
+    /// Whether it is being deleted
+    pub deleting: bool,
+    /// All its finalizers
+    pub finalizers: Vec<String>,
+}
+
+impl ObjectMeta {
+    /// Reads the metadata of an object whose kind is known at compile time.
+    #[must_use]
+    pub fn of(object: &impl kube::Resource<DynamicType: Default>) -> Self {
+        Self::of_meta(object.meta())
+    }
+
+    /// Reads the metadata of an object whose kind is known at run time.
+    #[must_use]
+    pub fn of_dynamic(object: &DynamicObject) -> Self {
+        Self::of_meta(&object.metadata)
+    }
+
+    /// Reads the metadata as the API has it.
+    #[must_use]
+    pub fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
+        Self {
+            key: ObjectKey {
+                namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+                name: meta.name.as_deref().unwrap_or_default().into(),
+            },
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0),
+            generation: meta.generation.unwrap_or(0),
+            created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            deleting: meta.deletion_timestamp.is_some(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! What one load balancer should be: the plan and the backends of the moment,
+//! put together. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sharedlb_crds::{Endpoints, SharedLBClassSpec, SharedLBPort, SharedLBSpec, TargetKind};
+use sharedlb_providers::{
+    Attributes, Capabilities, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+};
+
+use crate::allocation::{HeldSlot, same};
+use crate::api::claim::claim_key;
+use crate::backends::nodes;
+use crate::backends::{PortRef, Reached};
+use crate::class::companion::{self, OwnPort};
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::ObjectMeta;
+use crate::load_balancer::share::{LeftOut, Limits, shares, subset};
+use crate::load_balancer::usable::usable;
+
+/// What the class loop hands to the LB loop of one load balancer: the slots
+/// that are confirmed in the API.
+pub struct Plan {
+    /// Who carries it out
+    pub provider: Arc<dyn Provider>,
+    /// Index of the load balancer within its class
+    pub index: u32,
+    /// Its place among the plans of this load balancer
+    pub number: u64,
+    /// The slots; `None`: the load balancer shall go
+    pub slots: Option<Vec<Planned>>,
+    /// What matters to it: the Services whose endpoints are its backends, and
+    /// [`nodes`](crate::backends::nodes::key)
+    pub services: BTreeSet<ObjectKey>,
+    /// How traffic gets to pods
+    pub reach: Reach,
+    keys: HashSet<ListenerKey>,
+    /// Claims whose listeners stay as they are, since nobody can read what they hold
+    untouched: BTreeSet<ObjectKey>,
+}
+
+/// How the traffic of a class gets to pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Which endpoints of a Service get traffic
+    pub endpoints: Endpoints,
+    /// Whether it goes to pods themselves, or to a port of every node
+    pub targets: TargetKind,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { endpoints: Endpoints::default(), targets: TargetKind::Pod }
+    }
+}
+
+impl Reach {
+    /// That of a class with this spec, whose provider can do so much.
+    #[must_use]
+    pub fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
+        let best = if can.pod_targets { TargetKind::Pod } else { TargetKind::Node };
+        Self { endpoints: spec.endpoints, targets: spec.targets.unwrap_or(best) }
+    }
+}
+
+/// The slots of one claim.
+#[derive(Clone)]
+pub struct Planned {
+    /// Where their traffic goes
+    pub target: Arc<Target>,
+    /// Those of its slots that shall be open
+    pub slots: Arc<[HeldSlot]>,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        same(&self.target, &other.target) && same(&self.slots, &other.slots)
+    }
+}
+
+/// Where the traffic of a claim goes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The claim
+    pub claim: ObjectKey,
+    /// The Service whose endpoints are its backends: the one that it names, or the
+    /// one that we keep for its selector. `None`: its spec can't be read
+    pub service: Option<ObjectKey>,
+    /// The one that we keep, if we do; where traffic goes to nodes, we always do
+    own: ObjectKey,
+    /// The port of the Service that it names for each port of the claim, by name;
+    /// `None`: it names none
+    ports: Vec<(Arc<str>, Option<PortRef>)>,
+}
+
+impl Target {
+    /// That of the claim with this spec.
+    #[must_use]
+    pub fn of(meta: &ObjectMeta, spec: Option<&SharedLBSpec>) -> Self {
+        let service = spec.map(|spec| match &spec.service_name {
+            Some(name) => ObjectKey { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
+            None => companion::key(meta),
+        });
+        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, Option<PortRef>)> {
+            let to = match port.target()? {
+                IntOrString::Int(number) => PortRef::Number(number),
+                IntOrString::String(name) => PortRef::Name(name.into()),
+            };
+            Some((port.name.as_str().into(), (!own).then_some(to)))
+        };
+        let ports = spec.into_iter().flat_map(|spec| {
+            let own = spec.service_name.is_none();
+            spec.ports.iter().filter_map(move |each| port(each, own))
+        });
+        Self { claim: meta.key.clone(), service, own: companion::key(meta), ports: ports.collect() }
+    }
+
+    /// The Service through which traffic gets to its pods. `None`: its spec can't
+    /// be read
+    #[must_use]
+    pub fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
+        let service = self.service.as_ref()?;
+        Some(if targets == TargetKind::Node { &self.own } else { service })
+    }
+
+    /// That Service, and its port for this slot of the claim.
+    #[must_use]
+    pub fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ObjectKey, PortRef)> {
+        let to = match targets {
+            TargetKind::Node => self.own_port(&slot.name, slot.key.port)?,
+            TargetKind::Pod => self.of_port(&slot.name, Some(slot.key.port))?.1,
+        };
+        Some((self.through(targets)?, to))
+    }
+
+    /// The Service that finds its pods, and its port for the port of the claim that
+    /// has this name and number. Without a number, a Service of ours has none for it.
+    #[must_use]
+    pub fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
+        let to = self.of_service(name).cloned();
+        Some((self.service.as_ref()?, to.or_else(|| self.own_port(name, number?))?))
+    }
+
+    /// The port of the Service that the claim names for this port of the claim.
+    #[must_use]
+    pub fn of_service(&self, name: &str) -> Option<&PortRef> {
+        self.ports.iter().find(|(port, _)| **port == *name)?.1.as_ref()
+    }
+
+    fn own_port(&self, name: &str, number: NonZeroU16) -> Option<PortRef> {
+        let (name, _) = self.ports.iter().find(|(port, _)| **port == *name)?;
+        Some(PortRef::OfClaim(OwnPort { number, name: name.clone() }))
+    }
+}
+
+impl Plan {
+    /// A plan of these slots.
+    #[must_use]
+    pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
+        let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
+        let (services, untouched) = (BTreeSet::new(), BTreeSet::new());
+        Self { provider, index, number: 0, slots, services, reach: Reach::default(), keys, untouched }
+            .by(Reach::default())
+    }
+
+    /// The same, to be handed over after `before`.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        self.number = before.number + 1;
+        self
+    }
+
+    /// The same, but the listeners of these claims stay as they are.
+    #[must_use]
+    pub fn leaving(mut self, untouched: &BTreeSet<ObjectKey>) -> Self {
+        self.untouched.clone_from(untouched);
+        self
+    }
+
+    /// The same, but traffic gets to pods in this way.
+    #[must_use]
+    pub fn by(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        let through = |planned: &Planned| planned.target.through(reach.targets).cloned();
+        self.services = self.slots.iter().flatten().filter_map(through).collect();
+        self.services.extend((reach.targets == TargetKind::Node).then(nodes::key));
+        self
+    }
+
+    /// Whether this slot shall be open.
+    #[must_use]
+    pub fn has(&self, key: ListenerKey) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// The slots that shall be open.
+    pub fn keys(&self) -> impl Iterator<Item = ListenerKey> {
+        self.keys.iter().copied()
+    }
+
+    /// Whether it has a slot that `later` has not.
+    #[must_use]
+    pub fn has_more_than(&self, later: &Self) -> bool {
+        self.keys.iter().any(|key| !later.keys.contains(key))
+    }
+
+    /// Whether it asks this provider for just these slots, lets traffic get to
+    /// pods in this way, and leaves these claims.
+    #[must_use]
+    pub fn is(
+        &self,
+        provider: &Arc<dyn Provider>,
+        slots: Option<&[Planned]>,
+        reach: Reach,
+        untouched: &BTreeSet<ObjectKey>,
+    ) -> bool {
+        self.slots.as_deref() == slots
+            && Arc::ptr_eq(&self.provider, provider)
+            && self.reach == reach
+            && self.untouched == *untouched
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// What a load balancer should be.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// The load balancer
+    pub load_balancer: LoadBalancer,
+    /// The listeners that have a transport behind which no pod is ready, or none
+    /// that the load balancer can send traffic to
+    pub idle: BTreeSet<ListenerKey>,
+    /// The IP families of the load balancer in which a listener has no backend,
+    /// although it has some of another family
+    pub idle_families: BTreeMap<ListenerKey, BTreeSet<IpFamily>>,
+    /// The listeners that have more backends than the load balancer takes
+    pub left_out: BTreeMap<ListenerKey, LeftOut>,
+}
+
+/// The load balancer as the plan and its backends make it. `backends` tells
+/// where traffic to a port of a Service goes now, `observed` is the load balancer
+/// as it is, and `limits` is what fits.
+#[must_use]
+pub fn desired(
+    plan: &Plan,
+    attributes: Attributes,
+    observed: &Observed,
+    limits: Limits,
+    backends: impl Fn(&ObjectKey, &PortRef, Protocol) -> Reached,
+) -> Wanted {
+    let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    for Planned { target, slots } in plan.slots.iter().flatten() {
+        for slot in slots.iter() {
+            let owner = Owner {
+                namespace: target.claim.namespace.clone(),
+                claim: target.claim.name.clone(),
+                port: slot.name.clone(),
+            };
+            let to = target.port_through(slot, plan.reach.targets);
+            let reached = |key: ListenerKey| {
+                to.as_ref().map(|(service, port)| backends(service, port, key.protocol)).unwrap_or_default()
+            };
+            for (key, reached) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, reached) {
+                let usable = usable(&*plan.provider, &observed.families, key.protocol, reached.backends);
+                idle.extend((!reached.ready || !usable.served).then_some(key));
+                if !usable.idle_families.is_empty() {
+                    idle_families.insert(key, usable.idle_families);
+                }
+                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends });
+            }
+        }
+    }
+    let found = observed.load_balancer.listeners.iter();
+    for (key, listener) in found.filter(|_| !plan.untouched.is_empty()) {
+        if plan.untouched.contains(&claim_key(&listener.owner)) {
+            listeners.entry(*key).or_insert_with(|| listener.clone());
+        }
+    }
+    let left_out = leave_out(&mut listeners, limits);
+    Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, idle_families, left_out }
+}
+
+/// The listener of a slot. Where it would have no backends yet, and it is to replace
+/// listeners of the same claim that have some, those stay until it has: the endpoints
+/// of a port that was TCP and becomes TCP_UDP are listed later than the claim is edited.
+fn serving(
+    plan: &Plan,
+    found: &BTreeMap<ListenerKey, Listener>,
+    owner: &Owner,
+    key: ListenerKey,
+    reached: impl Fn(ListenerKey) -> Reached,
+) -> Vec<(ListenerKey, Reached)> {
+    let own = reached(key);
+    if found.contains_key(&key) || !own.backends.is_empty() {
+        return vec![(key, own)];
+    }
+    let is_replaced = |other: &ListenerKey| {
+        // One with a port that this one has not would keep open what was given back, or
+        // what another slot has.
+        let is_part = other.front_ports().all(|port| key.has(port));
+        let of_claim = found.get(other).is_some_and(|listener| listener.owner.is_same_claim(owner));
+        is_part && of_claim && !plan.has(*other)
+    };
+    let all = ListenerKey::of_number(key.port).into_iter();
+    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reached(key))).collect();
+    if replaced.iter().any(|(_, reached)| !reached.backends.is_empty()) { replaced } else { vec![(key, own)] }
+}
+
+/// Leaves out the backends that don't fit.
+fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) -> BTreeMap<ListenerKey, LeftOut> {
+    let count = |listener: &Listener| u32::try_from(listener.backends.len()).unwrap_or(u32::MAX);
+    let counts: Vec<u32> = listeners.values().map(count).collect();
+    let mut left_out = BTreeMap::new();
+    for (((key, listener), all), served) in listeners.iter_mut().zip(&counts).zip(shares(&counts, limits)) {
+        if served < *all {
+            listener.backends = subset(*key, std::mem::take(&mut listener.backends), served);
+            let of_listener = limits.of_listener == Some(served);
+            let limit = if of_listener { limits.of_listener } else { limits.in_all }.unwrap_or(served);
+            left_out.insert(*key, LeftOut { served, all: *all, limit, of_listener });
+        }
+    }
+    left_out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use serde_json::json;
+    use sharedlb_providers::Backend;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::fixtures::claim;
+
+    fn key(protocol: Protocol) -> ListenerKey {
+        ListenerKey { port: NonZeroU16::new(20001).unwrap(), protocol }
+    }
+
+    /// The listeners of a claim that holds 20001/TCP_UDP, of which these are there,
+    /// where pods take traffic by these protocols.
+    fn wanted(found: &[Protocol], ready: &[Protocol]) -> Vec<ListenerKey> {
+        let claim = claim("web").protected().status(json!({
+            "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}],
+        }));
+        let claim = claim.build();
+        let slots = claim.request.held.clone().unwrap().slots;
+        let planned = Planned { target: claim.target.clone(), slots };
+        let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
+        let listener = Listener { owner, backends: BTreeSet::new() };
+        let mut observed = Observed::default();
+        observed.load_balancer.listeners = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
+        let backend = Backend {
+            address: Ipv4Addr::new(10, 244, 0, 1).into(),
+            port: NonZeroU16::MIN,
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: None,
+        };
+        let reached = |_: &ObjectKey, _: &PortRef, protocol: Protocol| match ready.contains(&protocol) {
+            true => Reached { backends: [backend.clone()].into(), ready: true },
+            false => Reached::default(),
+        };
+        let limits = Limits { of_listener: None, in_all: None };
+        let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
+        wanted.load_balancer.listeners.into_keys().collect()
+    }
+
+    /// The listeners of a claim that held 20001/TCP_UDP, which is there, and now holds
+    /// these instead, where pods take traffic by these protocols.
+    fn split(into: &[(&str, &str)], ready: &[Protocol]) -> Vec<ListenerKey> {
+        let slots: Vec<_> =
+            into.iter().map(|(name, protocol)| json!({"name": name, "protocol": protocol, "port": 20001})).collect();
+        let ports: Vec<_> =
+            into.iter().map(|(name, protocol)| json!({"name": name, "protocol": protocol, "targetPort": 53})).collect();
+        let claim = claim("web").protected().ports(json!(ports));
+        let claim = claim.status(json!({"loadBalancerIndex": 0, "ports": slots})).build();
+        let slots = claim.request.held.clone().unwrap().slots;
+        let planned = Planned { target: claim.target.clone(), slots };
+        let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
+        let mut observed = Observed::default();
+        observed.load_balancer.listeners =
+            [(key(Protocol::TcpUdp), Listener { owner, backends: BTreeSet::new() })].into();
+        let backend = |transport| Backend {
+            address: Ipv4Addr::new(10, 244, 0, 1).into(),
+            port: NonZeroU16::MIN,
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: Some(transport),
+        };
+        let reached = |_: &ObjectKey, _: &PortRef, protocol: Protocol| {
+            let ready = protocol
+                .transports()
+                .iter()
+                .filter(|transport| ready.iter().any(|ready| ready.transports().contains(transport)));
+            Reached { backends: ready.map(|transport| backend(*transport)).collect(), ready: true }
+        };
+        let limits = Limits { of_listener: None, in_all: None };
+        let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
+        wanted.load_balancer.listeners.into_keys().collect()
+    }
+
+    #[test]
+    fn listeners_that_are_wanted_never_share_a_port_and_what_was_given_back_closes() {
+        let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+        let both = [("a", "TCP"), ("b", "UDP")];
+        for ready in [&[][..], &[tcp], &[udp], &[tcp, udp]] {
+            assert_eq!(split(&both, ready), [key(tcp), key(udp)], "{ready:?}");
+            assert_eq!(split(&both[..1], ready), [key(tcp)], "{ready:?}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_replaced_only_once_its_successor_has_backends_unless_it_has_none_either() {
+        let (tcp, both) = (Protocol::Tcp, Protocol::TcpUdp);
+        assert_eq!(wanted(&[tcp], &[tcp]), [key(tcp)]);
+        assert_eq!(wanted(&[tcp], &[tcp, both]), [key(both)]);
+        assert_eq!(wanted(&[tcp], &[]), [key(both)]);
+        assert_eq!(wanted(&[], &[tcp]), [key(both)], "there is nothing to keep");
+        assert_eq!(wanted(&[both], &[tcp]), [key(both)], "it has taken over");
+    }
+}

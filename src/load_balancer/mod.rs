@@ -1,0 +1,426 @@
+//! The LB loop of one load balancer: the only one that talks to it.
+//!
+//! Level-triggered: whatever woke it, it takes the latest plan and the backends
+//! of the moment, compares what they make with what it last saw, has the
+//! provider carry out the difference, and tells the outcome.
+
+pub mod desired;
+#[cfg(test)]
+pub(crate) mod faulty_provider;
+#[cfg(test)]
+pub(crate) mod model;
+pub mod outcome;
+pub mod share;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trial;
+pub mod usable;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sharedlb_providers::{
+    Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, diff, replay,
+};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{field, info, warn};
+
+use self::state::{Failed, Failing, State};
+use self::trial::Trials;
+use crate::backends::Backends;
+use crate::load_balancer::desired::{Plan, desired};
+use crate::load_balancer::outcome::Outcome;
+use crate::load_balancer::share::Limits;
+use crate::process::due::wait_until;
+use crate::process::metrics::Metrics;
+
+/// The longest rest after a run.
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// Wakes an LB loop.
+#[derive(Debug, Default)]
+pub struct Signal {
+    notify: Notify,
+    look: AtomicBool,
+}
+
+impl Signal {
+    /// Something that it depends on has changed.
+    pub fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Waits until it is woken.
+    pub async fn woken(&self) {
+        self.notify.notified().await;
+    }
+
+    /// The load balancer itself has changed: it is to be observed again.
+    pub fn look_again(&self) {
+        self.look.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+}
+
+/// What an LB loop is given at its start.
+pub struct LbLoop {
+    /// The load balancer
+    pub name: LbName,
+    /// Its class, for logs and metrics
+    pub class: Arc<str>,
+    /// What shall be; the loop ends when nobody plans any more
+    pub plans: watch::Receiver<Arc<Plan>>,
+    /// What wakes it besides a new plan
+    pub signal: Arc<Signal>,
+    /// Whether it was there when the last process told of it
+    pub existed: bool,
+    /// Whether the last process told that its address is overdue
+    pub address_overdue: bool,
+    /// Where traffic goes
+    pub backends: Arc<Backends>,
+    /// Whom the outcome is told
+    pub tell: Box<dyn Fn(Outcome) + Send + Sync>,
+    /// How often the load balancer is looked at although nothing is known to
+    /// have changed
+    pub resync: Duration,
+    /// Where runs and calls are counted
+    pub metrics: Arc<Metrics>,
+}
+
+impl LbLoop {
+    /// Runs until nobody plans for this load balancer any more.
+    pub async fn run(mut self) {
+        let mut kept = State { there: self.existed, address_overdue: self.address_overdue, ..State::default() };
+        let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
+        loop {
+            let started = Instant::now();
+            let plan = self.plans.borrow_and_update().clone();
+            self.note_interest(&plan, &mut kept);
+            if !self.backends.knows(plan.reach) {
+                tokio::select! {
+                    biased;
+                    changed = self.plans.changed() => if changed.is_err() { break },
+                    () = self.signal.woken() => {}
+                }
+                continue;
+            }
+            let again = self.run_once(&plan, &mut kept).await;
+            self.metrics.load_balancer_run(&self.class, started.elapsed());
+            self.report(plan, &mut kept);
+            // It rests for as long as the run took: where changes are slow, more of
+            // them then go into one, and their receiver has time for others.
+            tokio::time::sleep(started.elapsed().min(REST_MAX)).await;
+            tokio::select! {
+                // The end of the plans first: a resync would carry out the last plan again.
+                biased;
+                changed = self.plans.changed() => if changed.is_err() { break },
+                () = self.signal.woken() => {}
+                () = wait_until(again) => {}
+                _ = resync.tick() => kept.observed = None,
+            }
+        }
+        self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
+    }
+
+    fn note_interest(&self, plan: &Plan, kept: &mut State) {
+        if kept.services != plan.services {
+            self.backends.interest(&kept.services, &plan.services, &self.signal);
+            kept.services.clone_from(&plan.services);
+        }
+    }
+
+    /// Observe if need be, compare, apply. Returns when to try again what failed.
+    async fn run_once(&self, plan: &Plan, kept: &mut State) -> Option<Instant> {
+        self.note_interest(plan, kept);
+        if self.signal.look.swap(false, Ordering::AcqRel) {
+            kept.observed = None;
+        }
+        let result = match &plan.slots {
+            Some(_) => self.converge(plan, kept).await,
+            None => self.remove(plan, kept).await,
+        };
+        let address = kept.note_address();
+        match result {
+            Ok(next) => {
+                self.note_no_trouble(kept);
+                let failing = kept.trouble.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
+                let failing = failing.map(|failing| failing.again);
+                let failed = kept.failed.values().map(|failed| failed.failing.again);
+                failing.chain(failed).chain(next).chain(address).min()
+            }
+            Err(error) => Some(self.note_trouble(error, kept)).into_iter().chain(address).min(),
+        }
+    }
+
+    /// Returns when to go on with what was left for the next run.
+    async fn converge(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
+        let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
+            Some(known) => known,
+            None => plan.provider.observe(&self.name).await?,
+        };
+        let exists = observed.is_some();
+        self.note_presence(exists, kept);
+        let attributes = plan.provider.attributes(plan.index);
+        match &observed {
+            Some(observed) if !observed.addresses.is_empty() || observed.load_balancer.attributes == attributes => {
+                kept.trials.seen(!observed.addresses.is_empty(), Instant::now());
+            }
+            // Deleted, or with other settings, it loses its address by no listener's fault.
+            _ => kept.trials = Trials::default(),
+        }
+        let mut observed = observed.unwrap_or_default();
+        let wanted = self.wanted(plan, &observed, kept);
+        let changes = diff(&observed.load_balancer, &wanted);
+        // What is as planned by now did not fail, whatever was told of it.
+        kept.unconfigured.take_if(|_| observed.load_balancer.attributes == wanted.attributes);
+        kept.failed.retain(|key, failed| {
+            wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
+                && changes.iter().any(|change| change.listeners().contains(key))
+        });
+        let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
+        let now = now.into_iter().chain(meanwhile(&later, &observed.load_balancer)).collect();
+        let (mut now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
+        if exists && now.is_empty() {
+            kept.unclosed = None;
+            kept.observed = Some(Some(observed));
+            return Ok(kept.gathering);
+        }
+        kept.oldest_first(&mut now);
+        // Providers that write the whole must not be given what is to wait.
+        let mut target = observed.load_balancer.clone();
+        replay(&mut target, &now);
+        let all = later.is_empty() && gathered.is_empty();
+        debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
+
+        let applied = match plan.provider.apply(&self.name, &target, &now).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                // The outcome tells what was closed before the failure, and that the
+                // load balancer does not exist, if it cannot be created.
+                let unmade = !exists && error.is_refusal();
+                if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(..))) {
+                    kept.observed = plan.provider.observe(&self.name).await.ok();
+                }
+                return Err(if exists { error } else { self.unmade(plan, error) });
+            }
+        };
+        let done = |change: &&Change| match change {
+            Change::Configure(_) => applied.trouble.is_none(),
+            _ => change
+                .listeners()
+                .iter()
+                .all(|key| !applied.failed.contains_key(key) && !applied.postponed.contains(key)),
+        };
+        replay(&mut observed.load_balancer, now.iter().filter(done));
+        self.log_changes(&now, |change| done(&change));
+        let opened_at = Instant::now();
+        for (key, owner) in now.iter().filter(done).flat_map(opened) {
+            kept.trials.opened(key, owner, opened_at);
+        }
+        self.note_failures(&now, &applied.failed, &wanted, kept);
+        if now.iter().filter(done).any(|change| matches!(change, Change::Close(_) | Change::Replace { .. })) {
+            kept.room_was_made();
+        }
+        // It is nobody's, so nobody is told of it; it is closed all the same.
+        let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
+        kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
+        if let Some(error) = applied.trouble {
+            warn!(class = %self.class, load_balancer = %self.name, %error, "load balancer could not be configured");
+            kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
+        }
+        if !applied.addresses.is_empty() {
+            observed.addresses = applied.addresses;
+        }
+        // A listener that failed may have been left half done, and what stood in
+        // its way is worth knowing; so are the limits and addresses of a new load
+        // balancer.
+        let known = exists && applied.failed.is_empty();
+        kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
+        kept.there = matches!(kept.observed, Some(Some(_)));
+        // Which backends a new load balancer takes is known only now.
+        let at_once = !exists || !applied.postponed.is_empty();
+        Ok(if at_once { Some(Instant::now()) } else { kept.gathering })
+    }
+
+    /// The error of a load balancer that cannot be made.
+    fn unmade(&self, plan: &Plan, error: Error) -> Error {
+        let told = |why: String| {
+            let object = plan.provider.object(&self.name);
+            format!("{} ({object}) cannot be made: {why}", self.what(plan))
+        };
+        match error {
+            Error::Refused(why) => Error::Refused(told(why)),
+            Error::NoRoom(why) => Error::NoRoom(told(why)),
+            Error::Exhausted(why) => Error::Exhausted(told(why)),
+            passes => passes,
+        }
+    }
+
+    /// The load balancer, for a message.
+    fn what(&self, plan: &Plan) -> String {
+        format!("load balancer {} of class {}", plan.index, self.class)
+    }
+
+    /// What the load balancer should be with the backends of the moment.
+    fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut State) -> LoadBalancer {
+        let can = plan.provider.capabilities();
+        let limits = Limits {
+            of_listener: can.max_targets_per_listener,
+            in_all: observed.capacity.targets.or(can.default_targets),
+        };
+        let backends = |service: &_, port: &_, protocol| self.backends.reached(service, port, protocol, plan.reach);
+        let attributes = plan.provider.attributes(plan.index);
+        let wanted = desired(plan, attributes, observed, limits, backends);
+        (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
+        let mut wanted = wanted.load_balancer;
+        let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);
+        // A port that is renamed stays withdrawn.
+        kept.trials.keep_wanted(|key, owner| owner_of(key).is_some_and(|wanted| wanted.is_same_claim(owner)));
+        wanted.listeners.retain(|key, _| !kept.trials.is_withdrawn(*key));
+        wanted
+    }
+
+    async fn remove(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
+        if !matches!(kept.observed, Some(None)) {
+            plan.provider.delete(&self.name).await?;
+            kept.observed = Some(None);
+            kept.there = false;
+            kept.failed.clear();
+            info!(class = %self.class, load_balancer = %self.name, "load balancer removed");
+        }
+        Ok(None)
+    }
+
+    /// One that was there and is not is recreated, and that is told.
+    fn note_presence(&self, there: bool, kept: &mut State) {
+        if kept.there && !there {
+            warn!(class = %self.class, load_balancer = %self.name, "load balancer is gone, and is recreated");
+            kept.recreated += 1;
+        }
+        kept.there = there;
+    }
+
+    fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
+        for change in changes.iter().filter(|change| done(change)) {
+            let (what, listener, claim) = match change {
+                Change::Configure(_) => ("load balancer configured", None, None),
+                Change::Open(key, listener) => ("listener opened", Some(key), Some(&listener.owner)),
+                Change::Close(key) => ("listener closed", Some(key), None),
+                Change::Replace { open, .. } => {
+                    for (key, listener) in open {
+                        info!(
+                            class = %self.class, load_balancer = %self.name, listener = %key, claim = %listener.owner,
+                            "listener replaced"
+                        );
+                    }
+                    continue;
+                }
+                Change::Own(key, owner) => ("listener given to another claim", Some(key), Some(owner)),
+                Change::Backends { listener, add, remove } => {
+                    tracing::debug!(
+                        class = %self.class, load_balancer = %self.name, %listener,
+                        added = add.len(), removed = remove.len(), "backends changed"
+                    );
+                    continue;
+                }
+            };
+            let (listener, claim) = (listener.map(field::display), claim.map(field::display));
+            info!(class = %self.class, load_balancer = %self.name, listener, claim, "{what}");
+        }
+    }
+
+    fn note_failures(
+        &self,
+        tried: &[Change],
+        failed: &BTreeMap<ListenerKey, Error>,
+        wanted: &LoadBalancer,
+        kept: &mut State,
+    ) {
+        for key in tried.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key)) {
+            kept.failed.remove(&key);
+        }
+        for (key, error) in failed {
+            warn!(class = %self.class, load_balancer = %self.name, listener = %key, %error, "listener failed");
+            // One that could not be closed is nobody's any more.
+            let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
+            let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error.clone());
+            kept.failed.insert(*key, Failed { owner, failing });
+        }
+    }
+
+    /// All was carried out. It is fine, unless it serves nothing yet.
+    fn note_no_trouble(&self, kept: &mut State) {
+        let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
+        match not_ready {
+            Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
+            Some(why) => _ = self.note_trouble(Error::NotReady(why), kept),
+            None => {
+                if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
+                    info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
+                }
+            }
+        }
+    }
+
+    fn note_trouble(&self, error: Error, kept: &mut State) -> Instant {
+        let failing = Failing::again(kept.trouble.as_ref(), error);
+        let (name, error, times, again) = (&self.name, &failing.error, failing.times, failing.again);
+        match error {
+            _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, %error, "to be tried again"),
+            Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, %error, "not ready yet"),
+            _ => warn!(class = %self.class, load_balancer = %name, %error, times, "load balancer failed"),
+        }
+        kept.trouble = Some(failing);
+        again
+    }
+
+    /// Tells the class loop, if there is anything that it does not know.
+    fn report(&self, plan: Arc<Plan>, kept: &mut State) {
+        let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
+        let outcome = kept.outcome(plan, &what, &object);
+        let known = kept
+            .told
+            .as_ref()
+            .is_some_and(|told| outcome.news_since(told).is_none() && Arc::ptr_eq(&told.plan, &outcome.plan));
+        if !known {
+            kept.told = Some(outcome.clone());
+            (self.tell)(outcome);
+        }
+    }
+}
+
+/// The backends of listeners whose successors cannot be had yet: they go on with those
+/// that the successors would have. What is gone may by now be another tenant's.
+fn meanwhile(later: &[Change], found: &LoadBalancer) -> Vec<Change> {
+    let replaced = later.iter().flat_map(|change| match change {
+        Change::Replace { close, open } => close.iter().map(|key| (*key, open)).collect(),
+        _ => Vec::new(),
+    });
+    let backends = |(key, open): (ListenerKey, &BTreeMap<ListenerKey, Listener>)| {
+        let has = &found.listeners.get(&key)?.backends;
+        let wanted = Backend::by_transport(key.protocol, |transport| {
+            let takes = |(key, _): &(&ListenerKey, &Listener)| key.protocol.transports().contains(&transport);
+            open.iter().filter(takes).flat_map(|(_, listener)| listener.backends_of(transport)).collect()
+        });
+        let (add, remove) = (&wanted - has, has - &wanted);
+        (wanted != *has).then_some(Change::Backends { listener: key, add, remove })
+    };
+    replaced.filter_map(backends).collect()
+}
+
+/// The listeners that a change opens, each with the claim that it is for.
+fn opened(change: &Change) -> Vec<(ListenerKey, &Owner)> {
+    match change {
+        Change::Open(key, listener) => vec![(*key, &listener.owner)],
+        // A listener that takes up no further port costs nobody an address.
+        Change::Replace { close, open } => {
+            let is_new = |key: &ListenerKey| key.front_ports().any(|port| !close.iter().any(|closed| closed.has(port)));
+            open.iter().filter(|(key, _)| is_new(key)).map(|(key, listener)| (*key, &listener.owner)).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,237 @@
+//! What became of a plan: the only thing that an LB loop tells the class loop.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use sharedlb_crds::Reason;
+use sharedlb_providers::{Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, Owner};
+
+use crate::api::claim::claim_key;
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::text;
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::share::LeftOut;
+
+/// One load balancer as its LB loop last saw it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The plan that was worked on, as far as it is known what became of it
+    pub plan: Arc<Plan>,
+    /// What the LB loop was handed since, and so may be at work on
+    pub since: MaybeOpen,
+    /// Whether the load balancer exists; `None`: it could not be asked
+    pub exists: Option<bool>,
+    /// Where it is reached; empty until that is known
+    pub addresses: Arc<[Address]>,
+    /// Why it has no address although it exists for long
+    pub no_address: Option<Trouble>,
+    /// What fits on it
+    pub capacity: Capacity,
+    /// Ports that strangers hold on it
+    pub foreign: BTreeSet<FrontPort>,
+    /// Our listeners: those that are open, and those that could not be opened
+    pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
+    /// What keeps the load balancer as a whole from being as planned
+    pub trouble: Option<Trouble>,
+    /// How often it was found gone since its LB loop started
+    pub recreated: u32,
+}
+
+/// What an LB loop was handed since the plan that its last outcome is about.
+#[derive(Debug, Clone, Default)]
+pub struct MaybeOpen {
+    /// Slots that were planned since, and so may be open by now
+    pub planned: HashSet<ListenerKey>,
+    /// Whether the load balancer was to exist since
+    pub exists: bool,
+}
+
+/// One listener as it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerOutcome {
+    /// Whom it is for
+    pub owner: Owner,
+    /// Whether it is open
+    pub open: bool,
+    /// Whether each of its transports has a backend behind which a pod takes traffic
+    pub backends: bool,
+    /// The IP families of the load balancer in which it has no such backend,
+    /// although it has some of another family
+    pub idle_families: BTreeSet<IpFamily>,
+    /// That it has more backends than the load balancer takes, if so
+    pub left_out: Option<LeftOut>,
+    /// Why it is not as planned
+    pub trouble: Option<Trouble>,
+}
+
+impl ListenerOutcome {
+    /// One for this port of a claim that is not open.
+    #[must_use]
+    pub fn closed(owner: &Owner) -> Self {
+        Self {
+            owner: owner.clone(),
+            open: false,
+            backends: false,
+            idle_families: BTreeSet::new(),
+            left_out: None,
+            trouble: None,
+        }
+    }
+}
+
+/// Whom an outcome tells something new.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Every claim of the load balancer
+    ForAll,
+    /// These, if any
+    For(BTreeSet<ObjectKey>),
+}
+
+impl News {
+    /// Whether there is nothing new for anybody.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::For(claims) if claims.is_empty())
+    }
+}
+
+/// Why something is not as planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// In a word
+    pub reason: Reason,
+    /// In words for the user
+    pub message: Arc<str>,
+}
+
+impl Outcome {
+    /// For whom it says something else than `before` did, whatever plans the two
+    /// are about.
+    #[must_use]
+    pub fn news_since(&self, before: &Self) -> News {
+        let same = self.exists == before.exists
+            && self.addresses == before.addresses
+            && self.no_address == before.no_address
+            && self.capacity == before.capacity
+            && self.foreign == before.foreign
+            && self.trouble == before.trouble
+            && self.recreated == before.recreated;
+        if !same {
+            return News::ForAll;
+        }
+        let changed = |these: &BTreeMap<ListenerKey, ListenerOutcome>, those: &BTreeMap<_, _>| {
+            let changed = these.iter().filter(|&(key, listener)| those.get(key) != Some(listener));
+            changed.map(|(_, listener)| claim_key(&listener.owner)).collect::<BTreeSet<_>>()
+        };
+        let (then, now) = (changed(&before.listeners, &self.listeners), changed(&self.listeners, &before.listeners));
+        News::For(then.into_iter().chain(now).collect())
+    }
+
+    /// Whether a slot that is no longer planned is surely closed.
+    #[must_use]
+    pub fn is_closed(&self, key: ListenerKey) -> bool {
+        self.exists.is_some()
+            && !self.plan.has(key)
+            && !self.since.planned.contains(&key)
+            && !self.listeners.get(&key).is_some_and(|found| found.open)
+    }
+
+    /// The listeners for which there was no room, since somebody else used it.
+    #[must_use]
+    pub fn no_room(&self) -> BTreeSet<ListenerKey> {
+        let no_room = |listener: &ListenerOutcome| {
+            !listener.open && listener.trouble.as_ref().is_some_and(|trouble| trouble.reason == Reason::NoRoom)
+        };
+        self.listeners.iter().filter(|(_, listener)| no_room(listener)).map(|(key, _)| *key).collect()
+    }
+
+    /// Whether nothing on the load balancer can be reached, and that will not pass by
+    /// itself: it waits for an address for long, or it cannot be made.
+    #[must_use]
+    pub fn is_unusable(&self) -> bool {
+        let refused = |trouble: &Trouble| matches!(trouble.reason, Reason::ProviderRefused | Reason::NoRoom);
+        match self.exists {
+            Some(true) => self.no_address.is_some(),
+            Some(false) => self.trouble.as_ref().is_some_and(refused),
+            None => false,
+        }
+    }
+
+    /// Whether the load balancer is surely gone for good.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.exists == Some(false) && self.plan.slots.is_none() && !self.since.exists
+    }
+}
+
+impl From<&Error> for Trouble {
+    fn from(error: &Error) -> Self {
+        let reason = match error {
+            Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
+            Error::Refused(_) | Error::Exhausted(_) => Reason::ProviderRefused,
+            Error::PortInUse(_) => Reason::PortInUse,
+            Error::NoRoom(_) => Reason::NoRoom,
+            Error::Throttled { .. } => Reason::Throttled,
+            Error::Transient(_) => Reason::Unreachable,
+        };
+        Self { reason, message: text::message(&error.to_string()).into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sharedlb_providers::Protocol;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+
+    fn listener(port: u16, claim: &str, backends: bool) -> (ListenerKey, ListenerOutcome) {
+        let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
+        let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
+        let idle_families = BTreeSet::new();
+        (key, ListenerOutcome { owner, open: true, backends, idle_families, left_out: None, trouble: None })
+    }
+
+    fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {
+        Outcome {
+            plan: Arc::new(Plan::new(Arc::new(Memory::new(Cloud::default())), 0, None)),
+            since: MaybeOpen::default(),
+            exists: Some(true),
+            addresses: [Address::Hostname(address.to_owned())].into(),
+            no_address: None,
+            capacity: Capacity::default(),
+            foreign: BTreeSet::new(),
+            listeners: listeners.iter().cloned().collect(),
+            trouble: None,
+            recreated: 0,
+        }
+    }
+
+    #[test]
+    fn news_are_for_whose_listener_came_changed_went_or_was_another_claims() {
+        let before = [
+            listener(1, "same", true),
+            listener(2, "changed", true),
+            listener(3, "gone", true),
+            listener(4, "from", true),
+        ];
+        let after = [
+            listener(1, "same", true),
+            listener(2, "changed", false),
+            listener(4, "to", true),
+            listener(5, "new", true),
+        ];
+        let (before, after) = (outcome("a", &before), outcome("a", &after));
+        let claims = ["changed", "from", "gone", "new", "to"];
+        let expected = claims.map(|name| ObjectKey { namespace: "team".into(), name: name.into() });
+        assert_eq!(after.news_since(&before), News::For(expected.into()));
+        assert!(after.news_since(&after).is_none());
+    }
+
+    #[test]
+    fn what_changes_for_the_load_balancer_as_a_whole_is_news_for_all() {
+        let (before, after) = (outcome("a", &[]), outcome("b", &[]));
+        assert_eq!(after.news_since(&before), News::ForAll);
+    }
+}

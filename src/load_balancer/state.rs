@@ -1,0 +1,296 @@
+//! What an LB loop remembers between its runs, and what it tells of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sharedlb_crds::Reason;
+use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
+use tokio::time::Instant;
+
+use super::trial::Trials;
+use crate::class::render::whole_seconds;
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome, Trouble};
+use crate::load_balancer::share::LeftOut;
+
+/// The first wait after a failure. It doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest wait after a failure.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How long a load balancer may be without an address before that is told as a
+/// failure. An implementation that has an address to give does so within a second or
+/// two (MetalLB). For a cloud that takes minutes, the failure is withdrawn once the
+/// address comes.
+pub(super) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
+/// Conflicts in a row of which nobody is told.
+const CONFLICTS_UNTOLD: u32 = 20;
+
+/// What the loop remembers between its runs.
+#[derive(Default)]
+pub(super) struct State {
+    /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
+    pub(super) observed: Option<Option<Observed>>,
+    /// The load balancer as a whole: why it is not as planned
+    pub(super) trouble: Option<Failing>,
+    /// Its settings alone: why they are not as planned. They are left alone until
+    /// it is time, and the listeners go on
+    pub(super) unconfigured: Option<Failing>,
+    /// Listeners that failed
+    pub(super) failed: BTreeMap<ListenerKey, Failed>,
+    /// That a listener which nobody wants any more could not be closed
+    pub(super) unclosed: Option<Failing>,
+    /// Until when changes of backends are gathered
+    pub(super) gathering: Option<Instant>,
+    /// Whether the load balancer was there when it was last looked at
+    pub(super) there: bool,
+    /// Since when it exists without an address
+    pub(super) without_address: Option<Instant>,
+    /// Whether that is longer than it should take
+    pub(super) address_overdue: bool,
+    /// Listeners that may have cost it its address
+    pub(super) trials: Trials,
+    /// How often it was gone although it had been there
+    pub(super) recreated: u32,
+    /// Listeners that have a transport behind which no pod is ready and usable
+    pub(super) idle: BTreeSet<ListenerKey>,
+    /// The IP families of the load balancer in which a listener has no backend
+    pub(super) idle_families: BTreeMap<ListenerKey, BTreeSet<IpFamily>>,
+    /// Listeners that have more backends than the load balancer takes
+    pub(super) left_out: BTreeMap<ListenerKey, LeftOut>,
+    /// The Services that the last plan depends on
+    pub(super) services: BTreeSet<ObjectKey>,
+    pub(super) told: Option<Outcome>,
+}
+
+/// What failed, how often in a row, and when it is tried again.
+pub(super) struct Failing {
+    pub(super) error: Error,
+    pub(super) trouble: Trouble,
+    pub(super) times: u32,
+    pub(super) again: Instant,
+    /// When it failed first
+    pub(super) since: Instant,
+}
+
+impl Failing {
+    /// It failed once more.
+    pub(super) fn again(before: Option<&Self>, error: Error) -> Self {
+        let (times, now) = (before.map_or(0, |before| before.times) + 1, Instant::now());
+        let again = now + backoff(times, &error);
+        let since = before.map_or(now, |before| before.since);
+        Self { trouble: trouble(&error, again), error, times, again, since }
+    }
+
+    /// A first failure that will pass, or a few conflicts with another writer, are
+    /// tried again before anybody is told of them.
+    pub(super) fn is_news(&self) -> bool {
+        match self.error {
+            Error::Transient(_) => self.times > 1,
+            Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
+            _ => true,
+        }
+    }
+}
+
+/// A listener that failed: left alone until it is time, so that it costs the
+/// others nothing.
+pub(super) struct Failed {
+    pub(super) owner: Owner,
+    pub(super) failing: Failing,
+}
+
+impl State {
+    /// Whether a change is to be tried now: none of its listeners failed lately.
+    pub(super) fn is_due(&self, change: &Change) -> bool {
+        let failing = match change {
+            Change::Configure(_) => self.unconfigured.as_ref(),
+            _ => change
+                .listeners()
+                .iter()
+                .filter_map(|key| self.failed.get(key))
+                .map(|failed| &failed.failing)
+                .max_by_key(|failing| failing.again),
+        };
+        failing.is_none_or(|failing| failing.again <= Instant::now())
+    }
+
+    /// Something was closed: listeners for which there was no room are tried again
+    /// at once, and their backoff starts over, since what was closed may be counted
+    /// as free a moment later.
+    pub(super) fn room_was_made(&mut self) {
+        for Failed { failing, .. } in self.failed.values_mut() {
+            if matches!(failing.error, Error::NoRoom(_) | Error::Exhausted(_)) {
+                (failing.times, failing.again) = (0, Instant::now());
+            }
+        }
+    }
+
+    /// Puts the listeners that open into the order in which they failed first, so
+    /// that what was freed goes to the one that has waited longest. Those that have
+    /// not failed come last.
+    pub(super) fn oldest_first(&self, changes: &mut [Change]) {
+        let waits_since = |change: &Change| match change {
+            Change::Open(key, _) => self.failed.get(key).map(|failed| failed.failing.since),
+            _ => None,
+        };
+        let opens = |change: &Change| matches!(change, Change::Open(..));
+        let first = changes.iter().position(opens).unwrap_or_default();
+        let count = changes[first..].iter().take_while(|change| opens(change)).count();
+        changes[first..first + count].sort_by_key(|change| {
+            let since = waits_since(change);
+            (since.is_none(), since)
+        });
+    }
+
+    /// Where calls are dear, changes of backends wait for others for a while, to
+    /// go out as one. The first backend of a listener does not wait: somebody
+    /// waits for it. Those of a listener that another claim gets do not either:
+    /// they lead to the wrong pods. Returns what is to be done now, and what waits.
+    pub(super) fn gather(
+        &mut self,
+        changes: Vec<Change>,
+        found: &LoadBalancer,
+        gather: Duration,
+    ) -> (Vec<Change>, Vec<Change>) {
+        let reassigned: BTreeSet<ListenerKey> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Own(key, owner) => Some((key, owner)),
+                _ => None,
+            })
+            .filter(|(key, owner)| found.listeners.get(key).is_some_and(|found| !found.owner.is_same_claim(owner)))
+            .map(|(key, _)| *key)
+            .collect();
+        let waits = |change: &Change| match change {
+            Change::Backends { listener, .. } if !reassigned.contains(listener) => {
+                found.listeners.get(listener).is_some_and(|listener| !listener.backends.is_empty())
+            }
+            _ => false,
+        };
+        if gather.is_zero() || !changes.iter().any(waits) {
+            self.gathering = None;
+            return (changes, Vec::new());
+        }
+        if *self.gathering.get_or_insert(Instant::now() + gather) <= Instant::now() {
+            self.gathering = None;
+            return (changes, Vec::new());
+        }
+        changes.into_iter().partition(|change| !waits(change))
+    }
+
+    /// Whether it was there, but served nothing yet.
+    pub(super) fn is_not_ready(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
+    }
+
+    /// Whether it is time to look if it serves by now.
+    pub(super) fn may_be_ready(&self) -> bool {
+        self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
+    }
+
+    /// Notes whether the load balancer was seen with an address. Returns when to
+    /// look at that again.
+    pub(super) fn note_address(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let Some(Some(observed)) = &self.observed else {
+            // One that could not be observed is as it was.
+            if matches!(self.observed, Some(None)) {
+                (self.without_address, self.address_overdue, self.trials) = (None, false, Trials::default());
+            }
+            return None;
+        };
+        let has_address = !observed.addresses.is_empty();
+        self.trials.seen(has_address, now);
+        if has_address {
+            (self.without_address, self.address_overdue) = (None, false);
+        }
+        let since = (!has_address).then(|| *self.without_address.get_or_insert(now));
+        self.address_overdue |= since.is_some_and(|since| since + ADDRESS_WITHIN <= now);
+        let overdue_at = since.filter(|_| !self.address_overdue).map(|since| since + ADDRESS_WITHIN);
+        overdue_at.into_iter().chain(self.trials.next()).min()
+    }
+
+    /// `what` names the load balancer, and `object` what a person should look at.
+    pub(super) fn outcome(&self, plan: Arc<Plan>, what: &str, object: &str) -> Outcome {
+        let before = self.told.as_ref();
+        // While it can't be asked, what was last known of it stands, and so does
+        // the plan that this is about: what was opened or closed since is not known.
+        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
+        let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
+            (Some(Some(observed)), _) => (
+                Some(true),
+                observed.addresses.clone().into(),
+                observed.capacity,
+                observed.foreign.clone(),
+                Some(&observed.load_balancer),
+            ),
+            (Some(None), _) => (Some(false), Arc::default(), Default::default(), BTreeSet::new(), None),
+            (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
+            (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
+        };
+        let trouble = self.trouble.iter().chain(&self.unconfigured).find(|failing| failing.is_news());
+        let trouble = trouble.map(|failing| failing.trouble.clone());
+        let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
+        let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
+            let trouble = Trouble::from(&Error::NotReady(why.clone()));
+            listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
+        }
+        for (key, owner) in self.trials.withdrawn() {
+            let listener = listeners.entry(key).or_insert_with(|| ListenerOutcome::closed(owner));
+            let message = format!(
+                "{what} lost its address when port {key} was opened, so the port was closed again: ask for another \
+                 port, or ask the admin to look at {object}"
+            );
+            listener.trouble = Some(Trouble { reason: Reason::ProviderRefused, message: message.into() });
+        }
+        let no_address = (exists == Some(true) && addresses.is_empty() && self.address_overdue).then(|| Trouble {
+            reason: Reason::AddressNotAssigned,
+            message: format!("{what} has no address yet: ask the admin to look at {object}").into(),
+        });
+        let (since, recreated) = (MaybeOpen::default(), self.recreated);
+        Outcome { plan, since, exists, addresses, no_address, capacity, foreign, listeners, trouble, recreated }
+    }
+
+    fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
+        let open = ours.into_iter().flat_map(|ours| &ours.listeners);
+        let mut listeners: BTreeMap<ListenerKey, ListenerOutcome> = open
+            .map(|(key, found)| {
+                let backends = !found.backends.is_empty() && !self.idle.contains(key);
+                let left_out = self.left_out.get(key).copied();
+                let idle_families = self.idle_families.get(key).cloned().unwrap_or_default();
+                let owner = found.owner.clone();
+                (*key, ListenerOutcome { owner, open: true, backends, idle_families, left_out, trouble: None })
+            })
+            .collect();
+        for (key, failed) in &self.failed {
+            let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome::closed(&failed.owner));
+            listener.trouble = Some(failed.failing.trouble.clone());
+        }
+        listeners
+    }
+}
+
+/// How long to wait after the nth failure in a row.
+fn backoff(times: u32, error: &Error) -> Duration {
+    let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
+    match error {
+        Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
+        Error::Conflict(_) => BACKOFF_MIN,
+        _ => doubled,
+    }
+}
+
+/// What a user is told of an error after which it is tried again at this time.
+pub(super) fn trouble(error: &Error, again: Instant) -> Trouble {
+    let mut trouble = Trouble::from(error);
+    if let Error::Throttled { message, .. } = error {
+        let wait = SignedDuration::try_from(again.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let time = whole_seconds(Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX));
+        trouble.message = format!("too many calls, to be tried again at {time}: {message}").into();
+    }
+    trouble
+}

@@ -1,0 +1,285 @@
+//! What is counted, for Prometheus.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use sharedlb_providers::{
+    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
+};
+
+use crate::leader::Fence;
+
+/// What may have become of a claim, in the words of `sharedlb_claims`.
+pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
+
+/// Labels of [`Metrics::claims`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClaimLabels {
+    class: String,
+    verdict: &'static str,
+}
+
+/// Labels of [`Metrics::slots`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SlotLabels {
+    class: String,
+    load_balancer: u32,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    provider: &'static str,
+    operation: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: &'static str,
+    operation: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+type Durations = Family<ClassLabel, Histogram, fn() -> Histogram>;
+
+/// All metrics. Labels are names of classes and words of ours: never a tenant's.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    claims: Family<ClaimLabels, Gauge>,
+    slots: Family<SlotLabels, Gauge>,
+    class_runs: Durations,
+    load_balancer_runs: Durations,
+    provider_calls: Family<CallLabels, Counter>,
+    api_writes: Family<WriteLabels, Counter>,
+    watch_errors: Family<KindLabel, Counter>,
+    leader: Gauge,
+}
+
+/// From 0.1 ms to 13 s.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("sharedlb"),
+            claims: Family::default(),
+            slots: Family::default(),
+            class_runs: Family::new_with_constructor(durations),
+            load_balancer_runs: Family::new_with_constructor(durations),
+            provider_calls: Family::default(),
+            api_writes: Family::default(),
+            watch_errors: Family::default(),
+            leader: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("claims", "SharedLB objects, by what became of them", metrics.claims.clone());
+        registry.register(
+            "slots",
+            "Listeners of a load balancer: held, free, or released and resting",
+            metrics.slots.clone(),
+        );
+        registry.register("class_run_duration_seconds", "Runs of the class loop", metrics.class_runs.clone());
+        registry.register(
+            "load_balancer_run_duration_seconds",
+            "Runs of the LB loops of a class",
+            metrics.load_balancer_runs.clone(),
+        );
+        registry.register("provider_calls", "Calls to load balancers", metrics.provider_calls.clone());
+        registry.register(
+            "api_writes",
+            "Writes to the Kubernetes API by the class loop and the sources",
+            metrics.api_writes.clone(),
+        );
+        registry.register("watch_errors", "Failed watches of the Kubernetes API", metrics.watch_errors.clone());
+        registry.register("leader", "1: this process acts; 0: it stands by", metrics.leader.clone());
+        metrics
+    }
+}
+
+impl Metrics {
+    /// All of them in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// Never with the metrics that there are.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    /// How many claims of a class have each of [`VERDICTS`].
+    pub fn claims(&self, class: &str, counts: [usize; VERDICTS.len()]) {
+        for (verdict, count) in VERDICTS.into_iter().zip(counts) {
+            let labels = ClaimLabels { class: class.to_owned(), verdict };
+            self.claims.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Forgets a class that is gone.
+    pub fn forget_class(&self, class: &str) {
+        for verdict in VERDICTS {
+            self.claims.remove(&ClaimLabels { class: class.to_owned(), verdict });
+        }
+        let label = ClassLabel { class: class.to_owned() };
+        self.class_runs.remove(&label);
+        self.load_balancer_runs.remove(&label);
+    }
+
+    /// What is on one load balancer.
+    pub fn slots(&self, class: &str, load_balancer: u32, counts: [(&'static str, u32); 3]) {
+        for (state, count) in counts {
+            let labels = SlotLabels { class: class.to_owned(), load_balancer, state };
+            self.slots.get_or_create(&labels).set(count.into());
+        }
+    }
+
+    /// Forgets a load balancer that is gone.
+    pub fn forget_slots(&self, class: &str, load_balancer: u32) {
+        for state in ["held", "free", "released"] {
+            self.slots.remove(&SlotLabels { class: class.to_owned(), load_balancer, state });
+        }
+    }
+
+    /// A run of the class loop.
+    pub fn class_run(&self, class: &str, took: Duration) {
+        self.class_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// A run of an LB loop.
+    pub fn load_balancer_run(&self, class: &str, took: Duration) {
+        self.load_balancer_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// A write of the class loop.
+    pub fn api_write(&self, kind: &'static str, operation: &'static str, result: &'static str) {
+        self.api_writes.get_or_create(&WriteLabels { kind, operation, result }).inc();
+    }
+
+    /// Whether this process acts.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// A watch that failed, and is begun again.
+    pub fn watch_error(&self, kind: &'static str) {
+        self.watch_errors.get_or_create(&KindLabel { kind }).inc();
+    }
+}
+
+/// A provider whose calls are counted, and which changes nothing once this
+/// process is no longer the leader.
+pub struct Counted {
+    /// Who does the work
+    pub provider: Box<dyn Provider>,
+    /// Its kind, as in the API
+    pub kind: &'static str,
+    /// Where its calls are counted
+    pub metrics: Arc<Metrics>,
+    /// What changes must pass
+    pub fence: Fence,
+}
+
+impl Counted {
+    fn count<T>(&self, operation: &'static str, result: Result<T, Error>) -> Result<T, Error> {
+        let label = match &result {
+            Ok(_) => "ok",
+            Err(Error::NotReady(_)) => "not_ready",
+            Err(Error::Refused(_)) => "refused",
+            Err(Error::PortInUse(_)) => "port_in_use",
+            Err(Error::NoRoom(_)) => "no_room",
+            Err(Error::Exhausted(_)) => "exhausted",
+            Err(Error::Throttled { .. }) => "throttled",
+            Err(Error::Conflict(_)) => "conflict",
+            Err(Error::Transient(_)) => "transient",
+        };
+        let labels = CallLabels { provider: self.kind, operation, result: label };
+        self.metrics.provider_calls.get_or_create(&labels).inc();
+        result
+    }
+}
+
+#[async_trait]
+impl Provider for Counted {
+    fn capabilities(&self) -> Capabilities {
+        self.provider.capabilities()
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        self.provider.attributes(index)
+    }
+
+    fn as_observed(&self, backend: Backend) -> Option<Backend> {
+        self.provider.as_observed(backend)
+    }
+
+    fn object(&self, name: &LbName) -> String {
+        self.provider.object(name)
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        self.count("observe", self.provider.observe(name).await)
+    }
+
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        self.fence.pass().await;
+        self.count("apply", self.provider.apply(name, desired, changes).await)
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.fence.pass().await;
+        self.count("delete", self.provider.delete(name).await)
+    }
+
+    fn changes(&self) -> BoxStream<'static, LbName> {
+        self.provider.changes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::leader::Moment;
+
+    #[test]
+    fn a_load_balancer_is_not_changed_by_who_is_no_longer_the_leader() {
+        let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
+        let with = |fence| Counted {
+            provider: Box::new(Memory::new(cloud.clone())),
+            kind: "memory",
+            metrics: Arc::default(),
+            fence,
+        };
+        let former = with(Fence::until(Moment::now()));
+        let wanted = LoadBalancer::default();
+        assert!(former.apply(&name, &wanted, &[]).now_or_never().is_none(), "the process is about to end");
+        assert!(former.delete(&name).now_or_never().is_none());
+        assert_eq!(cloud.calls(), 0);
+        with(Fence::open()).apply(&name, &wanted, &[]).now_or_never().expect("it is done").expect("it is created");
+        assert!(cloud.calls() > 0);
+    }
+}

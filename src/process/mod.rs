@@ -1,0 +1,7 @@
+//! The process around the controller: its tasks, metrics, health and readiness.
+
+pub(crate) mod due;
+pub(crate) mod health;
+pub mod metrics;
+pub(crate) mod readiness;
+pub mod tasks;

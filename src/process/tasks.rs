@@ -1,0 +1,187 @@
+//! The long-lived tasks of the controller, each with a name: whether they still
+//! run, and which of them panicked.
+//!
+//! A task that computes without end, or waits for a lock that is never released,
+//! looks like one that has nothing to do. So each poll of a task is timed. What a
+//! task awaits is not timed: the API server and load balancers may be away for any
+//! length of time.
+
+use crate::kubernetes::ObjectKey;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// The longest that one poll of a task may take. The slowest are those of the
+/// class loop: about 10 ms for 10,000 claims.
+pub const POLL_MAX: Duration = Duration::from_secs(30);
+
+thread_local! {
+    /// The task that this thread polls, and the object that it works on.
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+struct Current {
+    task: Arc<Task>,
+    object: Option<(&'static str, ObjectKey)>,
+}
+
+struct Task {
+    name: String,
+    /// Since when it is being polled; `None`: it waits
+    polled_since: Mutex<Option<Instant>>,
+}
+
+/// The tasks that there are.
+#[derive(Default)]
+pub struct Tasks(Mutex<Vec<Weak<Task>>>);
+
+impl Tasks {
+    /// The same future, as a task of this name.
+    pub fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
+        let task = Arc::new(Task { name, polled_since: Mutex::default() });
+        let mut tasks = lock(&self.0);
+        tasks.retain(|known| known.strong_count() > 0);
+        tasks.push(Arc::downgrade(&task));
+        let mut future = Box::pin(future);
+        poll_fn(move |context| {
+            let _polling = Polling::begin(&task);
+            future.as_mut().poll(context)
+        })
+    }
+
+    /// Which task has been polled for longer than `limit`, in words for the log;
+    /// `None`: none has.
+    #[must_use]
+    pub fn stuck(&self, limit: Duration) -> Option<String> {
+        lock(&self.0).iter().filter_map(Weak::upgrade).find_map(|task| {
+            let polled_for = lock(&task.polled_since).map(|since| since.elapsed())?;
+            (polled_for > limit).then(|| format!("{} has not yielded for {} s", task.name, polled_for.as_secs()))
+        })
+    }
+}
+
+/// Marks a task as being polled by this thread, until it is dropped.
+struct Polling<'a>(&'a Arc<Task>);
+
+impl<'a> Polling<'a> {
+    fn begin(task: &'a Arc<Task>) -> Self {
+        *lock(&task.polled_since) = Some(Instant::now());
+        CURRENT.set(Some(Current { task: task.clone(), object: None }));
+        Self(task)
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.polled_since) = None;
+        CURRENT.set(None);
+    }
+}
+
+/// The current task now works on this object: a panic will name it.
+pub fn at(kind: &'static str, key: &ObjectKey) {
+    CURRENT.with_borrow_mut(|current| {
+        if let Some(current) = current {
+            current.object = Some((kind, key.clone()));
+        }
+    });
+}
+
+/// What this thread works on, for a person: "load balancer slb-… of class c".
+fn current() -> String {
+    let words = |Current { task, object }: &Current| match object {
+        Some((kind, key)) if key.namespace.is_empty() => format!("{}, at {kind} {}", task.name, key.name),
+        Some((kind, key)) => format!("{}, at {kind} {key}", task.name),
+        None => task.name.clone(),
+    };
+    CURRENT.with_borrow(|current| current.as_ref().map_or_else(|| "the process".to_owned(), words))
+}
+
+/// From now on a panic anywhere ends the process, and the last line of the log says
+/// what panicked. Otherwise only the tasks that wait for the results of the one that
+/// panicked would notice.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        tracing::error!(at = current(), %panic, "a panic ends the process: please report it with the lines above");
+        std::process::abort();
+    }));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    const SIGABRT: i32 = 6;
+
+    #[tokio::test]
+    async fn a_task_that_waits_is_not_stuck_however_long_that_takes() {
+        let tasks = Tasks::default();
+        let mut waiting = Box::pin(tasks.named("it".into(), std::future::pending::<()>()));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(tasks.stuck(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_task_that_never_yields_is_named() {
+        let tasks = Tasks::default();
+        let (begun, wait_begun) = std::sync::mpsc::channel();
+        let (end, wait_end) = std::sync::mpsc::channel::<()>();
+        let busy = tasks.named("the class loop".into(), async move {
+            begun.send(()).unwrap();
+            wait_end.recv().ok();
+        });
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let polling = std::thread::spawn(move || runtime().block_on(busy));
+        wait_begun.recv().unwrap();
+        assert_eq!(tasks.stuck(Duration::ZERO).as_deref(), Some("the class loop has not yielded for 0 s"));
+        assert_eq!(tasks.stuck(Duration::from_secs(30)), None, "not for that long");
+        drop(end);
+        polling.join().unwrap();
+        assert_eq!(tasks.stuck(Duration::ZERO), None, "it has ended");
+    }
+
+    #[tokio::test]
+    async fn what_is_worked_on_is_known_while_it_is_polled() {
+        let tasks = Tasks::default();
+        let work = async {
+            at("SharedLB", &ObjectKey { namespace: "team".into(), name: "redis".into() });
+            current()
+        };
+        assert_eq!(tasks.named("the class loop".into(), work).await, "the class loop, at SharedLB team/redis");
+        assert_eq!(current(), "the process");
+    }
+
+    #[test]
+    fn a_panic_ends_the_process_and_the_log_says_at_what() {
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        let output =
+            process.args(["--exact", "--ignored", "--nocapture", "process::tasks::tests::panicking"]).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(SIGABRT), "{log}");
+        assert!(log.contains("load balancer slb-c-0 of class c, at SharedLB team/redis"), "{log}");
+    }
+
+    #[test]
+    #[ignore = "a_panic_ends_the_process_and_the_log_says_at_what runs it in a process of its own"]
+    fn panicking() {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+        end_on_panic();
+        let work = async {
+            at("SharedLB", &ObjectKey { namespace: "team".into(), name: "redis".into() });
+            panic!("an index out of bounds, for example");
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let task = runtime.spawn(Tasks::default().named("load balancer slb-c-0 of class c".into(), work));
+        // Without the hook, the panic ends the task alone.
+        runtime.block_on(task).unwrap_err();
+    }
+}
