@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 
-use super::group::Entry;
+use super::claims::ClaimState;
 use crate::allocation::{Claim, PortRequest, numbers};
 use crate::api::claim::ClaimObject;
 use crate::backends::Backends;
@@ -49,7 +49,7 @@ impl<'a> TargetCounts<'a> {
     }
 
     /// Counts those of all ports of a claim.
-    pub(super) fn of(&self, entry: &Entry) -> Counted {
+    pub(super) fn of(&self, entry: &ClaimState) -> Counted {
         let mut request = entry.claim.request.clone();
         for (port, number) in request.ports.iter_mut().zip(numbers(&entry.claim.request)) {
             port.targets = self.of_port(&entry.claim, port, number);
@@ -57,7 +57,7 @@ impl<'a> TargetCounts<'a> {
         Counted { request, known: self.are_known(entry) }
     }
 
-    fn are_known(&self, Entry { claim, service_trouble, .. }: &Entry) -> bool {
+    fn are_known(&self, ClaimState { claim, service_trouble, .. }: &ClaimState) -> bool {
         let Some(service) = claim.target.service.as_ref().filter(|_| self.reach.targets == TargetKind::Pod) else {
             return true;
         };

@@ -1,21 +1,25 @@
-//! The class loop: the only one that writes the status of claims and classes,
-//! and it talks to nothing but the Kubernetes API, so that a slow cloud never
-//! delays a port.
+//! Classes: what the claims of one get, and what its load balancers shall be.
 //!
-//! It owns all that it decides on. Watches, LB loops and its own writes tell it
-//! what happened; it takes that in, and then runs every class that it touched.
+//! A [`Class`] is all that is known of one class; [`Class::step`] says what to do.
+//! It is pure: the class loop takes in what happens, passes it to the class that it
+//! matters to, has that one make steps, and carries out their effects (`executor`).
+//! Nothing is awaited in between, so a slow answer delays no other class, and a slow
+//! cloud no port. The class loop is the only writer of the status of claims and
+//! classes, and talks to nothing but the Kubernetes API.
 
+mod background;
+mod claims;
 pub mod companion;
 mod count;
 mod decide;
-mod group;
+mod effect;
+mod executor;
 mod handed;
 #[cfg(test)]
 mod model;
 pub mod render;
-mod run;
-mod runner;
-mod side;
+mod state;
+mod step;
 mod unserved;
 mod verdicts;
 mod writes;
@@ -24,24 +28,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::Client;
-use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
-use sharedlb_providers::Provider;
+use sharedlb_crds::{
+    AllowedNamespacesFrom, Reason, SharedLB, SharedLBClass, SharedLBClassSpec, SharedLBClassStatus, SharedLBStatus,
+};
+use sharedlb_providers::{ListenerKey, Provider};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
+use self::claims::ClaimState;
 use self::decide::Left;
 #[cfg(test)]
 pub(crate) use self::decide::once::decide_once;
-use self::group::{Entry, Group};
-use self::runner::Runner;
-use self::side::Written;
-use self::writes::Writer;
+use self::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite};
+use self::executor::Running;
+use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
+use self::writes::{WriteError, Writer};
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
-use crate::kubernetes::ObjectKey;
 use crate::kubernetes::cache::{Cache, Changed};
 use crate::kubernetes::events::Events;
 use crate::leader::Fence;
@@ -80,12 +87,15 @@ pub struct Settings {
     pub fence: Fence,
 }
 
+/// The name of a class; `None`: there is no default class.
+type Key = Option<Arc<str>>;
+
 /// What happened.
 enum Input {
     Told(Box<Told>),
     /// Of the class with this name and uid, the load balancer of this index
     Outcome(Arc<str>, Arc<str>, u32, Box<Outcome>),
-    Written(Written),
+    Answer(Answer),
 }
 
 /// Hands the class loop what a watch told.
@@ -99,27 +109,27 @@ impl Inbox {
     }
 }
 
-/// The class loop and all that it knows.
+/// The class loop: it routes what happens to the classes, and carries out what they
+/// ask for.
 pub struct ClassLoop {
     settings: Settings,
     writer: Writer,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
     claims: Cache<ClaimObject>,
-    classes: Cache<ClassObject>,
+    class_objects: Cache<ClassObject>,
     namespaces: Cache<NamespaceObject>,
-    default_class: Option<Arc<str>>,
+    default_class: Key,
     /// Whether the CustomResourceDefinition of claims is older than this version, so that
     /// the API server drops `status.ports[].targetPort`
     drops_target_ports: bool,
-    /// The claims, by the class that they want; `None`: there is no default class
-    groups: BTreeMap<Option<Arc<str>>, Group>,
-    runners: BTreeMap<Arc<str>, Runner>,
-    /// What claims held that went, or were let go, since their class was last run
-    left: BTreeMap<Arc<str>, Vec<Left>>,
-    dirty: BTreeSet<Option<Arc<str>>>,
-    /// When a class is to be run although nothing happens
-    due: BTreeMap<Option<Arc<str>>, Instant>,
+    /// The classes that exist, and those that claims want
+    classes: BTreeMap<Key, Class>,
+    running: BTreeMap<Arc<str>, Running>,
+    /// Classes to be reconciled now
+    dirty: BTreeSet<Key>,
+    /// When a class is to be reconciled although nothing happens
+    due: BTreeMap<Key, Instant>,
 }
 
 impl ClassLoop {
@@ -134,20 +144,19 @@ impl ClassLoop {
             inputs,
             sender: sender.clone(),
             claims: Cache::default(),
-            classes: Cache::default(),
+            class_objects: Cache::default(),
             namespaces: Cache::default(),
             default_class: None,
             drops_target_ports: false,
-            groups: BTreeMap::new(),
-            runners: BTreeMap::new(),
-            left: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            running: BTreeMap::new(),
             dirty: BTreeSet::new(),
             due: BTreeMap::new(),
         };
         (class_loop, Inbox(sender))
     }
 
-    /// Takes in what happened, and runs every class that it touched, for ever.
+    /// Takes in what happens, and reconciles every class that it matters to, for ever.
     /// Nothing is decided before every cache has filled.
     pub async fn run(mut self) {
         while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
@@ -157,26 +166,52 @@ impl ClassLoop {
                 self.settings.readiness.waiting_for(&missing);
                 continue;
             }
-            self.run_touched().await;
+            self.reconcile_all();
             self.settings.readiness.ready();
         }
     }
 
-    async fn run_touched(&mut self) {
+    /// Reconciles the classes to which something has happened, and those that are due.
+    fn reconcile_all(&mut self) {
         let now = Instant::now();
-        self.due.retain(|class, due| {
-            let now = *due <= now;
-            if now {
-                self.dirty.insert(class.clone());
+        let due: Vec<Key> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
+        self.dirty.extend(due);
+        while let Some(key) = self.dirty.pop_first() {
+            self.due.remove(&key);
+            self.reconcile(&key);
+        }
+    }
+
+    /// Makes steps of this class until it has to wait.
+    fn reconcile(&mut self, key: &Key) {
+        let began = Instant::now();
+        self.ensure_provider(key);
+        loop {
+            let Some(class) = self.classes.get_mut(key) else { return };
+            if class.is_forgettable() {
+                // Everybody can name classes that do not exist.
+                self.classes.remove(key);
+                return;
             }
-            !now
-        });
-        while let Some(class) = self.dirty.pop_first() {
-            let exists = class.as_ref().and_then(|name| self.classes.get(&ObjectKey::cluster_scoped(name))).cloned();
-            match (class, exists) {
-                (Some(name), Some(class)) => self.run_class(&name, &class).await,
-                (key, _) => self.run_without_class(&key),
+            let around = Surroundings {
+                namespaces: self.namespaces.objects(),
+                backends: &self.settings.backends,
+                drops_target_ports: self.drops_target_ports,
+            };
+            let now = Now { instant: Instant::now(), time: Timestamp::now() };
+            let decides = class.is_idle();
+            let effects = class.step(&now, &around);
+            if decides {
+                class.debounce(now.instant.elapsed(), Instant::now());
             }
+            let goes_on = class.has_work();
+            self.carry_out(key, effects);
+            if !goes_on {
+                break;
+            }
+        }
+        if let Some(name) = key {
+            self.settings.metrics.class_run(name, began.elapsed());
         }
     }
 
@@ -185,7 +220,7 @@ impl ClassLoop {
         let (services, slices) = self.settings.backends.filled();
         [
             ("sharedlbs", self.claims.is_filled()),
-            ("sharedlbclasses", self.classes.is_filled()),
+            ("sharedlbclasses", self.class_objects.is_filled()),
             ("namespaces", self.namespaces.is_filled()),
             ("services", services),
             ("endpointslices", slices),
@@ -197,19 +232,17 @@ impl ClassLoop {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Told(told) => self.apply_event(*told),
-            Input::Outcome(class, uid, index, outcome) => {
-                self.tell_gone(&class, &uid, index, &outcome);
-                let runner = self.runners.get_mut(&class);
-                if let Some(news) = runner.and_then(|runner| runner.take_outcome(&uid, index, *outcome)) {
-                    self.told_by_load_balancer(class, index, &news);
-                }
+            Input::Told(told) => self.watched(*told),
+            Input::Outcome(class, uid, index, outcome) => self.outcome_reported(class, &uid, index, *outcome),
+            Input::Answer(Answer::Claim(write, result)) => self.claim_answered(write, result.map(|claim| *claim)),
+            Input::Answer(Answer::Companion(claim, result)) => {
+                self.companion_answered(&claim, result.map(|service| service.map(|service| *service)));
             }
-            Input::Written(written) => self.side_written(written),
+            Input::Answer(Answer::Class(write, result)) => self.class_answered(&write, result.map(|class| *class)),
         }
     }
 
-    fn apply_event(&mut self, told: Told) {
+    fn watched(&mut self, told: Told) {
         match told {
             Told::Claim(event) => {
                 for Changed { old, new } in self.claims.apply_event(event) {
@@ -217,8 +250,8 @@ impl ClassLoop {
                 }
             }
             Told::Class(event) => {
-                for Changed { old, new } in self.classes.apply_event(event) {
-                    self.class_changed(old.as_deref(), new.as_deref());
+                for Changed { old, new } in self.class_objects.apply_event(event) {
+                    self.class_changed(old.as_deref(), new);
                 }
             }
             Told::Namespace(event) => {
@@ -248,77 +281,96 @@ impl ClassLoop {
     }
 
     /// The class that this claim wants.
-    fn class_of(&self, claim: &ClaimObject) -> Option<Arc<str>> {
+    fn class_of(&self, claim: &ClaimObject) -> Key {
         claim.named_class().map(Into::into).or_else(|| self.default_class.clone())
     }
 
+    fn class(&mut self, key: &Key) -> &mut Class {
+        self.classes.entry(key.clone()).or_insert_with(|| Class::new(key.clone()))
+    }
+
     fn claim_changed(&mut self, old: Option<&ClaimObject>, new: Option<Arc<ClaimObject>>) {
-        let mut entry = None;
+        let mut state = None;
         if let Some(old) = old {
-            let class = self.class_of(old);
+            let key = self.class_of(old);
             let stays = new.as_ref().is_some_and(|new| new.meta.uid == old.meta.uid && !new.is_let_go());
             let leaves = !stays && !old.is_let_go();
-            if let Some(name) = class.as_ref().filter(|name| leaves && self.runners.contains_key(*name)) {
-                self.left.entry(name.clone()).or_default().extend(Left::of(old));
+            if let Some(class) = self.classes.get_mut(&key) {
+                if leaves && class.settings.is_some() {
+                    class.left.extend(Left::of(old));
+                }
+                state = class.claims.remove(old);
             }
-            entry = self.groups.get_mut(&class).and_then(|group| group.remove(old));
-            self.run_soon(class);
+            self.reconcile_soon(key);
         }
         if let Some(new) = new {
-            let class = self.class_of(&new);
-            // What is under way for a claim of the same name that is gone is not for this one.
-            let entry = entry.filter(|entry| entry.claim.meta.uid == new.meta.uid);
-            let asks = entry.as_ref().is_none_or(|entry| entry.claim.meta.generation != new.meta.generation);
-            self.groups.entry(class.clone()).or_default().insert(entry, new);
+            let key = self.class_of(&new);
+            // What is in flight for a claim of the same name that is gone is not for this one.
+            let state = state.filter(|state| state.claim.meta.uid == new.meta.uid);
+            let asks = state.as_ref().is_none_or(|state| state.claim.meta.generation != new.meta.generation);
+            self.class(&key).claims.insert(state, new);
             if asks {
-                self.dirty.insert(class);
+                self.dirty.insert(key);
             } else {
-                self.run_soon(class);
+                self.reconcile_soon(key);
             }
         }
     }
 
-    fn class_changed(&mut self, old: Option<&ClassObject>, new: Option<&ClassObject>) {
-        let Some(either) = new.or(old) else { return };
-        let name = either.meta.key.name.clone();
-        if old.map(|class| &class.meta.uid) != new.map(|class| &class.meta.uid) {
-            // Its load balancers stay as they are: a class goes this way only if
-            // somebody took our finalizer off.
-            self.runners.remove(&name);
-            self.left.remove(&name);
-            self.due.remove(&Some(name.clone()));
-            self.settings.metrics.forget_class(&name);
+    fn class_changed(&mut self, old: Option<&ClassObject>, new: Option<Arc<ClassObject>>) {
+        let Some(name) = new.as_deref().or(old).map(|either| either.meta.key.name.clone()) else { return };
+        let key = Some(name);
+        if let Some(old) = old.filter(|old| new.as_ref().is_none_or(|new| new.meta.uid != old.meta.uid)) {
+            self.forget_running(old);
+            self.due.remove(&key);
         }
-        self.dirty.insert(Some(name));
-        let default = default_class(self.classes.objects().values()).map(|class| class.meta.key.name.clone());
+        self.class(&key).replace_object(new);
+        self.dirty.insert(key);
+        let default = default_class(self.class_objects.objects().values()).map(|class| class.meta.key.name.clone());
         if default != self.default_class {
             info!(class = default.as_deref(), "default class");
             let before = std::mem::replace(&mut self.default_class, default);
-            self.regroup_unnamed(before);
+            self.regroup_unnamed(&before);
         }
     }
 
     /// Claims that name no class follow the default one.
-    fn regroup_unnamed(&mut self, before: Option<Arc<str>>) {
-        let unnamed = self.groups.get_mut(&before).map(Group::take_unnamed).unwrap_or_default();
-        self.dirty.insert(before);
-        self.dirty.insert(self.default_class.clone());
-        let group = self.groups.entry(self.default_class.clone()).or_default();
-        unnamed.into_iter().for_each(|entry| group.put(entry));
+    fn regroup_unnamed(&mut self, before: &Key) {
+        let unnamed = self.classes.get_mut(before).map(|class| class.claims.take_unnamed()).unwrap_or_default();
+        self.dirty.insert(before.clone());
+        let default = self.default_class.clone();
+        let claims = &mut self.class(&default).claims;
+        unnamed.into_iter().for_each(|state| claims.put(state));
+        self.dirty.insert(default);
     }
 
     fn touch_classes_by_namespace(&mut self) {
-        let selecting = self.classes.objects().values().filter(|class| {
+        let selecting = self.class_objects.objects().values().filter(|class| {
             class.spec.as_ref().is_ok_and(|spec| spec.allowed_namespaces.from == AllowedNamespacesFrom::Selector)
         });
         self.dirty.extend(selecting.map(|class| Some(class.meta.key.name.clone())));
     }
 
-    /// Somebody deleted a load balancer: that its ports were closed for a while, and
+    fn outcome_reported(&mut self, name: Arc<str>, uid: &str, index: u32, outcome: Outcome) {
+        let key = Some(name);
+        let Some(class) = self.classes.get_mut(&key) else { return };
+        let OutcomeChange { news, was_gone } = class.take_outcome(uid, index, outcome);
+        if let Some(object) = class.object.clone().filter(|_| was_gone) {
+            self.tell_gone(&object, index);
+        }
+        let Some(news) = news else { return };
+        if let News::For(claims) = news {
+            let claims: Vec<_> = claims.iter().filter_map(|id| self.claims.get(id).cloned()).collect();
+            for claim in claims {
+                self.state(&claim).into_iter().for_each(|state| state.rendered = None);
+            }
+        }
+        self.reconcile_soon(key);
+    }
+
+    /// A load balancer was deleted by hand: that its ports were closed for a while, and
     /// that its address may be another now, the class' admin should know.
-    fn tell_gone(&self, class: &Arc<str>, uid: &str, index: u32, outcome: &Outcome) {
-        let gone = self.runners.get(class).is_some_and(|runner| runner.was_gone(uid, index, outcome));
-        let Some(class) = self.classes.get(&ObjectKey::cluster_scoped(class)).filter(|_| gone) else { return };
+    fn tell_gone(&self, class: &ClassObject, index: u32) {
         let note = if class.spec.as_ref().is_ok_and(adopts) {
             format!("load balancer {index}, which the class adopts, is gone: make a class for another one")
         } else {
@@ -328,64 +380,172 @@ impl ClassLoop {
         self.settings.events.tell::<SharedLBClass>(&class.meta, true, reason, note);
     }
 
-    /// The claims for which a load balancer has news are looked at again.
-    fn told_by_load_balancer(&mut self, class: Arc<str>, index: u32, news: &News) {
-        let key = Some(class);
-        match news {
-            News::ForAll => {
-                let entries = self.groups.get_mut(&key).into_iter().flat_map(Group::entries_mut);
-                let there =
-                    |entry: &&mut Entry| entry.claim.request.held.as_ref().is_some_and(|held| held.index == index);
-                entries.filter(there).for_each(|entry| entry.rendered = None);
-            }
-            News::For(claims) => {
-                let claims: Vec<_> = claims.iter().filter_map(|id| self.claims.get(id).cloned()).collect();
-                for claim in claims {
-                    self.entry(&claim).into_iter().for_each(|entry| entry.rendered = None);
-                }
-            }
-        }
-        self.run_soon(key);
-    }
-
     /// The claims that a Service matters to are looked at again.
     fn service_changed(&mut self, service: &ServiceObject) {
         let concerned = companion::concerned(service, self.claims.objects());
         for claim in concerned {
-            if let Some(entry) = self.entry(&claim) {
-                entry.rendered = None;
-                entry.service_is_fine = false;
-                let class = self.class_of(&claim);
-                self.run_soon(class);
+            if let Some(state) = self.state(&claim) {
+                state.rendered = None;
+                state.service_is_fine = false;
+                let key = self.class_of(&claim);
+                self.reconcile_soon(key);
             }
         }
     }
 
-    fn entry(&mut self, claim: &ClaimObject) -> Option<&mut Entry> {
-        let class = self.class_of(claim);
-        self.groups.get_mut(&class)?.get_mut(claim)
+    fn state(&mut self, claim: &ClaimObject) -> Option<&mut ClaimState> {
+        let key = self.class_of(claim);
+        self.classes.get_mut(&key)?.claims.get_mut(claim)
     }
 
-    /// A class is to be run, and nobody waits for a port: a big one rests before,
-    /// so that most of the time it is free for somebody who does.
-    fn run_soon(&mut self, class: Option<Arc<str>>) {
-        let rested = class.as_ref().and_then(|name| self.runners.get(name)?.rests_until);
-        match rested.filter(|rested| *rested > Instant::now()) {
-            Some(rested) => self.run_at(class, rested),
-            None => _ = self.dirty.insert(class),
+    /// Takes in the answer to a write to a claim.
+    fn claim_answered(&mut self, write: ClaimWrite, result: Result<ClaimObject, WriteError>) {
+        let ClaimWrite { claim, what, awaited_by } = write;
+        let key = self.class_of(&claim);
+        if let Some(state) = self.state(&claim).filter(|state| state.claim.meta.uid == claim.meta.uid) {
+            match &result {
+                Ok(_) => state.writes.succeeded(),
+                Err(error) => state.writes.failed(matches!(error, WriteError::Conflict | WriteError::Gone)),
+            }
+        }
+        match result {
+            Ok(written) => {
+                self.note_claim_write(&claim, &what, &written);
+                if let Some(change) = self.claims.apply_write(written) {
+                    self.claim_changed(change.old.as_deref(), change.new);
+                }
+            }
+            Err(WriteError::Gone | WriteError::Conflict) => {}
+            Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
+        }
+        if let Some(uid) = awaited_by {
+            self.give_answered(&uid);
+        }
+        self.reconcile_soon(key);
+    }
+
+    /// The class that waited for this answer goes on at once when it was the last one:
+    /// claims were given ports, and wait for them to open.
+    fn give_answered(&mut self, class_uid: &str) {
+        let done = self.classes.iter_mut().find_map(|(key, class)| class.give_answered(class_uid).then_some(key));
+        self.dirty.extend(done.cloned());
+    }
+
+    fn note_claim_write(&mut self, claim: &ClaimObject, what: &ClaimChange, written: &ClaimObject) {
+        match what {
+            ClaimChange::Status { status, lost } => {
+                self.note_dropped_fields(status, &written.status);
+                self.tell_lost(claim, lost);
+                self.tell_transitions(claim, status);
+            }
+            ClaimChange::Protect => {}
+            ClaimChange::Release => executor::log_release(claim),
         }
     }
 
-    /// Classes whose load balancers take only so many targets are run within a
-    /// while: there may be room now, or none any more.
-    fn count_soon(&mut self) {
-        let limited = self.runners.iter().filter(|(_, runner)| runner.counts_targets);
-        let limited: Vec<_> = limited.map(|(name, _)| name.clone()).collect();
-        limited.into_iter().for_each(|name| self.run_at(Some(name), Instant::now() + run::NUMBERS_EVERY));
+    /// Tells a claim that slots which its status named are an older claim's.
+    fn tell_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
+        for slot in lost {
+            let note = format!("port {slot}, which the status named, is held by an older SharedLB: it stays there");
+            warn!(claim = %claim.meta.key, load_balancer = claim.status.load_balancer_index, port = %slot, "slot held by another claim");
+            self.settings.events.tell::<SharedLB>(&claim.meta, true, Reason::PortTaken.as_str().to_owned(), note);
+        }
     }
 
-    fn run_at(&mut self, class: Option<Arc<str>>, time: Instant) {
-        let due = self.due.entry(class).or_insert(time);
+    fn tell_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
+        let class = self.class_of(claim);
+        let class = class.as_deref();
+        for (warning, reason, message) in render::transitions(&claim.status.conditions, &status.conditions) {
+            info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
+            self.settings.events.tell::<SharedLB>(&claim.meta, warning, reason, message);
+        }
+    }
+
+    /// With the CustomResourceDefinition of an earlier version, the API server drops a
+    /// field that it does not know. The status would otherwise be written without end.
+    fn note_dropped_fields(&mut self, written: &SharedLBStatus, kept: &SharedLBStatus) {
+        let has = |status: &SharedLBStatus| status.ports.iter().any(|port| port.target_port.is_some());
+        if !self.drops_target_ports && has(written) && !has(kept) {
+            warn!(
+                "the API server drops status.ports[].targetPort of SharedLBs: apply the CustomResourceDefinitions of this version, and restart the controller"
+            );
+            self.drops_target_ports = true;
+        }
+    }
+
+    /// Takes in the answer to a write to the companion Service of a claim.
+    fn companion_answered(&mut self, claim: &ClaimObject, result: Result<Option<ServiceObject>, WriteError>) {
+        let key = self.class_of(claim);
+        if let Err(error @ (WriteError::Refused(_) | WriteError::Unreachable(_))) = &result {
+            warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
+        }
+        let result = result.map(|written| {
+            written.into_iter().for_each(|service| self.settings.backends.written_service(service));
+        });
+        if let Some(class) = self.classes.get_mut(&key) {
+            class.companion_answered(claim, result);
+        }
+        self.reconcile_soon(key);
+    }
+
+    /// Takes in the answer to a write to a class.
+    fn class_answered(&mut self, ClassWrite { class, what }: &ClassWrite, result: Result<ClassObject, WriteError>) {
+        let name = &class.meta.key.name;
+        let key = Some(name.clone());
+        let now = Instant::now();
+        if let Some(known) = self.classes.get_mut(&key).filter(|known| known.is_of(&class.meta.uid)) {
+            known.class_write_answered(result.is_ok(), now);
+            if result.is_ok() && matches!(what, ClassChange::Status(_)) {
+                known.status_written = Some(now);
+            }
+        }
+        match (result, what) {
+            (Ok(written), what) => {
+                match what {
+                    ClassChange::Status(status) => self.tell_class_transitions(class, status),
+                    ClassChange::Protect => {}
+                    ClassChange::Release => info!(class = %name, "class deleted"),
+                }
+                if let Some(change) = self.class_objects.apply_write(written) {
+                    self.class_changed(change.old.as_deref(), change.new);
+                }
+            }
+            (Err(WriteError::Conflict | WriteError::Gone), _) => {}
+            (Err(error), ClassChange::Status(_)) => warn!(class = %name, %error, "status of the class not written"),
+            (Err(error), _) => warn!(class = %name, %error, "finalizer of the class not written"),
+        }
+        self.dirty.insert(key);
+    }
+
+    fn tell_class_transitions(&self, class: &ClassObject, status: &SharedLBClassStatus) {
+        let before = class.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        for (warning, reason, message) in render::transitions(&before, &status.conditions) {
+            info!(class = %class.meta.key.name, reason, note = message, "class");
+            self.settings.events.tell::<SharedLBClass>(&class.meta, warning, reason, message);
+        }
+    }
+
+    /// Reconciles a class once its debounce is over: status-only work leaves time for
+    /// spec changes, which reconcile at once.
+    fn reconcile_soon(&mut self, key: Key) {
+        let debounce = self.classes.get(&key).and_then(|class| class.debounce_until);
+        match debounce.filter(|until| *until > Instant::now()) {
+            Some(until) => self.reconcile_at(key, until),
+            None => _ = self.dirty.insert(key),
+        }
+    }
+
+    /// Classes whose load balancers take only so many targets are reconciled within a
+    /// while: there may be room now, or none any more.
+    fn count_soon(&mut self) {
+        let counts = |class: &Class| class.settings.as_ref().is_some_and(ClassSettings::counts_targets);
+        let limited: Vec<Key> =
+            self.classes.iter().filter(|(_, class)| counts(class)).map(|(key, _)| key.clone()).collect();
+        limited.into_iter().for_each(|key| self.reconcile_at(key, Instant::now() + step::NUMBERS_EVERY));
+    }
+
+    fn reconcile_at(&mut self, key: Key, time: Instant) {
+        let due = self.due.entry(key).or_insert(time);
         *due = (*due).min(time);
     }
 }

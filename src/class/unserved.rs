@@ -6,35 +6,34 @@ use std::collections::BTreeSet;
 use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::{Backend, IpFamily, Transport};
 
-use super::ClassLoop;
-use super::group::Entry;
-use super::runner::Runner;
+use super::claims::ClaimState;
+use super::state::{Class, Surroundings};
 use crate::allocation::{Held, HeldSlot};
 use crate::backends::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::outcome::{ListenerOutcome, Trouble};
 use crate::load_balancer::usable::usable;
 
-impl ClassLoop {
+impl Class {
     /// Why a transport of a slot leads to no backend; `None`: that is not known yet.
     pub(super) fn why_none(
         &self,
-        class: &str,
-        entry: &Entry,
+        state: &ClaimState,
         held: &Held,
         slot: &HeldSlot,
         listener: &ListenerOutcome,
+        around: &Surroundings<'_>,
     ) -> Option<Trouble> {
         let no_backends = |message: String| Trouble { reason: Reason::NoBackends, message: message.into() };
-        let claim = &entry.claim;
-        if let Some(trouble) = &entry.service_trouble {
+        let claim = &state.claim;
+        if let Some(trouble) = &state.service_trouble {
             return Some(no_backends(trouble.clone()));
         }
         let Some((service, port)) = claim.target.of_port(&slot.name, Some(slot.key.port)) else {
             return Some(no_backends("its spec can't be read".to_owned()));
         };
-        let backends = &self.settings.backends;
-        let reach = self.runners.get(class).map(Runner::reach).unwrap_or_default();
+        let backends = around.backends;
+        let reach = self.reach();
         if let Some(why) = backends.why_none(service, &port, slot.key.protocol, reach.endpoints) {
             return Some(no_backends(why));
         }
@@ -42,37 +41,44 @@ impl ClassLoop {
             return Some(no_backends("no node of the cluster may take traffic".to_owned()));
         }
         if let Some(family) = listener.idle_families.first() {
-            let why = self.why_none_of(class, service, *family);
+            let why = self.why_none_of(service, *family, around);
             let index = held.index;
             return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
         }
-        self.none_usable(class, claim.target.port_through(slot, reach.targets)?, slot)
+        self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, around)
     }
 
     /// Why a Service leads to no address of this family.
-    pub(super) fn why_none_of(&self, class: &str, service: &ObjectKey, family: IpFamily) -> String {
-        let backends = &self.settings.backends;
-        match self.runners.get(class).map(Runner::reach).unwrap_or_default().targets {
-            TargetKind::Pod => backends.why_none_of(service, family),
+    pub(super) fn why_none_of(&self, service: &ObjectKey, family: IpFamily, around: &Surroundings<'_>) -> String {
+        match self.targets() {
+            TargetKind::Pod => around.backends.why_none_of(service, family),
             TargetKind::Node => format!("no node of the cluster has an {family} address"),
         }
     }
 
     /// Why the load balancer can send no traffic to the backends of a slot, or only
     /// that of one transport, although there are some.
-    fn none_usable(&self, class: &str, (service, port): (&ObjectKey, PortRef), slot: &HeldSlot) -> Option<Trouble> {
-        let runner = self.runners.get(class)?;
-        let (reach, protocol) = (runner.reach(), slot.key.protocol);
-        let found = self.settings.backends.reached(service, &port, protocol, reach).backends;
+    fn none_usable(
+        &self,
+        (service, port): (&ObjectKey, PortRef),
+        slot: &HeldSlot,
+        around: &Surroundings<'_>,
+    ) -> Option<Trouble> {
+        let settings = self.settings.as_ref()?;
+        let (reach, protocol) = (settings.reach(), slot.key.protocol);
+        let found = around.backends.reached(service, &port, protocol, reach).backends;
         if found.is_empty() {
             return None;
         }
-        let usable = usable(&*runner.provider, &BTreeSet::new(), protocol, found.clone());
+        let usable = usable(&*settings.provider, &BTreeSet::new(), protocol, found.clone());
         if usable.served {
             return None;
         }
         if !usable.backends.is_empty() {
-            return Some(Trouble { reason: Reason::Unsupported, message: lead_apart(class, &found).into() });
+            return Some(Trouble {
+                reason: Reason::Unsupported,
+                message: lead_apart(self.name.as_deref().unwrap_or_default(), &found).into(),
+            });
         }
         let message = match reach.targets {
             TargetKind::Pod => "no ready pod has an address that the load balancers of this class can send traffic to",

@@ -181,7 +181,11 @@ impl LbLoop {
             wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
                 && changes.iter().any(|change| change.listeners().contains(key))
         });
-        let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| kept.is_due(change));
+        // What is freed goes to the listener that has waited longest for it, so all that
+        // lack room are tried together.
+        let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
+        let (now, later): (Vec<Change>, Vec<Change>) =
+            changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
         let now = now.into_iter().chain(meanwhile(&later, &observed.load_balancer)).collect();
         let (mut now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
         if exists && now.is_empty() {
@@ -222,7 +226,7 @@ impl LbLoop {
             kept.trials.opened(key, owner, opened_at);
         }
         self.note_failures(&now, &applied.failed, &wanted, kept);
-        if now.iter().filter(done).any(|change| matches!(change, Change::Close(_) | Change::Replace { .. })) {
+        if now.iter().filter(done).any(makes_room) {
             kept.room_was_made();
         }
         // It is nobody's, so nobody is told of it; it is closed all the same.
@@ -391,6 +395,11 @@ impl LbLoop {
             (self.tell)(outcome);
         }
     }
+}
+
+/// Whether a change closes a listener.
+fn makes_room(change: &Change) -> bool {
+    matches!(change, Change::Close(_) | Change::Replace { .. })
 }
 
 /// The backends of listeners whose successors cannot be had yet: they go on with those

@@ -1,5 +1,5 @@
 //! One run of the real LB loop, on states small enough to be compared and
-//! hashed: the load balancers' half of the model in `class_loop::model`.
+//! hashed: the load balancers' half of the model in `class::model`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -137,7 +137,7 @@ static OBJECTS: LazyLock<[ClaimObject; 3]> =
     LazyLock::new(|| [0, 1, 2].map(|claim| ClaimObject::parse(&serde_json::from_value(claim_json(claim)).unwrap())));
 
 /// Every claim's Service has one pod, `10.244.0.<claim>`.
-static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
+pub(crate) static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
     let backends = Backends::default();
     for (n, name) in CLAIMS.iter().enumerate() {
         let service: Service = serde_json::from_value(json!({

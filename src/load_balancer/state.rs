@@ -84,6 +84,11 @@ impl Failing {
         Self { trouble: trouble(&error, again), error, times, again, since }
     }
 
+    /// Whether it may succeed once something was closed.
+    fn lacks_room(&self) -> bool {
+        matches!(self.error, Error::NoRoom(_) | Error::Exhausted(_))
+    }
+
     /// A first failure that will pass, or a few conflicts with another writer, are
     /// tried again before anybody is told of them.
     pub(super) fn is_news(&self) -> bool {
@@ -103,8 +108,9 @@ pub(super) struct Failed {
 }
 
 impl State {
-    /// Whether a change is to be tried now: none of its listeners failed lately.
-    pub(super) fn is_due(&self, change: &Change) -> bool {
+    /// Whether a change is to be tried now: none of its listeners failed lately. Where
+    /// `room_is_made`, a lack of room is no reason to wait.
+    pub(super) fn is_due(&self, change: &Change, room_is_made: bool) -> bool {
         let failing = match change {
             Change::Configure(_) => self.unconfigured.as_ref(),
             _ => change
@@ -112,6 +118,7 @@ impl State {
                 .iter()
                 .filter_map(|key| self.failed.get(key))
                 .map(|failed| &failed.failing)
+                .filter(|failing| !(room_is_made && failing.lacks_room()))
                 .max_by_key(|failing| failing.again),
         };
         failing.is_none_or(|failing| failing.again <= Instant::now())
@@ -122,7 +129,7 @@ impl State {
     /// as free a moment later.
     pub(super) fn room_was_made(&mut self) {
         for Failed { failing, .. } in self.failed.values_mut() {
-            if matches!(failing.error, Error::NoRoom(_) | Error::Exhausted(_)) {
+            if failing.lacks_room() {
                 (failing.times, failing.again) = (0, Instant::now());
             }
         }

@@ -96,7 +96,10 @@ impl State {
                 }
             }
         }
-        let known = self.controllers.iter().flatten().map(|controller| controller.class.version);
+        let known = self.controllers.iter().flatten().flat_map(|controller| {
+            let sent = controller.class_write.as_ref().map(|write| write.version);
+            sent.into_iter().chain([controller.class.version])
+        });
         self.class.version = known.chain([version]).max().map_or(0, |last| last + 1);
         self.class.lbs = lbs;
         Some(self.class.version)
@@ -151,10 +154,10 @@ impl View {
     /// What changes nothing is as good as told at once.
     pub(super) fn skip_what_is_no_news(&mut self, claim: usize) {
         while let Some(&event) = self.coming.first() {
-            let before = (self.known, self.deleted);
+            let before = (self.known, self.deleted, self.disturbed);
             self.feed(claim, Fed::Watched(event));
-            if (self.known, self.deleted) != before {
-                (self.known, self.deleted) = before;
+            if (self.known, self.deleted) != (before.0, before.1) {
+                (self.known, self.deleted, self.disturbed) = before;
                 return;
             }
             self.coming.remove(0);
@@ -169,15 +172,10 @@ impl View {
         }
     }
 
-    /// Whether the claim may be written.
-    pub(super) fn is_free(&self) -> bool {
-        self.write.is_none()
-    }
-
     /// Sends a write on what is known.
-    pub(super) fn send(&mut self, what: What) {
+    pub(super) fn send(&mut self, what: What, gives: bool) {
         if let Some(Claim { version, born, .. }) = self.known {
-            self.write = Some(Pending::Sent(Write { version, born, what }));
+            self.write = Some(Pending::Sent(Write { version, born, what, gives }));
         }
     }
 
@@ -208,6 +206,7 @@ impl View {
             Fed::Written(written) => _ = cache.apply_write(Object::of(claim, &written)),
         }
         self.known = cache.get(&id(claim)).and_then(|object| object.claim);
+        self.disturbed |= self.known != before;
         if let (Some(before), None) = (before, self.known) {
             self.deleted |= 1 << before.born;
         }

@@ -8,7 +8,7 @@ use sharedlb_crds::Reason;
 use stateright::{Model, Property};
 
 use super::state::{Budget, Claim, Slot, State, Truth, Wrong};
-use super::steps::ClassWrite;
+use super::steps::ClassAnswer;
 use super::{Action, World};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::Open;
@@ -122,10 +122,10 @@ impl World {
         let rank = |action: &Action| match action {
             Action::End(0) => Some(0),
             Action::Stray(_) => Some(1),
-            Action::Arrive(..) | Action::Answer(..) => Some(2),
+            Action::Arrive(..) | Action::ArriveClass(_, ClassAnswer::Done) | Action::Answer(..) => Some(2),
             Action::Watch(..) | Action::WatchClass(_) => Some(3),
             Action::Hear(..) | Action::Take(..) | Action::Apply(_, _, Answers::Fine) => Some(4),
-            Action::Run(_, ClassWrite::Done) => Some(5),
+            Action::Run(_) => Some(5),
             Action::Resync(..) => Some(6),
             Action::Wait => Some(7),
             _ => None,

@@ -1,11 +1,10 @@
 //! The whole controller, model checked: every order of events within a small
 //! scope, with crashes, lost answers, lagging caches and a second leader.
 //!
-//! What runs in it is the controller's own code: `decide` with `assign`,
-//! `render`, the caches, `InFlightPlans`, and the LB loop with `desired`, `diff` and the
-//! `memory` provider. What the model has of its own is the API server (`api`) and
-//! the order of a run's steps (`steps`, a copy of `run.rs`, `verdicts.rs` and
-//! `side.rs`: whoever changes one changes the other).
+//! What runs in it is the controller's own code: `Class::step` with all that it calls,
+//! the caches, and the LB loop with `desired`, `diff` and the `memory` provider. What
+//! the model has of its own is the API server (`api`) and what comes of effects
+//! (`steps`).
 //!
 //! What must hold is in `check`, and in which scopes in `tests`. That everything
 //! becomes as desired is checked from every state that is reached, in one order:
@@ -28,9 +27,7 @@
 //! - Between the calls that an LB loop makes in one run nothing else happens,
 //!   unless the process ends there. A process that is gone changes no load
 //!   balancer any more: its last call ends sooner than a port rests.
-//! - A write of the class' status happens at once when it is decided on. (It
-//!   carries the version that it was decided on, and nothing is taken in before
-//!   it has ended, so a later one is a later decision on the same.)
+//! - A write of the class' status is answered in the moment in which it arrives.
 //! - A watch lags by at most two events for each claim, and then lists afresh;
 //!   of the class it tells the latest status only.
 //! - A claim created again may be told that it is served while its namesake's
@@ -53,7 +50,7 @@ use stateright::{Model, Property};
 use self::check::Settled;
 use self::real::Real;
 use self::state::{Budget, Class, Controller, Pending, State};
-use self::steps::ClassWrite;
+use self::steps::ClassAnswer;
 use crate::load_balancer::faulty_provider::Answers;
 
 /// How much of everything there is.
@@ -100,8 +97,10 @@ enum Action {
     Relist(u8, u8),
     /// The watch tells the latest status of the class.
     WatchClass(u8),
-    /// The class loop runs.
-    Run(u8, ClassWrite),
+    /// The class loop reconciles the class.
+    Run(u8),
+    /// A write to the class reaches the API server, or does not.
+    ArriveClass(u8, ClassAnswer),
     /// A write to a claim reaches the API server.
     Arrive(u8, u8),
     /// The same, but the answer is lost.
@@ -165,26 +164,26 @@ impl World {
                         actions.push(Action::ArriveUnanswered(who, claim));
                     }
                 }
-                Some(Pending::Answered { .. }) if controller.giving.is_none() => {
-                    actions.push(Action::Answer(who, claim))
-                }
-                _ => {}
+                Some(Pending::Answered { .. }) => actions.push(Action::Answer(who, claim)),
+                None => {}
             }
-            if controller.giving.is_none() && !view.coming.is_empty() {
+            if !view.coming.is_empty() {
                 actions.push(Action::Watch(who, claim));
                 if view.coming.len() > 1 {
                     actions.push(Action::Relist(who, claim));
                 }
             }
         }
-        if controller.giving.is_none() {
-            if controller.class.version < state.class.version {
-                actions.push(Action::WatchClass(who));
-            }
-            actions.extend([Action::Run(who, ClassWrite::Done), Action::Run(who, ClassWrite::Not)]);
+        if controller.class_write.is_some() {
+            actions.extend([ClassAnswer::Done, ClassAnswer::Not].map(|answer| Action::ArriveClass(who, answer)));
             if state.left.lost > 0 {
-                actions.push(Action::Run(who, ClassWrite::Lost));
+                actions.push(Action::ArriveClass(who, ClassAnswer::Lost));
             }
+        } else if controller.class.version < state.class.version {
+            actions.push(Action::WatchClass(who));
+        }
+        if !controller.is_waiting() {
+            actions.push(Action::Run(who));
         }
     }
 
@@ -193,7 +192,7 @@ impl World {
         for (lb, lb_loop) in (0..).zip(&controller.loops) {
             let Some(lb_loop) = lb_loop else { continue };
             let told = lb_loop.memories.told.as_ref().map(|told| told.plan);
-            if lb_loop.unheard && controller.giving.is_none() {
+            if lb_loop.unheard {
                 actions.push(Action::Hear(who, lb));
             }
             if lb_loop.taken.is_some() {
@@ -207,7 +206,7 @@ impl World {
                 if state.left.crashes > 0 {
                     actions.extend(changes.map(|n| Action::CrashAfter(who, lb, n)));
                 }
-            } else if told != Some(lb_loop.plan) || lb_loop.memories.again {
+            } else if told != Some(lb_loop.plans.current) || lb_loop.memories.again {
                 actions.push(Action::Take(who, lb));
             } else if lb_loop.memories.observed != Some(state.there[usize::from(lb)]) {
                 actions.push(Action::Resync(who, lb));
@@ -220,7 +219,7 @@ impl World {
         let at = usize::from;
         match action {
             Action::Delete(_) | Action::Create(_) | Action::Edit(..) => state.left.users -= 1,
-            Action::Run(_, ClassWrite::Lost) | Action::ArriveUnanswered(..) => state.left.lost -= 1,
+            Action::ArriveClass(_, ClassAnswer::Lost) | Action::ArriveUnanswered(..) => state.left.lost -= 1,
             Action::Apply(_, _, answers) if answers != Answers::Fine => state.left.lost -= 1,
             Action::Crash(_) | Action::CrashAfter(..) => state.left.crashes -= 1,
             Action::Second => state.left.second -= 1,
@@ -233,7 +232,8 @@ impl World {
             Action::Watch(who, claim) => state.controller(who).claims[at(claim)].watch(at(claim)),
             Action::Relist(who, claim) => state.relist(who, at(claim)),
             Action::WatchClass(who) => state.watch_class(who),
-            Action::Run(who, write) => state.run(who, &self.real, write),
+            Action::Run(who) => state.run(who, &self.real),
+            Action::ArriveClass(who, answer) => state.arrive_class(who, &self.real, answer),
             Action::Arrive(who, claim) => state.arrive(who, at(claim), false),
             Action::ArriveUnanswered(who, claim) => state.arrive(who, at(claim), true),
             Action::Answer(who, claim) => state.answer(who, at(claim)),

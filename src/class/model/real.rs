@@ -1,11 +1,11 @@
-//! Where the model calls the controller's own code: a class decided with
-//! `decide` and `assign`, statuses rendered, and an LB loop run. Each is a
-//! function of what it is given, so that each case is computed once.
+//! Where the model calls the controller's own code: the steps of a class, and an LB
+//! loop run. Each is a function of what it is given, so that each case is computed
+//! once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,22 +14,27 @@ use sharedlb_crds::{
     CLAIM_FINALIZER, ConditionType, LoadBalancerStatus, Reason, ReleasedPort, SharedLBClassStatus, SharedLBStatus,
 };
 use sharedlb_providers::memory::Memory;
-use sharedlb_providers::{ListenerKey, Provider as _};
+use sharedlb_providers::{ListenerKey, Provider};
+use tokio::time::Instant;
 
-use super::state::{Claim, Decision, Heard, InFlightPlans, Lbs, Listed, Record, Slot, Status, Truth};
-use crate::allocation::{Assignment, Held};
+use super::state::{
+    Claim, Heard, InFlightPlans, Known, Lbs, Listed, Plans, Record, Slot, Status, Stepped, Truth, What,
+};
 use crate::api::claim::{ClaimObject, api_protocol, protocol};
-use crate::api::class::policy;
-use crate::class::decide::{self, Facts, decide};
+use crate::api::class::ClassObject;
+use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
 use crate::class::handed;
-use crate::class::render::{self, Programmed, Verdict, find, released_key};
-use crate::class::verdicts::changes_slots;
-use crate::load_balancer::desired::Planned;
+use crate::class::render::{find, released_key};
+use crate::class::state::{Class, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
+use crate::kubernetes::ObjectKey;
+use crate::kubernetes::writes::Writes;
+use crate::load_balancer::desired::{Plan, Planned};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::{
-    CLAIMS, Memories, Numbered, Slots, There, Told, claim_json, claim_of, key, plan_of, port_of, run,
+    BACKENDS, CLAIMS, Memories, Numbered, Slots, There, Told, claim_json, claim_of, key, plan_of, port_of, run,
 };
 use crate::load_balancer::outcome::{MaybeOpen, Outcome};
+use crate::watches::NamespaceObject;
 
 /// How long ports rest, and empty load balancers stay, in seconds.
 const DELAY: i64 = 60;
@@ -47,14 +52,14 @@ const REASONS: [Reason; 11] = [
     Reason::Accepted,
 ];
 
-/// The claims, the class' status and the outcomes that a class loop knows.
-pub(super) type Known = ([Option<Claim>; 3], Lbs, [Option<Heard>; 2]);
 type LbRun = (u8, Memories, Numbered, There, Answers);
+type ClassStep = (Known, Option<Arc<Known>>);
 
 /// The code under test, and what it was seen to do.
 pub(super) struct Real {
     spec: Value,
-    decisions: Seen<Known, Arc<Decision>>,
+    provider: Arc<dyn Provider>,
+    steps: Seen<ClassStep, Stepped>,
     runs: Seen<LbRun, (Memories, There)>,
 }
 
@@ -83,13 +88,18 @@ impl Real {
             },
             "reclaimDelaySeconds": DELAY,
         });
-        Self { spec, decisions: Seen(Mutex::default()), runs: Seen(Mutex::default()) }
+        Self {
+            spec,
+            provider: Arc::new(Memory::default()),
+            steps: Seen(Mutex::default()),
+            runs: Seen(Mutex::default()),
+        }
     }
 
-    /// Decides for the class.
-    pub(super) fn decide(&self, mut known: Known) -> Arc<Decision> {
-        known.0.iter_mut().flatten().for_each(|claim| claim.version = 0);
-        self.decisions.or(known, |known| Arc::new(self.decide_anew(known)))
+    /// Makes steps of a class that knows this, until it has to wait. `recorded`: the
+    /// decision that it made when it knew that has been recorded.
+    pub(super) fn step(&self, known: Known, recorded: Option<Arc<Known>>) -> Stepped {
+        self.steps.or((known, recorded), |(known, recorded)| self.step_anew(known, recorded.as_deref()))
     }
 
     /// Runs an LB loop once.
@@ -105,46 +115,184 @@ impl Real {
         self.runs.or(given, |(lb, before, plan, there, answers)| run((*lb).into(), before, plan, there, *answers))
     }
 
-    fn decide_anew(&self, (claims, lbs, heard): &Known) -> Decision {
-        let mut objects: Vec<(usize, Arc<ClaimObject>)> =
-            (0..3).filter_map(|n| Some((n, Arc::new(object(n, claims[n].as_ref()?))))).collect();
-        // As a group has them: the older first.
-        objects.sort_by_key(|(_, claim)| (claim.request.created, claim.meta.key.clone()));
-        let class = crate::fixtures::class(self.spec.clone(), &class_status(lbs), false);
-        let spec = class.spec.clone().unwrap();
-        let outcomes: BTreeMap<u32, Outcome> =
-            (0..).zip(heard).filter_map(|(n, heard)| Some((n, outcome(n, heard.as_ref()?)))).collect();
-        let decision = decide(&Facts {
-            class: &class,
-            policy: policy(&spec, &Memory::default().capabilities(), std::iter::empty()),
-            spec: &spec,
-            suspended: None,
-            claims: objects.iter().map(|(_, claim)| claim).collect(),
-            counted: None,
-            targets_closing: 0,
-            outcomes: &outcomes,
-            left: &[],
-            now: now(),
-        });
-        let (mut give, mut tell) = ([None; 3], [None; 3]);
-        for ((n, object), got) in objects.iter().zip(&decision.assignments) {
-            let (Some(got), Some(known)) = (got, &claims[*n]) else { continue };
-            let status =
-                of_status(object, &render::status(object, Some("default"), &verdict(object, got, &outcomes), now()));
-            if changes_slots(object, got) {
-                give[*n] = Some(status);
-            } else {
-                tell[*n] = Some(status).filter(|status| *status != known.status);
+    fn step_anew(&self, known: &Known, recorded: Option<&Known>) -> Stepped {
+        // The model has statuses without their messages. One that is as it should be
+        // gets those that the class gives it, since otherwise it would be written.
+        let mut exact = Exact::default();
+        loop {
+            let (class, effects) = self.effects(known, recorded, &exact);
+            let found = same_statuses(known, &effects);
+            if found.iter().all(Option::is_none) {
+                return Self::stepped(&class, known, effects);
             }
-        }
-        Decision {
-            class_first: decision.class_first(),
-            lbs: of_class(&decision.status),
-            plans: plans(&decision),
-            give,
-            tell,
+            exact.iter_mut().zip(found).for_each(|(exact, found)| *exact = found.or(exact.take()));
         }
     }
+
+    fn effects(&self, known: &Known, recorded: Option<&Known>, exact: &Exact) -> (Class, Vec<Effect>) {
+        let mut class = self.class(recorded.unwrap_or(known), exact);
+        if let Some(recorded) = recorded {
+            class.step(&now(), &around());
+            assert!(matches!(class.stage, Stage::Record(..)), "it decides as it did before");
+            self.catch_up(&mut class, recorded, known, exact);
+        }
+        let mut effects = class.step(&now(), &around());
+        while class.has_work() {
+            effects.extend(class.step(&now(), &around()));
+        }
+        (class, effects)
+    }
+
+    /// The class itself.
+    fn class(&self, known: &Known, exact: &Exact) -> Class {
+        let mut class = Class::new(Some("default".into()));
+        let class_object = self.object(&known.lbs);
+        let spec = class_object.spec.clone().unwrap();
+        class.replace_object(Some(class_object));
+        class.settings = Some(ClassSettings { spec, provider: self.provider.clone() });
+        for (n, claim) in known.claims.iter().enumerate() {
+            if let Some(claim) = claim {
+                class.claims.insert(None, Arc::new(with_status(object(n, &claim.claim), &exact[n])));
+            }
+        }
+        self.set_the_rest(&mut class, known);
+        class
+    }
+
+    fn object(&self, lbs: &Lbs) -> Arc<ClassObject> {
+        Arc::new(crate::fixtures::class(self.spec.clone(), &class_status(lbs), false))
+    }
+
+    /// Takes in what has happened to the class since it decided on `before`.
+    fn catch_up(&self, class: &mut Class, before: &Known, known: &Known, exact: &Exact) {
+        class.replace_object(Some(self.object(&known.lbs)));
+        for (n, (before, claim)) in before.claims.iter().zip(&known.claims).enumerate() {
+            let undisturbed = claim.is_some_and(|claim| !claim.disturbed);
+            if undisturbed {
+                continue;
+            }
+            before.iter().for_each(|before| _ = class.claims.remove(&object(n, &before.claim)));
+            let now = claim.map(|claim| Arc::new(with_status(object(n, &claim.claim), &exact[n])));
+            now.into_iter().for_each(|claim| class.claims.insert(None, claim));
+        }
+        class.class_write_answered(true, now().instant);
+        self.set_the_rest(class, known);
+    }
+
+    fn set_the_rest(&self, class: &mut Class, known: &Known) {
+        for (n, claim) in known.claims.iter().enumerate() {
+            let Some(claim) = claim else { continue };
+            let state = class.claims.get_mut(&object(n, &claim.claim)).expect("it was put in");
+            state.writes = Writes::default();
+            if claim.in_flight {
+                state.writes.begin();
+            }
+            // Its Service is always there.
+            state.service_is_fine = true;
+        }
+        class.gives = known.claims.iter().flatten().filter(|claim| claim.gives).count();
+        class.outcomes =
+            (0..).zip(&known.outcomes).filter_map(|(n, heard)| Some((n, outcome(n, heard.as_ref()?)))).collect();
+        class.load_balancers = (0..)
+            .zip(&known.plans)
+            .filter_map(|(n, plans)| {
+                let Plans { current, in_flight } = plans.as_ref()?;
+                Some((n, LoadBalancerPlans { current: plan_of(n, current), in_flight: in_flight.real() }))
+            })
+            .collect();
+    }
+
+    /// What comes of these effects. A plan with the same slots is the same.
+    fn stepped(class: &Class, known: &Known, effects: Vec<Effect>) -> Stepped {
+        let (mut writes, mut class_write) = ([None; 3], None);
+        let records = matches!(class.stage, Stage::Record(..));
+        for effect in effects {
+            match effect {
+                Effect::Claim(ClaimWrite { claim, what, awaited_by }) => {
+                    let n = usize::from(claim_of(&claim.meta.key.name));
+                    let what = match what {
+                        ClaimChange::Status { status, .. } => What::Status(of_status(&claim, &status)),
+                        ClaimChange::Protect => What::Protect,
+                        ClaimChange::Release => What::LetGo,
+                    };
+                    assert!(writes[n].is_none(), "two writes to one claim");
+                    writes[n] = Some((what, awaited_by.is_some()));
+                }
+                Effect::Class(write) => {
+                    let ClassChange::Status(status) = write.what else { panic!("its finalizer is on") };
+                    let lbs = of_class(&status);
+                    class_write = Some(lbs).filter(|lbs| records || *lbs != known.lbs);
+                }
+                Effect::Companion(..) => panic!("every claim names a Service"),
+                // Plans are read from the class.
+                Effect::Start(_) | Effect::Plan(..) | Effect::Stop(_) => {}
+                Effect::Export(_) | Effect::WakeAt(_) | Effect::Again => {}
+            }
+        }
+        let (mut plans, mut outcomes) = ([None, None], [None, None]);
+        for lb in 0..2usize {
+            let index = u32::try_from(lb).unwrap();
+            let Some(new) = class.load_balancers.get(&index) else { continue };
+            let slots = slots_of(&new.current);
+            let before = known.plans[lb].as_ref().filter(|before| before.current.slots == slots);
+            plans[lb] = Some(before.cloned().unwrap_or_else(|| Plans {
+                current: Numbered { number: u8::try_from(new.current.number).unwrap(), slots },
+                in_flight: InFlightPlans::of(&new.in_flight),
+            }));
+            outcomes[lb] = known.outcomes[lb].clone().map(|heard| match (before, class.outcomes.get(&index)) {
+                (None, Some(outcome)) => Heard { since: of_since(&outcome.since), ..heard },
+                _ => heard,
+            });
+        }
+        Stepped { writes, class_write, records, plans, outcomes }
+    }
+}
+
+/// Whole statuses of claims.
+type Exact = [Option<SharedLBStatus>; 3];
+
+fn with_status(mut claim: ClaimObject, status: &Option<SharedLBStatus>) -> ClaimObject {
+    status.iter().for_each(|status| claim.status = status.clone());
+    claim
+}
+
+/// The statuses that are to be written and say the same as those that are there, but
+/// for their messages.
+fn same_statuses(known: &Known, effects: &[Effect]) -> Exact {
+    let mut same = Exact::default();
+    for effect in effects {
+        let Effect::Claim(ClaimWrite { claim, what: ClaimChange::Status { status, .. }, .. }) = effect else {
+            continue;
+        };
+        let n = usize::from(claim_of(&claim.meta.key.name));
+        if known.claims[n].is_some_and(|known| of_status(claim, status) == known.claim.status) {
+            same[n] = Some(SharedLBStatus::clone(status));
+        }
+    }
+    same
+}
+
+fn around() -> Surroundings<'static> {
+    static NAMESPACES: LazyLock<BTreeMap<ObjectKey, Arc<NamespaceObject>>> = LazyLock::new(BTreeMap::new);
+    Surroundings { namespaces: &NAMESPACES, backends: &BACKENDS, drops_target_ports: false }
+}
+
+/// The claim that each port is planned for.
+fn slots_of(plan: &Plan) -> Slots {
+    plan.slots.as_ref().map(|planned| {
+        let mut slots = [None; 3];
+        for Planned { target, slots: held } in planned {
+            for slot in held.iter() {
+                let former = slots[port_of(slot.key)].replace(claim_of(&target.claim.name));
+                assert_eq!(former, None, "two claims are planned on one port");
+            }
+        }
+        slots
+    })
+}
+
+fn of_since(since: &MaybeOpen) -> ([bool; 3], bool) {
+    ([0, 1, 2].map(|port| since.planned.contains(&key(port))), since.exists)
 }
 
 /// The outcome as the class loop keeps it.
@@ -154,20 +302,12 @@ fn outcome(index: u32, Heard { told, since: (planned, exists) }: &Heard) -> Outc
 }
 
 impl InFlightPlans {
-    /// What `class_loop::handed` makes of being handed `new` instead of `old`.
-    pub(super) fn replace(&mut self, old: &Numbered, new: &Numbered) {
-        let mut real = self.real();
-        real.replace(&plan_of(0, old), &plan_of(0, new));
-        *self = Self::of(&real);
-    }
-
     /// An outcome as the class loop takes it in, or keeps it, when `current` was handed last.
     pub(super) fn heard(&mut self, told: &Told, current: &Numbered) -> Heard {
         let mut real = self.real();
         let since = real.since(&plan_of(0, &told.plan), &plan_of(0, current));
         *self = Self::of(&real);
-        let planned = [0, 1, 2].map(|port| since.planned.contains(&key(port)));
-        Heard { told: told.clone(), since: (planned, since.exists) }
+        Heard { told: told.clone(), since: of_since(&since) }
     }
 
     fn real(&self) -> handed::InFlightPlans {
@@ -182,32 +322,17 @@ impl InFlightPlans {
     }
 }
 
-/// As `ClassLoop::verdict` has it.
-fn verdict(claim: &ClaimObject, got: &Assignment, outcomes: &BTreeMap<u32, Outcome>) -> Verdict {
-    let outcome = got.granted.as_ref().and_then(|held| outcomes.get(&held.index));
-    let heard = outcome.filter(|outcome| outcome.exists.is_some());
-    let programmed = |held: &Held| render::programmed(claim, held, outcome, |_, _| None, |_, _| None);
-    Verdict {
-        refused: got.refused.first().map(|(_, refusal)| (refusal.reason(), String::new())),
-        programmed: got.granted.as_ref().map_or(Programmed::Pending, programmed),
-        addresses: match &got.granted {
-            Some(_) => heard.map(|outcome| outcome.addresses.clone()),
-            None => Some(Arc::default()),
-        },
-        held: got.granted.clone(),
-    }
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_second(1_800_000_000).unwrap()
+fn now() -> Now {
+    static INSTANT: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Now { instant: *INSTANT, time: Timestamp::from_second(1_800_000_000).unwrap() }
 }
 
 fn since(over: bool) -> Time {
-    Time(if over { now() - SignedDuration::from_secs(DELAY) } else { now() })
+    Time(if over { now().time - SignedDuration::from_secs(DELAY) } else { now().time })
 }
 
 fn is_over(time: Option<&Time>) -> bool {
-    time.is_none_or(|time| time.0 < now())
+    time.is_none_or(|time| time.0 < now().time)
 }
 
 fn number(slot: Slot) -> u16 {
@@ -322,23 +447,4 @@ fn of_class(status: &SharedLBClassStatus) -> Lbs {
         lbs[usize::try_from(lb.index).unwrap()] = Some(listed);
     }
     lbs
-}
-
-fn plans(decision: &decide::Decision) -> [Option<Slots>; 2] {
-    assert_eq!(decision.untouched, BTreeSet::new(), "every status can be read");
-    let mut plans = [None, None];
-    for (&index, planned) in &decision.plans {
-        let slots = planned.as_ref().map(|planned| {
-            let mut slots = [None; 3];
-            for Planned { target, slots: held } in planned {
-                for slot in held.iter() {
-                    let former = slots[port_of(slot.key)].replace(claim_of(&target.claim.name));
-                    assert_eq!(former, None, "two claims are planned on one port");
-                }
-            }
-            slots
-        });
-        plans[usize::try_from(index).unwrap()] = Some(slots);
-    }
-    plans
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sharedlb_crds::Reason;
 
-use crate::load_balancer::model::{ByPort, Memories, Numbered, Slots, There, Told};
+use crate::load_balancer::model::{ByPort, Memories, Numbered, There, Told};
 
 /// A front port of a load balancer, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,18 +75,52 @@ pub(super) struct Class {
     pub(super) lbs: Lbs,
 }
 
-/// What is to be done, as the class loop has decided it.
+/// What a class knows, and has in flight: all that its next step depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Decision {
-    /// Whether the class' status is to be written before any claim's
-    pub(super) class_first: bool,
+pub(super) struct Known {
+    pub(super) claims: [Option<KnownClaim>; 3],
     pub(super) lbs: Lbs,
-    /// What each load balancer shall be; `None`: it is no longer there
-    pub(super) plans: [Option<Slots>; 2],
-    /// Statuses by which slots change hands
-    pub(super) give: [Option<Status>; 3],
-    /// Other statuses that say something else than the claim's does
-    pub(super) tell: [Option<Status>; 3],
+    pub(super) outcomes: [Option<Heard>; 2],
+    pub(super) plans: [Option<Plans>; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct KnownClaim {
+    /// Without its version
+    pub(super) claim: Claim,
+    pub(super) in_flight: bool,
+    /// Whether the class waits for the answer
+    pub(super) gives: bool,
+    /// Whether it has changed since the decision that waits to be recorded
+    pub(super) disturbed: bool,
+}
+
+/// The plan that an LB loop was handed last, and those before it that matter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Plans {
+    pub(super) current: Numbered,
+    pub(super) in_flight: InFlightPlans,
+}
+
+/// What the steps of one reconcile ask for, and make of the class.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Stepped {
+    /// Writes to claims, each with whether the class waits for the answer
+    pub(super) writes: [Option<(What, bool)>; 3],
+    pub(super) class_write: Option<Lbs>,
+    /// Whether the rest of the decision waits for it
+    pub(super) records: bool,
+    pub(super) plans: [Option<Plans>; 2],
+    pub(super) outcomes: [Option<Heard>; 2],
+}
+
+/// A write to the class that is in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ClassWrite {
+    pub(super) version: u8,
+    pub(super) lbs: Lbs,
+    /// What the decision was made of, the rest of which waits for the answer
+    pub(super) recorded: Option<Arc<Known>>,
 }
 
 /// A write to a claim, on this version of it.
@@ -95,6 +129,8 @@ pub(super) struct Write {
     pub(super) version: u8,
     pub(super) born: u8,
     pub(super) what: What,
+    /// Whether the class waits for the answer
+    pub(super) gives: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +150,7 @@ pub(super) enum Pending {
     Answered {
         born: u8,
         written: Option<Claim>,
+        gives: bool,
     },
 }
 
@@ -132,14 +169,15 @@ pub(super) struct View {
     pub(super) deleted: u8,
     pub(super) coming: Vec<Event>,
     pub(super) write: Option<Pending>,
+    /// Whether it has changed since the decision that waits to be recorded
+    pub(super) disturbed: bool,
 }
 
 /// The LB loop of one load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Loop {
-    /// The plan that it is to take up
-    pub(super) plan: Numbered,
-    pub(super) handed: InFlightPlans,
+    /// The plan that it is to take up, and those before it
+    pub(super) plans: Plans,
     /// The plan that it is at work on
     pub(super) taken: Option<Numbered>,
     pub(super) memories: Memories,
@@ -147,7 +185,7 @@ pub(super) struct Loop {
     pub(super) unheard: bool,
 }
 
-/// A `class_loop::handed::InFlightPlans`.
+/// A `class::handed::InFlightPlans`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct InFlightPlans {
     pub(super) dropped: ByPort<u8>,
@@ -169,8 +207,7 @@ pub(super) struct Controller {
     pub(super) class: Class,
     pub(super) outcomes: [Option<Heard>; 2],
     pub(super) loops: [Option<Loop>; 2],
-    /// In the middle of a run: what was decided, and for which claims' writes it waits
-    pub(super) giving: Option<(Arc<Decision>, BTreeSet<u8>)>,
+    pub(super) class_write: Option<ClassWrite>,
 }
 
 /// How much may still go wrong, and be done by users.
@@ -229,11 +266,11 @@ impl Controller {
     fn numbers(&mut self, lb: usize, each: &mut impl FnMut(&mut u8)) {
         self.outcomes[lb].iter_mut().for_each(|heard| each(&mut heard.told.plan.number));
         if let Some(lb_loop) = &mut self.loops[lb] {
-            each(&mut lb_loop.plan.number);
+            each(&mut lb_loop.plans.current.number);
             lb_loop.taken.iter_mut().for_each(|plan| each(&mut plan.number));
             lb_loop.memories.told.iter_mut().for_each(|told| each(&mut told.plan.number));
-            lb_loop.handed.dropped.iter_mut().flatten().for_each(&mut *each);
-            each(&mut lb_loop.handed.existing);
+            lb_loop.plans.in_flight.dropped.iter_mut().flatten().for_each(&mut *each);
+            each(&mut lb_loop.plans.in_flight.existing);
         }
     }
 }
@@ -256,6 +293,11 @@ impl State {
                     Some(Pending::Answered { born, .. }) => 1 << born,
                     None => 0,
                 };
+                let recording = controller.class_write.as_ref().is_some_and(|write| write.recorded.is_some());
+                if view.disturbed && !recording {
+                    Arc::make_mut(controller).claims[claim].disturbed = false;
+                }
+                let view = &controller.claims[claim];
                 if view.deleted & !under_way != 0 {
                     Arc::make_mut(controller).claims[claim].deleted &= under_way;
                 }
@@ -271,13 +313,22 @@ impl State {
         }
         self.renumber_plans();
         let mut used = BTreeSet::from([self.class.version]);
-        used.extend(self.controllers.iter().flatten().map(|controller| controller.class.version));
+        for controller in self.controllers.iter().flatten() {
+            used.insert(controller.class.version);
+            used.extend(controller.class_write.as_ref().map(|write| write.version));
+        }
         let rank = |version: u8| u8::try_from(used.iter().position(|used| *used == version).unwrap()).unwrap();
         self.class.version = rank(self.class.version);
         for controller in self.controllers.iter_mut().flatten() {
             if controller.class.version != rank(controller.class.version) {
                 let controller = Arc::make_mut(controller);
                 controller.class.version = rank(controller.class.version);
+            }
+            let sent = controller.class_write.as_ref().map(|write| write.version);
+            if let Some(sent) = sent.filter(|sent| *sent != rank(*sent))
+                && let Some(write) = &mut Arc::make_mut(controller).class_write
+            {
+                write.version = rank(sent);
             }
         }
     }

@@ -1,20 +1,21 @@
-//! What a controller does, step by step, in the order of `run.rs`.
+//! What a controller does: the steps of the real class and of the real LB loop, and
+//! what comes of their effects.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::real::Real;
-use super::state::{Claim, Class, Controller, Decision, Lbs, Loop, Pending, Slot, State, View, What, Wrong};
+use super::state::{Claim, Class, ClassWrite, Controller, Known, KnownClaim, Lbs, Loop, Pending, Slot, State, Stepped};
+use super::state::{View, Wrong};
 use crate::load_balancer::faulty_provider::Answers;
-use crate::load_balancer::model::{Numbered, Slots, There};
+use crate::load_balancer::model::There;
 
-/// What becomes of the write of the class' status in a run.
+/// What becomes of a write of the class' status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum ClassWrite {
+pub(super) enum ClassAnswer {
     Done,
     /// It was carried out, but the answer is lost.
     Lost,
-    /// It was put off, or it never arrived.
+    /// It never arrived.
     Not,
 }
 
@@ -25,47 +26,57 @@ impl Controller {
         Self { claims: views, class, ..Self::default() }
     }
 
-    /// What it would decide now.
-    pub(super) fn decision(&self, real: &Real) -> Arc<Decision> {
-        let claims = [0, 1, 2].map(|n: usize| self.claims[n].known);
-        real.decide((claims, self.class.lbs, self.outcomes.clone()))
-    }
-
-    /// Everything that may wait, once slots have changed hands: what else there
-    /// is to tell, finalizers, plans.
-    fn finish(&mut self, decision: &Decision) {
-        for (n, view) in self.claims.iter_mut().enumerate() {
-            let Some(known) = view.known.filter(|_| view.is_free()) else { continue };
-            if let Some(status) = decision.tell[n] {
-                view.send(What::Status(status));
-            } else if known.deleting && known.finalizer {
-                view.send(What::LetGo);
-            } else if !known.deleting && !known.finalizer && known.status.held.is_some() {
-                view.send(What::Protect);
-            }
-        }
-        for (lb, plan) in decision.plans.iter().enumerate() {
-            match plan {
-                None => (self.loops[lb], self.outcomes[lb]) = (None, None),
-                Some(slots) => self.hand(lb, *slots),
-            }
-        }
-    }
-
-    /// Hands a load balancer its plan, if that is a new one.
-    fn hand(&mut self, lb: usize, slots: Slots) {
-        let Some(lb_loop) = &mut self.loops[lb] else {
-            let plan = Numbered { number: 0, slots };
-            self.loops[lb] = Some(Loop { plan, ..Loop::default() });
-            return;
+    /// What its class knows.
+    fn known(&self) -> Known {
+        let claim = |view: &View| {
+            let claim = Claim { version: 0, ..view.known? };
+            let gives = match view.write {
+                Some(Pending::Sent(write)) => write.gives,
+                Some(Pending::Answered { gives, .. }) => gives,
+                None => false,
+            };
+            Some(KnownClaim { claim, in_flight: view.write.is_some(), gives, disturbed: view.disturbed })
         };
-        if lb_loop.plan.slots != slots {
-            let plan = Numbered { number: lb_loop.plan.number + 1, slots };
-            lb_loop.handed.replace(&lb_loop.plan, &plan);
-            lb_loop.plan = plan;
-            if let Some(heard) = &mut self.outcomes[lb] {
-                *heard = lb_loop.handed.heard(&heard.told, &plan);
+        let plans = |lb_loop: &Option<Loop>| lb_loop.as_ref().map(|lb_loop| lb_loop.plans.clone());
+        Known {
+            claims: [0, 1, 2].map(|n: usize| claim(&self.claims[n])),
+            lbs: self.class.lbs,
+            outcomes: self.outcomes.clone(),
+            plans: [0, 1].map(|lb: usize| plans(&self.loops[lb])),
+        }
+    }
+
+    /// Whether it waits for an answer before it decides again.
+    pub(super) fn is_waiting(&self) -> bool {
+        let gives = |view: &View| match view.write {
+            Some(Pending::Sent(write)) => write.gives,
+            Some(Pending::Answered { gives, .. }) => gives,
+            None => false,
+        };
+        self.class_write.is_some() || self.claims.iter().any(gives)
+    }
+
+    /// The class makes steps until it has to wait.
+    fn step(&mut self, real: &Real, recorded: Option<Arc<Known>>) {
+        let known = self.known();
+        let Stepped { writes, class_write, records, plans, outcomes } = real.step(known.clone(), recorded);
+        for (view, write) in self.claims.iter_mut().zip(writes) {
+            if let Some((what, gives)) = write {
+                view.send(what, gives);
             }
+        }
+        for (lb, plans) in plans.into_iter().enumerate() {
+            match (plans, &mut self.loops[lb]) {
+                (None, lb_loop) => *lb_loop = None,
+                (Some(plans), Some(lb_loop)) => lb_loop.plans = plans,
+                (Some(plans), none) => *none = Some(Loop { plans, ..Loop::default() }),
+            }
+        }
+        self.outcomes = outcomes;
+        if let Some(lbs) = class_write {
+            let recorded = records.then(|| Arc::new(known));
+            self.claims.iter_mut().for_each(|view| view.disturbed = false);
+            self.class_write = Some(ClassWrite { version: self.class.version, lbs, recorded });
         }
     }
 }
@@ -75,38 +86,21 @@ impl State {
         Arc::make_mut(self.controllers[usize::from(who)].as_mut().expect("it runs"))
     }
 
-    /// Decide; record what is given back; begin to give what is given.
-    pub(super) fn run(&mut self, who: u8, real: &Real, write: ClassWrite) {
-        let decision = self.controller(who).decision(real);
-        if decision.class_first && !self.write_class(who, &decision, write) {
-            return;
-        }
-        let controller = self.controller(who);
-        let gives = (0..3).filter(|n: &u8| decision.give[usize::from(*n)].is_some());
-        let waits: BTreeSet<u8> = gives.filter(|n| controller.claims[usize::from(*n)].is_free()).collect();
-        for &n in &waits {
-            let status = decision.give[usize::from(n)].expect("it is given");
-            controller.claims[usize::from(n)].send(What::Status(status));
-        }
-        if !waits.is_empty() {
-            controller.giving = Some((decision, waits));
-            return;
-        }
-        controller.finish(&decision);
-        if !decision.class_first && controller.class.lbs != decision.lbs {
-            self.write_class(who, &decision, write);
-        }
+    /// The class loop reconciles the class.
+    pub(super) fn run(&mut self, who: u8, real: &Real) {
+        self.controller(who).step(real, None);
     }
 
-    fn write_class(&mut self, who: u8, decision: &Decision, write: ClassWrite) -> bool {
-        let version = self.controller(who).class.version;
-        let written = if write == ClassWrite::Not { None } else { self.carry_out_class(version, decision.lbs) };
-        match written.filter(|_| write == ClassWrite::Done) {
-            Some(version) => {
-                self.controller(who).class = Class { version, lbs: decision.lbs };
-                true
-            }
-            None => false,
+    /// The API server carries out a write of the class' status, and answers.
+    pub(super) fn arrive_class(&mut self, who: u8, real: &Real, answer: ClassAnswer) {
+        let Some(write) = self.controller(who).class_write.take() else { return };
+        let arrives = answer != ClassAnswer::Not;
+        let written = if arrives { self.carry_out_class(write.version, write.lbs) } else { None };
+        let controller = self.controller(who);
+        let Some(version) = written.filter(|_| answer == ClassAnswer::Done) else { return };
+        controller.class = Class { version, lbs: write.lbs };
+        if let Some(recorded) = write.recorded {
+            controller.step(real, Some(recorded));
         }
     }
 
@@ -114,23 +108,11 @@ impl State {
     pub(super) fn arrive(&mut self, who: u8, claim: usize, lost: bool) {
         let Some(Pending::Sent(write)) = self.controller(who).claims[claim].write else { return };
         let written = self.carry_out(claim, write).filter(|_| !lost);
-        let controller = self.controller(who);
-        controller.claims[claim].write = Some(Pending::Answered { born: write.born, written });
-        let n = u8::try_from(claim).unwrap();
-        // The answers to what it gives are waited for; the last one lets it go on.
-        if let Some((decision, mut waits)) = controller.giving.take_if(|(_, waits)| waits.contains(&n)) {
-            controller.claims[claim].answered(claim, written);
-            // It is left alone for a while after a failure: for this run.
-            waits.remove(&n);
-            if waits.is_empty() {
-                controller.finish(&decision);
-            } else {
-                controller.giving = Some((decision, waits));
-            }
-        }
+        self.controller(who).claims[claim].write =
+            Some(Pending::Answered { born: write.born, written, gives: write.gives });
     }
 
-    /// The answer to a write that nobody waited for comes in.
+    /// The answer to a write comes in.
     pub(super) fn answer(&mut self, who: u8, claim: usize) {
         let view = &mut self.controller(who).claims[claim];
         if let Some(Pending::Answered { written, .. }) = view.write {
@@ -141,7 +123,7 @@ impl State {
     /// Where answers take no time: every one that has been given comes in.
     pub(super) fn answer_at_once(&mut self) {
         for who in [0, 1] {
-            if self.controllers[usize::from(who)].as_ref().is_some_and(|controller| controller.giving.is_none()) {
+            if self.controllers[usize::from(who)].is_some() {
                 (0..3).for_each(|claim| self.answer(who, claim));
             }
         }
@@ -161,7 +143,7 @@ impl State {
     /// An LB loop takes up its plan.
     pub(super) fn take(&mut self, who: u8, lb: usize) {
         if let Some(lb_loop) = &mut self.controller(who).loops[lb] {
-            lb_loop.taken = Some(lb_loop.plan);
+            lb_loop.taken = Some(lb_loop.plans.current);
         }
     }
 
@@ -169,7 +151,7 @@ impl State {
     pub(super) fn resync(&mut self, who: u8, lb: usize) {
         if let Some(lb_loop) = &mut self.controller(who).loops[lb] {
             lb_loop.memories.observed = None;
-            lb_loop.taken = Some(lb_loop.plan);
+            lb_loop.taken = Some(lb_loop.plans.current);
         }
     }
 
@@ -214,7 +196,7 @@ impl State {
         if let Some(lb_loop) = &mut controller.loops[lb] {
             lb_loop.unheard = false;
             let told = lb_loop.memories.told.as_ref();
-            controller.outcomes[lb] = told.map(|told| lb_loop.handed.heard(told, &lb_loop.plan));
+            controller.outcomes[lb] = told.map(|told| lb_loop.plans.in_flight.heard(told, &lb_loop.plans.current));
         }
     }
 
@@ -255,10 +237,8 @@ impl State {
         for controller in self.controllers.iter_mut().flatten() {
             let controller = Arc::make_mut(controller);
             over(&mut controller.class.lbs);
-            if let Some((decision, _)) = &mut controller.giving {
-                let mut later = Decision::clone(decision);
-                over(&mut later.lbs);
-                *decision = Arc::new(later);
+            if let Some(write) = &mut controller.class_write {
+                over(&mut write.lbs);
             }
         }
         self.resting = Default::default();
@@ -266,7 +246,10 @@ impl State {
 
     /// Whether any delay runs.
     pub(super) fn has_delays(&self) -> bool {
-        let known = self.controllers.iter().flatten().map(|controller| &controller.class.lbs);
+        let known = self.controllers.iter().flatten().flat_map(|controller| {
+            let sent = controller.class_write.as_ref().map(|write| &write.lbs);
+            sent.into_iter().chain([&controller.class.lbs])
+        });
         known
             .chain([&self.class.lbs])
             .flatten()

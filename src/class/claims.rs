@@ -1,4 +1,4 @@
-//! The claims of one class, the older first, each with what is under way for it.
+//! The claims of one class, each with its writes in flight.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use crate::class::render::Verdict;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::writes::Writes;
 
-/// A claim, and what is under way for it.
-pub(super) struct Entry {
+/// A claim, and its writes in flight.
+pub(super) struct ClaimState {
     pub(super) claim: Arc<ClaimObject>,
-    /// The verdict that its status says, if it is known to say so
+    /// The verdict that its status has, if the status is known to be up to date
     pub(super) rendered: Option<Verdict>,
     /// Writes to the claim itself: one at a time
     pub(super) writes: Writes,
     /// Writes to its Service: one at a time
     pub(super) service_writes: Writes,
-    /// Whether its Service is known to be as it should be
+    /// Whether its companion Service is known to be up to date
     pub(super) service_is_fine: bool,
-    /// Why its Service could not be written
+    /// Why its companion Service could not be written
     pub(super) service_trouble: Option<String>,
 }
 
-impl Entry {
+impl ClaimState {
     fn new(claim: Arc<ClaimObject>) -> Self {
         Self {
             claim,
@@ -45,20 +45,20 @@ impl Entry {
 
 /// The claims of one class.
 #[derive(Default)]
-pub(super) struct Group(BTreeMap<(i64, ObjectKey), Entry>);
+pub(super) struct Claims(BTreeMap<(i64, ObjectKey), ClaimState>);
 
 fn seniority(claim: &ClaimObject) -> (i64, ObjectKey) {
     (claim.request.created, claim.meta.key.clone())
 }
 
-impl Group {
+impl Claims {
     /// All of them, the older first.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
+    pub(super) fn all(&self) -> impl Iterator<Item = &ClaimState> + Clone {
         self.0.values()
     }
 
     /// All of them, the older first.
-    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut ClaimState> {
         self.0.values_mut()
     }
 
@@ -67,44 +67,49 @@ impl Group {
         self.0.is_empty()
     }
 
-    /// The entry of this claim.
-    pub(super) fn get_mut(&mut self, claim: &ClaimObject) -> Option<&mut Entry> {
+    /// The state of this claim.
+    pub(super) fn get(&self, claim: &ClaimObject) -> Option<&ClaimState> {
+        self.0.get(&seniority(claim))
+    }
+
+    /// The state of this claim.
+    pub(super) fn get_mut(&mut self, claim: &ClaimObject) -> Option<&mut ClaimState> {
         self.0.get_mut(&seniority(claim))
     }
 
     /// Takes a claim out.
-    pub(super) fn remove(&mut self, claim: &ClaimObject) -> Option<Entry> {
+    pub(super) fn remove(&mut self, claim: &ClaimObject) -> Option<ClaimState> {
         self.0.remove(&seniority(claim))
     }
 
-    /// Puts a claim in as it is now, with what is under way for it.
-    pub(super) fn insert(&mut self, entry: Option<Entry>, claim: Arc<ClaimObject>) {
-        let mut entry = entry.unwrap_or_else(|| Entry::new(claim.clone()));
-        if entry.claim.meta.generation != claim.meta.generation {
+    /// Puts a claim in as it is now, with its writes in flight.
+    pub(super) fn insert(&mut self, state: Option<ClaimState>, claim: Arc<ClaimObject>) {
+        let mut state = state.unwrap_or_else(|| ClaimState::new(claim.clone()));
+        if state.claim.meta.generation != claim.meta.generation {
             // It was edited: what failed before may work now.
-            entry.writes.try_again();
-            entry.service_writes.try_again();
-            entry.service_trouble = None;
-            entry.service_is_fine = false;
+            state.writes.try_again();
+            state.service_writes.try_again();
+            state.service_trouble = None;
+            state.service_is_fine = false;
         }
         // The Service has a port for each slot.
-        entry.service_is_fine &= entry.claim.request.held == claim.request.held;
-        entry.rendered = None;
-        entry.claim = claim;
-        self.put(entry);
+        state.service_is_fine &= state.claim.request.held == claim.request.held;
+        state.rendered = None;
+        state.claim = claim;
+        self.put(state);
     }
 
-    /// Puts an entry in.
-    pub(super) fn put(&mut self, entry: Entry) {
-        self.0.insert(seniority(&entry.claim), entry);
+    /// Puts a claim in with its state.
+    pub(super) fn put(&mut self, state: ClaimState) {
+        self.0.insert(seniority(&state.claim), state);
     }
 
     /// Takes out the claims that name no class.
-    pub(super) fn take_unnamed(&mut self) -> Vec<Entry> {
+    pub(super) fn take_unnamed(&mut self) -> Vec<ClaimState> {
         let unnamed: Vec<_> = self
             .0
             .iter()
-            .filter(|(_, entry)| entry.claim.named_class().is_none())
+            .filter(|(_, state)| state.claim.named_class().is_none())
             .map(|(key, _)| key.clone())
             .collect();
         unnamed.iter().filter_map(|key| self.0.remove(key)).collect()

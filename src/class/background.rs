@@ -1,0 +1,120 @@
+//! Finalizers and companion Services: writes that no decision waits for. Pure.
+
+use std::sync::Arc;
+
+use super::companion;
+use super::effect::{ClaimChange, ClaimWrite, CompanionWrite, Effect};
+use super::state::{Class, Surroundings};
+use super::writes::WriteError;
+use crate::api::claim::ClaimObject;
+use crate::backends::ServiceObject;
+
+impl Class {
+    /// Lets claims go that were being deleted when it was decided: what they held is
+    /// recorded by now.
+    pub(super) fn release_deleted(&mut self, decided: &[Arc<ClaimObject>]) -> Vec<Effect> {
+        let deleted = decided.iter().filter(|claim| claim.meta.deleting && claim.has_finalizer);
+        deleted.filter_map(|claim| self.write_finalizer(claim, ClaimChange::Release)).collect()
+    }
+
+    /// Puts the finalizer on claims that hold slots, and makes their companion Services
+    /// as they should be.
+    pub(super) fn protect_and_accompany(
+        &mut self,
+        decided: &[Arc<ClaimObject>],
+        around: &Surroundings<'_>,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for claim in decided.iter().filter(|claim| !claim.meta.deleting && claim.request.held.is_some()) {
+            if !claim.has_finalizer {
+                effects.extend(self.write_finalizer(claim, ClaimChange::Protect));
+            }
+            let lacks = |state: &super::claims::ClaimState| !state.service_is_fine && state.service_writes.are_free();
+            if self.claims.get(claim).is_some_and(|state| Arc::ptr_eq(&state.claim, claim) && lacks(state)) {
+                effects.extend(self.accompany(claim, around));
+            }
+        }
+        effects
+    }
+
+    fn write_finalizer(&mut self, claim: &Arc<ClaimObject>, what: ClaimChange) -> Option<Effect> {
+        let state = self.claims.get_mut(claim).filter(|state| Arc::ptr_eq(&state.claim, claim))?;
+        if !state.writes.are_free() {
+            return None;
+        }
+        state.writes.begin();
+        Some(Effect::Claim(ClaimWrite { claim: claim.clone(), what, awaited_by: None }))
+    }
+
+    /// What makes the companion Service of a claim as it should be: there for a
+    /// selector, and not there for a named Service whose pods get the traffic
+    /// themselves.
+    fn accompany(&mut self, claim: &Arc<ClaimObject>, around: &Surroundings<'_>) -> Option<Effect> {
+        let found = around.backends.service(&companion::key(&claim.meta));
+        let is_ours = |found: &ServiceObject| found.owner.as_ref().is_some_and(|(_, uid)| *uid == claim.meta.uid);
+        let named = claim.target.service.as_ref().and_then(|service| around.backends.service(service));
+        let desired = match companion::desired(claim, self.targets(), named.as_deref()) {
+            Ok(desired) => desired,
+            Err(why) => {
+                // Until the Service that it names changes.
+                self.claims.get_mut(claim)?.service_is_fine = true;
+                return self.set_service_trouble(claim, Some(why));
+            }
+        };
+        let write = match (found, desired) {
+            (None, None) => None,
+            // A claim that can't be parsed keeps its Service; a foreign one stays.
+            (Some(found), None) if claim.spec.is_err() || !is_ours(&found) => None,
+            (Some(found), None) => Some(CompanionWrite::Delete(found.meta.clone())),
+            (None, Some(desired)) => Some(CompanionWrite::Create(Box::new(desired))),
+            (Some(found), Some(_)) if !is_ours(&found) => {
+                let why = format!("Service {} exists and is not ours: delete it", found.meta.key.name);
+                return self.set_service_trouble(claim, Some(why));
+            }
+            (Some(found), Some(desired)) if companion::is_as_desired(&found, &desired) => None,
+            (Some(found), Some(mut desired)) if companion::can_become(&found, &desired) => {
+                companion::keep_node_ports(&mut desired, &found, claim);
+                Some(CompanionWrite::Correct(found.meta.clone(), Box::new(desired)))
+            }
+            // It is created again once it is gone.
+            (Some(found), Some(_)) => Some(CompanionWrite::Delete(found.meta.clone())),
+        };
+        let state = self.claims.get_mut(claim)?;
+        state.service_is_fine = write.is_none();
+        match write {
+            Some(write) => {
+                state.service_writes.begin();
+                Some(Effect::Companion(claim.clone(), write))
+            }
+            None => self.set_service_trouble(claim, None),
+        }
+    }
+
+    /// Notes why the companion Service of a claim could not be written. The claim's
+    /// status is to say it.
+    fn set_service_trouble(&mut self, claim: &ClaimObject, why: Option<String>) -> Option<Effect> {
+        let state = self.claims.get_mut(claim).filter(|state| state.service_trouble != why)?;
+        state.service_trouble = why;
+        state.rendered = None;
+        Some(Effect::Again)
+    }
+
+    /// Takes in the answer to a write of a claim's companion Service.
+    pub(super) fn companion_answered(&mut self, claim: &ClaimObject, result: Result<(), WriteError>) {
+        let Some(state) = self.claims.get_mut(claim).filter(|state| state.claim.meta.uid == claim.meta.uid) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                state.service_writes.succeeded();
+                self.set_service_trouble(claim, None);
+            }
+            // It is there, or gone, or changed: the watch is about to tell.
+            Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true),
+            Err(error) => {
+                state.service_writes.failed(false);
+                self.set_service_trouble(claim, Some(format!("its own Service could not be written: {error}")));
+            }
+        }
+    }
+}

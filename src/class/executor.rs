@@ -1,0 +1,224 @@
+//! Carries out what the steps of classes ask for. Every write is a task of its own,
+//! and its answer comes back to the class loop.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt as _;
+use sharedlb_crds::TargetKind;
+use sharedlb_providers::LbName;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite, CompanionWrite, Effect};
+use super::effect::{Figures, StartLoadBalancer};
+use super::state::ClassSettings;
+use super::writes::{WriteError, Writer};
+use super::{ClassLoop, Input, Key};
+use crate::api::claim::ClaimObject;
+use crate::api::class::{ClassObject, same_provider};
+use crate::backends::ServiceObject;
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::{LbLoop, Signal};
+use crate::process::metrics::Counted;
+
+/// The tasks of one class.
+#[derive(Default)]
+pub(super) struct Running {
+    load_balancers: BTreeMap<u32, Handle>,
+    /// LB loops that were told to end and may not have yet. The next one of the same
+    /// load balancer begins after them: two would undo each other's work.
+    ending: BTreeMap<u32, JoinHandle<()>>,
+    /// Which LB loop to wake when its load balancer changes by itself
+    signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
+    changes: Option<AbortOnDropHandle<()>>,
+}
+
+/// The LB loop of one load balancer. It ends when this is dropped.
+struct Handle {
+    plans: watch::Sender<Arc<Plan>>,
+    name: LbName,
+    task: JoinHandle<()>,
+}
+
+impl ClassLoop {
+    /// Carries the effects of a step of this class out, in their order.
+    pub(super) fn carry_out(&mut self, key: &Key, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Claim(write) => self.write_claim(write),
+                Effect::Companion(claim, write) => self.write_companion(claim, write),
+                Effect::Class(write) => self.write_class(write),
+                Effect::WakeAt(time) => self.reconcile_at(key.clone(), time),
+                Effect::Again => self.reconcile_soon(key.clone()),
+                Effect::Export(figures) => self.export(key, &figures),
+                Effect::Start(start) => self.start_lb_loop(key, start),
+                Effect::Plan(index, plan) => {
+                    if let Some(handle) = self.running(key).load_balancers.get(&index) {
+                        handle.plans.send_replace(plan);
+                    }
+                }
+                Effect::Stop(index) => self.stop_lb_loop(key, index),
+            }
+        }
+    }
+
+    fn write_claim(&self, write: ClaimWrite) {
+        let (writer, sender) = (self.writer.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let meta = &write.claim.meta;
+            let result = match &write.what {
+                ClaimChange::Status { status, .. } => writer.claim_status(meta, status).await,
+                ClaimChange::Protect => writer.claim_finalizer(meta, true).await,
+                ClaimChange::Release => writer.claim_finalizer(meta, false).await,
+            };
+            _ = sender.send(Input::Answer(Answer::Claim(write, result.map(Box::new))));
+        });
+    }
+
+    fn write_companion(&self, claim: Arc<ClaimObject>, write: CompanionWrite) {
+        let (writer, sender) = (self.writer.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let result = companion(&writer, write).await.map(|written| written.map(Box::new));
+            _ = sender.send(Input::Answer(Answer::Companion(claim, result)));
+        });
+    }
+
+    fn write_class(&self, write: ClassWrite) {
+        let (writer, sender) = (self.writer.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let meta = &write.class.meta;
+            let result = match &write.what {
+                ClassChange::Status(status) => writer.class_status(meta, status).await,
+                ClassChange::Protect => writer.class_finalizer(meta, true).await,
+                ClassChange::Release => writer.class_finalizer(meta, false).await,
+            };
+            _ = sender.send(Input::Answer(Answer::Class(write, result.map(Box::new))));
+        });
+    }
+
+    fn export(&self, key: &Key, figures: &Figures) {
+        let Some(class) = key else { return };
+        self.settings.metrics.claims(class, figures.claims);
+        for (index, counts) in &figures.slots {
+            self.settings.metrics.slots(class, *index, *counts);
+        }
+    }
+
+    fn running(&mut self, key: &Key) -> &mut Running {
+        self.running.entry(key.clone().unwrap_or_default()).or_default()
+    }
+
+    /// Makes the provider of a class whose spec asks for another one than it has.
+    pub(super) fn ensure_provider(&mut self, key: &Key) {
+        let Some(class) = self.classes.get_mut(key) else { return };
+        let Some(object) = class.object.clone() else { return };
+        let Ok(spec) = &object.spec else { return };
+        if let Some(settings) = class.settings.as_mut().filter(|settings| same_provider(&settings.spec, spec)) {
+            settings.spec.clone_from(spec);
+            return;
+        }
+        let counted = Counted {
+            provider: (self.settings.make_provider)(&object, spec),
+            kind: spec.provider.kind(),
+            metrics: self.settings.metrics.clone(),
+            fence: self.settings.fence.clone(),
+        };
+        let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted) };
+        if settings.counts_targets() {
+            self.settings.backends.count();
+        }
+        if settings.reach().targets == TargetKind::Node {
+            self.settings.backends.need_nodes();
+        }
+        // Traffic may get to pods in another way now, by Services of another kind.
+        class.claims.all_mut().for_each(|state| state.service_is_fine = false);
+        let changes = settings.provider.changes();
+        class.settings = Some(settings);
+        let running = self.running(key);
+        let signals = running.signals.clone();
+        running.changes = Some(AbortOnDropHandle::new(tokio::spawn(look_at_what_changes(changes, signals))));
+    }
+
+    fn start_lb_loop(&mut self, key: &Key, start: StartLoadBalancer) {
+        let class = key.clone().unwrap_or_default();
+        let StartLoadBalancer { index, class_uid, plan, existed, address_overdue } = start;
+        let name = LbName::new(&class, index, &self.settings.cluster_id, &class_uid);
+        let (plans, receiver) = watch::channel(plan);
+        let (sender, signal) = (self.sender.clone(), Arc::new(Signal::default()));
+        let reported_by = class.clone();
+        let lb_loop = LbLoop {
+            name: name.clone(),
+            existed,
+            address_overdue,
+            class: class.clone(),
+            plans: receiver,
+            signal: signal.clone(),
+            backends: self.settings.backends.clone(),
+            tell: Box::new(move |outcome| {
+                let outcome = Box::new(outcome);
+                _ = sender.send(Input::Outcome(reported_by.clone(), class_uid.clone(), index, outcome));
+            }),
+            resync: self.settings.resync,
+            metrics: self.settings.metrics.clone(),
+        };
+        let tasks = self.settings.tasks.clone();
+        let running = self.running(key);
+        running.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), signal);
+        let before = running.ending.remove(&index);
+        let run = async move {
+            if let Some(before) = before {
+                // A loop that panicked has ended too.
+                _ = before.await;
+            }
+            lb_loop.run().await;
+        };
+        let task = tokio::spawn(tasks.named(format!("load balancer {name} of class {class}"), run));
+        running.load_balancers.insert(index, Handle { plans, name, task });
+    }
+
+    fn stop_lb_loop(&mut self, key: &Key, index: u32) {
+        let running = self.running(key);
+        if let Some(handle) = running.load_balancers.remove(&index) {
+            running.signals.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.name);
+            running.ending.retain(|_, task| !task.is_finished());
+            running.ending.insert(index, handle.task);
+        }
+        if let Some(class) = key {
+            self.settings.metrics.forget_slots(class, index);
+        }
+    }
+
+    /// Ends all tasks of a class that is gone. Its load balancers stay as they are.
+    pub(super) fn forget_running(&mut self, class: &ClassObject) {
+        self.running.remove(&class.meta.key.name);
+        self.settings.metrics.forget_class(&class.meta.key.name);
+    }
+}
+
+/// Wakes the LB loop of every load balancer that changes by itself.
+async fn look_at_what_changes(
+    mut changes: futures::stream::BoxStream<'static, LbName>,
+    signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
+) {
+    while let Some(name) = changes.next().await {
+        let signals = signals.lock().unwrap_or_else(PoisonError::into_inner);
+        signals.get(&name).into_iter().for_each(|signal| signal.look_again());
+    }
+}
+
+async fn companion(writer: &Writer, write: CompanionWrite) -> Result<Option<ServiceObject>, WriteError> {
+    match write {
+        CompanionWrite::Create(service) => writer.create_service(&service).await.map(Some),
+        CompanionWrite::Correct(found, service) => writer.correct_service(&found, &service).await.map(Some),
+        CompanionWrite::Delete(found) => writer.delete_service(&found).await.map(|()| None),
+    }
+}
+
+/// Logs that a claim is gone from our side.
+pub(super) fn log_release(claim: &ClaimObject) {
+    let (load_balancer, ports) = (claim.status.load_balancer_index, &claim.status.summary);
+    info!(class = claim.named_class(), claim = %claim.meta.key, load_balancer, ports, "claim deleted, its ports rest");
+}

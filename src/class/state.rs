@@ -1,0 +1,244 @@
+//! One class, as far as it is known: its object, its claims, and its load balancers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sharedlb_crds::{Reason, SharedLBClassSpec, TargetKind};
+use sharedlb_providers::Provider;
+use tokio::time::Instant;
+
+use super::claims::Claims;
+use super::decide::{Decision, Left};
+use super::handed::InFlightPlans;
+use crate::api::claim::ClaimObject;
+use crate::api::class::ClassObject;
+use crate::backends::Backends;
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::desired::{Plan, Reach};
+use crate::load_balancer::outcome::{News, Outcome};
+use crate::watches::NamespaceObject;
+
+/// How long a class is left alone after a failed write to it.
+const HOLD: Duration = Duration::from_secs(1);
+/// How often as long as a decision took a class is debounced after it.
+const DEBOUNCE_FACTOR: u32 = 5;
+/// A shorter debounce is not worth a timer.
+const DEBOUNCE_MIN: Duration = Duration::from_millis(5);
+
+/// The time of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    /// For timers
+    pub(super) instant: Instant,
+    /// For what is written to the API
+    pub(super) time: Timestamp,
+}
+
+/// What classes share, as it is at the time of a step.
+pub(super) struct Surroundings<'a> {
+    pub(super) namespaces: &'a BTreeMap<ObjectKey, Arc<NamespaceObject>>,
+    pub(super) backends: &'a Backends,
+    /// Whether the CustomResourceDefinition of claims is older than this version, so
+    /// that the API server drops `status.ports[].targetPort`
+    pub(super) drops_target_ports: bool,
+}
+
+/// One class. [`Class::step`] is what it does; the other methods take in what happened.
+#[derive(Default)]
+pub(super) struct Class {
+    /// Its name; `None`: that of the claims that name no class while no class is the
+    /// default
+    pub(super) name: Option<Arc<str>>,
+    /// `None`: claims name it, and it does not exist
+    pub(super) object: Option<Arc<ClassObject>>,
+    pub(super) claims: Claims,
+    /// `None`: its spec was never readable since this process started
+    pub(super) settings: Option<ClassSettings>,
+    /// The plan that each LB loop was handed
+    pub(super) load_balancers: BTreeMap<u32, LoadBalancerPlans>,
+    /// What each LB loop reported last
+    pub(super) outcomes: BTreeMap<u32, Outcome>,
+    /// Slots of claims that went, or were let go, since the last decision
+    pub(super) left: Vec<Left>,
+    pub(super) stage: Stage,
+    /// Writes in flight of statuses by which slots change hands
+    pub(super) gives: usize,
+    /// Whether a write to the class is in flight
+    pub(super) class_write: bool,
+    /// After a failed write to the class: until when it is left alone
+    pub(super) held_until: Option<Instant>,
+    /// Until when status-only work waits
+    pub(super) debounce_until: Option<Instant>,
+    /// Why nothing new is given
+    pub(super) suspended: Option<Suspended>,
+    /// When its figures were last exported
+    pub(super) exported: Option<Instant>,
+    /// When its status was last written
+    pub(super) status_written: Option<Instant>,
+}
+
+/// Why nothing new is given in a class, whatever is asked for; without a reason, it
+/// is not for the authors of claims to know.
+pub(super) type Suspended = (Option<Reason>, String);
+
+/// The spec of a class, as it could be read last, and its provider.
+pub(super) struct ClassSettings {
+    pub(super) spec: SharedLBClassSpec,
+    pub(super) provider: Arc<dyn Provider>,
+}
+
+impl ClassSettings {
+    /// How the traffic of the class gets to pods.
+    pub(super) fn reach(&self) -> Reach {
+        Reach::of(&self.spec, &self.provider.capabilities())
+    }
+
+    /// Whether load balancers of the class take only so many targets.
+    pub(super) fn counts_targets(&self) -> bool {
+        self.provider.capabilities().default_targets.is_some()
+    }
+}
+
+/// The plans of one load balancer.
+pub(super) struct LoadBalancerPlans {
+    /// The last one that its LB loop was handed
+    pub(super) current: Arc<Plan>,
+    pub(super) in_flight: InFlightPlans,
+}
+
+/// How far the work of a decision is. It is done in this order, so that a release is
+/// in the API before its slot goes.
+#[derive(Default)]
+pub(super) enum Stage {
+    /// There is no decision.
+    #[default]
+    Idle,
+    /// The class' status records what is given back; what is left of the decision
+    /// waits for the answer. With what it had of [`Class::left`].
+    Record(Box<Decided>, Vec<Left>),
+    /// What is given was sent. All that may wait is left to be done.
+    Rest(Box<Decided>),
+}
+
+/// A decision, and the claims that it is about.
+pub(super) struct Decided {
+    /// As they were decided on, in the order of [`Decision::assignments`]
+    pub(super) claims: Vec<Arc<ClaimObject>>,
+    pub(super) decision: Decision,
+    /// Whether it had to wait until it was recorded: what happened meanwhile is not in it
+    pub(super) has_waited: bool,
+}
+
+/// What an outcome changes.
+#[derive(Debug, Default)]
+pub(super) struct OutcomeChange {
+    /// The claims that it matters to; `None`: none, and the class neither
+    pub(super) news: Option<News>,
+    /// Whether the load balancer was found gone
+    pub(super) was_gone: bool,
+}
+
+impl Class {
+    /// A class of which only the name is known.
+    pub(super) fn new(name: Option<Arc<str>>) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// Takes in the class object. One of another uid is another class: its load
+    /// balancers stay as they are, since a class goes this way only if its finalizer
+    /// was removed by force.
+    pub(super) fn replace_object(&mut self, object: Option<Arc<ClassObject>>) {
+        let uid = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.uid.clone());
+        if uid(&self.object) != uid(&object) {
+            let claims = std::mem::take(&mut self.claims);
+            *self = Self { claims, ..Self::new(self.name.clone()) };
+        }
+        self.object = object;
+    }
+
+    /// Whether nothing is known of it, and nothing in flight for it.
+    pub(super) fn is_forgettable(&self) -> bool {
+        self.object.is_none() && self.claims.is_empty()
+    }
+
+    /// Whether the class object has this uid.
+    pub(super) fn is_of(&self, uid: &str) -> bool {
+        self.object.as_ref().is_some_and(|object| *object.meta.uid == *uid)
+    }
+
+    /// Takes in what an LB loop reported.
+    pub(super) fn take_outcome(&mut self, class_uid: &str, index: u32, mut outcome: Outcome) -> OutcomeChange {
+        let is_own = self.is_of(class_uid);
+        let Some(plans) = self.load_balancers.get_mut(&index).filter(|_| is_own) else {
+            return OutcomeChange::default();
+        };
+        outcome.since = plans.in_flight.since(&outcome.plan, &plans.current);
+        let known = self.outcomes.get(&index);
+        let was_gone = outcome.recreated > known.map_or(0, |known| known.recreated);
+        let news = known.map_or(News::ForAll, |known| outcome.news_since(known));
+        // A plan that was carried out may have closed what waits to be forgotten.
+        let closing = known.is_some_and(|known| known.plan.has_more_than(&outcome.plan));
+        match &news {
+            News::ForAll => {
+                let there = |claim: &ClaimObject| claim.request.held.as_ref().is_some_and(|held| held.index == index);
+                let claims = self.claims.all_mut().filter(|state| there(&state.claim));
+                claims.for_each(|state| state.rendered = None);
+            }
+            News::For(_) => {}
+        }
+        self.outcomes.insert(index, outcome);
+        OutcomeChange { news: (closing || !news.is_none()).then_some(news), was_gone }
+    }
+
+    /// Takes in that the status by which a claim got or lost slots was answered.
+    /// Returns whether it was the last one that the class waited for.
+    pub(super) fn give_answered(&mut self, awaited_by: &str) -> bool {
+        if !self.is_of(awaited_by) {
+            return false;
+        }
+        self.gives = self.gives.saturating_sub(1);
+        self.gives == 0
+    }
+
+    /// Takes in that a write to the class was answered.
+    pub(super) fn class_write_answered(&mut self, ok: bool, now: Instant) {
+        self.class_write = false;
+        if !ok {
+            self.held_until = Some(now + HOLD);
+            // What was to be done after it is decided anew.
+            match std::mem::take(&mut self.stage) {
+                Stage::Record(_, left) => self.left.extend(left),
+                other => self.stage = other,
+            }
+        }
+    }
+
+    /// Whether the last step left work that waits for nothing.
+    pub(super) fn has_work(&self) -> bool {
+        matches!(self.stage, Stage::Rest(_))
+    }
+
+    /// Whether a step would make a decision.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    /// Spec changes reconcile at once; status-only work waits for a multiple of what a
+    /// decision takes, so that a big class leaves time for them.
+    pub(super) fn debounce(&mut self, decision_took: Duration, now: Instant) {
+        let debounce = decision_took * DEBOUNCE_FACTOR;
+        self.debounce_until = (debounce > DEBOUNCE_MIN).then(|| now + debounce);
+    }
+
+    /// How the traffic of the class gets to pods.
+    pub(super) fn reach(&self) -> Reach {
+        self.settings.as_ref().map(ClassSettings::reach).unwrap_or_default()
+    }
+
+    /// What the load balancers of the class send traffic to.
+    pub(super) fn targets(&self) -> TargetKind {
+        self.reach().targets
+    }
+}

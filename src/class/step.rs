@@ -1,0 +1,436 @@
+//! One step of a class: from what is known to what is to be written. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason, SharedLBClassStatus, SharedLBStatus};
+use tokio::time::Instant;
+
+use super::claims::ClaimState;
+use super::count::TargetCounts;
+use super::decide::{Decision, Facts, decide, unreadable_status};
+use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
+use super::handed::InFlightPlans;
+use super::render::{self, Programmed, Verdict, find};
+use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings, Suspended};
+use super::verdicts::changes_slots;
+use crate::allocation::Assignment;
+use crate::api::claim::ClaimObject;
+use crate::api::class::{ClassObject, policy, unsupported};
+use crate::kubernetes::ObjectKey;
+use crate::load_balancer::desired::{Plan, Planned};
+use crate::process::metrics::VERDICTS;
+use crate::process::tasks;
+
+/// How often the class' status is written for its numbers alone, and targets are
+/// counted.
+pub(super) const NUMBERS_EVERY: Duration = Duration::from_secs(1);
+
+impl Class {
+    /// What to do now. A step ends where an answer must be waited for: slots are
+    /// decided on with what the API has, so there is no decision while writes are in
+    /// flight by which slots change hands, or a write to the class. Statuses by which
+    /// slots are given come first, and nothing that may wait is computed before them:
+    /// while [`Class::has_work`], the next step has it.
+    pub(super) fn step(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let Some(class) = self.object.clone() else { return self.without_class(now, around) };
+        tasks::at("SharedLBClass", &class.meta.key);
+        if self.class_write {
+            return Vec::new();
+        }
+        match std::mem::take(&mut self.stage) {
+            Stage::Record(decided, _) => self.give(decided, now, around),
+            Stage::Rest(decided) => self.do_the_rest(&class, &decided, now, around),
+            Stage::Idle => self.begin(&class, now, around),
+        }
+    }
+
+    /// Makes a decision, and records what is given back by it.
+    fn begin(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        if self.gives > 0 {
+            return Vec::new();
+        }
+        if let Some(until) = self.held_until.filter(|until| *until > now.instant) {
+            return vec![Effect::WakeAt(until)];
+        }
+        let Some(settings) = &self.settings else { return self.unreadable(class, now, around) };
+        if !class.meta.deleting && !class.has_finalizer() {
+            return vec![self.write_class(class, ClassChange::Protect)];
+        }
+        let suspended = self.suspension(class, settings);
+        self.suspended = suspended;
+        let Some(decision) = self.decide(class, now, around) else { return Vec::new() };
+        let claims = self.claims.all().map(|state| state.claim.clone()).collect();
+        let left = std::mem::take(&mut self.left);
+        let records_first = decision.class_first();
+        let status = records_first.then(|| Box::new(decision.status.clone()));
+        let decided = Box::new(Decided { claims, decision, has_waited: records_first });
+        match status {
+            Some(status) => {
+                self.stage = Stage::Record(decided, left);
+                vec![self.write_class(class, ClassChange::Status(status))]
+            }
+            None => self.give(decided, now, around),
+        }
+    }
+
+    /// Why nothing new is given in this class, whatever is asked for.
+    fn suspension(&self, class: &ClassObject, settings: &ClassSettings) -> Option<Suspended> {
+        let name = &class.meta.key.name;
+        if let Some(message) = unreadable_spec(class) {
+            return Some((Some(Reason::Unsupported), message));
+        }
+        if class.meta.deleting {
+            return Some((Some(Reason::NoClass), format!("class {name} is being deleted: choose another class")));
+        }
+        if let Some(why) = unsupported(&settings.spec, &settings.provider.capabilities()) {
+            return Some((Some(Reason::Unsupported), why));
+        }
+        let unreadable = |what: String| {
+            let message = format!(
+                "the status of {what} can't be read, so nothing new is given in class {name}: correct or remove it"
+            );
+            Some((None, message))
+        };
+        if class.status.is_err() {
+            return unreadable(format!("class {name}"));
+        }
+        let unparsable = self.claims.all().find(|state| state.claim.unparsable)?;
+        unreadable(format!("SharedLB {}", unparsable.claim.meta.key))
+    }
+
+    fn decide(&self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Decision> {
+        let settings = self.settings.as_ref()?;
+        let namespaces = around.namespaces.iter().map(|(key, namespace)| (&key.name, &namespace.labels));
+        let mut policy = policy(&settings.spec, &settings.provider.capabilities(), namespaces);
+        if self.suspended.is_some() {
+            policy.namespaces = Some(BTreeSet::new());
+        }
+        let counts = policy.targets.map(|_| TargetCounts::new(around.backends, &settings.provider, &settings.spec));
+        let facts = Facts {
+            class,
+            spec: &settings.spec,
+            policy,
+            suspended: self.suspended.clone(),
+            counted: counts.as_ref().map(|counts| self.claims.all().map(|state| counts.of(state)).collect()),
+            targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
+            claims: self.claims.all().map(|state| &state.claim).collect(),
+            outcomes: &self.outcomes,
+            left: &self.left,
+            now: now.time,
+        };
+        Some(decide(&facts))
+    }
+
+    /// Writes every status by which slots change hands.
+    fn give(&mut self, decided: Box<Decided>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let mut writes = Vec::new();
+        for (state, got) in self.undisturbed(&decided).filter(|(state, got)| changes_slots(&state.claim, got)) {
+            let status = self.status(&state.claim, &self.verdict(state, got, around), now.time, around);
+            writes.push((state.claim.clone(), status, got.lost.clone()));
+        }
+        let awaited_by = self.object.as_ref().map(|class| class.meta.uid.clone());
+        let effects: Vec<Effect> = writes
+            .into_iter()
+            .filter_map(|(claim, status, lost)| {
+                self.claims.get_mut(&claim)?.writes.begin();
+                let what = ClaimChange::Status { status: Box::new(status), lost };
+                Some(Effect::Claim(ClaimWrite { claim, what, awaited_by: awaited_by.clone() }))
+            })
+            .collect();
+        self.gives = effects.len();
+        self.stage = Stage::Rest(decided);
+        effects
+    }
+
+    /// Everything that may wait: what else claims are told, finalizers and companion
+    /// Services, the plans with the slots that the API has confirmed, and figures.
+    fn do_the_rest(
+        &mut self,
+        class: &Arc<ClassObject>,
+        decided: &Decided,
+        now: &Now,
+        around: &Surroundings<'_>,
+    ) -> Vec<Effect> {
+        let mut effects = self.report_the_rest(decided, now, around);
+        effects.extend(self.release_deleted(&decided.claims));
+        effects.extend(self.protect_and_accompany(&decided.claims, around));
+        let Decision { plans, untouched, status, due, .. } = &decided.decision;
+        effects.extend(self.plan(class, plans, untouched));
+        effects.extend(self.export(status, now));
+        effects.extend(self.write_numbers(class, status, now));
+        effects.extend(self.finish_deletion(class));
+        effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));
+        effects.extend(decided.has_waited.then_some(Effect::WakeAt(now.instant)));
+        effects.extend(self.wake_when_released());
+        effects
+    }
+
+    /// The claims that are as they were decided on and may be written to, each with
+    /// what it got.
+    fn undisturbed<'a>(&'a self, decided: &'a Decided) -> impl Iterator<Item = (&'a ClaimState, &'a Assignment)> {
+        let all = decided.claims.iter().zip(&decided.decision.assignments);
+        all.filter_map(|(claim, got)| {
+            let state = self.claims.get(claim).filter(|state| Arc::ptr_eq(&state.claim, claim))?;
+            Some((state, got.as_ref()?)).filter(|_| state.writes.are_free())
+        })
+    }
+
+    /// Every other claim whose status does not say what there is to say.
+    fn report_the_rest(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
+        for (state, got) in self.undisturbed(decided).filter(|(state, got)| !changes_slots(&state.claim, got)) {
+            if state.rendered.as_ref().is_some_and(|rendered| rendered.stands(got)) {
+                continue;
+            }
+            let verdict = self.verdict(state, got, around);
+            if state.rendered.as_ref() != Some(&verdict) {
+                changed.push((state.claim.clone(), verdict));
+            }
+        }
+        changed.into_iter().filter_map(|(claim, verdict)| self.report(&claim, verdict, now, around)).collect()
+    }
+
+    /// Writes the status with this verdict, unless the claim has it already.
+    fn report(
+        &mut self,
+        claim: &Arc<ClaimObject>,
+        verdict: Verdict,
+        now: &Now,
+        around: &Surroundings<'_>,
+    ) -> Option<Effect> {
+        let status = self.status(claim, &verdict, now.time, around);
+        let state = self.claims.get_mut(claim)?;
+        if status == claim.status {
+            state.rendered = Some(verdict);
+            return None;
+        }
+        state.writes.begin();
+        let what = ClaimChange::Status { status: Box::new(status), lost: Vec::new() };
+        Some(Effect::Claim(ClaimWrite { claim: claim.clone(), what, awaited_by: None }))
+    }
+
+    /// The status of a claim with this verdict, as far as the API server keeps it.
+    fn status(
+        &self,
+        claim: &ClaimObject,
+        verdict: &Verdict,
+        now: Timestamp,
+        around: &Surroundings<'_>,
+    ) -> SharedLBStatus {
+        let class = match (&self.object, &self.settings) {
+            (Some(_), Some(_)) => self.name.as_deref(),
+            // A class that was never readable has given nothing.
+            (Some(_), None) => None,
+            (None, _) => claim.status.class_name.as_deref(),
+        };
+        let mut status = render::status(claim, class, verdict, now);
+        if around.drops_target_ports {
+            status.ports.iter_mut().for_each(|port| port.target_port = None);
+        }
+        status
+    }
+
+    /// Hands every load balancer its plan, if that is another one.
+    fn plan(
+        &mut self,
+        class: &ClassObject,
+        plans: &BTreeMap<u32, Option<Vec<Planned>>>,
+        untouched: &BTreeSet<ObjectKey>,
+    ) -> Vec<Effect> {
+        let Some(settings) = &self.settings else { return Vec::new() };
+        let reach = settings.reach();
+        let gone: Vec<u32> = self.load_balancers.keys().filter(|index| !plans.contains_key(index)).copied().collect();
+        let mut effects = Vec::new();
+        for index in gone {
+            self.load_balancers.remove(&index);
+            self.outcomes.remove(&index);
+            effects.push(Effect::Stop(index));
+        }
+        for (&index, slots) in plans {
+            let new = || Plan::new(settings.provider.clone(), index, slots.clone()).by(reach).leaving(untouched);
+            let Some(known) = self.load_balancers.get_mut(&index) else {
+                let plan = Arc::new(new());
+                let plans = LoadBalancerPlans { current: plan.clone(), in_flight: InFlightPlans::default() };
+                self.load_balancers.insert(index, plans);
+                effects.push(Effect::Start(start(class, index, plan)));
+                continue;
+            };
+            if known.current.is(&settings.provider, slots.as_deref(), reach, untouched) {
+                continue;
+            }
+            let plan = Arc::new(new().after(&known.current));
+            known.in_flight.replace(&known.current, &plan);
+            known.current = plan.clone();
+            if let Some(outcome) = self.outcomes.get_mut(&index) {
+                outcome.since = known.in_flight.since(&outcome.plan, &plan);
+            }
+            effects.push(Effect::Plan(index, plan));
+        }
+        effects
+    }
+
+    /// Counts claims by verdict, and slots by load balancer, not too often.
+    fn export(&mut self, status: &SharedLBClassStatus, now: &Now) -> Vec<Effect> {
+        if let Some(next) = not_before(self.exported, now) {
+            return vec![Effect::WakeAt(next)];
+        }
+        self.exported = Some(now.instant);
+        let mut claims = [0; VERDICTS.len()];
+        self.claims.all().for_each(|state| claims[verdict_of(&state.claim)] += 1);
+        let slots = |lb: &LoadBalancerStatus| {
+            let limit = lb.capacity.as_ref().map_or(0, |capacity| capacity.listeners);
+            let released = u32::try_from(lb.released.len()).unwrap_or(u32::MAX);
+            let counts = [("held", lb.listeners), ("free", limit.saturating_sub(lb.listeners)), ("released", released)];
+            (lb.index, counts)
+        };
+        vec![Effect::Export(Figures { claims, slots: status.load_balancers.iter().map(slots).collect() })]
+    }
+
+    /// Writes the class' status if it differs; if only in its numbers, which change
+    /// with every claim, not too often.
+    fn write_numbers(&mut self, class: &Arc<ClassObject>, status: &SharedLBClassStatus, now: &Now) -> Option<Effect> {
+        let known = class.status.as_ref().ok().filter(|known| *known != status)?;
+        match not_before(self.status_written, now).filter(|_| differs_in_numbers_only(known, status)) {
+            Some(next) => Some(Effect::WakeAt(next)),
+            None => Some(self.write_class(class, ClassChange::Status(Box::new(status.clone())))),
+        }
+    }
+
+    /// A class that is being deleted goes once no claim holds a slot of it and its
+    /// load balancers are gone.
+    fn finish_deletion(&mut self, class: &Arc<ClassObject>) -> Option<Effect> {
+        let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_let_go();
+        let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds);
+        let goes = class.meta.deleting && class.has_finalizer() && !in_use && !self.class_write;
+        goes.then(|| self.write_class(class, ClassChange::Release))
+    }
+
+    /// A class whose spec cannot be read, and never could since this process started:
+    /// its load balancers stay as they are, and claims that wait are told.
+    fn unreadable(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let message = unreadable_spec(class).unwrap_or_default();
+        let Ok(before) = &class.status else { return Vec::new() };
+        let status = unreadable_status(before, &message, class.meta.generation, now.time);
+        let mut effects = Vec::new();
+        if status != *before {
+            effects.push(self.write_class(class, ClassChange::Status(Box::new(status))));
+        }
+        let waits = |state: &&ClaimState| {
+            let claim = &state.claim;
+            !claim.meta.deleting && !claim.unparsable && claim.request.held.is_none() && state.writes.are_free()
+        };
+        let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
+        for claim in waiting {
+            let refused = Some((Some(Reason::Unsupported), message.clone()));
+            let verdict =
+                Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
+            effects.extend(self.report(&claim, verdict, now, around));
+        }
+        effects.extend(self.wake_when_released());
+        effects
+    }
+
+    /// Claims whose class does not exist, or that name none and there is no default:
+    /// they are told, and keep what they hold.
+    fn without_class(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let (reason, message) = match &self.name {
+            Some(name) => {
+                (Reason::NoClass, format!("class {name} does not exist: create it, or create the claim again with another className"))
+            }
+            None => (
+                Reason::NoDefaultClass,
+                "no className is given, and no class is the default: name one, or annotate a class with sharedlb.dev/is-default-class: \"true\"".to_owned(),
+            ),
+        };
+        let all: Vec<Arc<ClaimObject>> = self.claims.all().map(|state| state.claim.clone()).collect();
+        let mut effects = Vec::new();
+        for claim in all.iter().filter(|claim| !claim.meta.deleting && !claim.unparsable) {
+            if self.claims.get(claim).is_some_and(|state| state.writes.are_free()) {
+                let held = claim.request.held.clone();
+                let refused = Some((Some(reason), message.clone()));
+                let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None };
+                effects.extend(self.report(claim, verdict, now, around));
+            }
+        }
+        effects.extend(self.release_deleted(&all));
+        effects.extend(self.wake_when_released());
+        effects
+    }
+
+    fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange) -> Effect {
+        self.class_write = true;
+        Effect::Class(ClassWrite { class: class.clone(), what })
+    }
+
+    /// What a failed write holds up is tried again when its time has come.
+    fn wake_when_released(&self) -> Option<Effect> {
+        self.claims.all().filter_map(ClaimState::held_until).min().map(Effect::WakeAt)
+    }
+}
+
+/// What the LB loop of this load balancer begins with, by the class' status.
+fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer {
+    let listed = class.status.iter().flat_map(|status| &status.load_balancers).find(|lb| lb.index == index);
+    let overdue = |listed: &LoadBalancerStatus| {
+        find(&listed.conditions, ConditionType::Ready)
+            .is_some_and(|ready| ready.reason == Reason::AddressNotAssigned.as_str())
+    };
+    StartLoadBalancer {
+        index,
+        class_uid: class.meta.uid.clone(),
+        plan,
+        existed: listed.is_some_and(|listed| listed.address.is_some()),
+        address_overdue: listed.is_some_and(overdue),
+    }
+}
+
+/// The place in [`VERDICTS`] of what a claim's status says.
+fn verdict_of(claim: &ClaimObject) -> usize {
+    let is = |kind: ConditionType, status: &str| {
+        find(&claim.status.conditions, kind).is_some_and(|condition| condition.status == status)
+    };
+    if is(ConditionType::Ready, "True") {
+        0
+    } else if is(ConditionType::Allocated, "False") {
+        3
+    } else if is(ConditionType::Programmed, "True") {
+        1
+    } else if is(ConditionType::Allocated, "True") {
+        2
+    } else {
+        4
+    }
+}
+
+/// When something that was done at `last` may be done again, if that is later than now.
+fn not_before(last: Option<Instant>, now: &Now) -> Option<Instant> {
+    last.map(|last| last + NUMBERS_EVERY).filter(|next| *next > now.instant)
+}
+
+/// This time, for a timer.
+fn at(due: Timestamp, now: &Now) -> Instant {
+    let wait = if due <= now.time { Duration::ZERO } else { due.duration_since(now.time).unsigned_abs() };
+    now.instant + wait
+}
+
+fn unreadable_spec(class: &ClassObject) -> Option<String> {
+    let error = class.spec.as_ref().err()?;
+    Some(format!(
+        "the spec of class {} can't be read ({error}): correct it; until then nothing of it is changed",
+        class.meta.key.name
+    ))
+}
+
+fn differs_in_numbers_only(a: &SharedLBClassStatus, b: &SharedLBClassStatus) -> bool {
+    let without_numbers = |status: &SharedLBClassStatus| {
+        let mut status = SharedLBClassStatus { summary: None, ..status.clone() };
+        for lb in &mut status.load_balancers {
+            (lb.listeners, lb.targets, lb.released) = (0, None, Vec::new());
+        }
+        status
+    };
+    without_numbers(a) == without_numbers(b)
+}
