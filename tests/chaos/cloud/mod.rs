@@ -17,7 +17,7 @@ pub(crate) use end::{as_promised, foreign_things, nothing_left};
 pub(crate) use faults::{WRITES, faults};
 pub(crate) use owner::{owner, undo};
 
-/// The tags by which we know what is ours, as docs/aws.md has them.
+/// The tags by which we know what is ours, as docs/provider-aws.md has them.
 pub(crate) const CLUSTER: &str = "sharedlb.dev/cluster";
 pub(crate) const LOAD_BALANCER: &str = "sharedlb.dev/load-balancer";
 
