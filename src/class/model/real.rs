@@ -59,6 +59,8 @@ type ClassStep = (Known, Option<Arc<Known>>);
 pub(super) struct Real {
     spec: Value,
     provider: Arc<dyn Provider>,
+    claims: Seen<(usize, Claim), Arc<ClaimObject>>,
+    classes: Seen<Lbs, Arc<ClassObject>>,
     steps: Seen<ClassStep, Stepped>,
     runs: Seen<LbRun, (Memories, There)>,
 }
@@ -91,6 +93,8 @@ impl Real {
         Self {
             spec,
             provider: Arc::new(Memory::default()),
+            claims: Seen(Mutex::default()),
+            classes: Seen(Mutex::default()),
             steps: Seen(Mutex::default()),
             runs: Seen(Mutex::default()),
         }
@@ -152,7 +156,7 @@ impl Real {
         class.settings = Some(ClassSettings { spec, provider: self.provider.clone() });
         for (n, claim) in known.claims.iter().enumerate() {
             if let Some(claim) = claim {
-                class.claims.insert(None, Arc::new(with_status(object(n, &claim.claim), &exact[n])));
+                class.claims.insert(None, self.claim(n, &claim.claim, &exact[n]));
             }
         }
         self.set_the_rest(&mut class, known);
@@ -160,7 +164,20 @@ impl Real {
     }
 
     fn object(&self, lbs: &Lbs) -> Arc<ClassObject> {
-        Arc::new(crate::fixtures::class(self.spec.clone(), &class_status(lbs), false))
+        let new = |lbs: &Lbs| Arc::new(crate::fixtures::class(self.spec.clone(), &class_status(lbs), false));
+        self.classes.or(*lbs, new)
+    }
+
+    fn claim(&self, n: usize, claim: &Claim, status: &Option<SharedLBStatus>) -> Arc<ClaimObject> {
+        let object = self.claims.or((n, *claim), |(n, claim)| Arc::new(object(*n, claim)));
+        match status {
+            Some(status) => {
+                let mut object = ClaimObject::clone(&object);
+                object.status = status.clone();
+                Arc::new(object)
+            }
+            None => object,
+        }
     }
 
     /// Takes in what has happened to the class since it decided on `before`.
@@ -171,8 +188,8 @@ impl Real {
             if undisturbed {
                 continue;
             }
-            before.iter().for_each(|before| _ = class.claims.remove(&object(n, &before.claim)));
-            let now = claim.map(|claim| Arc::new(with_status(object(n, &claim.claim), &exact[n])));
+            before.iter().for_each(|before| _ = class.claims.remove(&self.claim(n, &before.claim, &None)));
+            let now = claim.map(|claim| self.claim(n, &claim.claim, &exact[n]));
             now.into_iter().for_each(|claim| class.claims.insert(None, claim));
         }
         class.class_write_answered(true, now().instant);
@@ -182,7 +199,7 @@ impl Real {
     fn set_the_rest(&self, class: &mut Class, known: &Known) {
         for (n, claim) in known.claims.iter().enumerate() {
             let Some(claim) = claim else { continue };
-            let state = class.claims.get_mut(&object(n, &claim.claim)).expect("it was put in");
+            let state = class.claims.get_mut(&self.claim(n, &claim.claim, &None)).expect("it was put in");
             state.writes = Writes::default();
             if claim.in_flight {
                 state.writes.begin();
@@ -250,11 +267,6 @@ impl Real {
 
 /// Whole statuses of claims.
 type Exact = [Option<SharedLBStatus>; 3];
-
-fn with_status(mut claim: ClaimObject, status: &Option<SharedLBStatus>) -> ClaimObject {
-    status.iter().for_each(|status| claim.status = status.clone());
-    claim
-}
 
 /// The statuses that are to be written and say the same as those that are there, but
 /// for their messages.
