@@ -138,7 +138,9 @@ async fn work(client: Client, options: Options, process: Process, fence: Fence) 
     };
     info!(cluster_id, "cluster");
     let backends = Arc::new(Backends::default());
-    let (events, write_events) = Events::new(client.clone(), metrics.clone());
+    let of_events = metrics.clone();
+    let count = move |result| of_events.api_write("Event", "create", result);
+    let (events, write_events) = Events::new(client.clone(), count);
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate, fence.clone()),

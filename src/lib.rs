@@ -14,10 +14,11 @@ pub mod controller;
 mod fixtures;
 #[cfg(test)]
 mod fuzz;
-pub mod kubernetes;
 pub mod leader;
 pub mod load_balancer;
 pub mod process;
 mod provider;
 pub mod sources;
 pub mod watches;
+
+pub use sharedlb_kubernetes as kubernetes;

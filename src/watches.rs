@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::ExponentialBuilder;
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject};
-use kube::runtime::watcher::{self, Event, ExponentialBackoff};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use sharedlb_crds::{LOAD_BALANCER_LABEL, SharedLB, SharedLBClass};
@@ -24,6 +20,7 @@ use crate::backends::{Backends, EndpointNews, ServiceObject, SliceObject};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cached, Changed};
+use crate::kubernetes::watch::{map, watch_kind};
 use crate::process::metrics::Metrics;
 use crate::process::tasks;
 
@@ -146,39 +143,27 @@ pub async fn watch_all(
     );
 }
 
-/// Watches one kind for ever. What fails is logged, counted and tried again.
+/// Watches one kind for ever. A failure is logged and counted.
 pub(crate) fn watch_one<K>(
     kind: &'static str,
     api: Api<K>,
     config: watcher::Config,
-    metrics: &Metrics,
-    told: impl Fn(Event<K>) + Send,
+    metrics: &Arc<Metrics>,
+    apply: impl Fn(Event<K>) + Send,
 ) -> impl Future<Output = ()>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     K::DynamicType: Clone,
 {
-    // A server that comes back is found within the longest wait.
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times();
-    async move {
-        let mut events = watch(api, config).backoff(ExponentialBackoff::from(backoff)).boxed();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => told(event),
-                Err(error) => {
-                    metrics.watch_error(kind);
-                    match missing(&error) {
-                        true => warn!(kind, "its CustomResourceDefinition is not installed: kubectl apply -f crds/"),
-                        false => warn!(kind, %error, "watch failed, and is begun again"),
-                    }
-                }
-            }
+    let metrics = metrics.clone();
+    watch_kind(api, config, apply, move |error| {
+        metrics.watch_error(kind);
+        if missing(&error) {
+            warn!(kind, "its CustomResourceDefinition is not installed: kubectl apply -f crds/");
+        } else {
+            warn!(kind, %error, "watch failed, and is begun again");
         }
-    }
+    })
 }
 
 /// Whether the API server does not know this kind of object.
@@ -187,16 +172,6 @@ fn missing(error: &watcher::Error) -> bool {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
         _ => false,
-    }
-}
-
-fn map<A, B>(event: Event<A>, convert: impl Fn(A) -> B) -> Event<B> {
-    match event {
-        Event::Apply(object) => Event::Apply(convert(object)),
-        Event::Delete(object) => Event::Delete(convert(object)),
-        Event::Init => Event::Init,
-        Event::InitApply(object) => Event::InitApply(convert(object)),
-        Event::InitDone => Event::InitDone,
     }
 }
 

@@ -15,14 +15,11 @@ use crate::class::companion::OwnPort;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
-
-/// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::kubernetes::names::{SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL};
 
 /// The label by which an EndpointSlice says who writes it, and Kubernetes' own
 /// controller, which makes endpoints of the pods that a selector finds.
-pub(super) const SLICE_MANAGED_BY: (&str, &str) =
-    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+pub(super) const SLICE_MANAGED_BY: (&str, &str) = (SLICE_MANAGED_BY_LABEL, "endpointslice-controller.k8s.io");
 
 /// What matters of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,7 +176,7 @@ impl SliceObject {
     pub fn parse(slice: &EndpointSlice) -> Self {
         let meta = ObjectMeta::of(slice);
         let label = |key| slice.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-        let service = label(SERVICE_NAME);
+        let service = label(SERVICE_NAME_LABEL);
         let ports = slice.ports.iter().flatten().filter_map(|port| {
             let number = u16::try_from(port.port?).ok().and_then(NonZeroU16::new)?;
             Some((port.name.as_deref().unwrap_or_default().into(), transport(port.protocol.as_deref())?, number))

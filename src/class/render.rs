@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
 use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
@@ -12,7 +12,8 @@ use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::claim_key;
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
-use crate::kubernetes::text;
+pub use crate::kubernetes::conditions::whole_seconds;
+use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::load_balancer::share::LeftOut;
 
@@ -419,29 +420,21 @@ fn condition(
     generation: i64,
     now: Timestamp,
 ) -> Condition {
-    let since = find(before, kind).filter(|before| before.status == finding.status);
+    let last_transition_time = conditions::last_transition(before, kind.as_str(), finding.status, now);
     Condition {
         type_: kind.as_str().to_owned(),
         status: finding.status.to_owned(),
         reason: finding.reason,
         message: text::message(&finding.message),
         observed_generation: Some(generation),
-        last_transition_time: since
-            .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone()),
+        last_transition_time,
     }
-}
-
-/// The API keeps times in whole seconds: so do we, or a status would never be
-/// equal to what was read back.
-#[must_use]
-pub fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// The condition of this type.
 #[must_use]
 pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
-    conditions.iter().find(|condition| condition.type_ == kind.as_str())
+    conditions::find(conditions, kind.as_str())
 }
 
 /// A condition of a class or of one of its load balancers: true, or false with
@@ -468,7 +461,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, Stri
     let mut told: Vec<(bool, String, String)> = Vec::new();
     // Ready repeats what the others say, and is told only if it says more.
     for now in after {
-        let changed = find_named(before, &now.type_).is_none_or(|then| {
+        let changed = conditions::find(before, &now.type_).is_none_or(|then| {
             // The message names the ports: other numbers are to be told too.
             let other_ports = now.reason == Reason::Allocated.as_str() && then.message != now.message;
             (&then.status, &then.reason) != (&now.status, &now.reason) || other_ports
@@ -481,10 +474,6 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, Stri
     let ready = told.iter().any(|(_, reason, _)| reason == Reason::Ready.as_str());
     told.retain(|(_, reason, _)| !(ready && reason == Reason::Programmed.as_str()));
     told
-}
-
-fn find_named<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 /// `20417/TCP`, as a class' status lists ports.

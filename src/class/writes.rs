@@ -22,8 +22,7 @@ use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectMeta;
 pub(super) use crate::kubernetes::writes::WriteError;
-use crate::kubernetes::writes::counted;
-use crate::process::metrics::Metrics;
+use crate::process::metrics::{Metrics, counted};
 
 /// Writes to the Kubernetes API, and counts.
 #[derive(Clone)]

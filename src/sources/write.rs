@@ -12,8 +12,8 @@ use sharedlb_crds::{FIELD_MANAGER, SharedLB};
 use super::{Change, OwnedClaim, Source};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
-use crate::kubernetes::writes::{WriteError, counted};
-use crate::process::metrics::Metrics;
+use crate::kubernetes::writes::WriteError;
+use crate::process::metrics::{Metrics, counted};
 
 /// Writes to the Kubernetes API for one source, and counts.
 pub(super) struct Writer<S> {

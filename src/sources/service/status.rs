@@ -10,7 +10,7 @@ use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 use super::super::{Change, News, OwnedClaim, Refusal};
 use super::{Asks, ServiceSource};
 use crate::class::render;
-use crate::kubernetes::text;
+use crate::kubernetes::{conditions, text};
 
 /// The type of the condition that says what of a Service is not carried out. It
 /// is there only if there is something.
@@ -101,16 +101,11 @@ fn copied(condition: &Condition) -> Condition {
     Condition {
         type_: qualified(&condition.type_),
         message: condition.message.replace(ADVICE[0], ADVICE[1]),
-        last_transition_time: to_the_second(condition.last_transition_time.0),
+        last_transition_time: Time(conditions::whole_seconds(condition.last_transition_time.0)),
         // It is the generation of the claim.
         observed_generation: None,
         ..condition.clone()
     }
-}
-
-/// The times of a Service have no fractions, those of a claim may have.
-fn to_the_second(time: Timestamp) -> Time {
-    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
 fn qualified(kind: &str) -> String {
@@ -129,13 +124,12 @@ fn condition(
     (status, reason, message): (&str, &str, &str),
     now: Timestamp,
 ) -> Condition {
-    let before = service.conditions.iter().find(|condition| condition.type_ == kind && condition.status == status);
     Condition {
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message: text::message(message),
-        last_transition_time: before.map_or_else(|| to_the_second(now), |before| before.last_transition_time.clone()),
+        last_transition_time: conditions::last_transition(&service.conditions, kind, status, now),
         observed_generation: None,
     }
 }

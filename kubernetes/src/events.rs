@@ -1,6 +1,6 @@
 //! Events on the objects that users wrote.
 
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -8,15 +8,13 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
-use sharedlb_providers::model::fnv1a;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::kubernetes::ObjectMeta;
-use crate::kubernetes::text;
-use crate::kubernetes::writes::TIMEOUT;
-use crate::process::metrics::Metrics;
+use crate::ObjectMeta;
+use crate::text;
+use crate::writes::TIMEOUT;
 
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
@@ -42,8 +40,11 @@ struct News {
 
 impl Events {
     /// The sender, and the task that writes what it is given until the sender
-    /// is gone.
-    pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
+    /// is gone. `count` is called for each write with its result: `ok` or `failed`.
+    pub fn new(
+        client: Client,
+        count: impl Fn(&'static str) + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, mut receiver) = mpsc::channel::<News>(WAITING_MAX);
         let write = async move {
             while let Some(News { event, once }) = receiver.recv().await {
@@ -59,13 +60,13 @@ impl Events {
                 };
                 match timeout(TIMEOUT, write).await {
                     Ok(None) => {}
-                    Ok(Some(Ok(_))) => metrics.api_write("Event", "create", "ok"),
+                    Ok(Some(Ok(_))) => count("ok"),
                     Ok(Some(Err(error))) => {
-                        metrics.api_write("Event", "create", "failed");
+                        count("failed");
                         debug!(%error, "event not written");
                     }
                     Err(_) => {
-                        metrics.api_write("Event", "create", "failed");
+                        count("failed");
                         debug!("event not written: no answer within {} s", TIMEOUT.as_secs());
                     }
                 }
@@ -98,7 +99,10 @@ impl Events {
         reason: String,
         note: String,
     ) {
-        let suffix = format!("{:x}", fnv1a([object.uid.as_bytes(), reason.as_bytes(), note.as_bytes()]));
+        // A build with another hash repeats an event once.
+        let mut hasher = DefaultHasher::new();
+        (&object.uid, &reason, &note).hash(&mut hasher);
+        let suffix = format!("{:x}", hasher.finish());
         self.send(make::<K>(object, warning, reason, note, &suffix, Timestamp::now()), true);
     }
 

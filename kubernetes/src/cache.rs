@@ -1,11 +1,11 @@
 //! What a watch has told, corrected by the replies to our own writes.
 
-use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
+
+use crate::{ObjectKey, ObjectMeta};
 
 /// An object that can be cached.
 pub trait Cached {

@@ -1,0 +1,16 @@
+//! What every client of the Kubernetes API needs: object metadata, a cache with
+//! read-your-writes, watches, write errors, conditions and Events.
+//!
+//! The controller uses it, and so does every provider that keeps objects in a
+//! cluster. Nothing in here knows what a claim or a load balancer is.
+
+pub mod cache;
+pub mod conditions;
+pub mod events;
+pub mod names;
+mod object;
+pub mod text;
+pub mod watch;
+pub mod writes;
+
+pub use self::object::{ObjectKey, ObjectMeta};
