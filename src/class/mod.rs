@@ -16,6 +16,8 @@ mod effect;
 mod executor;
 mod handed;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod model;
 pub mod render;
 mod state;

@@ -18,7 +18,7 @@ use crate::api::class::{ClassObject, policy, unsupported};
 use crate::class::decide_once;
 
 /// A class in use.
-pub(super) fn class_json() -> Value {
+pub(crate) fn class_json() -> Value {
     json!({
         "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
         "metadata": {

@@ -5,22 +5,23 @@ mod claims;
 mod classes;
 mod endpoints;
 #[path = "../../tests/fuzz/mutate.rs"]
-mod mutate;
+pub(crate) mod mutate;
 mod sources;
 
+pub(crate) use classes::class_json;
 use proptest::prelude::ProptestConfig;
 use serde_json::{Value, json};
 
 use crate::kubernetes::text::MESSAGE_MAX;
 
 /// How often each property is tried. `PROPTEST_CASES` makes it more.
-fn config() -> ProptestConfig {
+pub(crate) fn config() -> ProptestConfig {
     let tries = std::env::var("PROPTEST_CASES").ok().and_then(|tries| tries.parse().ok()).unwrap_or(64);
     ProptestConfig { cases: tries, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// A claim `team/<name>` in use: two ports, both open.
-fn claim_json(name: &str, first: u16) -> Value {
+pub(crate) fn claim_json(name: &str, first: u16) -> Value {
     let second = first + 1;
     json!({
         "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
@@ -51,6 +52,6 @@ fn claim_json(name: &str, first: u16) -> Value {
 }
 
 /// Whether all that this says to a user is short and on one line.
-fn is_fit(messages: impl IntoIterator<Item = String>) -> bool {
+pub(crate) fn is_fit(messages: impl IntoIterator<Item = String>) -> bool {
     messages.into_iter().all(|text| text.len() <= MESSAGE_MAX && !text.chars().any(char::is_control))
 }
