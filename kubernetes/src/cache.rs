@@ -110,11 +110,24 @@ impl<T: Cached> Cache<T> {
                 gone.into_iter().filter_map(|key| self.remove(&key, 0)).collect()
             }
             Event::Apply(object) => self.apply(object).into_iter().collect(),
-            Event::Delete(object) => {
-                let ObjectMeta { key, uid, version, .. } = object.meta();
-                if self.is_known(key, uid) { self.remove(key, *version) } else { None }.into_iter().collect()
-            }
+            Event::Delete(object) => self.apply_delete(object.meta()).into_iter().collect(),
         }
+    }
+
+    /// Takes in that the watch has reported this version as the end of an object. An
+    /// object of which a newer version was seen has only left the selection of the
+    /// watch for a while.
+    pub fn apply_delete(&mut self, meta: &ObjectMeta) -> Option<Changed<T>> {
+        let known = self.objects.get(&meta.key).filter(|known| known.meta().uid == meta.uid)?;
+        if known.meta().version <= meta.version { self.remove(&meta.key, meta.version) } else { None }
+    }
+
+    /// Takes in the reply to a delete of ours that was carried out. Nothing that the
+    /// watch still reports of the object brings it back.
+    pub fn apply_own_delete(&mut self, key: &ObjectKey, uid: &Arc<str>) -> Option<Changed<T>> {
+        let gone = if self.is_known(key, uid) { self.objects.remove(key) } else { None };
+        self.remember_deleted(uid.clone(), u64::MAX);
+        gone.map(|old| Changed { old: Some(old), new: None })
     }
 
     /// This object is gone, or does not matter any longer.
@@ -166,15 +179,18 @@ impl<T: Cached> Cache<T> {
     /// `at`: the version by which it is gone, or 0 if that is not known.
     fn remove(&mut self, key: &ObjectKey, at: u64) -> Option<Changed<T>> {
         let old = self.objects.remove(key)?;
-        let uid = old.meta().uid.clone();
-        self.deleted.insert(uid.clone(), at.max(old.meta().version));
+        self.remember_deleted(old.meta().uid.clone(), at.max(old.meta().version));
+        Some(Changed { old: Some(old), new: None })
+    }
+
+    fn remember_deleted(&mut self, uid: Arc<str>, at: u64) {
+        self.deleted.insert(uid.clone(), at);
         self.deleted_order.push_back(uid);
         if self.deleted_order.len() > DELETED
             && let Some(oldest) = self.deleted_order.pop_front()
         {
             self.deleted.remove(&oldest);
         }
-        Some(Changed { old: Some(old), new: None })
     }
 }
 
@@ -309,6 +325,31 @@ mod tests {
         assert_eq!(version(&cache, "a"), None);
         cache.apply_write(object("a", "another", 10));
         assert_eq!(version(&cache, "a"), Some(10), "one of the same name that was created since");
+    }
+
+    #[test]
+    fn nothing_brings_back_what_a_write_of_ours_deleted() {
+        for is_known in [true, false] {
+            let mut cache = filled(if is_known { vec![object("a", "u", 1)] } else { Vec::new() });
+            let gone = cache.apply_own_delete(&object("a", "u", 0).0.key, &"u".into());
+            assert_eq!(gone.is_some(), is_known);
+            assert!(cache.apply_event(Event::Apply(object("a", "u", 8))).is_empty(), "a change before its end");
+            list(&mut cache, vec![object("a", "u", 8)]);
+            assert_eq!(version(&cache, "a"), None);
+            cache.apply_event(Event::Delete(object("a", "u", 9)));
+            cache.apply_event(Event::Apply(object("a", "another", 10)));
+            assert_eq!(version(&cache, "a"), Some(10));
+        }
+    }
+
+    #[test]
+    fn an_object_that_left_the_selection_of_the_watch_before_our_write_stays() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.apply_write(object("a", "u", 5));
+        assert!(cache.apply_event(Event::Delete(object("a", "u", 4))).is_empty());
+        assert_eq!(version(&cache, "a"), Some(5));
+        cache.apply_event(Event::Delete(object("a", "u", 6)));
+        assert_eq!(version(&cache, "a"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod conditions;
+pub mod error;
 pub mod events;
 pub mod names;
 mod object;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::Cause;
 use crate::text;
 
 /// The first wait after a failed write. It doubles with each further one.
@@ -38,11 +39,14 @@ impl From<kube::Error> for WriteError {
     fn from(error: kube::Error) -> Self {
         match error {
             // The API server repeats what it refuses, however long that is.
-            kube::Error::Api(status) => match status.code {
-                404 => Self::Gone,
-                409 => Self::Conflict,
-                400 | 403 | 413 | 422 => Self::Refused(text::message(&status.message)),
-                _ => Self::Unreachable(text::message(&status.message)),
+            kube::Error::Api(status) => match Cause::of(&status) {
+                Cause::Gone | Cause::Namespace => Self::Gone,
+                Cause::Conflict => Self::Conflict,
+                Cause::Rights | Cause::Quota | Cause::Refused => Self::Refused(text::message(&status.message)),
+                // Other objects give back what is used up.
+                Cause::NodePorts | Cause::ServiceAddresses | Cause::Throttled(_) | Cause::Other => {
+                    Self::Unreachable(text::message(&status.message))
+                }
             },
             error => Self::Unreachable(text::message(&error.to_string())),
         }

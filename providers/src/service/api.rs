@@ -4,15 +4,10 @@
 use std::time::Duration;
 
 use kube::core::Status;
+use sharedlb_kubernetes::error::{Cause, with_causes};
+use sharedlb_kubernetes::writes::TIMEOUT;
 
 use crate::Error;
-
-/// How long a call may take. It is well below the time after which another
-/// replica may be the leader (15 s), so that no write of ours comes after its.
-const LIMIT: Duration = Duration::from_secs(8);
-
-/// How long to wait after a 429 that does not say.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a call is about, for the message of its error.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +22,7 @@ pub(super) struct What<'a> {
 
 /// Makes a call within its limit.
 pub(super) async fn call<T>(what: What<'_>, reply: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    call_within(LIMIT, what, reply).await
+    call_within(TIMEOUT, what, reply).await
 }
 
 async fn call_within<T>(
@@ -61,88 +56,32 @@ impl What<'_> {
     pub(super) fn refused(&self, status: &Status) -> Error {
         let Self { verb, resource, namespace, .. } = self;
         let message = &status.message;
-        match (status.code, cause(message)) {
-            (403, Cause::Rights) => Error::Refused(format!(
+        match Cause::of(status) {
+            Cause::Rights => Error::Refused(format!(
                 "not permitted to {verb} {resource} in namespace {namespace} (the role in deploy/ permits all that \
                  is needed): {message}"
             )),
-            (403, Cause::Quota) => Error::Exhausted(format!(
+            Cause::Quota => Error::Exhausted(format!(
                 "a quota of namespace {namespace} is used up (ask the admin to raise it, or delete a claim): {message}"
             )),
-            (_, Cause::NodePorts) => Error::Exhausted(format!(
+            Cause::NodePorts => Error::Exhausted(format!(
                 "the cluster has no free node port (ask the admin to raise the API server's \
                  --service-node-port-range, or to set allocateLoadBalancerNodePorts: false in the class if its load \
                  balancers need none): {message}"
             )),
-            (_, Cause::ServiceAddresses) => Error::Exhausted(format!(
+            Cause::ServiceAddresses => Error::Exhausted(format!(
                 "the cluster has no free Service IP (ask the admin to raise the API server's \
                  --service-cluster-ip-range, or to add a ServiceCIDR): {message}"
             )),
-            (code, _) => self.refused_with(code, status),
-        }
-    }
-
-    fn refused_with(&self, code: u16, status: &Status) -> Error {
-        let message = &status.message;
-        let about = status.details.as_ref().map_or("", |details| details.kind.as_str());
-        match code {
-            404 if about == "namespaces" => Error::Refused(format!(
-                "namespace {}, where the Services of the class go, does not exist: create it",
-                self.namespace
+            Cause::Namespace => Error::Refused(format!(
+                "namespace {namespace}, where the Services of the class go, does not exist: create it"
             )),
-            400 | 403 | 413 | 422 => Error::Refused(format!("{self} was refused: {message}")),
-            429 => Error::Throttled {
-                retry_after: status
-                    .details
-                    .as_ref()
-                    .map(|details| Duration::from_secs(details.retry_after_seconds.into()))
-                    .filter(|wait| !wait.is_zero())
-                    .unwrap_or(RETRY_AFTER),
-                message: message.clone(),
-            },
-            409 => Error::Conflict(format!("{self} met another writer: {message}")),
-            code => Error::Transient(format!("{self} failed with {code}: {message}")),
+            Cause::Refused => Error::Refused(format!("{self} was refused: {message}")),
+            Cause::Throttled(retry_after) => Error::Throttled { retry_after, message: message.clone() },
+            Cause::Conflict => Error::Conflict(format!("{self} met another writer: {message}")),
+            _ => Error::Transient(format!("{self} failed with {}: {message}", status.code)),
         }
     }
-}
-
-/// Why the API server refused something, as far as only its words tell.
-#[derive(Debug, PartialEq, Eq)]
-enum Cause {
-    /// RBAC
-    Rights,
-    /// A `ResourceQuota`
-    Quota,
-    /// `--service-node-port-range` is used up
-    NodePorts,
-    /// `--service-cluster-ip-range` is used up
-    ServiceAddresses,
-    /// Admission, validation, or anything else: its own words say it
-    Other,
-}
-
-fn cause(message: &str) -> Cause {
-    let full = message.contains("range is full");
-    if message.contains("is forbidden: User ") && message.contains(" cannot ") {
-        Cause::Rights
-    } else if message.contains("is forbidden: exceeded quota") {
-        Cause::Quota
-    } else if full && message.contains("failed to allocate a nodePort") {
-        Cause::NodePorts
-    } else if full && message.contains("failed to allocate") {
-        Cause::ServiceAddresses
-    } else {
-        Cause::Other
-    }
-}
-
-/// An error with what caused it: "client error" alone says little.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }
 
 #[cfg(test)]
@@ -175,7 +114,9 @@ mod tests {
             matches!(answered(404, "namespaces"), Error::Refused(m) if m.contains("lbs") && m.contains("create it"))
         );
         assert!(matches!(answered(422, ""), Error::Refused(m) if m.contains("its words")));
-        assert!(matches!(answered(429, ""), Error::Throttled { retry_after: RETRY_AFTER, .. }));
+        assert!(
+            matches!(answered(429, ""), Error::Throttled { retry_after, .. } if retry_after == Duration::from_secs(1))
+        );
         assert!(matches!(answered(409, "services"), Error::Conflict(_)));
         for code in [404, 500, 503] {
             assert!(matches!(answered(code, "services"), Error::Transient(_)), "{code}");

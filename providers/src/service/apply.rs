@@ -49,23 +49,28 @@ impl ServiceProvider {
             Some(service) => service,
             None => self.create(name, &mut plan, &mut refused).await?,
         };
-        let work = self.slices_at(name, &service.uid, |there| plan.slices_in_place(there));
+        let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.in_place.clear();
 
-        let work = self.slices_at(name, &service.uid, |there| plan.slices_to_open(there));
+        let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_to_open(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.drop_failed_openings();
 
         service = self.open(name, service, &mut plan, refused, &mut trouble).await?;
-        let work = self.slices_at(name, &service.uid, |there| plan.slices_in_place(there));
+        let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.fail_what_would_not_close(changes, &service.seen);
         plan.postponed.extend(plan.openings.iter().flat_map(Opening::listeners));
-        Ok(Applied { failed: plan.failed, postponed: plan.postponed, trouble, addresses: service.seen.addresses })
+        Ok(Applied {
+            failed: plan.failed,
+            postponed: plan.postponed,
+            trouble,
+            addresses: service.seen.addresses.clone(),
+        })
     }
 
     /// Creates the Service with all that opens, or, if that is refused, without it.
@@ -74,7 +79,7 @@ impl ServiceProvider {
         name: &LbName,
         plan: &mut Plan<'_>,
         refused: &mut Option<Error>,
-    ) -> Result<Entry<Front>, Error> {
+    ) -> Result<Arc<Entry<Front>>, Error> {
         let left = self.slices_at(name, &Arc::from(""), |there| {
             let opening = plan.slices_to_open(there).into_iter().map(|work| SliceWork { write: Vec::new(), ..work });
             plan.slices_in_place(there).into_iter().chain(opening).collect()
@@ -105,10 +110,10 @@ impl ServiceProvider {
     async fn write_what_stays(
         &self,
         name: &LbName,
-        service: Entry<Front>,
+        service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
         trouble: &mut Option<Error>,
-    ) -> Result<Entry<Front>, Error> {
+    ) -> Result<Arc<Entry<Front>>, Error> {
         let configures = std::mem::take(&mut plan.configures);
         match self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await {
             Err(error) if error.is_refusal() && configures => {
@@ -129,11 +134,11 @@ impl ServiceProvider {
     async fn open(
         &self,
         name: &LbName,
-        mut service: Entry<Front>,
+        mut service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
         mut refused: Option<Error>,
         trouble: &mut Option<Error>,
-    ) -> Result<Entry<Front>, Error> {
+    ) -> Result<Arc<Entry<Front>>, Error> {
         if refused.is_none() {
             if plan.openings.is_empty() && !plan.configures {
                 return Ok(service);

@@ -1,13 +1,17 @@
-//! What a watch has told, and our own writes have replied, of one kind of object.
+//! The objects of one kind, by load balancer, and which load balancers another
+//! client has changed.
 //!
-//! A watch lags behind our writes, and tells of them again later. So every
-//! entry has its object's version, and only a newer one replaces it; and what a
-//! watch tells of an object while we are writing it is put aside until the
-//! reply is here. What then still differs was somebody else's doing.
+//! A watch also reports our own writes, before or after their replies. So nothing
+//! is reported of an object while it is written: what is known of it after the
+//! write is compared with the reply, and a difference is the work of another
+//! client.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use sharedlb_kubernetes::cache::{self, Cached, Changed};
+use sharedlb_kubernetes::{ObjectKey, ObjectMeta};
 
 use crate::model::LbName;
 
@@ -15,260 +19,226 @@ use crate::model::LbName;
 #[derive(Debug, Clone)]
 pub(super) struct Entry<T> {
     pub(super) load_balancer: LbName,
-    pub(super) uid: Arc<str>,
-    pub(super) version: u64,
+    pub(super) meta: ObjectMeta,
     pub(super) seen: T,
 }
 
-/// What a watch tells of an object.
-pub(super) enum Event<T> {
-    Present(Entry<T>),
-    Gone { version: u64 },
+impl<T> Cached for Entry<T> {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
 }
 
-/// The objects of one kind, by name.
+/// The objects of one kind in one namespace.
 pub(super) struct Cache<T> {
-    entries: BTreeMap<Arc<str>, Known<T>>,
-    /// Objects that we are writing, each with what its watch told meanwhile.
-    writing: BTreeMap<Arc<str>, Vec<Event<T>>>,
-    /// Names that are known to exist, while a new list is coming in.
-    listing: Option<BTreeSet<Arc<str>>>,
-    filled: bool,
+    namespace: Arc<str>,
+    objects: cache::Cache<Entry<T>>,
+    /// Objects that are being written, each as it is if no other client writes it
+    writing: BTreeMap<ObjectKey, Option<Arc<Entry<T>>>>,
 }
 
-enum Known<T> {
-    Present(Entry<T>),
-    /// We deleted it, and the watch has not told of that yet.
-    Deleted {
-        uid: Arc<str>,
-        version: u64,
-    },
-}
-
-impl<T> Known<T> {
-    fn version(&self) -> u64 {
-        match self {
-            Self::Present(entry) => entry.version,
-            Self::Deleted { version, .. } => *version,
-        }
+impl<T: Clone + PartialEq> Cache<T> {
+    pub(super) fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.into(), objects: cache::Cache::default(), writing: BTreeMap::new() }
     }
 
-    fn present(&self) -> Option<&Entry<T>> {
-        match self {
-            Self::Present(entry) => Some(entry),
-            Self::Deleted { .. } => None,
-        }
-    }
-}
-
-impl<T> Default for Cache<T> {
-    fn default() -> Self {
-        Self { entries: BTreeMap::new(), writing: BTreeMap::new(), listing: None, filled: false }
-    }
-}
-
-impl<T: PartialEq> Cache<T> {
-    /// Whether everything there was has been listed.
+    /// Whether the first list is complete.
     pub(super) fn is_filled(&self) -> bool {
-        self.filled
+        self.objects.is_filled()
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Entry<T>> {
-        self.entries.get(name)?.present()
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Entry<T>>> {
+        self.objects.get(&self.key(name))
     }
 
-    /// The objects of one load balancer, whose names all begin with its own.
-    pub(super) fn of<'a>(&'a self, load_balancer: &'a LbName) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry<T>)> {
-        let first: Arc<str> = load_balancer.as_str().into();
-        self.entries
-            .range(first..)
-            .take_while(|(name, _)| name.starts_with(load_balancer.as_str()))
-            .filter_map(|(name, known)| Some((name, known.present()?)))
-            .filter(move |(_, entry)| entry.load_balancer == *load_balancer)
+    /// The objects of one load balancer, whose names all begin with its name.
+    pub(super) fn of<'a>(&'a self, load_balancer: &'a LbName) -> impl Iterator<Item = &'a Entry<T>> {
+        self.objects
+            .objects()
+            .range(self.key(load_balancer.as_str())..)
+            .map(|(_, entry)| &**entry)
+            .take_while(|entry| entry.meta.key.name.starts_with(load_balancer.as_str()))
+            .filter(|entry| entry.load_balancer == *load_balancer)
     }
 
-    /// The watch begins anew, with a list of everything.
-    pub(super) fn begin_list(&mut self) {
-        self.listing = Some(BTreeSet::new());
+    /// Takes in an event of the watch. Returns the load balancers that another
+    /// client has changed. What the first list has is no change.
+    pub(super) fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<LbName> {
+        let was_filled = self.objects.is_filled();
+        let changes = self.objects.apply_event(event);
+        if was_filled { self.changed(changes) } else { Vec::new() }
     }
 
-    /// Takes what the watch tells. Returns the load balancer that was changed by
-    /// somebody else, if one was.
-    pub(super) fn take(&mut self, name: &Arc<str>, event: Event<T>) -> Option<LbName> {
-        if let (Some(listing), Event::Present(_)) = (&mut self.listing, &event) {
-            listing.insert(name.clone());
-        }
-        if let Some(put_aside) = self.writing.get_mut(name) {
-            put_aside.push(event);
-            return None;
-        }
-        self.accept(name, event).filter(|_| self.filled)
+    /// Takes in that the watch reports no later version of an object than this
+    /// one, or one that is not ours.
+    pub(super) fn apply_delete(&mut self, meta: &ObjectMeta) -> Vec<LbName> {
+        let change = self.objects.apply_delete(meta);
+        if self.objects.is_filled() { self.changed(change) } else { Vec::new() }
     }
 
-    /// The list is complete: what was not in it is gone. Returns the load
-    /// balancers that lost something.
-    pub(super) fn end_list(&mut self) -> Vec<LbName> {
-        let listed = self.listing.take().unwrap_or_default();
-        let (mut gone, writing) = (Vec::new(), &self.writing);
-        self.entries.retain(|name, known| {
-            let stays = listed.contains(name) || writing.contains_key(name);
-            if let (false, Some(entry)) = (stays, known.present()) {
-                gone.push(entry.load_balancer.clone());
-            }
-            stays
-        });
-        if !mem::replace(&mut self.filled, true) {
-            gone.clear();
-        }
-        gone
+    /// A write of an object begins.
+    pub(super) fn begin_write(&mut self, name: &str) {
+        let known = self.get(name).cloned();
+        self.writing.insert(self.key(name), known);
     }
 
-    /// We begin to write an object.
-    pub(super) fn begin_write(&mut self, name: &Arc<str>) {
-        self.writing.entry(name.clone()).or_default();
+    /// Takes in the reply to the write that has begun. As the write began after all
+    /// that was seen, the reply counts as much as an event of the watch: what was
+    /// not in a list is there again.
+    pub(super) fn apply_write(&mut self, reply: Entry<T>) {
+        self.writing.insert(reply.meta.key.clone(), Some(Arc::new(reply.clone())));
+        self.objects.apply_event(Event::Apply(reply));
     }
 
-    /// Our write's reply.
-    pub(super) fn written(&mut self, name: &Arc<str>, entry: Entry<T>) {
-        if let Some(listing) = &mut self.listing {
-            listing.insert(name.clone());
-        }
-        self.accept(name, Event::Present(entry));
+    /// Takes in that the write that has begun deleted the object with this uid.
+    pub(super) fn apply_own_delete(&mut self, name: &str, uid: &Arc<str>) {
+        let key = self.key(name);
+        self.objects.apply_own_delete(&key, uid);
+        self.writing.insert(key, None);
     }
 
-    /// We deleted the object that had this uid and version.
-    pub(super) fn deleted(&mut self, name: &Arc<str>, uid: Arc<str>, version: u64) {
-        self.entries.insert(name.clone(), Known::Deleted { uid, version });
+    /// A write is over, however it ended. Returns the load balancer if another
+    /// client has changed the object meanwhile.
+    pub(super) fn end_write(&mut self, name: &str) -> Option<LbName> {
+        let key = self.key(name);
+        let expected = self.writing.remove(&key)?;
+        difference(expected.as_deref(), self.objects.get(&key).map(|known| &**known))
     }
 
-    /// Our write is over, however it ended. Returns the load balancers that
-    /// somebody else changed meanwhile.
-    pub(super) fn end_write(&mut self, name: &Arc<str>) -> Vec<LbName> {
-        let put_aside = self.writing.remove(name).unwrap_or_default();
-        put_aside.into_iter().filter_map(|event| self.accept(name, event)).collect()
+    fn changed(&self, changes: impl IntoIterator<Item = Changed<Entry<T>>>) -> Vec<LbName> {
+        let is_written = |entry: &Entry<T>| self.writing.contains_key(&entry.meta.key);
+        let settled = |change: &Changed<_>| !change.new.iter().chain(&change.old).any(|entry| is_written(entry));
+        let changes = changes.into_iter().filter(settled);
+        changes.filter_map(|Changed { old, new }| difference(old.as_deref(), new.as_deref())).collect()
     }
 
-    fn accept(&mut self, name: &Arc<str>, event: Event<T>) -> Option<LbName> {
-        let known = self.entries.get(name);
-        match event {
-            Event::Present(entry) => {
-                let outdated = match known {
-                    Some(Known::Present(known)) => known.version >= entry.version,
-                    Some(Known::Deleted { uid, .. }) => *uid == entry.uid,
-                    None => false,
-                };
-                if outdated {
-                    return None;
-                }
-                let before = known.and_then(Known::present);
-                let changed = before.is_none_or(|before| before.uid != entry.uid || before.seen != entry.seen);
-                let load_balancer = changed.then(|| entry.load_balancer.clone());
-                self.entries.insert(name.clone(), Known::Present(entry));
-                load_balancer
-            }
-            Event::Gone { version } => {
-                known.filter(|known| known.version() <= version)?;
-                let load_balancer = self.get(name).map(|entry| entry.load_balancer.clone());
-                self.entries.remove(name);
-                load_balancer
-            }
-        }
+    fn key(&self, name: &str) -> ObjectKey {
+        ObjectKey { namespace: self.namespace.clone(), name: name.into() }
     }
+}
+
+/// The load balancer of an object that is another one, or has another content,
+/// than before.
+fn difference<T: PartialEq>(before: Option<&Entry<T>>, now: Option<&Entry<T>>) -> Option<LbName> {
+    let same = match (before, now) {
+        (Some(before), Some(now)) => before.meta.uid == now.meta.uid && before.seen == now.seen,
+        (before, now) => before.is_none() && now.is_none(),
+    };
+    now.or(before).filter(|_| !same).map(|entry| entry.load_balancer.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn name() -> Arc<str> {
-        "slb-0-tcp".into()
-    }
+    const NAME: &str = "slb-0-tcp";
 
     fn lb() -> LbName {
         LbName::from_recorded("slb-0")
     }
 
-    fn entry(uid: &str, version: u64, seen: &'static str) -> Entry<&'static str> {
-        Entry { load_balancer: lb(), uid: uid.into(), version, seen }
+    fn meta(name: &str, uid: &str, version: u64) -> ObjectMeta {
+        let metadata = kube::core::ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("lbs".to_owned()),
+            uid: Some(uid.to_owned()),
+            resource_version: Some(version.to_string()),
+            ..kube::core::ObjectMeta::default()
+        };
+        ObjectMeta::of_meta(&metadata)
     }
 
-    fn present(uid: &str, version: u64, seen: &'static str) -> Event<&'static str> {
-        Event::Present(entry(uid, version, seen))
+    fn entry(uid: &str, version: u64, seen: &'static str) -> Entry<&'static str> {
+        Entry { load_balancer: lb(), meta: meta(NAME, uid, version), seen }
+    }
+
+    fn present(uid: &str, version: u64, seen: &'static str) -> Event<Entry<&'static str>> {
+        Event::Apply(entry(uid, version, seen))
     }
 
     fn filled_with(seen: &'static str) -> Cache<&'static str> {
-        let mut cache = Cache::default();
-        cache.begin_list();
-        assert_eq!(cache.take(&name(), present("a", 1, seen)), None, "the first list is no change");
-        assert_eq!(cache.end_list(), []);
+        let mut cache = Cache::new("lbs");
+        cache.apply_event(Event::Init);
+        assert_eq!(cache.apply_event(Event::InitApply(entry("a", 1, seen))), [], "the first list is no change");
+        assert_eq!(cache.apply_event(Event::InitDone), []);
         cache
     }
 
     fn seen(cache: &Cache<&'static str>) -> Option<&'static str> {
-        cache.get(&name()).map(|entry| entry.seen)
+        cache.get(NAME).map(|entry| entry.seen)
     }
 
     #[test]
     fn what_somebody_else_changed_is_told_and_what_does_not_matter_is_not() {
         let mut cache = filled_with("before");
-        assert_eq!(cache.take(&name(), present("a", 2, "before")), None);
-        assert_eq!(cache.take(&name(), present("a", 3, "after")), Some(lb()));
-        assert_eq!(cache.take(&name(), Event::Gone { version: 4 }), Some(lb()));
+        assert_eq!(cache.apply_event(present("a", 2, "before")), []);
+        assert_eq!(cache.apply_event(present("a", 3, "after")), [lb()]);
+        assert_eq!(cache.apply_delete(&meta(NAME, "a", 4)), [lb()]);
         assert_eq!(seen(&cache), None);
     }
 
     #[test]
     fn our_own_write_is_not_told_whether_its_echo_comes_before_or_after_the_reply() {
         let mut cache = filled_with("before");
-        cache.begin_write(&name());
-        assert_eq!(cache.take(&name(), present("a", 2, "ours")), None);
-        cache.written(&name(), entry("a", 2, "ours"));
-        assert_eq!(cache.end_write(&name()), []);
+        cache.begin_write(NAME);
+        assert_eq!(cache.apply_event(present("a", 2, "ours")), []);
+        cache.apply_write(entry("a", 2, "ours"));
+        assert_eq!(cache.end_write(NAME), None);
 
-        cache.begin_write(&name());
-        cache.written(&name(), entry("a", 3, "ours again"));
-        assert_eq!(cache.end_write(&name()), []);
-        assert_eq!(cache.take(&name(), present("a", 3, "ours again")), None);
+        cache.begin_write(NAME);
+        cache.apply_write(entry("a", 3, "ours again"));
+        assert_eq!(cache.end_write(NAME), None);
+        assert_eq!(cache.apply_event(present("a", 3, "ours again")), []);
         assert_eq!(seen(&cache), Some("ours again"));
     }
 
     #[test]
     fn a_watch_that_lags_does_not_undo_our_write() {
         let mut cache = filled_with("before");
-        cache.begin_write(&name());
-        cache.written(&name(), entry("a", 5, "ours"));
-        cache.end_write(&name());
-        assert_eq!(cache.take(&name(), present("a", 4, "older")), None);
+        cache.begin_write(NAME);
+        cache.apply_write(entry("a", 5, "ours"));
+        cache.end_write(NAME);
+        assert_eq!(cache.apply_event(present("a", 4, "older")), []);
         assert_eq!(seen(&cache), Some("ours"));
     }
 
     #[test]
     fn what_somebody_else_changed_during_our_write_is_told_after_it() {
         let mut cache = filled_with("before");
-        cache.begin_write(&name());
-        assert_eq!(cache.take(&name(), present("a", 2, "ours")), None);
-        assert_eq!(cache.take(&name(), present("a", 3, "theirs")), None);
-        cache.written(&name(), entry("a", 2, "ours"));
-        assert_eq!(cache.end_write(&name()), [lb()]);
+        cache.begin_write(NAME);
+        assert_eq!(cache.apply_event(present("a", 2, "ours")), []);
+        assert_eq!(cache.apply_event(present("a", 3, "theirs")), []);
+        cache.apply_write(entry("a", 2, "ours"));
+        assert_eq!(cache.end_write(NAME), Some(lb()));
         assert_eq!(seen(&cache), Some("theirs"));
+    }
+
+    #[test]
+    fn what_somebody_else_changed_during_a_write_that_failed_is_told_after_it() {
+        let mut cache = filled_with("before");
+        cache.begin_write(NAME);
+        assert_eq!(cache.apply_event(present("a", 2, "theirs")), []);
+        assert_eq!(cache.end_write(NAME), Some(lb()));
+        cache.begin_write(NAME);
+        assert_eq!(cache.end_write(NAME), None);
     }
 
     #[test]
     fn what_we_deleted_is_gone_at_once_and_stays_so_and_can_be_made_anew() {
         for echo_is_early in [true, false] {
             let mut cache = filled_with("before");
-            cache.begin_write(&name());
+            cache.begin_write(NAME);
             if echo_is_early {
-                assert_eq!(cache.take(&name(), Event::Gone { version: 9 }), None);
+                assert_eq!(cache.apply_delete(&meta(NAME, "a", 9)), []);
             }
-            cache.deleted(&name(), "a".into(), 1);
-            assert_eq!(cache.end_write(&name()), []);
+            cache.apply_own_delete(NAME, &"a".into());
+            assert_eq!(cache.end_write(NAME), None);
             if !echo_is_early {
-                assert_eq!(cache.take(&name(), present("a", 8, "a late echo")), None);
+                assert_eq!(cache.apply_event(present("a", 8, "a late echo")), []);
                 assert_eq!(seen(&cache), None);
-                assert_eq!(cache.take(&name(), Event::Gone { version: 9 }), None);
+                assert_eq!(cache.apply_delete(&meta(NAME, "a", 9)), []);
             }
-            assert_eq!(cache.take(&name(), present("b", 10, "another")), Some(lb()));
+            assert_eq!(cache.apply_event(present("b", 10, "another")), [lb()]);
             assert_eq!(seen(&cache), Some("another"));
         }
     }
@@ -276,24 +246,41 @@ mod tests {
     #[test]
     fn the_end_of_an_earlier_object_is_not_the_end_of_its_successor() {
         let mut cache = filled_with("before");
-        cache.begin_write(&name());
-        cache.written(&name(), entry("b", 5, "successor"));
-        cache.end_write(&name());
-        assert_eq!(cache.take(&name(), Event::Gone { version: 4 }), None);
+        cache.begin_write(NAME);
+        cache.apply_write(entry("b", 5, "successor"));
+        cache.end_write(NAME);
+        assert_eq!(cache.apply_delete(&meta(NAME, "a", 4)), []);
         assert_eq!(seen(&cache), Some("successor"));
+    }
+
+    #[test]
+    fn an_object_whose_labels_were_removed_is_known_again_once_we_have_written_it() {
+        let mut cache = filled_with("before");
+        assert_eq!(cache.apply_delete(&meta(NAME, "a", 2)), [lb()]);
+        cache.begin_write(NAME);
+        cache.apply_write(entry("a", 3, "ours"));
+        assert_eq!(cache.end_write(NAME), None);
+        assert_eq!(seen(&cache), Some("ours"));
+
+        let mut cache = filled_with("before");
+        cache.apply_event(Event::Init);
+        assert_eq!(cache.apply_event(Event::InitDone), [lb()], "they were removed while the watch was away");
+        cache.begin_write(NAME);
+        cache.apply_write(entry("a", 3, "ours"));
+        assert_eq!(seen(&cache), Some("ours"));
     }
 
     #[test]
     fn a_new_list_tells_what_was_missed_and_keeps_what_we_wrote_meanwhile() {
         let mut cache = filled_with("before");
-        cache.begin_list();
-        assert_eq!(cache.end_list(), [lb()], "it was deleted while the watch was away");
+        cache.apply_event(Event::Init);
+        assert_eq!(cache.apply_event(Event::InitDone), [lb()], "it was deleted while the watch was away");
 
-        cache.begin_list();
-        cache.begin_write(&name());
-        cache.written(&name(), entry("b", 7, "ours"));
-        cache.end_write(&name());
-        assert_eq!(cache.end_list(), [], "the list was made before our write");
+        cache.apply_event(Event::Init);
+        cache.begin_write(NAME);
+        cache.apply_write(entry("b", 7, "ours"));
+        cache.end_write(NAME);
+        assert_eq!(cache.apply_event(Event::InitDone), [], "the list was made before our write");
         assert_eq!(seen(&cache), Some("ours"));
     }
 
@@ -302,9 +289,11 @@ mod tests {
         let mut cache = filled_with("before");
         for other in ["slb-00-tcp", "slb-", "tlb-0-tcp"] {
             let load_balancer = LbName::from_recorded("slb-00");
-            cache.take(&other.into(), Event::Present(Entry { load_balancer, ..entry("x", 1, "other") }));
+            let other = Entry { load_balancer, meta: meta(other, other, 2), seen: "other" };
+            cache.apply_event(Event::Apply(other));
         }
         let load_balancer = lb();
-        assert_eq!(cache.of(&load_balancer).map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["slb-0-tcp"]);
+        let names = cache.of(&load_balancer).map(|entry| entry.meta.key.name.to_string());
+        assert_eq!(names.collect::<Vec<_>>(), ["slb-0-tcp"]);
     }
 }

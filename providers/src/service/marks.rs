@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sharedlb_kubernetes::names::{
+    CLASS_LABEL, CLUSTER_ID_LABEL, LOAD_BALANCER_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_NAME_LABEL,
+    SLICE_MANAGED_BY_LABEL,
+};
 
 use crate::model::{LbName, fnv1a};
-
-/// The field manager of all our writes.
-pub(super) const FIELD_MANAGER: &str = "sharedlb";
 
 /// Annotation of an EndpointSlice: whom its listener is for.
 pub(super) const OWNER: &str = "sharedlb.dev/owner";
@@ -19,13 +20,6 @@ pub(super) const PROTOCOL: &str = "sharedlb.dev/protocol";
 /// annotations and the API server's defaults are no drift, and what a class no
 /// longer asks for is.
 pub(super) const ATTRIBUTES: &str = "sharedlb.dev/attributes";
-
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-const CLASS: &str = "sharedlb.dev/class";
-const CLUSTER_ID: &str = "sharedlb.dev/cluster-id";
-const LOAD_BALANCER: &str = "sharedlb.dev/load-balancer";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// The longest value that a label can have.
 const MAX_LABEL_VALUE: usize = 63;
@@ -45,28 +39,31 @@ impl Marks {
 
     /// The label selector of everything that is ours.
     pub(super) fn selector(&self) -> String {
-        format!("{CLASS}={},{CLUSTER_ID}={}", self.class, self.cluster_id)
+        format!("{CLASS_LABEL}={},{CLUSTER_ID_LABEL}={}", self.class, self.cluster_id)
     }
 
     /// The label selector of one load balancer's EndpointSlices.
     pub(super) fn selector_of_slices(&self, name: &LbName) -> String {
-        format!("{},{SERVICE_NAME}={name}", self.selector())
+        format!("{},{SERVICE_NAME_LABEL}={name}", self.selector())
     }
 
     /// Labels of the Service.
     pub(super) fn service_labels(&self, name: &LbName) -> BTreeMap<String, String> {
-        [(MANAGED_BY, "sharedlb"), (CLASS, &self.class), (CLUSTER_ID, &self.cluster_id), (LOAD_BALANCER, name.as_str())]
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect()
+        let labels = [
+            (MANAGED_BY_LABEL, MANAGED_BY),
+            (CLASS_LABEL, &self.class),
+            (CLUSTER_ID_LABEL, &self.cluster_id),
+            (LOAD_BALANCER_LABEL, name.as_str()),
+        ];
+        labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
     }
 
     /// Labels of an EndpointSlice. Its `managed-by` keeps Kubernetes' own
     /// controllers away from it.
     pub(super) fn slice_labels(&self, name: &LbName) -> BTreeMap<String, String> {
         let mut labels = self.service_labels(name);
-        labels.insert(SERVICE_NAME.into(), name.to_string());
-        labels.insert(SLICE_MANAGED_BY.into(), "sharedlb.dev".into());
+        labels.insert(SERVICE_NAME_LABEL.into(), name.to_string());
+        labels.insert(SLICE_MANAGED_BY_LABEL.into(), "sharedlb.dev".into());
         labels
     }
 
@@ -74,8 +71,9 @@ impl Marks {
     /// ours.
     pub(super) fn load_balancer(&self, metadata: &ObjectMeta) -> Option<LbName> {
         let labels = metadata.labels.as_ref()?;
-        let ours = labels.get(CLASS) == Some(&self.class) && labels.get(CLUSTER_ID) == Some(&self.cluster_id);
-        labels.get(LOAD_BALANCER).filter(|_| ours).map(|name| LbName::from_recorded(name))
+        let ours =
+            labels.get(CLASS_LABEL) == Some(&self.class) && labels.get(CLUSTER_ID_LABEL) == Some(&self.cluster_id);
+        labels.get(LOAD_BALANCER_LABEL).filter(|_| ours).map(|name| LbName::from_recorded(name))
     }
 }
 

@@ -28,6 +28,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,11 +37,12 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
+use sharedlb_kubernetes::names::FIELD_MANAGER;
 
 use self::api::{What, call};
 use self::cache::Entry;
 use self::front::{Fixed, Front, Wanted, attribute};
-use self::marks::{FIELD_MANAGER, Marks};
+use self::marks::Marks;
 use self::plan::SliceId;
 use self::slices::Slice;
 use self::watch::{Watched, Watches, entry};
@@ -149,8 +151,8 @@ impl Provider for ServiceProvider {
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let Some(service) = self.service(name).await? else { return Ok(None) };
         let caches = self.watches.caches();
-        let slices = caches.slices.of(name).map(|(_, slice)| &slice.seen);
-        Ok(Some(view::observed(&service.seen, &service.uid, slices)))
+        let slices = caches.slices.of(name).map(|slice| &slice.seen);
+        Ok(Some(view::observed(&service.seen, &service.meta.uid, slices)))
     }
 
     async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
@@ -177,7 +179,7 @@ impl Provider for ServiceProvider {
 
 impl ServiceProvider {
     /// The Service of a load balancer, if there is one, and if it is ours.
-    async fn service(&self, name: &LbName) -> Result<Option<Entry<Front>>, Error> {
+    async fn service(&self, name: &LbName) -> Result<Option<Arc<Entry<Front>>>, Error> {
         self.watches.filled().await?;
         let known = self.watches.caches().services.get(name.as_str()).cloned();
         let service = match known {
@@ -186,7 +188,7 @@ impl ServiceProvider {
             // (One made between this look and our write would be: but the name
             // has a hash in it, so nobody makes it by accident.)
             None => match self.get_service(name).await? {
-                Some(service) => Some(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?),
+                Some(service) => Some(Arc::new(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?)),
                 None => None,
             },
         };
@@ -210,7 +212,7 @@ impl ServiceProvider {
         attributes: &Attributes,
         ports: &BTreeSet<FrontPort>,
         there: Option<&Entry<Front>>,
-    ) -> Result<Entry<Front>, Error> {
+    ) -> Result<Arc<Entry<Front>>, Error> {
         let seen = there.map(|there| &there.seen);
         let wanted = Wanted { attributes, ports, seen };
         let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
@@ -220,24 +222,24 @@ impl ServiceProvider {
         };
         let mut service = front::render(&self.marks, name, &fixed, &wanted);
         if let Some(there) = there {
-            service.metadata.uid = Some(there.uid.to_string());
-            service.metadata.resource_version = Some(there.version.to_string());
+            service.metadata.uid = Some(there.meta.uid.to_string());
+            service.metadata.resource_version = Some(there.meta.version.to_string());
         }
         let written = self.write(name.as_str(), &service).await?;
-        entry(&written, &self.marks).ok_or_else(|| self.not_ours(name))
+        entry(&written, &self.marks).map(Arc::new).ok_or_else(|| self.not_ours(name))
     }
 
     async fn write_slice(&self, slice: Slice) -> Result<(), Error> {
         self.write(&slice.name(), &slice.object(&self.marks)).await.map(drop)
     }
 
-    async fn delete_slice(&self, SliceId { name, uid, version }: SliceId) -> Result<(), Error> {
+    async fn delete_slice(&self, SliceId { name, uid }: SliceId) -> Result<(), Error> {
         let slices: Api<EndpointSlice> = self.api();
         let writing = self.watches.write::<EndpointSlice>(&name);
         let params = DeleteParams::default();
         let reply = async { gone_is_none(slices.delete(&name, &params).await) };
         call(self.what::<EndpointSlice>("delete", &name), reply).await?;
-        writing.deleted(uid, version);
+        writing.deleted(&uid);
         Ok(())
     }
 
@@ -250,7 +252,7 @@ impl ServiceProvider {
             return Ok(false);
         };
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(service.uid.to_string()), resource_version: None }),
+            preconditions: Some(Preconditions { uid: Some(service.meta.uid.to_string()), resource_version: None }),
             ..DeleteParams::background()
         };
         let services: Api<Service> = self.api();
@@ -260,7 +262,7 @@ impl ServiceProvider {
             writing.written(&held);
             return Ok(true);
         }
-        writing.deleted(service.uid, service.version);
+        writing.deleted(&service.meta.uid);
         Ok(false)
     }
 

@@ -71,7 +71,6 @@ pub(super) struct SliceWork {
 pub(super) struct SliceId {
     pub(super) name: Arc<str>,
     pub(super) uid: Arc<str>,
-    pub(super) version: u64,
 }
 
 /// The slices of a load balancer as they were seen.
@@ -85,11 +84,11 @@ impl<'a> SlicesThere<'a> {
     pub(super) fn new(
         load_balancer: &'a LbName,
         service_uid: &'a Arc<str>,
-        there: impl Iterator<Item = (&'a Arc<str>, &'a Entry<SeenSlice>)>,
+        there: impl Iterator<Item = &'a Entry<SeenSlice>>,
     ) -> Self {
         let mut of_port: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-        for (name, Entry { uid, version, seen, .. }) in there {
-            let id = SliceId { name: name.clone(), uid: uid.clone(), version: *version };
+        for Entry { meta, seen, .. } in there {
+            let id = SliceId { name: meta.key.name.clone(), uid: meta.uid.clone() };
             of_port.entry(seen.place.port).or_default().insert(seen.place, (id, seen));
         }
         Self { load_balancer, service_uid, of_port }
@@ -332,9 +331,12 @@ fn ports<'k>(keys: impl IntoIterator<Item = &'k ListenerKey>) -> BTreeSet<FrontP
 mod tests {
     use std::num::NonZeroU16;
 
+    use sharedlb_kubernetes::ObjectMeta;
+
     use super::*;
     use crate::diff::diff;
     use crate::model::{Backend, Listener, Owner, Protocol};
+    use crate::service::marks::Marks;
 
     fn lb() -> LbName {
         LbName::from_recorded("slb-default-0-0123456789")
@@ -375,18 +377,18 @@ mod tests {
 
     /// The slices that are deleted before ports open, written, and deleted last.
     fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
-        let (lb, uid) = (lb(), Arc::from("uid"));
+        let (lb, uid, marks) = (lb(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
         let new = Plan::new(from, &[], None).slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));
-        let there: Vec<(Arc<str>, Entry<SeenSlice>)> = new
+        let there: Vec<Entry<SeenSlice>> = new
             .into_iter()
             .flat_map(|work| work.write)
             .map(|slice| {
-                let name = slice.name().into();
+                let meta = ObjectMeta::of(&slice.object(&marks));
                 let seen = SeenSlice { place: slice.place, slice: Some(slice) };
-                (name, Entry { load_balancer: lb.clone(), uid: "slice".into(), version: 1, seen })
+                Entry { load_balancer: lb.clone(), meta, seen }
             })
             .collect();
-        let there = SlicesThere::new(&lb, &uid, there.iter().map(|(name, entry)| (name, entry)));
+        let there = SlicesThere::new(&lb, &uid, there.iter());
         let plan = Plan::new(to, &diff(from, to), Some(front));
         let (mut first, mut written, mut last) = (Vec::new(), Vec::new(), Vec::new());
         let short = |name: &str| name.strip_prefix(&format!("{lb}-")).unwrap().to_owned();

@@ -6,32 +6,25 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use futures::stream::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::serde::{Serialize, de::DeserializeOwned};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
+use sharedlb_kubernetes::ObjectMeta;
+use sharedlb_kubernetes::watch::watch_kind;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::api::What;
-use super::cache::{Cache, Entry, Event};
+use super::cache::{Cache, Entry};
 use super::front::Front;
 use super::marks::Marks;
 use super::slices::SeenSlice;
 use crate::Error;
 use crate::model::LbName;
-
-/// How soon a watch that broke off is begun again, and how long that may take in
-/// the end: a server that comes back is found within the longest wait. (kube's
-/// own choice, up to 30 s, would leave by-hand changes unseen for as long, and
-/// our writes to what has changed in vain.)
-const WATCH_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How long the first lists may take.
 const FILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -47,7 +40,7 @@ pub(super) trait Watched:
     + 'static
 {
     /// What is kept of it.
-    type Seen: PartialEq + Send;
+    type Seen: Clone + PartialEq + Send + Sync;
 
     /// Its name in a role.
     const RESOURCE: &'static str;
@@ -100,7 +93,6 @@ impl Watched for EndpointSlice {
 }
 
 /// All that is known.
-#[derive(Default)]
 pub(super) struct Caches {
     pub(super) services: Cache<Front>,
     pub(super) slices: Cache<SeenSlice>,
@@ -111,6 +103,11 @@ pub(super) struct Caches {
 }
 
 impl Caches {
+    fn new(namespace: &str) -> Self {
+        let (services, slices) = (Cache::new(namespace), Cache::new(namespace));
+        Self { services, slices, subscribers: Vec::new(), trouble: BTreeMap::new() }
+    }
+
     fn tell<K: Watched>(&mut self, changed: impl IntoIterator<Item = LbName>) {
         for load_balancer in changed {
             if K::matters(self, &load_balancer) {
@@ -142,7 +139,11 @@ impl Drop for Watches {
 impl Watches {
     /// Begins to watch. Must be called within a Tokio runtime.
     pub(super) fn start(client: &Client, marks: &Marks) -> Self {
-        let shared = Arc::new(Shared { marks: marks.clone(), caches: Mutex::default(), progress: Notify::new() });
+        let shared = Arc::new(Shared {
+            marks: marks.clone(),
+            caches: Mutex::new(Caches::new(&marks.namespace)),
+            progress: Notify::new(),
+        });
         let tasks = [
             tokio::spawn(follow::<Service>(client.clone(), shared.clone())).abort_handle(),
             tokio::spawn(follow::<EndpointSlice>(client.clone(), shared.clone())).abort_handle(),
@@ -192,9 +193,8 @@ impl Watches {
 
     /// Announces that we begin to write an object.
     pub(super) fn write<K: Watched>(&self, name: &str) -> Writing<'_, K> {
-        let name: Arc<str> = name.into();
-        K::cache(&mut self.caches()).begin_write(&name);
-        Writing { shared: &self.shared, name, kind: std::marker::PhantomData }
+        K::cache(&mut self.caches()).begin_write(name);
+        Writing { shared: &self.shared, name: name.to_owned(), kind: std::marker::PhantomData }
     }
 }
 
@@ -208,25 +208,19 @@ impl Shared {
         entry(object, &self.marks)
     }
 
-    fn take<K: Watched>(&self, event: watcher::Event<K>) {
+    fn take<K: Watched>(&self, event: Event<K>) {
         let mut caches = self.caches();
         let cache = K::cache(&mut caches);
-        let changed: Vec<_> = match event {
-            watcher::Event::Init => {
-                cache.begin_list();
-                return;
-            }
-            watcher::Event::InitDone => cache.end_list(),
-            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                let event = match self.entry(&object) {
-                    Some(entry) => Event::Present(entry),
-                    None => Event::Gone { version: version(&object) },
-                };
-                cache.take(&name(&object), event).into_iter().collect()
-            }
-            watcher::Event::Delete(object) => {
-                cache.take(&name(&object), Event::Gone { version: version(&object) }).into_iter().collect()
-            }
+        let is_listed = matches!(event, Event::InitApply(_));
+        let changed = match event {
+            Event::Init => cache.apply_event(Event::Init),
+            Event::InitDone => cache.apply_event(Event::InitDone),
+            Event::InitApply(object) | Event::Apply(object) => match self.entry(&object) {
+                Some(entry) if is_listed => cache.apply_event(Event::InitApply(entry)),
+                Some(entry) => cache.apply_event(Event::Apply(entry)),
+                None => cache.apply_delete(&ObjectMeta::of(&object)),
+            },
+            Event::Delete(object) => cache.apply_delete(&ObjectMeta::of(&object)),
         };
         caches.tell::<K>(changed);
         caches.trouble.remove(K::RESOURCE);
@@ -254,23 +248,14 @@ impl Shared {
 async fn follow<K: Watched>(client: Client, shared: Arc<Shared>) {
     let api: Api<K> = Api::namespaced(client, &shared.marks.namespace);
     let config = watcher::Config::default().labels(&shared.marks.selector());
-    let (soon, at_most) = WATCH_AGAIN;
-    let backoff =
-        ExponentialBuilder::default().with_min_delay(soon).with_max_delay(at_most).with_jitter().without_max_times();
-    let mut events = Box::pin(watcher(api, config).backoff(watcher::ExponentialBackoff::from(backoff)));
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => shared.take(event),
-            Err(error) => shared.trouble::<K>(error),
-        }
-    }
+    watch_kind(api, config, |event| shared.take(event), |error| shared.trouble::<K>(error)).await;
 }
 
 /// A write of ours that is under way. Dropping it ends it, with or without a
 /// reply.
 pub(super) struct Writing<'a, K: Watched> {
     shared: &'a Shared,
-    name: Arc<str>,
+    name: String,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -278,13 +263,13 @@ impl<K: Watched> Writing<'_, K> {
     /// The object as the API server has it now.
     pub(super) fn written(self, reply: &K) {
         if let Some(entry) = self.shared.entry(reply) {
-            K::cache(&mut self.shared.caches()).written(&self.name, entry);
+            K::cache(&mut self.shared.caches()).apply_write(entry);
         }
     }
 
-    /// The object that had this uid and version is gone.
-    pub(super) fn deleted(self, uid: Arc<str>, version: u64) {
-        K::cache(&mut self.shared.caches()).deleted(&self.name, uid, version);
+    /// The object with this uid is gone.
+    pub(super) fn deleted(self, uid: &Arc<str>) {
+        K::cache(&mut self.shared.caches()).apply_own_delete(&self.name, uid);
     }
 }
 
@@ -300,15 +285,5 @@ impl<K: Watched> Drop for Writing<'_, K> {
 pub(super) fn entry<K: Watched>(object: &K, marks: &Marks) -> Option<Entry<K::Seen>> {
     let load_balancer = marks.load_balancer(object.meta())?;
     let seen = object.read(&load_balancer, marks)?;
-    let uid = object.meta().uid.as_deref().unwrap_or_default().into();
-    Some(Entry { load_balancer, uid, version: version(object), seen })
-}
-
-fn name<K: Watched>(object: &K) -> Arc<str> {
-    object.meta().name.as_deref().unwrap_or_default().into()
-}
-
-/// Versions of one object are numbers, of which the newer is the greater.
-fn version<K: Watched>(object: &K) -> u64 {
-    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+    Some(Entry { load_balancer, meta: ObjectMeta::of(object), seen })
 }
