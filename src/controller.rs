@@ -99,11 +99,12 @@ async fn lead(
     process.metrics.leads(true);
     let fence = leader.as_ref().map_or_else(Fence::open, |leader| leader.fence().clone());
     let unacknowledged = options.lease.as_ref().map(|lease| lease.terms.unacknowledged());
-    let client = leader::fenced_client(config, &fence, unacknowledged)?;
+    let client = || leader::fenced_client(config.clone(), &fence, unacknowledged);
+    let clients = Clients { objects: client()?, providers: client()?, events: client()? };
     tokio::select! {
         // In this order, so that it is not ready between the one and the other.
         biased;
-        result = work(client, options, process, fence) => result,
+        result = work(clients, options, process, fence) => result,
         result = keep(leader, stop) => Ok(result?),
     }
 }
@@ -129,7 +130,19 @@ async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> 
     Ok(config)
 }
 
-async fn work(client: Client, options: Options, process: Process, fence: Fence) -> anyhow::Result<()> {
+/// The clients of a leader. Each has a limit of requests of its own, so that neither
+/// load balancers nor Events wait behind the writes of thousands of claims.
+struct Clients {
+    /// Of the watches, the class loop and the sources
+    objects: Client,
+    /// Of providers whose load balancers are objects of the cluster
+    providers: Client,
+    /// Of the writer of Events
+    events: Client,
+}
+
+async fn work(clients: Clients, options: Options, process: Process, fence: Fence) -> anyhow::Result<()> {
+    let Clients { objects: client, providers, events } = clients;
     let Process { metrics, readiness, tasks: names } = process;
     let part = readiness.part();
     let cluster_id = match options.cluster_id {
@@ -140,10 +153,10 @@ async fn work(client: Client, options: Options, process: Process, fence: Fence) 
     let backends = Arc::new(Backends::default());
     let of_events = metrics.clone();
     let count = move |result| of_events.api_write("Event", "create", result);
-    let (events, write_events) = Events::new(client.clone(), count);
+    let (events, write_events) = Events::new(events, count);
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let (class_loop, inbox) = ClassLoop::new(Settings {
-        make_provider: provider::maker(client.clone(), cluster_id.clone(), options.aws_call_rate, fence.clone()),
+        make_provider: provider::maker(providers, cluster_id.clone(), options.aws_call_rate, fence.clone()),
         client: client.clone(),
         cluster_id,
         resync: options.resync,

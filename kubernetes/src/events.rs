@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::ObjectMeta;
+use crate::requests::WRITE_TIMEOUT;
 use crate::text;
-use crate::writes::TIMEOUT;
 
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
@@ -58,7 +58,7 @@ impl Events {
                     }
                     Some(events.create(&PostParams::default(), &event).await)
                 };
-                match timeout(TIMEOUT, write).await {
+                match timeout(WRITE_TIMEOUT, write).await {
                     Ok(None) => {}
                     Ok(Some(Ok(_))) => count("ok"),
                     Ok(Some(Err(error))) => {
@@ -67,7 +67,7 @@ impl Events {
                     }
                     Err(_) => {
                         count("failed");
-                        debug!("event not written: no answer within {} s", TIMEOUT.as_secs());
+                        debug!("event not written: no answer within {} s", WRITE_TIMEOUT.as_secs());
                     }
                 }
             }

@@ -1,5 +1,5 @@
 //! What every client of the Kubernetes API needs: object metadata, a cache with
-//! read-your-writes, watches, write errors, conditions and Events.
+//! read-your-writes, watches, limits of requests, write errors, conditions and Events.
 //!
 //! The controller uses it, and so does every provider that keeps objects in a
 //! cluster. Nothing in here knows what a claim or a load balancer is.
@@ -10,6 +10,7 @@ pub mod error;
 pub mod events;
 pub mod names;
 mod object;
+pub mod requests;
 pub mod text;
 pub mod watch;
 pub mod writes;

@@ -1,23 +1,18 @@
 //! What all writes to the Kubernetes API have in common: one at a time for each
-//! object, a wait after a failure, and a limit of time.
+//! object, and a wait after a failure.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::error::Cause;
+use crate::requests::NoAnswer;
 use crate::text;
 
 /// The first wait after a failed write. It doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_millis(250);
 /// The longest.
 const HOLD_MAX: Duration = Duration::from_secs(30);
-/// A write that takes longer counts as failed, whether or not it is carried out
-/// later. It is less than the renew deadline of a leader (10 s), which ends the
-/// process.
-pub const TIMEOUT: Duration = Duration::from_secs(8);
-
 /// Why a write failed, by what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -48,6 +43,7 @@ impl From<kube::Error> for WriteError {
                     Self::Unreachable(text::message(&status.message))
                 }
             },
+            kube::Error::Service(error) if error.is::<NoAnswer>() => Self::Unreachable(error.to_string()),
             error => Self::Unreachable(text::message(&error.to_string())),
         }
     }
@@ -64,15 +60,6 @@ impl WriteError {
             Self::Unreachable(_) => "unreachable",
         }
     }
-}
-
-/// Carries out a write within [`TIMEOUT`].
-///
-/// # Errors
-/// When the write fails, or has no answer in time.
-pub async fn within_timeout<T>(write: impl Future<Output = Result<T, WriteError>>) -> Result<T, WriteError> {
-    let late = || WriteError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs()));
-    tokio::time::timeout(TIMEOUT, write).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Whether an object may be written now.

@@ -1,11 +1,12 @@
 //! The connections of a leader to the API server: none of them sends a byte once
 //! the fence is closed.
 //!
-//! kube's own client, put together anew, with two things more. Below everything,
+//! kube's own client, put together anew, with three things more. Below everything,
 //! right before a connection's bytes are handed to the kernel, the fence is
 //! looked at: a request may have waited above for a connection, a token or a
 //! retry. And on top, writes are counted, so that a leader that ends in good
-//! order knows when nothing of it is under way.
+//! order knows when nothing of it is under way. Above that are the limits of
+//! requests: how many at once, and how long each may take.
 
 use std::io;
 use std::pin::Pin;
@@ -26,6 +27,7 @@ use tower::retry::RetryLayer;
 use tower::{BoxError, Service, ServiceBuilder};
 
 use super::Fence;
+use crate::kubernetes::requests::RequestLimits;
 
 /// A client whose requests pass this fence. What it sent and the other side has
 /// not acknowledged for so long is thrown away by the kernel, instead of being
@@ -41,6 +43,7 @@ pub fn fenced_client(config: Config, fence: &Fence, unacknowledged: Option<Durat
     let connector = config.rustls_https_connector_with_connector(Connector { http, fence: fence.clone() })?;
     let counted = |service| Counted { service, fence: fence.clone() };
     let service = ServiceBuilder::new()
+        .layer(RequestLimits::default())
         .layer(tower::layer::layer_fn(counted))
         .layer(config.base_uri_layer())
         .option_layer(config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry())))
@@ -161,6 +164,7 @@ mod tests {
     use axum::Router;
     use http::StatusCode;
     use tokio::sync::Notify;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::leader::Moment;
@@ -188,8 +192,48 @@ mod tests {
     }
 
     async fn ask(client: &Client, method: Method) -> kube::Result<String> {
-        let request = Request::builder().method(method).uri("/").body(Vec::new()).expect("a request");
+        ask_at(client, method, "/").await
+    }
+
+    async fn ask_at(client: &Client, method: Method, uri: &str) -> kube::Result<String> {
+        let request = Request::builder().method(method).uri(uri).body(Vec::new()).expect("a request");
         client.request_text(request).await
+    }
+
+    #[tokio::test]
+    async fn requests_beyond_the_limit_are_not_sent_yet_and_a_watch_does_not_wait_for_them() {
+        let (fence, answer) = (fence(), CancellationToken::new());
+        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let answered = answer.clone();
+        let (client, came) = server(&fence, move || {
+            arrived.send(()).expect("the test receives");
+            let answered = answered.clone();
+            async move {
+                answered.cancelled().await;
+                StatusCode::OK
+            }
+        })
+        .await;
+        let at_once = RequestLimits::default().at_once;
+        let writes: Vec<_> = (0..at_once + 10)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { ask(&client, Method::POST).await })
+            })
+            .collect();
+        for _ in 0..at_once {
+            arrivals.recv().await.expect("it is sent");
+        }
+        let watch = tokio::spawn({
+            let client = client.clone();
+            async move { ask_at(&client, Method::GET, "/?&watch=true").await }
+        });
+        arrivals.recv().await.expect("it is sent");
+        assert_eq!(came.load(Ordering::SeqCst), at_once + 1);
+        answer.cancel();
+        for request in writes.into_iter().chain([watch]) {
+            request.await.expect("no panic").expect("it is answered");
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use sharedlb_providers::{
     Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
 };
 
-use crate::kubernetes::writes::{WriteError, within_timeout};
+use crate::kubernetes::writes::WriteError;
 use crate::leader::Fence;
 
 /// What may have become of a claim, in the words of `sharedlb_claims`.
@@ -189,14 +189,14 @@ impl Metrics {
     }
 }
 
-/// Carries out a write to the Kubernetes API within its time, and counts it.
+/// Carries out a write to the Kubernetes API, and counts it.
 pub(crate) async fn counted<T>(
     metrics: &Metrics,
     kind: &'static str,
     operation: &'static str,
     write: impl Future<Output = Result<T, WriteError>>,
 ) -> Result<T, WriteError> {
-    let result = within_timeout(write).await;
+    let result = write.await;
     metrics.api_write(kind, operation, result.as_ref().map_or_else(WriteError::label, |_| "ok"));
     result
 }

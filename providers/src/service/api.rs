@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::core::Status;
 use sharedlb_kubernetes::error::{Cause, with_causes};
-use sharedlb_kubernetes::writes::TIMEOUT;
+use sharedlb_kubernetes::requests::WRITE_TIMEOUT;
 
 use crate::Error;
 
@@ -22,7 +22,7 @@ pub(super) struct What<'a> {
 
 /// Makes a call within its limit.
 pub(super) async fn call<T>(what: What<'_>, reply: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    call_within(TIMEOUT, what, reply).await
+    call_within(WRITE_TIMEOUT, what, reply).await
 }
 
 async fn call_within<T>(
