@@ -74,8 +74,8 @@ pub struct Writes {
 impl Writes {
     /// Whether something may be written now.
     #[must_use]
-    pub fn are_free(&self) -> bool {
-        !self.under_way && self.held_until().is_none()
+    pub fn are_free(&self, now: Instant) -> bool {
+        !self.under_way && self.held_until(now).is_none()
     }
 
     /// Whether a write has begun and not ended.
@@ -86,8 +86,8 @@ impl Writes {
 
     /// Until when the object is left alone.
     #[must_use]
-    pub fn held_until(&self) -> Option<Instant> {
-        self.until.filter(|until| *until > Instant::now())
+    pub fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| *until > now)
     }
 
     /// A write begins.
@@ -102,10 +102,10 @@ impl Writes {
 
     /// A write has failed: the object is left alone for a while, after a conflict
     /// for a short one, since the watch is about to tell what changed.
-    pub fn failed(&mut self, conflict: bool) {
+    pub fn failed(&mut self, conflict: bool, now: Instant) {
         let doubled = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
         let wait = if conflict { HOLD_MIN } else { doubled };
-        self.until = Some(Instant::now() + wait);
+        self.until = Some(now + wait);
         self.failures += u32::from(!conflict);
         self.under_way = false;
     }

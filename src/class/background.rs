@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::claims::ClaimState;
 use super::companion;
 use super::effect::{ClaimChange, ClaimWrite, CompanionWrite, Effect};
-use super::state::{Class, Surroundings};
+use super::state::{Class, Now, Surroundings};
 use super::writes::WriteError;
 use crate::api::claim::ClaimObject;
 use crate::backends::ServiceObject;
@@ -12,9 +15,9 @@ use crate::backends::ServiceObject;
 impl Class {
     /// Lets claims go that were being deleted when it was decided: what they held is
     /// recorded by now.
-    pub(super) fn release_deleted(&mut self, decided: &[Arc<ClaimObject>]) -> Vec<Effect> {
+    pub(super) fn release_deleted(&mut self, decided: &[Arc<ClaimObject>], now: &Now) -> Vec<Effect> {
         let deleted = decided.iter().filter(|claim| claim.meta.deleting && claim.has_finalizer);
-        deleted.filter_map(|claim| self.write_finalizer(claim, ClaimChange::Release)).collect()
+        deleted.filter_map(|claim| self.write_finalizer(claim, ClaimChange::Release, now)).collect()
     }
 
     /// Puts the finalizer on claims that hold slots, and makes their companion Services
@@ -22,14 +25,15 @@ impl Class {
     pub(super) fn protect_and_accompany(
         &mut self,
         decided: &[Arc<ClaimObject>],
+        now: &Now,
         around: &Surroundings<'_>,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         for claim in decided.iter().filter(|claim| !claim.meta.deleting && claim.request.held.is_some()) {
             if !claim.has_finalizer {
-                effects.extend(self.write_finalizer(claim, ClaimChange::Protect));
+                effects.extend(self.write_finalizer(claim, ClaimChange::Protect, now));
             }
-            let lacks = |state: &super::claims::ClaimState| !state.service_is_fine && state.service_writes.are_free();
+            let lacks = |state: &ClaimState| !state.service_is_fine && state.service_writes.are_free(now.instant);
             if self.claims.get(claim).is_some_and(|state| Arc::ptr_eq(&state.claim, claim) && lacks(state)) {
                 effects.extend(self.accompany(claim, around));
             }
@@ -37,9 +41,9 @@ impl Class {
         effects
     }
 
-    fn write_finalizer(&mut self, claim: &Arc<ClaimObject>, what: ClaimChange) -> Option<Effect> {
+    fn write_finalizer(&mut self, claim: &Arc<ClaimObject>, what: ClaimChange, now: &Now) -> Option<Effect> {
         let state = self.claims.get_mut(claim).filter(|state| Arc::ptr_eq(&state.claim, claim))?;
-        if !state.writes.are_free() {
+        if !state.writes.are_free(now.instant) {
             return None;
         }
         state.writes.begin();
@@ -100,7 +104,7 @@ impl Class {
     }
 
     /// Takes in the answer to a write of a claim's companion Service.
-    pub(super) fn companion_answered(&mut self, claim: &ClaimObject, result: Result<(), WriteError>) {
+    pub(super) fn companion_answered(&mut self, claim: &ClaimObject, result: Result<(), WriteError>, now: Instant) {
         let Some(state) = self.claims.get_mut(claim).filter(|state| state.claim.meta.uid == claim.meta.uid) else {
             return;
         };
@@ -110,9 +114,9 @@ impl Class {
                 self.set_service_trouble(claim, None);
             }
             // It is there, or gone, or changed: the watch is about to tell.
-            Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true),
+            Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true, now),
             Err(error) => {
-                state.service_writes.failed(false);
+                state.service_writes.failed(false, now);
                 self.set_service_trouble(claim, Some(format!("its own Service could not be written: {error}")));
             }
         }

@@ -38,8 +38,8 @@ impl ClaimState {
     }
 
     /// The next time at which something that is held up may be written.
-    pub(super) fn held_until(&self) -> Option<Instant> {
-        self.writes.held_until().into_iter().chain(self.service_writes.held_until()).min()
+    pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.writes.held_until(now).into_iter().chain(self.service_writes.held_until(now)).min()
     }
 }
 

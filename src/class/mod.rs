@@ -407,7 +407,10 @@ impl ClassLoop {
         if let Some(state) = self.state(&claim).filter(|state| state.claim.meta.uid == claim.meta.uid) {
             match &result {
                 Ok(_) => state.writes.succeeded(),
-                Err(error) => state.writes.failed(matches!(error, WriteError::Conflict | WriteError::Gone)),
+                Err(error) => {
+                    let conflict = matches!(error, WriteError::Conflict | WriteError::Gone);
+                    state.writes.failed(conflict, Instant::now());
+                }
             }
         }
         match result {
@@ -485,7 +488,7 @@ impl ClassLoop {
             written.into_iter().for_each(|service| self.settings.backends.written_service(service));
         });
         if let Some(class) = self.classes.get_mut(&key) {
-            class.companion_answered(claim, result);
+            class.companion_answered(claim, result, Instant::now());
         }
         self.reconcile_soon(key);
     }

@@ -127,7 +127,7 @@ impl Class {
     /// Writes every status by which slots change hands.
     fn give(&mut self, decided: Box<Decided>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let mut writes = Vec::new();
-        for (state, got) in self.undisturbed(&decided).filter(|(state, got)| changes_slots(&state.claim, got)) {
+        for (state, got) in self.undisturbed(&decided, now).filter(|(state, got)| changes_slots(&state.claim, got)) {
             let status = self.status(&state.claim, &self.verdict(state, got, around), now.time, around);
             writes.push((state.claim.clone(), status, got.lost.clone()));
         }
@@ -155,8 +155,8 @@ impl Class {
         around: &Surroundings<'_>,
     ) -> Vec<Effect> {
         let mut effects = self.report_the_rest(decided, now, around);
-        effects.extend(self.release_deleted(&decided.claims));
-        effects.extend(self.protect_and_accompany(&decided.claims, around));
+        effects.extend(self.release_deleted(&decided.claims, now));
+        effects.extend(self.protect_and_accompany(&decided.claims, now, around));
         let Decision { plans, untouched, status, due, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
         effects.extend(self.export(status, now));
@@ -164,24 +164,28 @@ impl Class {
         effects.extend(self.finish_deletion(class));
         effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));
         effects.extend(decided.has_waited.then_some(Effect::WakeAt(now.instant)));
-        effects.extend(self.wake_when_released());
+        effects.extend(self.wake_when_released(now));
         effects
     }
 
     /// The claims that are as they were decided on and may be written to, each with
     /// what it got.
-    fn undisturbed<'a>(&'a self, decided: &'a Decided) -> impl Iterator<Item = (&'a ClaimState, &'a Assignment)> {
+    fn undisturbed<'a>(
+        &'a self,
+        decided: &'a Decided,
+        now: &'a Now,
+    ) -> impl Iterator<Item = (&'a ClaimState, &'a Assignment)> {
         let all = decided.claims.iter().zip(&decided.decision.assignments);
         all.filter_map(|(claim, got)| {
             let state = self.claims.get(claim).filter(|state| Arc::ptr_eq(&state.claim, claim))?;
-            Some((state, got.as_ref()?)).filter(|_| state.writes.are_free())
+            Some((state, got.as_ref()?)).filter(|_| state.writes.are_free(now.instant))
         })
     }
 
     /// Every other claim whose status does not say what there is to say.
     fn report_the_rest(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
-        for (state, got) in self.undisturbed(decided).filter(|(state, got)| !changes_slots(&state.claim, got)) {
+        for (state, got) in self.undisturbed(decided, now).filter(|(state, got)| !changes_slots(&state.claim, got)) {
             if state.rendered.as_ref().is_some_and(|rendered| rendered.stands(got)) {
                 continue;
             }
@@ -320,7 +324,10 @@ impl Class {
         }
         let waits = |state: &&ClaimState| {
             let claim = &state.claim;
-            !claim.meta.deleting && !claim.unparsable && claim.request.held.is_none() && state.writes.are_free()
+            !claim.meta.deleting
+                && !claim.unparsable
+                && claim.request.held.is_none()
+                && state.writes.are_free(now.instant)
         };
         let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
         for claim in waiting {
@@ -329,7 +336,7 @@ impl Class {
                 Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
             effects.extend(self.report(&claim, verdict, now, around));
         }
-        effects.extend(self.wake_when_released());
+        effects.extend(self.wake_when_released(now));
         effects
     }
 
@@ -348,15 +355,15 @@ impl Class {
         let all: Vec<Arc<ClaimObject>> = self.claims.all().map(|state| state.claim.clone()).collect();
         let mut effects = Vec::new();
         for claim in all.iter().filter(|claim| !claim.meta.deleting && !claim.unparsable) {
-            if self.claims.get(claim).is_some_and(|state| state.writes.are_free()) {
+            if self.claims.get(claim).is_some_and(|state| state.writes.are_free(now.instant)) {
                 let held = claim.request.held.clone();
                 let refused = Some((Some(reason), message.clone()));
                 let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None };
                 effects.extend(self.report(claim, verdict, now, around));
             }
         }
-        effects.extend(self.release_deleted(&all));
-        effects.extend(self.wake_when_released());
+        effects.extend(self.release_deleted(&all, now));
+        effects.extend(self.wake_when_released(now));
         effects
     }
 
@@ -366,8 +373,8 @@ impl Class {
     }
 
     /// What a failed write holds up is tried again when its time has come.
-    fn wake_when_released(&self) -> Option<Effect> {
-        self.claims.all().filter_map(ClaimState::held_until).min().map(Effect::WakeAt)
+    fn wake_when_released(&self, now: &Now) -> Option<Effect> {
+        self.claims.all().filter_map(|state| state.held_until(now.instant)).min().map(Effect::WakeAt)
     }
 }
 

@@ -225,7 +225,7 @@ impl<S: Source> SourceLoop<S> {
             told: entry.told.as_ref(),
             now: Timestamp::now(),
         };
-        match (self.source.next(&facts), entry.writes.held_until()) {
+        match (self.source.next(&facts), entry.writes.held_until(Instant::now())) {
             (None, _) => {
                 if object.is_none() && claim.is_none() {
                     self.entries.remove(key);
@@ -310,11 +310,11 @@ impl<S: Source> SourceLoop<S> {
                     S::KIND
                 );
                 entry.refusal = Some(Refusal { reason: Reason::NameTaken, message });
-                entry.writes.failed(false);
+                entry.writes.failed(false, Instant::now());
             }
             // It is another's since.
             (ClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
-                entry.writes.failed(true);
+                entry.writes.failed(true, Instant::now());
             }
             (_, Err(error)) => {
                 warn!(source = S::NAME, object = %key, %error, "claim not written");
@@ -322,7 +322,7 @@ impl<S: Source> SourceLoop<S> {
                     let message = format!("its SharedLB is not taken: {message}");
                     entry.refusal = Some(Refusal { reason: Reason::Rejected, message });
                 }
-                entry.writes.failed(false);
+                entry.writes.failed(false, Instant::now());
             }
         }
     }
@@ -350,9 +350,9 @@ impl<S: Source> SourceLoop<S> {
                     None => _ = self.objects.forget(key, &meta.uid),
                 }
             }
-            Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true),
+            Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true, Instant::now()),
             Err(error) => {
-                entry.writes.failed(false);
+                entry.writes.failed(false, Instant::now());
                 let complaint = match &change.otherwise {
                     None => format!("its {} can't be written: {error}", change.what),
                     Some(otherwise) => {
