@@ -19,20 +19,63 @@ use crate::text;
 /// Events that may wait to be written. When the API server is that far behind,
 /// further ones are dropped: the same is in the conditions.
 const WAITING_MAX: usize = 20_000;
-/// Who tells them.
+/// The controller that Events name as their origin.
 const REPORTER: &str = "sharedlb.dev/controller";
 
-/// Takes events, and writes them in the background, so that telling never holds
-/// up deciding.
+/// What an Event says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether a person should act
+    pub kind: EventType,
+    /// The reason in a word, in CamelCase
+    pub reason: String,
+    /// The note for the user
+    pub note: String,
+}
+
+impl Notice {
+    /// A notice that something works, or has come to its end.
+    #[must_use]
+    pub fn normal(reason: impl Into<String>, note: impl Into<String>) -> Self {
+        Self { kind: EventType::Normal, reason: reason.into(), note: note.into() }
+    }
+
+    /// A notice that something does not work.
+    #[must_use]
+    pub fn warning(reason: impl Into<String>, note: impl Into<String>) -> Self {
+        Self { kind: EventType::Warning, reason: reason.into(), note: note.into() }
+    }
+}
+
+/// The type of an Event, as the API has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// Something works, or has come to its end.
+    Normal,
+    /// Something does not work.
+    Warning,
+}
+
+impl EventType {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// Takes Events, and writes them in the background, so that an Event never delays a
+/// decision.
 ///
-/// An event is told when a verdict changes, so that equal ones hardly follow
+/// An Event is published when a verdict changes, so that equal ones hardly follow
 /// each other. kube's `Recorder` joins those, for which it keeps and searches
 /// every event of the last six minutes: too much after a burst of claims.
 #[derive(Clone)]
-pub struct Events(mpsc::Sender<News>);
+pub struct Events(mpsc::Sender<Queued>);
 
-/// An event that is to be written.
-struct News {
+/// An Event that waits to be written.
+struct Queued {
     event: Event,
     /// Whether it is to be written only if it is not there
     once: bool,
@@ -45,9 +88,9 @@ impl Events {
         client: Client,
         count: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, mut receiver) = mpsc::channel::<News>(WAITING_MAX);
+        let (sender, mut receiver) = mpsc::channel::<Queued>(WAITING_MAX);
         let write = async move {
-            while let Some(News { event, once }) = receiver.recv().await {
+            while let Some(Queued { event, once }) = receiver.recv().await {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
                 let name = event.metadata.name.as_deref().unwrap_or_default();
@@ -75,52 +118,33 @@ impl Events {
         (Self(sender), write)
     }
 
-    /// An event on this object: its reason in a word, and a note for the user.
-    pub fn tell<K: Resource<DynamicType = ()>>(
-        &self,
-        object: &ObjectMeta,
-        warning: bool,
-        reason: String,
-        note: String,
-    ) {
+    /// Publishes an Event on this object.
+    pub fn publish<K: Resource<DynamicType = ()>>(&self, object: &ObjectMeta, notice: &Notice) {
         let now = Timestamp::now();
         // As client-go names them: the object and the time.
         let suffix = format!("{:x}", now.as_nanosecond());
-        self.send(make::<K>(object, warning, reason, note, &suffix, now), false);
+        self.send(make::<K>(object, notice, &suffix, now), false);
     }
 
-    /// The same, unless it was told before and the event is still there: for what
-    /// this process cannot know to have told before it started. This needs the
-    /// right to get events.
-    pub fn tell_once<K: Resource<DynamicType = ()>>(
-        &self,
-        object: &ObjectMeta,
-        warning: bool,
-        reason: String,
-        note: String,
-    ) {
-        // A build with another hash repeats an event once.
+    /// Publishes an Event on this object, unless the same one was published before
+    /// and is still there: for what this process cannot know to have published before
+    /// it started. This needs the right to get Events.
+    pub fn publish_once<K: Resource<DynamicType = ()>>(&self, object: &ObjectMeta, notice: &Notice) {
+        // A build with another hash repeats an Event once.
         let mut hasher = DefaultHasher::new();
-        (&object.uid, &reason, &note).hash(&mut hasher);
+        (&object.uid, &notice.reason, &notice.note).hash(&mut hasher);
         let suffix = format!("{:x}", hasher.finish());
-        self.send(make::<K>(object, warning, reason, note, &suffix, Timestamp::now()), true);
+        self.send(make::<K>(object, notice, &suffix, Timestamp::now()), true);
     }
 
     fn send(&self, event: Event, once: bool) {
-        if self.0.try_send(News { event, once }).is_err() {
+        if self.0.try_send(Queued { event, once }).is_err() {
             warn!("event dropped: {WAITING_MAX} wait to be written");
         }
     }
 }
 
-fn make<K: Resource<DynamicType = ()>>(
-    object: &ObjectMeta,
-    warning: bool,
-    reason: String,
-    note: String,
-    suffix: &str,
-    now: Timestamp,
-) -> Event {
+fn make<K: Resource<DynamicType = ()>>(object: &ObjectMeta, notice: &Notice, suffix: &str, now: Timestamp) -> Event {
     let namespace = if object.key.namespace.is_empty() { "default" } else { &*object.key.namespace };
     Event {
         metadata: kube::core::ObjectMeta {
@@ -130,10 +154,10 @@ fn make<K: Resource<DynamicType = ()>>(
             ..kube::core::ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
-        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-        reason: Some(reason),
+        type_: Some(notice.kind.as_str().to_owned()),
+        reason: Some(notice.reason.clone()),
         action: Some("Reconcile".to_owned()),
-        note: Some(text::message(&note)),
+        note: Some(text::message(&notice.note)),
         regarding: Some(ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
             kind: Some(K::kind(&()).into_owned()),

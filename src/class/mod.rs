@@ -52,7 +52,7 @@ use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
 use crate::kubernetes::cache::{Cache, Changed};
-use crate::kubernetes::events::Events;
+use crate::kubernetes::events::{Events, Notice};
 use crate::leader::Fence;
 use crate::load_balancer::outcome::{News, Outcome};
 use crate::process::due::happened;
@@ -358,7 +358,7 @@ impl ClassLoop {
         let Some(class) = self.classes.get_mut(&key) else { return };
         let OutcomeChange { news, was_gone } = class.take_outcome(uid, index, outcome);
         if let Some(object) = class.object.clone().filter(|_| was_gone) {
-            self.tell_gone(&object, index);
+            self.publish_gone(&object, index);
         }
         let Some(news) = news else { return };
         if let News::For(claims) = news {
@@ -372,14 +372,14 @@ impl ClassLoop {
 
     /// A load balancer was deleted by hand: that its ports were closed for a while, and
     /// that its address may be another now, the class' admin should know.
-    fn tell_gone(&self, class: &ClassObject, index: u32) {
+    fn publish_gone(&self, class: &ClassObject, index: u32) {
         let note = if class.spec.as_ref().is_ok_and(adopts) {
             format!("load balancer {index}, which the class adopts, is gone: make a class for another one")
         } else {
             format!("load balancer {index} was gone: it is recreated with the same ports, and may get another address")
         };
-        let reason = Reason::LoadBalancerGone.as_str().to_owned();
-        self.settings.events.tell::<SharedLBClass>(&class.meta, true, reason, note);
+        let notice = Notice::warning(Reason::LoadBalancerGone.as_str(), note);
+        self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
     }
 
     /// The claims that a Service matters to are looked at again.
@@ -440,8 +440,8 @@ impl ClassLoop {
         match what {
             ClaimChange::Status { status, lost } => {
                 self.note_dropped_fields(status, &written.status);
-                self.tell_lost(claim, lost);
-                self.tell_transitions(claim, status);
+                self.publish_lost(claim, lost);
+                self.publish_transitions(claim, status);
             }
             ClaimChange::Protect => {}
             ClaimChange::Release => executor::log_release(claim),
@@ -449,20 +449,22 @@ impl ClassLoop {
     }
 
     /// Tells a claim that slots which its status named are an older claim's.
-    fn tell_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
+    fn publish_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
         for slot in lost {
             let note = format!("port {slot}, which the status named, is held by an older SharedLB: it stays there");
             warn!(claim = %claim.meta.key, load_balancer = claim.status.load_balancer_index, port = %slot, "slot held by another claim");
-            self.settings.events.tell::<SharedLB>(&claim.meta, true, Reason::PortTaken.as_str().to_owned(), note);
+            let notice = Notice::warning(Reason::PortTaken.as_str(), note);
+            self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
         }
     }
 
-    fn tell_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
+    fn publish_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
         let class = self.class_of(claim);
         let class = class.as_deref();
-        for (warning, reason, message) in render::transitions(&claim.status.conditions, &status.conditions) {
+        for notice in render::transitions(&claim.status.conditions, &status.conditions) {
+            let (reason, message) = (&notice.reason, &notice.note);
             info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
-            self.settings.events.tell::<SharedLB>(&claim.meta, warning, reason, message);
+            self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
         }
     }
 
@@ -507,7 +509,7 @@ impl ClassLoop {
         match (result, what) {
             (Ok(written), what) => {
                 match what {
-                    ClassChange::Status(status) => self.tell_class_transitions(class, status),
+                    ClassChange::Status(status) => self.publish_class_transitions(class, status),
                     ClassChange::Protect => {}
                     ClassChange::Release => info!(class = %name, "class deleted"),
                 }
@@ -522,11 +524,11 @@ impl ClassLoop {
         self.dirty.insert(key);
     }
 
-    fn tell_class_transitions(&self, class: &ClassObject, status: &SharedLBClassStatus) {
+    fn publish_class_transitions(&self, class: &ClassObject, status: &SharedLBClassStatus) {
         let before = class.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        for (warning, reason, message) in render::transitions(&before, &status.conditions) {
-            info!(class = %class.meta.key.name, reason, note = message, "class");
-            self.settings.events.tell::<SharedLBClass>(&class.meta, warning, reason, message);
+        for notice in render::transitions(&before, &status.conditions) {
+            info!(class = %class.meta.key.name, reason = notice.reason, note = notice.note, "class");
+            self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::claim_key;
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 pub use crate::kubernetes::conditions::whole_seconds;
+use crate::kubernetes::events::Notice;
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::load_balancer::share::LeftOut;
@@ -455,25 +456,26 @@ pub fn class_condition(
     condition(kind, finding, before, generation, now)
 }
 
-/// What a condition's change should be told as: warning or not, reason and message.
+/// The Events by which changes of conditions are published.
 #[must_use]
-pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(bool, String, String)> {
-    let mut told: Vec<(bool, String, String)> = Vec::new();
-    // Ready repeats what the others say, and is told only if it says more.
+pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Notice> {
+    let mut notices: Vec<Notice> = Vec::new();
+    // Ready repeats what the others say, and is published only if it says more.
     for now in after {
         let changed = conditions::find(before, &now.type_).is_none_or(|then| {
-            // The message names the ports: other numbers are to be told too.
+            // The message names the ports: other numbers are to be published too.
             let other_ports = now.reason == Reason::Allocated.as_str() && then.message != now.message;
             (&then.status, &then.reason) != (&now.status, &now.reason) || other_ports
         });
-        let news = now.status != "Unknown" && now.reason != Reason::Pending.as_str();
-        if changed && news && !told.iter().any(|(_, reason, _)| *reason == now.reason) {
-            told.push((now.status == "False", now.reason.clone(), now.message.clone()));
+        let is_final = now.status != "Unknown" && now.reason != Reason::Pending.as_str();
+        if changed && is_final && !notices.iter().any(|notice| notice.reason == now.reason) {
+            let notice = if now.status == "False" { Notice::warning } else { Notice::normal };
+            notices.push(notice(now.reason.clone(), now.message.clone()));
         }
     }
-    let ready = told.iter().any(|(_, reason, _)| reason == Reason::Ready.as_str());
-    told.retain(|(_, reason, _)| !(ready && reason == Reason::Programmed.as_str()));
-    told
+    let ready = notices.iter().any(|notice| notice.reason == Reason::Ready.as_str());
+    notices.retain(|notice| !(ready && notice.reason == Reason::Programmed.as_str()));
+    notices
 }
 
 /// `20417/TCP`, as a class' status lists ports.
@@ -498,6 +500,7 @@ pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
 mod tests {
     use super::*;
     use crate::fixtures::claim;
+    use crate::kubernetes::events::EventType;
 
     fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
         let claim = claim("web").holds(0, 20001).build();
@@ -597,7 +600,7 @@ mod tests {
         assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
         let told = transitions(&before.conditions, &after.conditions);
         assert_eq!(
-            told.iter().map(|(warning, reason, _)| (*warning, reason.as_str())).collect::<Vec<_>>(),
+            told.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
             [(false, "BackendsLeftOut")]
         );
     }
@@ -621,7 +624,7 @@ mod tests {
         let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
         let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
         let told = |before: &[Condition], after: &SharedLBStatus| {
-            transitions(before, &after.conditions).into_iter().map(|(_, reason, _)| reason).collect::<Vec<_>>()
+            transitions(before, &after.conditions).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
         };
         assert_eq!(told(&[], &awaited), ["Allocated", "Programmed"]);
         assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
@@ -651,6 +654,6 @@ mod tests {
         let told = transitions(&before, &conditions(&ports(&many)));
         let message =
             "20001/TCP, 20002/TCP, 20003/TCP, 20004/TCP, 20005/TCP, 20006/TCP on load balancer 0 of class default";
-        assert_eq!(told, [(false, "Allocated".to_owned(), message.to_owned())]);
+        assert_eq!(told, [Notice::normal("Allocated", message)]);
     }
 }

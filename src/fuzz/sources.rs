@@ -13,9 +13,10 @@ use super::mutate::near;
 use super::{claim_json, config, is_fit};
 use crate::api::claim::ClaimObject;
 use crate::backends::{Backends, ServiceObject};
+use crate::kubernetes::events::Notice;
 use crate::sources::config_map::ConfigMaps;
 use crate::sources::service::Services;
-use crate::sources::{Facts, News, OwnedClaim, Refusal, Source, Step};
+use crate::sources::{Facts, OwnedClaim, Refusal, Source, Step};
 
 fn service_json() -> Value {
     json!({
@@ -82,7 +83,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
     let object = source.parse(&object);
     let claim = claim.and_then(|claim| serde_json::from_value::<DynamicObject>(claim.clone()).ok());
     let owned = claim.as_ref().and_then(OwnedClaim::parse::<S>);
-    let told = News { warning: true, reason: "Told".to_owned(), note: "before".to_owned() };
+    let told = Notice::warning("Told".to_owned(), "before".to_owned());
     let facts = Facts {
         object: object.as_ref(),
         claim: owned.as_ref(),

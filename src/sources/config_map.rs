@@ -17,12 +17,13 @@ use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, FIELD_MANAGER, Protocol, Reason, SharedLBPort, SharedLBSpec};
 use sharedlb_providers::Transport;
 
-use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned, ports};
+use super::{Change, Facts, OwnedClaim, Refusal, Source, Step, owned, ports};
 use crate::backends::{Backends, ServiceObject, ServicePort};
 use crate::class::render;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
+use crate::kubernetes::events::{EventType, Notice};
 use crate::kubernetes::text;
 
 /// The label of the ConfigMaps that are meant.
@@ -106,15 +107,13 @@ fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option
         // What the claim holds is given back even if the ConfigMap lingers.
         return end();
     }
-    let tell = |news: News| (facts.told != Some(&news)).then_some(Step::Tell(news));
-    let refused = |refusal: &Refusal| {
-        tell(News { warning: true, reason: refusal.reason.to_string(), note: refusal.message.clone() })
-    };
+    let tell = |news: Notice| (facts.told != Some(&news)).then_some(Step::Tell(news));
+    let refused = |refusal: &Refusal| tell(Notice::warning(refusal.reason.to_string(), refusal.message.clone()));
     let own = facts.claim.filter(|claim| claim.source_uid == map.meta.uid && !claim.meta.deleting);
     let spec = match map.asks(service, own) {
         Ok(spec) => spec,
         Err(problem) => {
-            let told = tell(News { warning: true, reason: problem.reason.to_owned(), note: problem.note });
+            let told = tell(Notice::warning(problem.reason.to_owned(), problem.note));
             // What is open stays open, unless it is asked for no longer.
             return told.or_else(|| if own.is_some() && problem.keeps { None } else { end() });
         }
@@ -149,15 +148,14 @@ fn delete(claim: &OwnedClaim) -> Option<Step> {
 /// What of the claim's verdict is to be told. A ConfigMap has no conditions, so
 /// that nobody knows what it was told before: trouble is told, and that it is
 /// over.
-fn verdict(claim: &OwnedClaim, told: Option<&News>) -> Option<News> {
+fn verdict(claim: &OwnedClaim, told: Option<&Notice>) -> Option<Notice> {
     let ready = render::find(&claim.status.conditions, ConditionType::Ready)?;
-    let warning = ready.status != "True";
-    let news = News { warning, reason: ready.reason.clone(), note: ready.message.clone() };
-    let worth = match warning {
-        true => ready.reason != Reason::Pending.as_str(),
-        false => told.is_some_and(|told| told.warning),
-    };
-    worth.then_some(news)
+    let (reason, note) = (ready.reason.clone(), ready.message.clone());
+    if ready.status == "True" {
+        let is_over = told.is_some_and(|told| told.kind == EventType::Warning);
+        return is_over.then(|| Notice::normal(reason, note));
+    }
+    (reason != Reason::Pending.as_str()).then(|| Notice::warning(reason, note))
 }
 
 /// Whether the value of this key was last written by us. The API server keeps
@@ -334,15 +332,9 @@ impl MapSource {
         if data.is_empty() {
             return None;
         }
-        let news = given.map(|given| News {
-            warning: false,
-            reason: "Bound".to_owned(),
-            note: format!(
-                "{} of {} leads to Service {}",
-                given.what,
-                given.address,
-                self.get(SERVICE).unwrap_or_default()
-            ),
+        let news = given.map(|given| {
+            let service = self.get(SERVICE).unwrap_or_default();
+            Notice::normal("Bound", format!("{} of {} leads to Service {service}", given.what, given.address))
         });
         let patch = json!({ "data": data });
         Some(Step::Change(Change { news: news.into_iter().collect(), ..Change::of_object("data", patch) }))

@@ -41,6 +41,7 @@ use crate::backends::Backends;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::cache::Cached;
 use crate::kubernetes::events::Events;
+use crate::kubernetes::events::Notice;
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::watches::{EventHandlers, watch_one};
@@ -95,7 +96,7 @@ pub struct Facts<'a, T> {
     /// Why the claim could not be written the last time
     pub refusal: Option<&'a Refusal>,
     /// What was last told of the object by [`Step::Tell`]
-    pub told: Option<&'a News>,
+    pub told: Option<&'a Notice>,
     /// The time, for what has no other
     pub now: Timestamp,
 }
@@ -117,11 +118,11 @@ pub enum Step {
     /// The claim is set right by this merge patch.
     Correct(Value),
     /// The claim is deleted, and this is told of the object once it was.
-    Delete(Option<News>),
+    Delete(Option<Notice>),
     /// The object itself is changed.
     Change(Change),
     /// Something is told of the object, and nothing is written to it.
-    Tell(News),
+    Tell(Notice),
 }
 
 /// A change of the object itself.
@@ -134,7 +135,7 @@ pub struct Change {
     /// The change, as a merge patch
     pub patch: Value,
     /// What is told of the object once that is written
-    pub news: Vec<News>,
+    pub news: Vec<Notice>,
     /// What a person must do if the API server refuses it; `None`: nothing that
     /// cannot wait
     pub otherwise: Option<String>,
@@ -145,17 +146,6 @@ impl Change {
     fn of_object(what: &'static str, patch: Value) -> Self {
         Self { what, status: false, patch, news: Vec::new(), otherwise: None }
     }
-}
-
-/// What an Event says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
-    /// Whether it is trouble
-    pub warning: bool,
-    /// In a word
-    pub reason: String,
-    /// For the user
-    pub note: String,
 }
 
 /// Which sources there are.

@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::write::{Writer, claim_key};
-use super::{Change, Common, Facts, Feed, News, OwnedClaim, Refusal, Source, Step, feed::Shown};
+use super::{Change, Common, Facts, Feed, OwnedClaim, Refusal, Source, Step, feed::Shown};
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cache, Cached as _, Changed};
 use crate::kubernetes::events::Events;
+use crate::kubernetes::events::Notice;
 use crate::kubernetes::text;
 use crate::kubernetes::writes::{WriteError, Writes};
 use crate::process::due::happened;
@@ -51,7 +52,7 @@ enum ClaimWrite {
     Create,
     Correct,
     /// The one of this uid
-    Delete(Arc<str>, Option<News>),
+    Delete(Arc<str>, Option<Notice>),
 }
 
 /// What is under way for an object and its claim.
@@ -60,7 +61,7 @@ struct Entry {
     /// One write at a time for both
     writes: Writes,
     refusal: Option<Refusal>,
-    told: Option<News>,
+    told: Option<Notice>,
     /// What was last complained of to the log and to the user
     complaint: Option<String>,
 }
@@ -233,12 +234,11 @@ impl<S: Source> SourceLoop<S> {
             }
             (Some(Step::Tell(news)), _) => {
                 if let Some(object) = &object {
-                    let News { warning, reason, note } = news.clone();
-                    info!(source = S::NAME, object = %key, reason, note, "told");
+                    info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
                     // What a process before this one told is not known.
                     match entry.told {
-                        None => self.events.tell_once::<S::Kind>(object.meta(), warning, reason, note),
-                        Some(_) => self.events.tell::<S::Kind>(object.meta(), warning, reason, note),
+                        None => self.events.publish_once::<S::Kind>(object.meta(), &news),
+                        Some(_) => self.events.publish::<S::Kind>(object.meta(), &news),
                     }
                 }
                 entry.told = Some(news);
@@ -329,7 +329,7 @@ impl<S: Source> SourceLoop<S> {
 
     fn tell_of(&self, key: &ObjectKey, write: ClaimWrite) {
         if let (ClaimWrite::Delete(_, Some(news)), Some(object)) = (write, self.objects.get(key)) {
-            tell::<S>(&self.events, object.meta(), &news);
+            self.events.publish::<S::Kind>(object.meta(), &news);
         }
     }
 
@@ -343,7 +343,7 @@ impl<S: Source> SourceLoop<S> {
                 let meta = ObjectMeta::of(&written);
                 for news in &change.news {
                     info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
-                    tell::<S>(&self.events, &meta, news);
+                    self.events.publish::<S::Kind>(&meta, news);
                 }
                 match self.source.parse(&written) {
                     Some(object) => _ = self.objects.apply_write(object),
@@ -367,11 +367,7 @@ impl<S: Source> SourceLoop<S> {
                     }
                     if let (WriteError::Refused(_), Some(object)) = (&error, self.objects.get(key)) {
                         let reason = Reason::Rejected.as_str().to_owned();
-                        tell::<S>(
-                            &self.events,
-                            object.meta(),
-                            &News { warning: true, reason, note: complaint.clone() },
-                        );
+                        self.events.publish::<S::Kind>(object.meta(), &Notice::warning(reason, complaint.clone()));
                     }
                 }
                 entry.complaint = Some(complaint);
@@ -382,8 +378,4 @@ impl<S: Source> SourceLoop<S> {
 
 fn boxed<T>(result: Result<Option<T>, WriteError>) -> Result<Option<Box<T>>, WriteError> {
     result.map(|written| written.map(Box::new))
-}
-
-fn tell<S: Source>(events: &Events, object: &ObjectMeta, news: &News) {
-    events.tell::<S::Kind>(object, news.warning, news.reason.clone(), news.note.clone());
 }

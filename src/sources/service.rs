@@ -13,9 +13,10 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use sharedlb_crds::{CLAIM_ANNOTATION, CLASS_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_CLASS_PREFIX};
 
-use super::{Change, Facts, News, OwnedClaim, Refusal, Source, Step, owned};
+use super::{Change, Facts, OwnedClaim, Refusal, Source, Step, owned};
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
+use crate::kubernetes::events::Notice;
 
 use asks::{Asks, Wanted, Wish};
 pub use retired::Retired;
@@ -194,10 +195,11 @@ impl ServiceSource {
             // nobody's once the conditions are gone.
             return self.mark();
         }
-        let released = || News {
-            warning: false,
-            reason: "Released".to_owned(),
-            note: "it shares no load balancer any longer: its ports are given back".to_owned(),
+        let released = || {
+            Notice::normal(
+                "Released".to_owned(),
+                "it shares no load balancer any longer: its ports are given back".to_owned(),
+            )
         };
         self.tell(&status::nothing(self))
             .or_else(|| facts.claim.and_then(|claim| delete(claim, (!self.meta.deleting).then(released))))
@@ -246,6 +248,6 @@ impl ServiceSource {
 }
 
 /// Deletes a claim, unless it is going already.
-fn delete(claim: &OwnedClaim, news: Option<News>) -> Option<Step> {
+fn delete(claim: &OwnedClaim, news: Option<Notice>) -> Option<Step> {
     (!claim.meta.deleting).then_some(Step::Delete(news))
 }

@@ -1,13 +1,14 @@
 //! An API server and a class loop, as far as a source meets them, for one object
 //! and its claim.
 
+use crate::kubernetes::events::Notice;
 use std::sync::Arc;
 
 use kube::Resource as _;
 use serde_json::{Map, Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason};
 
-use super::{Facts, News, OwnedClaim, Refusal, Source, Step};
+use super::{Facts, OwnedClaim, Refusal, Source, Step};
 
 /// More writes than anything takes.
 const STEPS_MAX: usize = 60;
@@ -20,7 +21,7 @@ pub(super) struct World<S> {
     /// Why the API server does not take the claim, if it does not
     pub(super) rejects: Option<Refusal>,
     refusal: Option<Refusal>,
-    told: Option<News>,
+    told: Option<Notice>,
     /// All that was told of the object, reasons only
     pub(super) news: Vec<String>,
     /// What was done, in words

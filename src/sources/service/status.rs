@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
-use super::super::{Change, News, OwnedClaim, Refusal};
+use super::super::{Change, OwnedClaim, Refusal};
 use super::{Asks, ServiceSource};
 use crate::class::render;
 use crate::kubernetes::{conditions, text};
@@ -210,12 +210,11 @@ impl Status {
         }
         let foreign = service.conditions.iter().filter(|condition| !before.contains(condition));
         let conditions: Vec<&Condition> = foreign.chain(&self.conditions).collect();
-        let told = render::transitions(&before, &self.conditions);
         Some(Change {
             what: "status",
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),
-            news: told.into_iter().map(|(warning, reason, note)| News { warning, reason, note }).collect(),
+            news: render::transitions(&before, &self.conditions),
             otherwise: None,
         })
     }
