@@ -212,8 +212,9 @@ impl ClassLoop {
                 break;
             }
         }
-        if let Some(name) = key {
-            self.settings.metrics.class_run(name, began.elapsed());
+        // Everybody can name classes that do not exist: they are in no metric.
+        if let Some(object) = self.classes.get(key).and_then(|class| class.object.as_ref()) {
+            self.settings.metrics.class_run(&object.meta.key.name, began.elapsed());
         }
     }
 
