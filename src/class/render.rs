@@ -30,12 +30,30 @@ const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend"
 pub struct Verdict {
     /// The slots that it holds
     pub held: Option<Held>,
-    /// Why it does not hold all that it asks for; without a reason it waits
-    pub refused: Option<(Option<Reason>, String)>,
+    /// Why it does not hold all that it asks for
+    pub refused: Option<Obstacle>,
     /// What the load balancer makes of its slots
     pub programmed: Programmed,
     /// Where the load balancer is reached; `None`: nothing is known yet
     pub addresses: Option<Arc<[Address]>>,
+}
+
+/// What keeps a claim from being given what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The reason in a word. `None`: the claim waits for something that passes, or that
+    /// is not for its author to know
+    pub reason: Option<Reason>,
+    /// For the author of the claim
+    pub message: String,
+}
+
+impl Obstacle {
+    /// An obstacle that stays until somebody acts.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason: Some(reason), message: message.into() }
+    }
 }
 
 impl Verdict {
@@ -242,8 +260,8 @@ impl From<&Condition> for Finding {
 /// Allocated, Programmed and Ready.
 fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [Finding; 3] {
     let allocated = match (&verdict.refused, &verdict.held) {
-        (Some((Some(reason), message)), _) => Finding::new("False", *reason, message),
-        (Some((None, message)), _) => Finding::new("Unknown", Reason::Pending, message),
+        (Some(Obstacle { reason: Some(reason), message }), _) => Finding::new("False", *reason, message),
+        (Some(Obstacle { reason: None, message }), _) => Finding::new("Unknown", Reason::Pending, message),
         (None, Some(held)) => {
             let (class, ports) = (class.unwrap_or_default(), numbers(&held.slots));
             Finding::new("True", Reason::Allocated, format!("{ports} on load balancer {} of class {class}", held.index))

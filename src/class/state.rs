@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sharedlb_crds::{Reason, SharedLBClassSpec, TargetKind};
+use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 use tokio::time::Instant;
 
 use super::claims::Claims;
 use super::decide::{Decision, Left};
 use super::handed::InFlightPlans;
+use super::render::Obstacle;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
@@ -71,17 +72,13 @@ pub(super) struct Class {
     pub(super) held_until: Option<Instant>,
     /// Until when status-only work waits
     pub(super) debounce_until: Option<Instant>,
-    /// Why nothing new is given
-    pub(super) suspended: Option<Suspended>,
+    /// Why nothing new is given, whatever is asked for
+    pub(super) suspended: Option<Obstacle>,
     /// When its figures were last exported
     pub(super) exported: Option<Instant>,
     /// When its status was last written
     pub(super) status_written: Option<Instant>,
 }
-
-/// Why nothing new is given in a class, whatever is asked for; without a reason, it
-/// is not for the authors of claims to know.
-pub(super) type Suspended = (Option<Reason>, String);
 
 /// The spec of a class, as it could be read last, and its provider.
 pub(super) struct ClassSettings {

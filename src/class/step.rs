@@ -13,8 +13,8 @@ use super::count::TargetCounts;
 use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::handed::InFlightPlans;
-use super::render::{self, Programmed, Verdict, find};
-use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings, Suspended};
+use super::render::{self, Obstacle, Programmed, Verdict, find};
+use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
 use super::verdicts::changes_slots;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
@@ -77,22 +77,25 @@ impl Class {
     }
 
     /// Why nothing new is given in this class, whatever is asked for.
-    fn suspension(&self, class: &ClassObject, settings: &ClassSettings) -> Option<Suspended> {
+    fn suspension(&self, class: &ClassObject, settings: &ClassSettings) -> Option<Obstacle> {
         let name = &class.meta.key.name;
         if let Some(message) = unreadable_spec(class) {
-            return Some((Some(Reason::Unsupported), message));
+            return Some(Obstacle::new(Reason::Unsupported, message));
         }
         if class.meta.deleting {
-            return Some((Some(Reason::NoClass), format!("class {name} is being deleted: choose another class")));
+            return Some(Obstacle::new(
+                Reason::NoClass,
+                format!("class {name} is being deleted: choose another class"),
+            ));
         }
         if let Some(why) = unsupported(&settings.spec, &settings.provider.capabilities()) {
-            return Some((Some(Reason::Unsupported), why));
+            return Some(Obstacle::new(Reason::Unsupported, why));
         }
         let unreadable = |what: String| {
             let message = format!(
                 "the status of {what} can't be read, so nothing new is given in class {name}: correct or remove it"
             );
-            Some((None, message))
+            Some(Obstacle { reason: None, message })
         };
         if class.status.is_err() {
             return unreadable(format!("class {name}"));
@@ -331,7 +334,7 @@ impl Class {
         };
         let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
         for claim in waiting {
-            let refused = Some((Some(Reason::Unsupported), message.clone()));
+            let refused = Some(Obstacle::new(Reason::Unsupported, message.clone()));
             let verdict =
                 Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
             effects.extend(self.report(&claim, verdict, now, around));
@@ -357,7 +360,7 @@ impl Class {
         for claim in all.iter().filter(|claim| !claim.meta.deleting && !claim.unparsable) {
             if self.claims.get(claim).is_some_and(|state| state.writes.are_free(now.instant)) {
                 let held = claim.request.held.clone();
-                let refused = Some((Some(reason), message.clone()));
+                let refused = Some(Obstacle::new(reason, message.clone()));
                 let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None };
                 effects.extend(self.report(claim, verdict, now, around));
             }

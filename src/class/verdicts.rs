@@ -10,7 +10,7 @@ use super::state::{Class, Surroundings};
 use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::class::companion;
-use crate::class::render::{self, Programmed, Verdict};
+use crate::class::render::{self, Obstacle, Programmed, Verdict};
 use crate::load_balancer::outcome::{ListenerOutcome, Outcome};
 use crate::process::tasks;
 
@@ -35,36 +35,29 @@ impl Class {
         }
     }
 
-    fn refusal(
-        &self,
-        claim: &ClaimObject,
-        got: &Assignment,
-        around: &Surroundings<'_>,
-    ) -> Option<(Option<Reason>, String)> {
+    fn refusal(&self, claim: &ClaimObject, got: &Assignment, around: &Surroundings<'_>) -> Option<Obstacle> {
         let name = self.name.as_deref().unwrap_or_default();
         if let Err(error) = &claim.spec {
-            return Some((Some(Reason::Unsupported), format!("the spec can't be read ({error}): correct it")));
+            return Some(Obstacle::new(Reason::Unsupported, format!("the spec can't be read ({error}): correct it")));
         }
         if let Some(message) = self.unfit_service(claim, around) {
-            return Some((Some(Reason::Unsupported), message));
+            return Some(Obstacle::new(Reason::Unsupported, message));
         }
         if let Some(message) = self.elsewhere(claim, got) {
-            return Some((Some(Reason::AddressUnknown), message));
+            return Some(Obstacle::new(Reason::AddressUnknown, message));
         }
         let (port, refusal) = got.refused.first()?;
         if let (Some(Reason::NotPermitted), Some(suspended)) = (refusal.reason(), self.suspended.clone()) {
-            return Some(match suspended {
-                (Some(reason), message) => (Some(reason), message),
-                // Whose status it is, is not for everybody to know.
-                (None, _) => (
-                    None,
-                    format!(
-                        "nothing new is given in class {name} until its admin has corrected what its conditions tell of"
-                    ),
-                ),
-            });
+            // Which object's status it is, is not for the authors of claims to know.
+            let secret = || {
+                format!(
+                    "nothing new is given in class {name} until its admin has corrected what its conditions tell of"
+                )
+            };
+            let message = if suspended.reason.is_some() { suspended.message } else { secret() };
+            return Some(Obstacle { message, ..suspended });
         }
-        Some((refusal.reason(), refused_ports(got, port, &refusal.message(name))))
+        Some(Obstacle { reason: refusal.reason(), message: refused_ports(got, port, &refusal.message(name)) })
     }
 
     /// Why the Service that the claim names does not do.

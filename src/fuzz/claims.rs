@@ -13,7 +13,7 @@ use super::mutate::near;
 use super::{claim_json, classes, config, is_fit};
 use crate::api::claim::ClaimObject;
 use crate::class::companion;
-use crate::class::render::{self, IdleFamily, Programmed, Verdict};
+use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Verdict};
 use crate::load_balancer::outcome::Trouble;
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
@@ -107,7 +107,7 @@ proptest! {
         let Some(claim) = parse(&object) else { return Ok(()) };
         let verdict = Verdict {
             held: claim.request.held.clone(),
-            refused: heard.then(|| (None, said.clone())),
+            refused: heard.then(|| Obstacle { reason: None, message: said.clone() }),
             programmed: if heard {
                 let why = Trouble { reason: Reason::NoBackends, message: said.clone().into() };
                 let idle = IdleFamily { port: "b".into(), family: IpFamily::V4, why: said };

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use sharedlb_crds::{LoadBalancerStatus, Reason, SharedLBClassSpec, SharedLBClassStatus};
+use sharedlb_crds::{LoadBalancerStatus, SharedLBClassSpec, SharedLBClassStatus};
 use sharedlb_providers::Capacity;
 
 pub(super) use self::records::Left;
@@ -22,7 +22,7 @@ use super::count::Counted;
 use crate::allocation::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, Released, Room, assign, same};
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
-use crate::class::render::{parse_front_port, released_key, whole_seconds};
+use crate::class::render::{Obstacle, parse_front_port, released_key, whole_seconds};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Outcome;
@@ -33,7 +33,7 @@ pub(super) struct Facts<'a> {
     pub(super) spec: &'a SharedLBClassSpec,
     pub(super) policy: Policy,
     /// Why nothing new is given, whatever is asked for
-    pub(super) suspended: Option<(Option<Reason>, String)>,
+    pub(super) suspended: Option<Obstacle>,
     /// The claims of the class, the older first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
     /// What each of them asks for, with the targets that its ports have now;

@@ -9,6 +9,7 @@ use super::{Facts, decide};
 use crate::allocation::{Assignment, Policy};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
+use crate::class::render::Obstacle;
 
 /// What the claims get, in their order, and what the class' status says.
 pub(crate) fn decide_once(
@@ -22,7 +23,7 @@ pub(crate) fn decide_once(
         class,
         spec,
         policy,
-        suspended: unreadable.map(|message| (Some(Reason::Unsupported), message)),
+        suspended: unreadable.map(|message| Obstacle::new(Reason::Unsupported, message)),
         claims: claims.iter().collect(),
         counted: None,
         targets_closing: 0,

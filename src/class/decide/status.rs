@@ -23,7 +23,7 @@ pub(super) fn class_status(
     facts: &Facts<'_>,
 ) -> SharedLBClassStatus {
     let generation = facts.class.meta.generation;
-    let mut trouble = facts.suspended.clone().map(|(reason, message)| (reason.unwrap_or(Reason::Pending), message));
+    let mut trouble = facts.suspended.clone().map(|why| (why.reason.unwrap_or(Reason::Pending), why.message));
     let load_balancers: Vec<LoadBalancerStatus> = decision
         .plans
         .keys()
@@ -69,8 +69,8 @@ pub(super) fn class_status(
             }
         })
         .collect();
-    let unsupported = facts.suspended.clone().filter(|(reason, _)| *reason == Some(Reason::Unsupported));
-    let accepted = unsupported.map(|(_, message)| (Reason::Unsupported, message));
+    let unsupported = facts.suspended.clone().filter(|why| why.reason == Some(Reason::Unsupported));
+    let accepted = unsupported.map(|why| (Reason::Unsupported, why.message));
     // Until every LB loop has been heard, what the status said of them stands.
     let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
     let ready = match find(&before.conditions, ConditionType::Ready) {

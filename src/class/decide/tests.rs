@@ -4,7 +4,7 @@ mod records;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
-use sharedlb_crds::{ConditionType, ReleasedPort};
+use sharedlb_crds::{ConditionType, Reason, ReleasedPort};
 use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
 
