@@ -31,6 +31,12 @@ impl ClaimFixture {
         self
     }
 
+    /// Names no class.
+    pub(crate) fn unnamed(mut self) -> Self {
+        self.0["spec"].as_object_mut().expect("it has a spec").remove("className");
+        self
+    }
+
     /// Asks for this number.
     pub(crate) fn asks(mut self, port: u16) -> Self {
         self.0["spec"]["ports"][0]["port"] = json!(port);

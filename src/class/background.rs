@@ -95,7 +95,7 @@ impl Class {
     }
 
     /// Notes why the companion Service of a claim could not be written. The claim's
-    /// status is to say it.
+    /// status will say it.
     fn set_service_trouble(&mut self, claim: &ClaimObject, why: Option<String>) -> Option<Effect> {
         let state = self.claims.get_mut(claim).filter(|state| state.service_trouble != why)?;
         state.service_trouble = why;

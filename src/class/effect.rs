@@ -44,18 +44,16 @@ pub(super) struct ClaimWrite {
     pub(super) claim: Arc<ClaimObject>,
     /// What is written
     pub(super) what: ClaimChange,
-    /// The uid of the class that waits for the answer before it decides again
+    /// The class that waits for the answer before it decides again
     pub(super) awaited_by: Option<Arc<str>>,
 }
 
 /// What is written to a claim.
 pub(super) enum ClaimChange {
-    /// Another status. `lost`: slots that the status named and that are held by an
-    /// older claim
     Status {
         /// The whole status
         status: Box<SharedLBStatus>,
-        /// Slots that it no longer has
+        /// Slots that the status named and that an older claim holds
         lost: Vec<ListenerKey>,
     },
     /// Our finalizer is added.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt as _;
 use sharedlb_crds::TargetKind;
 use sharedlb_providers::LbName;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
@@ -24,9 +24,14 @@ use crate::load_balancer::desired::Plan;
 use crate::load_balancer::{LbLoop, Signal};
 use crate::process::metrics::Counted;
 
+/// Writes to claims and companion Services of one class that are sent at once. It is
+/// half of what the client sends at once, so that a class whose writes are not
+/// answered, such as by an admission webhook, leaves room for the others.
+const WRITES_AT_ONCE: usize = 32;
+
 /// The tasks of one class.
-#[derive(Default)]
 pub(super) struct Running {
+    permits: Arc<Semaphore>,
     load_balancers: BTreeMap<u32, Handle>,
     /// LB loops that were told to end and may not have yet. The next one of the same
     /// load balancer begins after them: two would undo each other's work.
@@ -34,6 +39,18 @@ pub(super) struct Running {
     /// Which LB loop to wake when its load balancer changes by itself
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
     changes: Option<AbortOnDropHandle<()>>,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
+            load_balancers: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            signals: Arc::default(),
+            changes: None,
+        }
+    }
 }
 
 /// The LB loop of one load balancer. It ends when this is dropped.
@@ -48,8 +65,8 @@ impl ClassLoop {
     pub(super) fn carry_out(&mut self, key: &Key, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Claim(write) => self.write_claim(write),
-                Effect::Companion(claim, write) => self.write_companion(claim, write),
+                Effect::Claim(write) => self.write_claim(key, write),
+                Effect::Companion(claim, write) => self.write_companion(key, claim, write),
                 Effect::Class(write) => self.write_class(write),
                 Effect::WakeAt(time) => self.reconcile_at(key.clone(), time),
                 Effect::Again => self.reconcile_soon(key.clone()),
@@ -65,9 +82,10 @@ impl ClassLoop {
         }
     }
 
-    fn write_claim(&self, write: ClaimWrite) {
-        let (writer, sender) = (self.writer.clone(), self.sender.clone());
+    fn write_claim(&mut self, key: &Key, write: ClaimWrite) {
+        let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
         tokio::spawn(async move {
+            let _permit = permits.acquire().await;
             let meta = &write.claim.meta;
             let result = match &write.what {
                 ClaimChange::Status { status, .. } => writer.claim_status(meta, status).await,
@@ -78,9 +96,10 @@ impl ClassLoop {
         });
     }
 
-    fn write_companion(&self, claim: Arc<ClaimObject>, write: CompanionWrite) {
-        let (writer, sender) = (self.writer.clone(), self.sender.clone());
+    fn write_companion(&mut self, key: &Key, claim: Arc<ClaimObject>, write: CompanionWrite) {
+        let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
         tokio::spawn(async move {
+            let _permit = permits.acquire().await;
             let result = companion(&writer, write).await.map(|written| written.map(Box::new));
             _ = sender.send(Input::Answer(Answer::Companion(claim, result)));
         });

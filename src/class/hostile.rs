@@ -13,7 +13,7 @@ use sharedlb_providers::memory::Memory;
 use tokio::time::Instant;
 
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
-use super::state::{Class, ClassSettings, Now, Surroundings};
+use super::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
@@ -61,6 +61,10 @@ impl World {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..ROUNDS {
             if !self.reconcile()? {
+                let waits = self.class.gives > 0 || self.class.class_write.is_some() || !self.class.is_idle();
+                prop_assert!(!waits, "it waits for ever");
+                let free = self.class.claims.all().all(|state| state.writes.are_free(now().instant));
+                prop_assert!(free, "a claim is never written again");
                 return Ok(());
             }
         }
@@ -112,11 +116,11 @@ impl World {
         let gone = claim.meta.deleting && object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
         let new = parse(object, ClaimObject::parse).filter(|_| !gone);
         new.into_iter().for_each(|new| self.class.claims.insert(state.take(), Arc::new(new)));
-        awaited_by.iter().for_each(|uid| _ = self.class.give_answered(uid));
+        awaited_by.iter().for_each(|_| _ = self.class.give_answered());
         Ok(())
     }
 
-    fn write_class(&mut self, ClassWrite { what, .. }: ClassWrite) -> Result<(), TestCaseError> {
+    fn write_class(&mut self, ClassWrite { class, what }: ClassWrite) -> Result<(), TestCaseError> {
         self.version += 1;
         self.class_object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         match what {
@@ -128,7 +132,7 @@ impl World {
             ClassChange::Protect => finalizers(&mut self.class_object, CLASS_FINALIZER, true),
             ClassChange::Release => finalizers(&mut self.class_object, CLASS_FINALIZER, false),
         }
-        self.class.class_write_answered(true, Instant::now());
+        self.class.class_write_answered(&class, ClassAnswer::Written, Instant::now());
         self.class.replace_object(parse(&self.class_object, ClassObject::parse).map(Arc::new));
         Ok(())
     }

@@ -22,6 +22,8 @@ mod model;
 pub mod render;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod unserved;
 mod verdicts;
 mod writes;
@@ -46,7 +48,7 @@ use self::decide::Left;
 pub(crate) use self::decide::once::decide_once;
 use self::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite};
 use self::executor::Running;
-use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
+use self::state::{Class, ClassAnswer, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::{WriteError, Writer};
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
@@ -81,7 +83,7 @@ pub struct Settings {
     pub events: Events,
     /// Where runs and writes are counted
     pub metrics: Arc<Metrics>,
-    /// Whom it is told what is still missing
+    /// Where the loop reports what it still waits for
     pub readiness: Part,
     /// What the loops of load balancers run as
     pub tasks: Arc<Tasks>,
@@ -186,13 +188,14 @@ impl ClassLoop {
 
     /// Makes steps of this class until it has to wait.
     fn reconcile(&mut self, key: &Key) {
-        let began = Instant::now();
+        let (began, mut has_worked) = (Instant::now(), false);
         self.ensure_provider(key);
         loop {
             let Some(class) = self.classes.get_mut(key) else { return };
             if class.is_forgettable() {
                 // Everybody can name classes that do not exist.
                 self.classes.remove(key);
+                self.running.remove(&key.clone().unwrap_or_default());
                 return;
             }
             let around = Surroundings {
@@ -201,11 +204,12 @@ impl ClassLoop {
                 drops_target_ports: self.drops_target_ports,
             };
             let now = Now { instant: Instant::now(), time: Timestamp::now() };
-            let decides = class.is_idle();
+            let was_idle = class.is_idle();
             let effects = class.step(&now, &around);
-            if decides {
+            if was_idle && !class.is_idle() {
                 class.debounce(now.instant.elapsed(), Instant::now());
             }
+            has_worked |= !effects.is_empty();
             let goes_on = class.has_work();
             self.carry_out(key, effects);
             if !goes_on {
@@ -213,7 +217,8 @@ impl ClassLoop {
             }
         }
         // Everybody can name classes that do not exist: they are in no metric.
-        if let Some(object) = self.classes.get(key).and_then(|class| class.object.as_ref()) {
+        let existing = self.classes.get(key).and_then(|class| class.object.as_ref());
+        if let Some(object) = existing.filter(|_| has_worked) {
             self.settings.metrics.class_run(&object.meta.key.name, began.elapsed());
         }
     }
@@ -266,7 +271,7 @@ impl ClassLoop {
                 }
             }
             Told::Services(changes) => {
-                // Whose it was matters as much as whose it is.
+                // A Service may have got another owner: the claims of both are looked at.
                 let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
                 services.for_each(|service| self.service_changed(service));
             }
@@ -401,11 +406,18 @@ impl ClassLoop {
         self.classes.get_mut(&key)?.claims.get_mut(claim)
     }
 
+    /// The claim that was written, as it is now, if it still exists. It may be in
+    /// another class than when it was written: one that names none follows the default
+    /// class, and the class that its status names.
+    fn as_it_is_now(&self, written: &ClaimObject) -> Option<Arc<ClaimObject>> {
+        self.claims.get(&written.meta.key).filter(|now| now.meta.uid == written.meta.uid).cloned()
+    }
+
     /// Takes in the answer to a write to a claim.
     fn claim_answered(&mut self, write: ClaimWrite, result: Result<ClaimObject, WriteError>) {
         let ClaimWrite { claim, what, awaited_by } = write;
-        let key = self.class_of(&claim);
-        if let Some(state) = self.state(&claim).filter(|state| state.claim.meta.uid == claim.meta.uid) {
+        let now = self.as_it_is_now(&claim);
+        if let Some(state) = now.as_deref().and_then(|now| self.state(now)) {
             match &result {
                 Ok(_) => state.writes.succeeded(),
                 Err(error) => {
@@ -424,17 +436,14 @@ impl ClassLoop {
             Err(WriteError::Gone | WriteError::Conflict) => {}
             Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
-        if let Some(uid) = awaited_by {
-            self.give_answered(&uid);
+        // The class that waited for this answer goes on at once when it was the last
+        // one: claims were given ports, and wait for them to open.
+        if awaited_by.is_some() && self.classes.get_mut(&awaited_by).is_some_and(Class::give_answered) {
+            self.dirty.insert(awaited_by);
         }
-        self.reconcile_soon(key);
-    }
-
-    /// The class that waited for this answer goes on at once when it was the last one:
-    /// claims were given ports, and wait for them to open.
-    fn give_answered(&mut self, class_uid: &str) {
-        let done = self.classes.iter_mut().find_map(|(key, class)| class.give_answered(class_uid).then_some(key));
-        self.dirty.extend(done.cloned());
+        if let Some(now) = self.as_it_is_now(&claim) {
+            self.reconcile_soon(self.class_of(&now));
+        }
     }
 
     fn note_claim_write(&mut self, claim: &ClaimObject, what: &ClaimChange, written: &ClaimObject) {
@@ -483,15 +492,16 @@ impl ClassLoop {
 
     /// Takes in the answer to a write to the companion Service of a claim.
     fn companion_answered(&mut self, claim: &ClaimObject, result: Result<Option<ServiceObject>, WriteError>) {
-        let key = self.class_of(claim);
         if let Err(error @ (WriteError::Refused(_) | WriteError::Unreachable(_))) = &result {
             warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
         }
         let result = result.map(|written| {
             written.into_iter().for_each(|service| self.settings.backends.written_service(service));
         });
+        let Some(now) = self.as_it_is_now(claim) else { return };
+        let key = self.class_of(&now);
         if let Some(class) = self.classes.get_mut(&key) {
-            class.companion_answered(claim, result, Instant::now());
+            class.companion_answered(&now, result, Instant::now());
         }
         self.reconcile_soon(key);
     }
@@ -501,8 +511,14 @@ impl ClassLoop {
         let name = &class.meta.key.name;
         let key = Some(name.clone());
         let now = Instant::now();
-        if let Some(known) = self.classes.get_mut(&key).filter(|known| known.is_of(&class.meta.uid)) {
-            known.class_write_answered(result.is_ok(), now);
+        let answer = match &result {
+            Ok(written) if written.meta.version == class.meta.version => ClassAnswer::Unchanged,
+            Ok(_) => ClassAnswer::Written,
+            Err(WriteError::Conflict) => ClassAnswer::Conflict,
+            Err(_) => ClassAnswer::Failed,
+        };
+        if let Some(known) = self.classes.get_mut(&key) {
+            known.class_write_answered(class, answer, now);
             if result.is_ok() && matches!(what, ClassChange::Status(_)) {
                 known.status_written = Some(now);
             }

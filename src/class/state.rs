@@ -66,9 +66,10 @@ pub(super) struct Class {
     pub(super) stage: Stage,
     /// Writes in flight of statuses by which slots change hands
     pub(super) gives: usize,
-    /// Whether a write to the class is in flight
-    pub(super) class_write: bool,
-    /// After a failed write to the class: until when it is left alone
+    /// The class as it was when the write to it was sent that is in flight
+    pub(super) class_write: Option<Arc<ClassObject>>,
+    /// After a failed write to the class: until when no other one is made. Claims are
+    /// given ports meanwhile, unless something must be recorded first.
     pub(super) held_until: Option<Instant>,
     /// Until when status-only work waits
     pub(super) debounce_until: Option<Instant>,
@@ -124,8 +125,19 @@ pub(super) struct Decided {
     /// As they were decided on, in the order of [`Decision::assignments`]
     pub(super) claims: Vec<Arc<ClaimObject>>,
     pub(super) decision: Decision,
-    /// Whether it had to wait until it was recorded: what happened meanwhile is not in it
-    pub(super) has_waited: bool,
+    /// Whether it was recorded in the class' status first: what happened meanwhile is
+    /// not in it
+    pub(super) recorded_first: bool,
+}
+
+/// How a write to a class was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClassAnswer {
+    Written,
+    /// The API server has dropped what was written.
+    Unchanged,
+    Conflict,
+    Failed,
 }
 
 /// What an outcome changes.
@@ -150,14 +162,18 @@ impl Class {
         let uid = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.uid.clone());
         if uid(&self.object) != uid(&object) {
             let claims = std::mem::take(&mut self.claims);
-            *self = Self { claims, ..Self::new(self.name.clone()) };
+            // Statuses that the former one gave may still be written.
+            *self = Self { claims, gives: self.gives, ..Self::new(self.name.clone()) };
         }
+        // What failed on another version of the class may work now.
+        let version = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.version);
+        self.held_until.take_if(|_| version(&self.object) != version(&object));
         self.object = object;
     }
 
     /// Whether nothing is known of it, and nothing in flight for it.
     pub(super) fn is_forgettable(&self) -> bool {
-        self.object.is_none() && self.claims.is_empty()
+        self.object.is_none() && self.claims.is_empty() && self.gives == 0
     }
 
     /// Whether the class object has this uid.
@@ -191,20 +207,27 @@ impl Class {
 
     /// Takes in that the status by which a claim got or lost slots was answered.
     /// Returns whether it was the last one that the class waited for.
-    pub(super) fn give_answered(&mut self, awaited_by: &str) -> bool {
-        if !self.is_of(awaited_by) {
-            return false;
-        }
+    pub(super) fn give_answered(&mut self) -> bool {
         self.gives = self.gives.saturating_sub(1);
         self.gives == 0
     }
 
-    /// Takes in that a write to the class was answered.
-    pub(super) fn class_write_answered(&mut self, ok: bool, now: Instant) {
-        self.class_write = false;
-        if !ok {
-            self.held_until = Some(now + HOLD);
-            // What was to be done after it is decided anew.
+    /// Takes in the answer to the write that was sent when the class was `sent`.
+    pub(super) fn class_write_answered(&mut self, sent: &Arc<ClassObject>, answer: ClassAnswer, now: Instant) {
+        if self.class_write.take_if(|write| Arc::ptr_eq(write, sent)).is_none() {
+            // It is the answer to a write of a former class of this name.
+            return;
+        }
+        let is_outdated = self.object.as_ref().is_some_and(|object| object.meta.version != sent.meta.version);
+        match answer {
+            ClassAnswer::Written => return,
+            ClassAnswer::Conflict if is_outdated => {}
+            ClassAnswer::Unchanged | ClassAnswer::Conflict | ClassAnswer::Failed => {
+                self.held_until = Some(now + HOLD);
+            }
+        }
+        if answer != ClassAnswer::Unchanged {
+            // The decision that was to be recorded is made again.
             match std::mem::take(&mut self.stage) {
                 Stage::Record(_, left) => self.left.extend(left),
                 other => self.stage = other,
@@ -212,12 +235,17 @@ impl Class {
         }
     }
 
+    /// Until when no write to the class is made.
+    pub(super) fn held(&self, now: &Now) -> Option<Instant> {
+        self.held_until.filter(|until| *until > now.instant)
+    }
+
     /// Whether the last step left work that waits for nothing.
     pub(super) fn has_work(&self) -> bool {
         matches!(self.stage, Stage::Rest(_))
     }
 
-    /// Whether a step would make a decision.
+    /// Whether there is no decision whose work is not done.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }

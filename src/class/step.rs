@@ -37,7 +37,7 @@ impl Class {
     pub(super) fn step(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let Some(class) = self.object.clone() else { return self.without_class(now, around) };
         tasks::at("SharedLBClass", &class.meta.key);
-        if self.class_write {
+        if self.class_write.is_some() {
             return Vec::new();
         }
         match std::mem::take(&mut self.stage) {
@@ -52,12 +52,9 @@ impl Class {
         if self.gives > 0 {
             return Vec::new();
         }
-        if let Some(until) = self.held_until.filter(|until| *until > now.instant) {
-            return vec![Effect::WakeAt(until)];
-        }
         let Some(settings) = &self.settings else { return self.unreadable(class, now, around) };
         if !class.meta.deleting && !class.has_finalizer() {
-            return vec![self.write_class(class, ClassChange::Protect)];
+            return vec![self.write_class(class, ClassChange::Protect, now)];
         }
         let suspended = self.suspension(class, settings);
         self.suspended = suspended;
@@ -66,13 +63,17 @@ impl Class {
         let left = std::mem::take(&mut self.left);
         let records_first = decision.class_first();
         let status = records_first.then(|| Box::new(decision.status.clone()));
-        let decided = Box::new(Decided { claims, decision, has_waited: records_first });
-        match status {
-            Some(status) => {
-                self.stage = Stage::Record(decided, left);
-                vec![self.write_class(class, ClassChange::Status(status))]
+        let decided = Box::new(Decided { claims, decision, recorded_first: records_first });
+        match (status, self.held(now)) {
+            (Some(_), Some(until)) => {
+                self.left = left;
+                vec![Effect::WakeAt(until)]
             }
-            None => self.give(decided, now, around),
+            (Some(status), None) => {
+                self.stage = Stage::Record(decided, left);
+                vec![self.write_class(class, ClassChange::Status(status), now)]
+            }
+            (None, _) => self.give(decided, now, around),
         }
     }
 
@@ -134,7 +135,7 @@ impl Class {
             let status = self.status(&state.claim, &self.verdict(state, got, around), now.time, around);
             writes.push((state.claim.clone(), status, got.lost.clone()));
         }
-        let awaited_by = self.object.as_ref().map(|class| class.meta.uid.clone());
+        let awaited_by = self.name.clone();
         let effects: Vec<Effect> = writes
             .into_iter()
             .filter_map(|(claim, status, lost)| {
@@ -163,10 +164,12 @@ impl Class {
         let Decision { plans, untouched, status, due, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
         effects.extend(self.export(status, now));
-        effects.extend(self.write_numbers(class, status, now));
-        effects.extend(self.finish_deletion(class));
+        match decided.recorded_first {
+            true => effects.push(Effect::WakeAt(now.instant)),
+            false => effects.extend(self.write_numbers(class, status, now)),
+        }
+        effects.extend(self.finish_deletion(class, now));
         effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));
-        effects.extend(decided.has_waited.then_some(Effect::WakeAt(now.instant)));
         effects.extend(self.wake_when_released(now));
         effects
     }
@@ -302,17 +305,17 @@ impl Class {
         let known = class.status.as_ref().ok().filter(|known| *known != status)?;
         match not_before(self.status_written, now).filter(|_| differs_in_numbers_only(known, status)) {
             Some(next) => Some(Effect::WakeAt(next)),
-            None => Some(self.write_class(class, ClassChange::Status(Box::new(status.clone())))),
+            None => Some(self.write_class(class, ClassChange::Status(Box::new(status.clone())), now)),
         }
     }
 
     /// A class that is being deleted goes once no claim holds a slot of it and its
     /// load balancers are gone.
-    fn finish_deletion(&mut self, class: &Arc<ClassObject>) -> Option<Effect> {
+    fn finish_deletion(&mut self, class: &Arc<ClassObject>, now: &Now) -> Option<Effect> {
         let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_let_go();
         let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds);
-        let goes = class.meta.deleting && class.has_finalizer() && !in_use && !self.class_write;
-        goes.then(|| self.write_class(class, ClassChange::Release))
+        let goes = class.meta.deleting && class.has_finalizer() && !in_use && self.class_write.is_none();
+        goes.then(|| self.write_class(class, ClassChange::Release, now))
     }
 
     /// A class whose spec cannot be read, and never could since this process started:
@@ -323,7 +326,7 @@ impl Class {
         let status = unreadable_status(before, &message, class.meta.generation, now.time);
         let mut effects = Vec::new();
         if status != *before {
-            effects.push(self.write_class(class, ClassChange::Status(Box::new(status))));
+            effects.push(self.write_class(class, ClassChange::Status(Box::new(status)), now));
         }
         let waits = |state: &&ClaimState| {
             let claim = &state.claim;
@@ -370,8 +373,12 @@ impl Class {
         effects
     }
 
-    fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange) -> Effect {
-        self.class_write = true;
+    /// Writes to the class now, or once it may be written.
+    fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange, now: &Now) -> Effect {
+        if let Some(until) = self.held(now) {
+            return Effect::WakeAt(until);
+        }
+        self.class_write = Some(class.clone());
         Effect::Class(ClassWrite { class: class.clone(), what })
     }
 

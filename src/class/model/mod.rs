@@ -27,7 +27,12 @@
 //! - Between the calls that an LB loop makes in one run nothing else happens,
 //!   unless the process ends there. A process that is gone changes no load
 //!   balancer any more: its last call ends sooner than a port rests.
-//! - A write of the class' status is answered in the moment in which it arrives.
+//! - A write of the class' status is answered in the moment in which it arrives, and
+//!   one of a process that is gone never arrives.
+//! - A write to a claim that a living process has given up (no answer in time) and that
+//!   is carried out later.
+//! - What is put back when a write to the class fails: a failed one is forgotten, and
+//!   the class decides anew.
 //! - A watch lags by at most two events for each claim, and then lists afresh;
 //!   of the class it tells the latest status only.
 //! - A claim created again may be told that it is served while its namesake's
@@ -182,9 +187,7 @@ impl World {
         } else if controller.class.version < state.class.version {
             actions.push(Action::WatchClass(who));
         }
-        if !controller.is_waiting() {
-            actions.push(Action::Run(who));
-        }
+        actions.push(Action::Run(who));
     }
 
     /// What goes on between a controller and the load balancers.

@@ -25,7 +25,7 @@ use crate::api::class::ClassObject;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
 use crate::class::handed;
 use crate::class::render::{find, released_key};
-use crate::class::state::{Class, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
+use crate::class::state::{Class, ClassAnswer, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::writes::Writes;
 use crate::load_balancer::desired::{Plan, Planned};
@@ -138,6 +138,8 @@ impl Real {
         if let Some(recorded) = recorded {
             class.step(&now(), &around());
             assert!(matches!(class.stage, Stage::Record(..)), "it decides as it did before");
+            let sent = class.class_write.clone().expect("it records");
+            class.class_write_answered(&sent, ClassAnswer::Written, now().instant);
             self.catch_up(&mut class, recorded, known, exact);
         }
         let mut effects = class.step(&now(), &around());
@@ -192,7 +194,6 @@ impl Real {
             let now = claim.map(|claim| self.claim(n, &claim.claim, &exact[n]));
             now.into_iter().for_each(|claim| class.claims.insert(None, claim));
         }
-        class.class_write_answered(true, now().instant);
         self.set_the_rest(class, known);
     }
 
@@ -207,7 +208,8 @@ impl Real {
             // Its Service is always there.
             state.service_is_fine = true;
         }
-        class.gives = known.claims.iter().flatten().filter(|claim| claim.gives).count();
+        class.gives = known.gives;
+        class.class_write = class.object.clone().filter(|_| known.class_write);
         class.outcomes =
             (0..).zip(&known.outcomes).filter_map(|(n, heard)| Some((n, outcome(n, heard.as_ref()?)))).collect();
         class.load_balancers = (0..)

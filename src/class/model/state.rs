@@ -82,6 +82,10 @@ pub(super) struct Known {
     pub(super) lbs: Lbs,
     pub(super) outcomes: [Option<Heard>; 2],
     pub(super) plans: [Option<Plans>; 2],
+    /// Whether a write to the class is in flight
+    pub(super) class_write: bool,
+    /// Writes to claims in flight for which the class waits, also to claims that are gone
+    pub(super) gives: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,8 +93,6 @@ pub(super) struct KnownClaim {
     /// Without its version
     pub(super) claim: Claim,
     pub(super) in_flight: bool,
-    /// Whether the class waits for the answer
-    pub(super) gives: bool,
     /// Whether it has changed since the decision that waits to be recorded
     pub(super) disturbed: bool,
 }

@@ -30,12 +30,12 @@ impl Controller {
     fn known(&self) -> Known {
         let claim = |view: &View| {
             let claim = Claim { version: 0, ..view.known? };
-            let gives = match view.write {
-                Some(Pending::Sent(write)) => write.gives,
-                Some(Pending::Answered { gives, .. }) => gives,
-                None => false,
-            };
-            Some(KnownClaim { claim, in_flight: view.write.is_some(), gives, disturbed: view.disturbed })
+            Some(KnownClaim { claim, in_flight: view.write.is_some(), disturbed: view.disturbed })
+        };
+        let gives = |view: &&View| match view.write {
+            Some(Pending::Sent(write)) => write.gives,
+            Some(Pending::Answered { gives, .. }) => gives,
+            None => false,
         };
         let plans = |lb_loop: &Option<Loop>| lb_loop.as_ref().map(|lb_loop| lb_loop.plans.clone());
         Known {
@@ -43,17 +43,9 @@ impl Controller {
             lbs: self.class.lbs,
             outcomes: self.outcomes.clone(),
             plans: [0, 1].map(|lb: usize| plans(&self.loops[lb])),
+            class_write: self.class_write.is_some(),
+            gives: self.claims.iter().filter(gives).count(),
         }
-    }
-
-    /// Whether it waits for an answer before it decides again.
-    pub(super) fn is_waiting(&self) -> bool {
-        let gives = |view: &View| match view.write {
-            Some(Pending::Sent(write)) => write.gives,
-            Some(Pending::Answered { gives, .. }) => gives,
-            None => false,
-        };
-        self.class_write.is_some() || self.claims.iter().any(gives)
     }
 
     /// The class makes steps until it has to wait.
