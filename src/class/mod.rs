@@ -14,9 +14,9 @@ mod count;
 mod decide;
 mod effect;
 mod executor;
-mod handed;
 #[cfg(test)]
 mod hostile;
+mod in_flight_plans;
 #[cfg(test)]
 mod model;
 pub mod render;

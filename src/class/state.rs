@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::claims::Claims;
 use super::decide::{Decision, Left};
-use super::handed::InFlightPlans;
+use super::in_flight_plans::InFlightPlans;
 use super::render::Obstacle;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;

@@ -12,7 +12,7 @@ use super::claims::ClaimState;
 use super::count::TargetCounts;
 use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
-use super::handed::InFlightPlans;
+use super::in_flight_plans::InFlightPlans;
 use super::render::{self, Obstacle, Programmed, Verdict, find};
 use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
 use super::verdicts::changes_slots;

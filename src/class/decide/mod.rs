@@ -37,12 +37,12 @@ pub(super) struct Facts<'a> {
     /// The claims of the class, the older first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
     /// What each of them asks for, with the targets that its ports have now;
-    /// `None`: nobody counts them
+    /// `None`: the provider does not limit targets
     pub(super) counted: Option<Vec<Counted>>,
     /// Targets that a listener which is being closed may have
     pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
-    /// What claims held that went since the last run
+    /// What claims held that went since the last decision
     pub(super) left: &'a [Left],
     pub(super) now: Timestamp,
 }
@@ -166,7 +166,7 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
             no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
             released: released.collect(),
             unusable: facts.outcomes.get(&index).is_some_and(Outcome::is_unusable),
-            // Which of its ports are somebody else's is not known before.
+            // Its foreign ports are not known before it was observed.
             unobserved: outcome.is_none() && adopts(facts.spec),
         }
     };

@@ -118,7 +118,7 @@ fn summary(load_balancers: &[LoadBalancerStatus], max: u32) -> String {
     let mut summary = format!("{} of {max}, {listeners} of {room} listeners", load_balancers.len());
     if capacities().any(|capacity| capacity.targets.is_some()) {
         let targets: u32 = load_balancers.iter().filter_map(|lb| lb.targets).sum();
-        // Each of them is somebody else's word.
+        // Capacities come from the provider, and may be huge: hence 64 bits.
         let room: u64 = capacities().filter_map(|capacity| capacity.targets).map(u64::from).sum();
         _ = write!(summary, ", {targets} of {room} targets");
     }

@@ -23,7 +23,7 @@ use super::state::{
 use crate::api::claim::{ClaimObject, api_protocol, protocol};
 use crate::api::class::ClassObject;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
-use crate::class::handed;
+use crate::class::in_flight_plans;
 use crate::class::render::{find, released_key};
 use crate::class::state::{Class, ClassAnswer, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
 use crate::kubernetes::ObjectKey;
@@ -324,12 +324,12 @@ impl InFlightPlans {
         Heard { told: told.clone(), since: of_since(&since) }
     }
 
-    fn real(&self) -> handed::InFlightPlans {
+    fn real(&self) -> in_flight_plans::InFlightPlans {
         let dropped = self.dropped.iter().enumerate().filter_map(|(port, number)| Some((key(port), (*number)?.into())));
-        handed::InFlightPlans { dropped: dropped.collect(), existing: self.existing.into() }
+        in_flight_plans::InFlightPlans { dropped: dropped.collect(), existing: self.existing.into() }
     }
 
-    fn of(real: &handed::InFlightPlans) -> Self {
+    fn of(real: &in_flight_plans::InFlightPlans) -> Self {
         let mut dropped = [None; 3];
         real.dropped.iter().for_each(|(key, number)| dropped[port_of(*key)] = u8::try_from(*number).ok());
         Self { dropped, existing: u8::try_from(real.existing).unwrap() }

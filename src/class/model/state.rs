@@ -187,7 +187,7 @@ pub(super) struct Loop {
     pub(super) unheard: bool,
 }
 
-/// A `class::handed::InFlightPlans`.
+/// A `class::in_flight_plans::InFlightPlans`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct InFlightPlans {
     pub(super) dropped: ByPort<u8>,

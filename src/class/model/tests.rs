@@ -115,6 +115,14 @@ fn a_claim_that_asks_for_another_port_and_an_answer_that_is_lost() {
     holds(&Scope { claims: vec![Some(0)], edits: vec![Some(1)], left, min: 1, ..scope(1) });
 }
 
+#[test]
+fn a_claim_that_asks_for_the_port_that_another_one_is_just_being_given() {
+    let left = Budget { users: 1, ..Budget::default() };
+    for port in 0..3 {
+        holds(&Scope { claims: vec![None, Some(port)], at_first: 1, left, min: 1, max: 1, ..scope(2) });
+    }
+}
+
 /// What `lease` is for.
 #[test]
 fn two_leaders_give_one_port_twice_so_there_is_a_lease() {
