@@ -1,6 +1,6 @@
 //! Classes: what the claims of one get, and what its load balancers shall be.
 //!
-//! A [`Class`] is all that is known of one class; [`Class::step`] says what to do.
+//! A `Class` is all that is known of one class; `Class::step` says what to do.
 //! It is pure: the class loop takes in what happens, passes it to the class that it
 //! matters to, has that one make steps, and carries out their effects (`executor`).
 //! Nothing is awaited in between, so a slow answer delays no other class, and a slow
