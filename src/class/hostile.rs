@@ -1,5 +1,5 @@
-//! Steps of a class with objects that nobody meant: none panics, all ends, nobody
-//! else's slot moves, and what is written is fit to be read.
+//! Steps of a class with malformed objects: no step panics, the class settles, no slot
+//! of another claim moves, and every message is one line of bounded length.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -149,7 +149,7 @@ impl World {
             .collect()
     }
 
-    /// Whether the claims that nobody tampered with have what they had.
+    /// Whether the well-formed claims hold the slots that they held before.
     fn neighbours_keep(&self, before: &[BTreeSet<(u32, FrontPort)>]) -> bool {
         NEIGHBOURS.iter().zip(before).all(|((name, _), before)| self.held(name) == *before)
     }

@@ -193,7 +193,7 @@ impl ClassLoop {
         loop {
             let Some(class) = self.classes.get_mut(key) else { return };
             if class.is_forgettable() {
-                // Everybody can name classes that do not exist.
+                // Claims may name classes that do not exist: these are not kept.
                 self.classes.remove(key);
                 self.running.remove(&key.clone().unwrap_or_default());
                 return;
@@ -216,7 +216,7 @@ impl ClassLoop {
                 break;
             }
         }
-        // Everybody can name classes that do not exist: they are in no metric.
+        // Claims may name classes that do not exist: these are in no metric.
         let existing = self.classes.get(key).and_then(|class| class.object.as_ref());
         if let Some(object) = existing.filter(|_| has_worked) {
             self.settings.metrics.class_run(&object.meta.key.name, began.elapsed());

@@ -49,7 +49,7 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
-    /// An obstacle that stays until somebody acts.
+    /// An obstacle that stays until the claim, the class or the cluster is changed.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: Some(reason), message: message.into() }
