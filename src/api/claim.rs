@@ -15,9 +15,9 @@ use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, T
 use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol, model};
 
 use crate::allocation::{Claim, Held, HeldSlot, PortRequest};
+use crate::api::target::Target;
 use crate::kubernetes::text;
 use crate::kubernetes::{ObjectKey, ObjectMeta};
-use crate::load_balancer::desired::Target;
 
 /// A claim as it is in the API.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,3 +2,5 @@
 
 pub mod claim;
 pub mod class;
+pub mod companion_name;
+pub mod target;

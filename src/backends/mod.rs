@@ -6,6 +6,8 @@
 
 pub mod nodes;
 mod objects;
+mod reach;
+mod signal;
 #[cfg(test)]
 mod tests;
 mod why;
@@ -23,12 +25,12 @@ use tokio::sync::Notify;
 
 use self::nodes::{NodeObject, UsableNode};
 use self::objects::EndpointObject;
-pub use self::objects::{PortRef, ServiceKind, ServiceObject, ServicePort, SliceObject};
+pub use self::objects::{ServiceKind, ServiceObject, ServicePort, SliceObject};
+pub use self::reach::Reach;
+pub use self::signal::Signal;
+use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::cache::{Cache, Changed};
-use crate::load_balancer::Signal;
-use crate::load_balancer::desired::Reach;
-use crate::load_balancer::usable::transports_with_backends;
 
 /// Services, EndpointSlices and nodes, and who wants to know of which.
 #[derive(Debug, Default)]
@@ -373,6 +375,12 @@ impl Inner {
         }
         ready
     }
+}
+
+/// The transports of this protocol that lead to any of these backends.
+pub fn transports_with_backends(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
+    let transports = protocol.transports().iter().copied();
+    transports.filter(|transport| backends.iter().any(|backend| backend.takes(*transport)))
 }
 
 /// The number that an EndpointSlice has under the former name of a port of its Service:

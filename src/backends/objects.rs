@@ -1,6 +1,5 @@
 //! Services and EndpointSlices, converted where they come in.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{MANAGED_BY, MANAGED_BY_LABEL};
 use sharedlb_providers::{IpFamily, Transport};
 
-use crate::class::companion::OwnPort;
+use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
@@ -116,27 +115,6 @@ impl ServicePort {
                 PortRef::Name(name) => self.name == *name,
                 PortRef::OfClaim(port) => port.is_named(&self.name, transport),
             }
-    }
-}
-
-/// Which port of a Service is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortRef {
-    /// The one with this number
-    Number(i32),
-    /// The one with this name
-    Name(Arc<str>),
-    /// That of our own Service which stands for this port of its claim
-    OfClaim(OwnPort),
-}
-
-impl fmt::Display for PortRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => name.fmt(f),
-            Self::OfClaim(port) => port.name.fmt(f),
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::objects::SLICE_MANAGED_BY;
 use super::*;
-use crate::class::companion::OwnPort;
+use crate::api::companion_name::OwnPort;
 use crate::kubernetes::ObjectKey;
 
 fn key(name: &str) -> ObjectKey {

@@ -10,6 +10,7 @@ use super::effect::{ClaimChange, ClaimWrite, CompanionWrite, Effect};
 use super::state::{Class, Now, Surroundings};
 use super::writes::WriteError;
 use crate::api::claim::ClaimObject;
+use crate::api::companion_name;
 use crate::backends::ServiceObject;
 
 impl Class {
@@ -54,7 +55,7 @@ impl Class {
     /// selector, and not there for a named Service whose pods get the traffic
     /// themselves.
     fn accompany(&mut self, claim: &Arc<ClaimObject>, around: &Surroundings<'_>) -> Option<Effect> {
-        let found = around.backends.service(&companion::key(&claim.meta));
+        let found = around.backends.service(&companion_name::key(&claim.meta));
         let is_ours = |found: &ServiceObject| found.owner.as_ref().is_some_and(|(_, uid)| *uid == claim.meta.uid);
         let named = claim.target.service.as_ref().and_then(|service| around.backends.service(service));
         let desired = match companion::desired(claim, self.targets(), named.as_deref()) {

@@ -14,35 +14,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, TargetKind};
 use sharedlb_providers::Transport;
-use sharedlb_providers::model::fnv1a;
 
 use crate::allocation::numbers;
 use crate::api::claim::{ClaimObject, protocol};
-use crate::backends::{self, PortRef, ServiceObject};
+use crate::api::companion_name::{NAME_MAX, OwnPort, PREFIX, key};
+use crate::api::target::PortRef;
+use crate::backends::{self, ServiceObject};
 use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
-
-/// The longest name of a Service, in characters (a DNS label, RFC 1035).
-const NAME_MAX: usize = 63;
-const PREFIX: &str = "slb-";
-
-/// Its name: readable, and with the claim's uid in it, so that it is nobody
-/// else's, not even a former claim's of the same name.
-#[must_use]
-pub fn key(claim: &ObjectMeta) -> ObjectKey {
-    let hash = format!("-{:010x}", fnv1a([claim.uid.as_bytes()]) >> 24);
-    let readable: String = claim
-        .key
-        .name
-        .chars()
-        .map(|c| if c == '.' { '-' } else { c })
-        .take(NAME_MAX - PREFIX.len() - hash.len())
-        .collect();
-    ObjectKey {
-        namespace: claim.key.namespace.clone(),
-        name: format!("{PREFIX}{}{hash}", readable.trim_end_matches('-')).into(),
-    }
-}
 
 /// The claims that a Service matters to: the one that it is beside; or those that
 /// name it, and the one in the place of whose own it stands.
@@ -60,43 +38,6 @@ pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<Claim
     let first = ObjectKey { namespace: namespace.clone(), name: "".into() };
     let all = claims.range(first..).take_while(|(key, _)| key.namespace == *namespace).map(|(_, claim)| claim);
     all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
-}
-
-/// The port of a claim for which the Service has ports: by the number that the claim
-/// holds, which stays when the port is renamed, leads elsewhere, or changes its place
-/// or its protocol. So the Service's endpoints, and its ports on nodes, stay too.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnPort {
-    /// The port of the load balancer
-    pub number: NonZeroU16,
-    /// The name of the claim's port
-    pub name: Arc<str>,
-}
-
-impl OwnPort {
-    /// The name of the Service's port for one transport. (A port of both protocols is
-    /// two ports of the Service.)
-    #[must_use]
-    pub fn port_name(&self, transport: Transport) -> String {
-        format!("{}-{}", suffix(transport), self.number)
-    }
-
-    /// Whether the Service's port of this name is for this one: until a Service of an
-    /// earlier version is written again, and its endpoints are listed, it has the
-    /// claim's own name for it. (That ends in the protocol, so the two differ.)
-    #[must_use]
-    pub fn is_named(&self, name: &str, transport: Transport) -> bool {
-        name == self.port_name(transport) || name == self.former_name(transport)
-    }
-
-    fn former_name(&self, transport: Transport) -> String {
-        let suffix = suffix(transport);
-        if self.name.is_empty() { suffix } else { format!("{}-{suffix}", self.name) }
-    }
-}
-
-fn suffix(transport: Transport) -> String {
-    transport.to_string().to_lowercase()
 }
 
 /// The Service for this claim; `None` if it needs none, since it names one whose

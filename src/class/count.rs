@@ -11,9 +11,8 @@ use sharedlb_providers::Provider;
 use super::claims::ClaimState;
 use crate::allocation::{Claim, PortRequest, numbers};
 use crate::api::claim::ClaimObject;
-use crate::backends::Backends;
-use crate::class::companion;
-use crate::load_balancer::desired::Reach;
+use crate::api::companion_name;
+use crate::backends::{Backends, Reach};
 use crate::load_balancer::usable::usable;
 
 /// What a claim asks for, with the targets that its ports have now.
@@ -64,7 +63,7 @@ impl<'a> TargetCounts<'a> {
         let to_be_listed = match self.backends.service(service) {
             Some(found) => found.has_selector,
             // Our own is about to be made, unless it can't be.
-            None => *service == companion::key(&claim.meta) && service_trouble.is_none(),
+            None => *service == companion_name::key(&claim.meta) && service_trouble.is_none(),
         };
         !to_be_listed || self.backends.has_listed(service)
     }

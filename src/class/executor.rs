@@ -19,9 +19,9 @@ use super::writes::{WriteError, Writer};
 use super::{ClassLoop, Input, Key};
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, same_provider};
-use crate::backends::ServiceObject;
+use crate::backends::{ServiceObject, Signal};
+use crate::load_balancer::LbLoop;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::{LbLoop, Signal};
 use crate::process::metrics::Counted;
 
 /// Writes to claims and companion Services of one class that are sent at once. It is
@@ -224,7 +224,7 @@ async fn look_at_what_changes(
 ) {
     while let Some(name) = changes.next().await {
         let signals = signals.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.get(&name).into_iter().for_each(|signal| signal.look_again());
+        signals.get(&name).into_iter().for_each(|signal| signal.observe_again());
     }
 }
 

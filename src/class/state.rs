@@ -15,9 +15,9 @@ use super::in_flight_plans::InFlightPlans;
 use super::render::Obstacle;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
-use crate::backends::Backends;
+use crate::backends::{Backends, Reach};
 use crate::kubernetes::ObjectKey;
-use crate::load_balancer::desired::{Plan, Reach};
+use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::{News, Outcome};
 use crate::watches::NamespaceObject;
 

@@ -9,7 +9,7 @@ use sharedlb_providers::{Backend, IpFamily, Transport};
 use super::claims::ClaimState;
 use super::state::{Class, Surroundings};
 use crate::allocation::{Held, HeldSlot};
-use crate::backends::PortRef;
+use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::outcome::{ListenerOutcome, Trouble};
 use crate::load_balancer::usable::usable;

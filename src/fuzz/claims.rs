@@ -12,6 +12,7 @@ use sharedlb_providers::{IpFamily, ListenerKey};
 use super::mutate::near;
 use super::{claim_json, classes, config, is_fit};
 use crate::api::claim::ClaimObject;
+use crate::api::companion_name;
 use crate::class::companion;
 use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Verdict};
 use crate::load_balancer::outcome::Trouble;
@@ -43,7 +44,7 @@ proptest! {
         for targets in [TargetKind::Pod, TargetKind::Node] {
             _ = companion::desired(&now, targets, None);
         }
-        prop_assert!(companion::key(&now.meta).name.len() <= 63);
+        prop_assert!(companion_name::key(&now.meta).name.len() <= 63);
     }
 
     #[test]

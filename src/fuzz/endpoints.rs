@@ -13,11 +13,11 @@ use sharedlb_providers::Protocol;
 
 use super::config;
 use super::mutate::near;
+use crate::api::companion_name::OwnPort;
+use crate::api::target::PortRef;
 use crate::backends::nodes::NodeObject;
-use crate::backends::{Backends, PortRef, ServiceObject, SliceObject};
-use crate::class::companion::OwnPort;
+use crate::backends::{Backends, Reach, ServiceObject, SliceObject};
 use crate::kubernetes::ObjectKey;
-use crate::load_balancer::desired::Reach;
 
 fn service_json() -> Value {
     json!({

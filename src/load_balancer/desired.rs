@@ -3,22 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sharedlb_crds::{Endpoints, SharedLBClassSpec, SharedLBPort, SharedLBSpec, TargetKind};
+use sharedlb_crds::TargetKind;
 use sharedlb_providers::{
-    Attributes, Capabilities, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+    Attributes, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
 };
 
 use crate::allocation::{HeldSlot, same};
 use crate::api::claim::claim_key;
-use crate::backends::nodes;
-use crate::backends::{PortRef, Reached};
-use crate::class::companion::{self, OwnPort};
+use crate::api::target::{PortRef, Target};
+use crate::backends::{Reach, Reached, nodes};
 use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use crate::load_balancer::share::{LeftOut, Limits, shares, subset};
 use crate::load_balancer::usable::usable;
 
@@ -43,30 +39,6 @@ pub struct Plan {
     untouched: BTreeSet<ObjectKey>,
 }
 
-/// How the traffic of a class gets to pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reach {
-    /// Which endpoints of a Service get traffic
-    pub endpoints: Endpoints,
-    /// Whether it goes to pods themselves, or to a port of every node
-    pub targets: TargetKind,
-}
-
-impl Default for Reach {
-    fn default() -> Self {
-        Self { endpoints: Endpoints::default(), targets: TargetKind::Pod }
-    }
-}
-
-impl Reach {
-    /// That of a class with this spec, whose provider can do so much.
-    #[must_use]
-    pub fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
-        let best = if can.pod_targets { TargetKind::Pod } else { TargetKind::Node };
-        Self { endpoints: spec.endpoints, targets: spec.targets.unwrap_or(best) }
-    }
-}
-
 /// The slots of one claim.
 #[derive(Clone)]
 pub struct Planned {
@@ -79,81 +51,6 @@ pub struct Planned {
 impl PartialEq for Planned {
     fn eq(&self, other: &Self) -> bool {
         same(&self.target, &other.target) && same(&self.slots, &other.slots)
-    }
-}
-
-/// Where the traffic of a claim goes.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The claim
-    pub claim: ObjectKey,
-    /// The Service whose endpoints are its backends: the one that it names, or the
-    /// one that we keep for its selector. `None`: its spec can't be read
-    pub service: Option<ObjectKey>,
-    /// The one that we keep, if we do; where traffic goes to nodes, we always do
-    own: ObjectKey,
-    /// The port of the Service that it names for each port of the claim, by name;
-    /// `None`: it names none
-    ports: Vec<(Arc<str>, Option<PortRef>)>,
-}
-
-impl Target {
-    /// That of the claim with this spec.
-    #[must_use]
-    pub fn of(meta: &ObjectMeta, spec: Option<&SharedLBSpec>) -> Self {
-        let service = spec.map(|spec| match &spec.service_name {
-            Some(name) => ObjectKey { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
-            None => companion::key(meta),
-        });
-        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, Option<PortRef>)> {
-            let to = match port.target()? {
-                IntOrString::Int(number) => PortRef::Number(number),
-                IntOrString::String(name) => PortRef::Name(name.into()),
-            };
-            Some((port.name.as_str().into(), (!own).then_some(to)))
-        };
-        let ports = spec.into_iter().flat_map(|spec| {
-            let own = spec.service_name.is_none();
-            spec.ports.iter().filter_map(move |each| port(each, own))
-        });
-        Self { claim: meta.key.clone(), service, own: companion::key(meta), ports: ports.collect() }
-    }
-
-    /// The Service through which traffic gets to its pods. `None`: its spec can't
-    /// be read
-    #[must_use]
-    pub fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
-        let service = self.service.as_ref()?;
-        Some(if targets == TargetKind::Node { &self.own } else { service })
-    }
-
-    /// That Service, and its port for this slot of the claim.
-    #[must_use]
-    pub fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ObjectKey, PortRef)> {
-        let to = match targets {
-            TargetKind::Node => self.own_port(&slot.name, slot.key.port)?,
-            TargetKind::Pod => self.of_port(&slot.name, Some(slot.key.port))?.1,
-        };
-        Some((self.through(targets)?, to))
-    }
-
-    /// The Service that finds its pods, and its port for the port of the claim that
-    /// has this name and number. Without a number, a Service of ours has none for it.
-    #[must_use]
-    pub fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
-        let to = self.of_service(name).cloned();
-        Some((self.service.as_ref()?, to.or_else(|| self.own_port(name, number?))?))
-    }
-
-    /// The port of the Service that the claim names for this port of the claim.
-    #[must_use]
-    pub fn of_service(&self, name: &str) -> Option<&PortRef> {
-        self.ports.iter().find(|(port, _)| **port == *name)?.1.as_ref()
-    }
-
-    fn own_port(&self, name: &str, number: NonZeroU16) -> Option<PortRef> {
-        let (name, _) = self.ports.iter().find(|(port, _)| **port == *name)?;
-        Some(PortRef::OfClaim(OwnPort { number, name: name.clone() }))
     }
 }
 
@@ -334,6 +231,7 @@ fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) ->
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::num::NonZeroU16;
 
     use serde_json::json;
     use sharedlb_providers::Backend;

@@ -19,19 +19,18 @@ pub mod usable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sharedlb_providers::{
     Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, diff, replay,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{field, info, warn};
 
 use self::state::{Failed, Failing, State};
 use self::trial::Trials;
-use crate::backends::Backends;
+use crate::backends::{Backends, Signal};
 use crate::load_balancer::desired::{Plan, desired};
 use crate::load_balancer::outcome::Outcome;
 use crate::load_balancer::share::Limits;
@@ -40,31 +39,6 @@ use crate::process::metrics::Metrics;
 
 /// The longest rest after a run.
 const REST_MAX: Duration = Duration::from_secs(1);
-
-/// Wakes an LB loop.
-#[derive(Debug, Default)]
-pub struct Signal {
-    notify: Notify,
-    look: AtomicBool,
-}
-
-impl Signal {
-    /// Something that it depends on has changed.
-    pub fn wake(&self) {
-        self.notify.notify_one();
-    }
-
-    /// Waits until it is woken.
-    pub async fn woken(&self) {
-        self.notify.notified().await;
-    }
-
-    /// The load balancer itself has changed: it is to be observed again.
-    pub fn look_again(&self) {
-        self.look.store(true, Ordering::Release);
-        self.notify.notify_one();
-    }
-}
 
 /// What an LB loop is given at its start.
 pub struct LbLoop {
@@ -136,7 +110,7 @@ impl LbLoop {
     /// Observe if need be, compare, apply. Returns when to try again what failed.
     async fn run_once(&self, plan: &Plan, kept: &mut State) -> Option<Instant> {
         self.note_interest(plan, kept);
-        if self.signal.look.swap(false, Ordering::AcqRel) {
+        if self.signal.take_observe() {
             kept.observed = None;
         }
         let result = match &plan.slots {

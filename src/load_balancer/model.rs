@@ -18,12 +18,12 @@ use sharedlb_providers::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::LbLoop;
 use super::faulty_provider::{Answers, FaultyProvider};
 use super::state::{Failed, Failing, State};
-use super::{LbLoop, Signal};
 use crate::allocation::HeldSlot;
 use crate::api::claim::ClaimObject;
-use crate::backends::{Backends, ServiceObject, SliceObject};
+use crate::backends::{Backends, ServiceObject, Signal, SliceObject};
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome, Trouble};
 use crate::process::metrics::Metrics;

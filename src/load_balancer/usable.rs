@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use sharedlb_providers::{Backend, IpFamily, Protocol, Provider, Transport};
 
+use crate::backends::transports_with_backends;
+
 /// What of a listener's backends gets traffic.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Usable {
@@ -48,12 +50,6 @@ pub fn usable(
     let served =
         protocol.transports().iter().all(|transport| marks.contains(&None) || marks.contains(&Some(*transport)));
     Usable { backends, served, idle_families }
-}
-
-/// The transports of this protocol that lead to any of these backends.
-pub fn transports_with_backends(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
-    let transports = protocol.transports().iter().copied();
-    transports.filter(|transport| backends.iter().any(|backend| backend.takes(*transport)))
 }
 
 /// For a load balancer that sends TCP and UDP of a listener to the same backends:

@@ -14,7 +14,7 @@ async fn pod(running: &Running, claim: &ClaimFixture, address: &str, ports: serd
             "name": format!("slice-{}", address.replace([':', '.'], "-")), "namespace": "team", "uid": "s",
             "resourceVersion": running.version(),
             "labels": {
-                "kubernetes.io/service-name": &*companion::key(&claim.meta).name,
+                "kubernetes.io/service-name": &*companion_name::key(&claim.meta).name,
                 "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
             },
         },

@@ -7,7 +7,7 @@ mod limits;
 mod nodes;
 
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Service;
@@ -22,10 +22,11 @@ use super::faulty_provider::{Answers, FaultyProvider};
 use super::state::BACKOFF_MAX;
 use super::*;
 use crate::api::claim::ClaimObject;
-use crate::backends::{ServiceObject, SliceObject};
+use crate::api::companion_name;
+use crate::backends::{Reach, ServiceObject, SliceObject};
 use crate::class::companion;
 use crate::fixtures::{ClaimFixture, claim};
-use crate::load_balancer::desired::{Planned, Reach};
+use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Trouble;
 
 const RESYNC: Duration = Duration::from_secs(600);
@@ -98,7 +99,7 @@ impl Running {
 
     /// The load balancer tells that it has changed by itself.
     async fn changes(&self) {
-        self.signal.look_again();
+        self.signal.observe_again();
         self.settle().await;
     }
 
@@ -121,7 +122,7 @@ impl Running {
                 "name": format!("slice-{}", claim.meta.key.name), "namespace": "team", "uid": "s",
                 "resourceVersion": self.version(),
                 "labels": {
-                    "kubernetes.io/service-name": &*companion::key(&claim.meta).name,
+                    "kubernetes.io/service-name": &*companion_name::key(&claim.meta).name,
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
                 },
             },
