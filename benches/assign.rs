@@ -98,7 +98,7 @@ fn policy() -> Policy {
         targets: None,
         ports_per_namespace: 1_000_000,
         namespaces: None,
-        protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+        protocols: Protocol::ALL.into(),
         tcp_and_udp_share_a_number: true,
         listeners_for_tcp_udp: 2,
     }

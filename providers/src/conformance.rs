@@ -275,7 +275,7 @@ async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
         wanted(&*alive, [(key, listener("claim", [v4(1), v4(2)]))])
     };
     let mut changes = Vec::new();
-    for &from in protocols {
+    for &from in &protocols {
         changes.extend(protocols.iter().filter(|to| **to != from).map(|&to| (from, to)));
     }
     for (from, to) in changes {
@@ -356,7 +356,7 @@ fn wanted(provider: &dyn Provider, listeners: impl IntoIterator<Item = (Listener
 fn everything(provider: &dyn Provider) -> Vec<(ListenerKey, Listener)> {
     let capabilities = provider.capabilities();
     let mut all: Vec<_> = (20000..)
-        .zip(capabilities.protocols)
+        .zip(&capabilities.protocols)
         .map(|(n, &protocol)| ListenerKey { port: port(n), protocol })
         .map(|key| (key, listener("claim", [v4(1), v4(2), v6(1)])))
         .collect();

@@ -144,40 +144,13 @@ pub fn replay<'a>(load_balancer: &mut LoadBalancer, changes: impl IntoIterator<I
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
     use std::num::NonZeroU16;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::model::Protocol;
-
-    fn load_balancers() -> impl Strategy<Value = LoadBalancer> {
-        let backend = (0u8..4, 1u16..3).prop_map(|(host, port)| Backend {
-            address: IpAddr::V4(Ipv4Addr::new(10, 244, 0, host)),
-            port: NonZeroU16::new(port).unwrap(),
-            pod: Some(format!("pod-{host}").into()),
-            node: None,
-            provider_id: None,
-            transport: None,
-        });
-        let owner = prop_oneof![
-            1 => Just(Owner::unknown()),
-            3 => (0u8..3).prop_map(|n| Owner {
-                namespace: "team".into(),
-                claim: format!("claim-{n}").into(),
-                port: "".into(),
-            }),
-        ];
-        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::TcpUdp)];
-        let key = (1u16..6, protocol)
-            .prop_map(|(port, protocol)| ListenerKey { port: NonZeroU16::new(port).unwrap(), protocol });
-        let listener = (owner, prop::collection::btree_set(backend, 0..4))
-            .prop_map(|(owner, backends)| Listener { owner, backends });
-        let attributes = prop::collection::btree_map("[ab]", "[xy]", 0..2);
-        (attributes, prop::collection::btree_map(key, listener, 0..6))
-            .prop_map(|(attributes, listeners)| LoadBalancer { attributes, listeners })
-    }
+    use crate::model::arbitrary::load_balancers;
 
     proptest! {
         #[test]

@@ -157,7 +157,7 @@ impl Provider for Memory {
     fn capabilities(&self) -> Capabilities {
         let state = self.cloud.state();
         Capabilities {
-            protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+            protocols: Protocol::ALL.into(),
             tcp_and_udp_share_a_number: true,
             listeners_for_tcp_udp: 1,
             backends_by_transport: !state.one_set_of_backends,

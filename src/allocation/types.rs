@@ -139,7 +139,7 @@ pub struct Policy {
     /// Namespaces whose claims get new ports; `None`: all
     pub namespaces: Option<BTreeSet<Arc<str>>>,
     /// What a listener may accept
-    pub protocols: &'static [Protocol],
+    pub protocols: BTreeSet<Protocol>,
     /// Whether a TCP and a UDP listener may have the same number
     pub tcp_and_udp_share_a_number: bool,
     /// Listeners that a port of protocol `TCP_UDP` takes up: one, or two

@@ -125,7 +125,7 @@ pub fn policy<'a>(
         targets: can.default_targets,
         ports_per_namespace: spec.ports_per_namespace,
         namespaces: allowed_namespaces(spec, namespaces),
-        protocols: can.protocols,
+        protocols: can.protocols.clone(),
         tcp_and_udp_share_a_number: can.tcp_and_udp_share_a_number,
         listeners_for_tcp_udp: can.listeners_for_tcp_udp,
     }

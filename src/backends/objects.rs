@@ -213,9 +213,5 @@ fn may_be_elsewhere(address: &IpAddr) -> bool {
 }
 
 fn transport(protocol: Option<&str>) -> Option<Transport> {
-    match protocol.unwrap_or("TCP") {
-        "TCP" => Some(Transport::Tcp),
-        "UDP" => Some(Transport::Udp),
-        _ => None,
-    }
+    protocol.unwrap_or("TCP").parse().ok()
 }

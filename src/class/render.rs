@@ -499,13 +499,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Notice> {
 /// `20417/TCP`, as a class' status lists ports.
 #[must_use]
 pub fn parse_front_port(text: &str) -> Option<FrontPort> {
-    let (port, transport) = text.split_once('/')?;
-    let transport = match transport {
-        "TCP" => sharedlb_providers::Transport::Tcp,
-        "UDP" => sharedlb_providers::Transport::Udp,
-        _ => return None,
-    };
-    Some(FrontPort { port: port.parse().ok()?, transport })
+    text.parse().ok()
 }
 
 /// The key of a port that a class' status says was given back.

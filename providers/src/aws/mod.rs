@@ -118,7 +118,7 @@ impl Aws {
 impl Provider for Aws {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+            protocols: Protocol::ALL.into(),
             // A port number has one listener, whatever it accepts.
             tcp_and_udp_share_a_number: false,
             listeners_for_tcp_udp: 1,

@@ -166,11 +166,7 @@ fn service_port(name: String, port: FrontPort) -> ServicePort {
 }
 
 fn front_port(port: &ServicePort) -> Option<FrontPort> {
-    let transport = match port.protocol.as_deref() {
-        None | Some("TCP") => Transport::Tcp,
-        Some("UDP") => Transport::Udp,
-        Some(_) => return None,
-    };
+    let transport = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
     Some(FrontPort { port: u16::try_from(port.port).ok().and_then(NonZeroU16::new)?, transport })
 }
 

@@ -101,7 +101,7 @@ impl ServiceProvider {
 impl Provider for ServiceProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+            protocols: Protocol::ALL.into(),
             tcp_and_udp_share_a_number: true,
             // A Service has a port for each of the two.
             listeners_for_tcp_udp: 2,

@@ -177,12 +177,7 @@ impl SeenSlice {
 
 fn read_slice(object: &EndpointSlice, load_balancer: &LbName, place: Place) -> Option<Slice> {
     let annotations = object.metadata.annotations.as_ref()?;
-    let protocol = match annotations.get(PROTOCOL)?.as_str() {
-        "TCP" => Protocol::Tcp,
-        "UDP" => Protocol::Udp,
-        "TCP_UDP" => Protocol::TcpUdp,
-        _ => return None,
-    };
+    let protocol: Protocol = annotations.get(PROTOCOL)?.parse().ok()?;
     Some(Slice {
         load_balancer: load_balancer.clone(),
         service_uid: object.metadata.owner_references.as_ref()?.first()?.uid.as_str().into(),

@@ -55,7 +55,7 @@ fn policy() -> Policy {
         targets: None,
         ports_per_namespace: 100,
         namespaces: None,
-        protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp],
+        protocols: Protocol::ALL.into(),
         tcp_and_udp_share_a_number: true,
         listeners_for_tcp_udp: 1,
     }

@@ -243,7 +243,7 @@ fn tcp_udp_takes_one_number_in_both_and_as_many_listeners_as_the_provider_says()
 
 #[test]
 fn a_protocol_that_the_provider_has_not_is_unsupported() {
-    let policy = Policy { protocols: &[Protocol::Tcp], ..policy() };
+    let policy = Policy { protocols: [Protocol::Tcp].into(), ..policy() };
     let result = &run(&[claim("a", 1).asks("x", Protocol::Udp, None)], &existing(1), &policy)[0];
     assert_eq!(reasons(result), [("x", Some(Reason::Unsupported))]);
 }

@@ -1,0 +1,184 @@
+//! A listener: the claim that it is for, and where its traffic goes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
+
+use super::port::{Protocol, Transport};
+
+/// A front port of a load balancer, with its backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Whom it is for
+    pub owner: Owner,
+    /// Where its traffic goes; none at all is allowed, and refuses connections
+    #[serde(default)]
+    pub backends: BTreeSet<Backend>,
+}
+
+impl Listener {
+    /// Where the traffic of one of its transports goes: the reverse of
+    /// [`Backend::by_transport`].
+    #[must_use]
+    pub fn backends_of(&self, transport: Transport) -> BTreeSet<Backend> {
+        let backends = self.backends.iter().filter(|backend| backend.takes(transport));
+        backends.map(|backend| Backend { transport: None, ..backend.clone() }).collect()
+    }
+}
+
+/// Whom a listener is for. Providers write it beside the listener (a tag, an
+/// annotation), so that a person who looks at the load balancer sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// Namespace of the claim
+    pub namespace: Arc<str>,
+    /// Name of the claim
+    pub claim: Arc<str>,
+    /// Name of the claim's port; empty where there is just one
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub port: Arc<str>,
+}
+
+impl Owner {
+    /// The owner of a listener whose record is missing or damaged. It differs from
+    /// the owner of every desired listener.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { namespace: "".into(), claim: "".into(), port: "".into() }
+    }
+
+    /// Whether the record of the listener is missing or damaged.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.claim.is_empty()
+    }
+
+    /// Whether both are ports of one claim.
+    #[must_use]
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.claim == other.claim
+    }
+
+    /// Reads what [`fmt::Display`] wrote; `None` if it is something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (namespace, claim, port) = match *parts.as_slice() {
+            [namespace, claim] => (namespace, claim, ""),
+            [namespace, claim, port] if !port.is_empty() => (namespace, claim, port),
+            _ => return None,
+        };
+        let named = !namespace.is_empty() && !claim.is_empty();
+        named.then(|| Self { namespace: namespace.into(), claim: claim.into(), port: port.into() })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.claim)?;
+        if self.port.is_empty() { Ok(()) } else { write!(f, "/{}", self.port) }
+    }
+}
+
+/// An address and port that traffic goes to.
+#[skip_serializing_none]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// IPv4 or IPv6; a listener may have both
+    pub address: IpAddr,
+    /// 1 to 65535
+    pub port: NonZeroU16,
+    /// The pod's name, in the namespace of the listener's owner; `None` for an
+    /// address that is no pod's
+    pub pod: Option<Arc<str>>,
+    /// The node that it runs on, where known
+    pub node: Option<Arc<str>>,
+    /// For a node port: the node's id at its cloud, as in its `spec.providerID`
+    /// (`aws:///eu-central-1a/i-0123456789abcdef0`)
+    pub provider_id: Option<Arc<str>>,
+    /// The transport whose traffic it gets, behind a listener of both that leads
+    /// the other one elsewhere; `None`: that of every transport of the listener
+    pub transport: Option<Transport>,
+}
+
+impl Backend {
+    /// The backends of a listener of this protocol, from those that each of its
+    /// transports leads to. What gets the traffic of both is one backend, so that
+    /// the same listener is always the same set.
+    #[must_use]
+    pub fn by_transport(protocol: Protocol, of: impl Fn(Transport) -> BTreeSet<Self>) -> BTreeSet<Self> {
+        let of_each: Vec<(Transport, BTreeSet<Self>)> =
+            protocol.transports().iter().map(|&transport| (transport, of(transport))).collect();
+        let of_all = |backend: &Self| of_each.iter().all(|(_, backends)| backends.contains(backend));
+        let mark = |transport: Transport, backend: &Self| {
+            let transport = (!of_all(backend)).then_some(transport);
+            Self { transport, ..backend.clone() }
+        };
+        of_each
+            .iter()
+            .flat_map(|(transport, backends)| backends.iter().map(move |backend| mark(*transport, backend)))
+            .collect()
+    }
+
+    /// Whether it gets the traffic of this transport.
+    #[must_use]
+    pub fn takes(&self, transport: Transport) -> bool {
+        self.transport.is_none_or(|only| only == transport)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backends(ports: &[u16]) -> BTreeSet<Backend> {
+        let backend = |port: &u16| Backend {
+            address: [10, 244, 0, 1].into(),
+            port: (*port).try_into().unwrap(),
+            pod: None,
+            node: None,
+            provider_id: None,
+            transport: None,
+        };
+        ports.iter().map(backend).collect()
+    }
+
+    #[test]
+    fn each_transport_of_a_listener_reads_back_with_its_own_backends() {
+        let of = |transport| backends(if transport == Transport::Tcp { &[1, 2] } else { &[2, 3] });
+        let owner = Owner { namespace: "".into(), claim: "".into(), port: "".into() };
+        let listener = Listener { owner, backends: Backend::by_transport(Protocol::TcpUdp, of) };
+        let marks: Vec<_> = listener.backends.iter().map(|backend| (backend.port.get(), backend.transport)).collect();
+        assert_eq!(marks, [(1, Some(Transport::Tcp)), (2, None), (3, Some(Transport::Udp))]);
+        for transport in [Transport::Tcp, Transport::Udp] {
+            assert_eq!(listener.backends_of(transport), of(transport));
+        }
+    }
+
+    #[test]
+    fn backends_that_get_the_traffic_of_every_transport_bear_no_mark() {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::TcpUdp] {
+            assert_eq!(Backend::by_transport(protocol, |_| backends(&[1, 2])), backends(&[1, 2]), "{protocol}");
+        }
+    }
+
+    #[test]
+    fn an_owner_reads_back_as_it_was_written() {
+        for text in ["team-a/redis", "team-a/redis/metrics"] {
+            assert_eq!(Owner::parse(text).map(|o| o.to_string()).as_deref(), Some(text));
+        }
+        for nonsense in
+            ["", "nonsense", "/", "//", "team/", "/redis", "team//main", "team/redis/", "team/redis/main/more"]
+        {
+            assert_eq!(Owner::parse(nonsense), None, "{nonsense}");
+        }
+    }
+}
