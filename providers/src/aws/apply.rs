@@ -17,6 +17,7 @@ use super::budget::{Turn, Urgency};
 use super::failure::{Failure, Kind};
 use super::known::{Failed, Full, Known, Port};
 use super::port::Ports;
+use super::view;
 use super::whole::Whole;
 use crate::diff::Change;
 use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
@@ -176,7 +177,7 @@ impl Aws {
         touched: &BTreeSet<NonZeroU16>,
         turn: &Turn,
     ) -> Result<(), Failure> {
-        let left_over = known.left_over(&self.settings, ports.name).into_iter();
+        let left_over = view::left_over(known, &self.settings, ports.name).into_iter();
         for number in left_over.filter(|number| !touched.contains(number)) {
             let Some(mut port) = known.ports.remove(&number) else { continue };
             let wanted = of_number(desired, number).next();

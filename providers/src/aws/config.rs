@@ -5,23 +5,16 @@ use std::collections::BTreeSet;
 
 use aws_sdk_elasticloadbalancingv2::types::{TargetGroup, TargetGroupAttribute};
 
-use super::known::{Known, Nlb, Port};
-use super::names::{self, GROUP_ATTRIBUTES};
 use super::settings::{HealthCheck, Settings, TargetKind};
-use crate::model::{Attributes, LbName, ListenerKey, Protocol};
+use crate::model::{Attributes, ListenerKey, Protocol};
 
 /// The attribute of a load balancer that has a field of its own in the class.
 pub(super) const CROSS_ZONE: &str = "load_balancing.cross_zone.enabled";
 
-/// What there is besides the listeners and their target groups, as AWS shows it.
-/// It is never wanted, so that the comparison finds it.
-const LEFT_OVER: &str = "left over";
-const SECURITY_GROUPS: &str = "security groups";
-const HEALTH_CHECK: &str = "health check";
-const GROUPS: &str = "target group attributes";
-
-/// What differs from one target group to the next.
-const VARIOUS: &str = "not the same for all";
+/// The names of settings, besides `tag …` and `attribute …`.
+pub(super) const SECURITY_GROUPS: &str = "security groups";
+pub(super) const HEALTH_CHECK: &str = "health check";
+pub(super) const GROUPS: &str = "target group attributes";
 
 /// The settings that a load balancer of the class shall have.
 pub(super) fn wanted(settings: &Settings) -> Attributes {
@@ -47,70 +40,8 @@ pub(super) fn nlb_attributes(settings: &Settings) -> Attributes {
     attributes
 }
 
-/// The settings that it has: what is wanted, but for what was found to differ.
-pub(super) fn observed(settings: &Settings, name: &LbName, known: &Known) -> Attributes {
-    let mut seen = wanted(settings);
-    if let Some(nlb) = known.nlb.as_ref().filter(|_| settings.load_balancer_arn.is_none()) {
-        for (key, wanted) in nlb_attributes(settings) {
-            let found = nlb.attributes.get(&key).filter(|found| **found != wanted);
-            seen.extend(found.map(|found| (format!("attribute {key}"), found.clone())));
-        }
-        if security_groups_differ(settings, nlb) {
-            seen.insert(SECURITY_GROUPS.to_owned(), joined(nlb.security_groups.iter()));
-        }
-    }
-    for key in settings.tags.keys().filter(|&key| !untagged(settings, name, known, Some(key)).is_empty()) {
-        seen.insert(format!("tag {key}"), VARIOUS.to_owned());
-    }
-    if known.ports.values().any(|port| probe_differs(settings, port)) {
-        seen.insert(HEALTH_CHECK.to_owned(), VARIOUS.to_owned());
-    }
-    if known.ports.values().any(|port| group_attributes_differ(settings, port)) {
-        seen.insert(GROUPS.to_owned(), VARIOUS.to_owned());
-    }
-    let left_over = known.left_over(settings, name);
-    if !left_over.is_empty() {
-        seen.insert(LEFT_OVER.to_owned(), joined(left_over.iter().map(ToString::to_string)));
-    }
-    seen
-}
-
-/// Whether the load balancer has other security groups than it should.
-pub(super) fn security_groups_differ(settings: &Settings, nlb: &Nlb) -> bool {
-    !settings.security_groups.is_empty()
-        && settings.security_groups.iter().collect::<BTreeSet<_>>() != nlb.security_groups.iter().collect()
-}
-
-/// What of ours lacks a tag of the admin's (`key`, or any of them), by ARN.
-pub(super) fn untagged<'a>(settings: &Settings, name: &LbName, known: &'a Known, key: Option<&String>) -> Vec<&'a str> {
-    let adopted = settings.load_balancer_arn.is_some();
-    let nlb = known.nlb.iter().filter(|_| !adopted).map(|nlb| (nlb.arn.as_str(), &nlb.tags));
-    let ports = known.ports.values().filter(|port| port.serves(settings, name).is_some());
-    let listeners =
-        ports.clone().flat_map(|port| &port.listener).map(|listener| (listener.arn.as_str(), &listener.tags));
-    let groups = ports.flat_map(|port| &port.groups).map(|group| (group.arn.as_str(), &group.tags));
-    let lacks = |tags: &names::Tags| {
-        let mut wanted = settings.tags.iter().filter(|(k, _)| key.is_none_or(|key| key == *k));
-        wanted.any(|(key, value)| tags.get(key) != Some(value))
-    };
-    nlb.chain(listeners).chain(groups).filter(|(_, tags)| lacks(tags)).map(|(arn, _)| arn).collect()
-}
-
-/// Whether the target group that a listener uses is probed in another way than
-/// the class says.
-pub(super) fn probe_differs(settings: &Settings, port: &Port) -> bool {
-    let wanted = Probe::wanted(&settings.health_check);
-    port.used_group().is_some_and(|group| group.probe != wanted)
-}
-
-/// Whether the target group that a listener uses was given other attributes.
-pub(super) fn group_attributes_differ(settings: &Settings, port: &Port) -> bool {
-    let Some(listener) = &port.listener else { return false };
-    let given = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
-    given != GroupAttributes::wanted(settings).summary()
-}
-
-fn joined<T: AsRef<str> + Ord>(all: impl Iterator<Item = T>) -> String {
+/// All of them, sorted, in a text.
+pub(super) fn joined<T: AsRef<str> + Ord>(all: impl Iterator<Item = T>) -> String {
     let all: BTreeSet<T> = all.collect();
     all.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
 }

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{self, Probe};
+use super::config::{CROSS_ZONE, Probe};
 use super::limits::Limits;
 use super::names::{self, Tags, Target};
 use super::settings::Settings;
-use crate::model::{
-    Address, Capacity, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
-};
+use crate::model::{Address, Capacity, FrontPort, LbName, ListenerKey, Owner, Protocol};
 
 /// For so long what failed is left to who asked for it, before it counts as left
 /// over. Longer than the longest wait between two tries of the LB loop, which is
@@ -72,7 +70,7 @@ impl Failed {
 
     /// Whether it is likely to be tried again: not if the call whose answer got lost
     /// has made the port as wanted.
-    fn will_be_retried(self, serves: Option<Protocol>) -> bool {
+    pub(super) fn will_be_retried(self, serves: Option<Protocol>) -> bool {
         self.at.elapsed() < SPARED && serves != Some(self.wanted)
     }
 }
@@ -209,44 +207,12 @@ pub(super) fn port_in(group_name: &str) -> Option<NonZeroU16> {
 }
 
 impl Known {
-    /// The ports where there is something that serves nobody: target groups
-    /// without a listener, listeners that forward elsewhere.
-    pub(super) fn left_over(&self, settings: &Settings, name: &LbName) -> Vec<NonZeroU16> {
-        let ports = self.ports.iter().filter(|(number, port)| {
-            let serves = port.serves(settings, name).map(|(protocol, ..)| protocol);
-            let whole = serves.is_some() && port.groups.len() == 1;
-            let spared = self.past.failed.get(number).is_some_and(|failed| failed.will_be_retried(serves));
-            !port.is_empty() && !whole && !spared
-        });
-        ports.map(|(number, _)| *number).collect()
-    }
-
-    /// The same as an observation.
-    pub(super) fn observed(&self, settings: &Settings, name: &LbName) -> Option<Observed> {
-        let nlb = self.nlb.as_ref()?;
-        let listeners = self.ports.iter().filter_map(|(number, port)| {
-            let (protocol, owner, group) = port.serves(settings, name)?;
-            let backends = group.targets.iter().map(Target::backend).collect();
-            Some((ListenerKey { port: *number, protocol }, Listener { owner, backends }))
-        });
-        Some(Observed {
-            load_balancer: LoadBalancer {
-                listeners: listeners.collect(),
-                attributes: config::observed(settings, name, self),
-            },
-            addresses: nlb.addresses(),
-            families: names::target_families(settings),
-            capacity: self.capacity(),
-            foreign: self.foreign.ports.clone(),
-            not_ready: nlb.not_ready.clone(),
-        })
-    }
-
     /// What fits on it: AWS' limits, and less if AWS said that it is full.
-    fn capacity(&self) -> Capacity {
-        let (zones, cross_zone) = self.nlb.as_ref().map_or((1, false), |nlb| {
-            (nlb.zones, nlb.attributes.get(config::CROSS_ZONE).is_some_and(|value| value == "true"))
-        });
+    pub(super) fn capacity(&self) -> Capacity {
+        let (zones, cross_zone) = self
+            .nlb
+            .as_ref()
+            .map_or((1, false), |nlb| (nlb.zones, nlb.attributes.get(CROSS_ZONE).is_some_and(|value| value == "true")));
         let listeners = self.limits.listeners;
         let targets = self.limits.targets_of(zones, cross_zone).saturating_sub(count(self.foreign.targets));
         Capacity {

@@ -21,6 +21,7 @@ mod look;
 mod names;
 mod port;
 mod settings;
+mod view;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -152,7 +153,7 @@ impl Provider for Aws {
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let known = self.see(name).await?;
-        let observed = known.observed(&self.settings, name);
+        let observed = view::observed(&known, &self.settings, name);
         self.known().insert(name.clone(), known);
         Ok(observed)
     }

@@ -15,6 +15,7 @@ use super::look;
 use super::names::{self, GROUP_ATTRIBUTES, Tags};
 use super::port::Ports;
 use super::settings::Settings;
+use super::view;
 use crate::model::{Attributes, LbName, ListenerKey};
 
 /// Works on one load balancer.
@@ -68,7 +69,7 @@ impl Whole<'_> {
         results.push(self.tag(known, &ports, &mut turn.clone()).await);
         for (number, port) in &mut known.ports {
             let Some(protocol) = port.listener.as_ref().and_then(|listener| listener.protocol) else { continue };
-            if config::probe_differs(self.settings, port)
+            if view::probe_differs(self.settings, port)
                 && let Some(group) = port.used_group().map(|group| group.arn.clone())
             {
                 let wanted = Probe::wanted(&self.settings.health_check);
@@ -81,7 +82,7 @@ impl Whole<'_> {
                 }
                 results.push(done);
             }
-            if config::group_attributes_differ(self.settings, port)
+            if view::group_attributes_differ(self.settings, port)
                 && let Some(group) = port.used_group().map(|group| group.arn.clone())
                 && let Some(listener) = &mut port.listener
             {
@@ -105,7 +106,7 @@ impl Whole<'_> {
     }
 
     async fn set_security_groups(&self, nlb: &mut Nlb, turn: &mut Turn) -> Result<(), Failure> {
-        if !config::security_groups_differ(self.settings, nlb) {
+        if !view::security_groups_differ(self.settings, nlb) {
             return Ok(());
         }
         let wanted = &self.settings.security_groups;
@@ -134,7 +135,7 @@ impl Whole<'_> {
     /// stays: nobody knows any more that it came from there.)
     async fn tag(&self, known: &mut Known, ports: &Ports<'_>, turn: &mut Turn) -> Result<(), Failure> {
         let lacking: Vec<String> =
-            config::untagged(self.settings, self.name, known, None).into_iter().map(str::to_owned).collect();
+            view::untagged(self.settings, self.name, known, None).into_iter().map(str::to_owned).collect();
         let nlb = known.nlb.iter_mut().map(|nlb| (nlb.arn.as_str(), &mut nlb.tags));
         let of_ports = known.ports.values_mut().flat_map(|port| {
             let listener = port.listener.iter_mut().map(|listener| (listener.arn.as_str(), &mut listener.tags));

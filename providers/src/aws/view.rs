@@ -1,0 +1,111 @@
+//! What is known of a load balancer in the words of the model, and what of it is not
+//! as the class says.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use super::config::{self, GroupAttributes, Probe, joined};
+use super::known::{Known, Nlb, Port};
+use super::names::{self, GROUP_ATTRIBUTES, Target};
+use super::settings::Settings;
+use crate::model::{Attributes, LbName, Listener, ListenerKey, LoadBalancer, Observed};
+
+/// What there is besides the listeners and their target groups, as AWS shows it.
+/// It is never wanted, so that the comparison finds it.
+const LEFT_OVER: &str = "left over";
+
+/// What differs from one target group to the next.
+const VARIOUS: &str = "not the same for all";
+
+/// The load balancer as an observation; `None`: it does not exist.
+pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Option<Observed> {
+    let nlb = known.nlb.as_ref()?;
+    let listeners = known.ports.iter().filter_map(|(number, port)| {
+        let (protocol, owner, group) = port.serves(settings, name)?;
+        let backends = group.targets.iter().map(Target::backend).collect();
+        Some((ListenerKey { port: *number, protocol }, Listener { owner, backends }))
+    });
+    Some(Observed {
+        load_balancer: LoadBalancer { listeners: listeners.collect(), attributes: attributes(settings, name, known) },
+        addresses: nlb.addresses(),
+        families: names::target_families(settings),
+        capacity: known.capacity(),
+        foreign: known.foreign.ports.clone(),
+        not_ready: nlb.not_ready.clone(),
+    })
+}
+
+/// The ports where there is something that serves nobody: target groups
+/// without a listener, listeners that forward elsewhere.
+pub(super) fn left_over(known: &Known, settings: &Settings, name: &LbName) -> Vec<NonZeroU16> {
+    let ports = known.ports.iter().filter(|(number, port)| {
+        let serves = port.serves(settings, name).map(|(protocol, ..)| protocol);
+        let whole = serves.is_some() && port.groups.len() == 1;
+        let spared = known.past.failed.get(number).is_some_and(|failed| failed.will_be_retried(serves));
+        !port.is_empty() && !whole && !spared
+    });
+    ports.map(|(number, _)| *number).collect()
+}
+
+/// The settings that it has: what is wanted, but for what was found to differ.
+fn attributes(settings: &Settings, name: &LbName, known: &Known) -> Attributes {
+    let mut seen = config::wanted(settings);
+    if let Some(nlb) = known.nlb.as_ref().filter(|_| settings.load_balancer_arn.is_none()) {
+        for (key, wanted) in config::nlb_attributes(settings) {
+            let found = nlb.attributes.get(&key).filter(|found| **found != wanted);
+            seen.extend(found.map(|found| (format!("attribute {key}"), found.clone())));
+        }
+        if security_groups_differ(settings, nlb) {
+            seen.insert(config::SECURITY_GROUPS.to_owned(), joined(nlb.security_groups.iter()));
+        }
+    }
+    for key in settings.tags.keys().filter(|&key| !untagged(settings, name, known, Some(key)).is_empty()) {
+        seen.insert(format!("tag {key}"), VARIOUS.to_owned());
+    }
+    if known.ports.values().any(|port| probe_differs(settings, port)) {
+        seen.insert(config::HEALTH_CHECK.to_owned(), VARIOUS.to_owned());
+    }
+    if known.ports.values().any(|port| group_attributes_differ(settings, port)) {
+        seen.insert(config::GROUPS.to_owned(), VARIOUS.to_owned());
+    }
+    let left_over = left_over(known, settings, name);
+    if !left_over.is_empty() {
+        seen.insert(LEFT_OVER.to_owned(), joined(left_over.iter().map(ToString::to_string)));
+    }
+    seen
+}
+
+/// Whether the load balancer has other security groups than it should.
+pub(super) fn security_groups_differ(settings: &Settings, nlb: &Nlb) -> bool {
+    !settings.security_groups.is_empty()
+        && settings.security_groups.iter().collect::<BTreeSet<_>>() != nlb.security_groups.iter().collect()
+}
+
+/// What of ours lacks a tag of the admin's (`key`, or any of them), by ARN.
+pub(super) fn untagged<'a>(settings: &Settings, name: &LbName, known: &'a Known, key: Option<&String>) -> Vec<&'a str> {
+    let adopted = settings.load_balancer_arn.is_some();
+    let nlb = known.nlb.iter().filter(|_| !adopted).map(|nlb| (nlb.arn.as_str(), &nlb.tags));
+    let ports = known.ports.values().filter(|port| port.serves(settings, name).is_some());
+    let listeners =
+        ports.clone().flat_map(|port| &port.listener).map(|listener| (listener.arn.as_str(), &listener.tags));
+    let groups = ports.flat_map(|port| &port.groups).map(|group| (group.arn.as_str(), &group.tags));
+    let lacks = |tags: &names::Tags| {
+        let mut wanted = settings.tags.iter().filter(|(k, _)| key.is_none_or(|key| key == *k));
+        wanted.any(|(key, value)| tags.get(key) != Some(value))
+    };
+    nlb.chain(listeners).chain(groups).filter(|(_, tags)| lacks(tags)).map(|(arn, _)| arn).collect()
+}
+
+/// Whether the target group that a listener uses is probed in another way than
+/// the class says.
+pub(super) fn probe_differs(settings: &Settings, port: &Port) -> bool {
+    let wanted = Probe::wanted(&settings.health_check);
+    port.used_group().is_some_and(|group| group.probe != wanted)
+}
+
+/// Whether the target group that a listener uses was given other attributes.
+pub(super) fn group_attributes_differ(settings: &Settings, port: &Port) -> bool {
+    let Some(listener) = &port.listener else { return false };
+    let given = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
+    given != GroupAttributes::wanted(settings).summary()
+}
