@@ -20,6 +20,7 @@ use super::{ClassLoop, Input, Key};
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, same_provider};
 use crate::backends::{ServiceObject, Signal};
+use crate::leader::Fenced;
 use crate::load_balancer::LbLoop;
 use crate::load_balancer::desired::Plan;
 use crate::process::metrics::Counted;
@@ -139,12 +140,10 @@ impl ClassLoop {
             settings.spec.clone_from(spec);
             return;
         }
-        let counted = Counted {
-            provider: (self.settings.make_provider)(&object, spec),
-            kind: spec.provider.kind(),
-            metrics: self.settings.metrics.clone(),
-            fence: self.settings.fence.clone(),
-        };
+        let provider = (self.settings.make_provider)(&object, spec);
+        let fenced = Fenced { provider, fence: self.settings.fence.clone() };
+        let counted =
+            Counted { provider: Box::new(fenced), kind: spec.provider.kind(), metrics: self.settings.metrics.clone() };
         let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted) };
         if settings.counts_targets() {
             self.settings.backends.count();

@@ -20,6 +20,7 @@
 mod connection;
 mod election;
 mod fence;
+mod fenced;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use tracing::{error, info, warn};
 pub use connection::fenced_client;
 pub use election::{InvalidTerms, Terms};
 pub use fence::{Act, Fence, Moment};
+pub use fenced::Fenced;
 
 use crate::process::readiness::Part;
 use election::{Election, Step};

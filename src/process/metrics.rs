@@ -16,7 +16,6 @@ use sharedlb_providers::{
 };
 
 use crate::kubernetes::writes::WriteError;
-use crate::leader::Fence;
 
 /// What may have become of a claim, in the words of `sharedlb_claims`.
 pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
@@ -201,17 +200,14 @@ pub(crate) async fn counted<T>(
     result
 }
 
-/// A provider whose calls are counted, and which changes nothing once this
-/// process is no longer the leader.
+/// A provider whose calls are counted.
 pub struct Counted {
-    /// Who does the work
+    /// What carries out the calls
     pub provider: Box<dyn Provider>,
     /// Its kind, as in the API
     pub kind: &'static str,
     /// Where its calls are counted
     pub metrics: Arc<Metrics>,
-    /// What changes must pass
-    pub fence: Fence,
 }
 
 impl Counted {
@@ -256,43 +252,14 @@ impl Provider for Counted {
     }
 
     async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        self.fence.pass().await;
         self.count("apply", self.provider.apply(name, desired, changes).await)
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
-        self.fence.pass().await;
         self.count("delete", self.provider.delete(name).await)
     }
 
     fn changes(&self) -> BoxStream<'static, LbName> {
         self.provider.changes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-    use sharedlb_providers::memory::{Cloud, Memory};
-
-    use super::*;
-    use crate::leader::Moment;
-
-    #[test]
-    fn a_load_balancer_is_not_changed_by_who_is_no_longer_the_leader() {
-        let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
-        let with = |fence| Counted {
-            provider: Box::new(Memory::new(cloud.clone())),
-            kind: "memory",
-            metrics: Arc::default(),
-            fence,
-        };
-        let former = with(Fence::until(Moment::now()));
-        let wanted = LoadBalancer::default();
-        assert!(former.apply(&name, &wanted, &[]).now_or_never().is_none(), "the process is about to end");
-        assert!(former.delete(&name).now_or_never().is_none());
-        assert_eq!(cloud.calls(), 0);
-        with(Fence::open()).apply(&name, &wanted, &[]).now_or_never().expect("it is done").expect("it is created");
-        assert!(cloud.calls() > 0);
     }
 }

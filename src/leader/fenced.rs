@@ -1,0 +1,77 @@
+//! The fence before a provider.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use sharedlb_providers::{
+    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
+};
+
+use super::Fence;
+
+/// A provider that changes no load balancer unless the fence is open. A change that
+/// does not pass never returns: the process is about to end.
+pub struct Fenced {
+    /// What carries out the calls
+    pub provider: Box<dyn Provider>,
+    /// What changes have to pass
+    pub fence: Fence,
+}
+
+#[async_trait]
+impl Provider for Fenced {
+    fn capabilities(&self) -> Capabilities {
+        self.provider.capabilities()
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        self.provider.attributes(index)
+    }
+
+    fn as_observed(&self, backend: Backend) -> Option<Backend> {
+        self.provider.as_observed(backend)
+    }
+
+    fn object(&self, name: &LbName) -> String {
+        self.provider.object(name)
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        self.provider.observe(name).await
+    }
+
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+        self.fence.pass().await;
+        self.provider.apply(name, desired, changes).await
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        self.fence.pass().await;
+        self.provider.delete(name).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, LbName> {
+        self.provider.changes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use sharedlb_providers::memory::{Cloud, Memory};
+
+    use super::*;
+    use crate::leader::Moment;
+
+    #[test]
+    fn a_load_balancer_is_not_changed_by_a_process_that_is_no_longer_the_leader() {
+        let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
+        let with = |fence| Fenced { provider: Box::new(Memory::new(cloud.clone())), fence };
+        let former = with(Fence::until(Moment::now()));
+        let wanted = LoadBalancer::default();
+        assert!(former.apply(&name, &wanted, &[]).now_or_never().is_none(), "the process is about to end");
+        assert!(former.delete(&name).now_or_never().is_none());
+        assert_eq!(cloud.calls(), 0);
+        with(Fence::open()).apply(&name, &wanted, &[]).now_or_never().expect("it is done").expect("it is created");
+        assert!(cloud.calls() > 0);
+    }
+}
