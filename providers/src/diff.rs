@@ -2,38 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Attributes, Backend, Listener, ListenerKey, LoadBalancer, Owner};
+use serde::{Deserialize, Serialize};
 
-/// One step from what is to what should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::model::{ListenerKey, LoadBalancer, Owner};
+
+/// One step from what is to what should be. It names what differs, and how; the values
+/// are in the load balancer that the changes lead to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Change {
-    /// Give the load balancer these settings.
-    Configure(Attributes),
+    /// Give the load balancer its settings.
+    Configure,
     /// Close a listener.
     Close(ListenerKey),
     /// Open a listener, with its backends.
-    Open(ListenerKey, Listener),
+    Open(ListenerKey),
     /// Replace listeners by others of the same claim that take up a front port of
     /// theirs: TCP by TCP_UDP, for example. A listener that works is closed only
     /// when its successor can take over, and stays if the successor is refused.
     Replace {
         /// The listeners that go
         close: BTreeSet<ListenerKey>,
-        /// Their successors, with their backends
-        open: BTreeMap<ListenerKey, Listener>,
+        /// Their successors
+        open: BTreeSet<ListenerKey>,
     },
     /// Change the backends of a listener that stays open.
-    Backends {
-        /// Which listener
-        listener: ListenerKey,
-        /// Backends that it does not have yet
-        add: BTreeSet<Backend>,
-        /// Backends that it should no longer have
-        remove: BTreeSet<Backend>,
-    },
-    /// Write down another owner beside a listener that stays open with the same
-    /// backends.
-    Own(ListenerKey, Owner),
+    Backends(ListenerKey),
+    /// Write down another owner beside a listener that stays open.
+    Own(ListenerKey),
 }
 
 impl Change {
@@ -42,10 +38,9 @@ impl Change {
     #[must_use]
     pub fn listeners(&self) -> BTreeSet<ListenerKey> {
         match self {
-            Self::Configure(_) => BTreeSet::new(),
-            Self::Close(key) | Self::Open(key, _) | Self::Own(key, _) => [*key].into(),
-            Self::Replace { close, open } => close.iter().chain(open.keys()).copied().collect(),
-            Self::Backends { listener, .. } => [*listener].into(),
+            Self::Configure => BTreeSet::new(),
+            Self::Close(key) | Self::Open(key) | Self::Backends(key) | Self::Own(key) => [*key].into(),
+            Self::Replace { close, open } => close | open,
         }
     }
 }
@@ -63,26 +58,22 @@ impl Change {
 /// Carrying them out on `observed` (see [`replay`]) gives `desired`.
 #[must_use]
 pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
-    let configure = (observed.attributes != desired.attributes).then(|| Change::Configure(desired.attributes.clone()));
+    let configure = (observed.attributes != desired.attributes).then_some(Change::Configure);
     let (replace, replaced) = replacements(observed, desired);
     let close = observed.listeners.keys().filter(|key| !desired.listeners.contains_key(key) && !replaced.contains(key));
     let close: Vec<Change> = close.copied().map(Change::Close).collect();
     let (mut reassign, mut open, mut alter) = (Vec::new(), Vec::new(), Vec::new());
     for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !replaced.contains(key)) {
         let Some(found) = observed.listeners.get(key) else {
-            open.push(Change::Open(*key, wanted.clone()));
+            open.push(Change::Open(*key));
             continue;
         };
         let changes = if found.owner.is_same_claim(&wanted.owner) { &mut alter } else { &mut reassign };
         if found.owner != wanted.owner {
-            changes.push(Change::Own(*key, wanted.owner.clone()));
+            changes.push(Change::Own(*key));
         }
         if found.backends != wanted.backends {
-            changes.push(Change::Backends {
-                listener: *key,
-                add: &wanted.backends - &found.backends,
-                remove: &found.backends - &wanted.backends,
-            });
+            changes.push(Change::Backends(*key));
         }
     }
     configure.into_iter().chain(close).chain(reassign).chain(replace).chain(open).chain(alter).collect()
@@ -97,48 +88,58 @@ fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>
         .filter(|(key, _)| !desired.listeners.contains_key(key))
         .map(|(key, listener)| (key, &listener.owner))
         .collect();
-    let mut replacements: BTreeMap<BTreeSet<ListenerKey>, BTreeMap<ListenerKey, Listener>> = BTreeMap::new();
+    let mut replacements: BTreeMap<BTreeSet<ListenerKey>, BTreeSet<ListenerKey>> = BTreeMap::new();
     for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !observed.listeners.contains_key(key)) {
         let succeeds = |owner: &Owner| owner.is_unknown() || owner.is_same_claim(&wanted.owner);
         let close: BTreeSet<ListenerKey> =
             going.iter().filter(|(old, owner)| old.overlaps(*key) && succeeds(owner)).map(|(old, _)| **old).collect();
         if !close.is_empty() {
-            replacements.entry(close).or_default().insert(*key, wanted.clone());
+            replacements.entry(close).or_default().insert(*key);
         }
     }
-    let replaced = replacements.iter().flat_map(|(close, open)| close.iter().chain(open.keys()).copied()).collect();
+    let replaced = replacements.iter().flat_map(|(close, open)| close | open).collect();
     let replace = replacements.into_iter().map(|(close, open)| Change::Replace { close, open }).collect();
     (replace, replaced)
 }
 
-/// Carries the changes out on data. It is how the kept state follows what a
-/// provider did, and the whole of the `memory` provider.
-pub fn replay<'a>(load_balancer: &mut LoadBalancer, changes: impl IntoIterator<Item = &'a Change>) {
+/// Carries the changes out on data: gives `load_balancer` what `desired` has for each of
+/// them. It is how the kept state follows what a provider did, and the whole of the
+/// `memory` provider.
+pub fn replay<'a>(
+    load_balancer: &mut LoadBalancer,
+    desired: &LoadBalancer,
+    changes: impl IntoIterator<Item = &'a Change>,
+) {
     for change in changes {
         match change {
-            Change::Configure(attributes) => load_balancer.attributes.clone_from(attributes),
+            Change::Configure => load_balancer.attributes.clone_from(&desired.attributes),
             Change::Close(key) => {
                 load_balancer.listeners.remove(key);
             }
-            Change::Open(key, listener) => {
-                load_balancer.listeners.insert(*key, listener.clone());
-            }
-            Change::Replace { close, open } => {
+            Change::Open(key) => open(load_balancer, desired, key),
+            Change::Replace { close, open: successors } => {
                 load_balancer.listeners.retain(|key, _| !close.contains(key));
-                load_balancer.listeners.extend(open.clone());
+                successors.iter().for_each(|key| open(load_balancer, desired, key));
             }
-            Change::Backends { listener, add, remove } => {
-                if let Some(listener) = load_balancer.listeners.get_mut(listener) {
-                    listener.backends.retain(|backend| !remove.contains(backend));
-                    listener.backends.extend(add.iter().cloned());
+            Change::Backends(key) => {
+                if let (Some(found), Some(wanted)) = (load_balancer.listeners.get_mut(key), desired.listeners.get(key))
+                {
+                    found.backends.clone_from(&wanted.backends);
                 }
             }
-            Change::Own(key, owner) => {
-                if let Some(listener) = load_balancer.listeners.get_mut(key) {
-                    listener.owner = owner.clone();
+            Change::Own(key) => {
+                if let (Some(found), Some(wanted)) = (load_balancer.listeners.get_mut(key), desired.listeners.get(key))
+                {
+                    found.owner.clone_from(&wanted.owner);
                 }
             }
         }
+    }
+}
+
+fn open(load_balancer: &mut LoadBalancer, desired: &LoadBalancer, key: &ListenerKey) {
+    if let Some(wanted) = desired.listeners.get(key) {
+        load_balancer.listeners.insert(*key, wanted.clone());
     }
 }
 
@@ -149,15 +150,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Protocol;
     use crate::model::arbitrary::load_balancers;
+    use crate::model::{Listener, Protocol};
 
     proptest! {
         #[test]
         fn carrying_out_the_diff_of_a_and_b_on_a_gives_b(a in load_balancers(), b in load_balancers()) {
             let mut replayed = a.clone();
-            replay(&mut replayed, &diff(&a, &b));
+            replay(&mut replayed, &b, &diff(&a, &b));
             prop_assert_eq!(replayed, b);
+        }
+
+        #[test]
+        fn what_no_change_is_carried_out_for_stays_as_it_was(
+            a in load_balancers(), b in load_balancers(), mask in any::<u64>(),
+        ) {
+            let (now, later): (Vec<_>, Vec<_>) =
+                diff(&a, &b).into_iter().enumerate().partition(|(n, _)| mask >> (n % 64) & 1 == 1);
+            let now: Vec<Change> = now.into_iter().map(|(_, change)| change).collect();
+            let mut replayed = a.clone();
+            replay(&mut replayed, &b, &now);
+            for (_, change) in later {
+                match &change {
+                    Change::Configure => prop_assert_eq!(&replayed.attributes, &a.attributes),
+                    Change::Own(key) => prop_assert_eq!(&replayed.listeners[key].owner, &a.listeners[key].owner),
+                    Change::Backends(key) => {
+                        prop_assert_eq!(&replayed.listeners[key].backends, &a.listeners[key].backends);
+                    }
+                    _ => for key in change.listeners() {
+                        prop_assert_eq!(replayed.listeners.get(&key), a.listeners.get(&key));
+                    },
+                }
+            }
         }
 
         #[test]
@@ -170,11 +194,11 @@ mod tests {
             let changes = diff(&a, &b);
             let reassigns = |change: &Change| match change {
                 Change::Close(_) => true,
-                Change::Own(key, owner) => !a.listeners[key].owner.is_same_claim(owner),
+                Change::Own(key) => !a.listeners[key].owner.is_same_claim(&b.listeners[key].owner),
                 _ => false,
             };
             let last = changes.iter().rposition(reassigns);
-            let opens = |change: &Change| matches!(change, Change::Open(..) | Change::Replace { .. });
+            let opens = |change: &Change| matches!(change, Change::Open(_) | Change::Replace { .. });
             if let (Some(last), Some(first)) = (last, changes.iter().position(opens)) {
                 prop_assert!(last < first);
             }

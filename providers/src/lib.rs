@@ -64,8 +64,10 @@ pub trait Provider: Send + Sync {
     /// Carries the changes out, creating the load balancer if it is missing. A
     /// listener that fails is in [`Applied::failed`], and the rest goes on. One
     /// that takes long may leave some for the next time, in [`Applied::postponed`].
-    /// `desired` is the whole that the changes lead to, for providers that can
-    /// only write the whole.
+    ///
+    /// `changes` say what differs, and in which order it is to be done; `desired` has the
+    /// values. It is the whole that these changes lead to: what none of them is about
+    /// is as it was observed, for providers that can only write the whole.
     ///
     /// # Errors
     /// When nothing, or an unknown part, was carried out: observe again.

@@ -192,7 +192,7 @@ impl Provider for Memory {
         }))
     }
 
-    async fn apply(&self, name: &LbName, _desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
         {
             let mut state = self.call()?;
             if state.no_more && !state.load_balancers.contains_key(name) {
@@ -207,9 +207,9 @@ impl Provider for Memory {
             let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
             let error = refused.map(|key| Error::Refused(format!("{key} is refused on demand")));
-            match error.or_else(|| check(lb, change, limits)) {
+            match error.or_else(|| check(lb, desired, change, limits)) {
                 Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
-                None => replay(&mut lb.ours, [change]),
+                None => replay(&mut lb.ours, desired, [change]),
             }
         }
         let state = self.cloud.state();
@@ -229,23 +229,23 @@ fn capacity(limits: Capacity) -> Capacity {
 }
 
 /// Why a load balancer with rules of its own will not carry out this change.
-fn check(lb: &MemoryLoadBalancer, change: &Change, limits: Capacity) -> Option<Error> {
+fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limits: Capacity) -> Option<Error> {
     let mut after = lb.ours.clone();
-    replay(&mut after, [change]);
+    replay(&mut after, desired, [change]);
     let targets = |ours: &LoadBalancer| ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>();
     let (before, targets) = (targets(&lb.ours), targets(&after));
     if let Some(limit) = limits.targets.filter(|limit| targets > before && targets > *limit as usize) {
         return Some(Error::NoRoom(format!("the load balancer takes {limit} targets, and these were {targets}")));
     }
     let opened: Vec<ListenerKey> = match change {
-        Change::Open(key, _) => vec![*key],
-        Change::Replace { open, .. } => open.keys().copied().collect(),
+        Change::Open(key) => vec![*key],
+        Change::Replace { open, .. } => open.iter().copied().collect(),
         _ => return None,
     };
     let others = after.listeners.keys().filter(|key| !opened.contains(key)).flat_map(|key| key.front_ports());
     let taken: BTreeSet<FrontPort> = others.chain(lb.foreign.iter().copied()).collect();
     let opened_again =
-        opened.iter().find(|key| matches!(change, Change::Open(..)) && lb.ours.listeners.contains_key(key));
+        opened.iter().find(|key| matches!(change, Change::Open(_)) && lb.ours.listeners.contains_key(key));
     let in_use = opened.iter().flat_map(|key| key.front_ports()).find(|port| taken.contains(port));
     if let Some(port) = in_use.or_else(|| opened_again?.front_ports().next()) {
         return Some(Error::PortInUse(format!("{port} has a listener already")));

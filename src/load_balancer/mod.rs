@@ -21,12 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sharedlb_providers::{
-    Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, diff, replay,
-};
+use sharedlb_providers::{Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, diff, replay};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{field, info, warn};
+use tracing::{debug, field, info, warn};
 
 use self::state::{Failed, Failing, State};
 use self::trial::Trials;
@@ -160,8 +158,14 @@ impl LbLoop {
         let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
         let (now, later): (Vec<Change>, Vec<Change>) =
             changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
-        let now = now.into_iter().chain(meanwhile(&later, &observed.load_balancer)).collect();
-        let (mut now, gathered) = kept.gather(now, &observed.load_balancer, plan.provider.capabilities().gather);
+        // What `now` leads to, with the backends that listeners have until their
+        // successors open.
+        let mut towards = wanted.clone();
+        let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
+        let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
+        towards.listeners.extend(meanwhile);
+        let coalesce = plan.provider.capabilities().gather;
+        let (mut now, gathered) = kept.gather(now, &observed.load_balancer, &towards, coalesce);
         if exists && now.is_empty() {
             kept.unclosed = None;
             kept.observed = Some(Some(observed));
@@ -170,7 +174,7 @@ impl LbLoop {
         kept.oldest_first(&mut now);
         // Providers that write the whole must not be given what is to wait.
         let mut target = observed.load_balancer.clone();
-        replay(&mut target, &now);
+        replay(&mut target, &towards, &now);
         let all = later.is_empty() && gathered.is_empty();
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
@@ -180,24 +184,25 @@ impl LbLoop {
                 // The outcome tells what was closed before the failure, and that the
                 // load balancer does not exist, if it cannot be created.
                 let unmade = !exists && error.is_refusal();
-                if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(..))) {
+                if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(_))) {
                     kept.observed = plan.provider.observe(&self.name).await.ok();
                 }
                 return Err(if exists { error } else { self.unmade(plan, error) });
             }
         };
         let done = |change: &&Change| match change {
-            Change::Configure(_) => applied.trouble.is_none(),
+            Change::Configure => applied.trouble.is_none(),
             _ => change
                 .listeners()
                 .iter()
                 .all(|key| !applied.failed.contains_key(key) && !applied.postponed.contains(key)),
         };
-        replay(&mut observed.load_balancer, now.iter().filter(done));
-        self.log_changes(&now, |change| done(&change));
+        self.log_changes(now.iter().filter(done), &observed.load_balancer, &target);
+        replay(&mut observed.load_balancer, &target, now.iter().filter(done));
         let opened_at = Instant::now();
-        for (key, owner) in now.iter().filter(done).flat_map(opened) {
-            kept.trials.opened(key, owner, opened_at);
+        for key in now.iter().filter(done).flat_map(opened) {
+            let Some(listener) = target.listeners.get(&key) else { continue };
+            kept.trials.opened(key, &listener.owner, opened_at);
         }
         self.note_failures(&now, &applied.failed, &wanted, kept);
         if now.iter().filter(done).any(makes_room) {
@@ -282,32 +287,30 @@ impl LbLoop {
         kept.there = there;
     }
 
-    fn log_changes(&self, changes: &[Change], done: impl Fn(&Change) -> bool) {
-        for change in changes.iter().filter(|change| done(change)) {
-            let (what, listener, claim) = match change {
-                Change::Configure(_) => ("load balancer configured", None, None),
-                Change::Open(key, listener) => ("listener opened", Some(key), Some(&listener.owner)),
-                Change::Close(key) => ("listener closed", Some(key), None),
-                Change::Replace { open, .. } => {
-                    for (key, listener) in open {
-                        info!(
-                            class = %self.class, load_balancer = %self.name, listener = %key, claim = %listener.owner,
-                            "listener replaced"
-                        );
-                    }
-                    continue;
+    /// Logs the changes that were carried out on the way from `before` to `after`.
+    fn log_changes<'a>(&self, changes: impl Iterator<Item = &'a Change>, before: &LoadBalancer, after: &LoadBalancer) {
+        let log = |what: &str, key: &ListenerKey| {
+            let claim = after.listeners.get(key).map(|listener| field::display(&listener.owner));
+            info!(class = %self.class, load_balancer = %self.name, listener = %key, claim, "{what}");
+        };
+        for change in changes {
+            match change {
+                Change::Configure => {
+                    info!(class = %self.class, load_balancer = %self.name, "load balancer configured");
                 }
-                Change::Own(key, owner) => ("listener given to another claim", Some(key), Some(owner)),
-                Change::Backends { listener, add, remove } => {
-                    tracing::debug!(
-                        class = %self.class, load_balancer = %self.name, %listener,
-                        added = add.len(), removed = remove.len(), "backends changed"
+                Change::Open(key) => log("listener opened", key),
+                Change::Close(key) => log("listener closed", key),
+                Change::Replace { open, .. } => open.iter().for_each(|key| log("listener replaced", key)),
+                Change::Own(key) => log("listener given to another claim", key),
+                Change::Backends(key) => {
+                    let backends = |of: &LoadBalancer| of.listeners.get(key).map(|listener| listener.backends.clone());
+                    let (before, after) = (backends(before).unwrap_or_default(), backends(after).unwrap_or_default());
+                    debug!(
+                        class = %self.class, load_balancer = %self.name, listener = %key,
+                        added = (&after - &before).len(), removed = (&before - &after).len(), "backends changed"
                     );
-                    continue;
                 }
-            };
-            let (listener, claim) = (listener.map(field::display), claim.map(field::display));
-            info!(class = %self.class, load_balancer = %self.name, listener, claim, "{what}");
+            }
         }
     }
 
@@ -376,33 +379,34 @@ fn makes_room(change: &Change) -> bool {
     matches!(change, Change::Close(_) | Change::Replace { .. })
 }
 
-/// The backends of listeners whose successors cannot be had yet: they go on with those
-/// that the successors would have. What is gone may by now be another tenant's.
-fn meanwhile(later: &[Change], found: &LoadBalancer) -> Vec<Change> {
+/// The listeners whose successors cannot be had yet, where they do not have the backends
+/// that their successors would have. They get those: what is gone may by now be
+/// another tenant's.
+fn meanwhile(later: &[Change], found: &LoadBalancer, wanted: &LoadBalancer) -> BTreeMap<ListenerKey, Listener> {
     let replaced = later.iter().flat_map(|change| match change {
         Change::Replace { close, open } => close.iter().map(|key| (*key, open)).collect(),
         _ => Vec::new(),
     });
-    let backends = |(key, open): (ListenerKey, &BTreeMap<ListenerKey, Listener>)| {
-        let has = &found.listeners.get(&key)?.backends;
-        let wanted = Backend::by_transport(key.protocol, |transport| {
-            let takes = |(key, _): &(&ListenerKey, &Listener)| key.protocol.transports().contains(&transport);
-            open.iter().filter(takes).flat_map(|(_, listener)| listener.backends_of(transport)).collect()
+    let listener = |(key, open): (ListenerKey, &BTreeSet<ListenerKey>)| {
+        let found = found.listeners.get(&key)?;
+        let backends = Backend::by_transport(key.protocol, |transport| {
+            let takes = open.iter().filter(|key| key.protocol.transports().contains(&transport));
+            let successors = takes.filter_map(|key| wanted.listeners.get(key));
+            successors.flat_map(|listener| listener.backends_of(transport)).collect()
         });
-        let (add, remove) = (&wanted - has, has - &wanted);
-        (wanted != *has).then_some(Change::Backends { listener: key, add, remove })
+        (backends != found.backends).then(|| (key, Listener { owner: found.owner.clone(), backends }))
     };
-    replaced.filter_map(backends).collect()
+    replaced.filter_map(listener).collect()
 }
 
-/// The listeners that a change opens, each with the claim that it is for.
-fn opened(change: &Change) -> Vec<(ListenerKey, &Owner)> {
+/// The listeners that a change opens. One that takes up no further port costs no load
+/// balancer its address.
+fn opened(change: &Change) -> Vec<ListenerKey> {
     match change {
-        Change::Open(key, listener) => vec![(*key, &listener.owner)],
-        // A listener that takes up no further port costs nobody an address.
+        Change::Open(key) => vec![*key],
         Change::Replace { close, open } => {
             let is_new = |key: &ListenerKey| key.front_ports().any(|port| !close.iter().any(|closed| closed.has(port)));
-            open.iter().filter(|(key, _)| is_new(key)).map(|(key, listener)| (*key, &listener.owner)).collect()
+            open.iter().filter(|key| is_new(key)).copied().collect()
         }
         _ => Vec::new(),
     }

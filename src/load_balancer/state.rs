@@ -112,7 +112,7 @@ impl State {
     /// `room_is_made`, a lack of room is no reason to wait.
     pub(super) fn is_due(&self, change: &Change, room_is_made: bool) -> bool {
         let failing = match change {
-            Change::Configure(_) => self.unconfigured.as_ref(),
+            Change::Configure => self.unconfigured.as_ref(),
             _ => change
                 .listeners()
                 .iter()
@@ -140,10 +140,10 @@ impl State {
     /// not failed come last.
     pub(super) fn oldest_first(&self, changes: &mut [Change]) {
         let waits_since = |change: &Change| match change {
-            Change::Open(key, _) => self.failed.get(key).map(|failed| failed.failing.since),
+            Change::Open(key) => self.failed.get(key).map(|failed| failed.failing.since),
             _ => None,
         };
-        let opens = |change: &Change| matches!(change, Change::Open(..));
+        let opens = |change: &Change| matches!(change, Change::Open(_));
         let first = changes.iter().position(opens).unwrap_or_default();
         let count = changes[first..].iter().take_while(|change| opens(change)).count();
         changes[first..first + count].sort_by_key(|change| {
@@ -160,21 +160,14 @@ impl State {
         &mut self,
         changes: Vec<Change>,
         found: &LoadBalancer,
+        wanted: &LoadBalancer,
         gather: Duration,
     ) -> (Vec<Change>, Vec<Change>) {
-        let reassigned: BTreeSet<ListenerKey> = changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Own(key, owner) => Some((key, owner)),
-                _ => None,
-            })
-            .filter(|(key, owner)| found.listeners.get(key).is_some_and(|found| !found.owner.is_same_claim(owner)))
-            .map(|(key, _)| *key)
-            .collect();
         let waits = |change: &Change| match change {
-            Change::Backends { listener, .. } if !reassigned.contains(listener) => {
-                found.listeners.get(listener).is_some_and(|listener| !listener.backends.is_empty())
-            }
+            Change::Backends(key) => found.listeners.get(key).is_some_and(|found| {
+                let wanted = wanted.listeners.get(key).unwrap_or(found);
+                !found.backends.is_empty() && found.owner.is_same_claim(&wanted.owner)
+            }),
             _ => false,
         };
         if gather.is_zero() || !changes.iter().any(waits) {

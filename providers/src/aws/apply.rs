@@ -110,7 +110,7 @@ impl Aws {
         }
 
         let begin_by = Some(Instant::now() + SLICE);
-        if changes.iter().any(|change| matches!(change, Change::Configure(_))) {
+        if changes.iter().any(|change| matches!(change, Change::Configure)) {
             let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
             applied.trouble = configured.err().map(|failure| {
                 known.looked.take_if(|_| failure.leaves_doubt());
@@ -264,7 +264,7 @@ fn works<'a>(desired: &'a LoadBalancer, changes: &[Change]) -> Vec<Work<'a>> {
     let mut works: BTreeMap<NonZeroU16, Work<'a>> = BTreeMap::new();
     for change in changes {
         let urgency = match change {
-            Change::Open(..) | Change::Replace { .. } => Urgency::Open,
+            Change::Open(_) | Change::Replace { .. } => Urgency::Open,
             Change::Close(_) => Urgency::Close,
             _ => Urgency::Alter,
         };

@@ -103,7 +103,7 @@ impl<'a> Plan<'a> {
         let mut plan = Self {
             desired,
             attributes: desired.attributes.clone(),
-            configures: changes.iter().any(|change| matches!(change, Change::Configure(_))),
+            configures: changes.iter().any(|change| matches!(change, Change::Configure)),
             lets_go: false,
             stays: BTreeSet::new(),
             closing: BTreeSet::new(),
@@ -151,8 +151,8 @@ impl<'a> Plan<'a> {
         let mut units: Vec<Opening> = changes
             .iter()
             .filter_map(|change| match change {
-                Change::Open(key, _) => Some(unit([*key].into(), BTreeSet::new())),
-                Change::Replace { close, open } => Some(unit(open.keys().copied().collect(), close.clone())),
+                Change::Open(key) => Some(unit([*key].into(), BTreeSet::new())),
+                Change::Replace { close, open } => Some(unit(open.clone(), close.clone())),
                 _ => None,
             })
             .collect();
