@@ -61,16 +61,6 @@ fn retry_after(status: &Status) -> Duration {
     wait.filter(|wait| !wait.is_zero()).unwrap_or(RETRY_AFTER)
 }
 
-/// An error with its causes: "client error" alone says little.
-#[must_use]
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use kube::core::response::StatusDetails;

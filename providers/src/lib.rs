@@ -11,6 +11,7 @@ pub mod aws;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod diff;
+mod error;
 pub mod memory;
 pub mod model;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]
@@ -20,12 +21,12 @@ mod mutate;
 pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 
 pub use diff::{Change, diff, replay};
+pub use error::{Details, Error};
 pub use model::{
     Address, Attributes, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey,
     LoadBalancer, Observed, Owner, Protocol, Transport,
@@ -101,54 +102,4 @@ pub struct Applied {
     pub trouble: Option<Error>,
     /// Where the load balancer is reached, if that is known by now.
     pub addresses: Vec<Address>,
-}
-
-/// Why a load balancer or a listener is not as it should be, told apart by what
-/// the caller should do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// It is on its way (a load balancer being provisioned): look again soon.
-    #[error("{0}")]
-    NotReady(String),
-    /// The load balancer will not have it, however often it is asked: tell the
-    /// user, and try again only when something changed.
-    #[error("{0}")]
-    Refused(String),
-    /// A stranger holds the port: tell the user. A port that was assigned and
-    /// never opened may be exchanged for another.
-    #[error("{0}")]
-    PortInUse(String),
-    /// Somebody else used the room (listeners, targets) that there was thought to
-    /// be: tell the user, and observe again for the limits that hold now. A slot
-    /// that never opened may move to another load balancer.
-    #[error("{0}")]
-    NoRoom(String),
-    /// Something that all load balancers share is used up (the node ports of the
-    /// cluster, a quota of a namespace or an account): tell the user, and try again
-    /// when something was closed. Another load balancer does not help.
-    #[error("{0}")]
-    Exhausted(String),
-    /// Too many calls: wait at least `retry_after`.
-    #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
-    Throttled {
-        /// How long the load balancer asked us to wait.
-        retry_after: Duration,
-        /// What it said.
-        message: String,
-    },
-    /// Somebody else changed it at the same time: observe, and try again at once.
-    #[error("{0}")]
-    Conflict(String),
-    /// Unreachable or failing: try again with backoff.
-    #[error("{0}")]
-    Transient(String),
-}
-
-impl Error {
-    /// Whether the load balancer will not have what it was given as it is: it may
-    /// take a part of it. After other errors it is unknown what it would take.
-    #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::NoRoom(_) | Self::Exhausted(_))
-    }
 }

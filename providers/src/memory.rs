@@ -144,7 +144,7 @@ impl Memory {
     fn call(&self) -> Result<MutexGuard<'_, State>, Error> {
         if let Some(left) = &self.dies_after {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-            *left = left.checked_sub(1).ok_or_else(|| Error::Transient("the process has died".into()))?;
+            *left = left.checked_sub(1).ok_or_else(|| Error::transient("the process has died"))?;
         }
         let mut state = self.cloud.state();
         state.calls += 1;
@@ -196,7 +196,7 @@ impl Provider for Memory {
         {
             let mut state = self.call()?;
             if state.no_more && !state.load_balancers.contains_key(name) {
-                return Err(Error::Exhausted("no further load balancer can be made".into()));
+                return Err(Error::exhausted("no further load balancer can be made"));
             }
             state.load_balancers.entry(name.clone()).or_default();
         }
@@ -206,7 +206,7 @@ impl Provider for Memory {
             let limits = capacity(state.limits);
             let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
-            let error = refused.map(|key| Error::Refused(format!("{key} is refused on demand")));
+            let error = refused.map(|key| Error::refused(format!("{key} is refused on demand")));
             match error.or_else(|| check(lb, desired, change, limits)) {
                 Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
                 None => replay(&mut lb.ours, desired, [change]),
@@ -235,7 +235,7 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     let targets = |ours: &LoadBalancer| ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>();
     let (before, targets) = (targets(&lb.ours), targets(&after));
     if let Some(limit) = limits.targets.filter(|limit| targets > before && targets > *limit as usize) {
-        return Some(Error::NoRoom(format!("the load balancer takes {limit} targets, and these were {targets}")));
+        return Some(Error::no_room(format!("the load balancer takes {limit} targets, and these were {targets}")));
     }
     let opened: Vec<ListenerKey> = match change {
         Change::Open(key) => vec![*key],
@@ -248,12 +248,12 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
         opened.iter().find(|key| matches!(change, Change::Open(_)) && lb.ours.listeners.contains_key(key));
     let in_use = opened.iter().flat_map(|key| key.front_ports()).find(|port| taken.contains(port));
     if let Some(port) = in_use.or_else(|| opened_again?.front_ports().next()) {
-        return Some(Error::PortInUse(format!("{port} has a listener already")));
+        return Some(Error::port_in_use(format!("{port} has a listener already")));
     }
     let (listeners, limit) = (after.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
     let held = lb.ours.listeners.len() + lb.foreign.len();
     (listeners > held && listeners > limit as usize)
-        .then(|| Error::NoRoom(format!("the load balancer holds {held} of {limit} listeners")))
+        .then(|| Error::no_room(format!("the load balancer holds {held} of {limit} listeners")))
 }
 
 fn addresses(state: &State, name: &LbName, ours: &LoadBalancer) -> Vec<Address> {

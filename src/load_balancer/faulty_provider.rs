@@ -66,7 +66,7 @@ impl Provider for FaultyProvider {
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         if self.answers() == Answers::None {
-            return Err(Error::Transient("no answer".into()));
+            return Err(Error::transient("no answer"));
         }
         let mut observed = self.memory.observe(name).await?;
         match (self.answers(), &mut observed) {
@@ -90,15 +90,15 @@ impl Provider for FaultyProvider {
                 let (closes, others): (Vec<Change>, Vec<Change>) =
                     changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
                 let applied = self.memory.apply(name, desired, &closes).await?;
-                if others.is_empty() { Ok(applied) } else { Err(Error::Transient("no answer".into())) }
+                if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, desired, changes).await?;
                 let configures = changes.iter().any(|change| change.listeners().is_empty());
-                applied.trouble = configures.then(|| Error::Refused("no such security group".into()));
+                applied.trouble = configures.then(|| Error::refused("no such security group"));
                 Ok(applied)
             }
-            Answers::None => Err(Error::Transient("no answer".into())),
+            Answers::None => Err(Error::transient("no answer")),
             Answers::ThenNone => {
                 self.answer(Answers::None);
                 self.memory.apply(name, desired, changes).await
@@ -106,12 +106,12 @@ impl Provider for FaultyProvider {
             Answers::LostAfter(count) => {
                 self.answer(Answers::None);
                 self.memory.apply(name, desired, &changes[..changes.len().min(usize::from(count))]).await?;
-                Err(Error::Transient("the answer is lost".into()))
+                Err(Error::transient("the answer is lost"))
             }
             Answers::OneDenied => {
                 let mut applied = self.memory.apply(name, desired, changes).await?;
                 if let Some(key) = changes.iter().flat_map(Change::listeners).next() {
-                    applied.failed.entry(key).or_insert(Error::Transient("the answer is lost".into()));
+                    applied.failed.entry(key).or_insert(Error::transient("the answer is lost"));
                 }
                 Ok(applied)
             }
@@ -127,10 +127,10 @@ impl Provider for FaultyProvider {
             | Answers::OneAtATime
             | Answers::ClosesOnly
             | Answers::NoSettings => self.memory.delete(name).await,
-            Answers::None | Answers::LostAfter(0) => Err(Error::Transient("no answer".into())),
+            Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;
-                Err(Error::Transient("the answer is lost".into()))
+                Err(Error::transient("the answer is lost"))
             }
         }
     }

@@ -212,7 +212,8 @@ impl LbLoop {
         let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
         if let Some(error) = applied.trouble {
-            warn!(class = %self.class, load_balancer = %self.name, %error, "load balancer could not be configured");
+            let (name, why) = (&self.name, format_args!("{error:#}"));
+            warn!(class = %self.class, load_balancer = %name, error = %why, "load balancer could not be configured");
             kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
         }
         if !applied.addresses.is_empty() {
@@ -231,14 +232,12 @@ impl LbLoop {
 
     /// The error of a load balancer that cannot be made.
     fn unmade(&self, plan: &Plan, error: Error) -> Error {
-        let told = |why: String| {
-            let object = plan.provider.object(&self.name);
-            format!("{} ({object}) cannot be made: {why}", self.what(plan))
-        };
+        let object = plan.provider.object(&self.name);
+        let unmade = format!("{} ({object}) cannot be made", self.what(plan));
         match error {
-            Error::Refused(why) => Error::Refused(told(why)),
-            Error::NoRoom(why) => Error::NoRoom(told(why)),
-            Error::Exhausted(why) => Error::Exhausted(told(why)),
+            Error::Refused(why) => Error::Refused(why.within(unmade)),
+            Error::NoRoom(why) => Error::NoRoom(why.within(unmade)),
+            Error::Exhausted(why) => Error::Exhausted(why.within(unmade)),
             passes => passes,
         }
     }
@@ -325,7 +324,8 @@ impl LbLoop {
             kept.failed.remove(&key);
         }
         for (key, error) in failed {
-            warn!(class = %self.class, load_balancer = %self.name, listener = %key, %error, "listener failed");
+            let (name, why) = (&self.name, format_args!("{error:#}"));
+            warn!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener failed");
             // One that could not be closed is nobody's any more.
             let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
             let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error.clone());
@@ -338,7 +338,7 @@ impl LbLoop {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
             Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
-            Some(why) => _ = self.note_trouble(Error::NotReady(why), kept),
+            Some(why) => _ = self.note_trouble(Error::not_ready(why), kept),
             None => {
                 if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
                     info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
@@ -349,11 +349,11 @@ impl LbLoop {
 
     fn note_trouble(&self, error: Error, kept: &mut State) -> Instant {
         let failing = Failing::again(kept.trouble.as_ref(), error);
-        let (name, error, times, again) = (&self.name, &failing.error, failing.times, failing.again);
-        match error {
-            _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, %error, "to be tried again"),
-            Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, %error, "not ready yet"),
-            _ => warn!(class = %self.class, load_balancer = %name, %error, times, "load balancer failed"),
+        let (name, error, times, again) = (&self.name, format!("{:#}", failing.error), failing.times, failing.again);
+        match failing.error {
+            _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, error, "to be tried again"),
+            Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, error, "not ready yet"),
+            _ => warn!(class = %self.class, load_balancer = %name, error, times, "load balancer failed"),
         }
         kept.trouble = Some(failing);
         again

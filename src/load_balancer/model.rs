@@ -272,7 +272,7 @@ fn trouble(reason: Reason) -> Trouble {
 
 /// What failed so often, and is due.
 fn failing(reason: Reason, times: u32) -> Failing {
-    let error = Error::Transient("no answer".into());
+    let error = Error::transient("no answer");
     let now = Instant::now();
     Failing { error, trouble: trouble(reason), times, again: now, since: now }
 }

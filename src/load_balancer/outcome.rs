@@ -173,9 +173,10 @@ impl From<&Error> for Trouble {
             Error::PortInUse(_) => Reason::PortInUse,
             Error::NoRoom(_) => Reason::NoRoom,
             Error::Throttled { .. } => Reason::Throttled,
-            Error::Transient(_) => Reason::Unreachable,
+            // What a later version tells apart is tried again all the same.
+            _ => Reason::Unreachable,
         };
-        Self { reason, message: text::message(&error.to_string()).into() }
+        Self { reason, message: text::message(&format!("{error:#}")).into() }
     }
 }
 

@@ -236,7 +236,7 @@ impl State {
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
         let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
         if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
-            let trouble = Trouble::from(&Error::NotReady(why.clone()));
+            let trouble = Trouble::from(&Error::not_ready(why.clone()));
             listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
         }
         for (key, owner) in self.trials.withdrawn() {

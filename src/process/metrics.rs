@@ -221,7 +221,7 @@ impl Counted {
             Err(Error::Exhausted(_)) => "exhausted",
             Err(Error::Throttled { .. }) => "throttled",
             Err(Error::Conflict(_)) => "conflict",
-            Err(Error::Transient(_)) => "transient",
+            Err(_) => "transient",
         };
         let labels = CallLabels { provider: self.kind, operation, result: label };
         self.metrics.provider_calls.get_or_create(&labels).inc();

@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::Aws;
 use super::budget::{Turn, Urgency};
-use super::failure::{Failure, Kind};
+use super::failure::{Code, Failure, Kind};
 use super::known::{Failed, Full, Known, Port};
 use super::port::Ports;
 use super::view;
@@ -87,7 +87,7 @@ impl Aws {
         for work in in_use {
             let why =
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
-            applied.failed.extend(work.keys.iter().map(|key| (*key, Error::PortInUse(why.clone()))));
+            applied.failed.extend(work.keys.iter().map(|key| (*key, Error::port_in_use(why.clone()))));
             known.past.failed.extend(work.wanted.map(|(key, _)| (work.number, Failed::now(key))));
             // The claim may get another port for it, and nobody comes back to this one.
             if let Some(mut port) = known.ports.remove(&work.number) {
@@ -150,7 +150,7 @@ impl Aws {
         };
         known.looked.take_if(|_| failure.leaves_doubt());
         match failure.is_no_room() {
-            true if failure.is("TooManyTargets") => known.past.no_targets = Some(Full::now()),
+            true if failure.is(Code::TooManyTargets) => known.past.no_targets = Some(Full::now()),
             true => known.past.no_listeners = Some(Full::now()),
             false => {}
         }
@@ -232,11 +232,11 @@ impl Aws {
             stream::iter(tasks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
         let left = results.into_iter().sum::<Result<usize, _>>().map_err(|failure| self.error(failure))?;
         if left > 0 {
-            return Err(Error::NotReady(format!("AWS still has {left} target groups of {name} in use")));
+            return Err(Error::not_ready(format!("AWS still has {left} target groups of {name} in use")));
         }
         if known.foreign.listeners > 0 && !adopted && seen.is_ours {
             let foreign: Vec<String> = known.foreign.ports.iter().map(ToString::to_string).collect();
-            return Err(Error::Refused(format!(
+            return Err(Error::refused(format!(
                 "load balancer {name} has listeners that are not ours ({}): delete them, and it is deleted too",
                 foreign.join(", ")
             )));
@@ -245,8 +245,8 @@ impl Aws {
     }
 
     fn undeletable(&self, name: &LbName, failure: Failure) -> Error {
-        if failure.is("OperationNotPermitted") {
-            return Error::Refused(format!(
+        if failure.is(Code::OperationNotPermitted) {
+            return Error::refused(format!(
                 "load balancer {name} has deletion protection: switch it off \
                  (deletion_protection.enabled in the class' attributes, or at AWS), and it is deleted"
             ));

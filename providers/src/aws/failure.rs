@@ -1,4 +1,4 @@
-//! Why a call failed, and what that means for whoever waits for it.
+//! Why a call failed, and what that means for the caller.
 
 use std::time::Duration;
 
@@ -6,23 +6,25 @@ use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 
 use super::budget::Late;
-use crate::Error;
+use crate::{Details, Error};
 
-/// A call that did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A call that did not succeed. It shows what AWS said, as much of it as fits into a
+/// status: the SDK's own error may hold any text of any length, and is not kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{said}")]
 pub(super) struct Failure {
     /// Its name in AWS' API
     pub(super) action: &'static str,
     pub(super) kind: Kind,
-    /// What AWS said, or what went wrong on the way
-    message: String,
+    /// What AWS said, with the code of its error, or what went wrong on the way
+    said: String,
 }
 
 /// What kind of failure it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// AWS answered with the code of an error.
-    Code(String),
+    /// AWS answered with an error.
+    Code(Code),
     /// AWS is busy: nothing is asked of it for so long.
     Throttled(Duration),
     /// AWS can't be reached, or failed itself. Whether the call was carried out
@@ -34,6 +36,76 @@ pub(super) enum Kind {
     Late,
 }
 
+impl Kind {
+    /// The codes are those of the API reference: its common errors, and those of
+    /// each action.
+    fn of(code: &str, status: Option<u16>) -> Self {
+        match code {
+            "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException" => Self::Throttled(Duration::ZERO),
+            "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidClientTokenId"
+            | "UnrecognizedClientException"
+            | "MissingAuthenticationToken"
+            | "SignatureDoesNotMatch"
+            | "IncompleteSignature"
+            | "RequestExpired" => Self::NoCredentials,
+            "InternalFailure" | "InternalError" | "ServiceUnavailable" | "PriorRequestNotComplete" => Self::Unreachable,
+            _ if status.is_some_and(|status| status >= 500) => Self::Unreachable,
+            code => Self::Code(Code::of(code)),
+        }
+    }
+}
+
+/// The errors of AWS that something depends on. (API reference: the common errors, and
+/// those of each action.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    /// `AccessDenied`, `AccessDeniedException`, `UnauthorizedOperation`
+    NotPermitted,
+    DuplicateListener,
+    InvalidTarget,
+    ListenerNotFound,
+    LoadBalancerNotFound,
+    OperationNotPermitted,
+    ResourceInUse,
+    TargetGroupAssociationLimit,
+    TargetGroupNotFound,
+    TooManyListeners,
+    TooManyLoadBalancers,
+    TooManyTargetGroups,
+    TooManyTargets,
+    TooManyUniqueTargetGroupsPerLoadBalancer,
+    /// Any other
+    Other,
+}
+
+impl Code {
+    fn of(code: &str) -> Self {
+        match code {
+            "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => Self::NotPermitted,
+            "DuplicateListener" => Self::DuplicateListener,
+            "InvalidTarget" => Self::InvalidTarget,
+            "ListenerNotFound" => Self::ListenerNotFound,
+            "LoadBalancerNotFound" => Self::LoadBalancerNotFound,
+            "OperationNotPermitted" => Self::OperationNotPermitted,
+            "ResourceInUse" => Self::ResourceInUse,
+            "TargetGroupAssociationLimit" => Self::TargetGroupAssociationLimit,
+            "TargetGroupNotFound" => Self::TargetGroupNotFound,
+            "TooManyListeners" => Self::TooManyListeners,
+            "TooManyLoadBalancers" => Self::TooManyLoadBalancers,
+            "TooManyTargetGroups" => Self::TooManyTargetGroups,
+            "TooManyTargets" => Self::TooManyTargets,
+            "TooManyUniqueTargetGroupsPerLoadBalancer" => Self::TooManyUniqueTargetGroupsPerLoadBalancer,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl Failure {
     /// What went wrong with a call.
     pub(super) fn of<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Self
@@ -43,134 +115,123 @@ impl Failure {
         let said =
             error.as_service_error().and_then(|said| Some((said.code()?, said.message().unwrap_or("no reason"))));
         let status = error.raw_response().map(|response| response.status().as_u16());
-        let (kind, message) = match said {
-            Some((code, message)) => (Self::kind_of(code, status), brief(message)),
+        let (kind, said) = match said {
+            Some((code, message)) => (Kind::of(code, status), brief(&format!("{code}: {message}"))),
             None => {
-                let message = chain(error);
-                let credentials = message.to_ascii_lowercase().contains("credential");
-                (if credentials { Kind::NoCredentials } else { Kind::Unreachable }, message)
+                let said = chain(error);
+                let credentials = said.to_ascii_lowercase().contains("credential");
+                (if credentials { Kind::NoCredentials } else { Kind::Unreachable }, said)
             }
         };
-        Self { action, kind, message }
+        Self { action, kind, said }
     }
 
     /// One whose turn did not come.
     pub(super) fn late(action: &'static str, late: Late) -> Self {
         let kind = late.paused.map_or(Kind::Late, Kind::Throttled);
-        Self { action, kind, message: "AWS has throttled the calls before it".into() }
+        Self { action, kind, said: "AWS has throttled the calls before it".into() }
     }
 
     /// One that makes no sense to send.
-    pub(super) fn invalid(action: &'static str, message: String) -> Self {
-        Self { action, kind: Kind::Code("ValidationError".into()), message }
+    pub(super) fn invalid(action: &'static str, why: String) -> Self {
+        Self { action, kind: Kind::Code(Code::Other), said: why }
     }
 
     /// A listing that has ever more pages.
     pub(super) fn endless(action: &'static str) -> Self {
-        Self { action, kind: Kind::Unreachable, message: "its pages have no end".into() }
+        Self { action, kind: Kind::Unreachable, said: "its pages have no end".into() }
     }
 
-    /// The codes are those of the API reference: its common errors, and those of
-    /// each action.
-    fn kind_of(code: &str, status: Option<u16>) -> Kind {
-        match code {
-            "Throttling"
-            | "ThrottlingException"
-            | "ThrottledException"
-            | "RequestLimitExceeded"
-            | "TooManyRequestsException" => Kind::Throttled(Duration::ZERO),
-            "ExpiredToken"
-            | "ExpiredTokenException"
-            | "InvalidClientTokenId"
-            | "UnrecognizedClientException"
-            | "MissingAuthenticationToken"
-            | "SignatureDoesNotMatch"
-            | "IncompleteSignature"
-            | "RequestExpired" => Kind::NoCredentials,
-            "InternalFailure" | "InternalError" | "ServiceUnavailable" | "PriorRequestNotComplete" => Kind::Unreachable,
-            _ if status.is_some_and(|status| status >= 500) => Kind::Unreachable,
-            code => Kind::Code(brief(code)),
-        }
-    }
-
-    /// Whether AWS answered with this code.
-    pub(super) fn is(&self, code: &str) -> bool {
-        matches!(&self.kind, Kind::Code(said) if said == code)
+    /// Whether AWS answered with this error.
+    pub(super) fn is(&self, code: Code) -> bool {
+        self.kind == Kind::Code(code)
     }
 
     /// Whether the controller may not do this.
     pub(super) fn is_not_permitted(&self) -> bool {
-        ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation"].iter().any(|code| self.is(code))
+        self.is(Code::NotPermitted)
     }
 
     /// Whether what the call is about does not exist.
     pub(super) fn is_not_found(&self) -> bool {
-        ["LoadBalancerNotFound", "ListenerNotFound", "TargetGroupNotFound"].iter().any(|code| self.is(code))
+        [Code::LoadBalancerNotFound, Code::ListenerNotFound, Code::TargetGroupNotFound]
+            .iter()
+            .any(|code| self.is(*code))
     }
 
     /// Whether a limit of the load balancer was met.
     pub(super) fn is_no_room(&self) -> bool {
-        let codes = ["TooManyListeners", "TooManyTargets", "TooManyUniqueTargetGroupsPerLoadBalancer"];
-        codes.iter().any(|code| self.is(code))
+        let codes = [Code::TooManyListeners, Code::TooManyTargets, Code::TooManyUniqueTargetGroupsPerLoadBalancer];
+        codes.iter().any(|code| self.is(*code))
     }
 
-    /// Whether after it nobody knows for sure what there is: the call may have been
-    /// made, or somebody else has made others.
+    /// Whether after it the state is not known for sure: the call may have been
+    /// made, or others have changed something.
     pub(super) fn leaves_doubt(&self) -> bool {
-        let by_others = ["DuplicateListener", "TargetGroupAssociationLimit"].iter().any(|code| self.is(code));
+        let by_others = self.is(Code::DuplicateListener) || self.is(Code::TargetGroupAssociationLimit);
         self.kind == Kind::Unreachable || by_others || self.is_not_found() || self.is_no_room()
     }
 
     /// Whether a limit of the account was met.
     pub(super) fn is_no_quota(&self) -> bool {
-        self.is("TooManyTargetGroups") || self.is("TooManyLoadBalancers")
+        self.is(Code::TooManyTargetGroups) || self.is(Code::TooManyLoadBalancers)
     }
 
-    /// The same for the caller of a provider.
+    /// The same for the caller of a provider, with what AWS said as its cause.
     pub(super) fn error(self, region: &str) -> Error {
-        let Self { action, kind, message } = &self;
-        match kind {
-            Kind::Late => Error::NotReady("its turn has not come yet: calls to AWS are limited".into()),
+        let action = self.action;
+        match self.kind {
+            Kind::Late => Error::not_ready("its turn has not come yet: calls to AWS are limited"),
             Kind::Throttled(retry_after) => {
                 // Tenths of a second are of no interest, and none at all looks wrong.
                 let retry_after = Duration::from_secs(retry_after.as_secs() + 1);
                 let message = format!("AWS throttles {action} in {region}; other users of the account count too");
                 Error::Throttled { retry_after, message }
             }
-            Kind::Unreachable => {
-                Error::Transient(format!("{action} in {region} got no answer that is of use: {message}"))
-            }
-            Kind::NoCredentials => Error::Refused(format!(
-                "AWS takes no {action} without valid credentials ({message}): give the controller's ServiceAccount a role \
-                 (IRSA or pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )),
+            Kind::Unreachable => Error::transient(
+                Details::new(format!("{action} in {region} got no answer that is of use")).caused_by(self),
+            ),
+            Kind::NoCredentials => Error::refused(
+                Details::new(format!(
+                    "AWS takes no {action} without valid credentials: give the controller's ServiceAccount a role (IRSA or \
+                     pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                ))
+                .caused_by(self),
+            ),
             Kind::Code(code) => self.refusal(code, region),
         }
     }
 
-    fn refusal(&self, code: &str, region: &str) -> Error {
-        let Self { action, message, .. } = self;
-        match code {
-            _ if self.is_not_permitted() => Error::Refused(format!(
-                "the controller is not permitted to do elasticloadbalancing:{action}: allow it in the policy of its \
-                 role ({message})"
-            )),
-            "DuplicateListener" => Error::PortInUse(format!(
-                "the port has a listener that is not ours ({message}): delete it, or ask for another"
-            )),
-            _ if self.is_no_room() => Error::NoRoom(format!("the load balancer is full: {code}: {message}")),
-            _ if self.is_no_quota() => Error::Exhausted(format!(
-                "a quota of the account in {region} is used up ({code}: {message}): have it raised in Service Quotas"
-            )),
-            _ if self.is_not_found() => {
-                Error::Conflict(format!("{action}: somebody else changed it meanwhile: {message}"))
-            }
-            _ if *action == "ModifyListener" => Error::Refused(format!(
-                "{action} was refused, and the listener stays as it was: {code}: {message}: to have a new listener, \
-                 remove the port and add it again"
-            )),
-            _ => Error::Refused(format!("{action} was refused: {code}: {message}")),
-        }
+    fn refusal(self, code: Code, region: &str) -> Error {
+        let action = self.action;
+        let (error, message): (fn(Details) -> Error, String) = match code {
+            Code::NotPermitted => (
+                Error::Refused,
+                format!(
+                    "the controller is not permitted to do elasticloadbalancing:{action}: allow it in the policy of its \
+                     role"
+                ),
+            ),
+            Code::DuplicateListener => (
+                Error::PortInUse,
+                "the port has a listener that is not ours: delete it, or ask for another port".to_owned(),
+            ),
+            _ if self.is_no_room() => (Error::NoRoom, "the load balancer is full".to_owned()),
+            _ if self.is_no_quota() => (
+                Error::Exhausted,
+                format!("a quota of the account in {region} is used up: have it raised in Service Quotas"),
+            ),
+            _ if self.is_not_found() => (Error::Conflict, format!("{action}: it was changed by others meanwhile")),
+            _ if action == "ModifyListener" => (
+                Error::Refused,
+                format!(
+                    "{action} was refused, and the listener stays as it was (to have a new listener, remove the port and \
+                     add it again)"
+                ),
+            ),
+            _ => (Error::Refused, format!("{action} was refused")),
+        };
+        error(Details::new(message).caused_by(self))
     }
 }
 
@@ -192,7 +253,7 @@ mod tests {
     use super::*;
 
     fn said(action: &'static str, code: &str, status: u16) -> Error {
-        Failure { action, kind: Failure::kind_of(code, Some(status)), message: "said AWS".into() }.error("eu-central-1")
+        Failure { action, kind: Kind::of(code, Some(status)), said: format!("{code}: said AWS") }.error("eu-central-1")
     }
 
     #[test]
@@ -201,20 +262,24 @@ mod tests {
         assert!(matches!(said("CreateListener", "TooManyListeners", 400), Error::NoRoom(_)));
         assert!(matches!(said("RegisterTargets", "TooManyTargets", 400), Error::NoRoom(_)));
         assert!(
-            matches!(said("CreateTargetGroup", "TooManyTargetGroups", 400), Error::Exhausted(why) if why.contains("Service Quotas"))
+            matches!(said("CreateTargetGroup", "TooManyTargetGroups", 400), Error::Exhausted(why) if why.to_string().contains("Service Quotas"))
         );
         assert!(matches!(said("CreateListener", "InternalFailure", 500), Error::Transient(_)));
         assert!(matches!(said("CreateListener", "SomethingNew", 503), Error::Transient(_)));
         assert!(matches!(said("CreateListener", "SomethingNew", 400), Error::Refused(_)));
         assert!(matches!(said("CreateListener", "LoadBalancerNotFound", 400), Error::Conflict(_)));
         assert!(matches!(said("CreateListener", "Throttling", 400), Error::Throttled { .. }));
-        assert!(matches!(said("CreateListener", "ExpiredToken", 403), Error::Refused(why) if why.contains("IRSA")));
+        assert!(
+            matches!(said("CreateListener", "ExpiredToken", 403), Error::Refused(why) if why.to_string().contains("IRSA"))
+        );
     }
 
     #[test]
     fn a_missing_permission_is_named_as_a_policy_names_it() {
         let Error::Refused(why) = said("CreateListener", "AccessDenied", 403) else { panic!("it is a refusal") };
+        let why = format!("{why:#}");
         assert!(why.contains("elasticloadbalancing:CreateListener"), "{why}");
+        assert!(why.ends_with(": AccessDenied: said AWS"), "{why}");
     }
 
     #[test]

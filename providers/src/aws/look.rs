@@ -18,7 +18,7 @@ use tracing::warn;
 use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
-use super::failure::{Failure, brief};
+use super::failure::{Code, Failure, brief};
 use super::known::{Door, Foreign, Group, Known, Nlb, port_in};
 use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
@@ -55,7 +55,7 @@ impl Look<'_> {
         let seen = self.see(true).await?;
         match &self.settings.load_balancer_arn {
             Some(arn) if seen.known.nlb.is_none() => {
-                Err(Error::Refused(format!("load balancer {arn} does not exist: make it, or a class for another one")))
+                Err(Error::refused(format!("load balancer {arn} does not exist: make it, or a class for another one")))
             }
             None if !seen.is_ours => Err(self.not_ours()),
             _ => Ok(seen.known),
@@ -101,7 +101,7 @@ impl Look<'_> {
         let mut turn = Turn { urgency: Urgency::Finish, place: None, ..self.turn() };
         match self.region.call("DescribeLoadBalancers", &mut turn, || request.clone().send()).await {
             Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().find(|found| self.is_meant(found))),
-            Err(failure) if failure.is("LoadBalancerNotFound") => Ok(None),
+            Err(failure) if failure.is(Code::LoadBalancerNotFound) => Ok(None),
             Err(failure) => Err(self.error(failure)),
         }
     }
@@ -272,7 +272,7 @@ impl Look<'_> {
 
     fn not_ours(&self) -> Error {
         let Self { name, region, .. } = self;
-        Error::Refused(format!(
+        Error::refused(format!(
             "load balancer {name} in {} exists and is not ours (its tags do not say so): delete it, or give it the tags back",
             region.name
         ))

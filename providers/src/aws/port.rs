@@ -18,7 +18,7 @@ use tracing::info;
 use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{GroupAttributes, Probe};
-use super::failure::{Failure, Kind};
+use super::failure::{Code, Failure, Kind};
 use super::known::{Door, Group, Port};
 use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
 use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
@@ -96,7 +96,7 @@ impl Ports<'_> {
         }
         if port.listener.is_none() {
             // The claim may get another port for it, and nobody comes back to this one.
-            if failure.is_no_room() || failure.is("DuplicateListener") {
+            if failure.is_no_room() || failure.is(Code::DuplicateListener) {
                 self.leave_groups(port, None, turn).await;
             }
             return;
@@ -269,7 +269,7 @@ impl Ports<'_> {
             let request = self.region.client().await.deregister_targets().target_group_arn(&group.arn);
             let request = request.set_targets(Some(descriptions(chunk)));
             match self.region.call("DeregisterTargets", turn, || request.clone().send()).await {
-                Err(failure) if !failure.is("InvalidTarget") => return Err(failure),
+                Err(failure) if !failure.is(Code::InvalidTarget) => return Err(failure),
                 // It is not registered, which is what was wanted.
                 _ => chunk.iter().for_each(|target| _ = group.targets.remove(target)),
             }
@@ -334,7 +334,7 @@ impl Ports<'_> {
         let Some(listener) = &port.listener else { return Ok(()) };
         let request = self.region.client().await.delete_listener().listener_arn(&listener.arn);
         match self.region.call("DeleteListener", turn, || request.clone().send()).await {
-            Err(failure) if !failure.is("ListenerNotFound") => return Err(failure),
+            Err(failure) if !failure.is(Code::ListenerNotFound) => return Err(failure),
             _ => port.listener = None,
         }
         port.groups.iter_mut().for_each(|group| group.used = false);
@@ -360,9 +360,9 @@ impl Ports<'_> {
         for group in go {
             let request = self.region.client().await.delete_target_group().target_group_arn(&group.arn);
             match self.region.call("DeleteTargetGroup", turn, || request.clone().send()).await {
-                Err(failure) if !failure.is("TargetGroupNotFound") => {
+                Err(failure) if !failure.is(Code::TargetGroupNotFound) => {
                     port.groups.push(group);
-                    result = if failure.is("ResourceInUse") { result } else { result.and(Err(failure)) };
+                    result = if failure.is(Code::ResourceInUse) { result } else { result.and(Err(failure)) };
                 }
                 _ => {}
             }

@@ -9,7 +9,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
 use super::budget::Turn;
 use super::clients::Region;
 use super::config::{self, GroupAttributes, Probe};
-use super::failure::Failure;
+use super::failure::{Code, Failure};
 use super::known::{Known, Nlb};
 use super::look;
 use super::names::{self, GROUP_ATTRIBUTES, Tags};
@@ -164,7 +164,7 @@ impl Whole<'_> {
     pub(super) async fn delete(&self, nlb: &Nlb, turn: &mut Turn) -> Result<(), Failure> {
         let request = self.region.client().await.delete_load_balancer().load_balancer_arn(&nlb.arn);
         match self.region.call("DeleteLoadBalancer", turn, || request.clone().send()).await {
-            Err(failure) if !failure.is("LoadBalancerNotFound") => Err(failure),
+            Err(failure) if !failure.is(Code::LoadBalancerNotFound) => Err(failure),
             _ => Ok(()),
         }
     }

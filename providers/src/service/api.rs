@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use kube::core::Status;
-use sharedlb_kubernetes::error::{Cause, with_causes};
+use sharedlb_kubernetes::error::Cause;
 use sharedlb_kubernetes::requests::WRITE_TIMEOUT;
 
-use crate::Error;
+use crate::{Details, Error};
 
 /// What a call is about, for the message of its error.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ async fn call_within<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(limit, reply).await {
         Ok(reply) => reply.map_err(|error| what.failed(error)),
-        Err(_) => Err(Error::Transient(format!("{what} took longer than {limit:?}"))),
+        Err(_) => Err(Error::transient(format!("{what} took longer than {limit:?}"))),
     }
 }
 
@@ -47,42 +47,58 @@ impl What<'_> {
     /// What a failed call means to the caller.
     pub(super) fn failed(&self, error: kube::Error) -> Error {
         match error {
-            kube::Error::Api(status) => self.refused(&status),
-            other => Error::Transient(format!("{self} failed: {}", with_causes(&other))),
+            kube::Error::Api(status) => self.refused(*status),
+            other => Error::transient(Details::new(format!("{self} failed")).caused_by(other)),
         }
     }
 
     /// What the API server's answer means to the caller.
-    pub(super) fn refused(&self, status: &Status) -> Error {
+    pub(super) fn refused(&self, status: Status) -> Error {
         let Self { verb, resource, namespace, .. } = self;
-        let message = &status.message;
-        match Cause::of(status) {
-            Cause::Rights => Error::Refused(format!(
-                "not permitted to {verb} {resource} in namespace {namespace} (the role in deploy/ permits all that \
-                 is needed): {message}"
-            )),
-            Cause::Quota => Error::Exhausted(format!(
-                "a quota of namespace {namespace} is used up (ask the admin to raise it, or delete a claim): {message}"
-            )),
-            Cause::NodePorts => Error::Exhausted(format!(
+        let (error, message): (fn(Details) -> Error, String) = match Cause::of(&status) {
+            Cause::Rights => (
+                Error::Refused,
+                format!(
+                    "not permitted to {verb} {resource} in namespace {namespace} (the role in deploy/ permits all that \
+                     is needed)"
+                ),
+            ),
+            Cause::Quota => (
+                Error::Exhausted,
+                format!("a quota of namespace {namespace} is used up (ask the admin to raise it, or delete a claim)"),
+            ),
+            Cause::NodePorts => (
+                Error::Exhausted,
                 "the cluster has no free node port (ask the admin to raise the API server's \
                  --service-node-port-range, or to set allocateLoadBalancerNodePorts: false in the class if its load \
-                 balancers need none): {message}"
-            )),
-            Cause::ServiceAddresses => Error::Exhausted(format!(
+                 balancers need none)"
+                    .to_owned(),
+            ),
+            Cause::ServiceAddresses => (
+                Error::Exhausted,
                 "the cluster has no free Service IP (ask the admin to raise the API server's \
-                 --service-cluster-ip-range, or to add a ServiceCIDR): {message}"
-            )),
-            Cause::Namespace => Error::Refused(format!(
-                "namespace {namespace}, where the Services of the class go, does not exist: create it"
-            )),
-            Cause::Refused => Error::Refused(format!("{self} was refused: {message}")),
-            Cause::Throttled(retry_after) => Error::Throttled { retry_after, message: message.clone() },
-            Cause::Conflict => Error::Conflict(format!("{self} met another writer: {message}")),
-            _ => Error::Transient(format!("{self} failed with {}: {message}", status.code)),
-        }
+                 --service-cluster-ip-range, or to add a ServiceCIDR)"
+                    .to_owned(),
+            ),
+            Cause::Namespace => {
+                return Error::refused(format!(
+                    "namespace {namespace}, where the Services of the class go, does not exist: create it"
+                ));
+            }
+            Cause::Throttled(retry_after) => return Error::Throttled { retry_after, message: status.message },
+            Cause::Refused => (Error::Refused, format!("{self} was refused")),
+            Cause::Conflict => (Error::Conflict, format!("{self} met another writer")),
+            _ => (Error::Transient, format!("{self} failed with {}", status.code)),
+        };
+        error(Details::new(message).caused_by(Answer(status)))
     }
 }
+
+/// What the API server answered. (The `Display` of a [`Status`] ends with its reason, which
+/// says the same as the code.)
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+struct Answer(Status);
 
 #[cfg(test)]
 mod tests {
@@ -104,16 +120,16 @@ mod tests {
             causes: Vec::new(),
             retry_after_seconds: 0,
         };
-        what.refused(&Status::failure(message, "").with_code(code).with_details(details))
+        what.refused(Status::failure(message, "").with_code(code).with_details(details))
     }
 
     #[test]
     fn an_error_says_what_the_caller_should_do() {
-        assert!(matches!(answered(403, ""), Error::Refused(m) if m.contains("its words")));
+        assert!(matches!(answered(403, ""), Error::Refused(m) if format!("{m:#}").contains("its words")));
         assert!(
-            matches!(answered(404, "namespaces"), Error::Refused(m) if m.contains("lbs") && m.contains("create it"))
+            matches!(answered(404, "namespaces"), Error::Refused(m) if format!("{m:#}").contains("lbs") && format!("{m:#}").contains("create it"))
         );
-        assert!(matches!(answered(422, ""), Error::Refused(m) if m.contains("its words")));
+        assert!(matches!(answered(422, ""), Error::Refused(m) if format!("{m:#}").contains("its words")));
         assert!(
             matches!(answered(429, ""), Error::Throttled { retry_after, .. } if retry_after == Duration::from_secs(1))
         );
@@ -125,11 +141,14 @@ mod tests {
 
     #[test]
     fn only_missing_rights_are_told_with_a_hint_at_the_role() {
-        let hints = |error: &Error| error.to_string().contains("the role in deploy/");
+        let hints = |error: &Error| format!("{error:#}").contains("the role in deploy/");
         let rights = "services \"slb-0\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \
                       \"services\" in API group \"\" in the namespace \"lbs\"";
         let error = said(403, "services", rights);
-        assert!(matches!(&error, Error::Refused(m) if m.contains("patch services in namespace lbs")) && hints(&error));
+        assert!(
+            matches!(&error, Error::Refused(m) if format!("{m:#}").contains("patch services in namespace lbs"))
+                && hints(&error)
+        );
         let others = [
             "services \"slb-0\" is forbidden: exceeded quota: q, requested: services.nodeports=1, used: \
              services.nodeports=2, limited: services.nodeports=2",
@@ -140,7 +159,7 @@ mod tests {
         ];
         for message in others {
             let error = said(403, "services", message);
-            assert!(!hints(&error) && error.to_string().contains(message), "{error}");
+            assert!(!hints(&error) && format!("{error:#}").contains(message), "{error:#}");
         }
     }
 
@@ -157,7 +176,7 @@ mod tests {
         ];
         for (code, message, way_out) in used_up {
             let error = said(code, "services", message);
-            assert!(matches!(&error, Error::Exhausted(told) if told.contains(way_out)), "{error:?}");
+            assert!(matches!(&error, Error::Exhausted(told) if format!("{told:#}").contains(way_out)), "{error:?}");
         }
     }
 
@@ -165,6 +184,6 @@ mod tests {
     async fn a_call_that_never_returns_is_given_up() {
         let what = What { verb: "get", resource: "services", namespace: "lbs", name: "slb-0" };
         let error = call_within::<()>(Duration::from_millis(5), what, std::future::pending()).await.unwrap_err();
-        assert_eq!(error, Error::Transient("get of services lbs/slb-0 took longer than 5ms".into()));
+        assert_eq!(error, Error::transient("get of services lbs/slb-0 took longer than 5ms"));
     }
 }

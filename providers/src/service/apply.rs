@@ -215,7 +215,7 @@ impl ServiceProvider {
                 (Ok(()), _) => Ok(None),
                 (Err(error), Some(listener)) if error.is_refusal() => Ok(Some((listener, error))),
                 (Err(error), None) if error.is_refusal() => {
-                    warn!(%error, "an EndpointSlice at a closed port could not be deleted");
+                    warn!(error = format!("{error:#}"), "an EndpointSlice at a closed port could not be deleted");
                     Ok(None)
                 }
                 (Err(error), _) => Err(error),

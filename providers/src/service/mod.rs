@@ -285,14 +285,14 @@ impl ServiceProvider {
     }
 
     fn not_ours(&self, name: &LbName) -> Error {
-        Error::Refused(format!(
+        Error::refused(format!(
             "Service {}/{name} exists and is not ours (its labels do not say so): rename or delete it",
             self.settings.namespace
         ))
     }
 
     fn still_going(&self, name: &LbName) -> Error {
-        Error::NotReady(format!(
+        Error::not_ready(format!(
             "Service {}/{name} is being deleted: the cloud's controller has not released its load balancer yet",
             self.settings.namespace
         ))

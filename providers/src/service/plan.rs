@@ -114,7 +114,7 @@ impl<'a> Plan<'a> {
         };
         for listener in desired.listeners.keys() {
             let taken = there.and_then(|front| listener.front_ports().find_map(|port| front.stranger_at(port)));
-            plan.failed.extend(taken.map(|taken| (*listener, Error::PortInUse(taken))));
+            plan.failed.extend(taken.map(|taken| (*listener, Error::port_in_use(taken))));
         }
         let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
         plan.lets_go = changed.iter().any(|key| plan.failed.contains_key(key));
@@ -317,7 +317,7 @@ impl<'a> Plan<'a> {
             let open = listener.front_ports().find(|port| service.ours.contains(port) && self.closing.contains(port));
             if let Some(port) = open.filter(|port| !self.stays.contains(port)) {
                 let why = format!("{port} stays open: somebody else asks for it on the Service too");
-                self.failed.insert(listener, Error::PortInUse(why));
+                self.failed.insert(listener, Error::port_in_use(why));
             }
         }
     }
@@ -448,7 +448,9 @@ mod tests {
         let theirs = key(20000, Protocol::Udp).front_ports().map(|port| (port, "theirs".to_owned()));
         let there = Front { foreign: theirs.collect(), ..Front::default() };
         let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&there));
-        assert!(matches!(&plan.failed[&key(20000, Protocol::TcpUdp)], Error::PortInUse(why) if why.contains("theirs")));
+        assert!(
+            matches!(&plan.failed[&key(20000, Protocol::TcpUdp)], Error::PortInUse(why) if format!("{why:#}").contains("theirs"))
+        );
         assert_eq!(plan.ports_with(&plan.openings), ports(&[key(20001, Protocol::Tcp)]));
         let (lb, uid) = (lb(), "uid".into());
         let slices = plan.slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));

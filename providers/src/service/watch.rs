@@ -23,8 +23,8 @@ use super::cache::{Cache, Entry};
 use super::front::Front;
 use super::marks::Marks;
 use super::slices::SeenSlice;
-use crate::Error;
 use crate::model::LbName;
+use crate::{Details, Error};
 
 /// How long the first lists may take.
 const FILLED_WITHIN: Duration = Duration::from_secs(30);
@@ -182,12 +182,14 @@ impl Watches {
             }
         };
         tokio::time::timeout(FILLED_WITHIN, filled).await.unwrap_or_else(|_| {
-            let last = self.caches().trouble.values().next().map_or("no answer".into(), Error::to_string);
-            Err(Error::Transient(format!(
-                "waited {} s for the lists of services and endpointslices in namespace {}: {last}",
+            let last = self.caches().trouble.values().next().cloned();
+            let waited = Details::new(format!(
+                "waited {} s for the lists of services and endpointslices in namespace {}",
                 FILLED_WITHIN.as_secs(),
                 self.shared.marks.namespace
-            )))
+            ));
+            let last = last.unwrap_or_else(|| Error::transient("no answer"));
+            Err(Error::transient(waited.caused_by(last)))
         })
     }
 
@@ -236,8 +238,10 @@ impl Shared {
             watcher::Error::InitialListFailed(error)
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => what.failed(error),
-            watcher::Error::WatchError(status) => what.refused(&status),
-            error @ watcher::Error::NoResourceVersion => Error::Transient(error.to_string()),
+            watcher::Error::WatchError(status) => what.refused(*status),
+            error @ watcher::Error::NoResourceVersion => {
+                Error::transient(Details::new(format!("{what} failed")).caused_by(error))
+            }
         };
         self.caches().trouble.insert(K::RESOURCE, error);
         self.progress.notify_waiters();

@@ -32,7 +32,7 @@ struct Told(Vec<String>);
 
 impl Told {
     fn note<'a>(&mut self, errors: impl IntoIterator<Item = &'a Error>, addresses: &[Address]) {
-        self.0.extend(errors.into_iter().map(ToString::to_string));
+        self.0.extend(errors.into_iter().map(|error| format!("{error:#}")));
         self.0.extend(addresses.iter().map(ToString::to_string));
     }
 

@@ -1,0 +1,184 @@
+//! Why a load balancer or a listener is not as it should be.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a load balancer or a listener is not as it should be: one variant for each thing
+/// that the caller does next.
+///
+/// `{}` shows the message, and `{:#}` the causes too, as a user should read it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It is on its way (a load balancer being provisioned): observe again soon.
+    #[error(transparent)]
+    NotReady(Details),
+    /// The load balancer will not have it, however often it is asked: tell the
+    /// user, and try again only when something changed.
+    #[error(transparent)]
+    Refused(Details),
+    /// The port is foreign: tell the user. A port that was assigned and never opened
+    /// may be exchanged for another.
+    #[error(transparent)]
+    PortInUse(Details),
+    /// Others used the room (listeners, targets) that there was thought to be: tell the
+    /// user, and observe again for the limits that hold now. A slot that never opened
+    /// may move to another load balancer.
+    #[error(transparent)]
+    NoRoom(Details),
+    /// Something that all load balancers share is used up (the node ports of the
+    /// cluster, a quota of a namespace or an account): tell the user, and try again
+    /// when something was closed. Another load balancer does not help.
+    #[error(transparent)]
+    Exhausted(Details),
+    /// Too many calls: wait at least `retry_after`.
+    #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
+    Throttled {
+        /// How long the load balancer asked us to wait.
+        retry_after: Duration,
+        /// What it said.
+        message: String,
+    },
+    /// Another writer changed it at the same time: observe, and try again at once.
+    #[error(transparent)]
+    Conflict(Details),
+    /// Unreachable or failing: try again with backoff.
+    #[error(transparent)]
+    Transient(Details),
+}
+
+impl Error {
+    /// [`Error::NotReady`]
+    #[must_use]
+    pub fn not_ready(details: impl Into<Details>) -> Self {
+        Self::NotReady(details.into())
+    }
+
+    /// [`Error::Refused`]
+    #[must_use]
+    pub fn refused(details: impl Into<Details>) -> Self {
+        Self::Refused(details.into())
+    }
+
+    /// [`Error::PortInUse`]
+    #[must_use]
+    pub fn port_in_use(details: impl Into<Details>) -> Self {
+        Self::PortInUse(details.into())
+    }
+
+    /// [`Error::NoRoom`]
+    #[must_use]
+    pub fn no_room(details: impl Into<Details>) -> Self {
+        Self::NoRoom(details.into())
+    }
+
+    /// [`Error::Exhausted`]
+    #[must_use]
+    pub fn exhausted(details: impl Into<Details>) -> Self {
+        Self::Exhausted(details.into())
+    }
+
+    /// [`Error::Conflict`]
+    #[must_use]
+    pub fn conflict(details: impl Into<Details>) -> Self {
+        Self::Conflict(details.into())
+    }
+
+    /// [`Error::Transient`]
+    #[must_use]
+    pub fn transient(details: impl Into<Details>) -> Self {
+        Self::Transient(details.into())
+    }
+
+    /// Whether the load balancer will not have what it was given as it is: it may
+    /// take a part of it. After other errors it is unknown what it would take.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::NoRoom(_) | Self::Exhausted(_))
+    }
+}
+
+/// What a person reads of an error, and the error that caused it.
+#[derive(Debug, Clone)]
+pub struct Details {
+    message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Details {
+    /// A message without a cause: what is wrong, and what can be done about it.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// The same, caused by this error. Its words are not in the message: `{:#}` puts
+    /// them behind it.
+    #[must_use]
+    pub fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..self }
+    }
+
+    /// The same with this before the message.
+    #[must_use]
+    pub fn within(self, context: impl fmt::Display) -> Self {
+        Self { message: format!("{context}: {}", self.message), ..self }
+    }
+}
+
+impl<T: Into<String>> From<T> for Details {
+    fn from(message: T) -> Self {
+        Self::new(message)
+    }
+}
+
+impl fmt::Display for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return f.write_str(&self.message);
+        }
+        let source = self.source.as_deref().map(|source| source as &dyn std::error::Error);
+        let causes = std::iter::successors(source, |cause| cause.source());
+        // Some libraries show the cause in the error's own words too.
+        let text = causes.fold(self.message.clone(), |text, cause| {
+            let cause = cause.to_string();
+            if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+        });
+        f.write_str(&text)
+    }
+}
+
+impl std::error::Error for Details {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Two are equal if they read alike.
+impl PartialEq for Details {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{self:#}") == format!("{other:#}")
+    }
+}
+
+impl Eq for Details {}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_cause_and_shows_it_behind_its_own_words() {
+        let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let details = Details::new("no answer").caused_by(cause).within("load balancer 0");
+        let error = Error::Transient(details);
+        assert_eq!(error.to_string(), "load balancer 0: no answer");
+        assert_eq!(format!("{error:#}"), "load balancer 0: no answer: connection refused");
+        let source = error.source().expect("it has a cause").downcast_ref::<io::Error>();
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
+    }
+}
