@@ -16,7 +16,7 @@ use crate::diff::diff;
 use crate::model::{
     Backend, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
 };
-use crate::{Applied, Error, Provider};
+use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The load balancers' own side, and other users of them.
 #[async_trait]
@@ -93,7 +93,7 @@ async fn applying_twice_is_applying_once(peer: &dyn Peer) {
     let changes = diff(&LoadBalancer::default(), &desired);
     for time in ["first", "second"] {
         // The second time it is told to open what is open, as after a lost answer.
-        let applied = provider.apply(&lb(0), &desired, &changes).await;
+        let applied = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
         applied.unwrap_or_else(|error| panic!("the {time} time: {error}"));
         assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired, "after the {time} time");
     }
@@ -306,8 +306,8 @@ async fn dies_after(peer: &dyn Peer, calls: usize, desired: &LoadBalancer) -> bo
 async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer) -> Result<Applied, Error> {
     let applied = loop {
         let observed = provider.observe(name).await?;
-        let changes = diff(&observed.unwrap_or_default().load_balancer, desired);
-        let applied = provider.apply(name, desired, &changes).await?;
+        let changes = observed.unwrap_or_default().changes_to(desired, &BTreeSet::new());
+        let applied = provider.apply(name, ChangeSet::new(desired, &changes)).await?;
         if applied.postponed.is_empty() {
             break applied;
         }

@@ -1,17 +1,19 @@
 //! The one place that compares what is with what should be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ListenerKey, LoadBalancer, Owner};
+use crate::model::{ListenerKey, LoadBalancer, Observed, Owner};
 
 /// One step from what is to what should be. It names what differs, and how; the values
 /// are in the load balancer that the changes lead to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Change {
-    /// Give the load balancer its settings.
+    /// Give the load balancer its settings, and repair what has drifted
+    /// ([`Observed::drift`]).
     Configure,
     /// Close a listener.
     Close(ListenerKey),
@@ -77,6 +79,25 @@ pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
         }
     }
     configure.into_iter().chain(close).chain(reassign).chain(replace).chain(open).chain(alter).collect()
+}
+
+impl Observed {
+    /// The changes that lead from here to `desired`: [`diff()`], and the repair of what has
+    /// drifted. What a provider keeps for a listener that waits is no drift.
+    #[must_use]
+    pub fn changes_to(&self, desired: &LoadBalancer, waiting: &BTreeSet<ListenerKey>) -> Vec<Change> {
+        let mut changes = diff(&self.load_balancer, desired);
+        if changes.first() != Some(&Change::Configure) && self.drifted(waiting).next().is_some() {
+            changes.insert(0, Change::Configure);
+        }
+        changes
+    }
+
+    /// What has drifted, except for what belongs to a listener that waits.
+    pub fn drifted(&self, waiting: &BTreeSet<ListenerKey>) -> impl Iterator<Item = (NonZeroU16, &str)> {
+        let waits = |port: NonZeroU16| ListenerKey::of_number(port).iter().any(|key| waiting.contains(key));
+        self.drift.iter().map(|(port, what)| (*port, what.as_str())).filter(move |(port, _)| !waits(*port))
+    }
 }
 
 /// The replacements, and the keys of all listeners in them. A listener whose owner
@@ -217,6 +238,20 @@ mod tests {
                 prop_assert!(!b.listeners.iter().any(succeeds));
             }
         }
+    }
+
+    #[test]
+    fn drift_is_repaired_unless_it_belongs_to_a_listener_that_waits() {
+        let port = NonZeroU16::new(20001).unwrap();
+        let observed =
+            Observed { drift: [(port, "a target group serves no listener".into())].into(), ..Observed::default() };
+        let changes = |waiting: &[u16]| {
+            let key = |port: &u16| ListenerKey { port: NonZeroU16::new(*port).unwrap(), protocol: Protocol::Udp };
+            observed.changes_to(&LoadBalancer::default(), &waiting.iter().map(key).collect())
+        };
+        assert_eq!(changes(&[]), [Change::Configure]);
+        assert_eq!(changes(&[20002]), [Change::Configure]);
+        assert_eq!(changes(&[20001]), []);
     }
 
     #[test]

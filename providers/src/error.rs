@@ -99,6 +99,25 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same error with this before its message.
+    #[must_use]
+    pub fn within(self, context: impl fmt::Display) -> Self {
+        match self {
+            Self::NotReady(details) => Self::NotReady(details.within(context)),
+            Self::Refused(details) => Self::Refused(details.within(context)),
+            Self::PortInUse(details) => Self::PortInUse(details.within(context)),
+            Self::NoRoom(details) => Self::NoRoom(details.within(context)),
+            Self::Exhausted(details) => Self::Exhausted(details.within(context)),
+            Self::Throttled { retry_after, message } => {
+                Self::Throttled { retry_after, message: format!("{context}: {message}") }
+            }
+            Self::Conflict(details) => Self::Conflict(details.within(context)),
+            Self::Transient(details) => Self::Transient(details.within(context)),
+        }
+    }
+}
+
 /// What a person reads of an error, and the error that caused it.
 #[derive(Debug, Clone)]
 pub struct Details {
@@ -121,8 +140,7 @@ impl Details {
     }
 
     /// The same with this before the message.
-    #[must_use]
-    pub fn within(self, context: impl fmt::Display) -> Self {
+    fn within(self, context: impl fmt::Display) -> Self {
         Self { message: format!("{context}: {}", self.message), ..self }
     }
 }

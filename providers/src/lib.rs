@@ -66,13 +66,9 @@ pub trait Provider: Send + Sync {
     /// listener that fails is in [`Applied::failed`], and the rest goes on. One
     /// that takes long may leave some for the next time, in [`Applied::postponed`].
     ///
-    /// `changes` say what differs, and in which order it is to be done; `desired` has the
-    /// values. It is the whole that these changes lead to: what none of them is about
-    /// is as it was observed, for providers that can only write the whole.
-    ///
     /// # Errors
     /// When nothing, or an unknown part, was carried out: observe again.
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error>;
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error>;
 
     /// Removes what we own. Succeeds if there is nothing.
     ///
@@ -86,6 +82,34 @@ pub trait Provider: Send + Sync {
     /// The others are looked at again on every resync.
     fn changes(&self) -> BoxStream<'static, LbName> {
         stream::pending().boxed()
+    }
+}
+
+/// What one [`Provider::apply`] is to carry out.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeSet<'a> {
+    /// The values. It is the whole that the changes lead to: what none of them is about
+    /// is as it was observed, for providers that can only write the whole.
+    pub desired: &'a LoadBalancer,
+    /// What differs, in the order in which it is to be carried out.
+    pub changes: &'a [Change],
+    /// Listeners that failed and are tried again later. They are not in `desired` unless
+    /// they are open. What a provider has prepared for them stays.
+    pub waiting: &'a BTreeSet<ListenerKey>,
+}
+
+impl<'a> ChangeSet<'a> {
+    /// These changes, which lead to `desired`; no listener waits.
+    #[must_use]
+    pub fn new(desired: &'a LoadBalancer, changes: &'a [Change]) -> Self {
+        static NONE: BTreeSet<ListenerKey> = BTreeSet::new();
+        Self { desired, changes, waiting: &NONE }
+    }
+
+    /// The same while these listeners wait.
+    #[must_use]
+    pub fn while_waiting(self, waiting: &'a BTreeSet<ListenerKey>) -> Self {
+        Self { waiting, ..self }
     }
 }
 

@@ -5,6 +5,7 @@
 //! demand, so that what is built on [`Provider`] can be tested without a cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::model::{
     Address, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey, LoadBalancer, Observed,
     Protocol,
 };
-use crate::{Applied, Error, Provider};
+use crate::{Applied, ChangeSet, Error, Provider};
 
 /// What the load balancers of one [`Memory`] are. Clones of it are the same
 /// cloud seen by another process.
@@ -42,6 +43,7 @@ struct State {
 #[derive(Debug, Default)]
 struct MemoryLoadBalancer {
     ours: LoadBalancer,
+    drift: BTreeMap<NonZeroU16, String>,
     foreign: BTreeSet<FrontPort>,
 }
 
@@ -62,6 +64,11 @@ impl Cloud {
     #[must_use]
     pub fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
         self.state().load_balancers.get(name).is_some_and(|lb| lb.foreign.contains(&port))
+    }
+
+    /// Something of ours that is no listener is altered, or left behind, at a port.
+    pub fn drifts(&self, name: &LbName, port: NonZeroU16, what: &str) {
+        self.state().load_balancers.entry(name.clone()).or_default().drift.insert(port, what.to_owned());
     }
 
     /// From now on a change of this listener is refused.
@@ -188,11 +195,12 @@ impl Provider for Memory {
             families: state.families.clone(),
             capacity: capacity(state.limits),
             foreign: found.foreign.clone(),
+            drift: found.drift.clone(),
             not_ready: None,
         }))
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         {
             let mut state = self.call()?;
             if state.no_more && !state.load_balancers.contains_key(name) {
@@ -201,15 +209,18 @@ impl Provider for Memory {
             state.load_balancers.entry(name.clone()).or_default();
         }
         let mut failed = BTreeMap::new();
-        for change in changes {
+        for change in set.changes {
             let mut state = self.call()?;
             let limits = capacity(state.limits);
             let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
+            if *change == Change::Configure {
+                lb.drift.retain(|port, _| set.waiting.iter().any(|key| key.port == *port));
+            }
             let error = refused.map(|key| Error::refused(format!("{key} is refused on demand")));
-            match error.or_else(|| check(lb, desired, change, limits)) {
+            match error.or_else(|| check(lb, set.desired, change, limits)) {
                 Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
-                None => replay(&mut lb.ours, desired, [change]),
+                None => replay(&mut lb.ours, set.desired, [change]),
             }
         }
         let state = self.cloud.state();

@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use sharedlb_providers::{
-    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
-};
+use sharedlb_providers::{Applied, Attributes, Backend, Capabilities, ChangeSet, Error, LbName, Observed, Provider};
 
 use super::Fence;
 
@@ -39,9 +37,9 @@ impl Provider for Fenced {
         self.provider.observe(name).await
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         self.fence.pass().await;
-        self.provider.apply(name, desired, changes).await
+        self.provider.apply(name, set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
@@ -57,6 +55,7 @@ impl Provider for Fenced {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use sharedlb_providers::LoadBalancer;
     use sharedlb_providers::memory::{Cloud, Memory};
 
     use super::*;
@@ -68,10 +67,17 @@ mod tests {
         let with = |fence| Fenced { provider: Box::new(Memory::new(cloud.clone())), fence };
         let former = with(Fence::until(Moment::now()));
         let wanted = LoadBalancer::default();
-        assert!(former.apply(&name, &wanted, &[]).now_or_never().is_none(), "the process is about to end");
+        assert!(
+            former.apply(&name, ChangeSet::new(&wanted, &[])).now_or_never().is_none(),
+            "the process is about to end"
+        );
         assert!(former.delete(&name).now_or_never().is_none());
         assert_eq!(cloud.calls(), 0);
-        with(Fence::open()).apply(&name, &wanted, &[]).now_or_never().expect("it is done").expect("it is created");
+        with(Fence::open())
+            .apply(&name, ChangeSet::new(&wanted, &[]))
+            .now_or_never()
+            .expect("it is done")
+            .expect("it is created");
         assert!(cloud.calls() > 0);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use sharedlb_providers::memory::{self, Memory};
-use sharedlb_providers::{Applied, Attributes, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider};
+use sharedlb_providers::{Applied, Attributes, Capabilities, Change, ChangeSet, Error, LbName, Observed, Provider};
 
 /// How a load balancer answers from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +27,8 @@ pub(crate) enum Answers {
     ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
+    /// It repairs no drift, and goes on with the listeners.
+    NoRepair,
 }
 
 /// A load balancer in memory that answers as it is told.
@@ -77,40 +79,52 @@ impl Provider for FaultyProvider {
         Ok(observed)
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         match self.answers() {
-            Answers::Fine | Answers::NotReady => self.memory.apply(name, desired, changes).await,
+            Answers::Fine | Answers::NotReady => self.memory.apply(name, set).await,
             Answers::OneAtATime => {
-                let first = changes.len().min(1);
-                let mut applied = self.memory.apply(name, desired, &changes[..first]).await?;
-                applied.postponed = changes[first..].iter().flat_map(Change::listeners).collect();
+                let first = set.changes.len().min(1);
+                let mut applied = self.memory.apply(name, ChangeSet { changes: &set.changes[..first], ..set }).await?;
+                applied.postponed = set.changes[first..].iter().flat_map(Change::listeners).collect();
                 Ok(applied)
             }
             Answers::ClosesOnly => {
                 let (closes, others): (Vec<Change>, Vec<Change>) =
-                    changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
-                let applied = self.memory.apply(name, desired, &closes).await?;
+                    set.changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
+                let applied = self.memory.apply(name, ChangeSet { changes: &closes, ..set }).await?;
                 if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
             Answers::NoSettings => {
-                let mut applied = self.memory.apply(name, desired, changes).await?;
-                let configures = changes.iter().any(|change| change.listeners().is_empty());
+                let mut applied = self.memory.apply(name, set).await?;
+                let configures = set.changes.iter().any(|change| change.listeners().is_empty());
                 applied.trouble = configures.then(|| Error::refused("no such security group"));
+                Ok(applied)
+            }
+            Answers::NoRepair => {
+                let repairs = |change: &Change| *change == Change::Configure;
+                let changes: Vec<Change> = set.changes.iter().filter(|change| !repairs(change)).cloned().collect();
+                let mut applied = self.memory.apply(name, ChangeSet { changes: &changes, ..set }).await?;
+                applied.trouble = (changes.len() < set.changes.len()).then(|| Error::refused("it is in use"));
                 Ok(applied)
             }
             Answers::None => Err(Error::transient("no answer")),
             Answers::ThenNone => {
                 self.answer(Answers::None);
-                self.memory.apply(name, desired, changes).await
+                self.memory.apply(name, set).await
             }
             Answers::LostAfter(count) => {
                 self.answer(Answers::None);
-                self.memory.apply(name, desired, &changes[..changes.len().min(usize::from(count))]).await?;
+                self.memory
+                    .apply(
+                        name,
+                        ChangeSet { changes: &set.changes[..set.changes.len().min(usize::from(count))], ..set },
+                    )
+                    .await?;
                 Err(Error::transient("the answer is lost"))
             }
             Answers::OneDenied => {
-                let mut applied = self.memory.apply(name, desired, changes).await?;
-                if let Some(key) = changes.iter().flat_map(Change::listeners).next() {
+                let mut applied = self.memory.apply(name, set).await?;
+                if let Some(key) = set.changes.iter().flat_map(Change::listeners).next() {
                     applied.failed.entry(key).or_insert(Error::transient("the answer is lost"));
                 }
                 Ok(applied)
@@ -126,7 +140,8 @@ impl Provider for FaultyProvider {
             | Answers::NotReady
             | Answers::OneAtATime
             | Answers::ClosesOnly
-            | Answers::NoSettings => self.memory.delete(name).await,
+            | Answers::NoSettings
+            | Answers::NoRepair => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

@@ -21,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sharedlb_providers::{Backend, Change, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, diff, replay};
+use sharedlb_providers::{
+    Backend, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, diff, replay,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, field, info, warn};
@@ -146,13 +148,15 @@ impl LbLoop {
         }
         let mut observed = observed.unwrap_or_default();
         let wanted = self.wanted(plan, &observed, kept);
-        let changes = diff(&observed.load_balancer, &wanted);
         // What is as planned by now did not fail, whatever was told of it.
-        kept.unconfigured.take_if(|_| observed.load_balancer.attributes == wanted.attributes);
+        let differs: BTreeSet<ListenerKey> =
+            diff(&observed.load_balancer, &wanted).iter().flat_map(Change::listeners).collect();
         kept.failed.retain(|key, failed| {
-            wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner)
-                && changes.iter().any(|change| change.listeners().contains(key))
+            wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner) && differs.contains(key)
         });
+        let waiting: BTreeSet<ListenerKey> = kept.failed.keys().copied().collect();
+        let changes = observed.changes_to(&wanted, &waiting);
+        kept.unconfigured.take_if(|_| !changes.contains(&Change::Configure));
         // What is freed goes to the listener that has waited longest for it, so all that
         // lack room are tried together.
         let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
@@ -178,7 +182,10 @@ impl LbLoop {
         let all = later.is_empty() && gathered.is_empty();
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
-        let applied = match plan.provider.apply(&self.name, &target, &now).await {
+        let configures = now.contains(&Change::Configure);
+        let drift = if configures { self.drift(&observed, &waiting) } else { String::new() };
+        let set = ChangeSet::new(&target, &now).while_waiting(&waiting);
+        let applied = match plan.provider.apply(&self.name, set).await {
             Ok(applied) => applied,
             Err(error) => {
                 // The outcome tells what was closed before the failure, and that the
@@ -214,7 +221,10 @@ impl LbLoop {
         if let Some(error) = applied.trouble {
             let (name, why) = (&self.name, format_args!("{error:#}"));
             warn!(class = %self.class, load_balancer = %name, error = %why, "load balancer could not be configured");
+            let error = if drift.is_empty() { error } else { error.within(drift) };
             kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
+        } else if configures {
+            observed.drift.retain(|port, _| waiting.iter().any(|key| key.port == *port));
         }
         if !applied.addresses.is_empty() {
             observed.addresses = applied.addresses;
@@ -234,12 +244,17 @@ impl LbLoop {
     fn unmade(&self, plan: &Plan, error: Error) -> Error {
         let object = plan.provider.object(&self.name);
         let unmade = format!("{} ({object}) cannot be made", self.what(plan));
-        match error {
-            Error::Refused(why) => Error::Refused(why.within(unmade)),
-            Error::NoRoom(why) => Error::NoRoom(why.within(unmade)),
-            Error::Exhausted(why) => Error::Exhausted(why.within(unmade)),
-            passes => passes,
+        if error.is_refusal() { error.within(unmade) } else { error }
+    }
+
+    /// What has drifted, in words; empty: nothing has.
+    fn drift(&self, observed: &Observed, waiting: &BTreeSet<ListenerKey>) -> String {
+        let mut all = Vec::new();
+        for (port, what) in observed.drifted(waiting) {
+            info!(class = %self.class, load_balancer = %self.name, %port, what, "drift is repaired");
+            all.push(format!("port {port}: {what}"));
         }
+        all.join("; ")
     }
 
     /// The load balancer, for a message.

@@ -13,7 +13,7 @@ use serde_json::json;
 use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{self, Memory};
 use sharedlb_providers::{
-    Backend, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+    Backend, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -250,7 +250,7 @@ fn cloud(index: u32, there: &There) -> memory::Cloud {
     if let Some(ports) = there {
         let all = load_balancer(index, ports);
         let changes = sharedlb_providers::diff(&LoadBalancer::default(), &all);
-        let made = Memory::new(cloud.clone()).apply(&name(index), &all, &changes).now_or_never();
+        let made = Memory::new(cloud.clone()).apply(&name(index), ChangeSet::new(&all, &changes)).now_or_never();
         assert!(made.unwrap().unwrap().failed.is_empty());
     }
     cloud

@@ -11,9 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use sharedlb_providers::{
-    Applied, Attributes, Backend, Capabilities, Change, Error, LbName, LoadBalancer, Observed, Provider,
-};
+use sharedlb_providers::{Applied, Attributes, Backend, Capabilities, ChangeSet, Error, LbName, Observed, Provider};
 
 use crate::kubernetes::writes::WriteError;
 
@@ -251,8 +249,8 @@ impl Provider for Counted {
         self.count("observe", self.provider.observe(name).await)
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        self.count("apply", self.provider.apply(name, desired, changes).await)
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        self.count("apply", self.provider.apply(name, set).await)
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

@@ -15,13 +15,13 @@ use tracing::info;
 use super::Aws;
 use super::budget::{Turn, Urgency};
 use super::failure::{Code, Failure, Kind};
-use super::known::{Failed, Full, Known, Port};
+use super::known::{Full, Known, Port};
 use super::port::Ports;
 use super::view;
 use super::whole::Whole;
 use crate::diff::Change;
 use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
-use crate::{Applied, Error};
+use crate::{Applied, ChangeSet, Error};
 
 /// For so long ports are begun in one apply.
 const SLICE: Duration = Duration::from_secs(2);
@@ -39,18 +39,13 @@ struct Work<'a> {
 }
 
 impl Aws {
-    pub(super) async fn carry_out(
-        &self,
-        name: &LbName,
-        desired: &LoadBalancer,
-        changes: &[Change],
-    ) -> Result<Applied, Error> {
+    pub(super) async fn carry_out(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let known = self.known().remove(name).filter(|known| known.looked.is_some());
         let mut known = match known {
             Some(known) => known,
             None => self.see(name).await?,
         };
-        let applied = self.work(name, &mut known, desired, changes).await;
+        let applied = self.work(name, &mut known, set).await;
         known.stands = false;
         if applied.as_ref().is_ok_and(|applied| !applied.failed.is_empty()) {
             known.stands_after_failures();
@@ -59,13 +54,7 @@ impl Aws {
         applied
     }
 
-    async fn work(
-        &self,
-        name: &LbName,
-        known: &mut Known,
-        desired: &LoadBalancer,
-        changes: &[Change],
-    ) -> Result<Applied, Error> {
+    async fn work(&self, name: &LbName, known: &mut Known, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let whole = Whole { region: &self.region, settings: &self.settings, name };
         let turn = |urgency, begin_by| Turn { of: name.clone(), urgency, begin_by, place: None };
         let nlb = match &mut known.nlb {
@@ -80,7 +69,7 @@ impl Aws {
         let taken = known.foreign.names.clone();
         let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn, taken: &taken };
 
-        let work = works(desired, changes);
+        let work = works(set);
         let touched: BTreeSet<NonZeroU16> = work.iter().map(|work| work.number).collect();
         let begin_by = Instant::now() + SLICE;
         let (ready, in_use): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| !is_strangers(known, work));
@@ -88,7 +77,6 @@ impl Aws {
             let why =
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
             applied.failed.extend(work.keys.iter().map(|key| (*key, Error::port_in_use(why.clone()))));
-            known.past.failed.extend(work.wanted.map(|(key, _)| (work.number, Failed::now(key))));
             // The claim may get another port for it, and nobody comes back to this one.
             if let Some(mut port) = known.ports.remove(&work.number) {
                 ports.leave_groups(&mut port, None, &mut turn(Urgency::Close, Some(begin_by))).await;
@@ -110,14 +98,14 @@ impl Aws {
         }
 
         let begin_by = Some(Instant::now() + SLICE);
-        if changes.iter().any(|change| matches!(change, Change::Configure)) {
+        if set.changes.iter().any(|change| matches!(change, Change::Configure)) {
             let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
             applied.trouble = configured.err().map(|failure| {
                 known.looked.take_if(|_| failure.leaves_doubt());
                 self.error(failure)
             });
         }
-        let tidied = self.tidy(known, &ports, desired, &touched, &turn(Urgency::Tidy, begin_by)).await;
+        let tidied = self.tidy(known, &ports, set, &touched, &turn(Urgency::Tidy, begin_by)).await;
         if let Err(failure) = tidied {
             known.looked.take_if(|_| failure.leaves_doubt());
             applied.trouble.get_or_insert(self.error(failure));
@@ -138,10 +126,7 @@ impl Aws {
             known.ports.insert(work.number, port);
         }
         let failure = match result {
-            Ok(()) => {
-                known.past.failed.remove(&work.number);
-                return;
-            }
+            Ok(()) => return,
             Err(failure) if failure.kind == Kind::Late => {
                 applied.postponed.extend(&work.keys);
                 return;
@@ -158,30 +143,28 @@ impl Aws {
             // The quotas may have been changed.
             *self.region.limits.lock().await = None;
         }
-        // What could not be closed nobody asks for again, and is left over at once,
-        // whatever failed there when it was wanted.
-        match work.wanted {
-            Some((key, _)) => known.past.failed.insert(work.number, Failed::now(key)),
-            None => known.past.failed.remove(&work.number),
-        };
         let error = self.error(failure);
         applied.failed.extend(work.keys.iter().map(|key| (*key, error.clone())));
     }
 
-    /// Removes what serves nobody, or makes it serve whom it should.
+    /// Removes what serves no listener, or makes it serve the one that it should, except
+    /// where a listener waits: what was prepared for it is used when it is tried again.
     async fn tidy(
         &self,
         known: &mut Known,
         ports: &Ports<'_>,
-        desired: &LoadBalancer,
+        set: ChangeSet<'_>,
         touched: &BTreeSet<NonZeroU16>,
         turn: &Turn,
     ) -> Result<(), Failure> {
-        let left_over = view::left_over(known, &self.settings, ports.name).into_iter();
-        for number in left_over.filter(|number| !touched.contains(number)) {
+        let waits = |number: NonZeroU16| set.waiting.iter().any(|key| key.port == number);
+        for (number, what) in view::drift(known, &self.settings, ports.name) {
+            if touched.contains(&number) || waits(number) {
+                continue;
+            }
             let Some(mut port) = known.ports.remove(&number) else { continue };
-            let wanted = of_number(desired, number).next();
-            info!(load_balancer = %ports.name, port = %number, "tidying up what was left over");
+            let wanted = of_number(set.desired, number).next();
+            info!(load_balancer = %ports.name, port = %number, what, "garbage-collecting");
             let mut turn = turn.clone();
             let result = match ports.make(&mut port, wanted, &mut turn).await {
                 Ok(()) => {
@@ -260,16 +243,16 @@ impl Aws {
 }
 
 /// The changes by port number: all of one number is done one after another.
-fn works<'a>(desired: &'a LoadBalancer, changes: &[Change]) -> Vec<Work<'a>> {
-    let mut works: BTreeMap<NonZeroU16, Work<'a>> = BTreeMap::new();
-    for change in changes {
+fn works(set: ChangeSet<'_>) -> Vec<Work<'_>> {
+    let mut works: BTreeMap<NonZeroU16, Work<'_>> = BTreeMap::new();
+    for change in set.changes {
         let urgency = match change {
             Change::Open(_) | Change::Replace { .. } => Urgency::Open,
             Change::Close(_) => Urgency::Close,
             _ => Urgency::Alter,
         };
         for key in change.listeners() {
-            let wanted = of_number(desired, key.port).next();
+            let wanted = of_number(set.desired, key.port).next();
             let new = || Work { number: key.port, keys: BTreeSet::new(), wanted, urgency };
             let work = works.entry(key.port).or_insert_with(new);
             work.keys.insert(key);

@@ -12,10 +12,6 @@ use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::model::{Address, Capacity, FrontPort, LbName, ListenerKey, Owner, Protocol};
 
-/// For so long what failed is left to who asked for it, before it counts as left
-/// over. Longer than the longest wait between two tries of the LB loop, which is
-/// 60 s; not by much, since what nobody asks for any more is spared as well.
-const SPARED: Duration = Duration::from_secs(90);
 /// For so long a look is enough for what keeps failing.
 const TRUSTED: Duration = Duration::from_secs(60);
 /// For so long the room is believed to be used up, after AWS said so. Then it is
@@ -50,29 +46,8 @@ impl Known {
 /// What is remembered also when it is looked at anew.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Past {
-    /// Ports that could not be made as wanted
-    pub(super) failed: BTreeMap<NonZeroU16, Failed>,
     pub(super) no_listeners: Option<Full>,
     pub(super) no_targets: Option<Full>,
-}
-
-/// A port could not be made as wanted.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Failed {
-    at: Instant,
-    wanted: Protocol,
-}
-
-impl Failed {
-    pub(super) fn now(wanted: ListenerKey) -> Self {
-        Self { at: Instant::now(), wanted: wanted.protocol }
-    }
-
-    /// Whether it is likely to be tried again: not if the call whose answer got lost
-    /// has made the port as wanted.
-    pub(super) fn will_be_retried(self, serves: Option<Protocol>) -> bool {
-        self.at.elapsed() < SPARED && serves != Some(self.wanted)
-    }
 }
 
 /// AWS said that no more fit.

@@ -38,9 +38,8 @@ use self::limits::Limits;
 use self::look::Look;
 use self::names::Target;
 pub use self::settings::{HealthCheck, IpAddressType, IpFamily, Scheme, Settings, SubnetMapping, TargetKind};
-use crate::diff::Change;
-use crate::model::{Attributes, Backend, Capabilities, LbName, LoadBalancer, Observed, Protocol};
-use crate::{Applied, Error, Provider};
+use crate::model::{Attributes, Backend, Capabilities, LbName, Observed, Protocol};
+use crate::{Applied, ChangeSet, Error, Provider};
 
 /// How long changes of backends are gathered, to go out as one call to register
 /// and one to deregister: a rollout replaces its pods one after another, and
@@ -158,8 +157,8 @@ impl Provider for Aws {
         Ok(observed)
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        self.carry_out(name, desired, changes).await
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        self.carry_out(name, set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

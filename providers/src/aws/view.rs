@@ -1,7 +1,7 @@
 //! What is known of a load balancer in the words of the model, and what of it is not
 //! as the class says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use super::config::{self, GroupAttributes, Probe, joined};
@@ -9,10 +9,6 @@ use super::known::{Known, Nlb, Port};
 use super::names::{self, GROUP_ATTRIBUTES, Target};
 use super::settings::Settings;
 use crate::model::{Attributes, LbName, Listener, ListenerKey, LoadBalancer, Observed};
-
-/// What there is besides the listeners and their target groups, as AWS shows it.
-/// It is never wanted, so that the comparison finds it.
-const LEFT_OVER: &str = "left over";
 
 /// What differs from one target group to the next.
 const VARIOUS: &str = "not the same for all";
@@ -31,20 +27,26 @@ pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Opt
         families: names::target_families(settings),
         capacity: known.capacity(),
         foreign: known.foreign.ports.clone(),
+        drift: drift(known, settings, name),
         not_ready: nlb.not_ready.clone(),
     })
 }
 
-/// The ports where there is something that serves nobody: target groups
-/// without a listener, listeners that forward elsewhere.
-pub(super) fn left_over(known: &Known, settings: &Settings, name: &LbName) -> Vec<NonZeroU16> {
-    let ports = known.ports.iter().filter(|(number, port)| {
-        let serves = port.serves(settings, name).map(|(protocol, ..)| protocol);
-        let whole = serves.is_some() && port.groups.len() == 1;
-        let spared = known.past.failed.get(number).is_some_and(|failed| failed.will_be_retried(serves));
-        !port.is_empty() && !whole && !spared
-    });
-    ports.map(|(number, _)| *number).collect()
+/// What of ours serves no listener of the model, by port: target groups without a
+/// listener, and listeners that forward elsewhere.
+pub(super) fn drift(known: &Known, settings: &Settings, name: &LbName) -> BTreeMap<NonZeroU16, String> {
+    let drift = |port: &Port| {
+        let serves = port.serves(settings, name).map(|(_, _, group)| group);
+        if serves.is_none() && port.listener.is_some() {
+            return Some(
+                "its listener does not forward to the target group made for it, or has lost its tags".to_owned(),
+            );
+        }
+        let orphaned = port.groups.iter().filter(|group| serves.is_none_or(|serves| serves.arn != group.arn));
+        let names: Vec<&str> = orphaned.map(|group| group.name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("no listener forwards to target group {}", names.join(", ")))
+    };
+    known.ports.iter().filter_map(|(number, port)| Some((*number, drift(port)?))).collect()
 }
 
 /// The settings that it has: what is wanted, but for what was found to differ.
@@ -67,10 +69,6 @@ fn attributes(settings: &Settings, name: &LbName, known: &Known) -> Attributes {
     }
     if known.ports.values().any(|port| group_attributes_differ(settings, port)) {
         seen.insert(config::GROUPS.to_owned(), VARIOUS.to_owned());
-    }
-    let left_over = left_over(known, settings, name);
-    if !left_over.is_empty() {
-        seen.insert(LEFT_OVER.to_owned(), joined(left_over.iter().map(ToString::to_string)));
     }
     seen
 }

@@ -35,14 +35,16 @@ pub(crate) fn observations() -> impl Strategy<Value = Observed> {
         families,
         capacity,
         prop::collection::btree_set(foreign, 0..3),
+        prop::collection::btree_map(ports(), ".{0,9}", 0..2),
         prop::option::of(".{0,9}"),
     )
-        .prop_map(|(load_balancer, addresses, families, capacity, foreign, not_ready)| Observed {
+        .prop_map(|(load_balancer, addresses, families, capacity, foreign, drift, not_ready)| Observed {
             load_balancer,
             addresses,
             families: families.into_iter().collect(),
             capacity,
             foreign,
+            drift,
             not_ready,
         })
 }

@@ -17,6 +17,7 @@ mod port;
 mod serde_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
@@ -58,6 +59,10 @@ pub struct Observed {
     pub capacity: Capacity,
     /// Ports that somebody else's listeners hold
     pub foreign: BTreeSet<FrontPort>,
+    /// What of ours is not as it should be and is no listener, such as an orphaned target
+    /// group: by the number of the front port that it belongs to, in words for a
+    /// person. [`crate::Change::Configure`] repairs it.
+    pub drift: BTreeMap<NonZeroU16, String>,
     /// Why it serves nothing yet although it takes listeners (a cloud is still
     /// setting it up), in words for the user. It is looked at again until it does
     pub not_ready: Option<String>,

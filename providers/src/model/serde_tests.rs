@@ -55,6 +55,7 @@ fn the_form_of_a_load_balancer_is_stable() {
         families: [IpFamily::V4, IpFamily::V6].into(),
         capacity: Capacity { listeners: Some(50), targets: None },
         foreign: BTreeSet::from(["22/TCP".parse::<FrontPort>().unwrap()]),
+        drift: [(20003.try_into().unwrap(), "a target group serves no listener".into())].into(),
         not_ready: Some("it is being set up".into()),
     };
     let expected = json!({
@@ -81,6 +82,7 @@ fn the_form_of_a_load_balancer_is_stable() {
         "families": ["IPv4", "IPv6"],
         "capacity": {"listeners": 50},
         "foreign": ["22/TCP"],
+        "drift": {"20003": "a target group serves no listener"},
         "notReady": "it is being set up",
     });
     assert_eq!(serde_json::to_value(&observed).unwrap(), expected);

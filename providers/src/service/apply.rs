@@ -20,9 +20,8 @@ use super::ServiceProvider;
 use super::cache::Entry;
 use super::front::Front;
 use super::plan::{Opening, Plan, SliceWork, SlicesThere};
-use crate::diff::Change;
-use crate::model::{LbName, ListenerKey, LoadBalancer};
-use crate::{Applied, Error};
+use crate::model::{LbName, ListenerKey};
+use crate::{Applied, ChangeSet, Error};
 
 /// Slices that are written at once.
 const CONCURRENT_WRITES: usize = 8;
@@ -32,14 +31,9 @@ const CONCURRENT_WRITES: usize = 8;
 const TRIES: usize = 24;
 
 impl ServiceProvider {
-    pub(super) async fn carry_out(
-        &self,
-        name: &LbName,
-        desired: &LoadBalancer,
-        changes: &[Change],
-    ) -> Result<Applied, Error> {
+    pub(super) async fn carry_out(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let there = self.service(name).await?;
-        let mut plan = Plan::new(desired, changes, there.as_ref().map(|service| &service.seen));
+        let mut plan = Plan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
         let mut trouble = None;
         let mut refused = None;
         let mut service = match there {
@@ -63,7 +57,7 @@ impl ServiceProvider {
         let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
-        plan.fail_what_would_not_close(changes, &service.seen);
+        plan.fail_what_would_not_close(set.changes, &service.seen);
         plan.postponed.extend(plan.openings.iter().flat_map(Opening::listeners));
         Ok(Applied {
             failed: plan.failed,

@@ -46,9 +46,8 @@ use self::marks::Marks;
 use self::plan::SliceId;
 use self::slices::Slice;
 use self::watch::{Watched, Watches, entry};
-use crate::diff::Change;
-use crate::model::{Attributes, Capabilities, FrontPort, LbName, LoadBalancer, Observed, Protocol};
-use crate::{Applied, Error, Provider};
+use crate::model::{Attributes, Capabilities, FrontPort, LbName, Observed, Protocol};
+use crate::{Applied, ChangeSet, Error, Provider};
 
 /// What the Services of a class shall be.
 #[derive(Clone)]
@@ -155,8 +154,8 @@ impl Provider for ServiceProvider {
         Ok(Some(view::observed(&service.seen, &service.meta.uid, slices)))
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        self.carry_out(name, desired, changes).await
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        self.carry_out(name, set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

@@ -51,6 +51,8 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         // What the cloud behind the Service can take, the Service does not say.
         capacity: Capacity { listeners: None, targets: None },
         foreign: front.foreign.keys().copied().collect(),
+        // Slices that serve no port are deleted with the next change.
+        drift: BTreeMap::new(),
         not_ready: None,
     }
 }

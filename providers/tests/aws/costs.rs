@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sharedlb_providers::aws::Aws;
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Error, Provider as _, diff};
+use sharedlb_providers::{ChangeSet, Error, Provider as _, diff};
 use sharedlb_testbed::AwsFault;
 
 use crate::peer::Cloud;
@@ -90,7 +90,7 @@ async fn what_has_its_turn_late_is_postponed_and_what_is_begun_is_finished(cloud
     let provider = Aws::new(cloud.settings(), &cloud.clients(0.5));
     let desired = wanted(&provider, (20000..20020).map(|port| (tcp(port), listener("a", [1]))));
     let changes = diff(&wanted(&provider, []), &desired);
-    let applied = provider.apply(&lb(0), &desired, &changes).await.expect("some are opened");
+    let applied = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await.expect("some are opened");
     assert!(applied.failed.is_empty() && !applied.postponed.is_empty(), "{applied:?}");
     let open = cloud.listeners(&lb(0)).await.len();
     assert!(open > 0, "what was begun is whole");

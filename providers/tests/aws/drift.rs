@@ -1,10 +1,13 @@
 //! What somebody changes by hand is found and made good, and so is what a class
 //! changes.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use sharedlb_providers::aws::{HealthCheck, Settings, TargetKind};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Error, FrontPort, Listener, ListenerKey, Protocol, Provider, Transport};
+use sharedlb_providers::{Change, ChangeSet, Error, FrontPort, Listener, ListenerKey, Protocol, Provider, Transport};
+use sharedlb_testbed::AwsFault;
 
 use crate::peer::{Cloud, text};
 use crate::steps::{converge, is_as_wanted, lb, listener, observe, tcp, wanted};
@@ -15,6 +18,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_port_that_a_stranger_took_keeps_no_target_group,
     a_listener_pointed_elsewhere_by_hand_is_pointed_back,
     one_pointed_elsewhere_that_nobody_wants_any_more_is_closed,
+    what_is_prepared_for_a_listener_that_waits_stays_until_nothing_waits,
     targets_changed_by_hand_are_set_right,
     settings_changed_by_hand_are_set_right,
     a_load_balancer_deleted_by_hand_is_made_anew,
@@ -32,7 +36,8 @@ fn two() -> [(ListenerKey, Listener); 2] {
 
 /// It is made good in one go, and there is nothing left to be done.
 async fn is_made_good(cloud: &Cloud, provider: &dyn Provider, listeners: &[(ListenerKey, Listener)]) {
-    assert_ne!(observe(provider, 0).await.load_balancer, wanted(provider, listeners.to_vec()), "it is seen");
+    let observed = observe(provider, 0).await;
+    assert_ne!(observed.changes_to(&wanted(provider, listeners.to_vec()), &BTreeSet::new()), [], "it is seen");
     let applied = converge(provider, 0, listeners.to_vec()).await;
     assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
     is_as_wanted(&*cloud.provider().await, listeners.to_vec()).await;
@@ -89,6 +94,20 @@ async fn one_pointed_elsewhere_that_nobody_wants_any_more_is_closed(cloud: &Clou
     assert_eq!(cloud.listeners(&lb(0)).await.keys().collect::<Vec<_>>(), [&20001]);
 }
 
+async fn what_is_prepared_for_a_listener_that_waits_stays_until_nothing_waits(cloud: &Cloud) {
+    let (provider, key) = (cloud.provider().await, tcp(20000));
+    cloud.fault(AwsFault::error("denied", &["CreateListener"], "AccessDenied", "no").times(None)).await;
+    converge(&*provider, 0, [(key, listener("a", [1]))]).await;
+    let drift = observe(&*provider, 0).await.drift;
+    assert!(drift[&key.port].starts_with("no listener forwards to target group slb-"), "{drift:?}");
+    let (none, waiting, nothing) = (wanted(&*provider, []), BTreeSet::from([key]), BTreeSet::new());
+    for (waiting, groups) in [(&waiting, 1), (&nothing, 0)] {
+        let set = ChangeSet::new(&none, &[Change::Configure]).while_waiting(waiting);
+        provider.apply(&lb(0), set).await.expect("it is carried out");
+        assert_eq!(cloud.groups().await.len(), groups, "while {waiting:?} wait");
+    }
+}
+
 async fn targets_changed_by_hand_are_set_right(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
@@ -139,7 +158,7 @@ async fn target_groups_that_a_dead_process_left_are_taken_up_or_removed(cloud: &
         let dying = cloud.provider().await;
         converge(&*dying, 0, two()).await;
         let four = [&two()[..], &[(tcp(20002), listener("c", [3])), (tcp(20003), listener("d", [4]))]].concat();
-        let calls = sharedlb_testbed::AwsFault::new("cut", sharedlb_testbed::FaultKind::Unreached, &["CreateListener"]);
+        let calls = AwsFault::new("cut", sharedlb_testbed::FaultKind::Unreached, &["CreateListener"]);
         cloud.fault(calls.times(None)).await;
         let applied = crate::steps::alter(&*dying, &two(), &four).await;
         assert_eq!(applied.failed.len(), 2);

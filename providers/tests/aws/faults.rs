@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use sharedlb_providers::aws::{Aws, Clients, Rates, Settings};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Error, FrontPort, ListenerKey, Protocol, Provider, Transport, diff};
+use sharedlb_providers::{ChangeSet, Error, FrontPort, ListenerKey, Protocol, Provider, Transport, diff};
 use sharedlb_testbed::{AwsFault, FaultKind};
 use tokio::sync::Notify;
 
@@ -59,7 +59,7 @@ async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
             for _ in 0..3 {
                 let seen = provider.observe(&lb(0)).await.expect("it can be observed").unwrap_or_default();
                 let changes = diff(&seen.load_balancer, &desired);
-                let _ = provider.apply(&lb(0), &desired, &changes).await;
+                let _ = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
             }
         }
         assert_eq!(cloud.0.hits("lost").await.expect("the fault is known"), 1, "{action} was lost");
@@ -278,7 +278,7 @@ async fn the_load_balancer_of_another_cluster_is_left_alone(cloud: &Cloud) {
     let refused = ours.observe(&lb(0)).await;
     assert!(matches!(&refused, Err(Error::Refused(why)) if format!("{why:#}").contains("not ours")), "{refused:?}");
     let desired = wanted(&*ours, [(tcp(20001), listener("b", [1]))]);
-    let refused = ours.apply(&lb(0), &desired, &diff(&wanted(&*ours, []), &desired)).await;
+    let refused = ours.apply(&lb(0), ChangeSet::new(&desired, &diff(&wanted(&*ours, []), &desired))).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     ours.delete(&lb(0)).await.expect("there is nothing of ours");
     is_as_wanted(&theirs, one).await;

@@ -1,10 +1,11 @@
 //! What the LB loop does, step by step, and the load balancers that tests do it with.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use sharedlb_providers::{
-    Applied, Backend, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider, diff,
+    Applied, Backend, ChangeSet, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider, diff,
 };
 
 pub(crate) fn lb(index: u32) -> LbName {
@@ -49,8 +50,9 @@ pub(crate) async fn converge(
     let desired = wanted(provider, listeners);
     loop {
         let observed = provider.observe(&lb(index)).await.expect("it can be observed").unwrap_or_default();
-        let changes = diff(&observed.load_balancer, &desired);
-        let applied = provider.apply(&lb(index), &desired, &changes).await.expect("the changes are carried out");
+        let changes = observed.changes_to(&desired, &BTreeSet::new());
+        let applied =
+            provider.apply(&lb(index), ChangeSet::new(&desired, &changes)).await.expect("the changes are carried out");
         if applied.postponed.is_empty() {
             return applied;
         }
@@ -65,7 +67,7 @@ pub(crate) async fn alter(
     to: &[(ListenerKey, Listener)],
 ) -> Applied {
     let (from, to) = (wanted(provider, from.to_vec()), wanted(provider, to.to_vec()));
-    provider.apply(&lb(0), &to, &diff(&from, &to)).await.expect("the changes are carried out")
+    provider.apply(&lb(0), ChangeSet::new(&to, &diff(&from, &to))).await.expect("the changes are carried out")
 }
 
 /// What there is, as a process sees it that was just started, is what is wanted.

@@ -21,8 +21,8 @@ use serde_json::json;
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::service::{ServiceProvider, Settings};
 use sharedlb_providers::{
-    Address, Applied, Backend, Error, IpFamily, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
-    Provider, conformance, diff,
+    Address, Applied, Backend, ChangeSet, Error, IpFamily, LbName, Listener, ListenerKey, LoadBalancer, Observed,
+    Owner, Protocol, Provider, conformance, diff,
 };
 use sharedlb_testbed::{Cluster, Parts, enter};
 
@@ -149,7 +149,7 @@ async fn a_service_of_that_name_that_is_not_ours_is_left_alone(server: &ApiServe
     let before = server.service(&lb(0)).await;
     let provider = server.provider().await;
     let desired = wanted(&*provider, [(tcp(20000), listener("a", 1))]);
-    let applied = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    let applied = provider.apply(&lb(0), ChangeSet::new(&desired, &diff(&LoadBalancer::default(), &desired))).await;
     for error in [provider.observe(&lb(0)).await.map(drop), applied.map(drop)] {
         assert!(matches!(&error, Err(Error::Refused(why)) if format!("{why:#}").contains("is not ours")), "{error:?}");
     }
@@ -283,7 +283,7 @@ async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: 
             "{still:?}"
         );
     }
-    let again = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    let again = provider.apply(&lb(0), ChangeSet::new(&desired, &diff(&LoadBalancer::default(), &desired))).await;
     assert!(matches!(again, Err(Error::NotReady(_))), "{again:?}");
     assert_eq!(server.slices().await, [], "nothing is served meanwhile");
 
@@ -308,7 +308,7 @@ async fn a_namespace_that_does_not_exist_is_named(server: &ApiServer, _: &Cluste
     let provider = ServiceProvider::new(Settings { namespace: "nowhere".into(), ..server.settings() });
     assert_eq!(provider.observe(&lb(0)).await, Ok(None));
     let desired = wanted(&provider, []);
-    let refused = provider.apply(&lb(0), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    let refused = provider.apply(&lb(0), ChangeSet::new(&desired, &diff(&LoadBalancer::default(), &desired))).await;
     assert!(matches!(&refused, Err(Error::Refused(why)) if format!("{why:#}").contains("nowhere")), "{refused:?}");
     provider.delete(&lb(0)).await.expect("there is nothing");
 }
@@ -359,7 +359,7 @@ async fn a_load_balancer_beyond_a_quota_is_told_and_not_made(server: &ApiServer,
     converge(&*provider, 0, []).await;
     server.quota("services.loadbalancers", 1, 1).await;
     let desired = wanted(&*provider, [(tcp(20000), listener("a", 1))]);
-    let refused = provider.apply(&lb(1), &desired, &diff(&LoadBalancer::default(), &desired)).await;
+    let refused = provider.apply(&lb(1), ChangeSet::new(&desired, &diff(&LoadBalancer::default(), &desired))).await;
     assert!(
         matches!(&refused, Err(Error::Exhausted(why)) if format!("{why:#}").contains("exceeded quota") && format!("{why:#}").contains(lb(1).as_str())),
         "{refused:?}"
@@ -452,7 +452,7 @@ async fn converge(
     let desired = wanted(provider, listeners);
     let observed = provider.observe(&lb(index)).await.expect("it can be observed").unwrap_or_default();
     let changes = diff(&observed.load_balancer, &desired);
-    provider.apply(&lb(index), &desired, &changes).await.expect("the changes are carried out")
+    provider.apply(&lb(index), ChangeSet::new(&desired, &changes)).await.expect("the changes are carried out")
 }
 
 async fn converge_to(

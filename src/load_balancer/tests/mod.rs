@@ -2,6 +2,7 @@
 
 mod addresses;
 mod closing;
+mod drift;
 mod families;
 mod limits;
 mod nodes;
@@ -244,11 +245,11 @@ impl Provider for Slow {
         self.0.observe(name).await
     }
 
-    async fn apply(&self, name: &LbName, desired: &LoadBalancer, changes: &[Change]) -> Result<Applied, Error> {
-        for _ in changes {
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        for _ in set.changes {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.0.apply(name, desired, changes).await
+        self.0.apply(name, set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

@@ -4,7 +4,7 @@
 mod cloud;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -14,7 +14,7 @@ use self::cloud::{Cloud, Paging, list, text};
 use self::world::{LB, Scene, is_ours, lb_name, scenes, tells, true_scenes, used_by_others};
 use super::Aws;
 use crate::model::{Address, Listener, ListenerKey, LoadBalancer, Observed};
-use crate::{Applied, Error, Provider as _, diff};
+use crate::{Applied, ChangeSet, Error, Provider as _};
 
 /// The longest that is told, in characters: what is longer is cut in the middle of
 /// its advice.
@@ -64,9 +64,11 @@ impl Scene {
                 let observed = aws.observe(&name).await;
                 told.note_seen(&observed);
                 let Ok(observed) = observed else { continue };
-                let found = observed.unwrap_or_default().load_balancer;
+                let found = observed.unwrap_or_default();
                 let desired = LoadBalancer { attributes: aws.attributes(0), listeners: self.listeners(&aws) };
-                told.note_applied(&aws.apply(&name, &desired, &diff(&found, &desired)).await);
+                told.note_applied(
+                    &aws.apply(&name, ChangeSet::new(&desired, &found.changes_to(&desired, &BTreeSet::new()))).await,
+                );
             }
             told.note(&aws.delete(&name).await.err(), &[]);
         });
