@@ -312,7 +312,7 @@ async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer
             break applied;
         }
     };
-    if let Some(error) = applied.trouble {
+    if let Some(error) = applied.unconfigured {
         return Err(error);
     }
     Ok(applied)

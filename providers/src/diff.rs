@@ -11,6 +11,7 @@ use crate::model::{ListenerKey, LoadBalancer, Observed, Owner};
 /// are in the load balancer that the changes lead to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub enum Change {
     /// Give the load balancer its settings, and repair what has drifted
     /// ([`Observed::drift`]).

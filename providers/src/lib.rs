@@ -87,6 +87,7 @@ pub trait Provider: Send + Sync {
 
 /// What one [`Provider::apply`] is to carry out.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ChangeSet<'a> {
     /// The values. It is the whole that the changes lead to: what none of them is about
     /// is as it was observed, for providers that can only write the whole.
@@ -106,6 +107,12 @@ impl<'a> ChangeSet<'a> {
         Self { desired, changes, waiting: &NONE }
     }
 
+    /// Only these of the changes.
+    #[must_use]
+    pub fn with_changes(self, changes: &'a [Change]) -> Self {
+        Self { changes, ..self }
+    }
+
     /// The same while these listeners wait.
     #[must_use]
     pub fn while_waiting(self, waiting: &'a BTreeSet<ListenerKey>) -> Self {
@@ -115,15 +122,15 @@ impl<'a> ChangeSet<'a> {
 
 /// What became of an [`Provider::apply`] that reached the load balancer.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Applied {
     /// The listeners whose change was not carried out, each with its cause.
     pub failed: BTreeMap<ListenerKey, Error>,
     /// The listeners whose change has not been begun yet, to be asked for again
     /// at once: what was done so far can be told meanwhile.
     pub postponed: BTreeSet<ListenerKey>,
-    /// Why the settings of the load balancer could not be changed, if they were
-    /// to be, and the listeners could be gone on with all the same.
-    pub trouble: Option<Error>,
+    /// Why [`Change::Configure`] was not carried out, if it was asked for and failed.
+    pub unconfigured: Option<Error>,
     /// Where the load balancer is reached, if that is known by now.
     pub addresses: Vec<Address>,
 }

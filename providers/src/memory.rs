@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use crate::diff::{Change, replay};
 use crate::model::{
     Address, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey, LoadBalancer, Observed,
-    Protocol,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -34,7 +33,7 @@ struct State {
     /// Whether no further load balancer can be made
     no_more: bool,
     limits: Capacity,
-    gather: Duration,
+    coalesce: Duration,
     families: BTreeSet<IpFamily>,
     one_set_of_backends: bool,
     calls: usize,
@@ -97,9 +96,9 @@ impl Cloud {
         self.state().limits = limits;
     }
 
-    /// From now on changes of backends are to be gathered for so long.
-    pub fn gather(&self, how_long: Duration) {
-        self.state().gather = how_long;
+    /// From now on changes of backends are to be coalesced for so long.
+    pub fn coalesce(&self, how_long: Duration) {
+        self.state().coalesce = how_long;
     }
 
     /// From now on each load balancer sends traffic to backends of these families.
@@ -164,18 +163,11 @@ impl Provider for Memory {
     fn capabilities(&self) -> Capabilities {
         let state = self.cloud.state();
         Capabilities {
-            protocols: Protocol::ALL.into(),
-            tcp_and_udp_share_a_number: true,
-            listeners_for_tcp_udp: 1,
             backends_by_transport: !state.one_set_of_backends,
-            pod_targets: true,
             node_targets: true,
-            reserved: Vec::new(),
-            default_listeners: Cloud::LISTENERS,
-            max_listeners: Cloud::LISTENERS,
             default_targets: state.limits.targets,
-            max_targets_per_listener: None,
-            gather: state.gather,
+            coalesce: state.coalesce,
+            ..Capabilities::new(Cloud::LISTENERS)
         }
     }
 

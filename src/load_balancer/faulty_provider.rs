@@ -84,27 +84,27 @@ impl Provider for FaultyProvider {
             Answers::Fine | Answers::NotReady => self.memory.apply(name, set).await,
             Answers::OneAtATime => {
                 let first = set.changes.len().min(1);
-                let mut applied = self.memory.apply(name, ChangeSet { changes: &set.changes[..first], ..set }).await?;
+                let mut applied = self.memory.apply(name, set.with_changes(&set.changes[..first])).await?;
                 applied.postponed = set.changes[first..].iter().flat_map(Change::listeners).collect();
                 Ok(applied)
             }
             Answers::ClosesOnly => {
                 let (closes, others): (Vec<Change>, Vec<Change>) =
                     set.changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
-                let applied = self.memory.apply(name, ChangeSet { changes: &closes, ..set }).await?;
+                let applied = self.memory.apply(name, set.with_changes(&closes)).await?;
                 if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, set).await?;
                 let configures = set.changes.iter().any(|change| change.listeners().is_empty());
-                applied.trouble = configures.then(|| Error::refused("no such security group"));
+                applied.unconfigured = configures.then(|| Error::refused("no such security group"));
                 Ok(applied)
             }
             Answers::NoRepair => {
                 let repairs = |change: &Change| *change == Change::Configure;
                 let changes: Vec<Change> = set.changes.iter().filter(|change| !repairs(change)).cloned().collect();
-                let mut applied = self.memory.apply(name, ChangeSet { changes: &changes, ..set }).await?;
-                applied.trouble = (changes.len() < set.changes.len()).then(|| Error::refused("it is in use"));
+                let mut applied = self.memory.apply(name, set.with_changes(&changes)).await?;
+                applied.unconfigured = (changes.len() < set.changes.len()).then(|| Error::refused("it is in use"));
                 Ok(applied)
             }
             Answers::None => Err(Error::transient("no answer")),
@@ -115,10 +115,7 @@ impl Provider for FaultyProvider {
             Answers::LostAfter(count) => {
                 self.answer(Answers::None);
                 self.memory
-                    .apply(
-                        name,
-                        ChangeSet { changes: &set.changes[..set.changes.len().min(usize::from(count))], ..set },
-                    )
+                    .apply(name, set.with_changes(&set.changes[..set.changes.len().min(usize::from(count))]))
                     .await?;
                 Err(Error::transient("the answer is lost"))
             }

@@ -168,18 +168,18 @@ impl LbLoop {
         let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
         let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
         towards.listeners.extend(meanwhile);
-        let coalesce = plan.provider.capabilities().gather;
-        let (mut now, gathered) = kept.gather(now, &observed.load_balancer, &towards, coalesce);
+        let coalesce = plan.provider.capabilities().coalesce;
+        let (mut now, put_off) = kept.coalesce(now, &observed.load_balancer, &towards, coalesce);
         if exists && now.is_empty() {
             kept.unclosed = None;
             kept.observed = Some(Some(observed));
-            return Ok(kept.gathering);
+            return Ok(kept.coalescing_until);
         }
         kept.oldest_first(&mut now);
         // Providers that write the whole must not be given what is to wait.
         let mut target = observed.load_balancer.clone();
         replay(&mut target, &towards, &now);
-        let all = later.is_empty() && gathered.is_empty();
+        let all = later.is_empty() && put_off.is_empty();
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
         let configures = now.contains(&Change::Configure);
@@ -198,7 +198,7 @@ impl LbLoop {
             }
         };
         let done = |change: &&Change| match change {
-            Change::Configure => applied.trouble.is_none(),
+            Change::Configure => applied.unconfigured.is_none(),
             _ => change
                 .listeners()
                 .iter()
@@ -218,7 +218,7 @@ impl LbLoop {
         // It is nobody's, so nobody is told of it; it is closed all the same.
         let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
-        if let Some(error) = applied.trouble {
+        if let Some(error) = applied.unconfigured {
             let (name, why) = (&self.name, format_args!("{error:#}"));
             warn!(class = %self.class, load_balancer = %name, error = %why, "load balancer could not be configured");
             let error = if drift.is_empty() { error } else { error.within(drift) };
@@ -237,7 +237,7 @@ impl LbLoop {
         kept.there = matches!(kept.observed, Some(Some(_)));
         // Which backends a new load balancer takes is known only now.
         let at_once = !exists || !applied.postponed.is_empty();
-        Ok(if at_once { Some(Instant::now()) } else { kept.gathering })
+        Ok(if at_once { Some(Instant::now()) } else { kept.coalescing_until })
     }
 
     /// The error of a load balancer that cannot be made.
@@ -324,6 +324,7 @@ impl LbLoop {
                         added = (&after - &before).len(), removed = (&before - &after).len(), "backends changed"
                     );
                 }
+                change => info!(class = %self.class, load_balancer = %self.name, ?change, "changed"),
             }
         }
     }

@@ -42,8 +42,8 @@ pub(super) struct State {
     pub(super) failed: BTreeMap<ListenerKey, Failed>,
     /// That a listener which nobody wants any more could not be closed
     pub(super) unclosed: Option<Failing>,
-    /// Until when changes of backends are gathered
-    pub(super) gathering: Option<Instant>,
+    /// Until when changes of backends are coalesced
+    pub(super) coalescing_until: Option<Instant>,
     /// Whether the load balancer was there when it was last looked at
     pub(super) there: bool,
     /// Since when it exists without an address
@@ -156,12 +156,12 @@ impl State {
     /// go out as one. The first backend of a listener does not wait: somebody
     /// waits for it. Those of a listener that another claim gets do not either:
     /// they lead to the wrong pods. Returns what is to be done now, and what waits.
-    pub(super) fn gather(
+    pub(super) fn coalesce(
         &mut self,
         changes: Vec<Change>,
         found: &LoadBalancer,
         wanted: &LoadBalancer,
-        gather: Duration,
+        coalesce: Duration,
     ) -> (Vec<Change>, Vec<Change>) {
         let waits = |change: &Change| match change {
             Change::Backends(key) => found.listeners.get(key).is_some_and(|found| {
@@ -170,12 +170,12 @@ impl State {
             }),
             _ => false,
         };
-        if gather.is_zero() || !changes.iter().any(waits) {
-            self.gathering = None;
+        if coalesce.is_zero() || !changes.iter().any(waits) {
+            self.coalescing_until = None;
             return (changes, Vec::new());
         }
-        if *self.gathering.get_or_insert(Instant::now() + gather) <= Instant::now() {
-            self.gathering = None;
+        if *self.coalescing_until.get_or_insert(Instant::now() + coalesce) <= Instant::now() {
+            self.coalescing_until = None;
             return (changes, Vec::new());
         }
         changes.into_iter().partition(|change| !waits(change))

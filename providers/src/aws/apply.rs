@@ -100,7 +100,7 @@ impl Aws {
         let begin_by = Some(Instant::now() + SLICE);
         if set.changes.iter().any(|change| matches!(change, Change::Configure)) {
             let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
-            applied.trouble = configured.err().map(|failure| {
+            applied.unconfigured = configured.err().map(|failure| {
                 known.looked.take_if(|_| failure.leaves_doubt());
                 self.error(failure)
             });
@@ -108,7 +108,7 @@ impl Aws {
         let tidied = self.tidy(known, &ports, set, &touched, &turn(Urgency::Tidy, begin_by)).await;
         if let Err(failure) = tidied {
             known.looked.take_if(|_| failure.leaves_doubt());
-            applied.trouble.get_or_insert(self.error(failure));
+            applied.unconfigured.get_or_insert(self.error(failure));
         }
         Ok(applied)
     }

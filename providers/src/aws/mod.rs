@@ -38,13 +38,13 @@ use self::limits::Limits;
 use self::look::Look;
 use self::names::Target;
 pub use self::settings::{HealthCheck, IpAddressType, IpFamily, Scheme, Settings, SubnetMapping, TargetKind};
-use crate::model::{Attributes, Backend, Capabilities, LbName, Observed, Protocol};
+use crate::model::{Attributes, Backend, Capabilities, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
-/// How long changes of backends are gathered, to go out as one call to register
+/// How long changes of backends are coalesced, to go out as one call to register
 /// and one to deregister: a rollout replaces its pods one after another, and
 /// those calls are refilled at 4 a second for all load balancers together.
-const GATHER: Duration = Duration::from_secs(1);
+const COALESCE: Duration = Duration::from_secs(1);
 
 /// The provider of a class.
 pub struct Aws {
@@ -118,20 +118,13 @@ impl Aws {
 impl Provider for Aws {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            protocols: Protocol::ALL.into(),
             // A port number has one listener, whatever it accepts.
             tcp_and_udp_share_a_number: false,
-            listeners_for_tcp_udp: 1,
-            // A listener forwards to one target group.
-            backends_by_transport: false,
-            pod_targets: true,
             node_targets: true,
-            reserved: Vec::new(),
-            default_listeners: limits::LISTENERS,
-            max_listeners: limits::LISTENERS,
             default_targets: Some(self.targets_unseen()),
             max_targets_per_listener: Some(limits::TARGETS_PER_GROUP),
-            gather: GATHER,
+            coalesce: COALESCE,
+            ..Capabilities::new(limits::LISTENERS)
         }
     }
 

@@ -13,6 +13,7 @@ use super::port::{FrontPort, Protocol};
 #[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Capabilities {
     /// What a listener may accept
     pub protocols: BTreeSet<Protocol>,
@@ -38,13 +39,37 @@ pub struct Capabilities {
     pub default_targets: Option<u32>,
     /// The most targets that one listener can have; `None`: no limit
     pub max_targets_per_listener: Option<u32>,
-    /// How long changes of backends are gathered, to go out as one. More than
+    /// How long changes of backends are coalesced, to go out as one. More than
     /// zero where calls are dear: there, what opens a port also goes ahead of
     /// what tidies up.
     /// (Serialized in milliseconds.)
     #[serde_as(as = "DurationMilliSeconds<u64>")]
-    #[serde(rename = "gatherMilliseconds")]
-    pub gather: Duration,
+    #[serde(rename = "coalesceMilliseconds")]
+    pub coalesce: Duration,
+}
+
+impl Capabilities {
+    /// What most load balancers can do: every protocol, TCP and UDP of one number for
+    /// different claims, one listener for both with the same backends, and traffic to
+    /// pods. They have at most so many listeners, and that many where the class does not
+    /// say; targets are not counted, and changes go out at once.
+    #[must_use]
+    pub fn new(max_listeners: u32) -> Self {
+        Self {
+            protocols: Protocol::ALL.into(),
+            tcp_and_udp_share_a_number: true,
+            listeners_for_tcp_udp: 1,
+            backends_by_transport: false,
+            pod_targets: true,
+            node_targets: false,
+            reserved: Vec::new(),
+            default_listeners: max_listeners,
+            max_listeners,
+            default_targets: None,
+            max_targets_per_listener: None,
+            coalesce: Duration::ZERO,
+        }
+    }
 }
 
 /// What fits on one load balancer.

@@ -46,6 +46,7 @@ pub struct LoadBalancer {
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct Observed {
     /// Our part of it
     pub load_balancer: LoadBalancer,

@@ -103,7 +103,7 @@ fn the_form_of_capabilities_is_stable() {
         max_listeners: 100,
         default_targets: None,
         max_targets_per_listener: Some(1000),
-        gather: Duration::from_millis(1500),
+        coalesce: Duration::from_millis(1500),
     };
     let expected = json!({
         "protocols": ["TCP", "TCP_UDP"],
@@ -116,7 +116,7 @@ fn the_form_of_capabilities_is_stable() {
         "defaultListeners": 50,
         "maxListeners": 100,
         "maxTargetsPerListener": 1000,
-        "gatherMilliseconds": 1500,
+        "coalesceMilliseconds": 1500,
     });
     assert_eq!(serde_json::to_value(&capabilities).unwrap(), expected);
     assert_eq!(serde_json::from_value::<Capabilities>(expected).unwrap(), capabilities);

@@ -34,11 +34,11 @@ impl ServiceProvider {
     pub(super) async fn carry_out(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let there = self.service(name).await?;
         let mut plan = Plan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
-        let mut trouble = None;
+        let mut unconfigured = None;
         let mut refused = None;
         let mut service = match there {
             Some(service) if !plan.closing.is_empty() || plan.lets_go => {
-                self.write_what_stays(name, service, &mut plan, &mut trouble).await?
+                self.write_what_stays(name, service, &mut plan, &mut unconfigured).await?
             }
             Some(service) => service,
             None => self.create(name, &mut plan, &mut refused).await?,
@@ -53,7 +53,7 @@ impl ServiceProvider {
         plan.failed.extend(failed);
         plan.drop_failed_openings();
 
-        service = self.open(name, service, &mut plan, refused, &mut trouble).await?;
+        service = self.open(name, service, &mut plan, refused, &mut unconfigured).await?;
         let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
@@ -62,7 +62,7 @@ impl ServiceProvider {
         Ok(Applied {
             failed: plan.failed,
             postponed: plan.postponed,
-            trouble,
+            unconfigured,
             addresses: service.seen.addresses.clone(),
         })
     }
@@ -106,12 +106,12 @@ impl ServiceProvider {
         name: &LbName,
         service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
-        trouble: &mut Option<Error>,
+        unconfigured: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
         let configures = std::mem::take(&mut plan.configures);
         match self.write_service(name, &plan.attributes, &plan.stays, Some(&service)).await {
             Err(error) if error.is_refusal() && configures => {
-                *trouble = Some(error);
+                *unconfigured = Some(error);
                 plan.attributes.clone_from(&service.seen.attributes);
                 // Without ports to close there is nothing to be written.
                 if plan.stays == service.seen.ours {
@@ -131,7 +131,7 @@ impl ServiceProvider {
         mut service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
         mut refused: Option<Error>,
-        trouble: &mut Option<Error>,
+        unconfigured: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
         if refused.is_none() {
             if plan.openings.is_empty() && !plan.configures {
@@ -147,13 +147,13 @@ impl ServiceProvider {
                 Err(error) => return Err(error),
             }
             if plan.configures && plan.openings.is_empty() {
-                *trouble = refused;
+                *unconfigured = refused;
                 return Ok(service);
             }
             if plan.configures {
-                service = self.write_what_stays(name, service, plan, trouble).await?;
+                service = self.write_what_stays(name, service, plan, unconfigured).await?;
                 // It may have been for the settings alone.
-                refused.take_if(|_| trouble.is_some());
+                refused.take_if(|_| unconfigured.is_some());
             }
         }
         let mut tries = TRIES;

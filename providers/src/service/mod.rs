@@ -29,7 +29,6 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
@@ -46,8 +45,12 @@ use self::marks::Marks;
 use self::plan::SliceId;
 use self::slices::Slice;
 use self::watch::{Watched, Watches, entry};
-use crate::model::{Attributes, Capabilities, FrontPort, LbName, Observed, Protocol};
+use crate::model::{Attributes, Capabilities, FrontPort, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
+
+/// The most listeners of a Service. They keep the object, of which a port takes up some
+/// 200 bytes with its managed fields, far below etcd's limit of 1.5 MiB.
+const MAX_LISTENERS: u32 = 1000;
 
 /// What the Services of a class shall be.
 #[derive(Clone)]
@@ -100,27 +103,16 @@ impl ServiceProvider {
 impl Provider for ServiceProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            protocols: Protocol::ALL.into(),
-            tcp_and_udp_share_a_number: true,
             // A Service has a port for each of the two.
             listeners_for_tcp_udp: 2,
             backends_by_transport: true,
-            // A Service is refused as a whole, so that a refused listener is
-            // looked for among those that were to open.
-            pod_targets: true,
-            // Endpoints that are nodes would be reached through the Service's
-            // own node ports.
+            // Endpoints that are nodes would be reached through the Service's own
+            // node ports.
             node_targets: false,
-            reserved: Vec::new(),
             // The smallest limit of what clouds put behind a Service: an AWS NLB
             // has 50 listeners.
             default_listeners: 50,
-            // Keeps a Service object, of which a port takes up some 200 bytes
-            // with its managed fields, far below etcd's limit of 1.5 MiB.
-            max_listeners: 1000,
-            default_targets: None,
-            max_targets_per_listener: None,
-            gather: Duration::ZERO,
+            ..Capabilities::new(MAX_LISTENERS)
         }
     }
 

@@ -39,7 +39,7 @@ async fn is_made_good(cloud: &Cloud, provider: &dyn Provider, listeners: &[(List
     let observed = observe(provider, 0).await;
     assert_ne!(observed.changes_to(&wanted(provider, listeners.to_vec()), &BTreeSet::new()), [], "it is seen");
     let applied = converge(provider, 0, listeners.to_vec()).await;
-    assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
+    assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "{applied:?}");
     is_as_wanted(&*cloud.provider().await, listeners.to_vec()).await;
     assert_eq!(cloud.groups().await.iter().filter(|name| name.starts_with("slb-")).count(), listeners.len());
 }
@@ -190,7 +190,7 @@ async fn settings_that_the_class_changes_reach_what_there_is(cloud: &Cloud) {
         [&two()[..], &[(ListenerKey { port: tcp(53).port, protocol: Protocol::Udp }, listener("dns", [3]))]].concat();
     for _ in 0..2 {
         let applied = converge(&provider, 0, three.clone()).await;
-        assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
+        assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "{applied:?}");
         is_as_wanted(&provider, three.clone()).await;
     }
     for (port, listener) in cloud.listeners(&lb(0)).await {
@@ -240,7 +240,7 @@ async fn targets_change_from_pods_to_nodes(cloud: &Cloud) {
     let node = provider.as_observed(node).expect("it is an instance");
     let on_node = [(tcp(20000), Listener { backends: [node].into(), ..listener("a", []) })];
     let applied = converge(&provider, 0, on_node.clone()).await;
-    assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
+    assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "{applied:?}");
     is_as_wanted(&provider, on_node).await;
     assert_eq!(cloud.groups().await.len(), 1, "those with pods are gone");
 }
@@ -264,7 +264,7 @@ async fn an_adopted_load_balancer_keeps_all_but_our_listeners(cloud: &Cloud) {
     cloud.actions().await;
     for desired in [two().to_vec(), vec![two()[0].clone()]] {
         let applied = converge(&provider, 0, desired.clone()).await;
-        assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
+        assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "{applied:?}");
         is_as_wanted(&cloud.provider_with(settings.clone()), desired).await;
     }
     assert_eq!(observe(&provider, 0).await.foreign.len(), 1);

@@ -211,7 +211,7 @@ async fn a_target_group_in_use_for_a_moment_goes_later(cloud: &Cloud) {
     let both = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [1]))];
     converge(&*provider, 0, both.clone()).await;
     let applied = alter(&*provider, &both, &both[..1]).await;
-    assert!(applied.failed.is_empty() && applied.trouble.is_none(), "the port is closed: {applied:?}");
+    assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "the port is closed: {applied:?}");
     assert_eq!(cloud.groups().await.len(), 2);
     let still = provider.delete(&lb(0)).await;
     assert!(matches!(&still, Err(Error::NotReady(why)) if format!("{why:#}").contains("in use")), "{still:?}");
@@ -292,7 +292,7 @@ async fn a_security_group_that_is_gone_stops_no_listener(cloud: &Cloud) {
     let two = [one[0].clone(), (tcp(20001), listener("b", [1]))];
     let applied = converge(&provider, 0, two.clone()).await;
     assert!(applied.failed.is_empty());
-    let why = format!("{:#}", applied.trouble.expect("it is reported"));
+    let why = format!("{:#}", applied.unconfigured.expect("it is reported"));
     assert!(why.contains("SetSecurityGroups") && why.contains("sg-00000000000000000"), "{why}");
     assert_eq!(observe(&provider, 0).await.load_balancer.listeners, wanted(&provider, two).listeners);
 }
@@ -310,7 +310,7 @@ async fn what_is_made_carries_the_tag_that_the_policy_wants(cloud: &Cloud) {
     ];
     for desired in steps {
         let applied = converge(&provider, 0, desired.clone()).await;
-        assert!(applied.failed.is_empty() && applied.trouble.is_none(), "{applied:?}");
+        assert!(applied.failed.is_empty() && applied.unconfigured.is_none(), "{applied:?}");
         is_as_wanted(&provider, desired).await;
     }
     provider.delete(&lb(0)).await.expect("it is permitted");

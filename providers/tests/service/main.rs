@@ -414,13 +414,13 @@ async fn settings_that_are_refused_hold_up_no_port(server: &ApiServer, _: &Clust
         let applied = converge(&provider, 0, [(tcp(port), listener(claim, 1))]).await;
         assert_eq!(applied.failed, BTreeMap::new());
         assert!(
-            matches!(&applied.trouble, Some(Error::Refused(why)) if format!("{why:#}").contains("refused on demand"))
+            matches!(&applied.unconfigured, Some(Error::Refused(why)) if format!("{why:#}").contains("refused on demand"))
         );
         assert_eq!(open(&provider, 0).await, [tcp(port)]);
     }
     server.admit_only("true").await;
     let applied = converge(&provider, 0, [(tcp(20002), listener("comes too", 1))]).await;
-    assert_eq!(applied.trouble, None);
+    assert_eq!(applied.unconfigured, None);
     assert_eq!(observe(&provider, 0).await.load_balancer.attributes, provider.attributes(0));
 }
 

@@ -49,9 +49,9 @@ async fn what_was_closed_before_an_apply_failed_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backends_of_a_listener_that_another_claim_gets_are_not_gathered() {
+async fn the_backends_of_a_listener_that_another_claim_gets_are_not_coalesced() {
     let running = Running::start().await;
-    running.cloud.gather(Duration::from_secs(10));
+    running.cloud.coalesce(Duration::from_secs(10));
     let (a, b) = (claim("a").holds(0, 20001), claim("b").holds(0, 20001));
     running.plan(std::slice::from_ref(&a)).await;
     running.endpoints(&a, 2).await;

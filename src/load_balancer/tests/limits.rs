@@ -5,12 +5,12 @@ use sharedlb_providers::Capacity;
 use super::super::state::trouble;
 use super::*;
 
-const GATHER: Duration = Duration::from_secs(1);
+const COALESCE: Duration = Duration::from_secs(1);
 
 /// A loop of a load balancer whose calls are dear, with a listener that has a backend.
 async fn dear() -> (Running, ClaimFixture) {
     let running = Running::start().await;
-    running.cloud.gather(GATHER);
+    running.cloud.coalesce(COALESCE);
     let a = claim("a").holds(0, 20001);
     running.plan(std::slice::from_ref(&a)).await;
     running.endpoints(&a, 1).await;
@@ -19,26 +19,26 @@ async fn dear() -> (Running, ClaimFixture) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_calls_are_dear_changes_of_backends_are_gathered_and_go_out_as_one() {
+async fn where_calls_are_dear_changes_of_backends_are_coalesced_and_go_out_as_one() {
     let (running, a) = dear().await;
     let before = running.cloud.calls();
     for pods in [2, 3, 4] {
         running.endpoints(&a, pods).await;
-        tokio::time::sleep(GATHER / 5).await;
+        tokio::time::sleep(COALESCE / 5).await;
     }
     assert_eq!(running.cloud.calls(), before);
-    tokio::time::sleep(GATHER).await;
+    tokio::time::sleep(COALESCE).await;
     assert_eq!(running.cloud.calls(), before + 2, "an apply, and one change");
     assert_eq!(running.open().await, BTreeMap::from([(20001, 4)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_port_is_opened_at_once_while_changes_of_backends_are_gathered() {
+async fn a_port_is_opened_at_once_while_changes_of_backends_are_coalesced() {
     let (running, a) = dear().await;
     running.endpoints(&a, 2).await;
     running.plan(&[a, claim("b").holds(0, 20002)]).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 1), (20002, 0)]));
-    tokio::time::sleep(GATHER).await;
+    tokio::time::sleep(COALESCE).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 2), (20002, 0)]));
 }
 

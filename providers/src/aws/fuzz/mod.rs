@@ -44,7 +44,7 @@ impl Told {
 
     fn note_applied(&mut self, applied: &Result<Applied, Error>) {
         match applied {
-            Ok(applied) => self.note(applied.failed.values().chain(&applied.trouble), &applied.addresses),
+            Ok(applied) => self.note(applied.failed.values().chain(&applied.unconfigured), &applied.addresses),
             Err(error) => self.note([error], &[]),
         }
     }
