@@ -10,12 +10,14 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use sharedlb_providers::Provider;
 use tracing::{info, warn};
 
 use crate::backends::Backends;
 use crate::class::{ClassLoop, Settings};
 use crate::kubernetes::events::Events;
 use crate::leader::{self, Candidate, Fence, Leader};
+use crate::load_balancer::ADDRESS_WITHIN;
 use crate::process::health;
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
@@ -73,10 +75,10 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
 }
 
 /// What the web pages of this process report.
-struct Process {
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-    tasks: Arc<Tasks>,
+pub(crate) struct Process {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) tasks: Arc<Tasks>,
 }
 
 /// Waits until this process is the leader, and acts until `stop` is done.
@@ -99,12 +101,18 @@ async fn lead(
     process.metrics.leads(true);
     let fence = leader.as_ref().map_or_else(Fence::open, |leader| leader.fence().clone());
     let unacknowledged = options.lease.as_ref().map(|lease| lease.terms.unacknowledged());
-    let client = || leader::fenced_client(config.clone(), &fence, unacknowledged);
-    let clients = Clients { objects: client()?, providers: client()?, events: client()? };
+    let clients = Clients::new(|| leader::fenced_client(config.clone(), &fence, unacknowledged))?;
+    let environment = Environment {
+        clients,
+        fence: fence.clone(),
+        provider_fence: fence,
+        address_within: Some(ADDRESS_WITHIN),
+        adapt: Box::new(|provider| provider),
+    };
     tokio::select! {
         // In this order, so that it is not ready between the one and the other.
         biased;
-        result = work(clients, options, process, fence) => result,
+        result = work(environment, options, process) => result,
         result = keep(leader, stop) => Ok(result?),
     }
 }
@@ -118,7 +126,8 @@ async fn keep(leader: Option<Leader>, stop: impl Future<Output = ()>) -> std::io
     leader.keep(stop).await
 }
 
-async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> {
+/// How to reach the API server.
+pub(crate) async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> {
     let config = match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
@@ -130,9 +139,26 @@ async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> 
     Ok(config)
 }
 
-/// The clients of a leader. Each has a limit of requests of its own, so that neither
-/// load balancers nor Events wait behind the writes of thousands of claims.
-struct Clients {
+/// What the controller acts on.
+pub(crate) struct Environment {
+    pub(crate) clients: Clients,
+    /// What the LB loops' changes must pass
+    pub(crate) fence: Fence,
+    /// What a provider's calls that change a cloud must pass
+    pub(crate) provider_fence: Fence,
+    /// How long a load balancer may be without an address until that is reported;
+    /// `None`: for ever
+    pub(crate) address_within: Option<Duration>,
+    /// What is made of every provider before it is used
+    pub(crate) adapt: Adapt,
+}
+
+/// What makes another provider of a provider.
+pub(crate) type Adapt = Box<dyn Fn(Box<dyn Provider>) -> Box<dyn Provider> + Send + Sync>;
+
+/// The clients of the API server. Each has a limit of requests of its own, so that
+/// neither load balancers nor Events wait behind the writes of thousands of claims.
+pub(crate) struct Clients {
     /// Of the watches, the class loop and the sources
     objects: Client,
     /// Of providers whose load balancers are objects of the cluster
@@ -141,7 +167,15 @@ struct Clients {
     events: Client,
 }
 
-async fn work(clients: Clients, options: Options, process: Process, fence: Fence) -> anyhow::Result<()> {
+impl Clients {
+    pub(crate) fn new(client: impl Fn() -> kube::Result<Client>) -> kube::Result<Self> {
+        Ok(Self { objects: client()?, providers: client()?, events: client()? })
+    }
+}
+
+/// Runs the controller in this environment, for ever.
+pub(crate) async fn work(environment: Environment, options: Options, process: Process) -> anyhow::Result<()> {
+    let Environment { clients, fence, provider_fence, address_within, adapt } = environment;
     let Clients { objects: client, providers, events } = clients;
     let Process { metrics, readiness, tasks: names } = process;
     let part = readiness.part();
@@ -155,11 +189,13 @@ async fn work(clients: Clients, options: Options, process: Process, fence: Fence
     let count = move |result| of_events.api_write("Event", "create", result);
     let (events, write_events) = Events::new(events, count);
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
+    let make = provider::maker(providers, cluster_id.clone(), options.aws_call_rate, provider_fence);
     let (class_loop, inbox) = ClassLoop::new(Settings {
-        make_provider: provider::maker(providers, cluster_id.clone(), options.aws_call_rate, fence.clone()),
+        make_provider: Box::new(move |class, spec| adapt(make(class, spec))),
         client: client.clone(),
         cluster_id,
         resync: options.resync,
+        address_within,
         backends: backends.clone(),
         events,
         metrics: metrics.clone(),

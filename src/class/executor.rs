@@ -171,6 +171,7 @@ impl ClassLoop {
             name: name.clone(),
             existed,
             address_overdue,
+            address_within: self.settings.address_within,
             class: class.clone(),
             plans: receiver,
             signal: signal.clone(),

@@ -75,6 +75,9 @@ pub struct Settings {
     /// How often a load balancer is looked at although nothing is known to have
     /// changed
     pub resync: Duration,
+    /// How long a load balancer may be without an address until that is reported;
+    /// `None`: for ever
+    pub address_within: Option<Duration>,
     /// Makes the provider of a class
     pub make_provider: MakeProvider,
     /// Services and EndpointSlices

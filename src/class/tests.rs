@@ -6,6 +6,7 @@ use sharedlb_providers::memory::Memory;
 
 use super::*;
 use crate::fixtures::claim;
+use crate::load_balancer::ADDRESS_WITHIN;
 use crate::process::readiness::Readiness;
 
 /// A class loop whose writes are never answered.
@@ -18,6 +19,7 @@ fn class_loop() -> ClassLoop {
         client,
         cluster_id: "cluster".into(),
         resync: Duration::from_secs(600),
+        address_within: Some(ADDRESS_WITHIN),
         make_provider: Box::new(|_, _| Box::new(Memory::default())),
         backends: Arc::default(),
         events,

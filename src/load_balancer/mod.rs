@@ -37,6 +37,12 @@ use crate::load_balancer::share::Limits;
 use crate::process::due::wait_until;
 use crate::process::metrics::Metrics;
 
+/// How long a load balancer may be without an address before that is told as a
+/// failure. An implementation that has an address to give does so within a second or
+/// two (MetalLB). For a cloud that takes minutes, the failure is withdrawn once the
+/// address comes.
+pub(crate) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
+
 /// The longest rest after a run.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -54,6 +60,8 @@ pub struct LbLoop {
     pub existed: bool,
     /// Whether the last process told that its address is overdue
     pub address_overdue: bool,
+    /// How long it may be without an address until that is reported; `None`: for ever
+    pub address_within: Option<Duration>,
     /// Where traffic goes
     pub backends: Arc<Backends>,
     /// Whom the outcome is told
@@ -117,7 +125,7 @@ impl LbLoop {
             Some(_) => self.converge(plan, kept).await,
             None => self.remove(plan, kept).await,
         };
-        let address = kept.note_address();
+        let address = kept.note_address(self.address_within);
         match result {
             Ok(next) => {
                 self.note_no_trouble(kept);

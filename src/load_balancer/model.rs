@@ -18,9 +18,9 @@ use sharedlb_providers::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::LbLoop;
 use super::faulty_provider::{Answers, FaultyProvider};
 use super::state::{Failed, Failing, State};
+use super::{ADDRESS_WITHIN, LbLoop};
 use crate::allocation::HeldSlot;
 use crate::api::claim::ClaimObject;
 use crate::backends::{Backends, ServiceObject, Signal, SliceObject};
@@ -172,6 +172,7 @@ fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
         name: name(index),
         existed: false,
         address_overdue: false,
+        address_within: Some(ADDRESS_WITHIN),
         class: "default".into(),
         plans: watch::channel(plan.clone()).1,
         signal: Arc::new(Signal::default()),

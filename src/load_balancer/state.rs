@@ -20,11 +20,6 @@ use crate::load_balancer::share::LeftOut;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// How long a load balancer may be without an address before that is told as a
-/// failure. An implementation that has an address to give does so within a second or
-/// two (MetalLB). For a cloud that takes minutes, the failure is withdrawn once the
-/// address comes.
-pub(super) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 /// Conflicts in a row of which nobody is told.
 const CONFLICTS_UNTOLD: u32 = 20;
 
@@ -191,9 +186,9 @@ impl State {
         self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
-    /// Notes whether the load balancer was seen with an address. Returns when to
-    /// look at that again.
-    pub(super) fn note_address(&mut self) -> Option<Instant> {
+    /// Notes whether the load balancer was seen with an address, which is overdue after
+    /// `within`. Returns when to look at that again.
+    pub(super) fn note_address(&mut self, within: Option<Duration>) -> Option<Instant> {
         let now = Instant::now();
         let Some(Some(observed)) = &self.observed else {
             // One that could not be observed is as it was.
@@ -208,8 +203,9 @@ impl State {
             (self.without_address, self.address_overdue) = (None, false);
         }
         let since = (!has_address).then(|| *self.without_address.get_or_insert(now));
-        self.address_overdue |= since.is_some_and(|since| since + ADDRESS_WITHIN <= now);
-        let overdue_at = since.filter(|_| !self.address_overdue).map(|since| since + ADDRESS_WITHIN);
+        let overdue_at = since.zip(within).map(|(since, within)| since + within);
+        self.address_overdue |= overdue_at.is_some_and(|overdue_at| overdue_at <= now);
+        let overdue_at = overdue_at.filter(|_| !self.address_overdue);
         overdue_at.into_iter().chain(self.trials.next()).min()
     }
 

@@ -1,7 +1,7 @@
 //! Load balancers without an address, that cannot be made, and that lose their
 //! address for a listener.
 
-use super::super::state::ADDRESS_WITHIN;
+use super::super::ADDRESS_WITHIN;
 use super::*;
 
 async fn without_address() -> Running {

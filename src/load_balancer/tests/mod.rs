@@ -64,6 +64,7 @@ impl Running {
             name: name(),
             existed,
             address_overdue: false,
+            address_within: Some(ADDRESS_WITHIN),
             class: "default".into(),
             plans: receiver,
             signal: signal.clone(),
