@@ -10,6 +10,7 @@ pub mod api;
 pub mod backends;
 pub mod class;
 pub mod controller;
+pub mod dry_run;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]

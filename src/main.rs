@@ -1,12 +1,15 @@
 //! The command `sharedlb`.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use sharedlb::controller::{self, Options};
+use sharedlb::dry_run;
 use sharedlb::leader::{self, Terms};
 use sharedlb::process::tasks;
 use sharedlb::sources;
@@ -70,6 +73,14 @@ struct ControllerArgs {
     /// Services without a class then.
     #[arg(long, env = "SHAREDLB_SERVE_UNCLASSED_SERVICES")]
     serve_unclassed_services: bool,
+    /// Print what would be changed in the API and on load balancers, change nothing,
+    /// and end: with the status 0 if nothing would be changed, and 2 if something
+    /// would. Needs no Lease, no port, and only rights to read.
+    #[arg(long, env = "SHAREDLB_DRY_RUN")]
+    dry_run: bool,
+    /// How long a dry run may take.
+    #[arg(long, env = "SHAREDLB_DRY_RUN_TIMEOUT", default_value = "2m", value_parser = duration)]
+    dry_run_timeout: Duration,
     #[command(flatten)]
     leader_election: LeaderElection,
     /// The format of the log.
@@ -157,32 +168,25 @@ fn call_rate(text: &str) -> Result<f64, String> {
     if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("must be a number from 0.01 to 1000".to_owned()) }
 }
 
-fn main() -> anyhow::Result<()> {
+/// The exit status of a dry run after which something would be changed.
+const WOULD_CHANGE: u8 = 2;
+
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Controller(args) => run_controller(*args),
-        Command::Crds { write } => crds(write),
-        Command::Version => {
-            println!("sharedlb {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        Command::Controller(args) => return run_controller(*args),
+        Command::Crds { write } => crds(write)?,
+        Command::Version => println!("sharedlb {}", env!("CARGO_PKG_VERSION")),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-#[tokio::main]
-async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
+fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let log = tracing_subscriber::fmt().with_env_filter(args.log_level).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
     tasks::end_on_panic();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     let options = Options {
         listen: args.listen,
         kubeconfig: args.kubeconfig,
@@ -195,6 +199,29 @@ async fn run_controller(args: ControllerArgs) -> anyhow::Result<()> {
             config_maps: args.source_configmaps,
         },
         lease: args.leader_election.options()?,
+    };
+    if args.dry_run {
+        let report = dry_run::run(options, args.dry_run_timeout)?;
+        // A reader such as `head` may have read enough.
+        match std::io::stdout().write_all(report.to_string().as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
+        return Ok(if report.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(WOULD_CHANGE) });
+    }
+    act(options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the controller until it is asked to end.
+#[tokio::main]
+async fn act(options: Options) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     };
     controller::run(options, stop).await
 }

@@ -95,7 +95,7 @@ impl LbLoop {
             self.report(plan, &mut kept);
             // It rests for as long as the run took: where changes are slow, more of
             // them then go into one, and their receiver has time for others.
-            tokio::time::sleep(started.elapsed().min(REST_MAX)).await;
+            wait_until(Some(Instant::now() + started.elapsed().min(REST_MAX))).await;
             tokio::select! {
                 // The end of the plans first: a resync would carry out the last plan again.
                 biased;

@@ -3,10 +3,16 @@
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-/// Waits until this time, or for ever if nothing is due.
+use super::tasks;
+
+/// Waits until this time, or for ever if nothing is due. Meanwhile the current task
+/// is known to wake at this time (see [`tasks::Tasks::next_wake`]).
 pub(crate) async fn wait_until(time: Option<Instant>) {
     match time {
-        Some(time) => tokio::time::sleep_until(time).await,
+        Some(time) => {
+            let _wakes = tasks::wakes_at(time);
+            tokio::time::sleep_until(time).await;
+        }
         None => std::future::pending().await,
     }
 }

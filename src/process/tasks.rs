@@ -30,6 +30,8 @@ struct Task {
     name: String,
     /// Since when it is being polled; `None`: it waits
     polled_since: Mutex<Option<Instant>>,
+    /// When it goes on although nothing happens
+    wakes_at: Mutex<Option<tokio::time::Instant>>,
 }
 
 /// The tasks that there are.
@@ -39,7 +41,7 @@ pub struct Tasks(Mutex<Vec<Weak<Task>>>);
 impl Tasks {
     /// The same future, as a task of this name.
     pub fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
-        let task = Arc::new(Task { name, polled_since: Mutex::default() });
+        let task = Arc::new(Task { name, polled_since: Mutex::default(), wakes_at: Mutex::default() });
         let mut tasks = lock(&self.0);
         tasks.retain(|known| known.strong_count() > 0);
         tasks.push(Arc::downgrade(&task));
@@ -58,6 +60,38 @@ impl Tasks {
             let polled_for = lock(&task.polled_since).map(|since| since.elapsed())?;
             (polled_for > limit).then(|| format!("{} has not yielded for {} s", task.name, polled_for.as_secs()))
         })
+    }
+
+    /// The task that is the first to go on although nothing happens, and when;
+    /// `None`: none will.
+    pub(crate) fn next_wake(&self) -> Option<(String, tokio::time::Instant)> {
+        let tasks = lock(&self.0);
+        let waking = tasks.iter().filter_map(Weak::upgrade).filter_map(|task| {
+            let wakes_at = (*lock(&task.wakes_at))?;
+            Some((task.name.clone(), wakes_at))
+        });
+        waking.min_by_key(|(_, wakes_at)| *wakes_at)
+    }
+}
+
+/// The current task goes on at this time although nothing happens, until what is
+/// returned is dropped.
+pub(super) fn wakes_at(time: tokio::time::Instant) -> WakesAt {
+    let task = CURRENT.with_borrow(|current| current.as_ref().map(|current| current.task.clone()));
+    if let Some(task) = &task {
+        *lock(&task.wakes_at) = Some(time);
+    }
+    WakesAt(task)
+}
+
+/// A task waits for a time.
+pub(super) struct WakesAt(Option<Arc<Task>>);
+
+impl Drop for WakesAt {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            *lock(&task.wakes_at) = None;
+        }
     }
 }
 
@@ -119,6 +153,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
     use super::*;
+    use crate::process::due::wait_until;
 
     const SIGABRT: i32 = 6;
 
@@ -147,6 +182,21 @@ mod tests {
         drop(end);
         polling.join().unwrap();
         assert_eq!(tasks.stuck(Duration::ZERO), None, "it has ended");
+    }
+
+    #[tokio::test]
+    async fn it_is_known_when_a_task_goes_on_by_itself_for_as_long_as_it_waits() {
+        let tasks = Tasks::default();
+        let time = tokio::time::Instant::now() + Duration::from_secs(60);
+        let mut later = Box::pin(tasks.named("later".into(), wait_until(Some(time + Duration::from_secs(1)))));
+        let mut first = Box::pin(tasks.named("first".into(), wait_until(Some(time))));
+        let mut never = Box::pin(tasks.named("never".into(), wait_until(None)));
+        assert!(futures::poll!(&mut later).is_pending());
+        assert!(futures::poll!(&mut first).is_pending());
+        assert!(futures::poll!(&mut never).is_pending());
+        assert_eq!(tasks.next_wake(), Some(("first".into(), time)));
+        drop((first, later));
+        assert_eq!(tasks.next_wake(), None);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 //! finds there is read by boto3, and compared with what claims were promised.
 
 mod cost;
+mod dry_run;
 mod edits;
 mod failing;
 mod growth;
@@ -28,6 +29,7 @@ fn main() -> anyhow::Result<()> {
         let trials = [
             growth::trials(test),
             cost::trials(test),
+            dry_run::trials(test),
             edits::trials(test),
             failing::trials(test),
             meddling::trials(test),

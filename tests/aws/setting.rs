@@ -2,7 +2,7 @@
 //! a region of its own with a class, a namespace and a pod.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -44,6 +44,11 @@ impl World {
         install(&cluster).await?;
         let kubeconfig = controller_kubeconfig(&cluster).await?;
         Ok(Self { cluster, peer, kubeconfig, running: Mutex::default() })
+    }
+
+    /// The kubeconfig file of the controller.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Sees to it that a controller with these flags runs.
