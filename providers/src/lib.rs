@@ -12,6 +12,8 @@ pub mod aws;
 pub mod conformance;
 pub mod diff;
 mod error;
+#[cfg(all(test, any(feature = "aws", feature = "service")))]
+mod golden;
 pub mod memory;
 pub mod model;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]

@@ -15,6 +15,8 @@ mod config;
 mod failure;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod golden_tests;
 mod known;
 pub mod limits;
 mod look;

@@ -20,6 +20,8 @@ mod cache;
 mod front;
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod golden_tests;
 mod marks;
 mod plan;
 mod slices;

@@ -18,7 +18,7 @@ const CALLS_MAX: usize = 1500;
 
 /// How listings are cut into pages.
 #[derive(Debug, Clone)]
-pub(super) enum Paging {
+pub(in super::super) enum Paging {
     Whole,
     /// So many on a page
     Of(usize),
@@ -30,7 +30,7 @@ pub(super) enum Paging {
 
 /// What comes instead of an answer.
 #[derive(Debug, Clone)]
-pub(super) enum Fault {
+pub(in super::super) enum Fault {
     Refused {
         status: u16,
         code: String,
@@ -45,9 +45,9 @@ pub(super) enum Fault {
 
 /// A call, and what it was given.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
-    pub(super) action: String,
-    pub(super) parameters: Vec<(String, String)>,
+pub(in super::super) struct Call {
+    pub(in super::super) action: String,
+    pub(in super::super) parameters: Vec<(String, String)>,
 }
 
 impl Call {
@@ -64,7 +64,7 @@ impl Call {
 
 /// What somebody else sees of it.
 #[derive(Debug, Clone)]
-pub(super) struct Cloud(Arc<Inner>);
+pub(in super::super) struct Cloud(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -83,11 +83,11 @@ struct Log {
 
 impl Cloud {
     /// The world by actions: what each of them answers.
-    pub(super) fn new(world: Value, paging: Paging, faults: Vec<(usize, Fault)>) -> Self {
+    pub(in super::super) fn new(world: Value, paging: Paging, faults: Vec<(usize, Fault)>) -> Self {
         Self(Arc::new(Inner { world, paging, faults, log: Mutex::default() }))
     }
 
-    pub(super) fn clients(&self) -> Clients {
+    pub(in super::super) fn clients(&self) -> Clients {
         let credentials = Credentials::builder().access_key_id("id").secret_access_key("secret").provider_name("test");
         let connector = SharedHttpConnector::new(self.clone());
         let config = SdkConfig::builder()
@@ -98,7 +98,7 @@ impl Cloud {
     }
 
     /// The calls so far.
-    pub(super) fn calls(&self) -> Vec<Call> {
+    pub(in super::super) fn calls(&self) -> Vec<Call> {
         self.log().calls.clone()
     }
 

@@ -1,7 +1,7 @@
 //! Whatever AWS answers is taken for what may be there: nothing panics, what is
 //! not ours is left alone, and what is told is short and on one line.
 
-mod cloud;
+pub(super) mod cloud;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
