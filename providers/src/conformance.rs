@@ -94,7 +94,8 @@ async fn applying_twice_is_applying_once(peer: &dyn Peer) {
     for time in ["first", "second"] {
         // The second time it is told to open what is open, as after a lost answer.
         let applied = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
-        applied.unwrap_or_else(|error| panic!("the {time} time: {error}"));
+        let applied = applied.unwrap_or_else(|error| panic!("the {time} time: {error:#}"));
+        assert!(applied.failed.is_empty(), "the {time} time: {applied:?}");
         assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired, "after the {time} time");
     }
 }

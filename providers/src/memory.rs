@@ -247,10 +247,8 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     };
     let others = after.listeners.keys().filter(|key| !opened.contains(key)).flat_map(|key| key.front_ports());
     let taken: BTreeSet<FrontPort> = others.chain(lb.foreign.iter().copied()).collect();
-    let opened_again =
-        opened.iter().find(|key| matches!(change, Change::Open(_)) && lb.ours.listeners.contains_key(key));
     let in_use = opened.iter().flat_map(|key| key.front_ports()).find(|port| taken.contains(port));
-    if let Some(port) = in_use.or_else(|| opened_again?.front_ports().next()) {
+    if let Some(port) = in_use {
         return Some(Error::port_in_use(format!("{port} has a listener already")));
     }
     let (listeners, limit) = (after.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sharedlb_providers::{
-    Backend, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, diff, replay,
+    Backend, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, replay,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -157,10 +157,9 @@ impl LbLoop {
         let mut observed = observed.unwrap_or_default();
         let wanted = self.wanted(plan, &observed, kept);
         // What is as planned by now did not fail, whatever was told of it.
-        let differs: BTreeSet<ListenerKey> =
-            diff(&observed.load_balancer, &wanted).iter().flat_map(Change::listeners).collect();
         kept.failed.retain(|key, failed| {
-            wanted.listeners.get(key).is_some_and(|listener| listener.owner == failed.owner) && differs.contains(key)
+            let found = observed.load_balancer.listeners.get(key);
+            wanted.listeners.get(key).is_some_and(|wanted| wanted.owner == failed.owner && found != Some(wanted))
         });
         let waiting: BTreeSet<ListenerKey> = kept.failed.keys().copied().collect();
         let changes = observed.changes_to(&wanted, &waiting);
@@ -190,8 +189,6 @@ impl LbLoop {
         let all = later.is_empty() && put_off.is_empty();
         debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
 
-        let configures = now.contains(&Change::Configure);
-        let drift = if configures { self.drift(&observed, &waiting) } else { String::new() };
         let set = ChangeSet::new(&target, &now).while_waiting(&waiting);
         let applied = match plan.provider.apply(&self.name, set).await {
             Ok(applied) => applied,
@@ -226,13 +223,8 @@ impl LbLoop {
         // It is nobody's, so nobody is told of it; it is closed all the same.
         let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
-        if let Some(error) = applied.unconfigured {
-            let (name, why) = (&self.name, format_args!("{error:#}"));
-            warn!(class = %self.class, load_balancer = %name, error = %why, "load balancer could not be configured");
-            let error = if drift.is_empty() { error } else { error.within(drift) };
-            kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
-        } else if configures {
-            observed.drift.retain(|port, _| waiting.iter().any(|key| key.port == *port));
+        if now.contains(&Change::Configure) {
+            self.note_configured(applied.unconfigured, &mut observed, &waiting, kept);
         }
         if !applied.addresses.is_empty() {
             observed.addresses = applied.addresses;
@@ -253,16 +245,6 @@ impl LbLoop {
         let object = plan.provider.object(&self.name);
         let unmade = format!("{} ({object}) cannot be made", self.what(plan));
         if error.is_refusal() { error.within(unmade) } else { error }
-    }
-
-    /// What has drifted, in words; empty: nothing has.
-    fn drift(&self, observed: &Observed, waiting: &BTreeSet<ListenerKey>) -> String {
-        let mut all = Vec::new();
-        for (port, what) in observed.drifted(waiting) {
-            info!(class = %self.class, load_balancer = %self.name, %port, what, "drift is repaired");
-            all.push(format!("port {port}: {what}"));
-        }
-        all.join("; ")
     }
 
     /// The load balancer, for a message.
@@ -335,6 +317,29 @@ impl LbLoop {
                 change => info!(class = %self.class, load_balancer = %self.name, ?change, "changed"),
             }
         }
+    }
+
+    /// Notes whether the settings and the repair of what has drifted were carried out.
+    fn note_configured(
+        &self,
+        unconfigured: Option<Error>,
+        observed: &mut Observed,
+        waiting: &BTreeSet<ListenerKey>,
+        kept: &mut State,
+    ) {
+        let drift: Vec<String> = observed.drifted(waiting).map(|(port, what)| format!("port {port}: {what}")).collect();
+        let (name, drift) = (&self.name, drift.join("; "));
+        let Some(error) = unconfigured else {
+            if !drift.is_empty() {
+                info!(class = %self.class, load_balancer = %name, drift, "drift was repaired");
+            }
+            observed.drift.retain(|port, _| waiting.iter().any(|key| key.port == *port));
+            return;
+        };
+        let error = if drift.is_empty() { error } else { error.within(drift) };
+        let why = format_args!("{error:#}");
+        warn!(class = %self.class, load_balancer = %name, error = %why, "load balancer could not be configured");
+        kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
     }
 
     fn note_failures(
