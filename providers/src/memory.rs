@@ -28,6 +28,8 @@ struct State {
     refused: BTreeSet<ListenerKey>,
     /// Listeners that cost their load balancer its address while they are open
     costly: BTreeSet<ListenerKey>,
+    /// Whether what has drifted cannot be repaired
+    cannot_repair: bool,
     /// Whether load balancers get no address
     no_addresses: bool,
     /// Whether no further load balancer can be made
@@ -68,6 +70,11 @@ impl Cloud {
     /// Something of ours that is no listener is altered, or left behind, at a port.
     pub fn drifts(&self, name: &LbName, port: NonZeroU16, what: &str) {
         self.state().load_balancers.entry(name.clone()).or_default().drift.insert(port, what.to_owned());
+    }
+
+    /// From now on drift is repaired in every apply, or cannot be.
+    pub fn repairs(&self, repairs: bool) {
+        self.state().cannot_repair = !repairs;
     }
 
     /// From now on a change of this listener is refused.
@@ -193,12 +200,20 @@ impl Provider for Memory {
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        let mut unconfigured = None;
         {
             let mut state = self.call()?;
             if state.no_more && !state.load_balancers.contains_key(name) {
                 return Err(Error::exhausted("no further load balancer can be made"));
             }
-            state.load_balancers.entry(name.clone()).or_default();
+            let cannot_repair = state.cannot_repair;
+            let lb = state.load_balancers.entry(name.clone()).or_default();
+            let waits = |port: &NonZeroU16| set.waiting.iter().any(|key| key.port == *port);
+            if !cannot_repair {
+                lb.drift.retain(|port, _| waits(port));
+            } else if !lb.drift.keys().all(waits) {
+                unconfigured = Some(Error::refused("it is not repaired on demand"));
+            }
         }
         let mut failed = BTreeMap::new();
         for change in set.changes {
@@ -206,9 +221,6 @@ impl Provider for Memory {
             let limits = capacity(state.limits);
             let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
             let lb = state.load_balancers.entry(name.clone()).or_default();
-            if *change == Change::Configure {
-                lb.drift.retain(|port, _| set.waiting.iter().any(|key| key.port == *port));
-            }
             let error = refused.map(|key| Error::refused(format!("{key} is refused on demand")));
             match error.or_else(|| check(lb, set.desired, change, limits)) {
                 Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
@@ -217,7 +229,7 @@ impl Provider for Memory {
         }
         let state = self.cloud.state();
         let addresses = state.load_balancers.get(name).map(|found| addresses(&state, name, &found.ours));
-        Ok(Applied { failed, addresses: addresses.unwrap_or_default(), ..Applied::default() })
+        Ok(Applied { failed, unconfigured, addresses: addresses.unwrap_or_default(), ..Applied::default() })
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {

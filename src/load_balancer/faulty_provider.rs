@@ -27,8 +27,6 @@ pub(crate) enum Answers {
     ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
-    /// It repairs no drift, and goes on with the listeners.
-    NoRepair,
 }
 
 /// A load balancer in memory that answers as it is told.
@@ -100,13 +98,6 @@ impl Provider for FaultyProvider {
                 applied.unconfigured = configures.then(|| Error::refused("no such security group"));
                 Ok(applied)
             }
-            Answers::NoRepair => {
-                let repairs = |change: &Change| *change == Change::Configure;
-                let changes: Vec<Change> = set.changes.iter().filter(|change| !repairs(change)).cloned().collect();
-                let mut applied = self.memory.apply(name, set.with_changes(&changes)).await?;
-                applied.unconfigured = (changes.len() < set.changes.len()).then(|| Error::refused("it is in use"));
-                Ok(applied)
-            }
             Answers::None => Err(Error::transient("no answer")),
             Answers::ThenNone => {
                 self.answer(Answers::None);
@@ -137,8 +128,7 @@ impl Provider for FaultyProvider {
             | Answers::NotReady
             | Answers::OneAtATime
             | Answers::ClosesOnly
-            | Answers::NoSettings
-            | Answers::NoRepair => self.memory.delete(name).await,
+            | Answers::NoSettings => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

@@ -38,14 +38,12 @@ async fn what_was_prepared_for_a_listener_that_waits_is_no_drift_until_nothing_w
 #[tokio::test(start_paused = true)]
 async fn drift_that_cannot_be_repaired_is_reported_with_the_reason() {
     let running = Running::start().await;
-    let faulty = Arc::new(FaultyProvider::new(running.cloud.clone()));
-    faulty.answer(Answers::NoRepair);
-    running.plans.send_replace(Arc::new(Plan::new(faulty.clone(), 0, Some(Vec::new()))));
+    running.cloud.repairs(false);
     running.cloud.drifts(&name(), PORT, WHAT);
     running.changes().await;
     let trouble = running.last().trouble.expect("it is reported");
-    assert_eq!(&*trouble.message, "port 20001: a target group serves no listener: it is in use");
-    faulty.answer(Answers::Fine);
+    assert_eq!(&*trouble.message, "port 20001: a target group serves no listener: it is not repaired on demand");
+    running.cloud.repairs(true);
     tokio::time::sleep(BACKOFF_MAX).await;
     assert_eq!((running.last().trouble, drift(&running).await), (None, BTreeMap::new()));
 }
