@@ -241,6 +241,30 @@ mod tests {
         }
     }
 
+    /// Other programs and golden files rely on it.
+    #[test]
+    fn the_form_of_changes_is_stable() {
+        let key = |text: &str| text.parse::<ListenerKey>().unwrap();
+        let changes = [
+            Change::Configure,
+            Change::Close(key("20000/UDP")),
+            Change::Own(key("20001/TCP")),
+            Change::Replace { close: [key("53/TCP")].into(), open: [key("53/TCP_UDP")].into() },
+            Change::Open(key("20002/TCP")),
+            Change::Backends(key("20003/TCP")),
+        ];
+        let expected = serde_json::json!([
+            "configure",
+            {"close": "20000/UDP"},
+            {"own": "20001/TCP"},
+            {"replace": {"close": ["53/TCP"], "open": ["53/TCP_UDP"]}},
+            {"open": "20002/TCP"},
+            {"backends": "20003/TCP"},
+        ]);
+        assert_eq!(serde_json::to_value(&changes).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<Vec<Change>>(expected).unwrap(), changes);
+    }
+
     #[test]
     fn drift_is_repaired_unless_it_belongs_to_a_listener_that_waits() {
         let port = NonZeroU16::new(20001).unwrap();
