@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
@@ -35,9 +36,9 @@ fn main() -> ExitCode {
 /// Measures a run, and returns how long the quickest of some took: what counts
 /// on a machine that may have other things to do.
 fn measure(what: &str, claims: &[Claim]) -> Duration {
-    let (load_balancers, policy) = (load_balancers(), policy());
+    let (load_balancers, policy) = (Arc::new(load_balancers()), Arc::new(policy()));
     let claims: Vec<&Claim> = claims.iter().collect();
-    let run = || assign(black_box(&claims), black_box(&load_balancers), black_box(&policy));
+    let run = || assign(black_box(&claims), black_box(&load_balancers), black_box(&policy)).0;
     assert!(run().iter().all(|each| each.granted.is_some()), "{what}: every claim has a port");
 
     let mut criterion = Criterion::default().configure_from_args();
@@ -69,7 +70,7 @@ fn all_new() -> Vec<Claim> {
 
 /// The same claims after they were given their ports, but for the youngest.
 fn settled_but_one(new: &[Claim]) -> Vec<Claim> {
-    let given = assign(&new.iter().collect::<Vec<_>>(), &load_balancers(), &policy());
+    let given = assign(&new.iter().collect::<Vec<_>>(), &Arc::new(load_balancers()), &Arc::new(policy())).0;
     let mut claims: Vec<Claim> =
         new.iter().zip(given).map(|(claim, given)| Claim { held: given.granted, ..claim.clone() }).collect();
     for held in claims.iter_mut().filter_map(|claim| claim.held.as_mut()) {

@@ -49,6 +49,12 @@ pub(super) fn is_unedited(ports: &[PortRequest], slots: &[HeldSlot]) -> bool {
     })
 }
 
+/// Whether a claim holds a slot for each of its ports, and asks for no other one.
+pub(crate) fn holds_all(claim: &Claim) -> bool {
+    let holds_all = |slots: &[HeldSlot]| slots.len() == claim.ports.len() && is_unedited(&claim.ports, slots);
+    claim.held.as_ref().is_some_and(|held| holds_all(&held.slots))
+}
+
 /// Which port continues which slot; the surest links come first. A slot of two
 /// transports may be continued by two ports, and two slots of one number by one
 /// port. No transport of a slot is continued twice.

@@ -2,7 +2,9 @@
 //!
 //! [`assign`] is a pure function. It has no memory: what was given is read from
 //! the claims' own status on every run, so there is no allocator state beside
-//! its owners to lose, lock, repair or leak.
+//! its owners to lose, lock, repair or leak. [`Occupancy`] is what a run leaves, to give
+//! a newcomer its ports without another run; it is thrown away where anything else has
+//! changed.
 
 mod choice;
 mod continuity;
@@ -22,8 +24,8 @@ use std::sync::Arc;
 use sharedlb_providers::{Address, ListenerKey};
 
 use self::choice::{sort_as_asked, take_all};
-pub(crate) use self::continuity::numbers;
 use self::continuity::{Link, is_unedited, links};
+pub(crate) use self::continuity::{holds_all, numbers};
 use self::quota::Quotas;
 pub use self::refusal::{Limits, Obstacle, Refusal};
 use self::reshape::{named, room_of};
@@ -35,7 +37,7 @@ use crate::allocation::ports::Space;
 use crate::kubernetes::ObjectKey;
 
 /// Decides for all claims of one class what each gets; the result is in the
-/// order of `claims`, and does not depend on it.
+/// order of `claims`, and does not depend on it. Also returns what is occupied then.
 ///
 /// Three passes, each with the older claims first: what is held stays held (but
 /// for what was never opened, where the load balancer turned out to have no room or
@@ -43,12 +45,12 @@ use crate::kubernetes::ObjectKey;
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
-    load_balancers: &BTreeMap<u32, LoadBalancerState>,
-    policy: &Policy,
-) -> Vec<Assignment> {
+    load_balancers: &Arc<BTreeMap<u32, LoadBalancerState>>,
+    policy: &Arc<Policy>,
+) -> (Vec<Assignment>, Occupancy) {
     let mut order: Vec<usize> = (0..claims.len()).collect();
     order.sort_by(|&a, &b| seniority(claims[a]).cmp(&seniority(claims[b])));
-    let mut run = Run::new(load_balancers, policy);
+    let mut run = Occupancy::new(load_balancers, policy);
     let mut result = vec![Assignment::default(); claims.len()];
 
     let mut edited: Vec<(usize, Vec<Link>)> = Vec::new();
@@ -74,7 +76,7 @@ pub fn assign(
     for i in by_number.into_iter().chain(rest) {
         run.give_new(claims[i], &mut result[i]);
     }
-    result
+    (result, run)
 }
 
 /// What the ports of a claim continue; `None`: its slots are continued as they are.
@@ -90,12 +92,12 @@ fn seniority(claim: &Claim) -> (i64, &ObjectKey) {
 /// Ports, by name, that did not get what they asked for.
 type Misfit = Vec<(Arc<str>, Refusal)>;
 
-/// The state of one run of [`assign`].
-struct Run<'a> {
-    policy: &'a Policy,
+/// What is occupied on the load balancers of a class: the state of a run of [`assign`].
+pub struct Occupancy {
+    policy: Arc<Policy>,
     /// The dynamic ports in order, to look one up by its place
     dynamic: Arc<[NonZeroU16]>,
-    known: &'a BTreeMap<u32, LoadBalancerState>,
+    known: Arc<BTreeMap<u32, LoadBalancerState>>,
     spaces: BTreeMap<u32, Occupied>,
     quotas: Quotas,
     /// Slots dropped in this run: they rest like those released before it.
@@ -121,12 +123,34 @@ struct Occupied {
     still_open: BTreeMap<ListenerKey, Room>,
 }
 
-impl<'a> Run<'a> {
-    fn new(known: &'a BTreeMap<u32, LoadBalancerState>, policy: &'a Policy) -> Self {
+impl Occupancy {
+    /// Whether these are the load balancers and the policy of the run.
+    #[must_use]
+    pub fn is_of(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
+        *self.known == *load_balancers && *self.policy == *policy
+    }
+
+    /// What a further claim gets that holds nothing: just what [`assign`] gives it
+    /// beside the claims of the run, if each of these holds by now what it was given
+    /// (see [`Occupancy::is_settled`]). It only takes what is free, so the claims that
+    /// were refused something would be refused again before it.
+    pub fn admit(&mut self, newcomer: &Claim) -> Assignment {
+        let mut result = Assignment::default();
+        self.give_new(newcomer, &mut result);
+        result
+    }
+
+    /// Whether no claim of the run may have to move to another load balancer.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.may_move()
+    }
+
+    fn new(known: &Arc<BTreeMap<u32, LoadBalancerState>>, policy: &Arc<Policy>) -> Self {
         let mut run = Self {
-            policy,
+            policy: policy.clone(),
             dynamic: policy.dynamic.iter_from(NonZeroU16::MIN).collect(),
-            known,
+            known: known.clone(),
             spaces: BTreeMap::new(),
             quotas: Quotas::default(),
             dropped: Vec::new(),
@@ -138,7 +162,7 @@ impl<'a> Run<'a> {
 
     /// The load balancer with this index; one that does not exist yet is empty.
     fn occupied(&mut self, index: u32) -> &mut Occupied {
-        let (policy, known) = (self.policy, self.known);
+        let (policy, known) = (&self.policy, &self.known);
         self.spaces.entry(index).or_insert_with(|| {
             let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
             policy.reserved.iter().for_each(|&port| space.take_foreign(port));
@@ -212,8 +236,8 @@ impl<'a> Run<'a> {
     /// Between the passes: strangers' ports are taken, and what was given back
     /// is nobody else's yet; it takes up room as long as its listener may be open.
     fn take_up_foreign_and_released(&mut self) {
-        let (known, dropped) = (self.known, std::mem::take(&mut self.dropped));
-        for (&index, lb) in known {
+        let (known, dropped) = (self.known.clone(), std::mem::take(&mut self.dropped));
+        for (&index, lb) in &*known {
             let occupied = self.occupied(index);
             lb.foreign.iter().for_each(|&port| occupied.space.take_foreign(port));
             occupied.filled.used.listeners += count_of(lb.foreign.len());
@@ -265,7 +289,7 @@ impl<'a> Run<'a> {
         }
         let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
         let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
-        let own: Room = held.slots.iter().map(|slot| room_of(slot, claim, self.policy)).sum();
+        let own: Room = held.slots.iter().map(|slot| room_of(slot, claim, &self.policy)).sum();
         // Who is alone has more than a whole load balancer takes.
         if !refused && !unusable && filled.used.targets == own.targets {
             return;
@@ -301,8 +325,8 @@ impl<'a> Run<'a> {
             if is_decided(port, &refused) {
                 continue;
             }
-            let not_allowed = not_allowed(port, claim, self.policy);
-            match not_allowed.or_else(|| own_obstacle(port, claim, &held, self.policy)) {
+            let not_allowed = not_allowed(port, claim, &self.policy);
+            match not_allowed.or_else(|| own_obstacle(port, claim, &held, &self.policy)) {
                 None => missing.push(port),
                 Some(refusal) => refused.push((port.name.clone(), refusal)),
             }
@@ -351,7 +375,7 @@ impl<'a> Run<'a> {
                 Err(misfit) => _ = misfits.insert(index, misfit),
             }
         }
-        Err(Refusal::of_all(ports, misfits.into_values().collect(), self.policy))
+        Err(Refusal::of_all(ports, misfits.into_values().collect(), &self.policy))
     }
 
     fn is_unusable(&self, index: u32) -> bool {
@@ -388,7 +412,8 @@ impl<'a> Run<'a> {
 
     /// Gives all these ports on this load balancer, or none.
     fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
-        let policy = self.policy;
+        let policy = self.policy.clone();
+        let policy = &*policy;
         let quota = self.quotas.ask(index, claim, count(ports), policy.ports_per_namespace);
         let quota = quota.map_err(|refusal| for_each(ports, &refusal))?;
         if self.known.get(&index).is_some_and(|lb| lb.unobserved) {

@@ -10,7 +10,7 @@ use sharedlb_providers::{FrontPort, ListenerKey};
 use super::continuity::Link;
 use super::quota::Quotas;
 use super::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
-use super::{Misfit, Occupied, Refusal, Room, Run, count_of as count, not_allowed};
+use super::{Misfit, Occupancy, Occupied, Refusal, Room, count_of as count, not_allowed};
 
 /// The slots of a claim with one number, of which some are to change.
 struct Reshaping<'a> {
@@ -24,7 +24,7 @@ struct Reshaping<'a> {
     siblings: Vec<HeldSlot>,
 }
 
-impl Run<'_> {
+impl Occupancy {
     /// After pass 1: the slots of a claim whose ports were edited are given the
     /// listeners that the ports ask for. Where one cannot be had, what there is
     /// stays as it is, and the port is refused: what works goes on working.
@@ -81,10 +81,10 @@ impl Run<'_> {
         if old.is_empty() {
             return (Vec::new(), Misfit::new());
         }
-        let (policy, known) = (self.policy, self.known.get(index));
+        let (policy, known) = (self.policy.clone(), self.known.clone());
         self.occupied(*index);
         let Some(lb) = self.spaces.get_mut(index) else { return (old.clone(), Misfit::new()) };
-        match reshaping.exchange(lb, &mut self.quotas, policy, known) {
+        match reshaping.exchange(lb, &mut self.quotas, &policy, known.get(index)) {
             Ok(new) => {
                 for slot in old {
                     lb.space.rest(slot.key, &claim.id);

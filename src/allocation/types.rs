@@ -113,7 +113,7 @@ pub struct Released {
 
 /// What the class and its provider allow. All but `reserved` binds new slots
 /// only.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Ports that are handed out when none is asked for
     pub dynamic: PortSet,

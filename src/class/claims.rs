@@ -1,10 +1,11 @@
 //! The claims of one class, each with its writes in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
 use crate::class::render::Verdict;
 use crate::kubernetes::ObjectKey;
@@ -37,6 +38,16 @@ impl ClaimState {
         }
     }
 
+    /// Whether there is nothing to write for a claim that is given this.
+    pub(super) fn is_settled(&self, got: Option<&Assignment>) -> bool {
+        let stands = |got: &Assignment| {
+            let rendered = self.rendered.as_ref().is_some_and(|rendered| rendered.stands(got));
+            rendered && got.dropped.is_empty() && got.lost.is_empty()
+        };
+        let ClaimObject { meta, has_finalizer, .. } = &*self.claim;
+        !meta.deleting && *has_finalizer && self.service_is_fine && got.is_some_and(stands)
+    }
+
     /// The next time at which something that is held up may be written.
     pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
         self.writes.held_until(now).into_iter().chain(self.service_writes.held_until(now)).min()
@@ -45,7 +56,11 @@ impl ClaimState {
 
 /// The claims of one class.
 #[derive(Default)]
-pub(super) struct Claims(BTreeMap<(i64, ObjectKey), ClaimState>);
+pub(super) struct Claims {
+    states: BTreeMap<(i64, ObjectKey), ClaimState>,
+    /// Those of which not even what they hold can be parsed
+    unparsable: BTreeSet<(i64, ObjectKey)>,
+}
 
 fn seniority(claim: &ClaimObject) -> (i64, ObjectKey) {
     (claim.request.created, claim.meta.key.clone())
@@ -54,32 +69,42 @@ fn seniority(claim: &ClaimObject) -> (i64, ObjectKey) {
 impl Claims {
     /// All of them, the older first.
     pub(super) fn all(&self) -> impl Iterator<Item = &ClaimState> + Clone {
-        self.0.values()
+        self.states.values()
     }
 
     /// All of them, the older first.
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut ClaimState> {
-        self.0.values_mut()
+        self.states.values_mut()
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.states.is_empty()
     }
 
     /// The state of this claim.
     pub(super) fn get(&self, claim: &ClaimObject) -> Option<&ClaimState> {
-        self.0.get(&seniority(claim))
+        self.states.get(&seniority(claim))
     }
 
     /// The state of this claim.
     pub(super) fn get_mut(&mut self, claim: &ClaimObject) -> Option<&mut ClaimState> {
-        self.0.get_mut(&seniority(claim))
+        self.states.get_mut(&seniority(claim))
     }
 
     /// Takes a claim out.
     pub(super) fn remove(&mut self, claim: &ClaimObject) -> Option<ClaimState> {
-        self.0.remove(&seniority(claim))
+        self.take(&seniority(claim))
+    }
+
+    fn take(&mut self, key: &(i64, ObjectKey)) -> Option<ClaimState> {
+        self.unparsable.remove(key);
+        self.states.remove(key)
+    }
+
+    /// The oldest one of which not even what it holds can be parsed.
+    pub(super) fn first_unparsable(&self) -> Option<&ObjectKey> {
+        self.unparsable.first().map(|(_, key)| key)
     }
 
     /// Puts a claim in as it is now, with its writes in flight.
@@ -101,17 +126,21 @@ impl Claims {
 
     /// Puts a claim in with its state.
     pub(super) fn put(&mut self, state: ClaimState) {
-        self.0.insert(seniority(&state.claim), state);
+        let key = seniority(&state.claim);
+        if state.claim.unparsable {
+            self.unparsable.insert(key.clone());
+        }
+        self.states.insert(key, state);
     }
 
     /// Takes out the claims that name no class.
     pub(super) fn take_unnamed(&mut self) -> Vec<ClaimState> {
         let unnamed: Vec<_> = self
-            .0
+            .states
             .iter()
             .filter(|(_, state)| state.claim.named_class().is_none())
             .map(|(key, _)| key.clone())
             .collect();
-        unnamed.iter().filter_map(|key| self.0.remove(key)).collect()
+        unnamed.iter().filter_map(|key| self.take(key)).collect()
     }
 }

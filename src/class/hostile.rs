@@ -51,7 +51,7 @@ impl World {
         class.object = Some(Arc::new(object));
         let mut objects = BTreeMap::new();
         for claim in claims {
-            class.claims.insert(None, Arc::new(parse(&claim, ClaimObject::parse)?));
+            class.insert_claim(None, Arc::new(parse(&claim, ClaimObject::parse)?));
             objects.insert(claim["metadata"]["name"].as_str()?.to_owned(), claim);
         }
         Some(Self { class, objects, class_object, version: 1000, backends: Backends::default() })
@@ -111,11 +111,11 @@ impl World {
             ClaimChange::Protect => finalizers(object, CLAIM_FINALIZER, true),
             ClaimChange::Release => finalizers(object, CLAIM_FINALIZER, false),
         }
-        let mut state = self.class.claims.remove(&claim);
+        let mut state = self.class.remove_claim(&claim);
         state.iter_mut().for_each(|state| state.writes.succeeded());
         let gone = claim.meta.deleting && object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
         let new = parse(object, ClaimObject::parse).filter(|_| !gone);
-        new.into_iter().for_each(|new| self.class.claims.insert(state.take(), Arc::new(new)));
+        new.into_iter().for_each(|new| self.class.insert_claim(state.take(), Arc::new(new)));
         awaited_by.iter().for_each(|_| _ = self.class.give_answered());
         Ok(())
     }

@@ -17,6 +17,7 @@ mod executor;
 #[cfg(test)]
 mod hostile;
 mod in_flight_plans;
+mod ledger;
 #[cfg(test)]
 mod model;
 pub mod render;
@@ -50,6 +51,7 @@ use self::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite};
 use self::executor::Running;
 use self::state::{Class, ClassAnswer, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::{WriteError, Writer};
+use crate::allocation::holds_all;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
@@ -310,7 +312,7 @@ impl ClassLoop {
                 if leaves && class.settings.is_some() {
                     class.left.extend(Left::of(old));
                 }
-                state = class.claims.remove(old);
+                state = class.remove_claim(old);
             }
             self.reconcile_soon(key);
         }
@@ -318,9 +320,10 @@ impl ClassLoop {
             let key = self.class_of(&new);
             // What is in flight for a claim of the same name that is gone is not for this one.
             let state = state.filter(|state| state.claim.meta.uid == new.meta.uid);
-            let asks = state.as_ref().is_none_or(|state| state.claim.meta.generation != new.meta.generation);
-            self.class(&key).claims.insert(state, new);
-            if asks {
+            let is_edited = state.as_ref().is_none_or(|state| state.claim.meta.generation != new.meta.generation);
+            let waits_for_a_port = is_edited && !holds_all(&new.request);
+            self.class(&key).insert_claim(state, new);
+            if waits_for_a_port {
                 self.dirty.insert(key);
             } else {
                 self.reconcile_soon(key);
@@ -347,11 +350,10 @@ impl ClassLoop {
 
     /// Claims that name no class follow the default one.
     fn regroup_unnamed(&mut self, before: &Key) {
-        let unnamed = self.classes.get_mut(before).map(|class| class.claims.take_unnamed()).unwrap_or_default();
+        let unnamed = self.classes.get_mut(before).map(Class::take_unnamed).unwrap_or_default();
         self.dirty.insert(before.clone());
         let default = self.default_class.clone();
-        let claims = &mut self.class(&default).claims;
-        unnamed.into_iter().for_each(|state| claims.put(state));
+        self.class(&default).put_claims(unnamed);
         self.dirty.insert(default);
     }
 
@@ -439,10 +441,9 @@ impl ClassLoop {
             Err(WriteError::Gone | WriteError::Conflict) => {}
             Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
-        // The class that waited for this answer goes on at once when it was the last
-        // one: claims were given ports, and wait for them to open.
+        // The class that waited for this answer goes on when it was the last one.
         if awaited_by.is_some() && self.classes.get_mut(&awaited_by).is_some_and(Class::give_answered) {
-            self.dirty.insert(awaited_by);
+            self.reconcile_soon(awaited_by);
         }
         if let Some(now) = self.as_it_is_now(&claim) {
             self.reconcile_soon(self.class_of(&now));
@@ -552,8 +553,8 @@ impl ClassLoop {
         }
     }
 
-    /// Reconciles a class once its debounce is over: status-only work leaves time for
-    /// spec changes, which reconcile at once.
+    /// Reconciles a class once its debounce is over: what needs no new port leaves time
+    /// for claims that wait for one, for which their class is reconciled at once.
     fn reconcile_soon(&mut self, key: Key) {
         let debounce = self.classes.get(&key).and_then(|class| class.debounce_until);
         match debounce.filter(|until| *until > Instant::now()) {

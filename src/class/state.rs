@@ -9,10 +9,12 @@ use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 use tokio::time::Instant;
 
-use super::claims::Claims;
+use super::claims::{ClaimState, Claims};
 use super::decide::{Decision, Left};
 use super::in_flight_plans::InFlightPlans;
+use super::ledger::Ledger;
 use super::render::Obstacle;
+use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::{Backends, Reach};
@@ -63,6 +65,8 @@ pub(super) struct Class {
     pub(super) outcomes: BTreeMap<u32, Outcome>,
     /// Slots of claims that went, or were let go, since the last decision
     pub(super) left: Vec<Left>,
+    /// What the last decision has left, if nothing has changed since but for newcomers
+    pub(super) ledger: Option<Ledger>,
     pub(super) stage: Stage,
     /// Writes in flight of statuses by which slots change hands
     pub(super) gives: usize,
@@ -71,7 +75,7 @@ pub(super) struct Class {
     /// After a failed write to the class: until when no other one is made. Claims are
     /// given ports meanwhile, unless something must be recorded first.
     pub(super) held_until: Option<Instant>,
-    /// Until when status-only work waits
+    /// Until when what needs no new port waits
     pub(super) debounce_until: Option<Instant>,
     /// Why nothing new is given, whatever is asked for
     pub(super) suspended: Option<Obstacle>,
@@ -120,10 +124,11 @@ pub(super) enum Stage {
     Rest(Box<Decided>),
 }
 
-/// A decision, and the claims that it is about.
+/// A decision, and the claims to which something may have to be written.
 pub(super) struct Decided {
-    /// As they were decided on, in the order of [`Decision::assignments`]
-    pub(super) claims: Vec<Arc<ClaimObject>>,
+    /// As they were decided on, each with what it got; `None`: it is being deleted, or its
+    /// status can't be read
+    pub(super) claims: Vec<(Arc<ClaimObject>, Option<Assignment>)>,
     pub(super) decision: Decision,
     /// Whether it was recorded in the class' status first: what happened meanwhile is
     /// not in it
@@ -171,6 +176,33 @@ impl Class {
         self.object = object;
     }
 
+    /// Takes in a claim as it is now, with its writes in flight.
+    pub(super) fn insert_claim(&mut self, state: Option<ClaimState>, claim: Arc<ClaimObject>) {
+        let before = state.as_ref().map(|state| &*state.claim);
+        self.ledger.take_if(|ledger| !ledger.insert(before, &claim));
+        self.claims.insert(state, claim);
+    }
+
+    /// Takes a claim out.
+    pub(super) fn remove_claim(&mut self, claim: &ClaimObject) -> Option<ClaimState> {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.remove(claim);
+        }
+        self.claims.remove(claim)
+    }
+
+    /// Takes out the claims that name no class.
+    pub(super) fn take_unnamed(&mut self) -> Vec<ClaimState> {
+        self.ledger = None;
+        self.claims.take_unnamed()
+    }
+
+    /// Takes in claims with their states.
+    pub(super) fn put_claims(&mut self, claims: Vec<ClaimState>) {
+        self.ledger = None;
+        claims.into_iter().for_each(|state| self.claims.put(state));
+    }
+
     /// Whether nothing is known of it, and nothing in flight for it.
     pub(super) fn is_forgettable(&self) -> bool {
         self.object.is_none() && self.claims.is_empty() && self.gives == 0
@@ -200,6 +232,9 @@ impl Class {
                 claims.for_each(|state| state.rendered = None);
             }
             News::For(_) => {}
+        }
+        if outcome.has_orphans() {
+            self.ledger = None;
         }
         self.outcomes.insert(index, outcome);
         OutcomeChange { news: (closing || !news.is_none()).then_some(news), was_gone }
@@ -250,8 +285,8 @@ impl Class {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Spec changes reconcile at once; status-only work waits for a multiple of what a
-    /// decision takes, so that a big class leaves time for them.
+    /// What needs no new port waits for a multiple of what a decision takes, so that a big
+    /// class leaves time for claims that wait for one.
     pub(super) fn debounce(&mut self, decision_took: Duration, now: Instant) {
         let debounce = decision_took * DEBOUNCE_FACTOR;
         self.debounce_until = (debounce > DEBOUNCE_MIN).then(|| now + debounce);

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::claims::ClaimState;
 use super::count::TargetCounts;
-use super::decide::{Decision, Facts, decide, unreadable_status};
+use super::decide::{Decision, Facts, begins, decide, states_as_recorded, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::in_flight_plans::InFlightPlans;
+use super::ledger::Ledger;
 use super::render::{self, Obstacle, Programmed, Verdict, find};
 use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
 use super::verdicts::changes_slots;
@@ -58,8 +59,16 @@ impl Class {
         }
         let suspended = self.suspension(class, settings);
         self.suspended = suspended;
-        let Some(decision) = self.decide(class, now, around) else { return Vec::new() };
-        let claims = self.claims.all().map(|state| state.claim.clone()).collect();
+        if let Some(effects) = self.admit(class, now, around) {
+            return effects;
+        }
+        let claims = self.claims.all().map(|state| &state.claim).collect();
+        let Some(facts) = self.facts(class, claims, now, around) else { return Vec::new() };
+        let (mut decision, occupancy) = decide(&facts);
+        self.ledger = Ledger::after(&decision, &facts.claims, &facts.policy, occupancy);
+        let assignments = std::mem::take(&mut decision.assignments);
+        let unsettled = self.claims.all().zip(assignments).filter(|(state, got)| !state.is_settled(got.as_ref()));
+        let claims = unsettled.map(|(state, got)| (state.claim.clone(), got)).collect();
         let left = std::mem::take(&mut self.left);
         let records_first = decision.class_first();
         let status = records_first.then(|| Box::new(decision.status.clone()));
@@ -101,11 +110,55 @@ impl Class {
         if class.status.is_err() {
             return unreadable(format!("class {name}"));
         }
-        let unparsable = self.claims.all().find(|state| state.claim.unparsable)?;
-        unreadable(format!("SharedLB {}", unparsable.claim.meta.key))
+        unreadable(format!("SharedLB {}", self.claims.first_unparsable()?))
     }
 
-    fn decide(&self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Decision> {
+    /// Gives newcomers what a decision would give them, without one. `None`: there are
+    /// none, or it takes a decision.
+    fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
+        let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
+        let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.left.is_empty())?;
+        if !ledger.admits(&states_as_recorded(&facts), &facts.policy) {
+            return None;
+        }
+        let newcomers = ledger.admit()?;
+        if newcomers.iter().filter_map(|(_, got)| got.as_ref()).any(|got| begins(&facts, got)) {
+            return None;
+        }
+        debug_assert!(self.decides_alike(class, &newcomers, now, around), "a decision gives something else");
+        self.ledger = Some(ledger);
+        let mut effects = self.give_slots(&newcomers, now, around);
+        effects.push(Effect::Again);
+        Some(effects)
+    }
+
+    /// Whether a decision gives these claims this, and all others what they have.
+    fn decides_alike(
+        &self,
+        class: &ClassObject,
+        newcomers: &[(Arc<ClaimObject>, Option<Assignment>)],
+        now: &Now,
+        around: &Surroundings<'_>,
+    ) -> bool {
+        let claims = self.claims.all().map(|state| &state.claim).collect();
+        let Some(facts) = self.facts(class, claims, now, around) else { return false };
+        let (decision, _) = decide(&facts);
+        let decided = facts.claims.iter().zip(&decision.assignments).all(|(claim, got)| {
+            match newcomers.iter().find(|(newcomer, _)| Arc::ptr_eq(newcomer, claim)) {
+                Some((_, given)) => got == given,
+                None => got.as_ref().is_none_or(|got| !changes_slots(claim, got)),
+            }
+        });
+        decided && !decision.class_first()
+    }
+
+    fn facts<'a>(
+        &'a self,
+        class: &'a ClassObject,
+        claims: Vec<&'a Arc<ClaimObject>>,
+        now: &Now,
+        around: &Surroundings<'_>,
+    ) -> Option<Facts<'a>> {
         let settings = self.settings.as_ref()?;
         let namespaces = around.namespaces.iter().map(|(key, namespace)| (&key.name, &namespace.labels));
         let mut policy = policy(&settings.spec, &settings.provider.capabilities(), namespaces);
@@ -113,25 +166,37 @@ impl Class {
             policy.namespaces = Some(BTreeSet::new());
         }
         let counts = policy.targets.map(|_| TargetCounts::new(around.backends, &settings.provider, &settings.spec));
-        let facts = Facts {
+        Some(Facts {
             class,
             spec: &settings.spec,
-            policy,
+            policy: Arc::new(policy),
             suspended: self.suspended.clone(),
             counted: counts.as_ref().map(|counts| self.claims.all().map(|state| counts.of(state)).collect()),
             targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
-            claims: self.claims.all().map(|state| &state.claim).collect(),
+            claims,
             outcomes: &self.outcomes,
             left: &self.left,
             now: now.time,
-        };
-        Some(decide(&facts))
+        })
     }
 
     /// Writes every status by which slots change hands.
     fn give(&mut self, decided: Box<Decided>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+        let effects = self.give_slots(&decided.claims, now, around);
+        self.stage = Stage::Rest(decided);
+        effects
+    }
+
+    /// Writes the statuses of these claims by which slots change hands.
+    fn give_slots(
+        &mut self,
+        claims: &[(Arc<ClaimObject>, Option<Assignment>)],
+        now: &Now,
+        around: &Surroundings<'_>,
+    ) -> Vec<Effect> {
         let mut writes = Vec::new();
-        for (state, got) in self.undisturbed(&decided, now).filter(|(state, got)| changes_slots(&state.claim, got)) {
+        let changed = |(state, got): &(&ClaimState, &Assignment)| changes_slots(&state.claim, got);
+        for (state, got) in self.undisturbed(claims, now).filter(changed) {
             let status = self.status(&state.claim, &self.verdict(state, got, around), now.time, around);
             writes.push((state.claim.clone(), status, got.lost.clone()));
         }
@@ -145,7 +210,6 @@ impl Class {
             })
             .collect();
         self.gives = effects.len();
-        self.stage = Stage::Rest(decided);
         effects
     }
 
@@ -159,8 +223,9 @@ impl Class {
         around: &Surroundings<'_>,
     ) -> Vec<Effect> {
         let mut effects = self.report_the_rest(decided, now, around);
-        effects.extend(self.release_deleted(&decided.claims, now));
-        effects.extend(self.protect_and_accompany(&decided.claims, now, around));
+        let claims: Vec<Arc<ClaimObject>> = decided.claims.iter().map(|(claim, _)| claim.clone()).collect();
+        effects.extend(self.release_deleted(&claims, now));
+        effects.extend(self.protect_and_accompany(&claims, now, around));
         let Decision { plans, untouched, status, due, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
         effects.extend(self.export(status, now));
@@ -170,7 +235,7 @@ impl Class {
         }
         effects.extend(self.finish_deletion(class, now));
         effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));
-        effects.extend(self.wake_when_released(now));
+        effects.extend(Self::wake_when_released(claims.iter().filter_map(|claim| self.claims.get(claim)), now));
         effects
     }
 
@@ -178,11 +243,10 @@ impl Class {
     /// what it got.
     fn undisturbed<'a>(
         &'a self,
-        decided: &'a Decided,
+        claims: &'a [(Arc<ClaimObject>, Option<Assignment>)],
         now: &'a Now,
     ) -> impl Iterator<Item = (&'a ClaimState, &'a Assignment)> {
-        let all = decided.claims.iter().zip(&decided.decision.assignments);
-        all.filter_map(|(claim, got)| {
+        claims.iter().filter_map(|(claim, got)| {
             let state = self.claims.get(claim).filter(|state| Arc::ptr_eq(&state.claim, claim))?;
             Some((state, got.as_ref()?)).filter(|_| state.writes.are_free(now.instant))
         })
@@ -191,7 +255,10 @@ impl Class {
     /// Every other claim whose status does not say what there is to say.
     fn report_the_rest(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
-        for (state, got) in self.undisturbed(decided, now).filter(|(state, got)| !changes_slots(&state.claim, got)) {
+        for (state, got) in self.undisturbed(&decided.claims, now) {
+            if changes_slots(&state.claim, got) {
+                continue;
+            }
             if state.rendered.as_ref().is_some_and(|rendered| rendered.stands(got)) {
                 continue;
             }
@@ -342,7 +409,7 @@ impl Class {
                 Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
             effects.extend(self.report(&claim, verdict, now, around));
         }
-        effects.extend(self.wake_when_released(now));
+        effects.extend(Self::wake_when_released(self.claims.all(), now));
         effects
     }
 
@@ -369,7 +436,7 @@ impl Class {
             }
         }
         effects.extend(self.release_deleted(&all, now));
-        effects.extend(self.wake_when_released(now));
+        effects.extend(Self::wake_when_released(self.claims.all(), now));
         effects
     }
 
@@ -383,8 +450,8 @@ impl Class {
     }
 
     /// What a failed write holds up is tried again when its time has come.
-    fn wake_when_released(&self, now: &Now) -> Option<Effect> {
-        self.claims.all().filter_map(|state| state.held_until(now.instant)).min().map(Effect::WakeAt)
+    fn wake_when_released<'a>(claims: impl Iterator<Item = &'a ClaimState>, now: &Now) -> Option<Effect> {
+        claims.filter_map(|state| state.held_until(now.instant)).min().map(Effect::WakeAt)
     }
 }
 

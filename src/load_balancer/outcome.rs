@@ -128,6 +128,19 @@ impl Outcome {
         News::For(then.into_iter().chain(now).collect())
     }
 
+    /// Whether a listener is open that no claim is known to hold.
+    #[must_use]
+    pub fn has_orphans(&self) -> bool {
+        self.listeners.iter().any(|(key, listener)| self.is_orphan(*key, listener))
+    }
+
+    /// Whether this listener is open, and not planned. One that is only half there has
+    /// no owner, and is being repaired or closed.
+    #[must_use]
+    pub fn is_orphan(&self, key: ListenerKey, listener: &ListenerOutcome) -> bool {
+        listener.open && !listener.owner.is_unknown() && !self.plan.has(key)
+    }
+
     /// Whether a slot that is no longer planned is surely closed.
     #[must_use]
     pub fn is_closed(&self, key: ListenerKey) -> bool {

@@ -143,7 +143,8 @@ impl Claim {
 type LoadBalancers = BTreeMap<u32, LoadBalancerState>;
 
 fn run(claims: &[Claim], load_balancers: &LoadBalancers, policy: &Policy) -> Vec<Assignment> {
-    assign(&claims.iter().collect::<Vec<_>>(), load_balancers, policy)
+    let (load_balancers, policy) = (Arc::new(load_balancers.clone()), Arc::new(policy.clone()));
+    assign(&claims.iter().collect::<Vec<_>>(), &load_balancers, &policy).0
 }
 
 /// The load balancers that there are after a run, with nothing else on them.

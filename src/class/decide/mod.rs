@@ -19,7 +19,9 @@ use self::records::{Records, is_closed};
 use self::status::class_status;
 pub(super) use self::status::unreadable_status;
 use super::count::Counted;
-use crate::allocation::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, Released, Room, assign, same};
+use crate::allocation::{
+    Assignment, Claim, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
+};
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
 use crate::class::render::{Obstacle, parse_front_port, released_key, whole_seconds};
@@ -31,7 +33,7 @@ use crate::load_balancer::outcome::Outcome;
 pub(super) struct Facts<'a> {
     pub(super) class: &'a ClassObject,
     pub(super) spec: &'a SharedLBClassSpec,
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     /// Why nothing new is given, whatever is asked for
     pub(super) suspended: Option<Obstacle>,
     /// The claims of the class, the older first
@@ -90,8 +92,8 @@ impl Decision {
     }
 }
 
-/// Decides for one class. Pure.
-pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+/// Decides for one class. Also returns what is occupied once all is done. Pure.
+pub(super) fn decide(facts: &Facts<'_>) -> (Decision, Occupancy) {
     let before = facts.class.status.clone().unwrap_or_default();
     let mut records = Records::new(&before, facts);
     facts.claims.iter().filter(|claim| claim.meta.deleting).for_each(|claim| records.release_all(claim));
@@ -103,7 +105,9 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.unparsable;
     let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));
     let live: Vec<&Claim> = live.map(|(n, _)| facts.request(n)).collect();
-    let mut given = assign(&live, &states(&before, &records, facts), &facts.policy).into_iter();
+    let states = Arc::new(states(&before, &records, facts));
+    let (given, occupancy) = assign(&live, &states, &facts.policy);
+    let mut given = given.into_iter();
     let assignments: Vec<Option<Assignment>> =
         facts.claims.iter().map(|claim| if takes_part(claim) { given.next() } else { None }).collect();
     for (claim, got) in facts.claims.iter().zip(&assignments) {
@@ -125,11 +129,27 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         assignments,
     };
     let empty_since = plan(&mut decision, &before, &records, facts);
-    let listed = |index: u32| before.load_balancers.iter().any(|lb| lb.index == index);
-    let always = facts.spec.load_balancers.min;
-    decision.begins = decision.used.keys().any(|&index| index >= always && !listed(index));
+    decision.begins = decision.used.keys().any(|&index| is_begun(facts, index));
     decision.status = class_status(&decision, before, records, empty_since, facts);
-    decision
+    (decision, occupancy)
+}
+
+/// Whether this is on a load balancer that the class' status does not list yet.
+pub(super) fn begins(facts: &Facts<'_>, got: &Assignment) -> bool {
+    got.granted.as_ref().is_some_and(|granted| is_begun(facts, granted.index))
+}
+
+/// Whether a load balancer is begun by the slots that are given on it.
+fn is_begun(facts: &Facts<'_>, index: u32) -> bool {
+    let listed = facts.class.status.iter().flat_map(|status| &status.load_balancers);
+    index >= facts.spec.load_balancers.min && !listed.into_iter().any(|lb| lb.index == index)
+}
+
+/// The load balancers as `assign` sees them if nothing is given back that is not
+/// recorded.
+pub(super) fn states_as_recorded(facts: &Facts<'_>) -> BTreeMap<u32, LoadBalancerState> {
+    let before = facts.class.status.clone().unwrap_or_default();
+    states(&before, &Records::new(&before, facts), facts)
 }
 
 /// The load balancers as `assign` sees them. What their LB loops have not told

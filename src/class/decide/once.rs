@@ -19,10 +19,10 @@ pub(crate) fn decide_once(
     claims: &[Arc<ClaimObject>],
 ) -> (Vec<Option<Assignment>>, SharedLBClassStatus) {
     let unreadable = class.spec.as_ref().err().or(class.status.as_ref().err()).cloned();
-    let decision = decide(&Facts {
+    let (decision, _) = decide(&Facts {
         class,
         spec,
-        policy,
+        policy: Arc::new(policy),
         suspended: unreadable.map(|message| Obstacle::new(Reason::Unsupported, message)),
         claims: claims.iter().collect(),
         counted: None,

@@ -82,9 +82,7 @@ impl Records {
         let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
         for (&index, outcome) in facts.outcomes {
             for (&key, listener) in &outcome.listeners {
-                // One that is only half there has no owner, and is being repaired or closed.
-                let whole = listener.open && !listener.owner.is_unknown();
-                if !whole || outcome.plan.has(key) || self.is_released(index, key) {
+                if !outcome.is_orphan(key, listener) || self.is_released(index, key) {
                     continue;
                 }
                 let held = held.get_or_insert_with(|| {

@@ -73,10 +73,10 @@ impl World {
             };
             claims.iter().map(count).collect()
         });
-        let decision = decide(&Facts {
+        let (decision, _) = decide(&Facts {
             class: &class,
             spec: &spec,
-            policy,
+            policy: Arc::new(policy),
             suspended: None,
             claims: claims.iter().collect(),
             counted,
@@ -263,9 +263,9 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
         let claims: Vec<_> = cache.objects().values().cloned().collect();
         let class = class(spec.clone(), &SharedLBClassStatus::default(), false);
         let spec = class.spec.clone().unwrap();
-        let decision = decide(&Facts {
+        let (decision, _) = decide(&Facts {
             class: &class,
-            policy: policy(&spec, &World::provider().capabilities(), std::iter::empty()),
+            policy: Arc::new(policy(&spec, &World::provider().capabilities(), std::iter::empty())),
             spec: &spec,
             suspended: None,
             claims: claims.iter().collect(),

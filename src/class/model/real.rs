@@ -158,7 +158,7 @@ impl Real {
         class.settings = Some(ClassSettings { spec, provider: self.provider.clone() });
         for (n, claim) in known.claims.iter().enumerate() {
             if let Some(claim) = claim {
-                class.claims.insert(None, self.claim(n, &claim.claim, &exact[n]));
+                class.insert_claim(None, self.claim(n, &claim.claim, &exact[n]));
             }
         }
         self.set_the_rest(&mut class, known);
@@ -190,9 +190,9 @@ impl Real {
             if undisturbed {
                 continue;
             }
-            before.iter().for_each(|before| _ = class.claims.remove(&self.claim(n, &before.claim, &None)));
+            before.iter().for_each(|before| _ = class.remove_claim(&self.claim(n, &before.claim, &None)));
             let now = claim.map(|claim| self.claim(n, &claim.claim, &exact[n]));
-            now.into_iter().for_each(|claim| class.claims.insert(None, claim));
+            now.into_iter().for_each(|claim| class.insert_claim(None, claim));
         }
         self.set_the_rest(class, known);
     }

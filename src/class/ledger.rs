@@ -1,0 +1,139 @@
+//! What the last decision of a class has left, by which newcomers are given ports
+//! without another decision. Pure.
+//!
+//! A decision reads every claim of its class. Where nothing has changed since the last
+//! one but that its claims got what it gave them, and that there are new claims, each of
+//! these gets what a decision would give it from what is occupied already. The ledger is
+//! thrown away on any other change.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::decide::Decision;
+use super::verdicts::changes_slots;
+use crate::allocation::{Assignment, Claim, Held, LoadBalancerState, Occupancy, Policy};
+use crate::api::claim::ClaimObject;
+use crate::kubernetes::ObjectKey;
+
+/// What is occupied in a class, and what has changed since the last decision.
+pub(super) struct Ledger {
+    occupancy: Occupancy,
+    /// What claims were given that their statuses do not have yet
+    pending: BTreeMap<ObjectKey, Held>,
+    /// New claims that hold nothing, by age
+    newcomers: BTreeMap<(i64, ObjectKey), Arc<ClaimObject>>,
+    /// Claims that were taken out of the class to be put in again as they are now
+    removed: BTreeSet<ObjectKey>,
+}
+
+impl Ledger {
+    /// The ledger after this decision on these claims. `None`: the next claim takes
+    /// another decision, since slots are given back, a load balancer is begun, claims may
+    /// have to move, or targets are counted, which change with every endpoint.
+    pub(super) fn after(
+        decision: &Decision,
+        claims: &[&Arc<ClaimObject>],
+        policy: &Policy,
+        occupancy: Occupancy,
+    ) -> Option<Self> {
+        if decision.class_first() || policy.targets.is_some() || !occupancy.is_settled() {
+            return None;
+        }
+        let mut pending = BTreeMap::new();
+        for (claim, got) in claims.iter().zip(&decision.assignments) {
+            let Some(got) = got else { continue };
+            if !got.dropped.is_empty() || !got.lost.is_empty() {
+                return None;
+            }
+            if changes_slots(claim, got) {
+                pending.insert(claim.meta.key.clone(), got.granted.clone()?);
+            }
+        }
+        Some(Self { occupancy, pending, newcomers: BTreeMap::new(), removed: BTreeSet::new() })
+    }
+
+    /// Takes in that a claim was taken out of the class.
+    pub(super) fn remove(&mut self, claim: &ClaimObject) {
+        self.removed.insert(claim.meta.key.clone());
+    }
+
+    /// Takes in that a claim is in the class, which was `before`. Returns whether the
+    /// ledger is still true.
+    #[must_use]
+    pub(super) fn insert(&mut self, before: Option<&ClaimObject>, claim: &Arc<ClaimObject>) -> bool {
+        let key = &claim.meta.key;
+        let was_removed = self.removed.remove(key);
+        let age = (claim.request.created, key.clone());
+        if claim.meta.deleting || claim.unparsable {
+            return false;
+        }
+        let Some(before) = before else {
+            let is_new = !was_removed && claim.request.held.is_none();
+            return is_new && self.newcomers.insert(age, claim.clone()).is_none();
+        };
+        if self.newcomers.contains_key(&age) {
+            self.newcomers.insert(age, claim.clone());
+            return claim.request.held.is_none();
+        }
+        if !asks_alike(&before.request, &claim.request) || before.meta.deleting || before.unparsable {
+            return false;
+        }
+        let held = claim.request.held.as_ref();
+        if self.pending.get(key).is_some_and(|given| holds_alike(Some(given), held)) {
+            self.pending.remove(key);
+            return true;
+        }
+        holds_alike(before.request.held.as_ref(), held)
+    }
+
+    /// Whether a newcomer can be admitted, where the class has these load balancers and
+    /// this policy now.
+    pub(super) fn admits(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
+        let is_settled = self.pending.is_empty() && self.removed.is_empty();
+        is_settled && self.occupancy.is_of(load_balancers, policy)
+    }
+
+    /// Whether there are claims of which the decision did not know.
+    pub(super) fn has_newcomers(&self) -> bool {
+        !self.newcomers.is_empty()
+    }
+
+    /// What the newcomers get, the older first. `None`: one is refused something, which
+    /// takes a decision, and the ledger is of no further use.
+    pub(super) fn admit(&mut self) -> Option<Vec<(Arc<ClaimObject>, Option<Assignment>)>> {
+        let newcomers: Vec<Arc<ClaimObject>> = std::mem::take(&mut self.newcomers).into_values().collect();
+        // Numbers that are asked for are given first.
+        let asks = |claim: &ClaimObject| claim.request.ports.iter().any(|port| port.number.is_some());
+        let (by_number, others): (Vec<_>, Vec<_>) = newcomers.into_iter().partition(|claim| asks(claim));
+        let admit = |claim: Arc<ClaimObject>| {
+            let got = self.occupancy.admit(&claim.request);
+            let granted = got.granted.clone().filter(|_| got.refused.is_empty())?;
+            self.pending.insert(claim.meta.key.clone(), granted);
+            Some((claim, Some(got)))
+        };
+        by_number.into_iter().chain(others).map(admit).collect()
+    }
+}
+
+/// Whether a claim asks for the same.
+fn asks_alike(before: &Claim, now: &Claim) -> bool {
+    before.created == now.created && before.address == now.address && before.ports == now.ports
+}
+
+/// Whether a claim holds the same slots. Whether they were ever open matters only where
+/// claims may have to move.
+fn holds_alike(before: Option<&Held>, now: Option<&Held>) -> bool {
+    let (before, now) = match (before, now) {
+        (Some(before), Some(now)) => (before, now),
+        (before, now) => return before.is_none() && now.is_none(),
+    };
+    let alike = || {
+        let slots = before.slots.iter().zip(now.slots.iter());
+        before.slots.len() == now.slots.len()
+            && slots.into_iter().all(|(a, b)| a.key == b.key && a.name == b.name && a.target == b.target)
+    };
+    before == now || (before.index == now.index && alike())
+}
