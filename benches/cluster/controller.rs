@@ -1,7 +1,7 @@
 //! The controller's process: the real binary, with the rights that `deploy/`
 //! gives it and no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -115,6 +115,25 @@ impl Controller {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a line VmRSS")?;
         let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024.0 / 1e6)
+    }
+
+    /// Its established TCP connections now, watches included.
+    pub(crate) fn connections(&self) -> anyhow::Result<usize> {
+        let id = self.process.id().context("the controller has ended")?;
+        let mut own = HashSet::new();
+        for entry in std::fs::read_dir(format!("/proc/{id}/fd"))? {
+            // One may be closed between the listing and this.
+            let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+            let target = target.to_string_lossy();
+            own.extend(target.strip_prefix("socket:[").and_then(|inode| Some(inode.strip_suffix(']')?.to_owned())));
+        }
+        let table = std::fs::read_to_string(format!("/proc/{id}/net/tcp"))?;
+        // Columns of proc(5): the state is the fourth, 01 being ESTABLISHED, and the inode the tenth.
+        let established = table.lines().filter(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            columns.get(3) == Some(&"01") && columns.get(9).is_some_and(|inode| own.contains(*inode))
+        });
+        Ok(established.count())
     }
 
     fn log_tail(&self) -> String {

@@ -7,7 +7,7 @@ use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::progress;
 use crate::stage::Stage;
-use crate::{burst, endpoints, latency, services, steady};
+use crate::{all_change, burst, endpoints, latency, other_class, services, steady};
 
 /// The class that has many claims.
 const CLASS: &str = "bench";
@@ -61,8 +61,11 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     controller.until_quiet().await?;
     latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
     endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;
+    let large = &class.tenants[..scale.claims];
+    let controller = other_class::measure(stage, controller, &mut echo, large, scale.samples / 2).await?;
     drop(echo);
-    steady::measure(stage, controller, scale.idle).await
+    let controller = steady::measure(stage, controller, scale.idle).await?;
+    all_change::measure(stage, controller, scale.claims).await.map(drop)
 }
 
 /// A class that has few claims has soon more of them by being measured. So there

@@ -16,6 +16,7 @@
 //! `BENCH_CLAIMS=300` is a short version for trying: the sizes that figures have
 //! in their names shrink with it.
 
+mod all_change;
 mod aws;
 mod bare;
 mod burst;
@@ -27,6 +28,7 @@ mod endpoints;
 mod figures;
 mod latency;
 mod load;
+mod other_class;
 mod services;
 mod sightings;
 mod soak;

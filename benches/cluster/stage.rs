@@ -60,11 +60,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Makes a class that has room for every claim.
+    pub(crate) async fn create_class(&self, name: &str) -> anyhow::Result<()> {
+        Api::all(self.admin.clone()).create(&PostParams::default(), &roomy_class(name)?).await?;
+        Ok(())
+    }
+
     /// Makes a class that has room for every claim, and returns when its first
     /// load balancer has an address. It needs a controller that runs.
     pub(crate) async fn class(&self, name: &str) -> anyhow::Result<SharedLBClass> {
         let classes: Api<SharedLBClass> = Api::all(self.admin.clone());
-        classes.create(&PostParams::default(), &roomy_class(name)?).await?;
+        self.create_class(name).await?;
         eventually(&format!("class {name} to have an address"), PATIENCE, async || {
             let class = classes.get(name).await?;
             Ok(address_of(&class).is_some().then_some(class))

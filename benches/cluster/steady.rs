@@ -2,9 +2,9 @@
 //! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DynamicObject, ListParams};
@@ -21,12 +21,13 @@ const RESTARTS: usize = 5;
 
 /// Measures the controller that has seen all claims come; then one that is
 /// started with all of them there; then one that has nothing to do.
-pub(crate) async fn measure(stage: &Stage, controller: Controller, idle: Duration) -> anyhow::Result<()> {
+pub(crate) async fn measure(stage: &Stage, controller: Controller, idle: Duration) -> anyhow::Result<Controller> {
     controller.until_quiet().await?;
     print("rss_mb", controller.rss_mb()?, "MB");
     let controller = restart(stage, controller).await?;
     print("rss_after_restart_mb", controller.rss_mb()?, "MB");
-    measure_idle(stage, &controller, idle).await
+    measure_idle(stage, &controller, idle).await?;
+    Ok(controller)
 }
 
 /// What is written is counted twice: as the controller's metrics say, and by the
@@ -44,9 +45,45 @@ async fn restart(stage: &Stage, mut controller: Controller) -> anyhow::Result<Co
         writes += metrics.writes() + metrics.provider_changes();
     }
     let changed = changed(&before, &versions(&stage.admin).await?);
+    controller.kill().await?;
+    let bare = bare_lists(&stage.admin).await?;
+    controller = Controller::start(stage).await?;
+    controller.until_quiet().await?;
     print("restart_ms", percentile_ms(&times, 50), "ms");
+    print("restart_ratio", percentile_ms(&times, 50) / percentile_ms(&bare, 50), "ratio");
     print("restart_writes", f64::max(writes, changed), "writes");
     Ok(controller)
+}
+
+/// How long a bare client takes to list the kinds that the controller watches, all of
+/// them at once, as often as the controller was restarted.
+async fn bare_lists(client: &Client) -> anyhow::Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for _ in 0..RESTARTS {
+        let started = Instant::now();
+        tokio::try_join!(
+            list(client, ApiResource::erase::<SharedLB>(&())),
+            list(client, ApiResource::erase::<SharedLBClass>(&())),
+            list(client, ApiResource::erase::<Namespace>(&())),
+            list(client, ApiResource::erase::<Service>(&())),
+            list(client, ApiResource::erase::<EndpointSlice>(&())),
+        )?;
+        times.push(started.elapsed());
+    }
+    Ok(times)
+}
+
+/// Lists all objects of a kind, by pages of the size that watchers have by default.
+async fn list(client: &Client, kind: ApiResource) -> anyhow::Result<()> {
+    let all: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+    let mut page = ListParams::default().limit(500);
+    loop {
+        let listed = all.list(&page).await?;
+        match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
 }
 
 async fn measure_idle(stage: &Stage, controller: &Controller, idle: Duration) -> anyhow::Result<()> {
