@@ -225,6 +225,10 @@ pub struct PortStatus {
     /// renamed keeps its number by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<IntOrString>,
+    /// Whether the load balancer has ever served this port, or the one that it
+    /// continues. Such a port is never moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opened: bool,
 }
 
 /// Where ports are reached, as in the status of a Service.

@@ -136,8 +136,9 @@ fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
             HeldSlot {
                 name: name(&port.name),
                 key,
-                // One of two transports may have been added since.
-                opened: key.front_ports().any(|port| opened.contains(&port)),
+                // Earlier versions did not write the field. One of two transports may have
+                // been added since.
+                opened: port.opened || key.front_ports().any(|port| opened.contains(&port)),
                 target: port.target_port.clone(),
             }
         })
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_was_opened_once_the_ingress_lists_any_of_its_ports() {
+    fn a_slot_was_opened_once_its_status_says_so_or_the_ingress_lists_any_of_its_ports() {
         let mut status = status();
         let opened = |claim: ClaimObject| claim.request.held.unwrap().slots[0].opened;
         assert!(opened(claim(spec(), status.clone())));
@@ -264,7 +265,9 @@ mod tests {
             "it was TCP, and is to be TCP_UDP: TCP is open, and never moves"
         );
         status["loadBalancer"]["ingress"][0]["ports"].as_array_mut().unwrap().pop();
-        assert!(!opened(claim(spec(), status)));
+        assert!(!opened(claim(spec(), status.clone())));
+        status["ports"][0]["opened"] = json!(true);
+        assert!(opened(claim(spec(), status)), "the load balancer has lost its address");
     }
 
     #[test]

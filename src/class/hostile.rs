@@ -12,6 +12,7 @@ use sharedlb_providers::FrontPort;
 use sharedlb_providers::memory::Memory;
 use tokio::time::Instant;
 
+use super::dropped_fields::DroppedFields;
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
 use super::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
 use crate::api::claim::ClaimObject;
@@ -76,7 +77,8 @@ impl World {
         let namespaces = BTreeMap::new();
         let mut effects = Vec::new();
         loop {
-            let around = Surroundings { namespaces: &namespaces, backends: &self.backends, drops_target_ports: false };
+            let around =
+                Surroundings { namespaces: &namespaces, backends: &self.backends, dropped: DroppedFields::default() };
             effects.extend(self.class.step(&now(), &around));
             if !self.class.has_work() {
                 break;

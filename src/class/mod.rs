@@ -12,6 +12,7 @@ mod claims;
 pub mod companion;
 mod count;
 mod decide;
+mod dropped_fields;
 mod effect;
 mod executor;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use self::claims::ClaimState;
 use self::decide::Left;
 #[cfg(test)]
 pub(crate) use self::decide::once::decide_once;
+use self::dropped_fields::DroppedFields;
 use self::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite};
 use self::executor::Running;
 use self::state::{Class, ClassAnswer, ClassSettings, Now, OutcomeChange, Surroundings};
@@ -129,9 +131,7 @@ pub struct ClassLoop {
     class_objects: Cache<ClassObject>,
     namespaces: Cache<NamespaceObject>,
     default_class: Key,
-    /// Whether the CustomResourceDefinition of claims is older than this version, so that
-    /// the API server drops `status.ports[].targetPort`
-    drops_target_ports: bool,
+    dropped: DroppedFields,
     /// The classes that exist, and those that claims want
     classes: BTreeMap<Key, Class>,
     running: BTreeMap<Arc<str>, Running>,
@@ -156,7 +156,7 @@ impl ClassLoop {
             class_objects: Cache::default(),
             namespaces: Cache::default(),
             default_class: None,
-            drops_target_ports: false,
+            dropped: DroppedFields::default(),
             classes: BTreeMap::new(),
             running: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -206,7 +206,7 @@ impl ClassLoop {
             let around = Surroundings {
                 namespaces: self.namespaces.objects(),
                 backends: &self.settings.backends,
-                drops_target_ports: self.drops_target_ports,
+                dropped: self.dropped,
             };
             let now = Now { instant: Instant::now(), time: Timestamp::now() };
             let was_idle = class.is_idle();
@@ -453,7 +453,7 @@ impl ClassLoop {
     fn note_claim_write(&mut self, claim: &ClaimObject, what: &ClaimChange, written: &ClaimObject) {
         match what {
             ClaimChange::Status { status, lost } => {
-                self.note_dropped_fields(status, &written.status);
+                self.dropped.learn(status, &written.status);
                 self.publish_lost(claim, lost);
                 self.publish_transitions(claim, status);
             }
@@ -479,18 +479,6 @@ impl ClassLoop {
             let (reason, message) = (&notice.reason, &notice.note);
             info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
             self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
-        }
-    }
-
-    /// With the CustomResourceDefinition of an earlier version, the API server drops a
-    /// field that it does not know. The status would otherwise be written without end.
-    fn note_dropped_fields(&mut self, written: &SharedLBStatus, kept: &SharedLBStatus) {
-        let has = |status: &SharedLBStatus| status.ports.iter().any(|port| port.target_port.is_some());
-        if !self.drops_target_ports && has(written) && !has(kept) {
-            warn!(
-                "the API server drops status.ports[].targetPort of SharedLBs: apply the CustomResourceDefinitions of this version, and restart the controller"
-            );
-            self.drops_target_ports = true;
         }
     }
 

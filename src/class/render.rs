@@ -374,6 +374,7 @@ fn port_status(claim: &ClaimObject, slot: &HeldSlot) -> PortStatus {
         protocol: api_protocol(slot.key.protocol),
         port: slot.key.port,
         target_port: target(claim, slot),
+        opened: slot.opened,
     }
 }
 

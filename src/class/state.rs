@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::claims::{ClaimState, Claims};
 use super::decide::{Decision, Left};
+use super::dropped_fields::DroppedFields;
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::Obstacle;
@@ -43,9 +44,8 @@ pub(super) struct Now {
 pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a BTreeMap<ObjectKey, Arc<NamespaceObject>>,
     pub(super) backends: &'a Backends,
-    /// Whether the CustomResourceDefinition of claims is older than this version, so
-    /// that the API server drops `status.ports[].targetPort`
-    pub(super) drops_target_ports: bool,
+    /// What the API server drops of the statuses of claims
+    pub(super) dropped: DroppedFields,
 }
 
 /// One class. [`Class::step`] is what it does; the other methods take in what happened.

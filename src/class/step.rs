@@ -304,9 +304,7 @@ impl Class {
             (None, _) => claim.status.class_name.as_deref(),
         };
         let mut status = render::status(claim, class, verdict, now);
-        if around.drops_target_ports {
-            status.ports.iter_mut().for_each(|port| port.target_port = None);
-        }
+        around.dropped.remove_from(&mut status);
         status
     }
 

@@ -15,6 +15,7 @@ use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
 use crate::class::decide::Left;
+use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
 use crate::class::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
 use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome};
@@ -197,7 +198,8 @@ impl World {
         let namespaces = BTreeMap::new();
         let now = Now { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() };
         loop {
-            let around = Surroundings { namespaces: &namespaces, backends: &self.backends, drops_target_ports: false };
+            let around =
+                Surroundings { namespaces: &namespaces, backends: &self.backends, dropped: DroppedFields::default() };
             let gave = self.class.gives;
             let effects = self.class.step(&now, &around);
             self.admitted += usize::from(self.class.is_idle() && self.class.gives > gave);

@@ -22,6 +22,7 @@ use super::state::{
 };
 use crate::api::claim::{ClaimObject, api_protocol, protocol};
 use crate::api::class::ClassObject;
+use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
 use crate::class::in_flight_plans;
 use crate::class::render::{find, released_key};
@@ -288,7 +289,7 @@ fn same_statuses(known: &Known, effects: &[Effect]) -> Exact {
 
 fn around() -> Surroundings<'static> {
     static NAMESPACES: LazyLock<BTreeMap<ObjectKey, Arc<NamespaceObject>>> = LazyLock::new(BTreeMap::new);
-    Surroundings { namespaces: &NAMESPACES, backends: &BACKENDS, drops_target_ports: false }
+    Surroundings { namespaces: &NAMESPACES, backends: &BACKENDS, dropped: DroppedFields::default() }
 }
 
 /// The claim that each port is planned for.
@@ -387,8 +388,8 @@ fn status_json(status: &Status) -> Value {
     if let Some(slot) = status.held {
         json["className"] = json!("default");
         json["loadBalancerIndex"] = json!(slot.lb);
-        json["ports"] = json!([{"name": "x", "protocol": "TCP", "port": number(slot)}]);
-        if status.opened {
+        json["ports"] = json!([{"name": "x", "protocol": "TCP", "port": number(slot), "opened": status.opened}]);
+        if status.opened && status.address {
             let ports = json!([{"port": number(slot), "protocol": "TCP"}]);
             json["loadBalancer"] = json!({"ingress": [{"hostname": "lb", "ports": ports}]});
         }
@@ -418,7 +419,7 @@ fn of_status(claim: &ClaimObject, status: &SharedLBStatus) -> Status {
     });
     Status {
         held: status.load_balancer_index.and_then(slot),
-        opened: status.load_balancer.is_some(),
+        opened: status.ports.iter().any(|port| port.opened),
         address: status.address.is_some(),
         current: status.observed_generation == Some(claim.meta.generation),
         said,
