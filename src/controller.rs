@@ -198,6 +198,7 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
         address_within,
         backends: backends.clone(),
         events,
+        reporting_sources: options.sources.reporting(),
         metrics: metrics.clone(),
         readiness: part,
         tasks: names.clone(),

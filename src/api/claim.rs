@@ -11,7 +11,7 @@ use kube::api::DynamicObject;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SharedLBSpec, SharedLBStatus, Transport};
+use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SOURCE_LABEL, SharedLBSpec, SharedLBStatus, Transport};
 use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol, model};
 
 use crate::allocation::{Claim, Held, HeldSlot, PortRequest};
@@ -36,6 +36,9 @@ pub struct ClaimObject {
     /// Whether our finalizer is on it: only then may its slots be opened, since
     /// only then will their release be recorded.
     pub has_finalizer: bool,
+    /// The source that keeps it for another object; `None`: a user wrote it. A tenant
+    /// could write the same, so it decides about nothing but where Events go.
+    pub source: Option<Arc<str>>,
     /// Where its traffic goes
     pub target: Arc<Target>,
     /// What `assign` needs of it
@@ -87,7 +90,8 @@ impl ClaimObject {
         };
         let has_finalizer = meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER);
         let target = Arc::new(Target::of(&meta, spec.as_ref().ok()));
-        Self { meta, spec, class_name, status, unparsable, has_finalizer, target, request }
+        let source = source(object);
+        Self { meta, spec, class_name, status, unparsable, has_finalizer, source, target, request }
     }
 
     /// Whether it is being deleted and we are through with it: only somebody
@@ -115,6 +119,14 @@ impl ClaimObject {
 /// The longest error that is told of an object, in bytes: it leaves room in a
 /// message for what to do.
 const ERROR_MAX: usize = 400;
+
+/// The source that keeps this claim, as its label says, for the object that owns it.
+fn source(object: &DynamicObject) -> Option<Arc<str>> {
+    let mut owners = object.metadata.owner_references.iter().flatten();
+    let is_owned = owners.any(|owner| owner.controller == Some(true));
+    let label = object.metadata.labels.as_ref()?.get(SOURCE_LABEL)?;
+    is_owned.then(|| label.as_str().into())
+}
 
 /// A part of an object, or an error that names the field that is wrong.
 pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String> {

@@ -88,6 +88,9 @@ pub struct Settings {
     pub backends: Arc<Backends>,
     /// Where events go
     pub events: Events,
+    /// The sources that publish what becomes of their claims, on the objects that they
+    /// keep the claims for
+    pub reporting_sources: Vec<&'static str>,
     /// Where runs and writes are counted
     pub metrics: Arc<Metrics>,
     /// Where the loop reports what it still waits for
@@ -472,13 +475,20 @@ impl ClassLoop {
         }
     }
 
+    /// Logs how the verdict on a claim changes, and publishes it, unless its source does
+    /// so on the object that the user wrote.
     fn publish_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
         let class = self.class_of(claim);
         let class = class.as_deref();
-        for notice in render::transitions(&claim.status.conditions, &status.conditions) {
+        let source = claim.source.as_deref();
+        let is_published_elsewhere = source.is_some_and(|source| self.settings.reporting_sources.contains(&source));
+        let reached = render::reached(status);
+        for notice in render::transitions(&claim.status.conditions, &status.conditions, reached.as_deref()) {
             let (reason, message) = (&notice.reason, &notice.note);
             info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
-            self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
+            if !is_published_elsewhere {
+                self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
+            }
         }
     }
 
@@ -535,7 +545,7 @@ impl ClassLoop {
 
     fn publish_class_transitions(&self, class: &ClassObject, status: &SharedLBClassStatus) {
         let before = class.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        for notice in render::transitions(&before, &status.conditions) {
+        for notice in render::transitions(&before, &status.conditions, None) {
             info!(class = %class.meta.key.name, reason = notice.reason, note = notice.note, "class");
             self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
         }

@@ -270,7 +270,8 @@ impl Class {
         changed.into_iter().filter_map(|(claim, verdict)| self.report(&claim, verdict, now, around)).collect()
     }
 
-    /// Writes the status with this verdict, unless the claim has it already.
+    /// Writes the status with this verdict, unless the claim has it already, or it may
+    /// wait.
     fn report(
         &mut self,
         claim: &Arc<ClaimObject>,
@@ -283,6 +284,9 @@ impl Class {
         if status == claim.status {
             state.rendered = Some(verdict);
             return None;
+        }
+        if let Some(until) = render::may_wait_until(&claim.status, &status).filter(|until| *until > now.time) {
+            return Some(Effect::WakeAt(at(until, now)));
         }
         state.writes.begin();
         let what = ClaimChange::Status { status: Box::new(status), lost: Vec::new() };
@@ -407,6 +411,11 @@ impl Class {
                 Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
             effects.extend(self.report(&claim, verdict, now, around));
         }
+        // A source creates its claim with the finalizer on it.
+        let holds_nothing = |state: &&ClaimState| state.claim.request.held.is_none() && !state.claim.unparsable;
+        let empty: Vec<Arc<ClaimObject>> =
+            self.claims.all().filter(holds_nothing).map(|state| state.claim.clone()).collect();
+        effects.extend(self.release_deleted(&empty, now));
         effects.extend(Self::wake_when_released(self.claims.all(), now));
         effects
     }

@@ -23,6 +23,7 @@ fn class_loop() -> ClassLoop {
         make_provider: Box::new(|_, _| Box::new(Memory::default())),
         backends: Arc::default(),
         events,
+        reporting_sources: Vec::new(),
         metrics: Arc::default(),
         readiness: Arc::new(Readiness::default()).part(),
         tasks: Arc::default(),

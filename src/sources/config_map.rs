@@ -12,6 +12,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, FIELD_MANAGER, Protocol, Reason, SharedLBPort, SharedLBSpec};
@@ -145,13 +146,22 @@ fn delete(claim: &OwnedClaim) -> Option<Step> {
     (!claim.meta.deleting).then_some(Step::Delete(None))
 }
 
-/// What of the claim's verdict is to be told. A ConfigMap has no conditions, so
-/// that nobody knows what it was told before: trouble is told, and that it is
-/// over.
+/// What of the claim's verdict is to be told: the claim itself gets no Events. A
+/// ConfigMap has no conditions, so that what it was told before is not known: trouble
+/// is told, and that it is over, and which part of what is open gets no traffic.
 fn verdict(claim: &OwnedClaim, told: Option<&Notice>) -> Option<Notice> {
     let ready = render::find(&claim.status.conditions, ConditionType::Ready)?;
     let (reason, note) = (ready.reason.clone(), ready.message.clone());
     if ready.status == "True" {
+        let programmed = render::find(&claim.status.conditions, ConditionType::Programmed);
+        let says_more = |condition: &&Condition| {
+            ![Reason::Ready, Reason::Programmed].iter().any(|reason| reason.as_str() == condition.reason)
+        };
+        if let Some(part) = [Some(ready), programmed].into_iter().flatten().find(says_more) {
+            // Its message has numbers that change all the time.
+            let is_news = told.is_none_or(|told| told.reason != part.reason);
+            return is_news.then(|| Notice::normal(part.reason.clone(), part.message.clone()));
+        }
         let is_over = told.is_some_and(|told| told.kind == EventType::Warning);
         return is_over.then(|| Notice::normal(reason, note));
     }

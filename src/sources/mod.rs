@@ -123,6 +123,8 @@ pub enum Step {
     Change(Change),
     /// Something is told of the object, and nothing is written to it.
     Tell(Notice),
+    /// Nothing until this time, unless the object or its claim changes before.
+    Wait(Timestamp),
 }
 
 /// A change of the object itself.
@@ -146,6 +148,17 @@ impl Change {
     fn of_object(what: &'static str, patch: Value) -> Self {
         Self { what, status: false, patch, news: Vec::new(), otherwise: None }
     }
+
+    /// The same with the metadata of another change.
+    ///
+    /// A write of the status of a kind that is built in may change metadata too: it is
+    /// how Kubernetes' own controller of cloud load balancers writes its finalizer
+    /// (`PatchService` in `k8s.io/cloud-provider/service/helpers`). A custom resource's
+    /// status is written without its metadata.
+    fn with_metadata_of(mut self, other: Self) -> Self {
+        self.patch["metadata"] = other.patch["metadata"].clone();
+        self
+    }
 }
 
 /// Which sources there are.
@@ -158,6 +171,16 @@ pub struct Options {
     pub unclassed_services: bool,
     /// Whether ConfigMaps are one
     pub config_maps: bool,
+}
+
+impl Options {
+    /// The names of the sources that run, and so publish what becomes of their claims.
+    #[must_use]
+    pub fn reporting(&self) -> Vec<&'static str> {
+        let services = self.services.then_some(service::Services::NAME);
+        let config_maps = self.config_maps.then_some(config_map::ConfigMaps::NAME);
+        services.into_iter().chain(config_maps).collect()
+    }
 }
 
 /// The sources that there are, to be run.

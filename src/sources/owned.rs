@@ -129,11 +129,15 @@ pub(super) fn is_class_name(name: &str) -> bool {
     name.len() <= CLASS_NAME_MAX && name.starts_with(end) && name.ends_with(end) && name.chars().all(inner)
 }
 
-/// The claim for this object.
+/// The claim for this object. It has the finalizer of claims from the start, which the
+/// class would put on later: so its ports are planned one write earlier. A claim that
+/// was given nothing is let go by its class all the same, also by one that does not
+/// exist.
 pub(super) fn claim<S: Source>(source: &ObjectMeta, spec: SharedLBSpec) -> SharedLB {
     let mut claim = SharedLB::new(&name::<S>(&source.key.name), spec);
     claim.metadata = kube::core::ObjectMeta {
         namespace: Some(source.key.namespace.to_string()),
+        finalizers: Some(vec![CLAIM_FINALIZER.to_owned()]),
         labels: Some([(SOURCE_LABEL.to_owned(), S::NAME.to_owned())].into()),
         owner_references: Some(vec![OwnerReference {
             api_version: S::Kind::api_version(&()).into_owned(),

@@ -219,12 +219,13 @@ impl<S: Source> SourceLoop<S> {
         if entry.writes.is_under_way() {
             return;
         }
+        let now = Timestamp::now();
         let facts = Facts {
             object: object.as_deref(),
             claim: claim.as_deref(),
             refusal: entry.refusal.as_ref(),
             told: entry.told.as_ref(),
-            now: Timestamp::now(),
+            now,
         };
         match (self.source.next(&facts), entry.writes.held_until(Instant::now())) {
             (None, _) => {
@@ -243,6 +244,10 @@ impl<S: Source> SourceLoop<S> {
                 }
                 entry.told = Some(news);
                 self.touched.insert(key.clone());
+            }
+            (Some(Step::Wait(until)), _) => {
+                let wait = until.duration_since(now).unsigned_abs();
+                self.due.insert(key.clone(), Instant::now() + wait);
             }
             (Some(_), Some(until)) => _ = self.due.insert(key.clone(), until),
             (Some(step), None) => {

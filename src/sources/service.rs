@@ -81,7 +81,7 @@ impl Source for Services {
         Vec::new()
     }
 
-    /// First the finalizer, then the claim, then the status; and back again in
+    /// First the claim, then the status together with the finalizer; and back again in
     /// the order status, claim, finalizer.
     fn next(&self, facts: &Facts<'_, ServiceSource>) -> Option<Step> {
         let Some(service) = facts.object else { return delete(facts.claim?, None) };
@@ -139,11 +139,16 @@ impl ServiceSource {
 
     /// The next write for a Service that is to be served.
     fn serve(&self, asks: &Asks, wanted: &Wanted, facts: &Facts<'_, Self>) -> Option<Step> {
-        if let Some(step) = self.mark() {
-            return Some(step);
+        // While it has a status of ours, the Service may not go before its claim. One
+        // that has none yet gets the finalizer together with the status.
+        if let Some(mark) = self.mark().filter(|_| self.has_our_conditions()) {
+            return Some(Step::Change(mark));
         }
         let offer = wanted.offer(facts.claim);
-        let tell = |status: Status| self.tell(&status.leaving_out(self, offer.left_out.as_deref(), facts.now));
+        let tell = |status: Status| {
+            let told = status.leaving_out(self, offer.left_out.as_deref(), facts.now).write(self);
+            told.map(|told| Step::Change(self.mark().into_iter().fold(told, Change::with_metadata_of)))
+        };
         let refused = |claim| tell(status::refused(self, asks, facts.refusal?, claim, facts.now));
         // What was told of a claim counts no longer once that goes or is gone.
         let waiting = |claim: Option<&OwnedClaim>| {
@@ -167,7 +172,9 @@ impl ServiceSource {
         if !claim.is_observed() {
             return None;
         }
-        tell(status::of_claim(self, asks, claim, facts.now))
+        let told = tell(status::of_claim(self, asks, claim, facts.now))?;
+        let until = status::may_wait_until(self, claim).filter(|until| *until > facts.now);
+        Some(until.map_or(told, Step::Wait))
     }
 
     /// The next write for a Service for which nothing may be open: what it has is
@@ -193,7 +200,7 @@ impl ServiceSource {
         if self.mark.is_none() && self.asks.is_none() && self.has_finalizer() {
             // Somebody took our mark off. Without it, the finalizer would be
             // nobody's once the conditions are gone.
-            return self.mark();
+            return self.mark().map(Step::Change);
         }
         let released = || {
             Notice::normal(
@@ -221,7 +228,7 @@ impl ServiceSource {
 
     /// Puts the finalizer on, and in the same write what says that it is ours:
     /// every controller of load balancers uses this finalizer.
-    fn mark(&self) -> Option<Step> {
+    fn mark(&self) -> Option<Change> {
         let name = self.claim_name();
         if self.has_finalizer() && self.mark.as_ref() == Some(&name) {
             return None;
@@ -229,7 +236,7 @@ impl ServiceSource {
         let others = self.meta.finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER);
         let finalizers: Vec<&str> = others.chain([FINALIZER]).collect();
         let patch = json!({"metadata": {"finalizers": finalizers, "annotations": {CLAIM_ANNOTATION: name}}});
-        Some(Step::Change(Change::of_object("finalizer", patch)))
+        Some(Change::of_object("finalizer", patch))
     }
 
     /// Takes the finalizer off, if it is ours.

@@ -4,6 +4,7 @@
 use crate::kubernetes::events::Notice;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::Resource as _;
 use serde_json::{Map, Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason};
@@ -27,6 +28,9 @@ pub(super) struct World<S> {
     /// What was done, in words
     pub(super) done: Vec<String>,
     version: u64,
+    now: Timestamp,
+    /// Whether the load balancer takes its time, so that claims do not get ready
+    pub(super) is_slow: bool,
 }
 
 impl<S> Clone for World<S> {
@@ -41,6 +45,8 @@ impl<S> Clone for World<S> {
             news: self.news.clone(),
             done: self.done.clone(),
             version: self.version,
+            now: self.now,
+            is_slow: self.is_slow,
         }
     }
 }
@@ -57,6 +63,8 @@ impl<S: Source> World<S> {
             news: Vec::new(),
             done: Vec::new(),
             version: 1,
+            now: "2026-01-03T00:00:00.5Z".parse().unwrap(),
+            is_slow: false,
         };
         world.object = Some(world.created(object));
         world
@@ -158,7 +166,7 @@ impl<S: Source> World<S> {
             claim: claim.as_ref(),
             refusal: self.refusal.as_ref(),
             told: self.told.as_ref(),
-            now: "2026-01-03T00:00:00.5Z".parse().unwrap(),
+            now: self.now,
         })
     }
 
@@ -166,6 +174,13 @@ impl<S: Source> World<S> {
     /// there was one.
     pub(super) fn step(&mut self) -> bool {
         match self.next() {
+            Some(Step::Wait(until)) => {
+                if !self.class_loop() {
+                    self.done.push("wait".to_owned());
+                    self.now = until;
+                }
+                true
+            }
             Some(step) => self.carry_out(step),
             None => self.class_loop(),
         }
@@ -210,6 +225,7 @@ impl<S: Source> World<S> {
                 self.news.push(news.reason.clone());
                 self.told = Some(news);
             }
+            Step::Wait(until) => self.now = until,
         }
         true
     }
@@ -221,7 +237,8 @@ impl<S: Source> World<S> {
         before != self.refusal
     }
 
-    /// Gives ports: those that are asked for, and others by their names.
+    /// Gives ports: those that are asked for, and others by their names. In a second
+    /// write they are served.
     fn class_loop(&mut self) -> bool {
         let Some(mut claim) = self.claim.clone() else { return false };
         if claim["metadata"]["ownerReferences"].is_null() {
@@ -240,7 +257,9 @@ impl<S: Source> World<S> {
             self.let_go();
             return true;
         }
-        if claim["status"]["observedGeneration"] == claim["metadata"]["generation"] {
+        let is_given = claim["status"]["observedGeneration"] == claim["metadata"]["generation"];
+        let waits = claim["status"]["conditions"][2]["reason"] == Reason::Pending.as_str();
+        if is_given && (self.is_slow || !waits) {
             return false;
         }
         let given = |port: &Value| {
@@ -258,12 +277,21 @@ impl<S: Source> World<S> {
             json!({"type": kind, "status": "True", "reason": kind, "message": format!("class {}", claim["spec"]["className"]),
                 "lastTransitionTime": "2026-01-01T00:00:00.25Z", "observedGeneration": claim["metadata"]["generation"]})
         };
+        let served = claim["status"]["loadBalancer"].clone();
         claim["status"] = json!({
             "className": claim["spec"]["className"], "loadBalancerIndex": 0, "address": "10.0.0.1",
             "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": ports.iter().flat_map(opened).collect::<Vec<_>>()}]},
             "ports": ports, "observedGeneration": claim["metadata"]["generation"],
             "conditions": [condition("Allocated"), condition("Programmed"), condition("Ready")],
         });
+        if !is_given {
+            claim["status"]["loadBalancer"] = served;
+            for condition in [1, 2] {
+                claim["status"]["conditions"][condition]["status"] = json!("False");
+                claim["status"]["conditions"][condition]["reason"] = json!(Reason::Pending.as_str());
+                claim["status"]["conditions"][condition]["lastTransitionTime"] = json!(self.now.to_string());
+            }
+        }
         claim["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);
         self.claim = Some(self.stamped(claim));
         true

@@ -9,12 +9,19 @@ use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Site, Tests, World, addresses, slots};
+use crate::harness::{LIMIT, Site, Tests, World, Writes, addresses, at_most, slots};
+
+/// How many claims there are where their writes are counted.
+const COUNTED: usize = 40;
+
+/// How many of them are created at once.
+const AT_ONCE: usize = 8;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("kubectl get slb shows class, address, ports and readiness", columns),
-        test.test("a claim's way to readiness is told by Events", events),
+        test.test("that a claim is open is told by one Event, and what is wrong with it by another", events),
+        test.test("a new claim costs five writes, until it is ready and its Event is there", writes),
         test.test("kubectl describe slb shows why a claim is refused", described),
         test.test("metrics count claims by verdict and slots by state", metrics),
         test.test("metrics tell of runs, provider calls and writes", loops_in_metrics),
@@ -41,17 +48,39 @@ async fn columns(world: Arc<World>) -> anyhow::Result<()> {
 async fn events(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "events", json!({})).await?;
     let (.., port) = slots(&site.assigned("web").await?)[""];
-    let note = site.event("web", Reason::Allocated.as_str()).await?;
+    let note = site.event("web", Reason::Ready.as_str()).await?;
     ensure!(note.contains(&port.to_string()), "it does not name port {port}: {note}");
-    site.event("web", Reason::Ready.as_str()).await?;
+    let address = addresses(&site.fronts(1).await?[0]).pop().context("an address")?;
+    ensure!(note.contains(&address), "it does not name {address}: {note}");
     let events = site.events("web").await?;
     ensure!(events.iter().all(|event| event.type_.as_deref() == Some("Normal")), "{events:?}");
+    ensure!(events.len() == 1, "{events:?}");
     site.change("web", json!({"spec": {"selector": {"app": "nobody"}}})).await?;
     site.event("web", Reason::NoBackends.as_str()).await?;
     let events = site.events("web").await?;
     let told = events.iter().find(|event| event.reason.as_deref() == Some(Reason::NoBackends.as_str()));
     ensure!(told.is_some_and(|event| event.type_.as_deref() == Some("Warning")), "{told:?}");
     Ok(())
+}
+
+async fn writes(world: Arc<World>) -> anyhow::Result<()> {
+    let site = Site::with_pod(&world.cluster, "writes", json!({"portsPerNamespace": 1000})).await?;
+    // The load balancer has its address before the claims that count.
+    site.assigned("first").await?;
+    site.event("first", Reason::Ready.as_str()).await?;
+    let writes = Writes::of(&world.cluster.admin(), "writes").await?;
+    let names: Vec<String> = (0..COUNTED).map(|number| format!("web-{number}")).collect();
+    // One that waits for long is told so, which is a write more.
+    for names in names.chunks(AT_ONCE) {
+        for name in names {
+            site.claim(name, json!([{"targetPort": "http"}])).await?;
+        }
+        // Events are written one after another, after all else about a claim.
+        for name in names {
+            site.event(name, Reason::Ready.as_str()).await?;
+        }
+    }
+    at_most(&writes.counts(), 5, COUNTED)
 }
 
 async fn described(world: Arc<World>) -> anyhow::Result<()> {

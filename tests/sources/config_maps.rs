@@ -210,7 +210,7 @@ async fn service_comes_and_goes(world: Arc<World>) -> anyhow::Result<()> {
     let bound = maps.data("mine").await?;
     let claim = tenant.site.claims.get("configmap-mine").await?.uid();
     tenant.delete("web").await?;
-    tenant.site.without_backends("configmap-mine", &["web"]).await?;
+    tenant.site.has_no_backends("configmap-mine", &["web"]).await?;
     tenant.closed(front).await?;
     tenant.event("ConfigMap", "mine", "NoBackends").await?;
     tenant.service("web", plain()).await?;

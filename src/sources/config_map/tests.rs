@@ -295,6 +295,29 @@ fn trouble_is_told_once_and_that_it_is_over() {
 }
 
 #[test]
+fn that_a_part_of_what_is_open_gets_no_traffic_is_told_once() {
+    let mut world = settled(json!({}));
+    world.news.clear();
+    let said = |programmed: &str, ready: &str, message: &str| {
+        let condition = |kind: &str, reason: &str| {
+            json!({"type": kind, "status": "True", "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        json!({"status": {"conditions": [condition("Programmed", programmed), condition("Ready", ready)]}})
+    };
+    for (programmed, ready, message) in [
+        ("BackendsLeftOut", "Ready", "120 of 1400"),
+        ("BackendsLeftOut", "Ready", "120 of 1401"),
+        ("Programmed", "AddressWithoutBackends", "nothing answers at fd00::1"),
+        ("Programmed", "Ready", ""),
+    ] {
+        world.edit_claim(&said(programmed, ready, message));
+        world = world.settled();
+    }
+    assert_eq!(world.news, ["BackendsLeftOut", "AddressWithoutBackends"]);
+}
+
+#[test]
 fn what_the_api_server_does_not_take_is_told() {
     let mut world = World::new(services(), map(json!({"class": "x"})));
     world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });

@@ -21,6 +21,8 @@ const HONOURED: &str = "sharedlb.dev/Honoured";
 pub(super) struct Status {
     ingress: Vec<LoadBalancerIngress>,
     conditions: Vec<Condition>,
+    /// The ports and the address, for the Event that the Service is ready
+    reached: Option<String>,
 }
 
 /// The mode of every address that we write: kube-proxy leaves it alone.
@@ -41,13 +43,17 @@ pub(super) fn of_ours(conditions: &[Condition]) -> impl Iterator<Item = &Conditi
 pub(super) fn nothing(service: &ServiceSource) -> Status {
     // The addresses of a Service that was never told anything are another's.
     let ingress = if service.has_our_address() { Vec::new() } else { service.ingress.clone() };
-    Status { ingress, conditions: Vec::new() }
+    Status { ingress, conditions: Vec::new(), reached: None }
 }
 
 /// The status of a Service whose claim has a verdict.
 pub(super) fn of_claim(service: &ServiceSource, asks: &Asks, claim: &OwnedClaim, now: Timestamp) -> Status {
     let copied = claim.status.conditions.iter().map(copied);
-    Status { ingress: ingress(claim), conditions: copied.chain(unhonoured(service, asks, now)).collect() }
+    Status {
+        ingress: ingress(claim),
+        conditions: copied.chain(unhonoured(service, asks, now)).collect(),
+        reached: render::reached(&claim.status),
+    }
 }
 
 /// The status of a Service whose claim cannot be written, or may not exist.
@@ -73,6 +79,7 @@ pub(super) fn refused(
             Some(claim) => ingress(claim),
         },
         conditions: conditions.into_iter().flatten().chain(unhonoured(service, asks, now)).collect(),
+        reached: None,
     }
 }
 
@@ -88,6 +95,18 @@ pub(super) fn waiting(service: &ServiceSource, asks: &Asks, claim: Option<&Owned
         }),
     };
     refused(service, asks, &refusal, None, now)
+}
+
+/// Until when the verdict on a claim need not be told to its Service. The claim waits for
+/// what comes by itself, the Service says no more than that or nothing yet, and its
+/// addresses are those of the claim. `None`: it is to be told now.
+pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim) -> Option<Timestamp> {
+    let ready = conditions::find(&service.conditions, &qualified(ConditionType::Ready.as_str()));
+    let is_waiting = match ready {
+        Some(ready) => ready.reason == Reason::Pending.as_str(),
+        None => !service.has_our_conditions(),
+    };
+    render::passes_until(&claim.status).filter(|_| is_waiting && ingress(claim) == service.ingress)
 }
 
 /// What a claim is advised to do, and what its Service would have to do for that.
@@ -214,7 +233,7 @@ impl Status {
             what: "status",
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),
-            news: render::transitions(&before, &self.conditions),
+            news: render::transitions(&before, &self.conditions, self.reached.as_deref()),
             otherwise: None,
         })
     }

@@ -6,7 +6,7 @@ mod limits;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sharedlb_crds::Reason;
+use sharedlb_crds::{CLAIM_FINALIZER, Reason};
 
 use super::super::simulation::World;
 use super::*;
@@ -132,9 +132,9 @@ fn condition<'a>(world: &'a World<Services>, kind: &str) -> &'a Value {
 }
 
 #[test]
-fn first_comes_the_finalizer_then_the_claim_then_the_status() {
+fn first_comes_the_claim_then_the_status_with_the_finalizer() {
     let world = settled(plain());
-    assert_eq!(world.done, ["finalizer", "create", "status"]);
+    assert_eq!(world.done, ["create", "status"]);
     let claim = world.claim.as_ref().unwrap();
     assert_eq!(claim["metadata"]["name"], "service-web");
     assert_eq!(
@@ -151,7 +151,44 @@ fn first_comes_the_finalizer_then_the_claim_then_the_status() {
         json!([{"ip": "10.0.0.1", "ipMode": "Proxy", "ports": [{"port": 80, "protocol": "TCP"}]}])
     );
     assert_eq!(condition(&world, "Ready")["status"], "True");
-    assert_eq!(world.news, ["Allocated", "Ready"]);
+    assert_eq!(world.news, ["Ready"]);
+    let claim = world.claim.as_ref().unwrap();
+    assert_eq!(claim["metadata"]["finalizers"], json!([CLAIM_FINALIZER]));
+}
+
+#[test]
+fn the_claim_of_a_service_is_created_with_its_finalizer() {
+    let mut world = World::new(Arc::new(SOURCE), plain());
+    assert!(world.source_step());
+    assert_eq!(world.claim.unwrap()["metadata"]["finalizers"], json!([CLAIM_FINALIZER]));
+}
+
+#[test]
+fn a_service_is_told_that_its_claim_waits_only_if_that_takes_long() {
+    let mut world = World::new(Arc::new(SOURCE), plain());
+    world.is_slow = true;
+    let mut world = world.settled();
+    assert_eq!(world.done, ["create", "wait", "status"]);
+    assert_eq!(condition(&world, "Ready")["reason"], "Pending");
+    assert_eq!(world.object.as_ref().unwrap()["metadata"]["finalizers"], json!(["team.dev/theirs", FINALIZER]));
+    assert!(world.news.is_empty(), "{:?}", world.news);
+    world.is_slow = false;
+    let world = world.settled();
+    assert_eq!(world.done, ["create", "wait", "status", "status"]);
+    assert_eq!(condition(&world, "Ready")["status"], "True");
+    assert_eq!(world.news, ["Ready"]);
+}
+
+#[test]
+fn a_service_that_was_ready_is_told_at_once_that_it_is_not() {
+    let mut world = settled(plain());
+    world.is_slow = true;
+    world.done.clear();
+    becomes(&mut world, &two_ports());
+    let world = world.settled();
+    assert_eq!(world.done, ["correct", "status"]);
+    assert_eq!(condition(&world, "Ready")["reason"], "Pending");
+    assert_eq!(ingress(&world)[0]["ports"].as_array().unwrap().len(), 1, "what is open stays there to be read");
 }
 
 #[test]
@@ -261,7 +298,7 @@ fn a_claim_of_an_earlier_service_of_that_name_is_replaced() {
     world.edit(&json!({"metadata": {"uid": "another"}}));
     world.claim = earlier.claim;
     let world = world.settled();
-    assert_eq!(world.done, ["finalizer", "delete", "gone", "create", "status"]);
+    assert_eq!(world.done, ["delete", "gone", "create", "status"]);
     assert_eq!(world.claim.as_ref().unwrap()["metadata"]["ownerReferences"][0]["uid"], "another");
 }
 
@@ -295,7 +332,7 @@ fn what_the_api_server_does_not_take_is_told() {
 fn what_is_not_carried_out_is_told_once_and_stays_to_be_read() {
     let policies = json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"});
     let world = settled(service(json!({}), policies)).restarted().settled();
-    assert_eq!(world.news, ["Allocated", "Ready", "ExternalTrafficPolicy"]);
+    assert_eq!(world.news, ["Ready", "ExternalTrafficPolicy"]);
     let told = condition(&world, "Honoured")["message"].as_str().unwrap();
     assert!(told.contains("externalTrafficPolicy Local") && told.contains("sessionAffinity ClientIP"), "{told}");
 }

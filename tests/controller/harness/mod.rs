@@ -14,6 +14,7 @@ mod install;
 mod metrics;
 mod pods;
 mod site;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub(crate) use dry_run::DryRun;
 pub(crate) use install::{controller_kubeconfig, install, install_without_definitions};
 pub(crate) use pods::{Backend, add_node};
 pub(crate) use site::{Neighbour, Site};
+pub(crate) use writes::{Writes, at_most};
 
 /// How long anything may take before a test says that it does not happen. It
 /// is much more than anything takes, since many tests share two cores.

@@ -195,9 +195,14 @@ impl Site {
     /// Waits until the claim has its ports and nobody to send traffic to, and
     /// requires that the user is told so.
     pub(crate) async fn without_backends(&self, name: &str, words: &[&str]) -> anyhow::Result<()> {
-        self.verdict(name, ConditionType::Allocated, ("True", Reason::Allocated)).await?;
-        self.verdict_with(name, ConditionType::Ready, ("False", Reason::NoBackends), words).await?;
+        self.has_no_backends(name, words).await?;
         self.event(name, Reason::NoBackends.as_str()).await.map(drop)
+    }
+
+    /// The same for the claim of a source, which publishes Events elsewhere.
+    pub(crate) async fn has_no_backends(&self, name: &str, words: &[&str]) -> anyhow::Result<()> {
+        self.verdict(name, ConditionType::Allocated, ("True", Reason::Allocated)).await?;
+        self.verdict_with(name, ConditionType::Ready, ("False", Reason::NoBackends), words).await.map(drop)
     }
 
     /// Waits for an Event about a claim, and returns what it says.
