@@ -169,6 +169,12 @@ impl Metrics {
         self.sum("sharedlb_api_writes_total", &[])
     }
 
+    /// The writes since the start for claims, Services and ConfigMaps, Events included:
+    /// all but those to classes.
+    pub(crate) fn writes_for_users(&self) -> f64 {
+        self.writes() - self.sum("sharedlb_api_writes_total", &["kind=\"SharedLBClass\""])
+    }
+
     /// All calls of providers since the start.
     pub(crate) fn provider_calls(&self) -> f64 {
         self.sum("sharedlb_provider_calls_total", &[])

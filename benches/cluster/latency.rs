@@ -29,6 +29,27 @@ pub(crate) async fn measure(stage: &Stage, echo: &mut Echo, claims: usize, tenan
     Ok(())
 }
 
+/// How many claims, and answers of the echo, follow each other without a pause.
+const IN_A_ROW: usize = 10;
+
+/// Measures claims in a closed loop: the next one is created as soon as the port of the
+/// last one is seen. The echo takes turns with them in closed loops of its own.
+pub(crate) async fn measure_closed_loop(stage: &Stage, echo: &mut Echo, tenants: &[Tenant]) -> anyhow::Result<()> {
+    progress(&format!("{} claims in closed loops", tenants.len()));
+    add_pods(stage, tenants).await?;
+    let (mut ports, mut answers) = (Vec::new(), Vec::new());
+    for tenants in tenants.chunks(IN_A_ROW) {
+        for tenant in tenants {
+            ports.push(time_to_port(stage, tenant).await?);
+        }
+        for _ in tenants {
+            answers.push(echo.time_to_answer().await?);
+        }
+    }
+    print("closed_loop_ratio", percentile_ms(&ports, 50) / percentile_ms(&answers, 50), "ratio");
+    Ok(())
+}
+
 fn report(claims: usize, ports: &[Duration], answers: &[Duration]) {
     let (port, answer) = (percentile_ms(ports, 50), percentile_ms(answers, 50));
     print(&format!("status_port_p50_ms_{claims}"), port, "ms");

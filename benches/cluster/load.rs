@@ -7,7 +7,7 @@ use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::progress;
 use crate::stage::Stage;
-use crate::{all_change, burst, endpoints, latency, other_class, services, steady};
+use crate::{all_change, burst, endpoints, latency, other_class, services, steady, writes};
 
 /// The class that has many claims.
 const CLASS: &str = "bench";
@@ -44,7 +44,9 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     let controller = Controller::start(stage).await?;
     let mut echo = Echo::start(stage).await?;
     where_there_are_few(stage, &controller, &mut echo, scale.samples).await?;
-    services::measure(stage, scale.samples).await?;
+    services::measure(stage, &mut echo, scale.samples).await?;
+    writes::measure(stage, &controller).await?;
+    writes::measure_burst(stage, &controller, scale.claims / 10).await?;
 
     stage.class(CLASS).await?;
     let mut class = Filling { stage, tenants: Vec::new() };
@@ -86,7 +88,9 @@ async fn where_there_are_few(
     };
     populate(stage, &of_all(0..FEW)).await?;
     controller.until_quiet().await?;
-    latency::measure(stage, echo, FEW, &of_all(FEW..2 * FEW)).await
+    latency::measure(stage, echo, FEW, &of_all(FEW..2 * FEW)).await?;
+    controller.until_quiet().await?;
+    latency::measure_closed_loop(stage, echo, &of_all(2 * FEW..3 * FEW)).await
 }
 
 /// The class that has many claims, while it fills.

@@ -35,6 +35,7 @@ mod soak;
 mod stage;
 mod steady;
 mod traffic;
+mod writes;
 
 use std::process::Command;
 use std::time::Duration;
