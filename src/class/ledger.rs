@@ -74,8 +74,8 @@ impl Ledger {
             let is_new = !was_removed && claim.request.held.is_none();
             return is_new && self.newcomers.insert(age, claim.clone()).is_none();
         };
-        if self.newcomers.contains_key(&age) {
-            self.newcomers.insert(age, claim.clone());
+        if let Some(newcomer) = self.newcomers.get_mut(&age) {
+            newcomer.clone_from(claim);
             return claim.request.held.is_none();
         }
         if !asks_alike(&before.request, &claim.request) || before.meta.deleting || before.unparsable {

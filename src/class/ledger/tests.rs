@@ -281,7 +281,7 @@ impl World {
                 (slot.key, ListenerOutcome { open: true, backends: true, ..ListenerOutcome::closed(&owner) })
             })
         });
-        let port = |port| FrontPort { port: port, transport: Transport::Tcp };
+        let port = |port| FrontPort { port, transport: Transport::Tcp };
         let outcome = Outcome {
             listeners: planned.collect(),
             plan: plan.clone(),
