@@ -554,10 +554,14 @@ pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
 
 /// Until when the second of two statuses is not worth a write after the first. Both
 /// have the same ports, and say that the claim waits for what comes by itself; they
-/// differ only in what that is. `None`: it is to be written now.
+/// differ only in what that is, and in whether the ports were ever served: as long as the
+/// claim waits, they have served no client. `None`: it is to be written now.
 #[must_use]
 pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option<Timestamp> {
-    let is_same = before.ports == after.ports && before.observed_generation == after.observed_generation;
+    let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
+        status.ports.iter().map(|port| PortStatus { opened: false, ..port.clone() }).collect()
+    };
+    let is_same = ports(before) == ports(after) && before.observed_generation == after.observed_generation;
     passes_until(before).filter(|_| is_same && passes_until(after).is_some())
 }
 
@@ -753,7 +757,9 @@ mod tests {
 
     #[test]
     fn a_status_may_wait_only_while_all_that_changes_is_what_the_claim_waits_for() {
-        let claim = claim("web").holds(0, 20001).build();
+        let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
+        let claim =
+            claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports})).build();
         let verdict = |programmed| Verdict {
             held: claim.request.held.clone(),
             refused: None,
@@ -769,6 +775,7 @@ mod tests {
         let at = |programmed| status(&claim, Some("default"), &verdict(programmed), Timestamp::UNIX_EPOCH);
         let no_backends = Trouble { reason: Reason::NoBackends, message: "no pod".into() };
         let (given, waiting) = (at(Programmed::Pending), at(served(vec![("x".into(), None)])));
+        assert_eq!((given.ports[0].opened, waiting.ports[0].opened), (false, true));
         let (idle, ready) = (at(served(vec![("x".into(), Some(no_backends))])), at(served(Vec::new())));
         assert_eq!(may_wait_until(&given, &waiting), Some(Timestamp::UNIX_EPOCH + PASSING));
         assert_eq!(may_wait_until(&given, &ready), None);
