@@ -11,6 +11,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::decide::Decision;
 use super::verdicts::changes_slots;
@@ -27,7 +30,13 @@ pub(super) struct Ledger {
     newcomers: BTreeMap<(i64, ObjectKey), Arc<ClaimObject>>,
     /// Claims that were taken out of the class to be put in again as they are now
     removed: BTreeSet<ObjectKey>,
+    /// When newcomers were first admitted
+    admits_since: Option<Instant>,
 }
+
+/// For how long newcomers are admitted before there is a decision: what was given to those
+/// before them is opened by it.
+const ADMITS_FOR: Duration = Duration::from_millis(100);
 
 impl Ledger {
     /// The ledger after this decision on these claims. `None`: the next claim takes
@@ -52,7 +61,7 @@ impl Ledger {
                 pending.insert(claim.meta.key.clone(), got.granted.clone()?);
             }
         }
-        Some(Self { occupancy, pending, newcomers: BTreeMap::new(), removed: BTreeSet::new() })
+        Some(Self { occupancy, pending, newcomers: BTreeMap::new(), removed: BTreeSet::new(), admits_since: None })
     }
 
     /// Takes in that a claim was taken out of the class.
@@ -71,12 +80,17 @@ impl Ledger {
             return false;
         }
         let Some(before) = before else {
-            let is_new = !was_removed && claim.request.held.is_none();
+            // A claim whose spec cannot be read asks for nothing.
+            let is_new = !was_removed && claim.request.held.is_none() && !claim.request.ports.is_empty();
             return is_new && self.newcomers.insert(age, claim.clone()).is_none();
         };
+        if !was_removed {
+            // It comes from another class.
+            return false;
+        }
         if let Some(newcomer) = self.newcomers.get_mut(&age) {
             newcomer.clone_from(claim);
-            return claim.request.held.is_none();
+            return claim.request.held.is_none() && !claim.request.ports.is_empty();
         }
         if !asks_alike(&before.request, &claim.request) || before.meta.deleting || before.unparsable {
             return false;
@@ -91,9 +105,15 @@ impl Ledger {
 
     /// Whether a newcomer can be admitted, where the class has these load balancers and
     /// this policy now.
-    pub(super) fn admits(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
+    pub(super) fn admits(
+        &mut self,
+        load_balancers: &BTreeMap<u32, LoadBalancerState>,
+        policy: &Policy,
+        now: Instant,
+    ) -> bool {
         let is_settled = self.pending.is_empty() && self.removed.is_empty();
-        is_settled && self.occupancy.is_of(load_balancers, policy)
+        let is_recent = now <= *self.admits_since.get_or_insert(now) + ADMITS_FOR;
+        is_settled && is_recent && self.occupancy.is_of(load_balancers, policy)
     }
 
     /// Whether there are claims of which the decision did not know.

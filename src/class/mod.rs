@@ -446,7 +446,11 @@ impl ClassLoop {
         }
         // The class that waited for this answer goes on when it was the last one.
         if awaited_by.is_some() && self.classes.get_mut(&awaited_by).is_some_and(Class::give_answered) {
-            self.reconcile_soon(awaited_by);
+            if self.classes.get(&awaited_by).is_some_and(Class::has_newcomers) {
+                self.dirty.insert(awaited_by);
+            } else {
+                self.reconcile_soon(awaited_by);
+            }
         }
         if let Some(now) = self.as_it_is_now(&claim) {
             self.reconcile_soon(self.class_of(&now));

@@ -25,7 +25,7 @@ const LISTED_PORTS: usize = 4;
 /// How long a claim may wait for its load balancer, an address or endpoints before its
 /// status says more than that it waits. In the good case all of them come within this
 /// time, and the status is written twice: with the ports, and once they are served.
-const PASSING: Duration = Duration::from_secs(5);
+pub(crate) const PASSING: Duration = Duration::from_secs(5);
 
 /// What is said of a claim that is ready.
 const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend";
@@ -202,12 +202,12 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
     let before = &claim.status;
     let not_heard = verdict.programmed == Programmed::NotHeard
         && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
-    let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed));
-    let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
     let addresses: Vec<Address> = match &verdict.addresses {
         Some(addresses) => addresses.to_vec(),
         None => before.address.as_deref().map(crate::api::claim::parse_address).into_iter().collect(),
     };
+    let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed, &addresses));
+    let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
     let mut status = SharedLBStatus {
         class_name: held.as_ref().and(class).map(str::to_owned),
         load_balancer_index: held.as_ref().map(|held| held.index),
@@ -367,9 +367,10 @@ fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
     held.map(|held| (held.index, held.slots.iter().map(|slot| slot.key).collect()))
 }
 
-/// The slots, each with whether it has ever been served.
-fn opened(held: &Held, programmed: &Programmed) -> Held {
-    let served = matches!(programmed, Programmed::Served { .. });
+/// The slots, each with whether it has ever been served: a load balancer without an
+/// address serves nobody.
+fn opened(held: &Held, programmed: &Programmed, addresses: &[Address]) -> Held {
+    let served = matches!(programmed, Programmed::Served { .. }) && !addresses.is_empty();
     let slots = held.slots.iter().map(|slot| HeldSlot { opened: slot.opened || served, ..slot.clone() }).collect();
     Held { index: held.index, slots }
 }
@@ -549,7 +550,7 @@ pub fn reached(status: &SharedLBStatus) -> Option<String> {
 #[must_use]
 pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
     let ready = find(&status.conditions, ConditionType::Ready)?;
-    is_pending(ready).then(|| ready.last_transition_time.0 + PASSING)
+    is_pending(ready).then(|| ready.last_transition_time.0.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
 }
 
 /// Until when the second of two statuses is not worth a write after the first. Both
@@ -753,6 +754,26 @@ mod tests {
         assert_eq!(told(&given.conditions, &open), [], "a step on its way");
         let recovered: Vec<String> = told(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
         assert_eq!(recovered, ["Programmed"], "a failure that was told is over");
+    }
+
+    #[test]
+    fn a_port_of_a_load_balancer_without_an_address_was_never_served() {
+        let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
+        let claim = claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports}));
+        let claim = claim.build();
+        let opened = |addresses: &[Address]| {
+            let programmed = Programmed::Served {
+                without_backends: Vec::new(),
+                idle_families: Vec::new(),
+                left_out: Vec::new(),
+                no_address: None,
+            };
+            let held = claim.request.held.clone();
+            let verdict = Verdict { held, refused: None, programmed, addresses: Some(addresses.into()) };
+            status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).ports[0].opened
+        };
+        assert!(!opened(&[]), "it may move to a load balancer that has one");
+        assert!(opened(&[crate::api::claim::parse_address("10.0.0.1")]));
     }
 
     #[test]

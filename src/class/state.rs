@@ -203,6 +203,12 @@ impl Class {
         claims.into_iter().for_each(|state| self.claims.put(state));
     }
 
+    /// Whether there are claims that wait for a port, and of which the last decision did not
+    /// know.
+    pub(super) fn has_newcomers(&self) -> bool {
+        self.ledger.as_ref().is_some_and(Ledger::has_newcomers)
+    }
+
     /// Whether nothing is known of it, and nothing in flight for it.
     pub(super) fn is_forgettable(&self) -> bool {
         self.object.is_none() && self.claims.is_empty() && self.gives == 0

@@ -118,7 +118,7 @@ impl Class {
     fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
         let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
         let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.left.is_empty())?;
-        if !ledger.admits(&states_as_recorded(&facts), &facts.policy) {
+        if !ledger.admits(&states_as_recorded(&facts), &facts.policy, now.instant) {
             return None;
         }
         let newcomers = ledger.admit()?;
@@ -391,11 +391,12 @@ impl Class {
     /// its load balancers stay as they are, and claims that wait are told.
     fn unreadable(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let message = unreadable_spec(class).unwrap_or_default();
-        let Ok(before) = &class.status else { return Vec::new() };
-        let status = unreadable_status(before, &message, class.meta.generation, now.time);
         let mut effects = Vec::new();
-        if status != *before {
-            effects.push(self.write_class(class, ClassChange::Status(Box::new(status)), now));
+        if let Ok(before) = &class.status {
+            let status = unreadable_status(before, &message, class.meta.generation, now.time);
+            if status != *before {
+                effects.push(self.write_class(class, ClassChange::Status(Box::new(status)), now));
+            }
         }
         let waits = |state: &&ClaimState| {
             let claim = &state.claim;

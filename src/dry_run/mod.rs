@@ -34,6 +34,7 @@ pub use self::report::Report;
 use self::calls::Calls;
 use self::load_balancers::LoadBalancers;
 use self::overlay::Overlay;
+use crate::class::render::PASSING;
 use crate::controller::{self, Environment, Options, Process};
 use crate::kubernetes::requests::RequestLimits;
 use crate::leader::{Fence, Moment};
@@ -42,10 +43,11 @@ use crate::process::readiness::Readiness;
 use crate::process::tasks::Tasks;
 
 /// The longest pause that the controller makes by itself before it goes on with what
-/// it has begun, and a margin: an LB loop rests, changes of backends are gathered, and
-/// figures of a class are delayed for 1 s at most. A task that waits for longer waits
-/// for something else: a cool-down, an address, another try after failures.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// it has begun, and a margin: a status that says no more than that a claim waits is held
+/// back. An LB loop pauses, changes of backends are coalesced, and figures of a class are
+/// delayed for 1 s at most. A task that waits for longer waits for something else: a
+/// cool-down, an address, another try after failures.
+const PAUSE_MAX: Duration = PASSING.saturating_add(Duration::from_secs(1));
 
 /// Runs the controller dry for at most this long, and reports what it would change.
 ///

@@ -46,6 +46,9 @@ pub(crate) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 /// The longest rest after a run.
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// How many ports a message about drift names before it says how many more there are.
+const DRIFT_LISTED: usize = 3;
+
 /// What an LB loop is given at its start.
 pub struct LbLoop {
     /// The load balancer
@@ -327,7 +330,13 @@ impl LbLoop {
         waiting: &BTreeSet<ListenerKey>,
         kept: &mut State,
     ) {
-        let drift: Vec<String> = observed.drifted(waiting).map(|(port, what)| format!("port {port}: {what}")).collect();
+        let mut drift: Vec<String> =
+            observed.drifted(waiting).map(|(port, what)| format!("port {port}: {what}")).collect();
+        // The cause comes after it in a message of limited length.
+        if let Some(more) = drift.len().checked_sub(DRIFT_LISTED).filter(|more| *more > 0) {
+            drift.truncate(DRIFT_LISTED);
+            drift.push(format!("and {more} more"));
+        }
         let (name, drift) = (&self.name, drift.join("; "));
         let Some(error) = unconfigured else {
             if !drift.is_empty() {

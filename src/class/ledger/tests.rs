@@ -325,7 +325,7 @@ impl World {
 fn ports() -> impl Strategy<Value = Vec<Port>> {
     let number = prop_oneof![4 => Just(None), 1 => (20000_u16..20004).prop_map(Some)];
     let protocol = prop_oneof![4 => Just("TCP"), 1 => Just("UDP"), 1 => Just("TCP_UDP")];
-    proptest::collection::vec((protocol, number), 1..3)
+    proptest::collection::vec((protocol, number), 0..3)
 }
 
 fn act() -> impl Strategy<Value = Act> {
