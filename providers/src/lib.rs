@@ -10,6 +10,7 @@
 pub mod aws;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod decorator;
 pub mod diff;
 mod error;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 
+pub use decorator::Decorator;
 pub use diff::{Change, diff, replay};
 pub use error::{Details, Error};
 pub use model::{

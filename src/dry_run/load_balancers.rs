@@ -6,10 +6,8 @@ use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use sharedlb_providers::{
-    Applied, Attributes, Backend, Capabilities, Change, ChangeSet, Error, LbName, LoadBalancer, Observed, Provider,
-    replay,
+    Applied, Change, ChangeSet, Decorator, Error, LbName, LoadBalancer, Observed, Provider, replay,
 };
 
 use super::calls::Calls;
@@ -117,21 +115,9 @@ impl Recorded {
 }
 
 #[async_trait]
-impl Provider for Recorded {
-    fn capabilities(&self) -> Capabilities {
-        self.provider.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.provider.attributes(index)
-    }
-
-    fn as_observed(&self, backend: Backend) -> Option<Backend> {
-        self.provider.as_observed(backend)
-    }
-
-    fn object(&self, name: &LbName) -> String {
-        self.provider.object(name)
+impl Decorator for Recorded {
+    fn inner(&self) -> &dyn Provider {
+        &*self.provider
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
@@ -163,16 +149,12 @@ impl Provider for Recorded {
         self.record(name, None);
         Ok(())
     }
-
-    fn changes(&self) -> BoxStream<'static, LbName> {
-        self.provider.changes()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use sharedlb_providers::memory::{Cloud, Memory};
-    use sharedlb_providers::{Listener, ListenerKey, Owner, Protocol};
+    use sharedlb_providers::{Attributes, Listener, ListenerKey, Owner, Protocol};
 
     use super::*;
 

@@ -1,8 +1,7 @@
 //! The fence before a provider.
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
-use sharedlb_providers::{Applied, Attributes, Backend, Capabilities, ChangeSet, Error, LbName, Observed, Provider};
+use sharedlb_providers::{Applied, ChangeSet, Decorator, Error, LbName, Provider};
 
 use super::Fence;
 
@@ -16,25 +15,9 @@ pub struct Fenced {
 }
 
 #[async_trait]
-impl Provider for Fenced {
-    fn capabilities(&self) -> Capabilities {
-        self.provider.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.provider.attributes(index)
-    }
-
-    fn as_observed(&self, backend: Backend) -> Option<Backend> {
-        self.provider.as_observed(backend)
-    }
-
-    fn object(&self, name: &LbName) -> String {
-        self.provider.object(name)
-    }
-
-    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        self.provider.observe(name).await
+impl Decorator for Fenced {
+    fn inner(&self) -> &dyn Provider {
+        &*self.provider
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
@@ -45,10 +28,6 @@ impl Provider for Fenced {
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
         self.fence.pass().await;
         self.provider.delete(name).await
-    }
-
-    fn changes(&self) -> BoxStream<'static, LbName> {
-        self.provider.changes()
     }
 }
 
@@ -64,7 +43,8 @@ mod tests {
     #[test]
     fn a_load_balancer_is_not_changed_by_a_process_that_is_no_longer_the_leader() {
         let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
-        let with = |fence| Fenced { provider: Box::new(Memory::new(cloud.clone())), fence };
+        let with =
+            |fence| -> Box<dyn Provider> { Box::new(Fenced { provider: Box::new(Memory::new(cloud.clone())), fence }) };
         let former = with(Fence::until(Moment::now()));
         let wanted = LoadBalancer::default();
         assert!(

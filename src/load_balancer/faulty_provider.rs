@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use sharedlb_providers::memory::{self, Memory};
-use sharedlb_providers::{Applied, Attributes, Capabilities, Change, ChangeSet, Error, LbName, Observed, Provider};
+use sharedlb_providers::{Applied, Change, ChangeSet, Decorator, Error, LbName, Observed, Provider};
 
 /// How a load balancer answers from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,17 +51,9 @@ impl FaultyProvider {
 }
 
 #[async_trait]
-impl Provider for FaultyProvider {
-    fn capabilities(&self) -> Capabilities {
-        self.memory.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.memory.attributes(index)
-    }
-
-    fn object(&self, name: &LbName) -> String {
-        self.memory.object(name)
+impl Decorator for FaultyProvider {
+    fn inner(&self) -> &dyn Provider {
+        &self.memory
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {

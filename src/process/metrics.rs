@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use sharedlb_providers::{Applied, Attributes, Backend, Capabilities, ChangeSet, Error, LbName, Observed, Provider};
+use sharedlb_providers::{Applied, ChangeSet, Decorator, Error, LbName, Observed, Provider};
 
 use crate::kubernetes::writes::WriteError;
 
@@ -228,21 +227,9 @@ impl Counted {
 }
 
 #[async_trait]
-impl Provider for Counted {
-    fn capabilities(&self) -> Capabilities {
-        self.provider.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.provider.attributes(index)
-    }
-
-    fn as_observed(&self, backend: Backend) -> Option<Backend> {
-        self.provider.as_observed(backend)
-    }
-
-    fn object(&self, name: &LbName) -> String {
-        self.provider.object(name)
+impl Decorator for Counted {
+    fn inner(&self) -> &dyn Provider {
+        &*self.provider
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
@@ -255,9 +242,5 @@ impl Provider for Counted {
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
         self.count("delete", self.provider.delete(name).await)
-    }
-
-    fn changes(&self) -> BoxStream<'static, LbName> {
-        self.provider.changes()
     }
 }

@@ -17,7 +17,7 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::memory::{Cloud, Memory};
-use sharedlb_providers::{Applied, Attributes, Capabilities, FrontPort, Protocol, Provider, Transport};
+use sharedlb_providers::{Applied, Decorator, FrontPort, Protocol, Provider, Transport};
 
 use super::faulty_provider::{Answers, FaultyProvider};
 use super::state::BACKOFF_MAX;
@@ -229,21 +229,9 @@ async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_sel
 struct Slow(Memory);
 
 #[async_trait]
-impl Provider for Slow {
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-
-    fn attributes(&self, index: u32) -> Attributes {
-        self.0.attributes(index)
-    }
-
-    fn object(&self, name: &LbName) -> String {
-        self.0.object(name)
-    }
-
-    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        self.0.observe(name).await
+impl Decorator for Slow {
+    fn inner(&self) -> &dyn Provider {
+        &self.0
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
@@ -251,10 +239,6 @@ impl Provider for Slow {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.0.apply(name, set).await
-    }
-
-    async fn delete(&self, name: &LbName) -> Result<(), Error> {
-        self.0.delete(name).await
     }
 }
 
