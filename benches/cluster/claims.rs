@@ -157,3 +157,28 @@ pub(crate) async fn time_to_port(stage: &Stage, tenant: &Tenant) -> anyhow::Resu
     // The watch may be quicker than the reply.
     Ok(port.wait(PATIENCE).await?.at.saturating_duration_since(replied))
 }
+
+/// How many claims a small class has before it is measured.
+pub(crate) const FEW: usize = 10;
+
+/// Classes of [`FEW`] claims each. A class that has few claims has soon more of them by
+/// being measured, so there are many such classes.
+pub(crate) struct SmallClasses(Vec<String>);
+
+impl SmallClasses {
+    /// Makes so many classes with this prefix, and waits until all their claims are ready.
+    pub(crate) async fn make(stage: &Stage, prefix: &str, count: usize) -> anyhow::Result<Self> {
+        let classes = Self((0..count).map(|number| format!("{prefix}-{number}")).collect());
+        for class in &classes.0 {
+            stage.class(class).await?;
+        }
+        populate(stage, &classes.tenants(0)).await?;
+        Ok(classes)
+    }
+
+    /// For each class, as many tenants as it began with: those of the round 0 are the first.
+    pub(crate) fn tenants(&self, round: usize) -> Vec<Tenant> {
+        let numbers = round * FEW..(round + 1) * FEW;
+        numbers.flat_map(|number| self.0.iter().map(move |class| Tenant::new(class, number))).collect()
+    }
+}

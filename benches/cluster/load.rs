@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::claims::{Tenant, populate, prepare};
+use crate::claims::{FEW, SmallClasses, Tenant, populate, prepare};
 use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::progress;
@@ -11,9 +11,6 @@ use crate::{all_change, burst, endpoints, latency, other_class, services, steady
 
 /// The class that has many claims.
 const CLASS: &str = "bench";
-
-/// How many claims each class has that has few.
-const FEW: usize = 10;
 
 /// How large the bench is.
 struct Scale {
@@ -70,27 +67,19 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     all_change::measure(stage, controller, scale.claims).await.map(drop)
 }
 
-/// A class that has few claims has soon more of them by being measured. So there
-/// are many such classes, and each gets as many new claims as it had.
+/// Measures classes that have few claims.
 async fn where_there_are_few(
     stage: &Stage,
     controller: &Controller,
     echo: &mut Echo,
     samples: usize,
 ) -> anyhow::Result<()> {
-    let classes: Vec<String> = (0..samples / FEW).map(|number| format!("few-{number}")).collect();
-    progress(&format!("{} classes of {FEW} claims", classes.len()));
-    for class in &classes {
-        stage.class(class).await?;
-    }
-    let of_all = |numbers: std::ops::Range<usize>| -> Vec<Tenant> {
-        numbers.flat_map(|number| classes.iter().map(move |class| Tenant::new(class, number))).collect()
-    };
-    populate(stage, &of_all(0..FEW)).await?;
+    progress(&format!("{} classes of {FEW} claims", samples / FEW));
+    let classes = SmallClasses::make(stage, "few", samples / FEW).await?;
     controller.until_quiet().await?;
-    latency::measure(stage, echo, FEW, &of_all(FEW..2 * FEW)).await?;
+    latency::measure(stage, echo, FEW, &classes.tenants(1)).await?;
     controller.until_quiet().await?;
-    latency::measure_closed_loop(stage, echo, &of_all(2 * FEW..3 * FEW)).await
+    latency::measure_closed_loop(stage, echo, &classes.tenants(2)).await
 }
 
 /// The class that has many claims, while it fills.

@@ -9,7 +9,7 @@ use serde_json::json;
 use sharedlb_crds::SharedLB;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::claims::{Tenant, populate, time_to_port};
+use crate::claims::{FEW, SmallClasses, Tenant, time_to_port};
 use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::{percentile_ms, print, progress};
@@ -17,9 +17,6 @@ use crate::stage::Stage;
 
 /// How often a claim of the large class is edited.
 const EDIT_EVERY: Duration = Duration::from_millis(20);
-
-/// How many claims a small class has before it is measured.
-const FEW: usize = 10;
 
 /// Measures so many new claims of small classes, [`FEW`] of each class, while claims of
 /// the large class are edited, and then the echo under the same edits without a
@@ -31,20 +28,13 @@ pub(crate) async fn measure(
     large: &[Tenant],
     samples: usize,
 ) -> anyhow::Result<Controller> {
-    let classes: Vec<String> = (0..samples.div_ceil(FEW)).map(|number| format!("side-{number}")).collect();
     progress(&format!("{samples} claims of other classes, while claims of a large class are edited"));
-    for class in &classes {
-        stage.class(class).await?;
-    }
-    let of_all = |numbers: std::ops::Range<usize>| -> Vec<Tenant> {
-        numbers.flat_map(|number| classes.iter().map(move |class| Tenant::new(class, number))).collect()
-    };
-    populate(stage, &of_all(0..FEW)).await?;
+    let classes = SmallClasses::make(stage, "side", samples.div_ceil(FEW)).await?;
     controller.until_quiet().await?;
 
     let edits = Edits::start(stage, large);
     let (mut ports, mut answers) = (Vec::new(), Vec::new());
-    for tenant in of_all(FEW..2 * FEW).iter().take(samples) {
+    for tenant in classes.tenants(1).iter().take(samples) {
         ports.push(time_to_port(stage, tenant).await?);
     }
     controller.kill().await?;
