@@ -14,21 +14,21 @@ pub enum Error {
     /// It is on its way (a load balancer being provisioned): observe again soon.
     #[error(transparent)]
     NotReady(Details),
-    /// The load balancer will not have it, however often it is asked: tell the
+    /// The load balancer will not have it, however often it is asked: report it to the
     /// user, and try again only when something changed.
     #[error(transparent)]
     Refused(Details),
-    /// The port is foreign: tell the user. A port that was assigned and never opened
+    /// The port is foreign: report it to the user. A port that was assigned and never opened
     /// may be exchanged for another.
     #[error(transparent)]
     PortInUse(Details),
-    /// Others used the room (listeners, targets) that there was thought to be: tell the
+    /// Others used the room (listeners, targets) that there was thought to be: report it to the
     /// user, and observe again for the limits that hold now. A slot that never opened
     /// may move to another load balancer.
     #[error(transparent)]
     NoRoom(Details),
     /// Something that all load balancers share is used up (the node ports of the
-    /// cluster, a quota of a namespace or an account): tell the user, and try again
+    /// cluster, a quota of a namespace or an account): report it to the user, and try again
     /// when something was closed. Another load balancer does not help.
     #[error(transparent)]
     Exhausted(Details),

@@ -12,8 +12,8 @@ use crate::kubernetes::{ObjectKey, ObjectMeta};
 pub(crate) const NAME_MAX: usize = 63;
 pub(crate) const PREFIX: &str = "slb-";
 
-/// Its name: readable, and with the claim's uid in it, so that it is nobody
-/// else's, not even a former claim's of the same name.
+/// Its name: readable, and with the claim's uid in it, so that no other
+/// claim has it, not even a former one of the same name.
 #[must_use]
 pub fn key(claim: &ObjectMeta) -> ObjectKey {
     let hash = format!("-{:010x}", fnv1a([claim.uid.as_bytes()]) >> 24);

@@ -37,7 +37,7 @@ use crate::load_balancer::share::Limits;
 use crate::process::due::wait_until;
 use crate::process::metrics::Metrics;
 
-/// How long a load balancer may be without an address before that is told as a
+/// How long a load balancer may be without an address before that is reported as a
 /// failure. An implementation that has an address to give does so within a second or
 /// two (MetalLB). For a cloud that takes minutes, the failure is withdrawn once the
 /// address comes.

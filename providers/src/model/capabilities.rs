@@ -35,7 +35,7 @@ pub struct Capabilities {
     /// The most listeners that a load balancer can ever have
     pub max_listeners: u32,
     /// Targets for each load balancer until one tells what fits on it (see
-    /// [`Capacity::targets`]); `None`: nobody counts them
+    /// [`Capacity::targets`]); `None`: they are not limited
     pub default_targets: Option<u32>,
     /// The most targets that one listener can have; `None`: no limit
     pub max_targets_per_listener: Option<u32>,
@@ -77,7 +77,7 @@ impl Capabilities {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
-    /// Listeners, ours and strangers' together; `None`: no limit is known
+    /// Listeners, our own and foreign ones together; `None`: no limit is known
     pub listeners: Option<u32>,
     /// Targets: backends of all listeners together, one that is behind two
     /// listeners counted twice; `None`: no limit is known

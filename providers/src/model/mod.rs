@@ -58,7 +58,7 @@ pub struct Observed {
     pub families: BTreeSet<IpFamily>,
     /// What fits on it
     pub capacity: Capacity,
-    /// Ports that somebody else's listeners hold
+    /// Ports that foreign listeners hold
     pub foreign: BTreeSet<FrontPort>,
     /// What of ours is not as it should be and is no listener, such as an orphaned target
     /// group: by the number of the front port that it belongs to, in words for a

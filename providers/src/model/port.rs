@@ -91,7 +91,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port number of one transport, as a stranger may hold it: `22/TCP`.
+/// A port number of one transport, as a foreign listener may hold it: `22/TCP`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct FrontPort {
     /// 1 to 65535

@@ -116,7 +116,7 @@ async fn a_watch_shows_what_is_written_before_and_after_it_began_between_whole_l
     let again = maps.watch(&WatchParams::default(), "9").await.expect("it begins");
     assert!(overlay.watches_are_open());
     drop(again);
-    assert!(overlay.watches_are_open(), "what nobody watches any more is not missed");
+    assert!(overlay.watches_are_open(), "a watch that its reader has dropped is not missed");
 }
 
 #[tokio::test]
