@@ -171,7 +171,7 @@ fn changed(
     if ["uid", "resourceVersion"].iter().any(|field| new["metadata"][field] != old["metadata"][field]) {
         return Err(Refusal::Conflict);
     }
-    keep_what_is_not_written(&mut new, old, manner.status);
+    keep_what_is_not_written(&mut new, old, path, manner.status);
     if is_same(&new, old) {
         return Ok(Changed::Not(old.clone()));
     }
@@ -204,12 +204,17 @@ fn created(path: &ObjectPath, mut object: Value, manner: Manner<'_>, version: u6
     object
 }
 
-/// A write of the status leaves all else as it is, and any other write the status.
-fn keep_what_is_not_written(new: &mut Value, old: &Value, status: bool) {
+/// A write of the status leaves all else as it is, and any other write the status. Of a
+/// Service, as of other kinds that are built in, a write of the status changes metadata
+/// too.
+fn keep_what_is_not_written(new: &mut Value, old: &Value, path: &ObjectPath, status: bool) {
     if status {
-        let written = new["status"].take();
+        let (written, metadata) = (new["status"].take(), new["metadata"].take());
         new.clone_from(old);
         new["status"] = written;
+        if path.resource.group_version == "api/v1" {
+            new["metadata"] = metadata;
+        }
     } else {
         match old.get("status") {
             Some(status) => new["status"].clone_from(status),
@@ -340,6 +345,19 @@ mod tests {
             (&written.reply["spec"]["className"], &written.reply["metadata"]["generation"]),
             (&json!("other"), &json!(2))
         );
+    }
+
+    #[test]
+    fn a_write_of_the_status_of_a_service_changes_its_metadata_too() {
+        let mut objects = Objects::default();
+        let resource = Resource { group_version: "api/v1".into(), plural: "services".into() };
+        let service = ObjectPath { resource, ..path() };
+        let patch = json!({"metadata": {"finalizers": ["ours"]}, "spec": {"className": "other"}, "status": {}});
+        for (path, finalizers) in [(service, json!(["ours"])), (path(), Value::Null)] {
+            let written = objects.write(&path, Some(found()), Write::MergePatch(patch.clone()), STATUS).unwrap();
+            assert_eq!(written.reply["metadata"]["finalizers"], finalizers);
+            assert_eq!(written.reply["spec"]["className"], "default");
+        }
     }
 
     #[test]

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use jiff::Timestamp;
 use kube::client::Body;
@@ -24,10 +23,7 @@ use tracing::debug;
 use super::calls::Calls;
 use super::objects::{FIRST_VERSION, Manner, Objects, Refusal, Write, Written};
 use super::request::{Asked, Collection, ObjectPath};
-use super::watch_stream::{self, Line};
-
-/// The body of an answer.
-pub(super) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
+use super::watch_stream::{self, Line, ReplyBody};
 
 /// What was written, which all clients of a dry run share.
 #[derive(Clone, Default)]

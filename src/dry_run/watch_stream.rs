@@ -4,12 +4,14 @@
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::BoxError;
 
-use super::overlay::ReplyBody;
+/// The body of an answer.
+pub(super) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// One event of a watch.
 #[derive(Debug)]
