@@ -131,19 +131,13 @@ impl Occupancy {
     }
 
     /// What a further claim gets that holds nothing: just what [`assign`] gives it
-    /// beside the claims of the run, if each of these holds by now what it was given
-    /// (see [`Occupancy::is_settled`]). It only takes what is free, so the claims that
-    /// were refused something would be refused again before it.
+    /// beside the claims of the run, if each of these holds by now what it was given,
+    /// and none of them [may move](Occupancy::may_move). It only takes what is free, so
+    /// the claims that were refused something would be refused again before it.
     pub fn admit(&mut self, newcomer: &Claim) -> Assignment {
         let mut result = Assignment::default();
         self.give_new(newcomer, &mut result);
         result
-    }
-
-    /// Whether no claim of the run may have to move to another load balancer.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        !self.may_move()
     }
 
     fn new(known: &Arc<BTreeMap<u32, LoadBalancerState>>, policy: &Arc<Policy>) -> Self {
@@ -266,9 +260,10 @@ impl Occupancy {
         }
     }
 
-    /// Whether there is a load balancer that turned out to have no room, or to be
-    /// unusable.
-    fn may_move(&self) -> bool {
+    /// Whether claims may have to move: there is a load balancer that turned out to have no
+    /// room, or to be unusable.
+    #[must_use]
+    pub fn may_move(&self) -> bool {
         let leads_away = self.known.values().any(|lb| lb.unusable || !lb.no_room.is_empty());
         leads_away || self.spaces.values().any(|lb| lb.filled.is_overfull())
     }

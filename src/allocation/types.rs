@@ -57,6 +57,16 @@ pub struct Held {
     pub slots: Arc<[HeldSlot]>,
 }
 
+impl Held {
+    /// Whether both are the same slots, by the names and numbers of their ports.
+    pub(crate) fn has_slots_of(&self, other: &Self) -> bool {
+        let is_same = |(a, b): (&HeldSlot, &HeldSlot)| a.key == b.key && same(&a.name, &b.name);
+        self.index == other.index
+            && self.slots.len() == other.slots.len()
+            && self.slots.iter().zip(other.slots.iter()).all(is_same)
+    }
+}
+
 impl PartialEq for Held {
     fn eq(&self, other: &Self) -> bool {
         self.index == other.index && same(&self.slots, &other.slots)

@@ -144,3 +144,11 @@ impl Claims {
         unnamed.iter().filter_map(|key| self.take(key)).collect()
     }
 }
+
+/// Whether a claim's slots are not those that its status has.
+pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
+    match (&claim.request.held, &got.granted) {
+        (Some(held), Some(granted)) => held != granted && !held.has_slots_of(granted),
+        (held, granted) => held.is_some() != granted.is_some(),
+    }
+}

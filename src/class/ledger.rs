@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::claims::changes_slots;
 use super::decide::Decision;
-use super::verdicts::changes_slots;
 use crate::allocation::{Assignment, Claim, Held, LoadBalancerState, Occupancy, Policy};
 use crate::api::claim::ClaimObject;
 use crate::kubernetes::ObjectKey;
@@ -48,7 +48,7 @@ impl Ledger {
         policy: &Policy,
         occupancy: Occupancy,
     ) -> Option<Self> {
-        if decision.class_first() || policy.targets.is_some() || !occupancy.is_settled() {
+        if decision.class_first() || policy.targets.is_some() || occupancy.may_move() {
             return None;
         }
         let mut pending = BTreeMap::new();
@@ -143,17 +143,12 @@ fn asks_alike(before: &Claim, now: &Claim) -> bool {
     before.created == now.created && before.address == now.address && before.ports == now.ports
 }
 
-/// Whether a claim holds the same slots. Whether they were ever open matters only where
-/// claims may have to move.
+/// Whether a claim holds the same slots, which lead to the same targets. Whether they
+/// were ever open matters only where claims may have to move.
 fn holds_alike(before: Option<&Held>, now: Option<&Held>) -> bool {
-    let (before, now) = match (before, now) {
-        (Some(before), Some(now)) => (before, now),
-        (before, now) => return before.is_none() && now.is_none(),
-    };
-    let alike = || {
-        let slots = before.slots.iter().zip(now.slots.iter());
-        before.slots.len() == now.slots.len()
-            && slots.into_iter().all(|(a, b)| a.key == b.key && a.name == b.name && a.target == b.target)
-    };
-    before == now || (before.index == now.index && alike())
+    let targets = |held: &Held| held.slots.iter().map(|slot| slot.target.clone()).collect::<Vec<_>>();
+    match (before, now) {
+        (Some(before), Some(now)) => before == now || (before.has_slots_of(now) && targets(before) == targets(now)),
+        (before, now) => before.is_none() && now.is_none(),
+    }
 }

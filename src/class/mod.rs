@@ -7,6 +7,7 @@
 //! cloud no port. The class loop is the only writer of the status of claims and
 //! classes, and talks to nothing but the Kubernetes API.
 
+mod answers;
 mod background;
 mod claims;
 pub mod companion;
@@ -21,11 +22,13 @@ mod in_flight_plans;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod newcomers;
 pub mod render;
 mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+pub mod transitions;
 mod unserved;
 mod verdicts;
 mod writes;
@@ -36,23 +39,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
-use sharedlb_crds::{
-    AllowedNamespacesFrom, Reason, SharedLB, SharedLBClass, SharedLBClassSpec, SharedLBClassStatus, SharedLBStatus,
-};
-use sharedlb_providers::{ListenerKey, Provider};
+use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
+use sharedlb_providers::Provider;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::claims::ClaimState;
 use self::decide::Left;
 #[cfg(test)]
 pub(crate) use self::decide::once::decide_once;
 use self::dropped_fields::DroppedFields;
-use self::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite};
+use self::effect::Answer;
 use self::executor::Running;
-use self::state::{Class, ClassAnswer, ClassSettings, Now, OutcomeChange, Surroundings};
-use self::writes::{WriteError, Writer};
+use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
+use self::writes::Writer;
 use crate::allocation::holds_all;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
@@ -412,147 +413,6 @@ impl ClassLoop {
     fn state(&mut self, claim: &ClaimObject) -> Option<&mut ClaimState> {
         let key = self.class_of(claim);
         self.classes.get_mut(&key)?.claims.get_mut(claim)
-    }
-
-    /// The claim that was written, as it is now, if it still exists. It may be in
-    /// another class than when it was written: one that names none follows the default
-    /// class, and the class that its status names.
-    fn as_it_is_now(&self, written: &ClaimObject) -> Option<Arc<ClaimObject>> {
-        self.claims.get(&written.meta.key).filter(|now| now.meta.uid == written.meta.uid).cloned()
-    }
-
-    /// Takes in the answer to a write to a claim.
-    fn claim_answered(&mut self, write: ClaimWrite, result: Result<ClaimObject, WriteError>) {
-        let ClaimWrite { claim, what, awaited_by } = write;
-        let now = self.as_it_is_now(&claim);
-        if let Some(state) = now.as_deref().and_then(|now| self.state(now)) {
-            match &result {
-                Ok(_) => state.writes.succeeded(),
-                Err(error) => {
-                    let conflict = matches!(error, WriteError::Conflict | WriteError::Gone);
-                    state.writes.failed(conflict, Instant::now());
-                }
-            }
-        }
-        match result {
-            Ok(written) => {
-                self.note_claim_write(&claim, &what, &written);
-                if let Some(change) = self.claims.apply_write(written) {
-                    self.claim_changed(change.old.as_deref(), change.new);
-                }
-            }
-            Err(WriteError::Gone | WriteError::Conflict) => {}
-            Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
-        }
-        // The class that waited for this answer goes on when it was the last one.
-        if awaited_by.is_some() && self.classes.get_mut(&awaited_by).is_some_and(Class::give_answered) {
-            if self.classes.get(&awaited_by).is_some_and(Class::has_newcomers) {
-                self.dirty.insert(awaited_by);
-            } else {
-                self.reconcile_soon(awaited_by);
-            }
-        }
-        if let Some(now) = self.as_it_is_now(&claim) {
-            self.reconcile_soon(self.class_of(&now));
-        }
-    }
-
-    fn note_claim_write(&mut self, claim: &ClaimObject, what: &ClaimChange, written: &ClaimObject) {
-        match what {
-            ClaimChange::Status { status, lost } => {
-                self.dropped.learn(status, &written.status);
-                self.publish_lost(claim, lost);
-                self.publish_transitions(claim, status);
-            }
-            ClaimChange::Protect => {}
-            ClaimChange::Release => executor::log_release(claim),
-        }
-    }
-
-    /// Tells a claim that slots which its status named are an older claim's.
-    fn publish_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
-        for slot in lost {
-            let note = format!("port {slot}, which the status named, is held by an older SharedLB: it stays there");
-            warn!(claim = %claim.meta.key, load_balancer = claim.status.load_balancer_index, port = %slot, "slot held by another claim");
-            let notice = Notice::warning(Reason::PortTaken.as_str(), note);
-            self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
-        }
-    }
-
-    /// Logs how the verdict on a claim changes, and publishes it, unless its source does
-    /// so on the object that the user wrote.
-    fn publish_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
-        let class = self.class_of(claim);
-        let class = class.as_deref();
-        let source = claim.source.as_deref();
-        let is_published_elsewhere = source.is_some_and(|source| self.settings.reporting_sources.contains(&source));
-        let reached = render::reached(status);
-        for notice in render::transitions(&claim.status.conditions, &status.conditions, reached.as_deref()) {
-            let (reason, message) = (&notice.reason, &notice.note);
-            info!(class, claim = %claim.meta.key, load_balancer = status.load_balancer_index, ports = status.summary, reason, message, "claim");
-            if !is_published_elsewhere {
-                self.settings.events.publish::<SharedLB>(&claim.meta, &notice);
-            }
-        }
-    }
-
-    /// Takes in the answer to a write to the companion Service of a claim.
-    fn companion_answered(&mut self, claim: &ClaimObject, result: Result<Option<ServiceObject>, WriteError>) {
-        if let Err(error @ (WriteError::Refused(_) | WriteError::Unreachable(_))) = &result {
-            warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
-        }
-        let result = result.map(|written| {
-            written.into_iter().for_each(|service| self.settings.backends.written_service(service));
-        });
-        let Some(now) = self.as_it_is_now(claim) else { return };
-        let key = self.class_of(&now);
-        if let Some(class) = self.classes.get_mut(&key) {
-            class.companion_answered(&now, result, Instant::now());
-        }
-        self.reconcile_soon(key);
-    }
-
-    /// Takes in the answer to a write to a class.
-    fn class_answered(&mut self, ClassWrite { class, what }: &ClassWrite, result: Result<ClassObject, WriteError>) {
-        let name = &class.meta.key.name;
-        let key = Some(name.clone());
-        let now = Instant::now();
-        let answer = match &result {
-            Ok(written) if written.meta.version == class.meta.version => ClassAnswer::Unchanged,
-            Ok(_) => ClassAnswer::Written,
-            Err(WriteError::Conflict) => ClassAnswer::Conflict,
-            Err(_) => ClassAnswer::Failed,
-        };
-        if let Some(known) = self.classes.get_mut(&key) {
-            known.class_write_answered(class, answer, now);
-            if result.is_ok() && matches!(what, ClassChange::Status(_)) {
-                known.status_written = Some(now);
-            }
-        }
-        match (result, what) {
-            (Ok(written), what) => {
-                match what {
-                    ClassChange::Status(status) => self.publish_class_transitions(class, status),
-                    ClassChange::Protect => {}
-                    ClassChange::Release => info!(class = %name, "class deleted"),
-                }
-                if let Some(change) = self.class_objects.apply_write(written) {
-                    self.class_changed(change.old.as_deref(), change.new);
-                }
-            }
-            (Err(WriteError::Conflict | WriteError::Gone), _) => {}
-            (Err(error), ClassChange::Status(_)) => warn!(class = %name, %error, "status of the class not written"),
-            (Err(error), _) => warn!(class = %name, %error, "finalizer of the class not written"),
-        }
-        self.dirty.insert(key);
-    }
-
-    fn publish_class_transitions(&self, class: &ClassObject, status: &SharedLBClassStatus) {
-        let before = class.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-        for notice in render::transitions(&before, &status.conditions, None) {
-            info!(class = %class.meta.key.name, reason = notice.reason, note = notice.note, "class");
-            self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
-        }
     }
 
     /// Reconciles a class once its debounce is over: what needs no new port leaves time

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,18 +13,12 @@ use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::claim_key;
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 pub use crate::kubernetes::conditions::whole_seconds;
-use crate::kubernetes::events::Notice;
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::load_balancer::share::LeftOut;
 
 /// How many ports a text names before it says how many more there are.
 const LISTED_PORTS: usize = 4;
-
-/// How long a claim may wait for its load balancer, an address or endpoints before its
-/// status says more than that it waits. In the good case all of them come within this
-/// time, and the status is written twice: with the ports, and once they are served.
-pub(crate) const PASSING: Duration = Duration::from_secs(5);
 
 /// What is said of a claim that is ready.
 const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend";
@@ -368,7 +361,7 @@ fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
 }
 
 /// The slots, each with whether it has ever been served: a load balancer without an
-/// address serves nobody.
+/// address serves no client.
 fn opened(held: &Held, programmed: &Programmed, addresses: &[Address]) -> Held {
     let served = matches!(programmed, Programmed::Served { .. }) && !addresses.is_empty();
     let slots = held.slots.iter().map(|slot| HeldSlot { opened: slot.opened || served, ..slot.clone() }).collect();
@@ -482,96 +475,6 @@ pub fn class_condition(
     condition(kind, finding, before, generation, now)
 }
 
-/// The Events by which changes of conditions are published. What is `reached` is named
-/// where Ready becomes true.
-///
-/// A claim that opens is one Event, Ready: to be allocated and to be programmed are
-/// steps on the way to it, and published only if they end a failure that was published.
-#[must_use]
-pub fn transitions(before: &[Condition], after: &[Condition], reached: Option<&str>) -> Vec<Notice> {
-    let mut notices: Vec<Notice> = Vec::new();
-    for now in after {
-        let then = conditions::find(before, &now.type_);
-        if is_news(then, now) && !notices.iter().any(|notice| notice.reason == now.reason) {
-            notices.push(notice_of(now, reached));
-        }
-    }
-    // Ready names the ports, and that they are served.
-    if notices.iter().any(|notice| notice.reason == Reason::Ready.as_str()) {
-        notices.retain(|notice| !is_step(&notice.reason));
-    }
-    notices
-}
-
-/// Whether a change of a condition is published.
-fn is_news(then: Option<&Condition>, now: &Condition) -> bool {
-    if is_pending(now) {
-        return false;
-    }
-    let was = |status: &str| then.is_some_and(|then| then.status == status);
-    let is_same = then.is_some_and(|then| (&then.status, &then.reason) == (&now.status, &now.reason));
-    if is_same || !is_step(&now.reason) {
-        // The message names the ports: other numbers are to be published too.
-        let other_ports =
-            now.reason == Reason::Allocated.as_str() && then.is_some_and(|then| then.message != now.message);
-        return !is_same || other_ports;
-    }
-    then.is_some_and(|then| !is_pending(then)) && was("False")
-}
-
-/// Whether nothing is known yet, or what there is passes by itself.
-fn is_pending(condition: &Condition) -> bool {
-    condition.status == "Unknown" || condition.reason == Reason::Pending.as_str()
-}
-
-/// Whether this reason says no more than that a claim is on its way to be ready.
-fn is_step(reason: &str) -> bool {
-    [Reason::Allocated, Reason::Programmed].iter().any(|step| step.as_str() == reason)
-}
-
-fn notice_of(condition: &Condition, reached: Option<&str>) -> Notice {
-    let (reason, message) = (condition.reason.clone(), &condition.message);
-    let names_ports = condition.status == "True" && condition.type_.ends_with(ConditionType::Ready.as_str());
-    match (condition.status.as_str(), reached.filter(|_| names_ports)) {
-        ("False", _) => Notice::warning(reason, message.clone()),
-        (_, Some(reached)) => Notice::normal(reason, format!("{reached}: {message}")),
-        (_, None) => Notice::normal(reason, message.clone()),
-    }
-}
-
-/// Where the ports of a claim are reached: `20417/TCP→redis at 10.99.0.1`.
-#[must_use]
-pub fn reached(status: &SharedLBStatus) -> Option<String> {
-    Some(format!("{} at {}", status.summary.as_ref()?, status.address.as_ref()?))
-}
-
-/// Until when a claim with this status is expected to get ready by itself; `None`: it
-/// is ready, or something keeps it from that.
-#[must_use]
-pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
-    let ready = find(&status.conditions, ConditionType::Ready)?;
-    is_pending(ready).then(|| ready.last_transition_time.0.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
-}
-
-/// Until when the second of two statuses is not worth a write after the first. Both
-/// have the same ports, and say that the claim waits for what comes by itself; they
-/// differ only in what that is, and in whether the ports were ever served: as long as the
-/// claim waits, they have served no client. `None`: it is to be written now.
-#[must_use]
-pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option<Timestamp> {
-    let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
-        status.ports.iter().map(|port| PortStatus { opened: false, ..port.clone() }).collect()
-    };
-    let is_same = ports(before) == ports(after) && before.observed_generation == after.observed_generation;
-    passes_until(before).filter(|_| is_same && passes_until(after).is_some())
-}
-
-/// `20417/TCP`, as a class' status lists ports.
-#[must_use]
-pub fn parse_front_port(text: &str) -> Option<FrontPort> {
-    text.parse().ok()
-}
-
 /// The key of a port that a class' status says was given back.
 #[must_use]
 pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
@@ -581,6 +484,7 @@ pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::class::transitions::transitions;
     use crate::fixtures::claim;
     use crate::kubernetes::events::EventType;
 
@@ -688,75 +592,6 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_overdue_is_told_by_an_event_and_one_that_is_awaited_is_not() {
-        let claim = claim("web").holds(0, 20001).build();
-        let verdict = |no_address: Option<Trouble>| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed: Programmed::Served {
-                without_backends: Vec::new(),
-                idle_families: Vec::new(),
-                left_out: Vec::new(),
-                no_address,
-            },
-            addresses: Some([].into()),
-        };
-        let trouble =
-            Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
-        let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
-        let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
-        let told = |before: &[Condition], after: &SharedLBStatus| {
-            transitions(before, &after.conditions, None).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
-        };
-        assert_eq!(told(&[], &awaited), [""; 0]);
-        assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
-        let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
-        assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
-    }
-
-    #[test]
-    fn a_claim_that_opens_is_one_event_with_its_port_and_address() {
-        let claim = claim("web").holds(0, 20001).build();
-        let verdict = |programmed| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed,
-            addresses: Some([crate::api::claim::parse_address("10.0.0.1")].into()),
-        };
-        let served = || Programmed::Served {
-            without_backends: Vec::new(),
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let at = Timestamp::UNIX_EPOCH;
-        let given = status(&claim, Some("default"), &verdict(Programmed::Pending), at);
-        let ready = status(&claim, Some("default"), &verdict(served()), at);
-        let told = |before: &[Condition], after: &SharedLBStatus| {
-            transitions(before, &after.conditions, reached(after).as_deref())
-        };
-        assert_eq!(told(&[], &given), []);
-        let opened = [Notice::normal("Ready", "20001/TCP→x at 10.0.0.1: every port is served, and has a backend")];
-        assert_eq!(told(&given.conditions, &ready), opened);
-        assert_eq!(told(&[], &ready), opened, "what was not seen on its way");
-
-        let refused = || Trouble { reason: Reason::PortInUse, message: "no".into() };
-        let failed = status(&claim, Some("default"), &verdict(Programmed::Failed(refused())), at);
-        assert_eq!(told(&given.conditions, &failed), [Notice::warning("PortInUse", "no")]);
-        assert_eq!(told(&failed.conditions, &ready), opened);
-        let unknown = Programmed::Served {
-            without_backends: vec![("x".into(), None)],
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let open = status(&claim, Some("default"), &verdict(unknown), at);
-        assert_eq!(told(&given.conditions, &open), [], "a step on its way");
-        let recovered: Vec<String> = told(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
-        assert_eq!(recovered, ["Programmed"], "a failure that was told is over");
-    }
-
-    #[test]
     fn a_port_of_a_load_balancer_without_an_address_was_never_served() {
         let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
         let claim = claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports}));
@@ -774,63 +609,5 @@ mod tests {
         };
         assert!(!opened(&[]), "it may move to a load balancer that has one");
         assert!(opened(&[crate::api::claim::parse_address("10.0.0.1")]));
-    }
-
-    #[test]
-    fn a_status_may_wait_only_while_all_that_changes_is_what_the_claim_waits_for() {
-        let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
-        let claim =
-            claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports})).build();
-        let verdict = |programmed| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed,
-            addresses: Some([crate::api::claim::parse_address("10.0.0.1")].into()),
-        };
-        let served = |without_backends| Programmed::Served {
-            without_backends,
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let at = |programmed| status(&claim, Some("default"), &verdict(programmed), Timestamp::UNIX_EPOCH);
-        let no_backends = Trouble { reason: Reason::NoBackends, message: "no pod".into() };
-        let (given, waiting) = (at(Programmed::Pending), at(served(vec![("x".into(), None)])));
-        assert_eq!((given.ports[0].opened, waiting.ports[0].opened), (false, true));
-        let (idle, ready) = (at(served(vec![("x".into(), Some(no_backends))])), at(served(Vec::new())));
-        assert_eq!(may_wait_until(&given, &waiting), Some(Timestamp::UNIX_EPOCH + PASSING));
-        assert_eq!(may_wait_until(&given, &ready), None);
-        assert_eq!(may_wait_until(&given, &idle), None);
-        assert_eq!(may_wait_until(&ready, &waiting), None, "a claim that was ready");
-        assert_eq!(may_wait_until(&SharedLBStatus::default(), &given), None, "a claim without a status");
-        let edited = SharedLBStatus { observed_generation: Some(7), ..waiting.clone() };
-        assert_eq!(may_wait_until(&given, &edited), None, "an edit is answered");
-        let moved = SharedLBStatus { ports: Vec::new(), ..waiting };
-        assert_eq!(may_wait_until(&given, &moved), None, "other ports");
-    }
-
-    #[test]
-    fn other_numbers_are_told_and_a_name_or_an_order_that_changes_is_not() {
-        let ports = |ports: &[(&str, u16)]| {
-            let ports = ports.iter().map(|(name, port)| serde_json::json!({"name": name, "port": port}));
-            claim("web").status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports.collect::<Vec<_>>()})).build()
-        };
-        let conditions = |claim: &ClaimObject| {
-            let verdict = Verdict {
-                held: claim.request.held.clone(),
-                refused: None,
-                programmed: Programmed::Pending,
-                addresses: Some(Arc::default()),
-            };
-            status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).conditions
-        };
-        let before = conditions(&ports(&[("a", 20001), ("b", 20002)]));
-        assert_eq!(transitions(&before, &conditions(&ports(&[("c", 20002), ("a", 20001)])), None), []);
-        let many: Vec<(String, u16)> = (20001..20007).map(|port| (format!("p{port}"), port)).collect();
-        let many: Vec<(&str, u16)> = many.iter().map(|(name, port)| (name.as_str(), *port)).collect();
-        let told = transitions(&before, &conditions(&ports(&many)), None);
-        let message =
-            "20001/TCP, 20002/TCP, 20003/TCP, 20004/TCP, 20005/TCP, 20006/TCP on load balancer 0 of class default";
-        assert_eq!(told, [Notice::normal("Allocated", message)]);
     }
 }

@@ -239,9 +239,7 @@ impl Class {
             }
             News::For(_) => {}
         }
-        if outcome.has_orphans() {
-            self.ledger = None;
-        }
+        self.ledger.take_if(|_| outcome.has_orphans());
         self.outcomes.insert(index, outcome);
         OutcomeChange { news: (closing || !news.is_none()).then_some(news), was_gone }
     }

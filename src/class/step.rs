@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason, SharedLBClassStatus, SharedLBStatus};
 use tokio::time::Instant;
 
-use super::claims::ClaimState;
+use super::claims::{ClaimState, changes_slots};
 use super::count::TargetCounts;
-use super::decide::{Decision, Facts, begins, decide, states_as_recorded, unreadable_status};
+use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::{self, Obstacle, Programmed, Verdict, find};
 use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
-use super::verdicts::changes_slots;
+use super::transitions;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, policy, unsupported};
@@ -113,46 +113,8 @@ impl Class {
         unreadable(format!("SharedLB {}", self.claims.first_unparsable()?))
     }
 
-    /// Gives newcomers what a decision would give them, without one. `None`: there are
-    /// none, or it takes a decision.
-    fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
-        let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
-        let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.left.is_empty())?;
-        if !ledger.admits(&states_as_recorded(&facts), &facts.policy, now.instant) {
-            return None;
-        }
-        let newcomers = ledger.admit()?;
-        if newcomers.iter().filter_map(|(_, got)| got.as_ref()).any(|got| begins(&facts, got)) {
-            return None;
-        }
-        debug_assert!(self.decides_alike(class, &newcomers, now, around), "a decision gives something else");
-        self.ledger = Some(ledger);
-        let mut effects = self.give_slots(&newcomers, now, around);
-        effects.push(Effect::Again);
-        Some(effects)
-    }
-
-    /// Whether a decision gives these claims this, and all others what they have.
-    fn decides_alike(
-        &self,
-        class: &ClassObject,
-        newcomers: &[(Arc<ClaimObject>, Option<Assignment>)],
-        now: &Now,
-        around: &Surroundings<'_>,
-    ) -> bool {
-        let claims = self.claims.all().map(|state| &state.claim).collect();
-        let Some(facts) = self.facts(class, claims, now, around) else { return false };
-        let (decision, _) = decide(&facts);
-        let decided = facts.claims.iter().zip(&decision.assignments).all(|(claim, got)| {
-            match newcomers.iter().find(|(newcomer, _)| Arc::ptr_eq(newcomer, claim)) {
-                Some((_, given)) => got == given,
-                None => got.as_ref().is_none_or(|got| !changes_slots(claim, got)),
-            }
-        });
-        decided && !decision.class_first()
-    }
-
-    fn facts<'a>(
+    /// What a decision on these claims is made of. `None`: the class was never readable.
+    pub(super) fn facts<'a>(
         &'a self,
         class: &'a ClassObject,
         claims: Vec<&'a Arc<ClaimObject>>,
@@ -188,7 +150,7 @@ impl Class {
     }
 
     /// Writes the statuses of these claims by which slots change hands.
-    fn give_slots(
+    pub(super) fn give_slots(
         &mut self,
         claims: &[(Arc<ClaimObject>, Option<Assignment>)],
         now: &Now,
@@ -285,7 +247,7 @@ impl Class {
             state.rendered = Some(verdict);
             return None;
         }
-        if let Some(until) = render::may_wait_until(&claim.status, &status).filter(|until| *until > now.time) {
+        if let Some(until) = transitions::may_wait_until(&claim.status, &status).filter(|until| *until > now.time) {
             return Some(Effect::WakeAt(at(until, now)));
         }
         state.writes.begin();

@@ -4,6 +4,7 @@ use kube::client::Body;
 use kube::runtime::watcher::Event;
 use sharedlb_providers::memory::Memory;
 
+use super::effect::{ClaimChange, ClaimWrite};
 use super::*;
 use crate::fixtures::claim;
 use crate::load_balancer::ADDRESS_WITHIN;

@@ -119,17 +119,6 @@ fn refused_ports(got: &Assignment, port: &str, message: &str) -> String {
     format!("{port}{message}{others}")
 }
 
-/// Whether a claim's slots are not those that its status has.
-pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
-    let slots = |held: Option<&Held>| {
-        held.map(|held| (held.index, held.slots.iter().map(|slot| (slot.name.clone(), slot.key)).collect::<Vec<_>>()))
-    };
-    match (&claim.request.held, &got.granted) {
-        (Some(held), Some(granted)) if held == granted => false,
-        (held, granted) => slots(held.as_ref()) != slots(granted.as_ref()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,7 +34,7 @@ pub use self::report::Report;
 use self::calls::Calls;
 use self::load_balancers::LoadBalancers;
 use self::overlay::Overlay;
-use crate::class::render::PASSING;
+use crate::class::transitions::PASSING;
 use crate::controller::{self, Environment, Options, Process};
 use crate::kubernetes::requests::RequestLimits;
 use crate::leader::{Fence, Moment};

@@ -24,7 +24,7 @@ use crate::allocation::{
 };
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
-use crate::class::render::{Obstacle, parse_front_port, released_key, whole_seconds};
+use crate::class::render::{Obstacle, released_key, whole_seconds};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Outcome;
@@ -179,9 +179,7 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
             },
             foreign: match outcome {
                 Some(outcome) => outcome.foreign.clone(),
-                None => {
-                    listed.iter().flat_map(|lb| &lb.foreign_ports).filter_map(|port| parse_front_port(port)).collect()
-                }
+                None => listed.iter().flat_map(|lb| &lb.foreign_ports).filter_map(|port| port.parse().ok()).collect(),
             },
             no_room: outcome.map(Outcome::no_room).unwrap_or_default(),
             released: released.collect(),

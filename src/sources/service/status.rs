@@ -9,7 +9,7 @@ use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
 use super::super::{Change, OwnedClaim, Refusal};
 use super::{Asks, ServiceSource};
-use crate::class::render;
+use crate::class::{render, transitions};
 use crate::kubernetes::{conditions, text};
 
 /// The type of the condition that says what of a Service is not carried out. It
@@ -52,7 +52,7 @@ pub(super) fn of_claim(service: &ServiceSource, asks: &Asks, claim: &OwnedClaim,
     Status {
         ingress: ingress(claim),
         conditions: copied.chain(unhonoured(service, asks, now)).collect(),
-        reached: render::reached(&claim.status),
+        reached: transitions::reached(&claim.status),
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim) -> Opt
         Some(ready) => ready.reason == Reason::Pending.as_str(),
         None => !service.has_our_conditions(),
     };
-    render::passes_until(&claim.status).filter(|_| is_waiting && ingress(claim) == service.ingress)
+    transitions::passes_until(&claim.status).filter(|_| is_waiting && ingress(claim) == service.ingress)
 }
 
 /// What a claim is advised to do, and what its Service would have to do for that.
@@ -233,7 +233,7 @@ impl Status {
             what: "status",
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),
-            news: render::transitions(&before, &self.conditions, self.reached.as_deref()),
+            news: transitions::transitions(&before, &self.conditions, self.reached.as_deref()),
             otherwise: None,
         })
     }
