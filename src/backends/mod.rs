@@ -102,16 +102,18 @@ impl Backends {
     pub fn watched_service(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
         let mut inner = self.write();
         let changes = inner.services.apply_event(event);
-        changes
-            .iter()
-            .filter_map(|change| Some(&change.new.as_ref().or(change.old.as_ref())?.meta.key))
-            .for_each(|key| inner.signal(key));
+        changes.iter().for_each(|change| inner.signal_service(change));
         changes
     }
 
-    /// Takes in the reply to a write of ours.
-    pub fn written_service(&self, service: ServiceObject) {
-        self.write().services.apply_write(service);
+    /// Takes in the reply to a write of ours, and returns what it changed. When the
+    /// watch tells of the same version later, that is no change any more.
+    #[must_use]
+    pub fn written_service(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
+        let mut inner = self.write();
+        let change = inner.services.apply_write(service)?;
+        inner.signal_service(&change);
+        Some(change)
     }
 
     /// From now on it is told that there are more or fewer endpoints.
@@ -300,6 +302,10 @@ impl Inner {
                 self.slices_of.remove(&slice.service);
             }
         }
+    }
+
+    fn signal_service(&self, Changed { old, new }: &Changed<ServiceObject>) {
+        new.as_ref().or(old.as_ref()).into_iter().for_each(|service| self.signal(&service.meta.key));
     }
 
     fn signal(&self, service: &ObjectKey) {

@@ -20,12 +20,16 @@ fn service(backends: &Backends, spec: Value) -> Vec<Changed<ServiceObject>> {
 
 /// The same at this resourceVersion.
 fn service_at(backends: &Backends, version: u64, spec: Value) -> Vec<Changed<ServiceObject>> {
+    backends.watched_service(Event::Apply(parsed(version, spec)))
+}
+
+fn parsed(version: u64, spec: Value) -> ServiceObject {
     let service: Service = serde_json::from_value(json!({
         "metadata": {"namespace": "team", "name": "dns", "uid": "u", "resourceVersion": version.to_string()},
         "spec": spec,
     }))
     .unwrap();
-    backends.watched_service(Event::Apply(ServiceObject::parse(&service)))
+    ServiceObject::parse(&service)
 }
 
 fn ports() -> Value {
@@ -418,6 +422,23 @@ fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
     assert!(woken());
     backends.interest(&of_dns, &BTreeSet::new(), &signal);
     slice(&backends, "a", 3, both(), vec![endpoint(3, true, true, false)]);
+    assert!(!woken());
+}
+
+/// The watch often tells of a write of ours after its reply has come, when it is no
+/// news any more.
+#[test]
+fn the_reply_to_a_write_of_a_service_wakes_who_is_interested_in_it() {
+    let backends = Backends::default();
+    let signal = Arc::new(Signal::default());
+    let woken = || futures::FutureExt::now_or_never(signal.woken()).is_some();
+    backends.interest(&BTreeSet::new(), &BTreeSet::from([key("dns")]), &signal);
+    service_at(&backends, 1, ports());
+    assert!(woken());
+    assert!(backends.written_service(parsed(2, ports())).is_some());
+    assert!(woken());
+    assert!(service_at(&backends, 2, ports()).is_empty());
+    assert!(backends.written_service(parsed(2, ports())).is_none());
     assert!(!woken());
 }
 

@@ -109,7 +109,9 @@ impl ClassLoop {
             warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
         }
         let result = result.map(|written| {
-            written.into_iter().for_each(|service| self.settings.backends.written_service(service));
+            let change = written.and_then(|service| self.settings.backends.written_service(service));
+            let services = change.iter().flat_map(|change| change.old.iter().chain(&change.new));
+            services.for_each(|service| self.service_changed(service));
         });
         let Some(now) = self.as_it_is_now(claim) else { return };
         let key = self.class_of(&now);
