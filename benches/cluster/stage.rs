@@ -23,6 +23,9 @@ pub(crate) const CONNECTIONS: usize = 16;
 /// How long one thing may take on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many listeners a load balancer has, unless said otherwise.
+const LISTENERS: u32 = 1000;
+
 /// The cluster and what is needed to act in it.
 pub(crate) struct Stage {
     /// The cluster itself
@@ -62,15 +65,20 @@ impl Stage {
 
     /// Makes a class that has room for every claim.
     pub(crate) async fn create_class(&self, name: &str) -> anyhow::Result<()> {
-        Api::all(self.admin.clone()).create(&PostParams::default(), &roomy_class(name)?).await?;
+        Api::all(self.admin.clone()).create(&PostParams::default(), &roomy_class(name, LISTENERS)?).await?;
         Ok(())
     }
 
     /// Makes a class that has room for every claim, and returns when its first
     /// load balancer has an address. It needs a controller that runs.
     pub(crate) async fn class(&self, name: &str) -> anyhow::Result<SharedLBClass> {
+        self.class_of(name, LISTENERS).await
+    }
+
+    /// The same with so many listeners on each load balancer.
+    pub(crate) async fn class_of(&self, name: &str, listeners: u32) -> anyhow::Result<SharedLBClass> {
         let classes: Api<SharedLBClass> = Api::all(self.admin.clone());
-        self.create_class(name).await?;
+        classes.create(&PostParams::default(), &roomy_class(name, listeners)?).await?;
         eventually(&format!("class {name} to have an address"), PATIENCE, async || {
             let class = classes.get(name).await?;
             Ok(address_of(&class).is_some().then_some(class))
@@ -84,7 +92,7 @@ pub(crate) fn address_of(class: &SharedLBClass) -> Option<&str> {
     class.status.as_ref()?.load_balancers.first()?.address.as_deref()
 }
 
-fn roomy_class(name: &str) -> anyhow::Result<SharedLBClass> {
+fn roomy_class(name: &str, listeners: u32) -> anyhow::Result<SharedLBClass> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "sharedlb.dev/v1alpha1",
         "kind": "SharedLBClass",
@@ -92,7 +100,7 @@ fn roomy_class(name: &str) -> anyhow::Result<SharedLBClass> {
         "spec": {
             "provider": {"service": {"allocateLoadBalancerNodePorts": false}},
             "ports": {"dynamic": [{"min": 20000, "max": 39999}]},
-            "loadBalancers": {"min": 1, "max": 20, "listenersPerLoadBalancer": 1000},
+            "loadBalancers": {"min": 1, "max": 20, "listenersPerLoadBalancer": listeners},
             "portsPerNamespace": 1_000_000,
         },
     }))?)

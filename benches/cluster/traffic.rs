@@ -14,6 +14,8 @@ use serde_json::json;
 use sharedlb_crds::SharedLB;
 use sharedlb_testbed::{Client, PodPort, PodSpec};
 
+use crate::burst_ready;
+use crate::claims::prepare;
 use crate::controller::Controller;
 use crate::figures::{percentile_ms, print, progress};
 use crate::stage::{PATIENCE, Stage, address_of, port_of};
@@ -30,7 +32,7 @@ const ASK_EVERY: Duration = Duration::from_millis(2);
 /// Opens claims one after another, all of them for one pod.
 pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     stage.namespace(NAMESPACE).await?;
-    let _controller = Controller::start(stage).await?;
+    let controller = Controller::start(stage).await?;
     let class = stage.class(CLASS).await?;
     let address = address_of(&class).context("the class has an address")?.parse()?;
     let pod = PodSpec::new(NAMESPACE, "pod").label("app", "pod").port(PodPort::tcp("main", 8080));
@@ -44,7 +46,8 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     }
     print("open_p50_ms", percentile_ms(&times, 50), "ms");
     print("open_p99_ms", percentile_ms(&times, 99), "ms");
-    Ok(())
+    prepare(stage).await?;
+    burst_ready::measure(stage, controller, &client).await
 }
 
 async fn time_to_answer(stage: &Stage, client: &Client, address: IpAddr, name: &str) -> anyhow::Result<Duration> {
