@@ -41,7 +41,7 @@ use jiff::Timestamp;
 use kube::Client;
 use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -139,6 +139,8 @@ pub struct ClassLoop {
     /// The classes that exist, and those that claims want
     classes: BTreeMap<Key, Class>,
     running: BTreeMap<Arc<str>, Running>,
+    /// How many writes that no port waits for are sent at once, for all classes
+    follow_ups: Arc<Semaphore>,
     /// Classes to be reconciled now
     dirty: BTreeSet<Key>,
     /// When a class is to be reconciled although nothing happens
@@ -163,6 +165,7 @@ impl ClassLoop {
             dropped: DroppedFields::default(),
             classes: BTreeMap::new(),
             running: BTreeMap::new(),
+            follow_ups: executor::follow_ups(),
             dirty: BTreeSet::new(),
             due: BTreeMap::new(),
         };
