@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use mimalloc::MiMalloc;
 use sharedlb::controller::{self, Options};
 use sharedlb::dry_run;
 use sharedlb::leader::{self, Terms};
@@ -15,6 +16,11 @@ use sharedlb::process::tasks;
 use sharedlb::sources;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// What a list or a burst of claims needed goes back to the system. glibc's allocator keeps
+/// most of it, in arenas of each thread.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Puts many L4 workloads on one cloud load balancer.
 #[derive(Debug, Parser)]
