@@ -346,7 +346,8 @@ async fn observe(peer: &dyn Peer, name: &LbName) -> Observed {
 
 fn wanted(provider: &dyn Provider, listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> LoadBalancer {
     let seen = |mut listener: Listener| {
-        listener.backends = listener.backends.into_iter().filter_map(|backend| provider.as_observed(backend)).collect();
+        listener.backends =
+            listener.backends.iter().cloned().filter_map(|backend| provider.as_observed(backend)).collect();
         listener
     };
     let listeners = listeners.into_iter().map(|(key, listener)| (key, seen(listener)));

@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::model::arbitrary::load_balancers;
-    use crate::model::{Listener, Protocol};
+    use crate::model::{BackendSet, Listener, Protocol};
 
     proptest! {
         #[test]
@@ -285,7 +285,7 @@ mod tests {
         let with = |protocols: &[Protocol], owner: &Owner| {
             let listener = |protocol: &Protocol| {
                 let key = ListenerKey { port: NonZeroU16::MIN, protocol: *protocol };
-                (key, Listener { owner: owner.clone(), backends: BTreeSet::new() })
+                (key, Listener { owner: owner.clone(), backends: BackendSet::default() })
             };
             LoadBalancer { listeners: protocols.iter().map(listener).collect(), ..LoadBalancer::default() }
         };

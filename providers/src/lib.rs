@@ -32,8 +32,8 @@ pub use decorator::Decorator;
 pub use diff::{Change, diff, replay};
 pub use error::{Details, Error};
 pub use model::{
-    Address, Attributes, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey,
-    LoadBalancer, Observed, Owner, Protocol, Transport,
+    Address, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener,
+    ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
 };
 
 /// What programs one kind of load balancer. This page is the whole contract: a provider

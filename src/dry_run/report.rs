@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value;
-use sharedlb_providers::{Backend, Change, LbName, LoadBalancer, diff};
+use sharedlb_providers::{Backend, BackendSet, Change, LbName, LoadBalancer, diff};
 
 use super::load_balancers::Known;
 use super::objects::{Entry, Objects};
@@ -281,7 +281,7 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
         }
         Change::Backends(key) => {
             let (had, has) = (backends(before, key), backends(now, key));
-            for (what, backends) in [("gets", &has - &had), ("loses", &had - &has)] {
+            for (what, backends) in [("gets", less(&has, &had)), ("loses", less(&had, &has))] {
                 if !backends.is_empty() {
                     let (owner, backends) = (owner(now, key), named(&backends));
                     lines.push((Sign::Changed, format!("listener {key} of {owner} {what} {backends}")));
@@ -293,8 +293,13 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
     }
 }
 
+/// The backends that are not among these others.
+fn less(backends: &BackendSet, others: &BackendSet) -> BackendSet {
+    backends.difference(others).cloned().collect()
+}
+
 /// How many backends there are, and the first of them.
-fn named(backends: &BTreeSet<Backend>) -> String {
+fn named(backends: &BackendSet) -> String {
     let name = |backend: &Backend| {
         let endpoint = std::net::SocketAddr::new(backend.address, backend.port.get());
         let name = backend.pod.as_ref().or(backend.node.as_ref());

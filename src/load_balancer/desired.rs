@@ -172,7 +172,7 @@ pub fn desired(
                 if !usable.idle_families.is_empty() {
                     idle_families.insert(key, usable.idle_families);
                 }
-                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends });
+                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends.into() });
             }
         }
     }
@@ -219,7 +219,7 @@ fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) ->
     let mut left_out = BTreeMap::new();
     for (((key, listener), all), served) in listeners.iter_mut().zip(&counts).zip(shares(&counts, limits)) {
         if served < *all {
-            listener.backends = subset(*key, std::mem::take(&mut listener.backends), served);
+            listener.backends = subset(*key, &listener.backends, served);
             let of_listener = limits.of_listener == Some(served);
             let limit = if of_listener { limits.of_listener } else { limits.in_all }.unwrap_or(served);
             left_out.insert(*key, LeftOut { served, all: *all, limit, of_listener });
@@ -234,8 +234,8 @@ mod tests {
     use std::num::NonZeroU16;
 
     use serde_json::json;
-    use sharedlb_providers::Backend;
     use sharedlb_providers::memory::{Cloud, Memory};
+    use sharedlb_providers::{Backend, BackendSet};
 
     use super::*;
     use crate::fixtures::claim;
@@ -255,7 +255,7 @@ mod tests {
         let planned = Planned { target: claim.target.clone(), slots };
         let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
-        let listener = Listener { owner, backends: BTreeSet::new() };
+        let listener = Listener { owner, backends: BackendSet::default() };
         let mut observed = Observed::default();
         observed.load_balancer.listeners = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
         let backend = Backend {
@@ -290,7 +290,7 @@ mod tests {
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
         let mut observed = Observed::default();
         observed.load_balancer.listeners =
-            [(key(Protocol::TcpUdp), Listener { owner, backends: BTreeSet::new() })].into();
+            [(key(Protocol::TcpUdp), Listener { owner, backends: BackendSet::default() })].into();
         let backend = |transport| Backend {
             address: Ipv4Addr::new(10, 244, 0, 1).into(),
             port: NonZeroU16::MIN,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sharedlb_providers::{
-    Backend, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, replay,
+    Backend, BackendSet, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, replay,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -314,7 +314,8 @@ impl LbLoop {
                     let (before, after) = (backends(before).unwrap_or_default(), backends(after).unwrap_or_default());
                     debug!(
                         class = %self.class, load_balancer = %self.name, listener = %key,
-                        added = (&after - &before).len(), removed = (&before - &after).len(), "backends changed"
+                        added = after.difference(&before).count(), removed = before.difference(&after).count(),
+                        "backends changed"
                     );
                 }
                 change => info!(class = %self.class, load_balancer = %self.name, ?change, "changed"),
@@ -432,6 +433,7 @@ fn meanwhile(later: &[Change], found: &LoadBalancer, wanted: &LoadBalancer) -> B
             let successors = takes.filter_map(|key| wanted.listeners.get(key));
             successors.flat_map(|listener| listener.backends_of(transport)).collect()
         });
+        let backends = BackendSet::from(backends);
         (backends != found.backends).then(|| (key, Listener { owner: found.owner.clone(), backends }))
     };
     replaced.filter_map(listener).collect()

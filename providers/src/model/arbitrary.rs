@@ -70,7 +70,8 @@ fn listeners() -> impl Strategy<Value = Listener> {
             port: "".into(),
         }),
     ];
-    (owner, prop::collection::btree_set(backends(), 0..4)).prop_map(|(owner, backends)| Listener { owner, backends })
+    (owner, prop::collection::btree_set(backends(), 0..4))
+        .prop_map(|(owner, backends)| Listener { owner, backends: backends.into() })
 }
 
 fn backends() -> impl Strategy<Value = Backend> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ pub struct Listener {
     pub owner: Owner,
     /// Where its traffic goes; none at all is allowed, and refuses connections
     #[serde(default)]
-    pub backends: BTreeSet<Backend>,
+    pub backends: BackendSet,
 }
 
 impl Listener {
@@ -109,6 +110,62 @@ pub struct Backend {
     pub transport: Option<Transport>,
 }
 
+/// The backends of a listener, in their order.
+///
+/// A large class has ten thousands of listeners, most with one or two backends, and each
+/// is kept by several: copies share the memory of their backends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeSet<Backend>")]
+pub struct BackendSet(Arc<[Backend]>);
+
+impl BackendSet {
+    /// Whether this backend is one of them.
+    #[must_use]
+    pub fn contains(&self, backend: &Backend) -> bool {
+        self.0.binary_search(backend).is_ok()
+    }
+
+    /// The backends that are not among `others`.
+    pub fn difference<'a>(&'a self, others: &'a Self) -> impl Iterator<Item = &'a Backend> {
+        self.iter().filter(|backend| !others.contains(backend))
+    }
+}
+
+impl Deref for BackendSet {
+    type Target = [Backend];
+
+    fn deref(&self) -> &[Backend] {
+        &self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a BackendSet {
+    type Item = &'a Backend;
+    type IntoIter = std::slice::Iter<'a, Backend>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl FromIterator<Backend> for BackendSet {
+    fn from_iter<I: IntoIterator<Item = Backend>>(backends: I) -> Self {
+        BTreeSet::from_iter(backends).into()
+    }
+}
+
+impl From<BTreeSet<Backend>> for BackendSet {
+    fn from(backends: BTreeSet<Backend>) -> Self {
+        Self(backends.into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[Backend; N]> for BackendSet {
+    fn from(backends: [Backend; N]) -> Self {
+        backends.into_iter().collect()
+    }
+}
+
 impl Backend {
     /// The backends of a listener of this protocol, from those that each of its
     /// transports leads to. What gets the traffic of both is one backend, so that
@@ -155,7 +212,7 @@ mod tests {
     fn each_transport_of_a_listener_reads_back_with_its_own_backends() {
         let of = |transport| backends(if transport == Transport::Tcp { &[1, 2] } else { &[2, 3] });
         let owner = Owner { namespace: "".into(), claim: "".into(), port: "".into() };
-        let listener = Listener { owner, backends: Backend::by_transport(Protocol::TcpUdp, of) };
+        let listener = Listener { owner, backends: Backend::by_transport(Protocol::TcpUdp, of).into() };
         let marks: Vec<_> = listener.backends.iter().map(|backend| (backend.port.get(), backend.transport)).collect();
         assert_eq!(marks, [(1, Some(Transport::Tcp)), (2, None), (3, Some(Transport::Udp))]);
         for transport in [Transport::Tcp, Transport::Udp] {

@@ -24,7 +24,7 @@ use serde_with::skip_serializing_none;
 
 pub use self::address::{Address, IpFamily};
 pub use self::capabilities::{Capabilities, Capacity};
-pub use self::listener::{Backend, Listener, Owner};
+pub use self::listener::{Backend, BackendSet, Listener, Owner};
 pub use self::name::{LbName, fnv1a};
 pub use self::port::{FrontPort, ListenerKey, ParseError, Protocol, Transport};
 

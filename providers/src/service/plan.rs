@@ -435,7 +435,7 @@ mod tests {
         let left = wanted([(key(20000, Protocol::Tcp), listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
         let mut next = listener([2]);
         next.backends =
-            next.backends.into_iter().map(|each| Backend { port: 8080.try_into().unwrap(), ..each }).collect();
+            next.backends.iter().map(|each| Backend { port: 8080.try_into().unwrap(), ..each.clone() }).collect();
         let to = wanted([(key(20000, Protocol::Tcp), next)]);
         let (first, written, last) = writes_with(&Front::default(), &left, &to);
         assert_eq!(first, are(&["20000-tcp-v4-1-0"]));

@@ -5,7 +5,7 @@
 //! and 1,000 endpoints. Their annotations say what the listener is and whom it
 //! is for; so one without backends has a slice too, an empty one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(super) struct SeenSlice {
 /// already stay in it, so that one more or one less rewrites one slice.
 pub(super) fn arrange<'a>(
     port: FrontPort,
-    backends: &BTreeSet<Backend>,
+    backends: impl IntoIterator<Item = &'a Backend>,
     seen: impl IntoIterator<Item = &'a SeenSlice>,
 ) -> BTreeMap<Place, Vec<Backend>> {
     let slices = seen.into_iter().filter(|seen| seen.place.port == port).filter_map(|seen| seen.slice.as_ref());

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
+use crate::model::BackendSet;
 
 fn load_balancer() -> LbName {
     LbName::from_recorded("slb-default-0-0123456789")
@@ -48,7 +49,7 @@ fn slice(place: Place, backends: Vec<Backend>) -> Slice {
 }
 
 fn arranged(backends: impl IntoIterator<Item = Backend>, seen: &[SeenSlice]) -> Vec<Slice> {
-    let arranged = arrange(front(), &backends.into_iter().collect(), seen);
+    let arranged = arrange(front(), &BackendSet::from_iter(backends), seen);
     arranged.into_iter().map(|(place, backends)| slice(place, backends)).collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::front::Front;
 use super::slices::SeenSlice;
-use crate::model::{Backend, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner};
+use crate::model::{Backend, BackendSet, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner};
 
 /// What the slices of one front port agree on.
 struct Record {
@@ -36,11 +36,11 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
             Some(Record { listener, owner, .. }) if !listeners.contains_key(listener) => {
                 let of = |transport| records[&FrontPort { transport, ..*port }].backends.clone();
                 let backends = Backend::by_transport(listener.protocol, of);
-                listeners.insert(*listener, Listener { owner: owner.clone(), backends });
+                listeners.insert(*listener, Listener { owner: owner.clone(), backends: backends.into() });
             }
             Some(_) => {}
             None => {
-                listeners.insert((*port).into(), Listener { owner: Owner::unknown(), backends: BTreeSet::new() });
+                listeners.insert((*port).into(), Listener { owner: Owner::unknown(), backends: BackendSet::default() });
             }
         }
     }

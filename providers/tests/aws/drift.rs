@@ -235,7 +235,7 @@ async fn targets_change_from_pods_to_nodes(cloud: &Cloud) {
     );
     let instance = text(&instance.await.expect("it starts")["Instances"][0]["InstanceId"]);
     let provider = cloud.provider_with(Settings { target_kind: TargetKind::Node, ..cloud.settings() });
-    let mut node = listener("a", [1]).backends.pop_first().expect("it has one");
+    let mut node = listener("a", [1]).backends.first().cloned().expect("it has one");
     node.provider_id = Some(format!("aws:///us-test-1a/{instance}").into());
     let node = provider.as_observed(node).expect("it is an instance");
     let on_node = [(tcp(20000), Listener { backends: [node].into(), ..listener("a", []) })];

@@ -319,10 +319,10 @@ async fn what_is_made_carries_the_tag_that_the_policy_wants(cloud: &Cloud) {
 async fn backends_that_can_be_no_targets_fail_alone(cloud: &Cloud) {
     let provider = cloud.provider().await;
     let mut bad = listener("a", []);
-    let mut backend = listener("a", [1]).backends.pop_first().expect("it has one");
+    let mut backend = listener("a", [1]).backends.first().cloned().expect("it has one");
     backend.address = "fd00::1".parse().expect("an address");
     assert_eq!(provider.as_observed(backend.clone()), None, "it is left out before it comes to this");
-    bad.backends.insert(backend);
+    bad.backends = bad.backends.iter().cloned().chain([backend]).collect();
     converge(&*provider, 0, []).await;
     let applied = alter(&*provider, &[], &[(tcp(20000), bad), (tcp(20001), listener("b", [1]))]).await;
     assert!(

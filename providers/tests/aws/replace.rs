@@ -182,7 +182,7 @@ async fn a_listener_that_waits_for_its_successor_leads_to_no_port_of_a_node_that
     let id = format!("aws:///zone/{}", text(&started["Instances"][0]["InstanceId"]));
     let provider = cloud.provider_with(Settings { target_kind: TargetKind::Node, ..cloud.settings() });
     let on_node_port = |port| {
-        let mut node = listener("a", [1]).backends.pop_first().expect("it has one");
+        let mut node = listener("a", [1]).backends.first().cloned().expect("it has one");
         (node.port, node.provider_id) = (tcp(port).port, Some(id.as_str().into()));
         Listener { backends: provider.as_observed(node).into_iter().collect(), ..listener("a", []) }
     };

@@ -50,8 +50,8 @@ impl Running {
 
     async fn addresses(&self) -> Vec<String> {
         let observed = Memory::new(self.cloud.clone()).observe(&name()).await.unwrap().unwrap();
-        let backends = observed.load_balancer.listeners.into_values().flat_map(|listener| listener.backends);
-        backends.map(|b| format!("{}:{} {}", b.address, b.port, b.provider_id.unwrap_or_default())).collect()
+        let backends = observed.load_balancer.listeners.values().flat_map(|listener| &listener.backends);
+        backends.map(|b| format!("{}:{} {}", b.address, b.port, b.provider_id.as_deref().unwrap_or_default())).collect()
     }
 }
 

@@ -86,7 +86,7 @@ impl Scene {
         for (key, listener) in self.wanted.iter().cloned() {
             // A number has one listener.
             listeners.retain(|other, _| other.port != key.port);
-            let backends = listener.backends.into_iter().filter_map(|backend| aws.as_observed(backend)).collect();
+            let backends = listener.backends.iter().cloned().filter_map(|backend| aws.as_observed(backend)).collect();
             listeners.insert(key, Listener { backends, ..listener });
         }
         listeners
