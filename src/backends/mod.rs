@@ -309,7 +309,7 @@ impl Inner {
     }
 
     fn signal(&self, service: &ObjectKey) {
-        self.interested.get(service).into_iter().flatten().for_each(|signal| signal.wake());
+        self.interested.get(service).into_iter().flatten().for_each(|signal| signal.service_changed(service));
     }
 
     fn slices_of<'a>(&'a self, service: &ObjectKey) -> impl Iterator<Item = &'a SliceObject> + Clone {

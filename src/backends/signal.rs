@@ -1,19 +1,25 @@
 //! What wakes an LB loop.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
+
+use crate::kubernetes::ObjectKey;
 
 /// Wakes an LB loop.
 #[derive(Debug, Default)]
 pub struct Signal {
     notify: Notify,
     observe: AtomicBool,
+    changed: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl Signal {
-    /// Something that it depends on has changed.
-    pub fn wake(&self) {
+    /// A Service that it depends on has changed, or its endpoints; or the nodes have.
+    pub fn service_changed(&self, service: &ObjectKey) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone());
         self.notify.notify_one();
     }
 
@@ -26,6 +32,12 @@ impl Signal {
     pub fn observe_again(&self) {
         self.observe.store(true, Ordering::Release);
         self.notify.notify_one();
+    }
+
+    /// The Services that have changed since this was asked last. What is read after this
+    /// is as new, or newer.
+    pub(crate) fn take_changed(&self) -> BTreeSet<ObjectKey> {
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether it is to be observed again, for once.

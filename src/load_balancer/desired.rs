@@ -13,10 +13,10 @@ use sharedlb_providers::{
 use crate::allocation::{HeldSlot, same};
 use crate::api::claim::claim_key;
 use crate::api::target::{PortRef, Target};
-use crate::backends::{Reach, Reached, nodes};
+use crate::backends::{Reach, nodes};
 use crate::kubernetes::ObjectKey;
+use crate::load_balancer::reachable::Reachable;
 use crate::load_balancer::share::{LeftOut, Limits, shares, subset};
-use crate::load_balancer::usable::usable;
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
 /// that are confirmed in the API.
@@ -143,16 +143,16 @@ pub struct Wanted {
     pub left_out: BTreeMap<ListenerKey, LeftOut>,
 }
 
-/// The load balancer as the plan and its backends make it. `backends` tells
-/// where traffic to a port of a Service goes now, `observed` is the load balancer
-/// as it is, and `limits` is what fits.
+/// The load balancer as the plan and its backends make it. `reachable` is what a port
+/// of a Service leads to now, `observed` is the load balancer as it is, and `limits` is
+/// what fits.
 #[must_use]
 pub fn desired(
     plan: &Plan,
     attributes: Attributes,
     observed: &Observed,
     limits: Limits,
-    backends: impl Fn(&ObjectKey, &PortRef, Protocol) -> Reached,
+    mut reachable: impl FnMut(&ObjectKey, &PortRef, Protocol) -> Reachable,
 ) -> Wanted {
     let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for Planned { target, slots } in plan.slots.iter().flatten() {
@@ -163,16 +163,16 @@ pub fn desired(
                 port: slot.name.clone(),
             };
             let to = target.port_through(slot, plan.reach.targets);
-            let reached = |key: ListenerKey| {
-                to.as_ref().map(|(service, port)| backends(service, port, key.protocol)).unwrap_or_default()
+            let of = |key: ListenerKey| match &to {
+                Some((service, port)) => reachable(service, port, key.protocol),
+                None => Reachable { idle: true, ..Reachable::default() },
             };
-            for (key, reached) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, reached) {
-                let usable = usable(&*plan.provider, &observed.families, key.protocol, reached.backends);
-                idle.extend((!reached.ready || !usable.served).then_some(key));
-                if !usable.idle_families.is_empty() {
-                    idle_families.insert(key, usable.idle_families);
+            for (key, reachable) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, of) {
+                idle.extend(reachable.idle.then_some(key));
+                if !reachable.idle_families.is_empty() {
+                    idle_families.insert(key, reachable.idle_families);
                 }
-                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends.into() });
+                listeners.insert(key, Listener { owner: owner.clone(), backends: reachable.backends });
             }
         }
     }
@@ -194,9 +194,9 @@ fn serving(
     found: &BTreeMap<ListenerKey, Listener>,
     owner: &Owner,
     key: ListenerKey,
-    reached: impl Fn(ListenerKey) -> Reached,
-) -> Vec<(ListenerKey, Reached)> {
-    let own = reached(key);
+    mut reachable: impl FnMut(ListenerKey) -> Reachable,
+) -> Vec<(ListenerKey, Reachable)> {
+    let own = reachable(key);
     if found.contains_key(&key) || !own.backends.is_empty() {
         return vec![(key, own)];
     }
@@ -208,8 +208,8 @@ fn serving(
         is_part && of_claim && !plan.has(*other)
     };
     let all = ListenerKey::of_number(key.port).into_iter();
-    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reached(key))).collect();
-    if replaced.iter().any(|(_, reached)| !reached.backends.is_empty()) { replaced } else { vec![(key, own)] }
+    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reachable(key))).collect();
+    if replaced.iter().any(|(_, reachable)| !reachable.backends.is_empty()) { replaced } else { vec![(key, own)] }
 }
 
 /// Leaves out the backends that don't fit.
@@ -267,8 +267,8 @@ mod tests {
             transport: None,
         };
         let reached = |_: &ObjectKey, _: &PortRef, protocol: Protocol| match ready.contains(&protocol) {
-            true => Reached { backends: [backend.clone()].into(), ready: true },
-            false => Reached::default(),
+            true => Reachable { backends: [backend.clone()].into(), ..Reachable::default() },
+            false => Reachable { idle: true, ..Reachable::default() },
         };
         let limits = Limits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
@@ -304,7 +304,7 @@ mod tests {
                 .transports()
                 .iter()
                 .filter(|transport| ready.iter().any(|ready| ready.transports().contains(transport)));
-            Reached { backends: ready.map(|transport| backend(*transport)).collect(), ready: true }
+            Reachable { backends: ready.map(|transport| backend(*transport)).collect(), ..Reachable::default() }
         };
         let limits = Limits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);

@@ -10,6 +10,7 @@ pub(crate) mod faulty_provider;
 #[cfg(test)]
 pub(crate) mod model;
 pub mod outcome;
+pub mod reachable;
 pub mod share;
 mod state;
 #[cfg(test)]
@@ -105,7 +106,10 @@ impl LbLoop {
                 changed = self.plans.changed() => if changed.is_err() { break },
                 () = self.signal.woken() => {}
                 () = wait_until(again) => {}
-                _ = resync.tick() => kept.observed = None,
+                _ = resync.tick() => {
+                    kept.observed = None;
+                    kept.reachable.clear();
+                }
             }
         }
         self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
@@ -262,9 +266,10 @@ impl LbLoop {
             of_listener: can.max_targets_per_listener,
             in_all: observed.capacity.targets.or(can.default_targets),
         };
-        let backends = |service: &_, port: &_, protocol| self.backends.reached(service, port, protocol, plan.reach);
+        kept.reachable.refresh(plan, &observed.families, &self.signal.take_changed());
+        let reachable = |service: &_, port: &_, protocol| kept.reachable.of(service, port, protocol, &self.backends);
         let attributes = plan.provider.attributes(plan.index);
-        let wanted = desired(plan, attributes, observed, limits, backends);
+        let wanted = desired(plan, attributes, observed, limits, reachable);
         (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
         let mut wanted = wanted.load_balancer;
         let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);

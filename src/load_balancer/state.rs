@@ -9,6 +9,7 @@ use sharedlb_crds::Reason;
 use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
 use tokio::time::Instant;
 
+use super::reachable::ReachableCache;
 use super::trial::Trials;
 use crate::class::render::whole_seconds;
 use crate::kubernetes::ObjectKey;
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) left_out: BTreeMap<ListenerKey, LeftOut>,
     /// The Services that the last plan depends on
     pub(super) services: BTreeSet<ObjectKey>,
+    /// Where the ports of these lead
+    pub(super) reachable: ReachableCache,
     pub(super) told: Option<Outcome>,
 }
 

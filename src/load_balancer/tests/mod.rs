@@ -192,6 +192,21 @@ async fn a_change_of_endpoints_reaches_the_load_balancer_and_is_told_only_if_it_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_comes_back_has_the_backends_of_the_moment() {
+    let running = Running::start().await;
+    let (a, b) = (claim("a").holds(0, 20001), claim("b").holds(0, 20002));
+    running.endpoints(&a, 1).await;
+    running.endpoints(&b, 1).await;
+    running.plan(&[a.clone(), b.clone()]).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 1), (20002, 1)]));
+    running.plan(std::slice::from_ref(&b)).await;
+    // Of changes of this Service the loop hears nothing now.
+    running.pods(&a.build(), 3).await;
+    running.plan(&[a, b]).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 3), (20002, 1)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_seldom() {
     let running = Running::start().await;
     running.cloud.refuse(tcp(20001));
