@@ -139,16 +139,11 @@ impl ServiceSource {
 
     /// The next write for a Service that is to be served.
     fn serve(&self, asks: &Asks, wanted: &Wanted, facts: &Facts<'_, Self>) -> Option<Step> {
-        // While it has a status of ours, the Service may not go before its claim. One
-        // that has none yet gets the finalizer together with the status.
-        if let Some(mark) = self.mark().filter(|_| self.has_our_conditions()) {
-            return Some(Step::Change(mark));
+        if let Some(protect) = self.protect() {
+            return Some(protect);
         }
         let offer = wanted.offer(facts.claim);
-        let tell = |status: Status| {
-            let told = status.leaving_out(self, offer.left_out.as_deref(), facts.now).write(self);
-            told.map(|told| Step::Change(self.mark().into_iter().fold(told, Change::with_metadata_of)))
-        };
+        let tell = |status: Status| self.tell_protected(&status.leaving_out(self, offer.left_out.as_deref(), facts.now));
         let refused = |claim| tell(status::refused(self, asks, facts.refusal?, claim, facts.now));
         // What was told of a claim counts no longer once that goes or is gone.
         let waiting = |claim: Option<&OwnedClaim>| {
@@ -189,9 +184,8 @@ impl ServiceSource {
     /// why, and what it has stays.
     fn keep(&self, asks: &Asks, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
         let own = facts.claim.filter(|claim| claim.source_uid == self.meta.uid && !claim.meta.deleting);
-        let told = self.tell(&status::refused(self, asks, refusal, own, facts.now));
-        let others = || facts.claim.filter(|_| own.is_none()).and_then(|claim| delete(claim, None));
-        told.or_else(others).or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
+        let Some(own) = own else { return self.close(asks, refusal, facts) };
+        self.protect().or_else(|| self.tell_protected(&status::refused(self, asks, refusal, Some(own), facts.now)))
     }
 
     /// The next write for a Service that is not (any longer) one of ours, or is
@@ -239,6 +233,12 @@ impl ServiceSource {
         Some(Change::of_object("finalizer", patch))
     }
 
+    /// Puts the finalizer back on a Service that has a status of ours: the Service may
+    /// not go before its claim.
+    fn protect(&self) -> Option<Step> {
+        self.mark().filter(|_| self.has_our_conditions()).map(Step::Change)
+    }
+
     /// Takes the finalizer off, if it is ours.
     fn unmark(&self) -> Option<Step> {
         let ours = self.mark.is_some() || (self.has_finalizer() && self.asks.is_some());
@@ -251,6 +251,13 @@ impl ServiceSource {
     /// Writes this status, unless it is there already.
     fn tell(&self, status: &Status) -> Option<Step> {
         status.write(self).map(Step::Change)
+    }
+
+    /// Writes this status, unless it is there already, and in the same write the
+    /// finalizer: an address may not outlive its claim.
+    fn tell_protected(&self, status: &Status) -> Option<Step> {
+        let told = status.write(self)?;
+        Some(Step::Change(self.mark().into_iter().fold(told, Change::with_metadata_of)))
     }
 }
 

@@ -24,6 +24,26 @@ fn kube_proxy_is_never_given_an_address_of_ours_whatever_the_service_becomes() {
     }
 }
 
+#[test]
+fn an_address_is_written_only_together_with_the_finalizer_whatever_the_service_becomes() {
+    let is_protected = |world: &World<Services>, what: &str| {
+        let has_address = ingress(world).as_array().is_some_and(|entries| !entries.is_empty());
+        let finalizers = world.object.as_ref().unwrap()["metadata"]["finalizers"].as_array().unwrap();
+        assert!(!has_address || finalizers.contains(&json!(FINALIZER)), "{what}: {:?}", world.done);
+    };
+    let no_class = ("a class that cannot exist", unclassed("Shared Class"));
+    for (from, before) in variants() {
+        for (to, after) in variants().into_iter().chain([no_class.clone()]) {
+            for (at, mut world) in World::new(Arc::new(SOURCE), before.clone()).on_the_way().into_iter().enumerate() {
+                becomes(&mut world, &after);
+                for world in world.restarted().on_the_way() {
+                    is_protected(&world, &format!("{from} became {to} after {at} steps"));
+                }
+            }
+        }
+    }
+}
+
 /// As an earlier version left it: kube-proxy captures what comes to the ports of
 /// the Service's spec at its address.
 fn captured(world: &mut World<Services>) {
