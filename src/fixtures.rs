@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER, SharedLBClassStatus, SharedLBStatus};
 
-use crate::api::claim::ClaimObject;
+use crate::allocation::Held;
+use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::ClassObject;
+use crate::class::render::{Programmed, Served, Verdict};
 
 /// A claim, to be built up step by step.
 #[derive(Clone)]
@@ -90,6 +92,24 @@ impl ClaimFixture {
     /// The claim as the controller sees it.
     pub(crate) fn build(&self) -> Arc<ClaimObject> {
         Arc::new(ClaimObject::parse(&serde_json::from_value(self.0.clone()).unwrap()))
+    }
+}
+
+/// The verdict on a claim all of whose slots are served, at the address `10.0.0.1`.
+pub(crate) fn served(claim: &ClaimObject) -> Verdict {
+    served_slots(claim.request.held.clone())
+}
+
+/// The verdict on a claim that holds these slots, all of them served at the address
+/// `10.0.0.1`.
+pub(crate) fn served_slots(held: Option<Held>) -> Verdict {
+    let slots = held.iter().flat_map(|held| held.slots.iter());
+    Verdict {
+        open: slots.flat_map(|slot| slot.key.front_ports()).collect(),
+        held,
+        refused: None,
+        programmed: Programmed::Served(Served::default()),
+        addresses: Some([parse_address("10.0.0.1")].into()),
     }
 }
 

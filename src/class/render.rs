@@ -35,6 +35,9 @@ pub struct Verdict {
     pub programmed: Programmed,
     /// Where the load balancer is reached; `None`: nothing is known yet
     pub addresses: Option<Arc<[Address]>>,
+    /// The ports that clients can reach now: the load balancer has an address, and a
+    /// listener for this claim
+    pub open: BTreeSet<FrontPort>,
 }
 
 /// What keeps a claim from being given what it asks for.
@@ -73,20 +76,25 @@ pub enum Programmed {
     NotHeard,
     /// It has not come to these slots yet.
     Pending,
-    /// It serves all of them, but these ports have no backends, and why
-    Served {
-        /// Names of the ports a transport of which leads to no backend, and why;
-        /// `None`: not known yet
-        without_backends: Vec<(Arc<str>, Option<Trouble>)>,
-        /// The ports that have backends, but none in an IP family of the load balancer
-        idle_families: Vec<IdleFamily>,
-        /// Names of the ports that have more backends than the load balancer takes
-        left_out: Vec<(Arc<str>, LeftOut)>,
-        /// Why the load balancer has no address although it exists for long
-        no_address: Option<Trouble>,
-    },
+    /// It serves all of them.
+    Served(Served),
     /// It does not.
     Failed(Trouble),
+}
+
+/// What keeps traffic from slots, or from some of their backends, although the load
+/// balancer serves all of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Served {
+    /// Names of the ports a transport of which leads to no backend, and why;
+    /// `None`: not known yet
+    pub without_backends: Vec<(Arc<str>, Option<Trouble>)>,
+    /// The ports that have backends, but none in an IP family of the load balancer
+    pub idle_families: Vec<IdleFamily>,
+    /// Names of the ports that have more backends than the load balancer takes
+    pub left_out: Vec<(Arc<str>, LeftOut)>,
+    /// Why the load balancer has no address although it exists for long
+    pub no_address: Option<Trouble>,
 }
 
 /// That a port has no backend in one IP family of its load balancer.
@@ -113,7 +121,7 @@ pub fn programmed(
     let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
         return Programmed::NotHeard;
     };
-    let (mut without_backends, mut idle_families, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let mut served = Served { no_address: outcome.no_address.clone(), ..Served::default() };
     let mut pending = false;
     for slot in held.slots.iter() {
         let listeners = serving(outcome, claim, slot.key);
@@ -127,25 +135,33 @@ pub fn programmed(
             return Programmed::Failed(trouble.clone());
         }
         let most_left_out = listeners.iter().filter_map(|listener| listener.left_out).min_by_key(|out| out.served);
-        left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
+        served.left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
         if let Some(idle) = listeners.iter().find(|listener| !listener.backends) {
-            without_backends.push((slot.name.clone(), why_none(slot, idle)));
+            served.without_backends.push((slot.name.clone(), why_none(slot, idle)));
             continue;
         }
         let families: BTreeSet<IpFamily> =
             listeners.iter().flat_map(|listener| &listener.idle_families).copied().collect();
-        idle_families.extend(families.into_iter().filter_map(|family| {
+        served.idle_families.extend(families.into_iter().filter_map(|family| {
             Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
         }));
     }
     match (pending, &outcome.trouble) {
         (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
         (true, None) => Programmed::Pending,
-        (false, _) => {
-            let no_address = outcome.no_address.clone();
-            Programmed::Served { without_backends, idle_families, left_out, no_address }
-        }
+        (false, _) => Programmed::Served(served),
     }
+}
+
+/// The ports of a claim that clients can reach.
+#[must_use]
+pub fn open(claim: &ClaimObject, outcome: &Outcome) -> BTreeSet<FrontPort> {
+    if outcome.addresses.is_empty() {
+        return BTreeSet::new();
+    }
+    let is_own = |listener: &ListenerOutcome| listener.open && claim_key(&listener.owner) == claim.meta.key;
+    let own = outcome.listeners.iter().filter(|(_, listener)| is_own(listener));
+    own.flat_map(|(key, _)| key.front_ports()).collect()
 }
 
 /// The listeners of a claim that serve a slot: its own, or until that takes over,
@@ -199,15 +215,15 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
         Some(addresses) => addresses.to_vec(),
         None => before.address.as_deref().map(crate::api::claim::parse_address).into_iter().collect(),
     };
-    let held = verdict.held.as_ref().map(|held| opened(held, &verdict.programmed, &addresses));
-    let slots = held.as_ref().map_or(&[][..], |held| &held.slots);
+    let held = verdict.held.as_ref();
+    let slots = held.map_or(&[][..], |held| &held.slots);
     let mut status = SharedLBStatus {
-        class_name: held.as_ref().and(class).map(str::to_owned),
-        load_balancer_index: held.as_ref().map(|held| held.index),
-        address: held.as_ref().and(addresses.first()).map(Address::to_string),
+        class_name: held.and(class).map(str::to_owned),
+        load_balancer_index: held.map(|held| held.index),
+        address: held.and(addresses.first()).map(Address::to_string),
         summary: (!slots.is_empty()).then(|| summary(claim, slots)),
-        load_balancer: ingress(&addresses, served_once(claim, slots, &verdict.programmed)),
-        ports: slots.iter().map(|slot| port_status(claim, slot)).collect(),
+        load_balancer: ingress(&addresses, served_once(claim, slots, &verdict.open)),
+        ports: slots.iter().map(|slot| port_status(claim, slot, &verdict.open)).collect(),
         observed_generation: Some(claim.meta.generation),
         conditions: Vec::new(),
     };
@@ -272,10 +288,10 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         (Programmed::NotHeard | Programmed::Pending, _) => {
             Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
         }
-        (Programmed::Served { left_out, .. }, Some(held)) if !left_out.is_empty() => {
+        (Programmed::Served(Served { left_out, .. }), Some(held)) if !left_out.is_empty() => {
             some_left_out(left_out, held.index)
         }
-        (Programmed::Served { .. }, _) => {
+        (Programmed::Served(_), _) => {
             Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
         }
         (Programmed::Failed(trouble), _) => Finding::new("False", trouble.reason, &*trouble.message),
@@ -283,12 +299,14 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
     let ready = match &verdict.programmed {
         _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
-        Programmed::Served { no_address: Some(trouble), .. } => {
+        Programmed::Served(Served { no_address: Some(trouble), .. }) => {
             Finding::new("False", trouble.reason, &*trouble.message)
         }
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
-        Programmed::Served { without_backends, .. } if !without_backends.is_empty() => no_backends(without_backends),
-        Programmed::Served { idle_families, .. } => idle_addresses(addresses, idle_families)
+        Programmed::Served(Served { without_backends, .. }) if !without_backends.is_empty() => {
+            no_backends(without_backends)
+        }
+        Programmed::Served(Served { idle_families, .. }) => idle_addresses(addresses, idle_families)
             .unwrap_or_else(|| Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND)),
         _ => Finding::new("True", Reason::Ready, EVERY_PORT_HAS_A_BACKEND),
     };
@@ -360,21 +378,13 @@ fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
     held.map(|held| (held.index, held.slots.iter().map(|slot| slot.key).collect()))
 }
 
-/// The slots, each with whether it has ever been served: a load balancer without an
-/// address serves no client.
-fn opened(held: &Held, programmed: &Programmed, addresses: &[Address]) -> Held {
-    let served = matches!(programmed, Programmed::Served { .. }) && !addresses.is_empty();
-    let slots = held.slots.iter().map(|slot| HeldSlot { opened: slot.opened || served, ..slot.clone() }).collect();
-    Held { index: held.index, slots }
-}
-
-fn port_status(claim: &ClaimObject, slot: &HeldSlot) -> PortStatus {
+fn port_status(claim: &ClaimObject, slot: &HeldSlot, open: &BTreeSet<FrontPort>) -> PortStatus {
     PortStatus {
         name: slot.name.to_string(),
         protocol: api_protocol(slot.key.protocol),
         port: slot.key.port,
         target_port: target(claim, slot),
-        opened: slot.opened,
+        opened: slot.opened || slot.key.front_ports().any(|port| open.contains(&port)),
     }
 }
 
@@ -384,13 +394,15 @@ fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
     spec.ports.iter().find(|port| *port.name == *slot.name)?.target()
 }
 
-/// The ports that have been served: all of them now, or those of before. A port
-/// that became one of two transports has been served on one of them.
-fn served_once(claim: &ClaimObject, slots: &[HeldSlot], programmed: &Programmed) -> Vec<FrontPort> {
+/// The ports that have been served, now or before. A load balancer that lost its address
+/// takes all ports out of the status: once it has one again, those that were opened are
+/// back. A port that became one of two transports has been served on one of them.
+fn served_once(claim: &ClaimObject, slots: &[HeldSlot], open: &BTreeSet<FrontPort>) -> Vec<FrontPort> {
     let before = opened_before(&claim.status);
-    let all = matches!(programmed, Programmed::Served { .. });
-    let once = slots.iter().filter(|slot| slot.opened).flat_map(|slot| slot.key.front_ports());
-    once.filter(|port| all || before.contains(port)).collect()
+    let once = |slot: &HeldSlot, port| {
+        open.contains(&port) || (slot.opened && (before.is_empty() || before.contains(&port)))
+    };
+    slots.iter().flat_map(|slot| slot.key.front_ports().filter(move |port| once(slot, *port))).collect()
 }
 
 /// Where the ports are reached that have been served: as in a Service's status.
@@ -482,132 +494,4 @@ pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::class::transitions::transitions;
-    use crate::fixtures::claim;
-    use crate::kubernetes::events::EventType;
-
-    fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
-        let claim = claim("web").holds(0, 20001).build();
-        let idle = idle.iter().map(|(port, family)| {
-            let why = format!("no ready pod has an {family} address");
-            IdleFamily { port: (*port).into(), family: *family, why }
-        });
-        let served = Programmed::Served {
-            without_backends: Vec::new(),
-            idle_families: idle.collect(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let addresses = addresses.iter().map(|address| crate::api::claim::parse_address(address)).collect();
-        let held = claim.request.held.clone();
-        let verdict = Verdict { held, refused: None, programmed: served, addresses: Some(addresses) };
-        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
-        let ready = find(&status.conditions, ConditionType::Ready).unwrap().clone();
-        (ready.status, ready.reason, ready.message)
-    }
-
-    #[test]
-    fn ready_names_the_address_that_leads_to_no_backend() {
-        let both = ["10.0.0.1", "fd00::1"];
-        let (status, reason, message) = ready_with(&both, &[("x", IpFamily::V6)]);
-        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
-        assert_eq!(
-            message,
-            "every port is served, and has a backend; but port x: nothing answers at fd00::1, \
-             since no ready pod has an IPv6 address"
-        );
-        let (status, reason, message) = ready_with(&["lb.example.com"], &[("", IpFamily::V6)]);
-        assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
-        assert!(message.contains("nothing answers at the IPv6 address of lb.example.com"), "{message}");
-    }
-
-    #[test]
-    fn a_family_that_no_address_is_of_is_not_told() {
-        let (status, reason, _) = ready_with(&["10.0.0.1"], &[("x", IpFamily::V6)]);
-        assert_eq!((&*status, &*reason), ("True", "Ready"));
-    }
-
-    #[test]
-    fn a_port_that_no_address_leads_to_is_not_ready() {
-        let (status, reason, message) = ready_with(&["10.0.0.1"], &[("", IpFamily::V4)]);
-        assert_eq!((&*status, &*reason), ("False", "NoBackends"));
-        assert_eq!(message, "nothing answers at 10.0.0.1, since no ready pod has an IPv4 address");
-    }
-
-    #[test]
-    fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
-        let claim = claim("web").holds(0, 20001).build();
-        let trouble = Trouble { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
-        let programmed = Programmed::Served {
-            without_backends: vec![("dns".into(), Some(trouble))],
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let addresses = Some([crate::api::claim::parse_address("10.0.0.1")].into());
-        let verdict = Verdict { held: claim.request.held.clone(), refused: None, programmed, addresses };
-        let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
-        let said = |kind| {
-            let condition = find(&status.conditions, kind).unwrap();
-            (condition.status.clone(), condition.reason.clone())
-        };
-        assert_eq!(said(ConditionType::Programmed), ("True".into(), "Programmed".into()), "its port stays open");
-        assert_eq!(said(ConditionType::Ready), ("False".into(), "Unsupported".into()));
-        let message = &find(&status.conditions, ConditionType::Ready).unwrap().message;
-        assert_eq!(message, "port dns: only its TCP gets traffic");
-    }
-
-    #[test]
-    fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_traffic() {
-        let claim = claim("web").holds(0, 20001).build();
-        let left_out = LeftOut { served: 120, all: 1400, limit: 500, of_listener: false };
-        let verdict = |left_out: &[LeftOut]| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed: Programmed::Served {
-                without_backends: Vec::new(),
-                idle_families: Vec::new(),
-                left_out: left_out.iter().map(|left_out| ("x".into(), *left_out)).collect(),
-                no_address: None,
-            },
-            addresses: Some([crate::api::claim::parse_address("10.0.0.1")].into()),
-        };
-        let before = status(&claim, Some("default"), &verdict(&[]), Timestamp::UNIX_EPOCH);
-        let after = status(&claim, Some("default"), &verdict(&[left_out]), Timestamp::UNIX_EPOCH);
-        let programmed = find(&after.conditions, ConditionType::Programmed).unwrap();
-        assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "BackendsLeftOut"));
-        assert_eq!(
-            programmed.message,
-            "the load balancer serves every port that is allocated; port x: 120 of 1400 backends get traffic, \
-             since load balancer 0 takes 500 for all ports together"
-        );
-        assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
-        let told = transitions(&before.conditions, &after.conditions, None);
-        assert_eq!(
-            told.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
-            [(false, "BackendsLeftOut")]
-        );
-    }
-
-    #[test]
-    fn a_port_of_a_load_balancer_without_an_address_was_never_served() {
-        let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
-        let claim = claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports}));
-        let claim = claim.build();
-        let opened = |addresses: &[Address]| {
-            let programmed = Programmed::Served {
-                without_backends: Vec::new(),
-                idle_families: Vec::new(),
-                left_out: Vec::new(),
-                no_address: None,
-            };
-            let held = claim.request.held.clone();
-            let verdict = Verdict { held, refused: None, programmed, addresses: Some(addresses.into()) };
-            status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).ports[0].opened
-        };
-        assert!(!opened(&[]), "it may move to a load balancer that has one");
-        assert!(opened(&[crate::api::claim::parse_address("10.0.0.1")]));
-    }
-}
+mod tests;

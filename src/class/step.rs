@@ -370,8 +370,13 @@ impl Class {
         let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
         for claim in waiting {
             let refused = Some(Obstacle::new(Reason::Unsupported, message.clone()));
-            let verdict =
-                Verdict { held: None, refused, programmed: Programmed::Pending, addresses: Some(Arc::default()) };
+            let verdict = Verdict {
+                held: None,
+                refused,
+                programmed: Programmed::Pending,
+                addresses: Some(Arc::default()),
+                open: BTreeSet::new(),
+            };
             effects.extend(self.report(&claim, verdict, now, around));
         }
         // A source creates its claim with the finalizer on it.
@@ -401,7 +406,8 @@ impl Class {
             if self.claims.get(claim).is_some_and(|state| state.writes.are_free(now.instant)) {
                 let held = claim.request.held.clone();
                 let refused = Some(Obstacle::new(reason, message.clone()));
-                let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None };
+                let open = BTreeSet::new();
+                let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None, open };
                 effects.extend(self.report(claim, verdict, now, around));
             }
         }

@@ -88,8 +88,8 @@ pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
 
 /// Until when the second of two statuses is not worth a write after the first. Both
 /// have the same ports, and say that the claim waits for what comes by itself; they
-/// differ only in what that is, and in whether the ports were ever served: as long as the
-/// claim waits, they have served no client. `None`: it is to be written now.
+/// differ only in what that is, and in which of the ports are open by now. `None`: it is
+/// to be written now.
 #[must_use]
 pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option<Timestamp> {
     let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
@@ -101,27 +101,23 @@ pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::claim::{ClaimObject, parse_address};
-    use crate::class::render::{Programmed, Verdict, status};
-    use crate::fixtures::claim;
+    use crate::api::claim::ClaimObject;
+    use crate::class::render::{Programmed, Served, Verdict, status};
+    use crate::fixtures::{claim, served};
     use crate::load_balancer::outcome::Trouble;
 
     #[test]
     fn an_address_that_is_overdue_is_told_by_an_event_and_one_that_is_awaited_is_not() {
         let claim = claim("web").holds(0, 20001).build();
         let verdict = |no_address: Option<Trouble>| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed: Programmed::Served {
-                without_backends: Vec::new(),
-                idle_families: Vec::new(),
-                left_out: Vec::new(),
-                no_address,
-            },
+            programmed: Programmed::Served(Served { no_address, ..Served::default() }),
             addresses: Some([].into()),
+            open: BTreeSet::new(),
+            ..served(&claim)
         };
         let trouble =
             Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
@@ -139,21 +135,10 @@ mod tests {
     #[test]
     fn a_claim_that_opens_is_one_event_with_its_port_and_address() {
         let claim = claim("web").holds(0, 20001).build();
-        let verdict = |programmed| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed,
-            addresses: Some([parse_address("10.0.0.1")].into()),
-        };
-        let served = || Programmed::Served {
-            without_backends: Vec::new(),
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
+        let verdict = |programmed| Verdict { programmed, open: BTreeSet::new(), ..served(&claim) };
         let at = Timestamp::UNIX_EPOCH;
         let given = status(&claim, Some("default"), &verdict(Programmed::Pending), at);
-        let ready = status(&claim, Some("default"), &verdict(served()), at);
+        let ready = status(&claim, Some("default"), &served(&claim), at);
         let told = |before: &[Condition], after: &SharedLBStatus| {
             transitions(before, &after.conditions, reached(after).as_deref())
         };
@@ -166,13 +151,9 @@ mod tests {
         let failed = status(&claim, Some("default"), &verdict(Programmed::Failed(refused())), at);
         assert_eq!(told(&given.conditions, &failed), [Notice::warning("PortInUse", "no")]);
         assert_eq!(told(&failed.conditions, &ready), opened);
-        let unknown = Programmed::Served {
-            without_backends: vec![("x".into(), None)],
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let open = status(&claim, Some("default"), &verdict(unknown), at);
+        let unknown = Served { without_backends: vec![("x".into(), None)], ..Served::default() };
+        let unknown = Verdict { programmed: Programmed::Served(unknown), ..served(&claim) };
+        let open = status(&claim, Some("default"), &unknown, at);
         assert_eq!(told(&given.conditions, &open), [], "a step on its way");
         let recovered: Vec<String> = told(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
         assert_eq!(recovered, ["Programmed"], "a failure that was told is over");
@@ -183,23 +164,16 @@ mod tests {
         let ports = serde_json::json!([{"name": "x", "protocol": "TCP", "port": 20001}]);
         let claim =
             claim("web").protected().status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports})).build();
-        let verdict = |programmed| Verdict {
-            held: claim.request.held.clone(),
-            refused: None,
-            programmed,
-            addresses: Some([parse_address("10.0.0.1")].into()),
+        let at = |verdict: &Verdict| status(&claim, Some("default"), verdict, Timestamp::UNIX_EPOCH);
+        let open = |without_backends| {
+            let served = Served { without_backends, ..Served::default() };
+            at(&Verdict { programmed: Programmed::Served(served), ..self::served(&claim) })
         };
-        let served = |without_backends| Programmed::Served {
-            without_backends,
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let at = |programmed| status(&claim, Some("default"), &verdict(programmed), Timestamp::UNIX_EPOCH);
         let no_backends = Trouble { reason: Reason::NoBackends, message: "no pod".into() };
-        let (given, waiting) = (at(Programmed::Pending), at(served(vec![("x".into(), None)])));
+        let given = Verdict { programmed: Programmed::Pending, open: BTreeSet::new(), ..served(&claim) };
+        let (given, waiting) = (at(&given), open(vec![("x".into(), None)]));
         assert_eq!((given.ports[0].opened, waiting.ports[0].opened), (false, true));
-        let (idle, ready) = (at(served(vec![("x".into(), Some(no_backends))])), at(served(Vec::new())));
+        let (idle, ready) = (open(vec![("x".into(), Some(no_backends))]), open(Vec::new()));
         assert_eq!(may_wait_until(&given, &waiting), Some(Timestamp::UNIX_EPOCH + PASSING));
         assert_eq!(may_wait_until(&given, &ready), None);
         assert_eq!(may_wait_until(&given, &idle), None);
@@ -218,12 +192,9 @@ mod tests {
             claim("web").status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports.collect::<Vec<_>>()})).build()
         };
         let conditions = |claim: &ClaimObject| {
-            let verdict = Verdict {
-                held: claim.request.held.clone(),
-                refused: None,
-                programmed: Programmed::Pending,
-                addresses: Some(Arc::default()),
-            };
+            let addresses = Some(Arc::default());
+            let open = BTreeSet::new();
+            let verdict = Verdict { programmed: Programmed::Pending, addresses, open, ..served(claim) };
             status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH).conditions
         };
         let before = conditions(&ports(&[("a", 20001), ("b", 20002)]));

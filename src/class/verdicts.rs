@@ -31,6 +31,7 @@ impl Class {
                 Some(_) => heard.map(|outcome| outcome.addresses.clone()),
                 None => Some(Arc::default()),
             },
+            open: heard.map(|outcome| render::open(&state.claim, outcome)).unwrap_or_default(),
             held: got.granted.clone(),
         }
     }

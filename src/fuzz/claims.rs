@@ -1,6 +1,6 @@
 //! Claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
@@ -14,7 +14,7 @@ use super::{claim_json, classes, config, is_fit};
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::class::companion;
-use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Verdict};
+use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Served, Verdict};
 use crate::load_balancer::outcome::Trouble;
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
@@ -112,16 +112,16 @@ proptest! {
             programmed: if heard {
                 let why = Trouble { reason: Reason::NoBackends, message: said.clone().into() };
                 let idle = IdleFamily { port: "b".into(), family: IpFamily::V4, why: said };
-                Programmed::Served {
+                Programmed::Served(Served {
                     without_backends: vec![("a".into(), Some(why))],
                     idle_families: vec![idle],
-                    left_out: Vec::new(),
-                    no_address: None,
-                }
+                    ..Served::default()
+                })
             } else {
                 Programmed::NotHeard
             },
             addresses: heard.then(|| [crate::api::claim::parse_address("10.0.0.1")].into()),
+            open: BTreeSet::new(),
         };
         let status = render::status(&claim, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);
         let said = status.conditions.iter().map(|condition| condition.message.clone()).chain(status.summary.clone());

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLBClassStatus;
-use sharedlb_providers::Transport;
 use sharedlb_providers::memory::{Cloud, Memory};
-use sharedlb_providers::{Address, Provider as _};
+use sharedlb_providers::{Provider as _, Transport};
 
 use super::ports;
 use crate::api::claim::ClaimObject;
 use crate::api::class::policy;
 use crate::backends::ServicePort;
 use crate::class::decide_once;
-use crate::class::render::{self, Programmed, Verdict};
-use crate::fixtures::{claim, class};
+use crate::class::render;
+use crate::fixtures::{claim, class, served_slots};
 
 /// The numbers of the Service's ports: few, so that TCP and UDP often have one.
 const NUMBERS: [u16; 3] = [53, 80, 443];
@@ -115,14 +114,7 @@ impl Edited {
         let (mut assignments, _) = decide_once(&class, &spec, policy, std::slice::from_ref(&object));
         let got = assignments.remove(0).unwrap();
         assert_eq!(got.refused, [], "there is room for all");
-        let programmed = Programmed::Served {
-            without_backends: Vec::new(),
-            idle_families: Vec::new(),
-            left_out: Vec::new(),
-            no_address: None,
-        };
-        let addresses = Some([Address::Hostname("lb.example.com".to_owned())].into());
-        let verdict = Verdict { held: got.granted, refused: None, programmed, addresses };
+        let verdict = served_slots(got.granted);
         let status = render::status(&object, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);
         self.status = serde_json::to_value(&status).unwrap();
         let spec = object.spec.as_ref().unwrap();

@@ -6,7 +6,8 @@ use sharedlb_crds::SharedLBStatus;
 
 use super::*;
 use crate::api::claim::ClaimObject;
-use crate::class::render::{self, Programmed, Verdict};
+use crate::class::render;
+use crate::fixtures::served_slots;
 
 const TCP: Protocol = Protocol::Tcp;
 const UDP: Protocol = Protocol::Udp;
@@ -348,17 +349,7 @@ impl Edited {
         let all: Vec<Claim> = neighbours.iter().cloned().chain([object.request.clone()]).collect();
         let mut result = run(&all, &self.lbs, policy);
         let got = result.pop().unwrap();
-        let verdict = Verdict {
-            held: got.granted.clone(),
-            refused: None,
-            programmed: Programmed::Served {
-                without_backends: Vec::new(),
-                idle_families: Vec::new(),
-                left_out: Vec::new(),
-                no_address: None,
-            },
-            addresses: Some([crate::api::claim::parse_address("10.0.0.1")].into()),
-        };
+        let verdict = served_slots(got.granted.clone());
         let status: SharedLBStatus = render::status(&object, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);
         self.status = serde_json::to_value(status).unwrap();
         (got, result)

@@ -278,7 +278,9 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
         let newcomer = claims.iter().position(|claim| *claim.meta.key.name == **name).unwrap();
         let held = decision.assignments[newcomer].clone().unwrap().granted.unwrap();
         given.push((held.index, held.slots[0].key));
-        let verdict = Verdict { held: Some(held), refused: None, programmed: Programmed::Pending, addresses: None };
+        let open = BTreeSet::new();
+        let verdict =
+            Verdict { held: Some(held), refused: None, programmed: Programmed::Pending, addresses: None, open };
         let status = render::status(&claims[newcomer], Some("default"), &verdict, Timestamp::UNIX_EPOCH);
         // The reply to the write goes in at once.
         cache.apply_write((*claim(name).version(100 + n as u64).rendered(&status).build()).clone());
@@ -440,6 +442,7 @@ fn ports_that_were_served_stay_in_the_status_while_their_listener_is_replaced() 
         refused: None,
         programmed: Programmed::Pending,
         addresses: Some([parse_address("10.0.0.1")].into()),
+        open: BTreeSet::new(),
     };
     let status = render::status(&grown.build(), Some("default"), &verdict, world.now);
     let ports = &status.load_balancer.unwrap().ingress[0].ports;

@@ -1,0 +1,174 @@
+use std::collections::BTreeMap;
+
+use sharedlb_providers::memory::Memory;
+use sharedlb_providers::{Capacity, Owner};
+
+use super::*;
+use crate::class::transitions::transitions;
+use crate::fixtures::{claim, served};
+use crate::kubernetes::events::EventType;
+use crate::load_balancer::desired::Plan;
+use crate::load_balancer::outcome::MaybeOpen;
+
+fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
+    let claim = claim("web").holds(0, 20001).build();
+    let idle = idle.iter().map(|(port, family)| {
+        let why = format!("no ready pod has an {family} address");
+        IdleFamily { port: (*port).into(), family: *family, why }
+    });
+    let programmed = Programmed::Served(Served { idle_families: idle.collect(), ..Served::default() });
+    let addresses = addresses.iter().map(|address| crate::api::claim::parse_address(address)).collect();
+    let verdict = Verdict { programmed, addresses: Some(addresses), ..served(&claim) };
+    let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap().clone();
+    (ready.status, ready.reason, ready.message)
+}
+
+#[test]
+fn ready_names_the_address_that_leads_to_no_backend() {
+    let both = ["10.0.0.1", "fd00::1"];
+    let (status, reason, message) = ready_with(&both, &[("x", IpFamily::V6)]);
+    assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+    assert_eq!(
+        message,
+        "every port is served, and has a backend; but port x: nothing answers at fd00::1, \
+         since no ready pod has an IPv6 address"
+    );
+    let (status, reason, message) = ready_with(&["lb.example.com"], &[("", IpFamily::V6)]);
+    assert_eq!((&*status, &*reason), ("True", "AddressWithoutBackends"));
+    assert!(message.contains("nothing answers at the IPv6 address of lb.example.com"), "{message}");
+}
+
+#[test]
+fn a_family_that_no_address_is_of_is_not_told() {
+    let (status, reason, _) = ready_with(&["10.0.0.1"], &[("x", IpFamily::V6)]);
+    assert_eq!((&*status, &*reason), ("True", "Ready"));
+}
+
+#[test]
+fn a_port_that_no_address_leads_to_is_not_ready() {
+    let (status, reason, message) = ready_with(&["10.0.0.1"], &[("", IpFamily::V4)]);
+    assert_eq!((&*status, &*reason), ("False", "NoBackends"));
+    assert_eq!(message, "nothing answers at 10.0.0.1, since no ready pod has an IPv4 address");
+}
+
+#[test]
+fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
+    let claim = claim("web").holds(0, 20001).build();
+    let trouble = Trouble { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
+    let without_backends = vec![("dns".into(), Some(trouble))];
+    let programmed = Programmed::Served(Served { without_backends, ..Served::default() });
+    let verdict = Verdict { programmed, ..served(&claim) };
+    let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+    let said = |kind| {
+        let condition = find(&status.conditions, kind).unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    };
+    assert_eq!(said(ConditionType::Programmed), ("True".into(), "Programmed".into()), "its port stays open");
+    assert_eq!(said(ConditionType::Ready), ("False".into(), "Unsupported".into()));
+    let message = &find(&status.conditions, ConditionType::Ready).unwrap().message;
+    assert_eq!(message, "port dns: only its TCP gets traffic");
+}
+
+#[test]
+fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_traffic() {
+    let claim = claim("web").holds(0, 20001).build();
+    let left_out = LeftOut { served: 120, all: 1400, limit: 500, of_listener: false };
+    let verdict = |left_out: &[LeftOut]| {
+        let left_out = left_out.iter().map(|left_out| ("x".into(), *left_out)).collect();
+        Verdict { programmed: Programmed::Served(Served { left_out, ..Served::default() }), ..served(&claim) }
+    };
+    let before = status(&claim, Some("default"), &verdict(&[]), Timestamp::UNIX_EPOCH);
+    let after = status(&claim, Some("default"), &verdict(&[left_out]), Timestamp::UNIX_EPOCH);
+    let programmed = find(&after.conditions, ConditionType::Programmed).unwrap();
+    assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "BackendsLeftOut"));
+    assert_eq!(
+        programmed.message,
+        "the load balancer serves every port that is allocated; port x: 120 of 1400 backends get traffic, \
+         since load balancer 0 takes 500 for all ports together"
+    );
+    assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
+    let told = transitions(&before.conditions, &after.conditions, None);
+    assert_eq!(
+        told.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
+        [(false, "BackendsLeftOut")]
+    );
+}
+
+/// A claim that holds two ports, each of which was opened or not, and of which the
+/// status lists these as reached.
+fn two_ports(opened: [bool; 2], reached: &[u16]) -> Arc<ClaimObject> {
+    let port = |name: &str, port: u16, opened: bool| serde_json::json!({"name": name, "port": port, "opened": opened});
+    let reached: Vec<_> = reached.iter().map(|port| serde_json::json!({"port": port, "protocol": "TCP"})).collect();
+    let status = serde_json::json!({
+        "className": "default", "loadBalancerIndex": 0,
+        "ports": [port("a", 20001, opened[0]), port("b", 20002, opened[1])],
+        "loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ports": reached}]},
+    });
+    claim("web").ports(serde_json::json!([{"name": "a"}, {"name": "b"}])).protected().status(status).build()
+}
+
+/// The ports that a status lists as opened, and those that it lists as reached, where
+/// these listeners are open and the others of the claim fail.
+fn opened_and_reached(claim: &ClaimObject, open: &[u16], addresses: &[&str]) -> (Vec<u16>, Vec<u16>) {
+    let addresses: Arc<[Address]> = addresses.iter().map(|address| crate::api::claim::parse_address(address)).collect();
+    let listeners = claim.request.held.iter().flat_map(|held| held.slots.iter()).map(|slot| {
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: slot.name.clone() };
+        let is_open = open.contains(&slot.key.port.get());
+        let refused = || Trouble { reason: Reason::ProviderRefused, message: "no".into() };
+        let trouble = (!is_open).then(refused);
+        (slot.key, ListenerOutcome { open: is_open, backends: is_open, trouble, ..ListenerOutcome::closed(&owner) })
+    });
+    let outcome = outcome(addresses.clone(), listeners.collect());
+    let held = claim.request.held.clone().unwrap();
+    let programmed = programmed(claim, &held, Some(&outcome), |_, _| None, |_, _| None);
+    let open = super::open(claim, &outcome);
+    let verdict = Verdict { held: Some(held), refused: None, programmed, addresses: Some(addresses), open };
+    let status = status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+    let opened = status.ports.iter().filter(|port| port.opened).map(|port| port.port.get()).collect();
+    let ingress = status.load_balancer.iter().flat_map(|found| &found.ingress);
+    (opened, ingress.flat_map(|ingress| &ingress.ports).map(|port| port.port.get()).collect())
+}
+
+fn outcome(addresses: Arc<[Address]>, listeners: BTreeMap<ListenerKey, ListenerOutcome>) -> Outcome {
+    Outcome {
+        plan: Arc::new(Plan::new(Arc::new(Memory::default()), 0, None)),
+        since: MaybeOpen::default(),
+        exists: Some(true),
+        addresses,
+        no_address: None,
+        capacity: Capacity::default(),
+        foreign: BTreeSet::new(),
+        listeners,
+        trouble: None,
+        recreated: 0,
+    }
+}
+
+#[test]
+fn a_port_that_is_open_is_recorded_as_opened_although_its_sibling_never_was() {
+    let claim = two_ports([false, false], &[]);
+    assert_eq!(opened_and_reached(&claim, &[20001], &["10.0.0.1"]), (vec![20001], vec![20001]));
+    let claim = two_ports([true, false], &[20001]);
+    assert_eq!(opened_and_reached(&claim, &[20001], &[]), (vec![20001], vec![]), "the address is lost");
+}
+
+#[test]
+fn a_port_of_a_load_balancer_without_an_address_was_never_opened() {
+    let claim = two_ports([false, false], &[]);
+    assert_eq!(opened_and_reached(&claim, &[20001, 20002], &[]), (vec![], vec![]), "it may move to another");
+}
+
+#[test]
+fn once_the_address_is_back_ports_are_listed_again_although_one_of_them_fails() {
+    let claim = two_ports([true, true], &[]);
+    let both = vec![20001, 20002];
+    assert_eq!(opened_and_reached(&claim, &[20001], &["10.0.0.1"]), (both.clone(), both));
+}
+
+#[test]
+fn a_port_is_listed_once_it_opens_although_another_one_fails() {
+    let claim = two_ports([true, false], &[20001]);
+    let both = vec![20001, 20002];
+    assert_eq!(opened_and_reached(&claim, &[20002], &["10.0.0.1"]), (both.clone(), both));
+}
