@@ -26,11 +26,39 @@ pub struct Cache<T> {
     /// While a list is under way
     listed: Option<Listed>,
     filled: bool,
-    /// The last objects that were deleted, each with a version that it had
-    /// reached by then, so that neither a late reply to a write nor an older list
-    /// brings one back
-    deleted: HashMap<Arc<str>, u64>,
-    deleted_order: VecDeque<Arc<str>>,
+    deleted: Deleted,
+}
+
+/// The last objects that were deleted, by uid, each with a version that it had reached by
+/// then, so that neither a late reply to a write nor an older list brings one back.
+#[derive(Debug, Default)]
+struct Deleted {
+    versions: HashMap<Arc<str>, u64>,
+    /// The one that was deleted first is the first to be forgotten
+    order: VecDeque<Arc<str>>,
+}
+
+impl Deleted {
+    fn version(&self, uid: &str) -> Option<u64> {
+        self.versions.get(uid).copied()
+    }
+
+    fn remember(&mut self, uid: Arc<str>, version: u64) {
+        self.forget(&uid);
+        self.versions.insert(uid.clone(), version);
+        self.order.push_back(uid);
+        if self.order.len() > DELETED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.versions.remove(&oldest);
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        if self.versions.remove(uid).is_some() {
+            self.order.retain(|other| **other != *uid);
+        }
+    }
 }
 
 /// A list that is under way.
@@ -60,8 +88,7 @@ impl<T> Default for Cache<T> {
             objects: BTreeMap::new(),
             listed: None,
             filled: false,
-            deleted: HashMap::new(),
-            deleted_order: VecDeque::new(),
+            deleted: Deleted::default(),
         }
     }
 }
@@ -126,7 +153,7 @@ impl<T: Cached> Cache<T> {
     /// watch still reports of the object brings it back.
     pub fn apply_own_delete(&mut self, key: &ObjectKey, uid: &Arc<str>) -> Option<Changed<T>> {
         let gone = if self.is_known(key, uid) { self.objects.remove(key) } else { None };
-        self.remember_deleted(uid.clone(), u64::MAX);
+        self.deleted.remember(uid.clone(), u64::MAX);
         gone.map(|old| Changed { old: Some(old), new: None })
     }
 
@@ -137,7 +164,7 @@ impl<T: Cached> Cache<T> {
 
     /// Takes in the reply to a write of ours.
     pub fn apply_write(&mut self, object: T) -> Option<Changed<T>> {
-        if self.deleted.contains_key(&object.meta().uid) { None } else { self.put(object) }
+        if self.deleted.version(&object.meta().uid).is_some() { None } else { self.put(object) }
     }
 
     /// Whether it is this object that is there, and not one of the same name that was
@@ -149,17 +176,17 @@ impl<T: Cached> Cache<T> {
     /// A newer version than this one of what has or had its name, if one was seen.
     fn newer_than(&self, shown: &ObjectMeta) -> Option<u64> {
         let known = self.objects.get(&shown.key).map(|known| known.meta().version);
-        let deleted = self.deleted.get(&shown.uid).copied();
+        let deleted = self.deleted.version(&shown.uid);
         known.into_iter().chain(deleted).filter(|seen| *seen > shown.version).min()
     }
 
     /// What the watch shows is there, also if it did not matter for a while; unless
     /// it was seen to go since.
     fn apply(&mut self, object: T) -> Option<Changed<T>> {
-        if self.deleted.get(&object.meta().uid).is_some_and(|deleted| *deleted > object.meta().version) {
+        if self.deleted.version(&object.meta().uid).is_some_and(|deleted| deleted > object.meta().version) {
             return None;
         }
-        self.deleted.remove(&object.meta().uid);
+        self.deleted.forget(&object.meta().uid);
         self.put(object)
     }
 
@@ -179,18 +206,8 @@ impl<T: Cached> Cache<T> {
     /// `at`: the version by which it is gone, or 0 if that is not known.
     fn remove(&mut self, key: &ObjectKey, at: u64) -> Option<Changed<T>> {
         let old = self.objects.remove(key)?;
-        self.remember_deleted(old.meta().uid.clone(), at.max(old.meta().version));
+        self.deleted.remember(old.meta().uid.clone(), at.max(old.meta().version));
         Some(Changed { old: Some(old), new: None })
-    }
-
-    fn remember_deleted(&mut self, uid: Arc<str>, at: u64) {
-        self.deleted.insert(uid.clone(), at);
-        self.deleted_order.push_back(uid);
-        if self.deleted_order.len() > DELETED
-            && let Some(oldest) = self.deleted_order.pop_front()
-        {
-            self.deleted.remove(&oldest);
-        }
     }
 }
 
@@ -340,6 +357,18 @@ mod tests {
             cache.apply_event(Event::Apply(object("a", "another", 10)));
             assert_eq!(version(&cache, "a"), Some(10));
         }
+    }
+
+    #[test]
+    fn an_object_that_was_deleted_twice_is_remembered_for_as_long_as_any_other() {
+        let mut cache = filled(vec![object("a", "u", 1)]);
+        cache.apply_event(Event::Delete(object("a", "u", 2)));
+        cache.apply_event(Event::Apply(object("a", "u", 3)));
+        cache.apply_event(Event::Delete(object("a", "u", 4)));
+        for other in 1..DELETED {
+            cache.apply_own_delete(&object("b", "", 0).0.key, &other.to_string().into());
+        }
+        assert!(cache.apply_write(object("a", "u", 4)).is_none());
     }
 
     #[test]
