@@ -4,9 +4,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use sharedlb_providers::Transport;
-use sharedlb_providers::model::fnv1a;
 
-use crate::kubernetes::{ObjectKey, ObjectMeta};
+use crate::kubernetes::{ObjectKey, ObjectMeta, names};
 
 /// The longest name of a Service, in characters (a DNS label, RFC 1035).
 pub(crate) const NAME_MAX: usize = 63;
@@ -16,18 +15,8 @@ pub(crate) const PREFIX: &str = "slb-";
 /// claim has it, not even a former one of the same name.
 #[must_use]
 pub fn key(claim: &ObjectMeta) -> ObjectKey {
-    let hash = format!("-{:010x}", fnv1a([claim.uid.as_bytes()]) >> 24);
-    let readable: String = claim
-        .key
-        .name
-        .chars()
-        .map(|c| if c == '.' { '-' } else { c })
-        .take(NAME_MAX - PREFIX.len() - hash.len())
-        .collect();
-    ObjectKey {
-        namespace: claim.key.namespace.clone(),
-        name: format!("{PREFIX}{}{hash}", readable.trim_end_matches('-')).into(),
-    }
+    let readable = format!("{PREFIX}{}", claim.key.name.replace('.', "-"));
+    ObjectKey { namespace: claim.key.namespace.clone(), name: names::hashed(&readable, &claim.uid, NAME_MAX).into() }
 }
 
 /// The port of a claim for which the Service has ports: by the number that the claim

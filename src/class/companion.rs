@@ -17,10 +17,13 @@ use sharedlb_providers::Transport;
 
 use crate::allocation::numbers;
 use crate::api::claim::{ClaimObject, protocol};
-use crate::api::companion_name::{NAME_MAX, OwnPort, PREFIX, key};
+use crate::api::companion_name::{OwnPort, PREFIX, key};
 use crate::api::target::PortRef;
 use crate::backends::{self, ServiceObject};
-use crate::kubernetes::ObjectKey;
+use crate::kubernetes::{ObjectKey, names};
+
+/// The longest value of a label, in characters.
+const LABEL_VALUE_MAX: usize = 63;
 
 /// The claims that a Service matters to: the one that it is beside; or those that
 /// name it, and the one in the place of whose own it stands.
@@ -154,14 +157,14 @@ fn service(
     selector: BTreeMap<String, String>,
     ports: Vec<ServicePort>,
 ) -> Service {
-    let label_value: String = claim.meta.key.name.chars().take(NAME_MAX).collect();
+    let claim_name = &claim.meta.key.name;
     Service {
         metadata: kube::core::ObjectMeta {
             name: Some(key(&claim.meta).name.to_string()),
             namespace: Some(claim.meta.key.namespace.to_string()),
             labels: Some(BTreeMap::from([
                 (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
-                (CLAIM_LABEL.to_owned(), label_value.trim_end_matches(['-', '.']).to_owned()),
+                (CLAIM_LABEL.to_owned(), names::shortened(claim_name.to_string(), claim_name, LABEL_VALUE_MAX)),
             ])),
             owner_references: Some(vec![OwnerReference {
                 api_version: SharedLB::api_version(&()).into_owned(),
@@ -211,6 +214,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::companion_name::NAME_MAX;
 
     fn claim(name: &str) -> ClaimObject {
         let object: DynamicObject = serde_json::from_value(json!({
@@ -312,6 +316,18 @@ mod tests {
             assert!(name.len() <= NAME_MAX, "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
         }
+    }
+
+    #[test]
+    fn its_label_tells_claims_apart_whose_names_are_too_long_for_a_label() {
+        let label = |name: String| {
+            let service = desired(&claim(&name), TargetKind::Pod, None).unwrap().unwrap();
+            service.metadata.labels.unwrap()[CLAIM_LABEL].clone()
+        };
+        assert_eq!(label("dns".to_owned()), "dns");
+        let (one, other) = (label(format!("{}.1", "x".repeat(62))), label(format!("{}.2", "x".repeat(62))));
+        assert_ne!(one, other);
+        assert!(one.len() <= LABEL_VALUE_MAX && one.ends_with(|c: char| c.is_ascii_alphanumeric()), "{one}");
     }
 
     #[test]

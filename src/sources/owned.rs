@@ -7,14 +7,11 @@ use kube::Resource as _;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason, SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
-use sharedlb_providers::model::fnv1a;
 
 use super::{Refusal, Source};
 use crate::api::claim::ClaimObject;
-use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
-use crate::kubernetes::text;
+use crate::kubernetes::{ObjectKey, ObjectMeta, names, text};
 
 /// The longest name of a SharedLB, in characters (a DNS subdomain, RFC 1123).
 const NAME_MAX: usize = 253;
@@ -108,18 +105,7 @@ impl OwnedClaim {
 /// The name of the claim of an object of this name. It begins with the kind, so
 /// that neither a user's claim nor another source's is likely to have it.
 pub(super) fn name<S: Source>(source: &str) -> String {
-    shortened(format!("{}-{source}", S::NAME), source, NAME_MAX)
-}
-
-/// A name of at most so many bytes: cut if it is longer, and told from others by
-/// a hash of what makes it unique.
-pub(super) fn shortened(name: String, unique: &str, max: usize) -> String {
-    if name.len() <= max {
-        return name;
-    }
-    let hash = format!("-{:010x}", fnv1a([unique.as_bytes()]) >> 24);
-    let readable = &name[..name.floor_char_boundary(max - hash.len())];
-    format!("{}{hash}", readable.trim_end_matches(['-', '.']))
+    names::shortened(format!("{}-{source}", S::NAME), source, NAME_MAX)
 }
 
 /// Whether the API server takes this for the name of a claim's class.

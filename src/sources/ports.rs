@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{Protocol, SharedLBPort};
 use sharedlb_providers::Transport;
 
-use super::owned::shortened;
 use crate::backends::ServicePort;
+use crate::kubernetes::names;
 
 /// The longest name of a claim's port, in characters. (That of a Service's port
 /// may have four more.)
@@ -58,7 +58,7 @@ fn are_one(port: &ServicePort, other: &ServicePort) -> bool {
 }
 
 fn own_name(port: &ServicePort) -> String {
-    shortened(port.name.to_string(), &port.name, NAME_MAX)
+    names::shortened(port.name.to_string(), &port.name, NAME_MAX)
 }
 
 /// The name of the port for TCP and UDP on this number: `53`, unless a port of the

@@ -1,8 +1,10 @@
-//! Names of load balancers, and the hash that they are made of.
+//! Names of load balancers, and the hash in them.
 
 use std::fmt;
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
+use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
 
 /// The name of a load balancer: readable, unique among clusters and classes,
@@ -56,21 +58,19 @@ impl fmt::Debug for LbName {
     }
 }
 
-/// FNV-1a, 64 bits, over the parts with a zero byte between each two. It is
-/// written down here because results must be the same in every build for ever:
-/// names of load balancers and preferred ports are made of it.
-/// (Offset basis and prime: the FNV specification, draft-eastlake-fnv.)
+/// FNV-1a, 64 bits, over the parts with a zero byte between each two. Names of load
+/// balancers and preferred ports are derived from it, so every version must compute the
+/// same.
 #[must_use]
 pub fn fnv1a<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut step = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let mut hasher = FnvHasher::default();
     for (i, part) in parts.into_iter().enumerate() {
         if i > 0 {
-            step(0);
+            hasher.write(&[0]);
         }
-        part.iter().copied().for_each(&mut step);
+        hasher.write(part);
     }
-    hash
+    hasher.finish()
 }
 
 #[cfg(test)]
