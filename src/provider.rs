@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use kube::Client;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
 use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
-use sharedlb_providers::Provider;
+use sharedlb_providers::{IpFamily, Provider};
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::service::{self, ServiceProvider};
 
@@ -55,8 +55,16 @@ fn service_settings(
         load_balancer_class: given.load_balancer_class.clone(),
         allocate_load_balancer_node_ports: given.allocate_load_balancer_node_ports,
         ip_family_policy: given.ip_family_policy.map(|policy| policy.as_str().to_owned()),
-        ip_families: given.ip_families.iter().map(|family| family.as_str().to_owned()).collect(),
+        ip_families: given.ip_families.iter().copied().map(ip_family).collect(),
         addresses: addresses(spec).collect(),
+    }
+}
+
+/// The model's IP family for the API's.
+fn ip_family(family: sharedlb_crds::IpFamily) -> IpFamily {
+    match family {
+        sharedlb_crds::IpFamily::V4 => IpFamily::V4,
+        sharedlb_crds::IpFamily::V6 => IpFamily::V6,
     }
 }
 
@@ -83,8 +91,8 @@ fn aws_settings(given: &AwsProvider, targets: Option<TargetKind>, cluster_id: St
             Some(AwsIpAddressType::Dualstack) => aws::IpAddressType::Dualstack,
         },
         target_ip_family: match given.target_group_ip_address_type {
-            None | Some(AwsTargetGroupIpAddressType::Ipv4) => aws::IpFamily::V4,
-            Some(AwsTargetGroupIpAddressType::Ipv6) => aws::IpFamily::V6,
+            None | Some(AwsTargetGroupIpAddressType::Ipv4) => IpFamily::V4,
+            Some(AwsTargetGroupIpAddressType::Ipv6) => IpFamily::V6,
         },
         cross_zone: given.cross_zone.unwrap_or(false),
         load_balancer_arn: given.load_balancer_arn.clone(),
@@ -137,7 +145,7 @@ mod tests {
         assert_eq!(settings.scheme, aws::Scheme::InternetFacing);
         assert_eq!(
             (settings.ip_address_type, settings.target_ip_family),
-            (aws::IpAddressType::Ipv4, aws::IpFamily::V4)
+            (aws::IpAddressType::Ipv4, IpFamily::V4)
         );
         assert_eq!(settings.health_check, aws::HealthCheck::default());
         let subnets: Vec<_> = settings.subnet_mappings.iter().map(|mapping| mapping.subnet_id.as_str()).collect();
@@ -159,7 +167,7 @@ mod tests {
         assert_eq!(settings.scheme, aws::Scheme::Internal);
         assert_eq!(
             (settings.ip_address_type, settings.target_ip_family),
-            (aws::IpAddressType::Dualstack, aws::IpFamily::V6)
+            (aws::IpAddressType::Dualstack, IpFamily::V6)
         );
         let mapping = &settings.subnet_mappings[0];
         assert_eq!(mapping.private_ipv4_address.as_deref(), Some("10.0.0.1"));

@@ -127,13 +127,3 @@ pub enum IpFamily {
     #[serde(rename = "IPv6")]
     V6,
 }
-
-impl IpFamily {
-    /// Its name in the API, which is also that of a Service.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            IpFamily::V4 => "IPv4",
-            IpFamily::V6 => "IPv6",
-        }
-    }
-}

@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 use super::Aws;
 use super::fuzz::cloud::{Call, Cloud, Paging};
 use super::settings::tests::settings;
-use super::settings::{IpAddressType, IpFamily, Scheme, Settings, TargetKind};
+use super::settings::{IpAddressType, Scheme, Settings, TargetKind};
 use crate::golden;
+use crate::model::IpFamily;
 
 /// What a class says of its load balancers.
 #[derive(Serialize, Deserialize, Default)]

@@ -39,7 +39,7 @@ use self::known::Known;
 use self::limits::Limits;
 use self::look::Look;
 use self::names::Target;
-pub use self::settings::{HealthCheck, IpAddressType, IpFamily, Scheme, Settings, SubnetMapping, TargetKind};
+pub use self::settings::{HealthCheck, IpAddressType, Scheme, Settings, SubnetMapping, TargetKind};
 use crate::model::{Attributes, Backend, Capabilities, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 

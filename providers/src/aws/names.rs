@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 
 use aws_sdk_elasticloadbalancingv2::types::{Tag, TargetDescription};
 
-use super::settings::{IpFamily, Settings, TargetKind};
-use crate::model::{Backend, LbName, ListenerKey, Owner, Protocol, fnv1a};
+use super::settings::{Settings, TargetKind};
+use crate::model::{Backend, IpFamily, LbName, ListenerKey, Owner, Protocol, fnv1a};
 
 /// The cluster's id: without it an object is a stranger's.
 pub(super) const CLUSTER: &str = "sharedlb.dev/cluster";

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-pub use crate::model::IpFamily;
+use crate::model::IpFamily;
 
 /// What the load balancers of a class shall be.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{ServiceProvider, Settings};
 use crate::golden;
+use crate::model::IpFamily;
 
 /// What a class says of its Services.
 #[derive(Serialize, Deserialize, Default)]
@@ -26,7 +27,7 @@ struct Class {
     #[serde(skip_serializing_if = "Option::is_none")]
     ip_family_policy: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ip_families: Vec<String>,
+    ip_families: Vec<IpFamily>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<std::net::IpAddr>,
 }

@@ -47,7 +47,7 @@ use self::marks::Marks;
 use self::plan::SliceId;
 use self::slices::Slice;
 use self::watch::{Watched, Watches, entry};
-use crate::model::{Attributes, Capabilities, FrontPort, LbName, Observed};
+use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The most listeners of a Service. They keep the object, of which a port takes up some
@@ -76,9 +76,9 @@ pub struct Settings {
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; `None`: the API
     /// server's default
     pub ip_family_policy: Option<String>,
-    /// `IPv4`, `IPv6`; none: the API server's default. A Service keeps those that
-    /// it was created with.
-    pub ip_families: Vec<String>,
+    /// The preferred one first; none: the API server's default. A Service keeps those
+    /// that it was created with.
+    pub ip_families: Vec<IpFamily>,
     /// Addresses to ask for, one for each load balancer by its index
     pub addresses: Vec<IpAddr>,
 }
@@ -211,7 +211,10 @@ impl ServiceProvider {
         let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
         let fixed = Fixed {
             load_balancer_class: class.or_else(|| Some(self.settings.load_balancer_class.clone())),
-            ip_families: seen.map_or(&self.settings.ip_families, |seen| &seen.fixed.ip_families).clone(),
+            ip_families: match seen {
+                Some(seen) => seen.fixed.ip_families.clone(),
+                None => self.settings.ip_families.iter().map(ToString::to_string).collect(),
+            },
         };
         let mut service = front::render(&self.marks, name, &fixed, &wanted);
         if let Some(there) = there {

@@ -8,10 +8,10 @@ use aws_sdk_elasticloadbalancingv2::config::Credentials;
 use aws_sdk_elasticloadbalancingv2::config::SharedCredentialsProvider;
 use serde_json::{Value, json};
 use sharedlb_providers::aws::{
-    Aws, Clients, HealthCheck, IpAddressType, IpFamily, Rates, Scheme, Settings, SubnetMapping, TargetKind,
+    Aws, Clients, HealthCheck, IpAddressType, Rates, Scheme, Settings, SubnetMapping, TargetKind,
 };
 use sharedlb_providers::conformance::Peer;
-use sharedlb_providers::{FrontPort, LbName, ListenerKey, Provider};
+use sharedlb_providers::{FrontPort, IpFamily, LbName, ListenerKey, Provider};
 use sharedlb_testbed::{AwsCall, AwsFault, AwsRegion, FaultKind};
 
 /// The name of the fault that stands for a killed process.

@@ -107,11 +107,10 @@ async fn an_address_that_arrives_is_told_and_shown(server: &ApiServer, _: &Clust
 }
 
 async fn the_families_of_a_load_balancer_are_those_that_its_service_was_given(server: &ApiServer, cluster: &Cluster) {
-    let of = |index, policy: Option<&str>, families: &[&str]| {
-        let (ip_family_policy, ip_families) = (policy.map(Into::into), families.iter().map(ToString::to_string));
+    let of = |index, policy: Option<&str>, families: &[IpFamily]| {
         let provider = ServiceProvider::new(Settings {
-            ip_family_policy,
-            ip_families: ip_families.collect(),
+            ip_family_policy: policy.map(Into::into),
+            ip_families: families.to_vec(),
             ..server.settings()
         });
         async move {
@@ -121,8 +120,8 @@ async fn the_families_of_a_load_balancer_are_those_that_its_service_was_given(se
     };
     assert_eq!(of(0, None, &[]).await, [IpFamily::V4], "the first of the cluster");
     if cluster.ipv6() {
-        assert_eq!(of(1, None, &["IPv6"]).await, [IpFamily::V6]);
-        assert_eq!(of(2, Some("PreferDualStack"), &["IPv6"]).await, [IpFamily::V4, IpFamily::V6]);
+        assert_eq!(of(1, None, &[IpFamily::V6]).await, [IpFamily::V6]);
+        assert_eq!(of(2, Some("PreferDualStack"), &[IpFamily::V6]).await, [IpFamily::V4, IpFamily::V6]);
     }
 }
 
@@ -169,7 +168,6 @@ async fn an_annotation_removed_from_the_class_goes_and_the_clouds_stays(server: 
 }
 
 async fn what_a_service_keeps_for_ever_is_no_drift(server: &ApiServer, cluster: &Cluster) {
-    let families = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     let with = |class: &str, policy: &str, ip_families| Settings {
         load_balancer_class: Some(class.into()),
         ip_family_policy: Some(policy.into()),
@@ -178,8 +176,8 @@ async fn what_a_service_keeps_for_ever_is_no_drift(server: &ApiServer, cluster: 
     };
     let dual = if cluster.ipv6() { "PreferDualStack" } else { "SingleStack" };
     let steps = [
-        with("example.com/a", dual, families(&["IPv4"])),
-        with("example.com/b", "SingleStack", families(&["IPv6"])),
+        with("example.com/a", dual, vec![IpFamily::V4]),
+        with("example.com/b", "SingleStack", vec![IpFamily::V6]),
         with("example.com/c", dual, Vec::new()),
         Settings { ip_family_policy: None, ..server.settings() },
     ];
