@@ -26,9 +26,9 @@ use super::limits::Limits;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that takes longer than this to be made is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a call is made that AWS throttles, or a read that got no answer.
-/// Beyond that, whoever waits for it should know.
-const TRIES: u32 = 3;
+/// The most attempts of one call, where AWS throttles it or a read gets no answer. After
+/// the last one the caller gets the error, so that the claim's status reports it.
+const ATTEMPTS: u32 = 3;
 
 /// What every call that may change something waits for, right before it is sent; what
 /// that gives is kept until the call has ended. It lets nothing pass of a process
@@ -146,13 +146,13 @@ impl Region {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
         let bucket = self.budget.of(action);
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
             bucket.take(turn).await.map_err(|late| Failure::late(action, late))?;
             if turn.begin_by.take().is_some() {
                 turn.urgency = turn.urgency.min(Urgency::Finish);
             }
-            tries += 1;
+            attempts += 1;
             // After all waits.
             let _passed = if action.starts_with("Describe") { None } else { Some((self.gate)().await) };
             let error = match send().await {
@@ -171,7 +171,7 @@ impl Region {
                 Kind::Unreachable => action.starts_with("Describe"),
                 _ => false,
             };
-            if !again || tries == TRIES {
+            if !again || attempts == ATTEMPTS {
                 return Err(failure);
             }
         }
