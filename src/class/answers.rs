@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite};
 use super::state::{Class, ClassAnswer};
 use super::writes::WriteError;
-use super::{ClassLoop, executor, transitions};
+use super::{ClassLoop, transitions};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
@@ -68,7 +68,7 @@ impl ClassLoop {
                 self.publish_transitions(claim, status);
             }
             ClaimChange::Protect => {}
-            ClaimChange::Release => executor::log_release(claim),
+            ClaimChange::Release => log_release(claim),
         }
     }
 
@@ -167,4 +167,9 @@ impl ClassLoop {
             self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
         }
     }
+}
+
+fn log_release(claim: &ClaimObject) {
+    let (load_balancer, ports) = (claim.status.load_balancer_index, &claim.status.summary);
+    info!(class = claim.named_class(), claim = %claim.meta.key, load_balancer, ports, "claim deleted, its ports cool down");
 }

@@ -10,7 +10,6 @@ use sharedlb_providers::LbName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
 
 use super::effect::{Answer, ClaimChange, ClaimWrite, ClassChange, ClassWrite, CompanionWrite, Effect};
 use super::effect::{Figures, StartLoadBalancer};
@@ -281,10 +280,4 @@ async fn companion(writer: &Writer, write: CompanionWrite) -> Result<Option<Serv
         CompanionWrite::Correct(found, service) => writer.correct_service(&found, &service).await.map(Some),
         CompanionWrite::Delete(found) => writer.delete_service(&found).await.map(|()| None),
     }
-}
-
-/// Logs that a claim is gone from our side.
-pub(super) fn log_release(claim: &ClaimObject) {
-    let (load_balancer, ports) = (claim.status.load_balancer_index, &claim.status.summary);
-    info!(class = claim.named_class(), claim = %claim.meta.key, load_balancer, ports, "claim deleted, its ports rest");
 }
