@@ -1,4 +1,4 @@
-//! What the class loop makes of the answers to its writes.
+//! The class loop takes in the answers to its writes.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::backends::ServiceObject;
 use crate::kubernetes::events::Notice;
 
 impl ClassLoop {
-    /// The claim that was written, as it is now, if it still exists. It may be in
-    /// another class than when it was written: one that names none follows the default
-    /// class, and the class that its status names.
+    /// The current version of the claim that was written, if the claim still exists. Its
+    /// class may have changed: a claim that names none follows the default class, and the
+    /// class in its status.
     fn as_it_is_now(&self, written: &ClaimObject) -> Option<Arc<ClaimObject>> {
         self.claims.get(&written.meta.key).filter(|now| now.meta.uid == written.meta.uid).cloned()
     }
@@ -47,7 +47,7 @@ impl ClassLoop {
             Err(WriteError::Gone | WriteError::Conflict) => {}
             Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
-        // The class that waited for this answer goes on when it was the last one.
+        // The class reconciles once the last answer that it waits for is here.
         if awaited_by.is_some() && self.classes.get_mut(&awaited_by).is_some_and(Class::give_answered) {
             if self.classes.get(&awaited_by).is_some_and(Class::has_newcomers) {
                 self.dirty.insert(awaited_by);
@@ -72,7 +72,7 @@ impl ClassLoop {
         }
     }
 
-    /// Tells a claim that slots which its status named are an older claim's.
+    /// Publishes that slots in the status of a claim belong to an older claim.
     fn publish_lost(&self, claim: &ClaimObject, lost: &[ListenerKey]) {
         for slot in lost {
             let note = format!("port {slot}, which the status named, is held by an older SharedLB: it stays there");
@@ -82,8 +82,8 @@ impl ClassLoop {
         }
     }
 
-    /// Logs how the verdict on a claim changes, and publishes it, unless its source does
-    /// so on the object that the user wrote.
+    /// Logs how the verdict on a claim changes, and publishes it. A source publishes it
+    /// for its claims, on the object that the user wrote.
     fn publish_transitions(&self, claim: &ClaimObject, status: &SharedLBStatus) {
         let class = self.class_of(claim);
         let class = class.as_deref();
@@ -106,7 +106,7 @@ impl ClassLoop {
         result: Result<Option<ServiceObject>, WriteError>,
     ) {
         if let Err(error @ (WriteError::Refused(_) | WriteError::Unreachable(_))) = &result {
-            warn!(claim = %claim.meta.key, %error, "Service of the claim not written");
+            warn!(claim = %claim.meta.key, %error, "companion Service not written");
         }
         let result = result.map(|written| {
             let change = written.and_then(|service| self.settings.backends.written_service(service));

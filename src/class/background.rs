@@ -14,15 +14,15 @@ use crate::api::companion_name;
 use crate::backends::ServiceObject;
 
 impl Class {
-    /// Lets claims go that were being deleted when it was decided: what they held is
-    /// recorded by now.
+    /// Removes the finalizer from claims that were being deleted at the time of the
+    /// decision: the class' status records their slots by now.
     pub(super) fn release_deleted(&mut self, decided: &[Arc<ClaimObject>], now: &Now) -> Vec<Effect> {
         let deleted = decided.iter().filter(|claim| claim.meta.deleting && claim.has_finalizer);
         deleted.filter_map(|claim| self.write_finalizer(claim, ClaimChange::Release, now)).collect()
     }
 
-    /// Puts the finalizer on claims that hold slots, and makes their companion Services
-    /// as they should be.
+    /// Adds the finalizer to claims that hold slots, and brings their companion Services
+    /// to their desired state.
     pub(super) fn protect_and_accompany(
         &mut self,
         decided: &[Arc<ClaimObject>],
@@ -51,9 +51,8 @@ impl Class {
         Some(Effect::Claim(ClaimWrite { claim: claim.clone(), what, awaited_by: None }))
     }
 
-    /// What makes the companion Service of a claim as it should be: there for a
-    /// selector, and not there for a named Service whose pods get the traffic
-    /// themselves.
+    /// The write that brings the companion Service of a claim to its desired state. A claim
+    /// that names a Service has none where traffic goes to pods.
     fn accompany(&mut self, claim: &Arc<ClaimObject>, around: &Surroundings<'_>) -> Option<Effect> {
         let found = around.backends.service(&companion_name::key(&claim.meta));
         let is_ours = |found: &ServiceObject| found.owner.as_ref().is_some_and(|(_, uid)| *uid == claim.meta.uid);
@@ -73,7 +72,7 @@ impl Class {
             (Some(found), None) => Some(CompanionWrite::Delete(found.meta.clone())),
             (None, Some(desired)) => Some(CompanionWrite::Create(Box::new(desired))),
             (Some(found), Some(_)) if !is_ours(&found) => {
-                let why = format!("Service {} exists and is not ours: delete it", found.meta.key.name);
+                let why = format!("Service {} exists and does not belong to this SharedLB: delete it", found.meta.key.name);
                 return self.set_service_trouble(claim, Some(why));
             }
             (Some(found), Some(desired)) if companion::is_as_desired(&found, &desired) => None,
@@ -81,7 +80,7 @@ impl Class {
                 companion::keep_node_ports(&mut desired, &found, claim);
                 Some(CompanionWrite::Correct(found.meta.clone(), Box::new(desired)))
             }
-            // It is created again once it is gone.
+            // It is created once this one is gone.
             (Some(found), Some(_)) => Some(CompanionWrite::Delete(found.meta.clone())),
         };
         let state = self.claims.get_mut(claim)?;
@@ -95,8 +94,8 @@ impl Class {
         }
     }
 
-    /// Notes why the companion Service of a claim could not be written. The claim's
-    /// status will say it.
+    /// Records why the companion Service of a claim could not be written, for the claim's
+    /// status.
     fn set_service_trouble(&mut self, claim: &ClaimObject, why: Option<String>) -> Option<Effect> {
         let state = self.claims.get_mut(claim).filter(|state| state.service_trouble != why)?;
         state.service_trouble = why;
@@ -114,11 +113,11 @@ impl Class {
                 state.service_writes.succeeded();
                 self.set_service_trouble(claim, None);
             }
-            // It is there, or gone, or changed: the watch is about to tell.
+            // The watch is about to report how it has changed.
             Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true, now),
             Err(error) => {
                 state.service_writes.failed(false, now);
-                self.set_service_trouble(claim, Some(format!("its own Service could not be written: {error}")));
+                self.set_service_trouble(claim, Some(format!("its companion Service could not be written: {error}")));
             }
         }
     }

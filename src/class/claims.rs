@@ -14,11 +14,11 @@ use crate::kubernetes::writes::Writes;
 /// A claim, and its writes in flight.
 pub(super) struct ClaimState {
     pub(super) claim: Arc<ClaimObject>,
-    /// The verdict that its status has, if the status is known to be up to date
+    /// The verdict in its status, if the status is known to be up to date
     pub(super) rendered: Option<Verdict>,
     /// Writes to the claim itself: one at a time
     pub(super) writes: Writes,
-    /// Writes to its Service: one at a time
+    /// Writes to its companion Service: one at a time
     pub(super) service_writes: Writes,
     /// Whether its companion Service is known to be up to date
     pub(super) service_is_fine: bool,
@@ -38,7 +38,7 @@ impl ClaimState {
         }
     }
 
-    /// Whether there is nothing to write for a claim that is given this.
+    /// Whether a claim with this assignment needs no write.
     pub(super) fn is_settled(&self, got: Option<&Assignment>) -> bool {
         let stands = |got: &Assignment| {
             let rendered = self.rendered.as_ref().is_some_and(|rendered| rendered.stands(got));
@@ -48,7 +48,7 @@ impl ClaimState {
         !meta.deleting && *has_finalizer && self.service_is_fine && got.is_some_and(stands)
     }
 
-    /// The next time at which something that is held up may be written.
+    /// The next time at which a write that failed may be repeated.
     pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
         self.writes.held_until(now).into_iter().chain(self.service_writes.held_until(now)).min()
     }
@@ -58,7 +58,7 @@ impl ClaimState {
 #[derive(Default)]
 pub(super) struct Claims {
     states: BTreeMap<(i64, ObjectKey), ClaimState>,
-    /// Those of which not even what they hold can be parsed
+    /// Those of which not even the slots can be parsed
     unparsable: BTreeSet<(i64, ObjectKey)>,
 }
 
@@ -92,7 +92,7 @@ impl Claims {
         self.states.get_mut(&seniority(claim))
     }
 
-    /// Takes a claim out.
+    /// Removes a claim.
     pub(super) fn remove(&mut self, claim: &ClaimObject) -> Option<ClaimState> {
         self.take(&seniority(claim))
     }
@@ -102,29 +102,29 @@ impl Claims {
         self.states.remove(key)
     }
 
-    /// The oldest one of which not even what it holds can be parsed.
+    /// The oldest one of which not even the slots can be parsed.
     pub(super) fn first_unparsable(&self) -> Option<&ObjectKey> {
         self.unparsable.first().map(|(_, key)| key)
     }
 
-    /// Puts a claim in as it is now, with its writes in flight.
+    /// Inserts the current version of a claim, with its writes in flight.
     pub(super) fn insert(&mut self, state: Option<ClaimState>, claim: Arc<ClaimObject>) {
         let mut state = state.unwrap_or_else(|| ClaimState::new(claim.clone()));
         if state.claim.meta.generation != claim.meta.generation {
-            // It was edited: what failed before may work now.
+            // After an edit, a write that failed may succeed.
             state.writes.try_again();
             state.service_writes.try_again();
             state.service_trouble = None;
             state.service_is_fine = false;
         }
-        // The Service has a port for each slot.
+        // The companion Service has a port for each slot.
         state.service_is_fine &= state.claim.request.held == claim.request.held;
         state.rendered = None;
         state.claim = claim;
         self.put(state);
     }
 
-    /// Puts a claim in with its state.
+    /// Inserts a claim with its state.
     pub(super) fn put(&mut self, state: ClaimState) {
         let key = seniority(&state.claim);
         if state.claim.unparsable {
@@ -133,7 +133,7 @@ impl Claims {
         self.states.insert(key, state);
     }
 
-    /// Takes out the claims that name no class.
+    /// Removes the claims that name no class.
     pub(super) fn take_unnamed(&mut self) -> Vec<ClaimState> {
         let unnamed: Vec<_> = self
             .states
@@ -145,7 +145,7 @@ impl Claims {
     }
 }
 
-/// Whether a claim's slots are not those that its status has.
+/// Whether an assignment differs from the slots in the claim's status.
 pub(super) fn changes_slots(claim: &ClaimObject, got: &Assignment) -> bool {
     match (&claim.request.held, &got.granted) {
         (Some(held), Some(granted)) => held != granted && !held.has_slots_of(granted),

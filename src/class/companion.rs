@@ -1,8 +1,8 @@
-//! The Service that we keep beside a claim with a selector, so that Kubernetes
-//! itself finds the claim's pods, resolves named ports, and knows who is ready.
-//! Where traffic goes to nodes, every claim has one, and it has a port on every
-//! node, from which kube-proxy passes traffic on to the pods of all nodes
-//! (`externalTrafficPolicy: Cluster`, the default).
+//! The companion Service of a claim with a selector. By it Kubernetes itself finds the
+//! claim's pods, resolves named ports, and tracks which pods are ready. Where traffic
+//! goes to nodes, every claim has one, with a port on every node from which kube-proxy
+//! passes traffic on to the pods of all nodes (`externalTrafficPolicy: Cluster`, the
+//! default).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -25,8 +25,8 @@ use crate::kubernetes::{ObjectKey, names};
 /// The longest value of a label, in characters.
 const LABEL_VALUE_MAX: usize = 63;
 
-/// The claims that a Service matters to: the one that it is beside; or those that
-/// name it, and the one in the place of whose own it stands.
+/// The claims that depend on a Service: the one whose companion it is; or those that name
+/// it, and the one whose companion would have its name.
 #[must_use]
 pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<ClaimObject>>) -> Vec<Arc<ClaimObject>> {
     let ObjectKey { namespace, name } = &service.meta.key;
@@ -43,14 +43,13 @@ pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<Claim
     all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
 }
 
-/// The Service for this claim; `None` if it needs none, since it names one whose
-/// pods get the traffic themselves, or can't be parsed. Where `targets` are nodes,
-/// a Service that it names, `named`, may have no port on them: ours finds the
-/// same pods, and has.
+/// The companion Service that a claim should have. `None`: it should have none, since it
+/// names a Service whose pods get the traffic themselves, or can't be parsed. Where
+/// `targets` are nodes, the Service that the claim names, `named`, may have no node ports;
+/// the companion has, and selects the same pods.
 ///
 /// # Errors
-/// When it can't be made, since the Service that the claim names does not do: in
-/// words for the user.
+/// When the Service that the claim names cannot be used: a message for the user.
 pub fn desired(
     claim: &ClaimObject,
     targets: TargetKind,
@@ -86,7 +85,7 @@ pub fn desired(
     Ok(Some(service(claim, targets, selector, ports)))
 }
 
-/// What to say of a Service that has no selector, where traffic goes to nodes.
+/// The message for a Service without a selector, where traffic goes to nodes.
 #[must_use]
 pub fn no_selector(name: &str) -> String {
     format!(
@@ -94,12 +93,10 @@ pub fn no_selector(name: &str) -> String {
     )
 }
 
-/// A port for each transport of each port of the claim that has a number and leads
-/// anywhere.
+/// A port for each transport of each port of the claim that has a number and a target.
 fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Option<IntOrString>) -> Vec<ServicePort> {
-    // The port's own number leads nowhere in a headless Service, and nobody uses
-    // it in one of node ports: any will do. One number for both transports makes
-    // it one node port for both.
+    // No client uses the port's own number, neither of a headless Service nor beside a
+    // node port, so any will do. With one number, both transports share a node port.
     let spec = claim.spec.iter().flat_map(|spec| &spec.ports);
     let numbered = numbers(&claim.request).into_iter().zip(spec).filter_map(|(number, port)| Some((number?, port)));
     let numbered: Vec<(NonZeroU16, &SharedLBPort)> = numbered.collect();
@@ -131,9 +128,9 @@ fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Optio
     ports
 }
 
-/// Gives the ports of the desired Service the node ports that those have which they
-/// succeed: the API server only does so for a port of the same name. A port of both
-/// protocols has one node port.
+/// Copies node ports to the ports of the desired Service that continue a port of the one
+/// found. (The API server keeps a node port only for a port of the same name.) A port of
+/// both protocols has one node port.
 pub fn keep_node_ports(desired: &mut Service, found: &ServiceObject, claim: &ClaimObject) {
     let Some(ports) = desired.spec.as_mut().filter(|spec| spec.type_.as_deref() == Some("NodePort")) else { return };
     for port in ports.ports.iter_mut().flatten() {
@@ -190,7 +187,7 @@ fn service(
     }
 }
 
-/// Whether the Service that there is leads where the desired one would.
+/// Whether a Service sends traffic where the desired one would.
 #[must_use]
 pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
     let wanted = ServiceObject::parse(desired);

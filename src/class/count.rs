@@ -1,5 +1,5 @@
-//! How many targets the ports of claims have now, for load balancers that take
-//! only so many.
+//! How many targets the ports of claims have now, for load balancers with a limit of
+//! targets.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -15,11 +15,11 @@ use crate::api::companion_name;
 use crate::backends::{Backends, Reach};
 use crate::load_balancer::usable::usable;
 
-/// What a claim asks for, with the targets that its ports have now.
+/// The ports that a claim requests, with the targets that they have now.
 pub(super) struct Counted {
     pub(super) request: Claim,
-    /// Whether those are all. They are not before Kubernetes has listed the pods,
-    /// which it does a moment after there is a Service for them.
+    /// Whether all targets are counted: Kubernetes lists the pods a moment after their
+    /// Service is created.
     pub(super) known: bool,
 }
 
@@ -28,14 +28,14 @@ pub(super) struct TargetCounts<'a> {
     backends: &'a Backends,
     provider: &'a Arc<dyn Provider>,
     reach: Reach,
-    /// The fewest that a port has: one without backends is about to get some
+    /// The fewest that a port counts as: a port without backends is about to get some
     least: u32,
     /// The most that one listener has
     most: u32,
 }
 
 impl<'a> TargetCounts<'a> {
-    /// Those that this provider would register for a class with this spec.
+    /// Counts the targets that this provider would register for a class with this spec.
     pub(super) fn new(backends: &'a Backends, provider: &'a Arc<dyn Provider>, spec: &SharedLBClassSpec) -> Self {
         let can = provider.capabilities();
         let reach = Reach::of(spec, &can);
@@ -62,18 +62,18 @@ impl<'a> TargetCounts<'a> {
         };
         let to_be_listed = match self.backends.service(service) {
             Some(found) => found.has_selector,
-            // Our own is about to be made, unless it can't be.
+            // The companion Service is about to be created, unless that failed.
             None => *service == companion_name::key(&claim.meta) && service_trouble.is_none(),
         };
         !to_be_listed || self.backends.has_listed(service)
     }
 
-    /// The fewest that a port has.
+    /// The fewest targets that a port counts as.
     pub(super) fn least(&self) -> u32 {
         self.least
     }
 
-    /// Counts those of a port that has, or goes on with, this number.
+    /// Counts the targets of a port that has this number, or continues it.
     fn of_port(&self, claim: &ClaimObject, port: &PortRequest, number: Option<NonZeroU16>) -> u32 {
         let to = claim.target.of_port(&port.name, number);
         let targets = match to {

@@ -4,8 +4,8 @@
 use sharedlb_crds::{PortStatus, SharedLBStatus};
 use tracing::warn;
 
-/// What the API server was seen to drop. A status that is rendered with it would be
-/// written without end.
+/// The fields that the API server dropped. A status that is rendered with them would be
+/// written again and again.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct DroppedFields {
     target_port: bool,
@@ -13,7 +13,7 @@ pub(super) struct DroppedFields {
 }
 
 impl DroppedFields {
-    /// Takes in what the API server has kept of a status that was written.
+    /// Compares a status that was written with what the API server kept of it.
     pub(super) fn learn(&mut self, written: &SharedLBStatus, kept: &SharedLBStatus) {
         let drops = |has: fn(&PortStatus) -> bool| written.ports.iter().any(has) && !kept.ports.iter().any(has);
         learn(&mut self.target_port, "targetPort", drops(|port| port.target_port.is_some()));

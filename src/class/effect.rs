@@ -1,4 +1,4 @@
-//! What a step of a class asks for: data, which the executor carries out.
+//! The effects of a step of a class: data, which the executor carries out.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::kubernetes::ObjectMeta;
 use crate::load_balancer::desired::Plan;
 use crate::process::metrics::VERDICTS;
 
-/// One thing that a step asks for. The effects of a step are carried out in their
-/// order; no later one waits for the answer to an earlier one.
+/// One effect of a step. The effects of a step are carried out in their order; none waits
+/// for the answer to an earlier one.
 pub(super) enum Effect {
     /// Write to a claim.
     Claim(ClaimWrite),
@@ -32,7 +32,7 @@ pub(super) enum Effect {
     Stop(u32),
     /// Export these figures.
     Export(Figures),
-    /// Reconcile the class at this time, although nothing happens until then.
+    /// Reconcile the class at this time, even if nothing happens until then.
     WakeAt(Instant),
     /// Reconcile the class again; its debounce applies.
     Again,
@@ -42,18 +42,18 @@ pub(super) enum Effect {
 pub(super) struct ClaimWrite {
     /// The claim as it was decided on
     pub(super) claim: Arc<ClaimObject>,
-    /// What is written
+    /// The change
     pub(super) what: ClaimChange,
     /// The class that waits for the answer before it decides again
     pub(super) awaited_by: Option<Arc<str>>,
 }
 
-/// What is written to a claim.
+/// A change of a claim.
 pub(super) enum ClaimChange {
     Status {
         /// The whole status
         status: Box<SharedLBStatus>,
-        /// Slots that the status named and that an older claim holds
+        /// Slots in the claim's old status that an older claim holds
         lost: Vec<ListenerKey>,
     },
     /// Our finalizer is added.
@@ -62,23 +62,22 @@ pub(super) enum ClaimChange {
     Release,
 }
 
-/// What is written to the companion Service of a claim.
+/// A change of the companion Service of a claim.
 pub(super) enum CompanionWrite {
     Create(Box<Service>),
     Correct(ObjectMeta, Box<Service>),
     Delete(ObjectMeta),
 }
 
-/// A write to a class. No other write of it, and no decision, is made before the
-/// answer.
+/// A write to a class. The class is neither written again nor decided on before the answer.
 pub(super) struct ClassWrite {
     /// The class as it was decided on
     pub(super) class: Arc<ClassObject>,
-    /// What is written
+    /// The change
     pub(super) what: ClassChange,
 }
 
-/// What is written to a class.
+/// A change of a class.
 pub(super) enum ClassChange {
     Status(Box<SharedLBClassStatus>),
     /// Our finalizer is added.
@@ -87,15 +86,15 @@ pub(super) enum ClassChange {
     Release,
 }
 
-/// What the LB loop of a load balancer begins with.
+/// The arguments of a new LB loop.
 pub(super) struct StartLoadBalancer {
     pub(super) index: u32,
     /// The uid of its class
     pub(super) class_uid: Arc<str>,
     pub(super) plan: Arc<Plan>,
-    /// Whether the class' status says that it has an address, and so existed
+    /// Whether the load balancer existed, since the class' status has its address
     pub(super) existed: bool,
-    /// Whether the class' status says that its address is overdue
+    /// Whether its address is overdue by the class' status
     pub(super) address_overdue: bool,
 }
 

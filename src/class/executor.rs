@@ -1,5 +1,5 @@
-//! Carries out what the steps of classes ask for. Every write is a task of its own,
-//! and its answer comes back to the class loop.
+//! Carries out the effects of steps. Every write is a task of its own, and its answer
+//! comes back to the class loop.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,10 +79,10 @@ impl Permits {
 pub(super) struct Running {
     permits: Permits,
     load_balancers: BTreeMap<u32, Handle>,
-    /// LB loops that were told to end and may not have yet. The next one of the same
-    /// load balancer begins after them: two would undo each other's work.
+    /// LB loops that were stopped and may not have ended yet. A new loop of the same load
+    /// balancer starts after them: two at a time would undo each other's work.
     ending: BTreeMap<u32, JoinHandle<()>>,
-    /// Which LB loop to wake when its load balancer changes by itself
+    /// Wakes an LB loop when its load balancer has changed
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
     changes: Option<AbortOnDropHandle<()>>,
 }
@@ -107,7 +107,7 @@ struct Handle {
 }
 
 impl ClassLoop {
-    /// Carries the effects of a step of this class out, in their order.
+    /// Carries out the effects of a step of this class, in their order.
     pub(super) fn carry_out(&mut self, key: &Key, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -177,7 +177,7 @@ impl ClassLoop {
         self.running.entry(key.clone().unwrap_or_default()).or_insert_with(|| Running::new(follow_ups.clone()))
     }
 
-    /// Makes the provider of a class whose spec asks for another one than it has.
+    /// Creates the provider of a class, if its spec differs from that of the current one.
     pub(super) fn ensure_provider(&mut self, key: &Key) {
         let Some(class) = self.classes.get_mut(key) else { return };
         let Some(object) = class.object.clone() else { return };
@@ -197,13 +197,13 @@ impl ClassLoop {
         if settings.reach().targets == TargetKind::Node {
             self.settings.backends.need_nodes();
         }
-        // Traffic may get to pods in another way now, by Services of another kind.
+        // Another provider may need companion Services of another kind.
         class.claims.all_mut().for_each(|state| state.service_is_fine = false);
         let changes = settings.provider.changes();
         class.settings = Some(settings);
         let running = self.running(key);
         let signals = running.signals.clone();
-        running.changes = Some(AbortOnDropHandle::new(tokio::spawn(look_at_what_changes(changes, signals))));
+        running.changes = Some(AbortOnDropHandle::new(tokio::spawn(wake_on_changes(changes, signals))));
     }
 
     fn start_lb_loop(&mut self, key: &Key, start: StartLoadBalancer) {
@@ -256,15 +256,15 @@ impl ClassLoop {
         }
     }
 
-    /// Ends all tasks of a class that is gone. Its load balancers stay as they are.
+    /// Ends all tasks of a class that was deleted. Its load balancers stay as they are.
     pub(super) fn forget_running(&mut self, class: &ClassObject) {
         self.running.remove(&class.meta.key.name);
         self.settings.metrics.forget_class(&class.meta.key.name);
     }
 }
 
-/// Wakes the LB loop of every load balancer that changes by itself.
-async fn look_at_what_changes(
+/// Wakes the LB loop of each load balancer that the provider reports as changed.
+async fn wake_on_changes(
     mut changes: futures::stream::BoxStream<'static, LbName>,
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
 ) {

@@ -1,5 +1,4 @@
-//! What an LB loop has been handed, and so may have opened, since the plan that
-//! its last outcome is about.
+//! The slots that an LB loop may have opened since the plan of its last outcome.
 
 use std::collections::HashMap;
 
@@ -8,19 +7,19 @@ use sharedlb_providers::ListenerKey;
 use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::MaybeOpen;
 
-/// The plans that one LB loop was handed. It may be at work on any of them that
-/// is not older than the one of its last outcome.
+/// The plans that one LB loop was handed. It may be carrying out any of them that is not
+/// older than the one of its last outcome.
 #[derive(Debug, Default)]
 pub(super) struct InFlightPlans {
     /// Slots that were planned and no longer are, each with the number of the
     /// first plan without it
     pub(super) dropped: HashMap<ListenerKey, u64>,
-    /// The number of the last plan by which the load balancer was to exist
+    /// The number of the last plan with which the load balancer exists
     pub(super) existing: u64,
 }
 
 impl InFlightPlans {
-    /// It is handed `new` instead of `old`.
+    /// Records that the loop is handed `new` instead of `old`.
     pub(super) fn replace(&mut self, old: &Plan, new: &Plan) {
         self.dropped.extend(old.keys().filter(|key| !new.has(*key)).map(|key| (key, new.number)));
         if new.slots.is_some() {
@@ -28,13 +27,14 @@ impl InFlightPlans {
         }
     }
 
-    /// It has told of the plan `told`, and `current` is the last one that it was handed.
-    pub(super) fn since(&mut self, told: &Plan, current: &Plan) -> MaybeOpen {
-        self.dropped.retain(|_, number| *number > told.number);
-        let newer = Some(current).filter(|current| current.number > told.number);
+    /// What may be open, where the last outcome is about the plan `reported` and the loop
+    /// was last handed `current`.
+    pub(super) fn since(&mut self, reported: &Plan, current: &Plan) -> MaybeOpen {
+        self.dropped.retain(|_, number| *number > reported.number);
+        let newer = Some(current).filter(|current| current.number > reported.number);
         MaybeOpen {
             planned: self.dropped.keys().copied().chain(newer.into_iter().flat_map(Plan::keys)).collect(),
-            exists: self.existing > told.number,
+            exists: self.existing > reported.number,
         }
     }
 }
@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_was_planned_and_dropped_since_may_be_open_until_the_drop_is_told_of() {
+    fn a_slot_that_was_planned_and_dropped_since_may_be_open_until_the_drop_is_reported() {
         let plans = [plan(0, Some(&[])), plan(1, Some(&[1, 2])), plan(2, Some(&[2]))];
         let mut handed = InFlightPlans::default();
         handed.replace(&plans[0], &plans[1]);
         assert_eq!(planned(&handed.since(&plans[0], &plans[1])), [1, 2]);
         handed.replace(&plans[1], &plans[2]);
-        assert_eq!(planned(&handed.since(&plans[0], &plans[2])), [1, 2], "it may be at work on the plan between");
+        assert_eq!(planned(&handed.since(&plans[0], &plans[2])), [1, 2], "the plan between may be under way");
         assert_eq!(planned(&handed.since(&plans[1], &plans[2])), [1, 2]);
         assert_eq!(planned(&handed.since(&plans[2], &plans[2])), [0u16; 0]);
     }

@@ -1,4 +1,4 @@
-//! What a claim's status says: the verdict, in the words of the API. Pure.
+//! Renders a verdict as the status of its claim. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,34 +17,34 @@ use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
 use crate::load_balancer::share::LeftOut;
 
-/// How many ports a text names before it says how many more there are.
+/// The most ports that a text names. It gives the number of the others.
 const LISTED_PORTS: usize = 4;
 
-/// What is said of a claim that is ready.
+/// The message of a claim that is ready.
 const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend";
 
-/// What became of a claim. Equal verdicts on one version of a claim make the same
-/// status, so most claims need not be rendered at all.
+/// The state of a claim. Equal verdicts on one version of a claim render to the same
+/// status, so most claims need not be rendered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// The slots that it holds
+    /// The slots that the claim holds
     pub held: Option<Held>,
-    /// Why it does not hold all that it asks for
+    /// Why it does not hold every port in its spec
     pub refused: Option<Obstacle>,
-    /// What the load balancer makes of its slots
+    /// The state of its slots on the load balancer
     pub programmed: Programmed,
-    /// Where the load balancer is reached; `None`: nothing is known yet
+    /// The addresses of the load balancer; `None`: not known yet
     pub addresses: Option<Arc<[Address]>>,
     /// The ports that clients can reach now: the load balancer has an address, and a
     /// listener for this claim
     pub open: BTreeSet<FrontPort>,
 }
 
-/// What keeps a claim from being given what it asks for.
+/// What keeps a claim from getting the ports in its spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    /// The reason in a word. `None`: the claim waits for something that passes, or that
-    /// is not for its author to know
+    /// The reason of the condition. `None`: the claim waits for something that passes by
+    /// itself, or that its author may not know
     pub reason: Option<Reason>,
     /// For the author of the claim
     pub message: String,
@@ -59,26 +59,26 @@ impl Obstacle {
 }
 
 impl Verdict {
-    /// Whether it still says what there is to say to a claim that was given this,
-    /// if nothing else has changed for it. Why something is refused may change
-    /// with every other claim.
+    /// Whether this is still the verdict on a claim with this assignment, if nothing else
+    /// of the claim has changed. A refusal may change with every other claim, so a
+    /// verdict with one does not stand.
     #[must_use]
     pub fn stands(&self, got: &Assignment) -> bool {
         got.refused.is_empty() && self.refused.is_none() && self.held == got.granted
     }
 }
 
-/// What the load balancer makes of a claim's slots.
+/// The state of a claim's slots on the load balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Programmed {
-    /// Nothing has been heard of the load balancer since this process started:
-    /// what the status says stands.
+    /// The load balancer has not been observed since this process started: the status
+    /// stays as it is.
     NotHeard,
-    /// It has not come to these slots yet.
+    /// The load balancer has not opened all of them yet.
     Pending,
-    /// It serves all of them.
+    /// The load balancer serves all of them.
     Served(Served),
-    /// It does not.
+    /// The load balancer cannot serve all of them.
     Failed(Trouble),
 }
 
@@ -86,30 +86,30 @@ pub enum Programmed {
 /// balancer serves all of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Served {
-    /// Names of the ports a transport of which leads to no backend, and why;
-    /// `None`: not known yet
+    /// The names of ports of which a transport has no backend, and why; `None`: the cause
+    /// is not known yet
     pub without_backends: Vec<(Arc<str>, Option<Trouble>)>,
     /// The ports that have backends, but none in an IP family of the load balancer
     pub idle_families: Vec<IdleFamily>,
     /// Names of the ports that have more backends than the load balancer takes
     pub left_out: Vec<(Arc<str>, LeftOut)>,
-    /// Why the load balancer has no address although it exists for long
+    /// Why the load balancer has no address, if that is overdue
     pub no_address: Option<Trouble>,
 }
 
-/// That a port has no backend in one IP family of its load balancer.
+/// An IP family of the load balancer in which a port has no backend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IdleFamily {
-    /// Name of the port
+    /// The name of the port
     pub port: Arc<str>,
     /// The family
     pub family: IpFamily,
-    /// Why, in words for the user
+    /// Why, for the user
     pub why: String,
 }
 
-/// What the load balancer makes of these slots. `why_none` tells why a port has
-/// no backends, and `why_none_of` why it has none of a family.
+/// The state of these slots on the load balancer. `why_none` returns why a port has no
+/// backends, and `why_none_of` why it has none of an IP family.
 #[must_use]
 pub fn programmed(
     claim: &ClaimObject,
@@ -190,8 +190,8 @@ fn of_number<'a>(
     found.filter(|(_, listener)| claim_key(&listener.owner) == claim.meta.key).collect()
 }
 
-/// Why a slot is not served although a listener with its number is open: it would
-/// replace that one, and has no backends.
+/// Why a slot is not served although another listener of the claim with its number is
+/// open: the slot's listener would replace that one, and has no backends.
 fn no_backends_to_take_over(
     outcome: &Outcome,
     claim: &ClaimObject,
@@ -201,7 +201,7 @@ fn no_backends_to_take_over(
     let of_number = of_number(outcome, claim, slot.key);
     let (stays, listener) = of_number.iter().find(|(_, listener)| listener.open && listener.backends)?;
     let Trouble { reason, message } = why_none(slot, listener)?;
-    let message = format!("{}; until that is mended, {stays} goes on as it is", of_port(&slot.name, &message));
+    let message = format!("{}; until then, {stays} stays open", of_port(&slot.name, &message));
     Some(Trouble { reason, message: message.into() })
 }
 
@@ -235,7 +235,7 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
     for (kind, finding) in [
         (ConditionType::Allocated, allocated.clone()),
         (ConditionType::Programmed, kept(ConditionType::Programmed).map_or(programmed, Finding::from)),
-        // What was refused since shows in Ready even if nothing was heard.
+        // A new refusal is in Ready although the load balancer has not been observed.
         (ConditionType::Ready, kept(ConditionType::Ready).filter(|_| allocated.is_true()).map_or(ready, Finding::from)),
     ] {
         status.conditions.push(condition(kind, finding, &before.conditions, claim.meta.generation, now));
@@ -323,9 +323,9 @@ fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
             &format!("{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}"),
         )
     };
-    let told: Vec<String> = left_out.iter().take(LISTED_PORTS).map(served).collect();
+    let ports: Vec<String> = left_out.iter().take(LISTED_PORTS).map(served).collect();
     let served = "the load balancer serves every port that is allocated";
-    Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", told.join("; ")))
+    Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", ports.join("; ")))
 }
 
 fn no_backends(without: &[(Arc<str>, Option<Trouble>)]) -> Finding {
@@ -334,8 +334,8 @@ fn no_backends(without: &[(Arc<str>, Option<Trouble>)]) -> Finding {
     let Some((_, first)) = known.first() else {
         return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
     };
-    let told: Vec<String> = known.iter().map(|(port, why)| of_port(port, &why.message)).collect();
-    Finding::new("False", first.reason, told.join("; "))
+    let ports: Vec<String> = known.iter().map(|(port, why)| of_port(port, &why.message)).collect();
+    Finding::new("False", first.reason, ports.join("; "))
 }
 
 /// `port redis: …`, where there is more than one port.
@@ -343,8 +343,9 @@ fn of_port(port: &str, message: &str) -> String {
     if port.is_empty() { message.to_owned() } else { format!("port {port}: {message}") }
 }
 
-/// What to say of a claim where some addresses of the load balancer lead to no
-/// backend; `None`: all of them do. A port to which none of them leads is not ready.
+/// The finding on a claim where addresses of the load balancer lead to no backend;
+/// `None`: each of them leads to one. A claim is not ready where no address leads to one
+/// of its ports.
 fn idle_addresses(addresses: &[Address], idle: &[IdleFamily]) -> Option<Finding> {
     let is_idle = |port: &str, address: &Address| match address {
         Address::Ip(ip) => idle.iter().any(|idle| *idle.port == *port && idle.family == IpFamily::of(*ip)),
@@ -357,23 +358,23 @@ fn idle_addresses(addresses: &[Address], idle: &[IdleFamily]) -> Option<Finding>
         })
     };
     let at = idle.iter().filter_map(|idle| Some((idle, address_of(idle.family)?)));
-    let told: Vec<String> = at
+    let ports: Vec<String> = at
         .take(LISTED_PORTS)
         .map(|(IdleFamily { port, why, .. }, address)| {
             of_port(port, &format!("nothing answers at {address}, since {why}"))
         })
         .collect();
-    if told.is_empty() {
+    if ports.is_empty() {
         return None;
     }
-    let told = told.join("; ");
+    let ports = ports.join("; ");
     if idle.iter().any(|idle| addresses.iter().all(|address| is_idle(&idle.port, address))) {
-        return Some(Finding::new("False", Reason::NoBackends, told));
+        return Some(Finding::new("False", Reason::NoBackends, ports));
     }
-    Some(Finding::new("True", Reason::AddressWithoutBackends, format!("{EVERY_PORT_HAS_A_BACKEND}; but {told}")))
+    Some(Finding::new("True", Reason::AddressWithoutBackends, format!("{EVERY_PORT_HAS_A_BACKEND}; but {ports}")))
 }
 
-/// What is held, whatever the ports are called.
+/// The slots without the names of their ports.
 fn numbered(held: Option<&Held>) -> Option<(u32, BTreeSet<ListenerKey>)> {
     held.map(|held| (held.index, held.slots.iter().map(|slot| slot.key).collect()))
 }
@@ -388,7 +389,8 @@ fn port_status(claim: &ClaimObject, slot: &HeldSlot, open: &BTreeSet<FrontPort>)
     }
 }
 
-/// Where a slot's port leads, as the spec says; where that can't be read, as before.
+/// The target of a slot's port in the spec; if the spec can't be parsed, the one in the
+/// status.
 fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
     let Ok(spec) = &claim.spec else { return slot.target.clone() };
     spec.ports.iter().find(|port| *port.name == *slot.name)?.target()
@@ -405,7 +407,7 @@ fn served_once(claim: &ClaimObject, slots: &[HeldSlot], open: &BTreeSet<FrontPor
     slots.iter().flat_map(|slot| slot.key.front_ports().filter(move |port| once(slot, *port))).collect()
 }
 
-/// Where the ports are reached that have been served: as in a Service's status.
+/// The addresses with the ports that have been served, as in a Service's status.
 fn ingress(addresses: &[Address], served: Vec<FrontPort>) -> Option<LoadBalancerIngress> {
     let ports: Vec<IngressPort> = served
         .into_iter()
@@ -429,19 +431,18 @@ fn summary(claim: &ClaimObject, slots: &[HeldSlot]) -> String {
     text::message(&list(slots, |slot| format!("{}→{}", slot.key, to(slot).unwrap_or_default())))
 }
 
-/// `20417/TCP, 20418/TCP`: all of them, in an order of their own, so that the text
-/// changes if they do, and only then.
+/// `20417/TCP, 20418/TCP`: all of them, sorted, so that the text changes only if they do.
 fn numbers(slots: &[HeldSlot]) -> String {
     let keys: BTreeSet<ListenerKey> = slots.iter().map(|slot| slot.key).collect();
     keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn list(slots: &[HeldSlot], one: impl Fn(&HeldSlot) -> String) -> String {
-    let mut told: Vec<String> = slots.iter().take(LISTED_PORTS).map(one).collect();
+    let mut listed: Vec<String> = slots.iter().take(LISTED_PORTS).map(one).collect();
     if slots.len() > LISTED_PORTS {
-        told.push(format!("and {} more", slots.len() - LISTED_PORTS));
+        listed.push(format!("and {} more", slots.len() - LISTED_PORTS));
     }
-    told.join(", ")
+    listed.join(", ")
 }
 
 /// A condition, with the time of its last transition kept if it did not change.
@@ -469,25 +470,25 @@ pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition>
     conditions::find(conditions, kind.as_str())
 }
 
-/// A condition of a class or of one of its load balancers: true, or false with
-/// its cause.
+/// A condition of a class or of one of its load balancers: true, or false with the
+/// reason and message of a failure.
 #[must_use]
 pub fn class_condition(
     kind: ConditionType,
-    trouble: Option<(Reason, String)>,
+    failure: Option<(Reason, String)>,
     fine: Reason,
     before: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Condition {
-    let finding = match trouble {
+    let finding = match failure {
         None => Finding::new("True", fine, ""),
         Some((reason, message)) => Finding::new("False", reason, message),
     };
     condition(kind, finding, before, generation, now)
 }
 
-/// The key of a port that a class' status says was given back.
+/// The key of a released port in a class' status.
 #[must_use]
 pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
     ListenerKey { port: port.port, protocol: crate::api::claim::protocol(port.protocol) }

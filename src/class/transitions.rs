@@ -1,4 +1,4 @@
-//! Which changes of a status are published as Events, and which are worth a write. Pure.
+//! Which changes of a status are published as Events, and which are written at once. Pure.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::kubernetes::conditions;
 use crate::kubernetes::events::Notice;
 
 /// How long a claim may wait for its load balancer, an address or endpoints before its
-/// status says more than that it waits. In the good case all of them come within this
-/// time, and the status is written twice: with the ports, and once they are served.
+/// status names what it waits for. Normally all of them come within this time, and the
+/// status is written twice: with the ports, and once the claim is ready.
 pub(crate) const PASSING: Duration = Duration::from_secs(5);
 
-/// The Events by which changes of conditions are published. What is `reached` is named
-/// where Ready becomes true.
+/// The Events by which changes of conditions are published. The one for Ready names the
+/// ports and the address, `reached`.
 ///
-/// A claim that opens is one Event, Ready: to be allocated and to be programmed are
-/// steps on the way to it, and published only if they end a failure that was published.
+/// A claim that opens is one Event, Ready. Allocated and Programmed come before it, and
+/// are published only if they end a failure that was published.
 #[must_use]
 pub fn transitions(before: &[Condition], after: &[Condition], reached: Option<&str>) -> Vec<Notice> {
     let mut notices: Vec<Notice> = Vec::new();
     for now in after {
         let then = conditions::find(before, &now.type_);
-        if is_news(then, now) && !notices.iter().any(|notice| notice.reason == now.reason) {
+        if is_published(then, now) && !notices.iter().any(|notice| notice.reason == now.reason) {
             notices.push(notice_of(now, reached));
         }
     }
@@ -37,7 +37,7 @@ pub fn transitions(before: &[Condition], after: &[Condition], reached: Option<&s
 }
 
 /// Whether a change of a condition is published.
-fn is_news(then: Option<&Condition>, now: &Condition) -> bool {
+fn is_published(then: Option<&Condition>, now: &Condition) -> bool {
     if is_pending(now) {
         return false;
     }
@@ -52,12 +52,12 @@ fn is_news(then: Option<&Condition>, now: &Condition) -> bool {
     }
 }
 
-/// Whether nothing is known yet, or what there is passes by itself.
+/// Whether the state is not known yet, or passes by itself.
 fn is_pending(condition: &Condition) -> bool {
     condition.status == "Unknown" || condition.reason == Reason::Pending.as_str()
 }
 
-/// Whether this reason says no more than that a claim is on its way to be ready.
+/// Whether this is the reason of a condition that comes before Ready.
 fn is_step(reason: &str) -> bool {
     [Reason::Allocated, Reason::Programmed].iter().any(|step| step.as_str() == reason)
 }
@@ -72,24 +72,23 @@ fn notice_of(condition: &Condition, reached: Option<&str>) -> Notice {
     }
 }
 
-/// Where the ports of a claim are reached: `20417/TCP→redis at 10.99.0.1`.
+/// The ports of a claim and their address: `20417/TCP→redis at 10.99.0.1`.
 #[must_use]
 pub fn reached(status: &SharedLBStatus) -> Option<String> {
     Some(format!("{} at {}", status.summary.as_ref()?, status.address.as_ref()?))
 }
 
-/// Until when a claim with this status is expected to get ready by itself; `None`: it
-/// is ready, or something keeps it from that.
+/// Until when a claim with this status is expected to become ready by itself; `None`: it
+/// is ready, or needs a change to become so.
 #[must_use]
 pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
     let ready = find(&status.conditions, ConditionType::Ready)?;
     is_pending(ready).then(|| ready.last_transition_time.0.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
 }
 
-/// Until when the second of two statuses is not worth a write after the first. Both
-/// have the same ports, and say that the claim waits for what comes by itself; they
-/// differ only in what that is, and in which of the ports are open by now. `None`: it is
-/// to be written now.
+/// Until when the second of two statuses need not be written after the first. Both have
+/// the same ports, and say that the claim waits for something that comes by itself; they
+/// differ only in what that is, and in which of the ports are open. `None`: write it now.
 #[must_use]
 pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option<Timestamp> {
     let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
@@ -111,7 +110,7 @@ mod tests {
     use crate::load_balancer::outcome::Trouble;
 
     #[test]
-    fn an_address_that_is_overdue_is_told_by_an_event_and_one_that_is_awaited_is_not() {
+    fn an_address_that_is_overdue_is_published_and_one_that_is_awaited_is_not() {
         let claim = claim("web").holds(0, 20001).build();
         let verdict = |no_address: Option<Trouble>| Verdict {
             programmed: Programmed::Served(Served { no_address, ..Served::default() }),
@@ -123,11 +122,11 @@ mod tests {
             Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
         let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
         let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
-        let told = |before: &[Condition], after: &SharedLBStatus| {
+        let published = |before: &[Condition], after: &SharedLBStatus| {
             transitions(before, &after.conditions, None).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
         };
-        assert_eq!(told(&[], &awaited), [""; 0]);
-        assert_eq!(told(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
+        assert_eq!(published(&[], &awaited), [""; 0]);
+        assert_eq!(published(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
         let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
     }
@@ -145,7 +144,7 @@ mod tests {
         assert_eq!(told(&[], &given), []);
         let opened = [Notice::normal("Ready", "20001/TCP→x at 10.0.0.1: every port is served, and has a backend")];
         assert_eq!(told(&given.conditions, &ready), opened);
-        assert_eq!(told(&[], &ready), opened, "what was not seen on its way");
+        assert_eq!(told(&[], &ready), opened, "although it was not seen to be allocated");
 
         let refused = || Trouble { reason: Reason::PortInUse, message: "no".into() };
         let failed = status(&claim, Some("default"), &verdict(Programmed::Failed(refused())), at);
@@ -154,9 +153,9 @@ mod tests {
         let unknown = Served { without_backends: vec![("x".into(), None)], ..Served::default() };
         let unknown = Verdict { programmed: Programmed::Served(unknown), ..served(&claim) };
         let open = status(&claim, Some("default"), &unknown, at);
-        assert_eq!(told(&given.conditions, &open), [], "a step on its way");
+        assert_eq!(told(&given.conditions, &open), [], "Programmed comes before Ready");
         let recovered: Vec<String> = told(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
-        assert_eq!(recovered, ["Programmed"], "a failure that was told is over");
+        assert_eq!(recovered, ["Programmed"], "the end of a failure that was published");
     }
 
     #[test]
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_are_told_and_a_name_or_an_order_that_changes_is_not() {
+    fn other_numbers_are_published_and_a_name_or_an_order_that_changes_is_not() {
         let ports = |ports: &[(&str, u16)]| {
             let ports = ports.iter().map(|(name, port)| serde_json::json!({"name": name, "port": port}));
             claim("web").status(serde_json::json!({"loadBalancerIndex": 0, "ports": ports.collect::<Vec<_>>()})).build()

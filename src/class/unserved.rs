@@ -1,5 +1,4 @@
-//! Why a port that is open leads nowhere, or not from every address, in words for
-//! the user.
+//! Why an open port has no backends, or none in an IP family, for the user. Pure.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +14,7 @@ use crate::load_balancer::outcome::{ListenerOutcome, Trouble};
 use crate::load_balancer::usable::usable;
 
 impl Class {
-    /// Why a transport of a slot leads to no backend; `None`: that is not known yet.
+    /// Why a transport of a slot has no backend; `None`: not known yet.
     pub(super) fn why_none(
         &self,
         state: &ClaimState,
@@ -48,7 +47,7 @@ impl Class {
         self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, around)
     }
 
-    /// Why a Service leads to no address of this family.
+    /// Why a Service has no backend of this family.
     pub(super) fn why_none_of(&self, service: &ObjectKey, family: IpFamily, around: &Surroundings<'_>) -> String {
         match self.targets() {
             TargetKind::Pod => around.backends.why_none_of(service, family),
@@ -56,8 +55,7 @@ impl Class {
         }
     }
 
-    /// Why the load balancer can send no traffic to the backends of a slot, or only
-    /// that of one transport, although there are some.
+    /// Why the load balancer cannot use the backends of a slot, or only for one transport.
     fn none_usable(
         &self,
         (service, port): (&ObjectKey, PortRef),
@@ -90,8 +88,8 @@ impl Class {
     }
 }
 
-/// What to say of TCP and UDP of one listener, where both would have to lead to the
-/// same backends, and these are those of each.
+/// The message for a listener of TCP and UDP that needs the same backends for both, and
+/// has these.
 fn lead_apart(class: &str, backends: &BTreeSet<Backend>) -> String {
     let numbers = |transport| {
         let of = backends.iter().filter(|backend| backend.takes(transport));
@@ -106,7 +104,7 @@ fn lead_apart(class: &str, backends: &BTreeSet<Backend>) -> String {
         (apart, "give both the same numeric targetPort")
     };
     format!(
-        "only its TCP gets traffic: {apart}, and a load balancer of class {class} has one listener for a port number, with one set of targets: {way_out}, or use a class whose load balancers lead TCP and UDP apart"
+        "only its TCP gets traffic: {apart}, and a load balancer of class {class} has one listener for a port number, with one set of targets: {way_out}, or use a class whose load balancers have a listener for each"
     )
 }
 
@@ -135,14 +133,14 @@ mod tests {
             lead_apart("nlb", &backends(&[(1, 5353), (2, 5353)], &[(1, 5354), (2, 5355)])),
             "only its TCP gets traffic: its TCP leads to port 5353 of the pods and its UDP to port 5354 and 5355, \
              and a load balancer of class nlb has one listener for a port number, with one set of targets: \
-             give both the same numeric targetPort, or use a class whose load balancers lead TCP and UDP apart"
+             give both the same numeric targetPort, or use a class whose load balancers have a listener for each"
         );
     }
 
     #[test]
-    fn pods_that_differ_are_not_told_as_ports_that_differ() {
-        let told = lead_apart("nlb", &backends(&[(1, 53)], &[(2, 53)]));
-        assert!(told.contains("its TCP and its UDP lead to different pods"), "{told}");
-        assert!(told.contains("let the same pods take both"), "{told}");
+    fn pods_that_differ_are_not_reported_as_ports_that_differ() {
+        let message = lead_apart("nlb", &backends(&[(1, 53)], &[(2, 53)]));
+        assert!(message.contains("its TCP and its UDP lead to different pods"), "{message}");
+        assert!(message.contains("let the same pods take both"), "{message}");
     }
 }

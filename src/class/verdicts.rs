@@ -1,4 +1,4 @@
-//! What each claim is told.
+//! The verdict on each claim. Pure.
 
 use std::sync::Arc;
 
@@ -15,8 +15,7 @@ use crate::load_balancer::outcome::{ListenerOutcome, Outcome};
 use crate::process::tasks;
 
 impl Class {
-    /// What became of a claim, from what it was given and what its load balancer
-    /// makes of it.
+    /// The verdict on a claim, from its assignment and the outcome of its load balancer.
     pub(super) fn verdict(&self, state: &ClaimState, got: &Assignment, around: &Surroundings<'_>) -> Verdict {
         tasks::at("SharedLB", &state.claim.meta.key);
         let outcome = got.granted.as_ref().and_then(|held| self.outcomes.get(&held.index));
@@ -49,19 +48,15 @@ impl Class {
         }
         let (port, refusal) = got.refused.first()?;
         if let (Some(Reason::NotPermitted), Some(suspended)) = (refusal.reason(), self.suspended.clone()) {
-            // Which object's status it is, is not for the authors of claims to know.
-            let secret = || {
-                format!(
-                    "nothing new is given in class {name} until its admin has corrected what its conditions tell of"
-                )
-            };
+            // Authors of claims may not know which object it is.
+            let secret = || format!("class {name} gives no new ports until an admin corrects what its conditions report");
             let message = if suspended.reason.is_some() { suspended.message } else { secret() };
             return Some(Obstacle { message, ..suspended });
         }
         Some(Obstacle { reason: refusal.reason(), message: refused_ports(got, port, &refusal.message(name)) })
     }
 
-    /// Why the Service that the claim names does not do.
+    /// Why the Service that the claim names cannot be used.
     fn unfit_service(&self, claim: &ClaimObject, around: &Surroundings<'_>) -> Option<String> {
         let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
         let service = around.backends.service(claim.target.service.as_ref()?)?;
@@ -72,8 +67,8 @@ impl Class {
         (to_nodes && !service.has_selector).then(|| companion::no_selector(named))
     }
 
-    /// Whether a claim insists on another address than that of its load balancer,
-    /// since one of the two was changed.
+    /// Why a claim whose spec has another address than its load balancer stays where it
+    /// is.
     fn elsewhere(&self, claim: &ClaimObject, got: &Assignment) -> Option<String> {
         let (asked, held) = (claim.request.address.as_ref()?, got.granted.as_ref()?);
         let heard = self.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
@@ -87,7 +82,7 @@ impl Class {
         ))
     }
 
-    /// What the load balancer makes of the slots of a claim.
+    /// The state of a claim's slots on its load balancer.
     fn programmed(
         &self,
         state: &ClaimState,
@@ -105,8 +100,8 @@ impl Class {
     }
 }
 
-/// Why ports were refused, and how many: not where it is the claim as a whole that
-/// cannot be had.
+/// The message for refused ports: the refusal of the first one, and how many more there
+/// are. A claim that is refused as a whole has no such number.
 fn refused_ports(got: &Assignment, port: &str, message: &str) -> String {
     let as_a_whole = got.granted.is_none() && got.refused.windows(2).all(|two| two[0].1 == two[1].1);
     let others = match got.refused.len() - 1 {
@@ -126,7 +121,7 @@ mod tests {
     use crate::allocation::Refusal;
 
     #[test]
-    fn other_ports_are_counted_only_where_it_is_not_the_claim_as_a_whole_that_cannot_be_had() {
+    fn other_ports_are_counted_unless_the_claim_is_refused_as_a_whole() {
         let refused = |indices: [u32; 2]| {
             let refused = ["a", "b"].into_iter().zip(indices);
             let refused = refused.map(|(port, index)| (port.into(), Refusal::Unobserved { index })).collect();

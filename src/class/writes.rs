@@ -24,7 +24,7 @@ use crate::kubernetes::ObjectMeta;
 pub(super) use crate::kubernetes::writes::WriteError;
 use crate::process::metrics::{Metrics, counted};
 
-/// Writes to the Kubernetes API, and counts.
+/// Writes to the Kubernetes API, and counts the writes.
 #[derive(Clone)]
 pub(super) struct Writer {
     client: Client,
@@ -61,9 +61,9 @@ impl Writer {
         Ok(ClassObject::parse(&self.count("SharedLBClass", "status", written).await?))
     }
 
-    /// Replaces a status as a whole. (A server-side apply would leave in the
-    /// lists what somebody else once put there, so that a status that was
-    /// tampered with could never be set right.)
+    /// Replaces the whole status. (A server-side apply would keep entries of lists that
+    /// another client added, so that a status that was tampered with could never be
+    /// corrected.)
     async fn status(
         &self,
         api: &Api<DynamicObject>,
@@ -94,23 +94,23 @@ impl Writer {
         })
     }
 
-    /// Puts our finalizer on a claim, or takes it off.
+    /// Adds our finalizer to a claim, or removes it.
     pub(super) async fn claim_finalizer(&self, claim: &ObjectMeta, wanted: bool) -> Result<ClaimObject, WriteError> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &claim.key.namespace, &self.claims);
         let written = self.finalizer(&api, claim, CLAIM_FINALIZER, wanted);
         Ok(ClaimObject::parse(&self.count("SharedLB", "finalizer", written).await?))
     }
 
-    /// Puts our finalizer on a class, or takes it off.
+    /// Adds our finalizer to a class, or removes it.
     pub(super) async fn class_finalizer(&self, class: &ObjectMeta, wanted: bool) -> Result<ClassObject, WriteError> {
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &self.classes);
         let written = self.finalizer(&api, class, CLASS_FINALIZER, wanted);
         Ok(ClassObject::parse(&self.count("SharedLBClass", "finalizer", written).await?))
     }
 
-    /// The whole list, as it was read, with or without ours. (A server-side
-    /// apply could not remove one that a restored backup brought along, since
-    /// that has another owner.)
+    /// Writes the whole list as it was read, with or without ours. (A server-side apply
+    /// could not remove one that was restored from a backup, since that has another field
+    /// manager.)
     async fn finalizer(
         &self,
         api: &Api<DynamicObject>,
@@ -127,7 +127,7 @@ impl Writer {
         Ok(api.patch(&meta.key.name, &params, &Patch::Merge(patch)).await?)
     }
 
-    /// Creates the Service of a claim.
+    /// Creates the companion Service of a claim.
     pub(super) async fn create_service(&self, service: &Service) -> Result<ServiceObject, WriteError> {
         let api = self.services(service.metadata.namespace.as_deref());
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -135,7 +135,7 @@ impl Writer {
         Ok(ServiceObject::parse(&self.count("Service", "create", written).await?))
     }
 
-    /// Sets a Service of a claim right: ours, as `found` is.
+    /// Corrects the companion Service of a claim, which is there as `found`.
     pub(super) async fn correct_service(
         &self,
         found: &ObjectMeta,
@@ -146,7 +146,7 @@ impl Writer {
         let patch = json!([
             {"op": "replace", "path": "/metadata/uid", "value": &*found.uid},
             {"op": "replace", "path": "/metadata/resourceVersion", "value": found.version.to_string()},
-            // Whoever made it an ExternalName took the rest of this away.
+            // A Service that was changed to ExternalName has lost the fields below.
             {"op": "add", "path": "/spec/type", "value": spec.type_.as_deref().unwrap_or("ClusterIP")},
             {"op": "add", "path": "/spec/clusterIP", "value": spec.cluster_ip},
             {"op": "add", "path": "/spec/ipFamilyPolicy", "value": spec.ip_family_policy},
@@ -158,7 +158,7 @@ impl Writer {
         Ok(ServiceObject::parse(&self.count("Service", "patch", written).await?))
     }
 
-    /// Deletes the Service of a claim that no longer needs it.
+    /// Deletes the companion Service of a claim that no longer needs one.
     pub(super) async fn delete_service(&self, found: &ObjectMeta) -> Result<(), WriteError> {
         let api = self.services(Some(&found.key.namespace));
         let preconditions = Preconditions { uid: Some(found.uid.to_string()), resource_version: None };

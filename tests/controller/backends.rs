@@ -233,7 +233,7 @@ async fn no_adoption(world: Arc<World>) -> anyhow::Result<()> {
     let name = headless(&site, "web").await?.name_any();
     let taken = json!({"metadata": {"ownerReferences": null}, "spec": {"selector": {"app": "theirs"}}});
     let theirs = services(&site).patch(&name, &PatchParams::default(), &Patch::Merge(taken)).await?;
-    site.without_backends("web", &[&name, "not ours"]).await?;
+    site.without_backends("web", &[&name, "does not belong to this SharedLB"]).await?;
     let now = services(&site).get(&name).await?;
     ensure!(now.resource_version() == theirs.resource_version(), "it was changed: {now:?}");
     site.undisturbed(&neighbour).await?;

@@ -169,7 +169,7 @@ async fn own_service_replaced(world: Arc<World>) -> anyhow::Result<()> {
         Ok(tenant.service(&name, spec).await.is_ok().then_some(()))
     })
     .await?;
-    tenant.site.without_backends("web", &[&name, "is not ours"]).await?;
+    tenant.site.without_backends("web", &[&name, "does not belong to this SharedLB"]).await?;
     let found = services.get(&name).await?;
     ensure!(found.owner_references().is_empty() && found.labels().is_empty(), "it was taken over: {found:?}");
     nothing_at_the_victims(&tenant).await

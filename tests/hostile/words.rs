@@ -46,7 +46,7 @@ async fn not_taken(world: Arc<World>) -> anyhow::Result<()> {
     // This one is not taken where it would be put to use.
     let label = json!({"spec": {"selector": {FORGED: "web"}}});
     tenant.forged("web", json!({"targetPort": 1}), label).await?;
-    tenant.site.without_backends("web", &["its own Service could not be written"]).await?;
+    tenant.site.without_backends("web", &["its companion Service could not be written"]).await?;
     said_nothing_odd(&world, &tenant).await
 }
 
