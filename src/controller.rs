@@ -1,4 +1,4 @@
-//! Puts the parts together: leadership, watches, the class loop, the web pages.
+//! The wiring: leadership, watches, the class loop, sources and the web pages.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,44 +26,43 @@ use crate::provider;
 use crate::sources;
 use crate::watches::watch_all;
 
-/// How long to wait between two tries to reach the API server at the start.
+/// How long to wait between two attempts to reach the API server at start.
 const START_RETRY: Duration = Duration::from_secs(2);
 
-/// What the controller is given at its start.
+/// The options of the controller.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the web pages are served
+    /// The address of the web pages
     pub listen: SocketAddr,
-    /// Where the API server is; `None`: from `KUBECONFIG`, the home folder, or
-    /// the cluster that this process runs in
+    /// The kubeconfig of the API server; `None`: that of `KUBECONFIG`, of the home folder,
+    /// or of the cluster that this process runs in
     pub kubeconfig: Option<PathBuf>,
-    /// What tells this cluster's objects from another's; `None`: the uid of the
-    /// namespace kube-system
+    /// The id of this cluster, in the names and tags of everything that is created; `None`:
+    /// the uid of the namespace kube-system
     pub cluster_id: Option<String>,
-    /// How often a load balancer is looked at although nothing is known to have
-    /// changed
+    /// How often a load balancer is observed although no change is known
     pub resync: Duration,
-    /// How many calls to AWS may be made, as a part of the rates that it documents
+    /// The rate of calls to AWS, as a fraction of the documented rates
     pub aws_call_rate: f64,
-    /// Which other kinds of objects claims are kept for
+    /// The sources
     pub sources: sources::Options,
-    /// The lease that says who acts; `None`: this process is alone
+    /// The lease for leader election; `None`: there is only one replica
     pub lease: Option<leader::Options>,
 }
 
-/// Runs until `stop` is done: stands by until it is the leader, and then acts. If
-/// it is the leader no longer, the process ends with the status [`leader::LOST`].
+/// Runs until `stop` completes: stands by until this process is the leader, and then acts. A
+/// process that loses its leadership ends with the status [`leader::LOST`].
 ///
 /// # Errors
-/// When it cannot start: no kubeconfig, or the port of the web pages is taken.
-/// An API server that can't be reached is waited for.
+/// When it cannot start: there is no kubeconfig, or the port of the web pages is in use. If
+/// the API server cannot be reached, it waits.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let config = config(options.kubeconfig.as_deref()).await?;
     let (metrics, readiness) = (Arc::new(Metrics::default()), Arc::new(Readiness::default()));
     let tasks = Arc::new(Tasks::default());
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
-        .with_context(|| format!("{} can't be listened on: choose another address with --listen", options.listen))?;
+        .with_context(|| format!("cannot listen on {}: choose another address with --listen", options.listen))?;
     info!(address = %options.listen, "serving /healthz, /readyz and /metrics");
     let router = health::router(metrics.clone(), readiness.clone(), tasks.clone());
     let pages = tokio::spawn(axum::serve(listener, router).into_future());
@@ -74,14 +73,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
     }
 }
 
-/// What the web pages of this process report.
+/// The state that the web pages of this process report.
 pub(crate) struct Process {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) tasks: Arc<Tasks>,
 }
 
-/// Waits until this process is the leader, and acts until `stop` is done.
+/// Waits until this process is the leader, and acts until `stop` completes.
 async fn lead(
     config: Config,
     options: Options,
@@ -91,7 +90,7 @@ async fn lead(
     let stop = stop.map(|()| info!("stopping: load balancers stay as they are")).shared();
     let mut leader = None;
     if let Some(lease) = options.lease.clone() {
-        // Renewals have connections of their own, so that nothing is before them.
+        // Renewals have connections of their own, so that they wait for no other request.
         let candidate = Candidate::new(Client::try_from(config.clone())?, lease);
         leader = tokio::select! {
             leader = candidate.elected(process.readiness.part()) => Some(leader),
@@ -110,14 +109,14 @@ async fn lead(
         adapt: Box::new(|provider| provider),
     };
     tokio::select! {
-        // In this order, so that it is not ready between the one and the other.
+        // In this order, so that the process is not ready between standing by and acting.
         biased;
         result = work(environment, options, process) => result,
         result = keep(leader, stop) => Ok(result?),
     }
 }
 
-/// Keeps the lease, if there is one, until `stop` is done.
+/// Keeps the lease, if there is one, until `stop` completes.
 async fn keep(leader: Option<Leader>, stop: impl Future<Output = ()>) -> std::io::Result<()> {
     let Some(leader) = leader else {
         stop.await;
@@ -126,7 +125,7 @@ async fn keep(leader: Option<Leader>, stop: impl Future<Output = ()>) -> std::io
     leader.keep(stop).await
 }
 
-/// How to reach the API server.
+/// The configuration of the client of the API server.
 pub(crate) async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Config> {
     let config = match kubeconfig {
         Some(path) => {
@@ -139,31 +138,31 @@ pub(crate) async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Resu
     Ok(config)
 }
 
-/// What the controller acts on.
+/// The environment of the controller, which a dry run replaces.
 pub(crate) struct Environment {
     pub(crate) clients: Clients,
-    /// What the LB loops' changes must pass
+    /// The fence for changes of the LB loops
     pub(crate) fence: Fence,
-    /// What a provider's calls that change a cloud must pass
+    /// The fence for each call of a provider that changes something
     pub(crate) provider_fence: Fence,
-    /// How long a load balancer may be without an address until that is reported;
-    /// `None`: for ever
+    /// How long a load balancer may have no address before that is reported as a failure;
+    /// `None`: without limit
     pub(crate) address_within: Option<Duration>,
-    /// What is made of every provider before it is used
+    /// Wraps every provider before it is used
     pub(crate) adapt: Adapt,
 }
 
-/// What makes another provider of a provider.
+/// Wraps a provider.
 pub(crate) type Adapt = Box<dyn Fn(Box<dyn Provider>) -> Box<dyn Provider> + Send + Sync>;
 
-/// The clients of the API server. Each has a limit of requests of its own, so that
-/// neither load balancers nor Events wait behind the writes of thousands of claims.
+/// The clients of the API server. Each has its own limit of requests, so that neither load
+/// balancers nor Events wait for the writes of thousands of claims.
 pub(crate) struct Clients {
-    /// Of the watches, the class loop and the sources
+    /// For the watches, the class loop and the sources
     objects: Client,
-    /// Of providers whose load balancers are objects of the cluster
+    /// For providers whose load balancers are objects of the cluster
     providers: Client,
-    /// Of the writer of Events
+    /// For the writer of Events
     events: Client,
 }
 
@@ -204,8 +203,8 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
         tasks: names.clone(),
         fence,
     });
-    let watches = watch_all(client, backends, metrics, sources.listeners, move |told| inbox.tell(told));
-    // Each on a task of its own; if one ends, the process does.
+    let watches = watch_all(client, backends, metrics, sources.handlers, move |event| inbox.send(event));
+    // Each is a task of its own; if one ends, the process ends.
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(names.named("the class loop".to_owned(), class_loop.run()));
     tasks.spawn(names.named("the watches".to_owned(), watches));
@@ -219,8 +218,8 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     }
 }
 
-/// The uid of the namespace kube-system, which stands for the cluster. Waits for
-/// an API server that can't be reached yet.
+/// The uid of the namespace kube-system, as the id of the cluster. Waits if the API server
+/// cannot be reached yet.
 async fn kube_system_uid(client: &Client) -> String {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     loop {

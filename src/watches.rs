@@ -1,4 +1,4 @@
-//! What is known of the cluster: watches, and the caches that they fill.
+//! The watches of the controller, and the events that they pass on.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::nodes::NodeObject;
-use crate::backends::{Backends, EndpointNews, ServiceObject, SliceObject};
+use crate::backends::{Backends, EndpointChanges, ServiceObject, SliceObject};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cached, Changed};
@@ -30,11 +30,11 @@ impl Cached for ClaimObject {
     }
 }
 
-/// What matters of a Namespace.
+/// The parts of a Namespace that classes depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamespaceObject {
     meta: ObjectMeta,
-    /// By which classes choose it
+    /// Its labels, by which classes select it
     pub labels: BTreeMap<String, String>,
 }
 
@@ -50,58 +50,58 @@ impl Cached for NamespaceObject {
     }
 }
 
-/// What a watch tells the class loop.
+/// A watch event for the class loop.
 #[derive(Debug)]
-pub enum Told {
+pub enum ClusterEvent {
     /// Of claims
     Claim(Event<ClaimObject>),
     /// Of classes
     Class(Event<ClassObject>),
     /// Of namespaces
     Namespace(Event<NamespaceObject>),
-    /// Of Services; the cache of these is in [`Backends`]
+    /// Of Services, which [`Backends`] caches
     Services(Vec<Changed<ServiceObject>>),
-    /// Of EndpointSlices and nodes; the caches of these are in [`Backends`] too
-    Endpoints(EndpointNews),
+    /// Of EndpointSlices and nodes, which [`Backends`] caches
+    Endpoints(EndpointChanges),
 }
 
-/// Who listens to something.
+/// Handles events of one kind.
 pub type EventHandler<T> = Box<dyn Fn(&T) + Send + Sync>;
 
-/// Who listens to the watches besides the class loop: the sources.
+/// The handlers of watch events of the sources.
 #[derive(Default)]
 pub struct EventHandlers {
-    /// To claims
+    /// Of claims
     pub claims: Vec<EventHandler<Event<DynamicObject>>>,
-    /// To Services
+    /// Of Services
     pub services: Vec<EventHandler<Event<Service>>>,
-    /// To changes of Services that [`Backends`] has taken in already
+    /// Of changes of Services that [`Backends`] has cached
     pub changed_services: Vec<EventHandler<[Changed<ServiceObject>]>>,
 }
 
-/// Watches all that matters, for ever, and tells it.
+/// Runs all watches for ever, and passes their events on.
 pub async fn watch_all(
     client: Client,
     backends: Arc<Backends>,
     metrics: Arc<Metrics>,
-    listeners: EventHandlers,
-    tell: impl Fn(Told) + Clone + Send + 'static,
+    handlers: EventHandlers,
+    report: impl Fn(ClusterEvent) + Clone + Send + 'static,
 ) {
-    let EventHandlers { claims: of_claims, services: of_services, changed_services } = listeners;
+    let EventHandlers { claims: of_claims, services: of_services, changed_services } = handlers;
     let all = watcher::Config::default();
-    // What we write for load balancers is nobody's backend.
+    // EndpointSlices of load balancers are no backends.
     let slices = watcher::Config::default().labels(&format!("!{LOAD_BALANCER_LABEL}"));
     let claims: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<SharedLB>(&()));
     let classes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<SharedLBClass>(&()));
-    let (told_claim, told_class, told_namespace, told_service) =
-        (tell.clone(), tell.clone(), tell.clone(), tell.clone());
+    let (on_claim, on_class, on_namespace, on_service) =
+        (report.clone(), report.clone(), report.clone(), report.clone());
     let (services, nodes) = (backends.clone(), backends.clone());
-    let told_nodes = tell.clone();
+    let on_nodes = report.clone();
     let all_nodes = Api::<Node>::all(client.clone());
     let of_nodes = watch_one("Node", all_nodes, all.clone(), &metrics, move |event| {
-        let news = nodes.watched_node(map(event, |object| NodeObject::parse(&object)));
-        if news != EndpointNews::default() {
-            told_nodes(Told::Endpoints(news));
+        let changes = nodes.watched_node(map(event, |object| NodeObject::parse(&object)));
+        if changes != EndpointChanges::default() {
+            on_nodes(ClusterEvent::Endpoints(changes));
         }
     });
     let needed = backends.clone();
@@ -111,33 +111,33 @@ pub async fn watch_all(
             of_nodes.await;
         },
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
-            of_claims.iter().for_each(|listener| listener(&event));
+            of_claims.iter().for_each(|handle| handle(&event));
             let parse = |object: DynamicObject| {
                 tasks::at("SharedLB", &key_of(&object));
                 ClaimObject::parse(&object)
             };
-            told_claim(Told::Claim(map(event, parse)));
+            on_claim(ClusterEvent::Claim(map(event, parse)));
         }),
         watch_one("SharedLBClass", classes, all.clone(), &metrics, move |event| {
-            told_class(Told::Class(map(event, |object| ClassObject::parse(&object))));
+            on_class(ClusterEvent::Class(map(event, |object| ClassObject::parse(&object))));
         }),
         watch_one("Namespace", Api::<Namespace>::all(client.clone()), all.clone(), &metrics, move |event| {
-            told_namespace(Told::Namespace(map(event, |object| NamespaceObject::parse(&object))));
+            on_namespace(ClusterEvent::Namespace(map(event, |object| NamespaceObject::parse(&object))));
         }),
         watch_one("Service", Api::<Service>::all(client.clone()), all, &metrics, move |event| {
-            of_services.iter().for_each(|listener| listener(&event));
+            of_services.iter().for_each(|handle| handle(&event));
             let done = matches!(event, Event::InitDone);
             let changes = services.watched_service(map(event, |object| ServiceObject::parse(&object)));
             if done || !changes.is_empty() {
-                changed_services.iter().for_each(|listener| listener(&changes));
-                told_service(Told::Services(changes));
+                changed_services.iter().for_each(|handle| handle(&changes));
+                on_service(ClusterEvent::Services(changes));
             }
         }),
         watch_one("EndpointSlice", Api::<EndpointSlice>::all(client), slices, &metrics, move |event| {
             let done = matches!(event, Event::InitDone);
-            let news = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
-            if done || news != EndpointNews::default() {
-                tell(Told::Endpoints(news));
+            let changes = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
+            if done || changes != EndpointChanges::default() {
+                report(ClusterEvent::Endpoints(changes));
             }
         }),
     );
@@ -161,7 +161,7 @@ where
         if missing(&error) {
             warn!(kind, "its CustomResourceDefinition is not installed: kubectl apply -f crds/");
         } else {
-            warn!(kind, %error, "watch failed, and is begun again");
+            warn!(kind, %error, "watch failed, and is started again");
         }
     })
 }

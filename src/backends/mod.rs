@@ -1,8 +1,8 @@
-//! Services, EndpointSlices and nodes: which backends a claim's port has right now.
+//! Services, EndpointSlices and nodes: the current backends of each port.
 //!
-//! This is the only thing that the class loop and the LB loops share. A change
-//! of endpoints goes from here straight to the LB loops that want to know of
-//! it; the class loop hears of it only if it changes an outcome.
+//! The class loop and the LB loops share only this. A change of endpoints wakes the LB
+//! loops that depend on it directly; the class loop gets an event only if an outcome
+//! changes.
 
 pub mod nodes;
 mod objects;
@@ -32,7 +32,7 @@ use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::cache::{Cache, Changed};
 
-/// Services, EndpointSlices and nodes, and who wants to know of which.
+/// The caches of Services, EndpointSlices and nodes, and the LB loops that depend on them.
 #[derive(Debug, Default)]
 pub struct Backends {
     inner: RwLock<Inner>,
@@ -45,27 +45,27 @@ struct Inner {
     slices: Cache<SliceObject>,
     slices_of: HashMap<ObjectKey, SlicesOf>,
     interested: HashMap<ObjectKey, Vec<Arc<Signal>>>,
-    /// Whether anybody counts the backends of all Services
+    /// Whether changes of the number of endpoints are reported
     counted: bool,
     nodes: Cache<NodeObject>,
 }
 
-/// Where traffic to a port of a Service goes.
+/// The backends of a port of a Service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// The backends
     pub backends: BTreeSet<Backend>,
-    /// Whether a pod takes traffic behind them, of every transport. (Behind a port
-    /// of every node there may be none.)
+    /// Whether each transport has a ready pod behind them. (Behind a port of every node
+    /// there may be none.)
     pub ready: bool,
 }
 
-/// What a change of EndpointSlices or nodes means to those who are not told of every one.
+/// The parts of a change of EndpointSlices or nodes that the class loop needs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct EndpointNews {
-    /// The Services of which now something else is to be said to whom they matter
+pub struct EndpointChanges {
+    /// The Services that got their first EndpointSlice or endpoint, or lost the last one
     pub services: Vec<ObjectKey>,
-    /// Whether somebody counts endpoints, and should count them again
+    /// Whether endpoints are counted and their number may have changed
     pub counts: bool,
 }
 
@@ -85,7 +85,7 @@ impl Backends {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether Services, and EndpointSlices, have been listed.
+    /// Whether Services and EndpointSlices, respectively, have been listed.
     #[must_use]
     pub fn filled(&self) -> (bool, bool) {
         let inner = self.read();
@@ -98,7 +98,7 @@ impl Backends {
         self.read().services.get(key).cloned()
     }
 
-    /// Takes in what the watch of Services told, and returns which changed.
+    /// Takes in an event of the watch of Services, and returns the changes.
     pub fn watched_service(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
         let mut inner = self.write();
         let changes = inner.services.apply_event(event);
@@ -106,8 +106,8 @@ impl Backends {
         changes
     }
 
-    /// Takes in the reply to a write of ours, and returns what it changed. When the
-    /// watch tells of the same version later, that is no change any more.
+    /// Takes in the reply to a write of ours, and returns the change. The watch event with
+    /// the same version is no change then.
     #[must_use]
     pub fn written_service(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
         let mut inner = self.write();
@@ -116,15 +116,15 @@ impl Backends {
         Some(change)
     }
 
-    /// From now on it is told that there are more or fewer endpoints.
+    /// From now on, changes of the number of endpoints are reported.
     pub fn count(&self) {
         self.write().counted = true;
     }
 
-    /// Takes in what the watch of EndpointSlices told.
-    pub fn watched_slice(&self, event: Event<SliceObject>) -> EndpointNews {
+    /// Takes in an event of the watch of EndpointSlices.
+    pub fn watched_slice(&self, event: Event<SliceObject>) -> EndpointChanges {
         let mut inner = self.write();
-        let mut retold = Vec::new();
+        let mut changed = Vec::new();
         let mut counts = false;
         for Changed { old, new } in inner.slices.apply_event(event) {
             let Some(service) = new.as_ref().or(old.as_ref()).map(|slice| slice.service.clone()) else { continue };
@@ -141,29 +141,29 @@ impl Backends {
             counts |= inner.counted;
             let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
             if (before.0 == 0, before.1 == 0) != (now.0 == 0, now.1 == 0) {
-                retold.push(service);
+                changed.push(service);
             }
         }
-        EndpointNews { services: retold, counts }
+        EndpointChanges { services: changed, counts }
     }
 
-    /// From now on nodes are to be watched, too. They are not before: in a large
-    /// cluster there are many, and they change often.
+    /// Has nodes watched from now on. A large cluster has many, and they change often, so
+    /// they are watched only where they are needed.
     pub fn need_nodes(&self) {
         self.nodes_needed.notify_one();
     }
 
-    /// Waits until nodes are to be watched.
+    /// Waits until nodes have to be watched.
     pub async fn nodes_needed(&self) {
         self.nodes_needed.notified().await;
     }
 
-    /// Takes in what the watch of nodes told.
-    pub fn watched_node(&self, event: Event<NodeObject>) -> EndpointNews {
+    /// Takes in an event of the watch of nodes.
+    pub fn watched_node(&self, event: Event<NodeObject>) -> EndpointChanges {
         let mut inner = self.write();
         let listed = matches!(event, Event::InitDone);
         let changes = inner.nodes.apply_event(event);
-        // Nodes tell every few minutes that they are still there.
+        // The kubelet renews the status of its node every few minutes.
         let differs = |change: &Changed<NodeObject>| match (&change.old, &change.new) {
             (Some(old), Some(new)) => !old.is_like(new),
             _ => true,
@@ -172,10 +172,10 @@ impl Backends {
         if changed && inner.nodes.is_filled() {
             inner.signal(&nodes::key());
         }
-        EndpointNews { services: Vec::new(), counts: changed && inner.counted }
+        EndpointChanges { services: Vec::new(), counts: changed && inner.counted }
     }
 
-    /// Whether all is known that traffic depends on which gets to pods in this way.
+    /// Whether the caches that traffic with this reach depends on have filled.
     #[must_use]
     pub fn knows(&self, reach: Reach) -> bool {
         reach.targets == TargetKind::Pod || self.read().nodes.is_filled()
@@ -192,8 +192,8 @@ impl Backends {
         nodes::usable(self.read().nodes.objects().values()).len()
     }
 
-    /// From now on `signal` is told of changes of the services in `now`, and no
-    /// longer of those only in `before`.
+    /// From now on, changes of the Services in `now` wake `signal`, and no longer those of
+    /// the Services only in `before`.
     pub fn interest(&self, before: &BTreeSet<ObjectKey>, now: &BTreeSet<ObjectKey>, signal: &Arc<Signal>) {
         let mut inner = self.write();
         for service in before.difference(now) {
@@ -209,29 +209,28 @@ impl Backends {
         }
     }
 
-    /// Whether Kubernetes has listed the pods of this Service. It has not just after
-    /// the Service was made, and then makes an EndpointSlice even for a selector that
-    /// matches nothing.
+    /// Whether Kubernetes has listed the pods of this Service. It does so a moment after
+    /// the Service is created, and creates an EndpointSlice even for a selector that matches
+    /// no pod.
     #[must_use]
     pub fn has_listed(&self, service: &ObjectKey) -> bool {
         self.read().slices_of.contains_key(service)
     }
 
-    /// Where traffic to this port of this Service goes: its ready endpoints, and
-    /// if there are none, those that still serve while they go away. `count` says
-    /// which endpoints count at all.
+    /// The backends of this port of this Service: its ready endpoints, or if there are none,
+    /// those that still serve while they terminate. `count` selects the endpoints that may
+    /// be backends at all.
     ///
-    /// Each transport of the protocol leads to its own.
+    /// Each transport of the protocol has backends of its own.
     #[must_use]
     pub fn of(&self, service: &ObjectKey, port: &PortRef, protocol: Protocol, count: Endpoints) -> BTreeSet<Backend> {
         let inner = self.read();
         Backend::by_transport(protocol, |transport| inner.of(service, port, transport, count))
     }
 
-    /// Where traffic to this port of this Service goes if it gets to pods in this
-    /// way: to pods as [`Backends::of`] has it, or to all nodes that get traffic,
-    /// whether a pod is ready or not. So no node is exchanged when the last pod
-    /// goes and the next one comes.
+    /// The backends of this port of this Service with this reach: pods, as in
+    /// [`Backends::of`], or all nodes that get traffic, whether a pod is ready or not. So
+    /// nodes are neither removed nor added when the last pod goes and the next one comes.
     #[must_use]
     pub fn reached(&self, service: &ObjectKey, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
         let pods = self.of(service, port, protocol, reach.endpoints);
@@ -242,8 +241,8 @@ impl Backends {
         }
     }
 
-    /// Why a transport of a port of this Service leads to no backend, in words for
-    /// the user; `None`: each leads to one, or it is not known yet whether it does.
+    /// Why a transport of a port of this Service has no backend, for the user; `None`: each
+    /// has one, or it is not known yet.
     #[must_use]
     pub fn why_none(
         &self,
@@ -282,8 +281,7 @@ impl Backends {
         why::no_port(found, &all, &unserved)
     }
 
-    /// Why this Service, which leads to backends, leads to none of this IP family, in
-    /// words for the user.
+    /// Why this Service, which has backends, has none of this IP family, for the user.
     #[must_use]
     pub fn why_none_of(&self, service: &ObjectKey, family: IpFamily) -> String {
         match self.read().services.get(service) {
@@ -316,7 +314,7 @@ impl Inner {
         self.slices_of.get(service).into_iter().flat_map(|known| known.slices.iter().map(Arc::as_ref))
     }
 
-    /// The endpoints of a Service that count, each with its slice.
+    /// The endpoints of a Service that may be backends, each with its slice.
     fn endpoints_of<'a>(
         &'a self,
         service: &'a ServiceObject,
@@ -329,7 +327,7 @@ impl Inner {
         })
     }
 
-    /// The nodes, at the port that this port of the Service has on each of them.
+    /// The nodes, with the node port of this port of the Service.
     fn nodes_of(&self, service: &ObjectKey, port: &PortRef, transport: Transport) -> BTreeSet<Backend> {
         let Some(found) = self.services.get(service) else { return BTreeSet::new() };
         let found = found.ports.iter().find(|each| each.is(port, transport));
@@ -383,15 +381,15 @@ impl Inner {
     }
 }
 
-/// The transports of this protocol that lead to any of these backends.
+/// The transports of this protocol that one of these backends takes.
 pub fn transports_with_backends(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
     let transports = protocol.transports().iter().copied();
     transports.filter(|transport| backends.iter().any(|backend| backend.takes(*transport)))
 }
 
-/// The number that an EndpointSlice has under the former name of a port of its Service:
-/// the only name in the slice that no port of the Service has now, and that leads to
-/// the target of the port. A renamed Service is known before its EndpointSlices are.
+/// The number of a renamed port in an EndpointSlice that still has the former name: the
+/// only name in the slice that no port of the Service has now, with the target of the port.
+/// The renamed port of a Service is known before its EndpointSlices are.
 fn of_former_name(service: &ServiceObject, port: &ServicePort, slice: &SliceObject) -> Option<NonZeroU16> {
     let is_known =
         |name: &Arc<str>| service.ports.iter().any(|known| known.name == *name && known.transport == port.transport);

@@ -9,33 +9,33 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::kubernetes::cache::Cached;
 
-/// The label that keeps a node from getting traffic of load balancers, unless its
-/// value means false (as Kubernetes' own service controller reads it).
+/// The label that excludes a node from load balancers, unless its value means false (as in
+/// Kubernetes' own service controller).
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
-/// What Go's `strconv.ParseBool` takes for false.
+/// The values that Go's `strconv.ParseBool` takes for false.
 const FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
 
 /// The taint of a node that the cluster autoscaler is about to remove.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// The key under which interest in nodes is registered: that of no Service, since
-/// those have a namespace.
+/// The key of an LB loop's interest in nodes. No Service has it, since those have a
+/// namespace.
 #[must_use]
 pub fn key() -> ObjectKey {
     ObjectKey::cluster_scoped("nodes")
 }
 
-/// What matters of a Node.
+/// The parts of a Node that backends depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeObject {
     meta: ObjectMeta,
     pub(super) node: UsableNode,
-    /// Whether traffic may go there at all
+    /// Whether load balancers may send traffic to it
     usable: bool,
     ready: bool,
 }
 
-/// A node as a backend sees it.
+/// A node as a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UsableNode {
     pub(super) name: Arc<str>,
@@ -66,7 +66,7 @@ impl NodeObject {
         }
     }
 
-    /// Whether it is as good as the other one.
+    /// Whether it is the same backend as the other one.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         (&self.node, self.usable, self.ready) == (&other.node, other.usable, other.ready)
     }
@@ -78,8 +78,8 @@ impl Cached for NodeObject {
     }
 }
 
-/// The nodes that get traffic: those that may, and are ready. If none is, all
-/// that may, since it is more likely that who tells is in trouble than they.
+/// The nodes that get traffic: those that may, and are ready. If none is ready, all that
+/// may: it is more likely that the node controller or the API server fails than all nodes.
 pub(super) fn usable<'a>(nodes: impl Iterator<Item = &'a Arc<NodeObject>>) -> Vec<&'a UsableNode> {
     let may: Vec<&Arc<NodeObject>> = nodes.filter(|node| node.usable).collect();
     let any_ready = may.iter().any(|node| node.ready);

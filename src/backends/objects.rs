@@ -16,50 +16,50 @@ use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 use crate::kubernetes::names::{SERVICE_NAME_LABEL, SLICE_MANAGED_BY_LABEL};
 
-/// The label by which an EndpointSlice says who writes it, and Kubernetes' own
-/// controller, which makes endpoints of the pods that a selector finds.
+/// The label for the writer of an EndpointSlice, with the value of Kubernetes' own
+/// controller, which writes the endpoints of pods that a selector matches.
 pub(super) const SLICE_MANAGED_BY: (&str, &str) = (SLICE_MANAGED_BY_LABEL, "endpointslice-controller.k8s.io");
 
-/// What matters of a Service.
+/// The parts of a Service that backends and claims depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceObject {
     /// Its metadata
     pub meta: ObjectMeta,
     /// Its ports
     pub ports: Vec<ServicePort>,
-    /// Whether it is only a name for a host elsewhere, and so has no endpoints
+    /// Whether it is of type ExternalName, and so has no endpoints
     pub external_name: bool,
-    /// Whether Kubernetes finds its pods, by a selector
+    /// Whether it has a selector, by which Kubernetes finds its pods
     pub has_selector: bool,
-    /// The name and uid of the claim that owns it, if it is one of ours
+    /// The name and uid of the claim that owns it, if it is a companion Service
     pub owner: Option<(Arc<str>, Arc<str>)>,
     /// Its selector
     pub selector: Vec<(String, String)>,
-    /// How it can be reached
+    /// Its kind
     pub kind: ServiceKind,
     /// The IP families of its endpoints; none: not known
     pub families: Vec<IpFamily>,
 }
 
-/// How a Service can be reached, as far as it matters here.
+/// The kinds of Services that companion Services can have, and all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// It has no address: only its endpoints do.
+    /// Without an address of its own.
     Headless,
-    /// By a port of every node.
+    /// With a port on every node.
     NodePort,
-    /// In another way.
+    /// Any other.
     Other,
 }
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServicePort {
-    /// Its name; empty where there is just one
+    /// Its name; may be empty if it is the only port
     pub name: Arc<str>,
     /// Its number
     pub number: i32,
-    /// TCP or UDP; `None` for what is neither
+    /// TCP or UDP; `None`: another protocol
     pub transport: Option<Transport>,
     /// The port of the pods
     pub target: IntOrString,
@@ -124,14 +124,14 @@ impl Cached for ServiceObject {
     }
 }
 
-/// What matters of an EndpointSlice.
+/// The parts of an EndpointSlice that backends depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SliceObject {
     pub(super) meta: ObjectMeta,
     pub(super) service: ObjectKey,
-    /// Whether it says that Kubernetes' own controller writes it. Somebody else
-    /// may say so too; but where the Service has a selector, that controller at
-    /// once corrects what says so and is not as it would write it.
+    /// Whether its label names Kubernetes' own controller as its writer. Any client may set
+    /// the label; but if the Service has a selector, that controller corrects every slice
+    /// with the label at once.
     pub(super) by_kubernetes: bool,
     pub(super) ports: Vec<(Arc<str>, Transport, NonZeroU16)>,
     pub(super) endpoints: Vec<EndpointObject>,
@@ -141,9 +141,9 @@ pub struct SliceObject {
 pub(super) struct EndpointObject {
     pub(super) address: IpAddr,
     pub(super) ready: bool,
-    /// Not ready, but still answering while it goes away
+    /// Still serving while it terminates
     pub(super) serving_while_terminating: bool,
-    /// The pod that it is, if it is one of its own namespace
+    /// Its pod, if that is in the namespace of the slice
     pub(super) pod: Option<Arc<str>>,
     pub(super) node: Option<Arc<str>>,
 }
@@ -184,7 +184,7 @@ impl EndpointObject {
             target.kind.as_deref() == Some("Pod") && target.namespace.as_deref().or(namespace) == namespace
         });
         Some(Self {
-            // All addresses of an endpoint mean the same one: only the first is used.
+            // All addresses of an endpoint are of the same pod. kube-proxy uses only the first.
             address: endpoint.addresses.first()?.parse().ok().filter(may_be_elsewhere)?,
             ready,
             serving_while_terminating: serving && terminating,
@@ -200,9 +200,9 @@ impl Cached for SliceObject {
     }
 }
 
-/// Whether it can be the address of somebody else than of whoever sends there:
-/// neither loopback, nor link-local (where clouds tell a machine its credentials),
-/// nor of many at once, nor of nobody. The API server refuses most of these.
+/// Whether it can be the address of another machine than the sender's: neither loopback, nor
+/// link-local (where clouds serve a machine's credentials), multicast, broadcast or
+/// unspecified. The API server refuses most of these.
 fn may_be_elsewhere(address: &IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

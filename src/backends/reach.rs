@@ -19,7 +19,7 @@ impl Default for Reach {
 }
 
 impl Reach {
-    /// That of a class with this spec, whose provider can do so much.
+    /// The reach of a class with this spec, whose provider has these capabilities.
     #[must_use]
     pub fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
         let best = if can.pod_targets { TargetKind::Pod } else { TargetKind::Node };

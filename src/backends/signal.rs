@@ -1,4 +1,4 @@
-//! What wakes an LB loop.
+//! Wakes an LB loop.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,12 +23,12 @@ impl Signal {
         self.notify.notify_one();
     }
 
-    /// Waits until it is woken.
+    /// Waits until the loop is woken.
     pub async fn woken(&self) {
         self.notify.notified().await;
     }
 
-    /// The load balancer itself has changed: it is to be observed again.
+    /// Wakes the loop and has the load balancer observed: it has changed.
     pub fn observe_again(&self) {
         self.observe.store(true, Ordering::Release);
         self.notify.notify_one();

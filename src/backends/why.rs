@@ -1,4 +1,4 @@
-//! Why a port of a Service leads to no backends, in words for the user.
+//! Why a port of a Service has no backends, for the user. Pure.
 
 use crate::kubernetes::ObjectKey;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -10,7 +10,7 @@ pub(super) fn no_service(ObjectKey { namespace, name }: &ObjectKey) -> String {
     format!("Service {name} does not exist in namespace {namespace}: create it, or correct serviceName")
 }
 
-/// The Service, which is not our own, lacks this port.
+/// The Service, which is no companion Service, lacks this port.
 pub(super) fn no_service_port(service: &ServiceObject, port: &PortRef, transport: Transport) -> String {
     let name = &service.meta.key.name;
     let other = |candidate: &&ServicePort| matches!(port, PortRef::Name(name) if candidate.name == *name);
@@ -28,9 +28,9 @@ pub(super) fn no_selector(service: &ServiceObject) -> String {
     )
 }
 
-/// It has no endpoints at all. A pod is one also if it is not ready, or lacks the
-/// port; but not before it has an address of the Service's family, nor once it has
-/// run to its end.
+/// The Service has no endpoints at all. A pod is an endpoint even if it is not ready or
+/// lacks the port, but not before it has an address of the Service's family, nor after it
+/// has completed.
 pub(super) fn no_endpoints(service: &ServiceObject, ours: bool) -> String {
     let name = &service.meta.key.name;
     if !service.has_selector {
@@ -44,18 +44,18 @@ pub(super) fn no_endpoints(service: &ServiceObject, ours: bool) -> String {
     format!("no pod matches the selector{of}, or none that does is running and has an {address}")
 }
 
-/// It has endpoints, none of which is ready.
+/// The Service has endpoints, none of which is ready.
 pub(super) fn none_ready(service: &ServiceObject) -> String {
     if service.has_selector { "none of its pods is ready" } else { "none of its endpoints is ready" }.to_owned()
 }
 
-/// It has ready endpoints, but none for these of its ports. `None`: they all should
-/// be, and are about to.
+/// The Service has ready endpoints, but none for these of its ports. `None`: they all
+/// should have one, and are about to.
 pub(super) fn no_port(service: &ServiceObject, all: &[&ServicePort], unserved: &[&ServicePort]) -> Option<String> {
     let missing = |port: &&ServicePort| {
         let transport = port.transport?;
         match &port.target {
-            // Every pod counts as having a port that is given by number.
+            // Kubernetes takes for granted that a pod has a port that is given by number.
             IntOrString::Int(_) if service.has_selector => None,
             IntOrString::Int(_) if port.name.is_empty() => Some(format!("{transport} port")),
             IntOrString::Int(_) => Some(format!("{transport} port {}", port.name)),
@@ -79,11 +79,11 @@ pub(super) fn no_port(service: &ServiceObject, all: &[&ServicePort], unserved: &
     Some(format!("no ready pod has a {missing}: {way_out}"))
 }
 
-/// It leads to no address of this family, but to others.
+/// The Service has backends, but none of this family.
 pub(super) fn no_family(service: &ServiceObject, family: IpFamily) -> String {
     let name = &service.meta.key.name;
     match service.families[..] {
-        // Our own has all that there are in the cluster.
+        // A companion Service has all families of the cluster.
         [only] if only != family && service.owner.is_none() => {
             format!("Service {name} has only {only}: set its spec.ipFamilyPolicy to PreferDualStack")
         }

@@ -1,11 +1,10 @@
-//! Classes: what the claims of one get, and what its load balancers shall be.
+//! Classes: which slots claims get, and which listeners load balancers should have.
 //!
-//! A `Class` is all that is known of one class; `Class::step` says what to do.
-//! It is pure: the class loop takes in what happens, passes it to the class that it
-//! matters to, has that one make steps, and carries out their effects (`executor`).
-//! Nothing is awaited in between, so a slow answer delays no other class, and a slow
-//! cloud no port. The class loop is the only writer of the status of claims and
-//! classes, and talks to nothing but the Kubernetes API.
+//! A `Class` is the state of one class, and `Class::step` returns what to do next. It is
+//! pure: the class loop routes each event to its class, calls `step`, and carries out the
+//! effects (`executor`). Nothing is awaited in between, so that a slow answer delays no
+//! other class, and a slow cloud delays no port. The class loop is the only writer of the
+//! status of claims and classes, and sends requests only to the Kubernetes API.
 
 mod answers;
 mod background;
@@ -66,66 +65,65 @@ use crate::process::due::happened;
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Part;
 use crate::process::tasks::Tasks;
-use crate::watches::{NamespaceObject, Told};
+use crate::watches::{NamespaceObject, ClusterEvent};
 
-/// What makes the provider of a class.
+/// Creates the provider of a class.
 pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
 
-/// What the class loop is given at its start.
+/// The dependencies and options of the class loop.
 pub struct Settings {
     /// The Kubernetes API
     pub client: Client,
-    /// What tells this cluster's objects from another's
+    /// The id of this cluster, in the names and tags of everything that is created
     pub cluster_id: String,
-    /// How often a load balancer is looked at although nothing is known to have
-    /// changed
+    /// How often a load balancer is observed although no change is known
     pub resync: Duration,
-    /// How long a load balancer may be without an address until that is reported;
-    /// `None`: for ever
+    /// How long a load balancer may have no address before that is reported as a failure;
+    /// `None`: without limit
     pub address_within: Option<Duration>,
-    /// Makes the provider of a class
+    /// Creates the provider of a class
     pub make_provider: MakeProvider,
     /// Services and EndpointSlices
     pub backends: Arc<Backends>,
-    /// Where events go
+    /// The recorder of Events
     pub events: Events,
-    /// The sources that publish what becomes of their claims, on the objects that they
-    /// keep the claims for
+    /// The sources that publish Events about their claims on the objects that the claims
+    /// are kept for
     pub reporting_sources: Vec<&'static str>,
-    /// Where runs and writes are counted
+    /// Counts reconciles and writes
     pub metrics: Arc<Metrics>,
-    /// Where the loop reports what it still waits for
+    /// Reports what the loop still waits for
     pub readiness: Part,
-    /// What the loops of load balancers run as
+    /// The register of tasks, for the LB loops
     pub tasks: Arc<Tasks>,
-    /// What changes of load balancers must pass
+    /// The fence that changes of load balancers must pass
     pub fence: Fence,
 }
 
 /// The name of a class; `None`: there is no default class.
 type Key = Option<Arc<str>>;
 
-/// What happened.
+/// An event for the class loop.
 enum Input {
-    Told(Box<Told>),
-    /// Of the class with this name and uid, the load balancer of this index
+    Cluster(Box<ClusterEvent>),
+    /// Of the class with this name and uid, and its load balancer with this index
     Outcome(Arc<str>, Arc<str>, u32, Box<Outcome>),
     Answer(Answer),
 }
 
-/// Hands the class loop what a watch told.
+/// The sender of watch events for the class loop.
 #[derive(Clone)]
 pub struct Inbox(mpsc::UnboundedSender<Input>);
 
 impl Inbox {
-    /// Hands it over. Does nothing once the loop has ended.
-    pub fn tell(&self, told: Told) {
-        _ = self.0.send(Input::Told(Box::new(told)));
+    /// Sends an event. Does nothing once the loop has ended.
+    pub fn send(&self, event: ClusterEvent) {
+        _ = self.0.send(Input::Cluster(Box::new(event)));
     }
 }
 
-/// The class loop: it routes what happens to the classes, and carries out what they
-/// ask for.
+/// The class loop: it routes events to classes, and carries out the effects of their
+/// steps.
 pub struct ClassLoop {
     settings: Settings,
     writer: Writer,
@@ -136,19 +134,19 @@ pub struct ClassLoop {
     namespaces: Cache<NamespaceObject>,
     default_class: Key,
     dropped: DroppedFields,
-    /// The classes that exist, and those that claims want
+    /// The classes that exist, and those that claims name
     classes: BTreeMap<Key, Class>,
     running: BTreeMap<Arc<str>, Running>,
     /// How many writes that no port waits for are sent at once, for all classes
     follow_ups: Arc<Semaphore>,
     /// Classes to be reconciled now
     dirty: BTreeSet<Key>,
-    /// When a class is to be reconciled although nothing happens
+    /// When classes are to be reconciled even if nothing happens
     due: BTreeMap<Key, Instant>,
 }
 
 impl ClassLoop {
-    /// A loop that knows nothing yet, and where to tell it things.
+    /// A loop with empty caches, and the sender of its events.
     #[must_use]
     pub fn new(settings: Settings) -> (Self, Inbox) {
         let (sender, inputs) = mpsc::unbounded_channel();
@@ -172,8 +170,8 @@ impl ClassLoop {
         (class_loop, Inbox(sender))
     }
 
-    /// Takes in what happens, and reconciles every class that it matters to, for ever.
-    /// Nothing is decided before every cache has filled.
+    /// Reconciles classes on every event, for ever. Nothing is decided before every cache
+    /// has filled.
     pub async fn run(mut self) {
         while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
@@ -187,7 +185,7 @@ impl ClassLoop {
         }
     }
 
-    /// Reconciles the classes to which something has happened, and those that are due.
+    /// Reconciles the classes with new events, and those that are due.
     fn reconcile_all(&mut self) {
         let now = Instant::now();
         let due: Vec<Key> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
@@ -198,14 +196,14 @@ impl ClassLoop {
         }
     }
 
-    /// Makes steps of this class until it has to wait.
+    /// Calls `step` for this class until it has to wait.
     fn reconcile(&mut self, key: &Key) {
         let (began, mut has_worked) = (Instant::now(), false);
         self.ensure_provider(key);
         loop {
             let Some(class) = self.classes.get_mut(key) else { return };
             if class.is_forgettable() {
-                // Claims may name classes that do not exist: these are not kept.
+                // Claims may name any number of classes that do not exist.
                 self.classes.remove(key);
                 self.running.remove(&key.clone().unwrap_or_default());
                 return;
@@ -228,14 +226,14 @@ impl ClassLoop {
                 break;
             }
         }
-        // Claims may name classes that do not exist: these are in no metric.
+        // Metrics have only classes that exist: claims may name any number of others.
         let existing = self.classes.get(key).and_then(|class| class.object.as_ref());
         if let Some(object) = existing.filter(|_| has_worked) {
             self.settings.metrics.class_run(&object.meta.key.name, began.elapsed());
         }
     }
 
-    /// What has not been listed yet.
+    /// The kinds that have not been listed yet.
     fn missing(&self) -> Vec<&'static str> {
         let (services, slices) = self.settings.backends.filled();
         [
@@ -252,7 +250,7 @@ impl ClassLoop {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Told(told) => self.watched(*told),
+            Input::Cluster(event) => self.watched(*event),
             Input::Outcome(class, uid, index, outcome) => self.outcome_reported(class, &uid, index, *outcome),
             Input::Answer(Answer::Claim(write, result)) => self.claim_answered(write, result.map(|claim| *claim)),
             Input::Answer(Answer::Companion(claim, result)) => {
@@ -262,19 +260,19 @@ impl ClassLoop {
         }
     }
 
-    fn watched(&mut self, told: Told) {
-        match told {
-            Told::Claim(event) => {
+    fn watched(&mut self, event: ClusterEvent) {
+        match event {
+            ClusterEvent::Claim(event) => {
                 for Changed { old, new } in self.claims.apply_event(event) {
                     self.claim_changed(old.as_deref(), new);
                 }
             }
-            Told::Class(event) => {
+            ClusterEvent::Class(event) => {
                 for Changed { old, new } in self.class_objects.apply_event(event) {
                     self.class_changed(old.as_deref(), new);
                 }
             }
-            Told::Namespace(event) => {
+            ClusterEvent::Namespace(event) => {
                 let relabelled = |change: &Changed<NamespaceObject>| {
                     change.old.as_ref().map(|old| &old.labels) != change.new.as_ref().map(|new| &new.labels)
                 };
@@ -282,25 +280,25 @@ impl ClassLoop {
                     self.touch_classes_by_namespace();
                 }
             }
-            Told::Services(changes) => {
-                // A Service may have got another owner: the claims of both are looked at.
+            ClusterEvent::Services(changes) => {
+                // A Service may have a new owner: the claims of both owners are concerned.
                 let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
                 services.for_each(|service| self.service_changed(service));
             }
-            Told::Endpoints(news) => {
-                for key in news.services {
+            ClusterEvent::Endpoints(changes) => {
+                for key in changes.services {
                     if let Some(service) = self.settings.backends.service(&key) {
                         self.service_changed(&service);
                     }
                 }
-                if news.counts {
+                if changes.counts {
                     self.count_soon();
                 }
             }
         }
     }
 
-    /// The class that this claim wants.
+    /// The class of this claim.
     fn class_of(&self, claim: &ClaimObject) -> Key {
         claim.named_class().map(Into::into).or_else(|| self.default_class.clone())
     }
@@ -325,7 +323,7 @@ impl ClassLoop {
         }
         if let Some(new) = new {
             let key = self.class_of(&new);
-            // What is in flight for a claim of the same name that is gone is not for this one.
+            // Writes in flight for a former claim of the same name are not for this one.
             let state = state.filter(|state| state.claim.meta.uid == new.meta.uid);
             let is_edited = state.as_ref().is_none_or(|state| state.claim.meta.generation != new.meta.generation);
             let waits_for_a_port = is_edited && !holds_all(&new.request);
@@ -388,11 +386,11 @@ impl ClassLoop {
         self.reconcile_soon(key);
     }
 
-    /// A load balancer was deleted by hand: that its ports were closed for a while, and
-    /// that its address may be another now, the class' admin should know.
+    /// Publishes that a load balancer was deleted by hand: its ports were closed for a
+    /// while, and it may have another address now.
     fn publish_gone(&self, class: &ClassObject, index: u32) {
         let note = if class.spec.as_ref().is_ok_and(adopts) {
-            format!("load balancer {index}, which the class adopts, is gone: make a class for another one")
+            format!("load balancer {index}, which the class adopts, is gone: create a class for another one")
         } else {
             format!("load balancer {index} was gone: it is recreated with the same ports, and may get another address")
         };
@@ -400,7 +398,7 @@ impl ClassLoop {
         self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
     }
 
-    /// The claims that a Service matters to are looked at again.
+    /// Has the claims that depend on a Service checked again.
     fn service_changed(&mut self, service: &ServiceObject) {
         let concerned = companion::concerned(service, self.claims.objects());
         for claim in concerned {
@@ -418,8 +416,8 @@ impl ClassLoop {
         self.classes.get_mut(&key)?.claims.get_mut(claim)
     }
 
-    /// Reconciles a class once its debounce is over: what needs no new port leaves time
-    /// for claims that wait for one, for which their class is reconciled at once.
+    /// Reconciles a class once its debounce is over, for events by which no claim needs a
+    /// port: those leave time for claims that wait for one.
     fn reconcile_soon(&mut self, key: Key) {
         let debounce = self.classes.get(&key).and_then(|class| class.debounce_until);
         match debounce.filter(|until| *until > Instant::now()) {
@@ -428,8 +426,8 @@ impl ClassLoop {
         }
     }
 
-    /// Classes whose load balancers take only so many targets are reconciled within a
-    /// while: there may be room now, or none any more.
+    /// Reconciles classes with a limit of targets before long: the room on their load
+    /// balancers may have changed.
     fn count_soon(&mut self) {
         let counts = |class: &Class| class.settings.as_ref().is_some_and(ClassSettings::counts_targets);
         let limited: Vec<Key> =

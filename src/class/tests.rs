@@ -39,12 +39,12 @@ async fn a_claim_whose_class_changes_while_a_write_is_in_flight_may_be_written_a
     // It names no class, so it follows the one that its status names.
     let named = claim("a").unnamed().holds(0, 20001).protected();
     let sent = named.clone().version(1).build();
-    class_loop.watched(Told::Claim(Event::Apply(ClaimObject::clone(&sent))));
+    class_loop.watched(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&sent))));
     class_loop.state(&sent).unwrap().writes.begin();
 
     // The watch is before the answer, and the new status names none.
     let written = claim("a").unnamed().protected().version(2).build();
-    class_loop.watched(Told::Claim(Event::Apply(ClaimObject::clone(&written))));
+    class_loop.watched(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&written))));
     assert_ne!(class_loop.class_of(&sent), class_loop.class_of(&written));
     let status = Box::new(written.status.clone());
     let what = ClaimChange::Status { status, lost: Vec::new() };

@@ -88,7 +88,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
         object: object.as_ref(),
         claim: owned.as_ref(),
         refusal,
-        told: Some(&told),
+        last_reported: Some(&told),
         now: jiff::Timestamp::UNIX_EPOCH,
     };
     let fit =
@@ -101,7 +101,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
                 use crate::kubernetes::cache::Cached as _;
                 again.meta.key.namespace == object.meta().key.namespace
             });
-            if !at_home { Err(format!("a claim for somebody else: {claim:?}")) } else { Ok(()) }
+            if !at_home { Err(format!("a claim in another namespace: {claim:?}")) } else { Ok(()) }
         }
         Some(Step::Change(change)) => {
             let conditions = change.patch["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -114,7 +114,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
                 None => Ok(()),
             }
         }
-        Some(Step::Tell(news)) => fit(&crate::kubernetes::text::message(&news.note)),
+        Some(Step::Report(notice)) => fit(&crate::kubernetes::text::message(&notice.note)),
         Some(Step::Correct(_)) | Some(Step::Delete(_)) if owned.is_none() => Err("it is not the source's".to_owned()),
         _ => Ok(()),
     }

@@ -1,8 +1,8 @@
-//! The source of ConfigMaps, an older front end: one names a Service, and gets an
-//! address and a port back.
+//! The source of ConfigMaps, an older front end: a ConfigMap names a Service, and gets an
+//! address and a port.
 //!
-//! Here a source writes into what a user wrote, besides metadata and status: the
-//! keys `bind-ip` and `bind-port`, since that is the contract of this front end.
+//! This source writes more than metadata and status: the keys `bind-ip` and `bind-port`
+//! are the contract of this front end.
 
 #[cfg(test)]
 mod tests;
@@ -27,11 +27,10 @@ use crate::kubernetes::cache::Cached;
 use crate::kubernetes::events::{EventType, Notice};
 use crate::kubernetes::text;
 
-/// The label of the ConfigMaps that are meant.
+/// The label selector of its ConfigMaps.
 pub const SELECTOR: &str = "app=loadbalancer";
 
-/// Longer than any value that could be meant, in bytes: a host name has at most
-/// 253.
+/// Longer than any valid value, in bytes: a host name has at most 253.
 const LONGEST: usize = 300;
 
 const NAMESPACE: &str = "namespace";
@@ -48,7 +47,7 @@ pub struct ConfigMaps {
     pub backends: Arc<Backends>,
 }
 
-/// A ConfigMap that asks for a port, as well as it can.
+/// A ConfigMap that requests a port.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MapSource {
     meta: ObjectMeta,
@@ -75,7 +74,7 @@ impl Source for ConfigMaps {
     fn parse(&self, map: &ConfigMap) -> Option<MapSource> {
         let known = [NAMESPACE, SERVICE, CLASS, BIND_PORT, TARGET_PORT, BIND_IP];
         let data = map.data.iter().flatten();
-        // What is too long for any of them stays too long, and is not kept whole.
+        // A value that is too long is cut, and still too long to be valid.
         let data = data.map(|(key, value)| (key.clone(), text::fit(value.trim(), LONGEST)));
         let ours = [BIND_IP, BIND_PORT].into_iter().filter(|key| was_written_by_us(map, key));
         Some(MapSource {
@@ -99,24 +98,24 @@ impl Source for ConfigMaps {
     }
 }
 
-/// First the claim, then what it was given is written back; and it is taken back
-/// before the claim goes.
+/// Creates the claim first, then writes its address and port back; they are removed before
+/// the claim is deleted.
 fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option<Step> {
     let Some(map) = facts.object else { return delete(facts.claim?) };
     let end = || map.write_back(None).or_else(|| delete(facts.claim?));
     if map.meta.deleting {
-        // What the claim holds is given back even if the ConfigMap lingers.
+        // The ports are given back even if a finalizer keeps the ConfigMap.
         return end();
     }
-    let tell = |news: Notice| (facts.told != Some(&news)).then_some(Step::Tell(news));
-    let refused = |refusal: &Refusal| tell(Notice::warning(refusal.reason.to_string(), refusal.message.clone()));
+    let report = |notice: Notice| (facts.last_reported != Some(&notice)).then_some(Step::Report(notice));
+    let refused = |refusal: &Refusal| report(Notice::warning(refusal.reason.to_string(), refusal.message.clone()));
     let own = facts.claim.filter(|claim| claim.source_uid == map.meta.uid && !claim.meta.deleting);
-    let spec = match map.asks(service, own) {
+    let spec = match map.claim_spec(service, own) {
         Ok(spec) => spec,
         Err(problem) => {
-            let told = tell(Notice::warning(problem.reason.to_owned(), problem.note));
-            // What is open stays open, unless it is asked for no longer.
-            return told.or_else(|| if own.is_some() && problem.keeps { None } else { end() });
+            let reported = report(Notice::warning(problem.reason.to_owned(), problem.note));
+            // An open port stays open, unless the ConfigMap no longer asks for it.
+            return reported.or_else(|| if own.is_some() && problem.keeps { None } else { end() });
         }
     };
     let Some(claim) = facts.claim else {
@@ -139,17 +138,17 @@ fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option
     let given = Given::of(claim);
     let nothing = given.is_none() && claim.status.ports.is_empty();
     let written = if given.is_some() || nothing { map.write_back(given.as_ref()) } else { None };
-    written.or_else(|| verdict(claim, facts.told).and_then(tell))
+    written.or_else(|| verdict(claim, facts.last_reported).and_then(report))
 }
 
 fn delete(claim: &OwnedClaim) -> Option<Step> {
     (!claim.meta.deleting).then_some(Step::Delete(None))
 }
 
-/// What of the claim's verdict is to be told: the claim itself gets no Events. A
-/// ConfigMap has no conditions, so that what it was told before is not known: trouble
-/// is told, and that it is over, and which part of what is open gets no traffic.
-fn verdict(claim: &OwnedClaim, told: Option<&Notice>) -> Option<Notice> {
+/// The Event about a claim's verdict that is to be published on the ConfigMap. A ConfigMap
+/// has no conditions, so an earlier verdict is not known: published are failures, their
+/// end, and which part of an open port gets no traffic.
+fn verdict(claim: &OwnedClaim, last_reported: Option<&Notice>) -> Option<Notice> {
     let ready = render::find(&claim.status.conditions, ConditionType::Ready)?;
     let (reason, note) = (ready.reason.clone(), ready.message.clone());
     if ready.status == "True" {
@@ -158,18 +157,18 @@ fn verdict(claim: &OwnedClaim, told: Option<&Notice>) -> Option<Notice> {
             ![Reason::Ready, Reason::Programmed].iter().any(|reason| reason.as_str() == condition.reason)
         };
         if let Some(part) = [Some(ready), programmed].into_iter().flatten().find(says_more) {
-            // Its message has numbers that change all the time.
-            let is_news = told.is_none_or(|told| told.reason != part.reason);
-            return is_news.then(|| Notice::normal(part.reason.clone(), part.message.clone()));
+            // Numbers in its message change all the time.
+            let is_new = last_reported.is_none_or(|last| last.reason != part.reason);
+            return is_new.then(|| Notice::normal(part.reason.clone(), part.message.clone()));
         }
-        let is_over = told.is_some_and(|told| told.kind == EventType::Warning);
+        let is_over = last_reported.is_some_and(|last| last.kind == EventType::Warning);
         return is_over.then(|| Notice::normal(reason, note));
     }
     (reason != Reason::Pending.as_str()).then(|| Notice::warning(reason, note))
 }
 
-/// Whether the value of this key was last written by us. The API server keeps
-/// the record: whoever changes a value takes it over.
+/// Whether we last wrote the value of this key: the API server records which client
+/// changed it last.
 fn was_written_by_us(map: &ConfigMap, key: &str) -> bool {
     let field = format!("f:{key}");
     let managers = map.metadata.managed_fields.iter().flatten();
@@ -179,7 +178,7 @@ fn was_written_by_us(map: &ConfigMap, key: &str) -> bool {
     })
 }
 
-/// What is written back.
+/// The values that are written back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Given {
     address: String,
@@ -189,7 +188,7 @@ struct Given {
 }
 
 impl Given {
-    /// What a claim was given, once it has been served.
+    /// The address and port of a claim, once its port has been served.
     fn of(claim: &OwnedClaim) -> Option<Self> {
         let ingress = claim.status.load_balancer.as_ref()?.ingress.first()?;
         let port = claim.status.ports.first()?;
@@ -199,15 +198,15 @@ impl Given {
     }
 }
 
-/// What is wrong with a ConfigMap.
+/// A mistake in a ConfigMap.
 #[derive(Debug)]
 struct Problem {
-    /// In a word
+    /// The reason of the Event
     reason: &'static str,
     /// For the user
     note: String,
-    /// Whether what is open stays open: it may be a slip, or a Service that is
-    /// away for a while
+    /// Whether an open port stays open: it may be a misspelling, or the Service may be
+    /// missing for a while only
     keeps: bool,
 }
 
@@ -227,8 +226,8 @@ impl MapSource {
         Some(ObjectKey { namespace: self.meta.key.namespace.clone(), name: self.get(SERVICE)?.into() })
     }
 
-    /// The claim for it beside the one that it has.
-    fn asks(&self, service: Option<&ServiceObject>, claim: Option<&OwnedClaim>) -> Result<SharedLBSpec, Problem> {
+    /// The spec of its claim, given the current claim.
+    fn claim_spec(&self, service: Option<&ServiceObject>, claim: Option<&OwnedClaim>) -> Result<SharedLBSpec, Problem> {
         self.check_namespace()?;
         let Some(name) = self.get(SERVICE) else {
             let note = format!("key {SERVICE} is missing: set it to the name of a Service");
@@ -238,11 +237,10 @@ impl MapSource {
             let note = format!("key {CLASS} is {class}: set it to the name of a class, or remove it");
             return Err(Problem::new("InvalidClass", note));
         }
-        let port = self.asked_for()?;
+        let port = self.requested_number()?;
         let target = match (service, claim.and_then(|claim| claim.spec.as_ref().ok()?.ports.first())) {
             (Some(service), _) => self.target(service)?,
-            // Which port it will be of a Service that is away is not known, and so
-            // it stays what it was.
+            // The port of a missing Service is not known, so the claim keeps its port.
             (None, Some(before)) => SharedLBPort { target_port: before.target(), ..before.clone() },
             (None, None) => {
                 let own = &self.meta.key.namespace;
@@ -266,15 +264,15 @@ impl MapSource {
                 let note = format!(
                     "key {NAMESPACE} is {namespace}, but only Services of its own namespace can be served: set it to {own}, or move this ConfigMap"
                 );
-                // It asks for another Service, and what it had asked for no longer.
+                // It names another Service, so the port for the former one is closed.
                 Err(Problem { keeps: false, ..Problem::new("OtherNamespace", note) })
             }
             Some(_) => Ok(()),
         }
     }
 
-    /// The number that the user asks for. What we wrote back is not a new ask.
-    fn asked_for(&self) -> Result<Option<NonZeroU16>, Problem> {
+    /// The number that the user requests. A number that we wrote back is not a request.
+    fn requested_number(&self) -> Result<Option<NonZeroU16>, Problem> {
         let Some(text) = self.get(BIND_PORT).filter(|_| !self.ours.contains(BIND_PORT)) else { return Ok(None) };
         let number = text.parse().map_err(|_| {
             let note = format!("key {BIND_PORT} is {text}: set it to a port from 1 to 65535, or remove it");
@@ -283,7 +281,7 @@ impl MapSource {
         Ok(Some(number))
     }
 
-    /// The port of the Service that is meant.
+    /// The port of the Service that the ConfigMap selects.
     fn target(&self, service: &ServiceObject) -> Result<SharedLBPort, Problem> {
         let name = &service.meta.key.name;
         let shared: Vec<ServicePort> = service.ports.iter().filter(|port| port.transport.is_some()).cloned().collect();
@@ -294,7 +292,7 @@ impl MapSource {
                 Ok(number) => {
                     all.into_iter().filter(|port| port.target_port == Some(IntOrString::Int(number))).collect()
                 }
-                // By its name, one of them alone is meant.
+                // A name selects one port only.
                 Err(_) => shared.iter().filter(|port| *port.name == *text).map(alone).collect(),
             },
         };
@@ -321,8 +319,7 @@ impl MapSource {
         Err(Problem::new(reason, note))
     }
 
-    /// Writes back what was given, or takes back what we wrote if that is nothing;
-    /// nothing else is touched.
+    /// Writes the address and port back, or removes those that we wrote, if there are none.
     fn write_back(&self, given: Option<&Given>) -> Option<Step> {
         let mut data = serde_json::Map::new();
         match given {
@@ -342,12 +339,12 @@ impl MapSource {
         if data.is_empty() {
             return None;
         }
-        let news = given.map(|given| {
+        let notice = given.map(|given| {
             let service = self.get(SERVICE).unwrap_or_default();
             Notice::normal("Bound", format!("{} of {} leads to Service {service}", given.what, given.address))
         });
         let patch = json!({ "data": data });
-        Some(Step::Change(Change { news: news.into_iter().collect(), ..Change::of_object("data", patch) }))
+        Some(Step::Change(Change { notices: notice.into_iter().collect(), ..Change::of_object("data", patch) }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Picks out of a watch that others need too what matters to a source.
+//! Filters a shared watch for the objects of a source.
 
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
@@ -8,66 +8,66 @@ use std::sync::{Mutex, PoisonError};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt as _};
 
-/// What a source is shown of a watch.
+/// An event of a filtered watch.
 #[derive(Debug)]
-pub enum Shown<T> {
-    /// Of an object that matters, or of the watch itself
+pub enum FeedEvent<T> {
+    /// Of a selected object, or of the watch itself
     Event(Event<T>),
-    /// An object that mattered, of this name and uid, does not matter any longer
-    NoLonger(ObjectKey, std::sync::Arc<str>),
+    /// The object of this name and uid is no longer selected
+    Left(ObjectKey, std::sync::Arc<str>),
 }
 
 type Parse<K, T> = Box<dyn Fn(&K) -> Option<T> + Send + Sync>;
-type Show<T> = Box<dyn Fn(Shown<T>) + Send + Sync>;
+type Show<T> = Box<dyn Fn(FeedEvent<T>) + Send + Sync>;
 
-/// Picks out what matters, so that nobody keeps a second copy of all objects.
+/// Passes on the events of selected objects, so that a source has no copy of all objects.
 pub struct Feed<K, T> {
     parse: Parse<K, T>,
     show: Show<T>,
-    /// What mattered the last time it was seen
+    /// The objects that were selected when they were last seen
     known: Mutex<HashSet<ObjectKey>>,
 }
 
 impl<K: Resource, T> Feed<K, T> {
-    /// `parse` tells what matters, and `show` takes it.
+    /// `parse` selects and converts objects, and `show` receives the events.
     pub fn new(
         parse: impl Fn(&K) -> Option<T> + Send + Sync + 'static,
-        show: impl Fn(Shown<T>) + Send + Sync + 'static,
+        show: impl Fn(FeedEvent<T>) + Send + Sync + 'static,
     ) -> Self {
         Self { parse: Box::new(parse), show: Box::new(show), known: Mutex::default() }
     }
 
-    /// Looks at what the watch tells.
+    /// Passes on an event of the watch, if it is of a selected object.
     pub fn apply_event(&self, event: &Event<K>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let meta = |object: &K| ObjectMeta::of_meta(object.meta());
         let shown = match event {
             Event::Init => {
                 known.clear();
-                Shown::Event(Event::Init)
+                FeedEvent::Event(Event::Init)
             }
-            Event::InitDone => Shown::Event(Event::InitDone),
-            // What is not in the list does not matter any longer.
+            Event::InitDone => FeedEvent::Event(Event::InitDone),
+            // The end of the list removes what it does not have.
             Event::InitApply(object) => match (self.parse)(object) {
                 Some(parsed) => {
                     known.insert(meta(object).key);
-                    Shown::Event(Event::InitApply(parsed))
+                    FeedEvent::Event(Event::InitApply(parsed))
                 }
                 None => return,
             },
             Event::Apply(object) => match (self.parse)(object) {
                 Some(parsed) => {
                     known.insert(meta(object).key);
-                    Shown::Event(Event::Apply(parsed))
+                    FeedEvent::Event(Event::Apply(parsed))
                 }
                 None => match known.is_empty() || !known.remove(&meta(object).key) {
                     true => return,
-                    false => Shown::NoLonger(meta(object).key, object.uid().unwrap_or_default().into()),
+                    false => FeedEvent::Left(meta(object).key, object.uid().unwrap_or_default().into()),
                 },
             },
             Event::Delete(object) => match known.is_empty() || !known.remove(&meta(object).key) {
                 true => return,
-                false => Shown::NoLonger(meta(object).key, object.uid().unwrap_or_default().into()),
+                false => FeedEvent::Left(meta(object).key, object.uid().unwrap_or_default().into()),
             },
         };
         (self.show)(shown);
@@ -84,15 +84,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_longer_matters_is_said_once_and_of_all_else_nothing_is_said() {
+    fn that_an_object_is_no_longer_selected_is_passed_on_once() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let show = {
             let seen = seen.clone();
-            move |shown: Shown<String>| {
+            move |shown: FeedEvent<String>| {
                 seen.lock().unwrap().push(match shown {
-                    Shown::Event(Event::Apply(name)) => name,
-                    Shown::Event(event) => format!("{event:?}"),
-                    Shown::NoLonger(key, uid) => format!("no longer {key} {uid}"),
+                    FeedEvent::Event(Event::Apply(name)) => name,
+                    FeedEvent::Event(event) => format!("{event:?}"),
+                    FeedEvent::Left(key, uid) => format!("no longer {key} {uid}"),
                 });
             }
         };

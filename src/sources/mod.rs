@@ -1,15 +1,13 @@
-//! Sources: objects of other kinds for which a claim is kept, so that whoever
-//! writes a Service or a ConfigMap need not know of SharedLB.
+//! Sources keep a claim for each object of another kind, so that the author of a Service
+//! or a ConfigMap need not know of SharedLB.
 //!
-//! A source keeps one claim for each of its objects, owned by that, and copies
-//! the verdict back. So there is one pipeline, and the claims of sources are
-//! claims like all others.
+//! A source keeps one claim for each of its objects, which owns the claim, and copies the
+//! verdict back. So there is one pipeline, and the claims of sources are like all others.
 //!
-//! `run` has the loop, which is the same for every source; what a source is,
-//! is in its [`Source::next`]: given an object and its claim as they are now, the
-//! one write that comes next. Whatever happens in between, whoever edits what and
-//! wherever the process is killed, the next write is found the same way, so that
-//! all ends where a fresh object would.
+//! `run` has the loop, which is the same for every source. [`Source::next`] is the source
+//! itself: from the current state of an object and its claim it returns the one write that
+//! comes next. An edit at any moment, by any client, and a process that is killed change
+//! only that state, so every object ends where a new one would.
 
 pub mod config_map;
 #[cfg(test)]
@@ -50,7 +48,7 @@ pub use feed::Feed;
 pub use owned::OwnedClaim;
 pub use run::{Inbox, SourceLoop};
 
-/// One kind of object for which claims are kept.
+/// A kind of object for which claims are kept.
 pub trait Source: Send + Sync + 'static {
     /// The kind, as the API has it
     type Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -60,121 +58,119 @@ pub trait Source: Send + Sync + 'static {
         + Send
         + Sync
         + 'static;
-    /// What matters of such an object
+    /// The parts of such an object that the source needs
     type Object: Cached + Send + Sync + 'static;
 
-    /// The value of the label [`sharedlb_crds::SOURCE_LABEL`] of its claims, and
-    /// what their names begin with
+    /// The value of the label [`sharedlb_crds::SOURCE_LABEL`] of its claims, and the prefix
+    /// of their names
     const NAME: &'static str;
-    /// The kind in the words of the metrics
+    /// The kind, as in metrics
     const KIND: &'static str;
-    /// Many of them, as the API server calls them
+    /// The plural of the kind, as in the API
     const LISTED: &'static str;
 
-    /// Converts an object; `None`: it is not one of this source, and never was.
+    /// Converts an object; `None`: it is not an object of this source, and never was.
     fn parse(&self, object: &Self::Kind) -> Option<Self::Object>;
 
-    /// What else has not been listed yet that it decides on.
+    /// The other kinds that its decisions depend on and that are not listed yet.
     fn missing(&self) -> Vec<&'static str>;
 
-    /// Whether an object is decided on by what this Service is.
+    /// Whether the next step for an object depends on this Service.
     fn depends_on(&self, _object: &Self::Object, _service: &ObjectKey) -> bool {
         false
     }
 
-    /// The one thing to be done next for an object and its claim, as they are
-    /// now; `None`: nothing, until one of them changes.
+    /// The next step for an object and its claim in their current state; `None`: none
+    /// until one of them changes.
     fn next(&self, facts: &Facts<'_, Self::Object>) -> Option<Step>;
 }
 
-/// What is decided on.
+/// The state that the next step is decided on.
 pub struct Facts<'a, T> {
-    /// The object; `None`: there is none (any longer)
+    /// The object; `None`: it does not exist, or no longer
     pub object: Option<&'a T>,
-    /// The claim of that name that is the source's own
+    /// The claim of the object, if the source owns it
     pub claim: Option<&'a OwnedClaim>,
-    /// Why the claim could not be written the last time
+    /// Why the last write of the claim failed
     pub refusal: Option<&'a Refusal>,
-    /// What was last told of the object by [`Step::Tell`]
-    pub told: Option<&'a Notice>,
-    /// The time, for what has no other
+    /// The last Event of [`Step::Report`]
+    pub last_reported: Option<&'a Notice>,
+    /// The current time
     pub now: Timestamp,
 }
 
 /// Why the claim of a source could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// In a word
+    /// The reason of the condition or Event
     pub reason: Reason,
     /// For the user
     pub message: String,
 }
 
-/// What is done next.
+/// A step of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// The claim is created.
+    /// Create the claim.
     Create(Box<SharedLB>),
-    /// The claim is set right by this merge patch.
+    /// Correct the claim by this merge patch.
     Correct(Value),
-    /// The claim is deleted, and this is told of the object once it was.
+    /// Delete the claim, and then publish this Event of the object.
     Delete(Option<Notice>),
-    /// The object itself is changed.
+    /// Change the object itself.
     Change(Change),
-    /// Something is told of the object, and nothing is written to it.
-    Tell(Notice),
-    /// Nothing until this time, unless the object or its claim changes before.
+    /// Publish an Event of the object.
+    Report(Notice),
+    /// Wait until this time, unless the object or its claim changes before.
     Wait(Timestamp),
 }
 
 /// A change of the object itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// What it is, in a word, for metrics and the log
+    /// What is written, for metrics and the log
     pub what: &'static str,
-    /// Whether it is its status that is changed
+    /// Whether the status is written
     pub status: bool,
-    /// The change, as a merge patch
+    /// The merge patch
     pub patch: Value,
-    /// What is told of the object once that is written
-    pub news: Vec<Notice>,
-    /// What a person must do if the API server refuses it; `None`: nothing that
-    /// cannot wait
-    pub otherwise: Option<String>,
+    /// The Events to publish once it is written
+    pub notices: Vec<Notice>,
+    /// What an admin must do at once if the API server refuses the write; `None`: nothing
+    pub workaround: Option<String>,
 }
 
 impl Change {
-    /// A change of the object besides its status, of which nothing is told.
+    /// A change outside of the status, without an Event.
     fn of_object(what: &'static str, patch: Value) -> Self {
-        Self { what, status: false, patch, news: Vec::new(), otherwise: None }
+        Self { what, status: false, patch, notices: Vec::new(), workaround: None }
     }
 
     /// The same with the metadata of another change.
     ///
-    /// A write of the status of a kind that is built in may change metadata too: it is
-    /// how Kubernetes' own controller of cloud load balancers writes its finalizer
-    /// (`PatchService` in `k8s.io/cloud-provider/service/helpers`). A custom resource's
-    /// status is written without its metadata.
+    /// For built-in kinds, a write of the status may change metadata too: Kubernetes' own
+    /// controller of cloud load balancers writes its finalizer like that (`PatchService` in
+    /// `k8s.io/cloud-provider/service/helpers`). For custom resources, it may not.
     fn with_metadata_of(mut self, other: Self) -> Self {
         self.patch["metadata"] = other.patch["metadata"].clone();
         self
     }
 }
 
-/// Which sources there are.
+/// Which sources are enabled.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Whether Services are one
+    /// Whether Services are a source
     pub services: bool,
-    /// Whether Services without a `loadBalancerClass` are served too if they have
-    /// the annotation [`sharedlb_crds::CLASS_ANNOTATION`]
+    /// Whether Services without a `loadBalancerClass` are served if they have the
+    /// annotation [`sharedlb_crds::CLASS_ANNOTATION`]
     pub unclassed_services: bool,
-    /// Whether ConfigMaps are one
+    /// Whether ConfigMaps are a source
     pub config_maps: bool,
 }
 
 impl Options {
-    /// The names of the sources that run, and so publish what becomes of their claims.
+    /// The names of the sources that run, and so publish Events about their claims.
     #[must_use]
     pub fn reporting(&self) -> Vec<&'static str> {
         let services = self.services.then_some(service::Services::NAME);
@@ -183,24 +179,24 @@ impl Options {
     }
 }
 
-/// The sources that there are, to be run.
+/// The enabled sources, not yet running.
 #[derive(Default)]
 pub struct Sources {
-    /// What they want to hear of the watches
-    pub listeners: EventHandlers,
+    /// Their handlers of watch events
+    pub handlers: EventHandlers,
     /// Their loops and watches
     pub tasks: Vec<SourceTask>,
 }
 
 /// A loop or a watch of a source.
 pub struct SourceTask {
-    /// What it is, for the log
+    /// Its name, for the log
     pub name: &'static str,
     /// It runs for ever
     pub run: BoxFuture<'static, ()>,
 }
 
-/// Makes the sources that are asked for.
+/// Creates the enabled sources.
 #[must_use]
 pub fn start(
     options: Options,
@@ -221,8 +217,8 @@ pub fn start(
         let source = config_map::ConfigMaps { backends: backends.clone() };
         let (source_loop, inbox, source) = SourceLoop::new(source, common, readiness.part());
         let (claims, maps) = (inbox.claims(), inbox.objects(source));
-        sources.listeners.claims.push(Box::new(move |event| claims.apply_event(event)));
-        sources.listeners.changed_services.push(Box::new(move |changes| inbox.services(changes)));
+        sources.handlers.claims.push(Box::new(move |event| claims.apply_event(event)));
+        sources.handlers.changed_services.push(Box::new(move |changes| inbox.services(changes)));
         sources.tasks.push(SourceTask { name: "the source of ConfigMaps", run: source_loop.run().boxed() });
         let selected = watcher::Config::default().labels(config_map::SELECTOR);
         let (api, metrics) = (Api::all(client.clone()), metrics.clone());
@@ -238,19 +234,19 @@ impl Sources {
     fn add_services<S: Source<Kind = Service>>(&mut self, source: S, common: &Common, readiness: &Arc<Readiness>) {
         let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
         let (claims, services) = (inbox.claims(), inbox.objects(source));
-        self.listeners.claims.push(Box::new(move |event| claims.apply_event(event)));
-        self.listeners.services.push(Box::new(move |event| services.apply_event(event)));
+        self.handlers.claims.push(Box::new(move |event| claims.apply_event(event)));
+        self.handlers.services.push(Box::new(move |event| services.apply_event(event)));
         self.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });
     }
 }
 
-/// What every source works with.
+/// The dependencies of every source.
 #[derive(Clone)]
 pub struct Common {
     /// The Kubernetes API
     pub client: Client,
-    /// Where events go
+    /// The recorder of Events
     pub events: Events,
-    /// Where writes are counted
+    /// Counts writes
     pub metrics: Arc<Metrics>,
 }

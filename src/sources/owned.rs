@@ -67,35 +67,35 @@ impl OwnedClaim {
         Some(Self { meta, source, source_uid: owner.uid.as_str().into(), spec, status, labelled })
     }
 
-    /// Whether it is as the source would make it now.
+    /// Whether it is as the source would create it now.
     #[must_use]
     pub fn is(&self, spec: &SharedLBSpec) -> bool {
         self.labelled && self.spec.as_ref().is_ok_and(|found| found == spec)
     }
 
-    /// Whether it would have to be another object: it is another one's of the
-    /// same name, or of another class, which cannot be changed.
+    /// Whether it has to be recreated: it was for a former object of the same name, or it
+    /// has another class, which cannot be changed.
     #[must_use]
     pub fn must_be_replaced(&self, source: &ObjectMeta, spec: &SharedLBSpec) -> bool {
         self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
     }
 
-    /// What is told of it while it is being deleted, if finalizers of others keep
-    /// it: no other claim can have its name until then.
+    /// The refusal for its object while it is being deleted and foreign finalizers keep it:
+    /// until it is gone, no other claim can have its name.
     #[must_use]
     pub fn kept_by_others(&self) -> Option<Refusal> {
         let others = self.meta.finalizers.iter().filter(|finalizer| *finalizer != CLAIM_FINALIZER);
         let others: Vec<String> = others.map(|finalizer| text::value(finalizer)).collect();
         let (plural, keep) = if others.len() == 1 { ("", "keeps") } else { ("s", "keep") };
         let message = format!(
-            "SharedLB {} is being deleted, and its ports are given back, but finalizer{plural} {} {keep} it: remove the finalizer{plural}, and it is made again",
+            "SharedLB {} is being deleted, and its ports are given back, but finalizer{plural} {} {keep} it: remove the finalizer{plural}, and it is recreated",
             self.meta.key.name,
             others.join(", ")
         );
         (!others.is_empty()).then_some(Refusal { reason: Reason::NameTaken, message })
     }
 
-    /// Whether its status is about its spec as it is now.
+    /// Whether its status is about its current spec.
     #[must_use]
     pub fn is_observed(&self) -> bool {
         self.status.observed_generation == Some(self.meta.generation)

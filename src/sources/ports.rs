@@ -15,14 +15,13 @@ use crate::kubernetes::names;
 /// may have four more.)
 const NAME_MAX: usize = 59;
 
-/// The ports of a claim on this Service: each leads to the port of the Service
-/// that it is made of. They have no number of their own yet.
+/// The ports of the claim for this Service: each has the port of the Service as its
+/// target, and no number yet.
 ///
-/// TCP and UDP on one number are one port for both, so that they have one number
-/// whatever that is, unless they certainly lead to different ports of the pods:
-/// to two different numbers. (Where a name leads is known only once there are
-/// pods.) Such a port has the name of its number, since a name of one of the two
-/// would depend on their order.
+/// TCP and UDP of one number are one port for both, so that both get one number on the
+/// load balancer, unless their targets are two different numbers. (The target of a named
+/// port is known only once there are pods.) Such a port is named by its number, since the
+/// name of one of the two would depend on their order.
 pub(super) fn of_service(ports: &[ServicePort]) -> Vec<SharedLBPort> {
     let twin = |port: &ServicePort| ports.iter().any(|other| are_one(port, other));
     let single = ports.iter().filter(|port| port.transport.is_some() && !twin(port));
@@ -62,13 +61,13 @@ fn own_name(port: &ServicePort) -> String {
 }
 
 /// The name of the port for TCP and UDP on this number: `53`, unless a port of the
-/// Service that keeps its own name is called so.
+/// Service that keeps its own name has that name.
 fn number_name(number: i32, taken: &BTreeSet<String>) -> String {
     let mut names = iter::once(number.to_string()).chain((2..).map(|count| format!("{number}-{count}")));
     names.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
-/// The port of a load balancer that has the number of the Service's port.
+/// The number of the Service's port, as a port of a load balancer.
 pub(super) fn same_number(port: &SharedLBPort) -> Option<NonZeroU16> {
     match port.target_port {
         Some(IntOrString::Int(number)) => u16::try_from(number).ok().and_then(NonZeroU16::new),

@@ -1,5 +1,5 @@
-//! The loop of a source: one task that knows its objects and their claims, and
-//! does the next thing for each that something happened to.
+//! The loop of a source: one task that caches its objects and their claims, and takes the
+//! next step for each one that has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::write::{Writer, claim_key};
-use super::{Change, Common, Facts, Feed, OwnedClaim, Refusal, Source, Step, feed::Shown};
+use super::{Change, Common, Facts, Feed, OwnedClaim, Refusal, Source, Step, feed::FeedEvent};
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
@@ -26,28 +26,28 @@ use crate::process::due::happened;
 use crate::process::readiness::Part;
 use crate::process::tasks;
 
-/// The longest error that is told with what to do about it, in bytes: it leaves
-/// room for that in an Event.
+/// The longest error in a message with advice, in bytes: it leaves room for the advice in
+/// an Event.
 const ERROR_MAX: usize = 400;
 
-/// What happened.
+/// An event for the loop of a source.
 enum Input<S: Source> {
-    Object(Shown<S::Object>),
-    Claim(Box<Shown<OwnedClaim>>),
+    Object(FeedEvent<S::Object>),
+    Claim(Box<FeedEvent<OwnedClaim>>),
     /// These Services changed.
     Services(Vec<ObjectKey>),
     Written(ObjectKey, Written<S>),
 }
 
-/// A write has ended.
+/// The answer to a write.
 enum Written<S: Source> {
-    /// To the claim; what is there of it now
+    /// To the claim; with its state after the write
     Claim(ClaimWrite, Result<Option<Box<OwnedClaim>>, WriteError>),
     /// To the object itself
     Object(Change, Result<S::Kind, WriteError>),
 }
 
-/// What was written to a claim.
+/// A write to a claim.
 enum ClaimWrite {
     Create,
     Correct,
@@ -55,18 +55,18 @@ enum ClaimWrite {
     Delete(Arc<str>, Option<Notice>),
 }
 
-/// What is under way for an object and its claim.
+/// The state of an object and its claim besides what the API has.
 #[derive(Default)]
 struct Entry {
     /// One write at a time for both
     writes: Writes,
     refusal: Option<Refusal>,
-    told: Option<Notice>,
-    /// What was last complained of to the log and to the user
+    last_reported: Option<Notice>,
+    /// The last error that was reported
     complaint: Option<String>,
 }
 
-/// Tells the loop of a source what happened.
+/// The sender of events for the loop of a source.
 pub struct Inbox<S: Source>(mpsc::UnboundedSender<Input<S>>);
 
 impl<S: Source> Clone for Inbox<S> {
@@ -76,28 +76,28 @@ impl<S: Source> Clone for Inbox<S> {
 }
 
 impl<S: Source> Inbox<S> {
-    /// What is to be told of the objects.
+    /// The feed of objects.
     pub fn objects(&self, source: Arc<S>) -> Feed<S::Kind, S::Object> {
         let sender = self.0.clone();
         Feed::new(move |object| source.parse(object), move |shown| _ = sender.send(Input::Object(shown)))
     }
 
-    /// What is to be told of claims.
+    /// The feed of claims.
     pub fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
         let sender = self.0.clone();
         Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(Box::new(shown))))
     }
 
-    /// Services have changed.
+    /// Passes on that Services have changed.
     pub fn services(&self, changes: &[Changed<ServiceObject>]) {
         let changed = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref()));
-        // Nobody names those that we keep beside claims.
+        // No object names a companion Service.
         let named = changed.filter(|service| service.owner.is_none());
         _ = self.0.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
     }
 }
 
-/// The loop of a source and all that it knows.
+/// The loop of a source, and its state.
 pub struct SourceLoop<S: Source> {
     source: Arc<S>,
     writer: Writer<S>,
@@ -109,12 +109,12 @@ pub struct SourceLoop<S: Source> {
     claims: Cache<OwnedClaim>,
     entries: BTreeMap<ObjectKey, Entry>,
     touched: BTreeSet<ObjectKey>,
-    /// When an object is to be looked at although nothing happens
+    /// When objects are to be reconciled even if nothing happens
     due: BTreeMap<ObjectKey, Instant>,
 }
 
 impl<S: Source> SourceLoop<S> {
-    /// A loop that knows nothing yet, and where to tell it things.
+    /// A loop with empty caches, and the sender of its events.
     #[must_use]
     pub fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>, Arc<S>) {
         let (sender, inputs) = mpsc::unbounded_channel();
@@ -136,8 +136,8 @@ impl<S: Source> SourceLoop<S> {
         (source_loop, Inbox(sender), source)
     }
 
-    /// Takes in what happened, and does what is next for every object that it
-    /// touched, for ever. Nothing is done before every cache has filled.
+    /// Reconciles objects on every event, for ever. Nothing is written before every cache
+    /// has filled.
     pub async fn run(mut self) {
         while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
@@ -146,7 +146,7 @@ impl<S: Source> SourceLoop<S> {
                 self.readiness.waiting_for(&missing);
                 continue;
             }
-            self.look_at_touched();
+            self.reconcile_touched();
             self.readiness.ready();
         }
     }
@@ -161,20 +161,20 @@ impl<S: Source> SourceLoop<S> {
         match input {
             Input::Object(shown) => {
                 let changes = match shown {
-                    Shown::Event(event) => self.objects.apply_event(event),
-                    Shown::NoLonger(key, uid) => self.objects.forget(&key, &uid).into_iter().collect(),
+                    FeedEvent::Event(event) => self.objects.apply_event(event),
+                    FeedEvent::Left(key, uid) => self.objects.forget(&key, &uid).into_iter().collect(),
                 };
                 for Changed { old, new } in changes {
-                    new.or(old).into_iter().for_each(|object| self.apply_event(object.meta().key.clone()));
+                    new.or(old).into_iter().for_each(|object| self.object_changed(object.meta().key.clone()));
                 }
             }
             Input::Claim(shown) => {
                 let changes = match *shown {
-                    Shown::Event(event) => self.claims.apply_event(event),
-                    Shown::NoLonger(key, uid) => self.claims.forget(&key, &uid).into_iter().collect(),
+                    FeedEvent::Event(event) => self.claims.apply_event(event),
+                    FeedEvent::Left(key, uid) => self.claims.forget(&key, &uid).into_iter().collect(),
                 };
                 for Changed { old, new } in changes {
-                    new.or(old).into_iter().for_each(|claim| self.apply_event(claim.source.clone()));
+                    new.or(old).into_iter().for_each(|claim| self.object_changed(claim.source.clone()));
                 }
             }
             Input::Services(services) => services.iter().for_each(|service| self.touch_those_of(service)),
@@ -190,15 +190,16 @@ impl<S: Source> SourceLoop<S> {
         self.touched.extend(theirs.collect::<Vec<_>>());
     }
 
-    /// The watch shows something new: what stood in the way of a write may be gone.
-    fn apply_event(&mut self, key: ObjectKey) {
+    /// Has an object reconciled whose cached state has changed: a write that failed may
+    /// succeed now.
+    fn object_changed(&mut self, key: ObjectKey) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.writes.try_again();
         }
         self.touched.insert(key);
     }
 
-    fn look_at_touched(&mut self) {
+    fn reconcile_touched(&mut self) {
         let now = Instant::now();
         let due: Vec<ObjectKey> = self.due.iter().filter(|(_, due)| **due <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
@@ -206,12 +207,12 @@ impl<S: Source> SourceLoop<S> {
             self.touched.insert(key);
         }
         while let Some(key) = self.touched.pop_first() {
-            self.look_at(&key);
+            self.reconcile(&key);
         }
     }
 
-    /// Does the next thing for one object and its claim.
-    fn look_at(&mut self, key: &ObjectKey) {
+    /// Takes the next step for one object and its claim.
+    fn reconcile(&mut self, key: &ObjectKey) {
         tasks::at(S::KIND, key);
         let object = self.objects.get(key).cloned();
         let claim = self.claims.get(&claim_key::<S>(key)).cloned();
@@ -224,7 +225,7 @@ impl<S: Source> SourceLoop<S> {
             object: object.as_deref(),
             claim: claim.as_deref(),
             refusal: entry.refusal.as_ref(),
-            told: entry.told.as_ref(),
+            last_reported: entry.last_reported.as_ref(),
             now,
         };
         match (self.source.next(&facts), entry.writes.held_until(Instant::now())) {
@@ -233,16 +234,16 @@ impl<S: Source> SourceLoop<S> {
                     self.entries.remove(key);
                 }
             }
-            (Some(Step::Tell(news)), _) => {
+            (Some(Step::Report(notice)), _) => {
                 if let Some(object) = &object {
-                    info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
-                    // What a process before this one told is not known.
-                    match entry.told {
-                        None => self.events.publish_once::<S::Kind>(object.meta(), &news),
-                        Some(_) => self.events.publish::<S::Kind>(object.meta(), &news),
+                    info!(source = S::NAME, object = %key, reason = notice.reason, note = notice.note, "reported");
+                    // An earlier process may have published it.
+                    match entry.last_reported {
+                        None => self.events.publish_once::<S::Kind>(object.meta(), &notice),
+                        Some(_) => self.events.publish::<S::Kind>(object.meta(), &notice),
                     }
                 }
-                entry.told = Some(news);
+                entry.last_reported = Some(notice);
                 self.touched.insert(key.clone());
             }
             (Some(Step::Wait(until)), _) => {
@@ -268,19 +269,19 @@ impl<S: Source> SourceLoop<S> {
                     Written::Claim(ClaimWrite::Create, boxed(writer.create(&claim).await))
                 }
                 (Step::Correct(patch), _, Some(claim)) => {
-                    info!(source, object = %key, claim = %claim.key, "claim set right");
+                    info!(source, object = %key, claim = %claim.key, "claim corrected");
                     Written::Claim(ClaimWrite::Correct, boxed(writer.correct(&claim, patch).await))
                 }
-                (Step::Delete(news), _, Some(claim)) => {
+                (Step::Delete(notice), _, Some(claim)) => {
                     info!(source, object = %key, claim = %claim.key, "claim deleted");
                     let result = boxed(writer.delete(&claim).await);
-                    Written::Claim(ClaimWrite::Delete(claim.uid, news), result)
+                    Written::Claim(ClaimWrite::Delete(claim.uid, notice), result)
                 }
                 (Step::Change(change), Some(object), _) => {
                     let result = writer.change(&object, &change).await;
                     Written::Object(change, result)
                 }
-                // Nothing is changed or deleted that is not there.
+                // The object or claim is gone.
                 _ => return,
             };
             _ = sender.send(Input::Written(key, written));
@@ -300,31 +301,31 @@ impl<S: Source> SourceLoop<S> {
                 self.claims.apply_write(*claim);
                 (entry.refusal, entry.complaint) = (None, None);
                 entry.writes.succeeded();
-                self.tell_of(key, write);
+                self.publish_deletion(key, write);
             }
-            (ClaimWrite::Delete(uid, news), Ok(None)) => {
+            (ClaimWrite::Delete(uid, notice), Ok(None)) => {
                 self.claims.forget(&claim_key::<S>(key), &uid);
                 entry.refusal = None;
                 entry.writes.succeeded();
-                self.tell_of(key, ClaimWrite::Delete(uid, news));
+                self.publish_deletion(key, ClaimWrite::Delete(uid, notice));
             }
             (ClaimWrite::Create, Ok(None)) => {
                 let name = claim_key::<S>(key).name;
                 let message = format!(
-                    "SharedLB {name} exists and belongs to somebody else: delete it, or give this {} another name",
+                    "SharedLB {name} exists and has another owner: delete it, or give this {} another name",
                     S::KIND
                 );
                 entry.refusal = Some(Refusal { reason: Reason::NameTaken, message });
                 entry.writes.failed(false, Instant::now());
             }
-            // It is another's since.
+            // It has another owner by now.
             (ClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
                 entry.writes.failed(true, Instant::now());
             }
             (_, Err(error)) => {
                 warn!(source = S::NAME, object = %key, %error, "claim not written");
                 if let WriteError::Refused(message) = error {
-                    let message = format!("its SharedLB is not taken: {message}");
+                    let message = format!("the API server refuses its SharedLB: {message}");
                     entry.refusal = Some(Refusal { reason: Reason::Rejected, message });
                 }
                 entry.writes.failed(false, Instant::now());
@@ -332,9 +333,9 @@ impl<S: Source> SourceLoop<S> {
         }
     }
 
-    fn tell_of(&self, key: &ObjectKey, write: ClaimWrite) {
-        if let (ClaimWrite::Delete(_, Some(news)), Some(object)) = (write, self.objects.get(key)) {
-            self.events.publish::<S::Kind>(object.meta(), &news);
+    fn publish_deletion(&self, key: &ObjectKey, write: ClaimWrite) {
+        if let (ClaimWrite::Delete(_, Some(notice)), Some(object)) = (write, self.objects.get(key)) {
+            self.events.publish::<S::Kind>(object.meta(), &notice);
         }
     }
 
@@ -346,9 +347,9 @@ impl<S: Source> SourceLoop<S> {
                 entry.writes.succeeded();
                 entry.complaint = None;
                 let meta = ObjectMeta::of(&written);
-                for news in &change.news {
-                    info!(source = S::NAME, object = %key, reason = news.reason, note = news.note, "told");
-                    self.events.publish::<S::Kind>(&meta, news);
+                for notice in &change.notices {
+                    info!(source = S::NAME, object = %key, reason = notice.reason, note = notice.note, "reported");
+                    self.events.publish::<S::Kind>(&meta, notice);
                 }
                 match self.source.parse(&written) {
                     Some(object) => _ = self.objects.apply_write(object),
@@ -358,15 +359,15 @@ impl<S: Source> SourceLoop<S> {
             Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true, Instant::now()),
             Err(error) => {
                 entry.writes.failed(false, Instant::now());
-                let complaint = match &change.otherwise {
+                let complaint = match &change.workaround {
                     None => format!("its {} can't be written: {error}", change.what),
-                    Some(otherwise) => {
+                    Some(workaround) => {
                         let error = text::fit(&error.to_string(), ERROR_MAX);
-                        format!("its {} can't be written: {error}; until it is, {otherwise}", change.what)
+                        format!("its {} can't be written: {error}; until it is, {workaround}", change.what)
                     }
                 };
                 if entry.complaint.as_ref() != Some(&complaint) {
-                    match change.otherwise {
+                    match change.workaround {
                         None => warn!(source = S::NAME, object = %key, complaint, "not written"),
                         Some(_) => error!(source = S::NAME, object = %key, complaint, "not written"),
                     }

@@ -22,9 +22,9 @@ pub(super) struct World<S> {
     /// Why the API server does not take the claim, if it does not
     pub(super) rejects: Option<Refusal>,
     refusal: Option<Refusal>,
-    told: Option<Notice>,
+    last_reported: Option<Notice>,
     /// All that was told of the object, reasons only
-    pub(super) news: Vec<String>,
+    pub(super) events: Vec<String>,
     /// What was done, in words
     pub(super) done: Vec<String>,
     version: u64,
@@ -41,8 +41,8 @@ impl<S> Clone for World<S> {
             claim: self.claim.clone(),
             rejects: self.rejects.clone(),
             refusal: self.refusal.clone(),
-            told: self.told.clone(),
-            news: self.news.clone(),
+            last_reported: self.last_reported.clone(),
+            events: self.events.clone(),
             done: self.done.clone(),
             version: self.version,
             now: self.now,
@@ -59,8 +59,8 @@ impl<S: Source> World<S> {
             claim: None,
             rejects: None,
             refusal: None,
-            told: None,
-            news: Vec::new(),
+            last_reported: None,
+            events: Vec::new(),
             done: Vec::new(),
             version: 1,
             now: "2026-01-03T00:00:00.5Z".parse().unwrap(),
@@ -78,7 +78,7 @@ impl<S: Source> World<S> {
 
     /// The process is killed, and starts again: it knows what the API says.
     pub(super) fn restarted(mut self) -> Self {
-        (self.refusal, self.told) = (None, None);
+        (self.refusal, self.last_reported) = (None, None);
         self
     }
 
@@ -165,7 +165,7 @@ impl<S: Source> World<S> {
             object: object.as_ref(),
             claim: claim.as_ref(),
             refusal: self.refusal.as_ref(),
-            told: self.told.as_ref(),
+            last_reported: self.last_reported.as_ref(),
             now: self.now,
         })
     }
@@ -210,20 +210,20 @@ impl<S: Source> World<S> {
                 self.done.push("correct".to_owned());
                 self.edit_claim(&patch);
             }
-            Step::Delete(news) => {
+            Step::Delete(events) => {
                 self.done.push("delete".to_owned());
                 self.delete(|world| &mut world.claim);
-                self.news.extend(news.map(|news| news.reason));
+                self.events.extend(events.map(|events| events.reason));
             }
             Step::Change(change) => {
                 self.done.push(change.what.to_owned());
                 self.edit(&change.patch);
                 self.take_over(&change.patch, true);
-                self.news.extend(change.news.into_iter().map(|news| news.reason));
+                self.events.extend(change.notices.into_iter().map(|events| events.reason));
             }
-            Step::Tell(news) => {
-                self.news.push(news.reason.clone());
-                self.told = Some(news);
+            Step::Report(notice) => {
+                self.events.push(notice.reason.clone());
+                self.last_reported = Some(notice);
             }
             Step::Wait(until) => self.now = until,
         }

@@ -15,7 +15,7 @@ use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::writes::WriteError;
 use crate::process::metrics::{Metrics, counted};
 
-/// Writes to the Kubernetes API for one source, and counts.
+/// Writes to the Kubernetes API for one source, and counts the writes.
 pub(super) struct Writer<S> {
     client: Client,
     claims: ApiResource,
@@ -35,8 +35,8 @@ impl<S: Source> Writer<S> {
         Self { client, claims: ApiResource::erase::<SharedLB>(&()), metrics, source: PhantomData }
     }
 
-    /// Creates a claim. If one of that name is there that is this source's, that
-    /// one is returned, and if there is another, nothing.
+    /// Creates a claim. If a claim of that name exists, it is returned if it is this
+    /// source's, else `None`.
     pub(super) async fn create(&self, claim: &SharedLB) -> Result<Option<OwnedClaim>, WriteError> {
         let namespace = claim.namespace().unwrap_or_default();
         let created = async {
@@ -47,7 +47,7 @@ impl<S: Source> Writer<S> {
             Ok(self.claims_in(&namespace).create(&params, &object).await?)
         };
         match counted(&self.metrics, "SharedLB", "create", created).await {
-            // A reply that was lost, or a user's claim.
+            // The reply to an earlier create was lost, or it is a user's claim.
             Err(WriteError::Conflict) => {
                 let found = async { Ok(self.claims_in(&namespace).get(&claim.name_any()).await?) };
                 let found = counted(&self.metrics, "SharedLB", "get", found).await?;
@@ -57,7 +57,7 @@ impl<S: Source> Writer<S> {
         }
     }
 
-    /// Sets a claim right.
+    /// Corrects a claim.
     pub(super) async fn correct(&self, claim: &ObjectMeta, patch: Value) -> Result<Option<OwnedClaim>, WriteError> {
         let (params, patch) = merge_patch(claim, patch);
         let api = self.claims_in(&claim.key.namespace);
@@ -65,7 +65,7 @@ impl<S: Source> Writer<S> {
         Ok(OwnedClaim::parse::<S>(&counted(&self.metrics, "SharedLB", "patch", written).await?))
     }
 
-    /// Deletes a claim. Returns it if something keeps it for a while.
+    /// Deletes a claim. Returns it if finalizers keep it.
     pub(super) async fn delete(&self, claim: &ObjectMeta) -> Result<Option<OwnedClaim>, WriteError> {
         let preconditions =
             Preconditions { uid: Some(claim.uid.to_string()), resource_version: Some(claim.version.to_string()) };
@@ -75,7 +75,7 @@ impl<S: Source> Writer<S> {
         match counted(&self.metrics, "SharedLB", "delete", deleted).await {
             Err(WriteError::Gone) => Ok(None),
             result => {
-                // What comes back without a time of deletion is gone.
+                // An object that is returned without a deletionTimestamp is gone.
                 let kept = result?.filter(|kept| kept.metadata.deletion_timestamp.is_some());
                 Ok(kept.and_then(|kept| OwnedClaim::parse::<S>(&kept)))
             }

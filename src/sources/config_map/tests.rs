@@ -63,7 +63,7 @@ fn a_port_is_assigned_and_written_back_and_all_else_stays() {
         claim["spec"],
         json!({"serviceName": "web", "ports": [{"name": "", "protocol": "TCP", "targetPort": 80}]})
     );
-    assert_eq!(world.news, ["Bound"]);
+    assert_eq!(world.events, ["Bound"]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn what_is_wrong_is_told_and_nothing_is_touched() {
         let mut wrong = map(wrong);
         wrong["data"]["bind-ip"] = json!("192.0.2.1");
         let world = World::new(services(), wrong.clone()).settled();
-        assert_eq!(world.news, [reason]);
+        assert_eq!(world.events, [reason]);
         assert!(world.done.is_empty() && *data(&world) == wrong["data"], "{reason}");
     }
 }
@@ -178,7 +178,7 @@ fn a_mistake_takes_nothing_from_a_config_map_and_is_told() {
                 let mut edit = json!({"namespace": null, "target-service-name": null, "target-port": null});
                 edit.as_object_mut().unwrap().extend(after["data"].as_object().unwrap().clone());
                 let (claim, address) = (world.claim.clone(), data(&world)["bind-ip"].clone());
-                (world.done, world.news) = (Vec::new(), Vec::new());
+                (world.done, world.events) = (Vec::new(), Vec::new());
                 world.edit(&json!({ "data": edit }));
                 let world = world.restarted().settled();
                 let what = format!("{} became {} after {at} steps: {:?}", before["data"], after["data"], world.done);
@@ -187,7 +187,7 @@ fn a_mistake_takes_nothing_from_a_config_map_and_is_told() {
                 };
                 assert_eq!(spec(&world.claim), spec(&claim), "{what}");
                 assert_eq!(data(&world)["bind-ip"], address, "{what}");
-                assert_eq!(world.news.len(), 1, "{what}: {:?}", world.news);
+                assert_eq!(world.events.len(), 1, "{what}: {:?}", world.events);
             }
         }
     }
@@ -228,9 +228,9 @@ fn one_that_lingers_while_it_is_deleted_gives_its_port_back_all_the_same() {
 fn while_its_service_is_away_it_keeps_its_port_and_its_address() {
     let mut world = settled(json!({}));
     let kept = (data(&world).clone(), world.claim.clone());
-    (world.done, world.news) = (Vec::new(), Vec::new());
+    (world.done, world.events) = (Vec::new(), Vec::new());
     let mut world = world.with_source(source(json!([]))).restarted().settled();
-    assert!(world.done.is_empty() && world.news.is_empty(), "{:?} {:?}", world.done, world.news);
+    assert!(world.done.is_empty() && world.events.is_empty(), "{:?} {:?}", world.done, world.events);
     assert_eq!((data(&world).clone(), world.claim.clone()), kept);
     // What it asks for is followed all the same.
     world.edit(&json!({"data": {"bind-port": "5432", "target-service-name": "later"}}));
@@ -258,13 +258,13 @@ fn another_class_is_taken_also_while_its_service_is_away() {
 fn while_its_claim_lingers_it_is_bound_to_nothing() {
     for asked in [json!({}), json!({"bind-port": "5432"})] {
         let mut world = settled(asked.clone());
-        (world.done, world.news) = (Vec::new(), Vec::new());
+        (world.done, world.events) = (Vec::new(), Vec::new());
         world.edit_claim(&json!({"metadata": {"finalizers": [sharedlb_crds::CLAIM_FINALIZER, "example.com/hold"]}}));
         world.delete(|world| &mut world.claim);
         let mut world = world.restarted().settled();
         assert_eq!(world.done, ["data", "released"], "first the address goes");
         assert_eq!(*data(&world), map(asked.clone())["data"], "what the user wrote stays");
-        assert_eq!(world.news, ["NameTaken"]);
+        assert_eq!(world.events, ["NameTaken"]);
         world.edit_claim(&json!({"metadata": {"finalizers": []}}));
         assert_eq!(world.settled().seen(), settled(asked).seen());
     }
@@ -281,7 +281,7 @@ fn a_claim_that_vanishes_takes_what_was_written_back_with_it() {
 #[test]
 fn trouble_is_told_once_and_that_it_is_over() {
     let mut world = settled(json!({}));
-    world.news.clear();
+    world.events.clear();
     let ready = |status: &str, reason: &str| {
         json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": reason, "message": "why",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]}})
@@ -291,13 +291,13 @@ fn trouble_is_told_once_and_that_it_is_over() {
         world.edit_claim(&ready(status, reason));
         world = world.settled();
     }
-    assert_eq!(world.news, ["NoBackends", "Ready"]);
+    assert_eq!(world.events, ["NoBackends", "Ready"]);
 }
 
 #[test]
 fn that_a_part_of_what_is_open_gets_no_traffic_is_told_once() {
     let mut world = settled(json!({}));
-    world.news.clear();
+    world.events.clear();
     let said = |programmed: &str, ready: &str, message: &str| {
         let condition = |kind: &str, reason: &str| {
             json!({"type": kind, "status": "True", "reason": reason, "message": message,
@@ -314,12 +314,12 @@ fn that_a_part_of_what_is_open_gets_no_traffic_is_told_once() {
         world.edit_claim(&said(programmed, ready, message));
         world = world.settled();
     }
-    assert_eq!(world.news, ["BackendsLeftOut", "AddressWithoutBackends"]);
+    assert_eq!(world.events, ["BackendsLeftOut", "AddressWithoutBackends"]);
 }
 
 #[test]
 fn what_the_api_server_does_not_take_is_told() {
     let mut world = World::new(services(), map(json!({"class": "x"})));
     world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
-    assert_eq!(world.settled().news, ["Rejected"]);
+    assert_eq!(world.settled().events, ["Rejected"]);
 }

@@ -1,13 +1,13 @@
-//! The correction of addresses of an earlier version, where the source of Services is
-//! switched off.
+//! Corrects the addresses of an earlier version where the source of Services is switched
+//! off.
 
 use k8s_openapi::api::core::v1::Service;
 
 use super::super::{Facts, Source, Step};
 use super::{ServiceSource, Services, is_known, status};
 
-/// Stands in for the source of Services where that is switched off. It only sets
-/// `ipMode: Proxy` on the addresses that an earlier version wrote without it.
+/// Replaces the source of Services where that is switched off. It only sets `ipMode: Proxy`
+/// on addresses that an earlier version wrote without it.
 #[derive(Debug, Clone, Copy)]
 pub struct Retired;
 

@@ -1,5 +1,5 @@
-//! What a Service's status says: addresses, real ports, and the conditions of
-//! its claim. Pure.
+//! The status of a Service: addresses, the ports on the load balancer, and the conditions
+//! of its claim. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus};
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
 use super::super::{Change, OwnedClaim, Refusal};
-use super::{Asks, ServiceSource};
+use super::{Request, ServiceSource};
 use crate::class::{render, transitions};
 use crate::kubernetes::{conditions, text};
 
-/// The type of the condition that says what of a Service is not carried out. It
-/// is there only if there is something.
+/// The type of the condition for fields of a Service that have no effect. A Service without
+/// such fields does not have it.
 const HONOURED: &str = "sharedlb.dev/Honoured";
 
-/// What the status of a Service should have of ours.
+/// Our part of the status of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Status {
     ingress: Vec<LoadBalancerIngress>,
@@ -25,41 +25,41 @@ pub(super) struct Status {
     reached: Option<String>,
 }
 
-/// The mode of every address that we write: kube-proxy leaves it alone.
+/// The `ipMode` of every address that we write: kube-proxy ignores such an address.
 ///
-/// kube-proxy captures what comes to an address of any other mode at *all* ports
-/// in the Service's spec, which its author may change at any time: to another
-/// tenant's port of a shared address. Nothing is lost by it, since the Service of
-/// the load balancer itself makes the address work inside of the cluster.
+/// kube-proxy captures traffic to an address of any other mode at *all* ports in the
+/// Service's spec, and the author may change those at any time to another tenant's port of
+/// the shared address. Inside of the cluster the address works by the Service of the load
+/// balancer.
 const PROXY: &str = "Proxy";
 
-/// Those of these conditions that are ours.
+/// The conditions that are ours.
 pub(super) fn of_ours(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
     let ours = |type_: &str| type_.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     conditions.iter().filter(move |condition| ours(&condition.type_))
 }
 
-/// The status of a Service that has nothing of ours.
+/// The status of a Service without anything of ours.
 pub(super) fn nothing(service: &ServiceSource) -> Status {
-    // The addresses of a Service that was never told anything are another's.
+    // Addresses of a Service without our conditions are another controller's.
     let ingress = if service.has_our_address() { Vec::new() } else { service.ingress.clone() };
     Status { ingress, conditions: Vec::new(), reached: None }
 }
 
 /// The status of a Service whose claim has a verdict.
-pub(super) fn of_claim(service: &ServiceSource, asks: &Asks, claim: &OwnedClaim, now: Timestamp) -> Status {
+pub(super) fn of_claim(service: &ServiceSource, request: &Request, claim: &OwnedClaim, now: Timestamp) -> Status {
     let copied = claim.status.conditions.iter().map(copied);
     Status {
         ingress: ingress(claim),
-        conditions: copied.chain(unhonoured(service, asks, now)).collect(),
+        conditions: copied.chain(unhonoured(service, request, now)).collect(),
         reached: transitions::reached(&claim.status),
     }
 }
 
-/// The status of a Service whose claim cannot be written, or may not exist.
+/// The status of a Service whose claim cannot be written, or must not exist.
 pub(super) fn refused(
     service: &ServiceSource,
-    asks: &Asks,
+    request: &Request,
     refusal: &Refusal,
     claim: Option<&OwnedClaim>,
     now: Timestamp,
@@ -74,32 +74,37 @@ pub(super) fn refused(
     Status {
         ingress: match claim {
             None => Vec::new(),
-            // Where it is reached is not known yet, or can't be read.
+            // Its status is not written yet, or can't be parsed.
             Some(claim) if claim.status.observed_generation.is_none() => service.ingress.clone(),
             Some(claim) => ingress(claim),
         },
-        conditions: conditions.into_iter().flatten().chain(unhonoured(service, asks, now)).collect(),
+        conditions: conditions.into_iter().flatten().chain(unhonoured(service, request, now)).collect(),
         reached: None,
     }
 }
 
-/// The status of a Service that waits for a claim: there is none yet, or the one that
-/// there is is being deleted. The ports of that one are given back already, however
-/// long a finalizer keeps it.
-pub(super) fn waiting(service: &ServiceSource, asks: &Asks, claim: Option<&OwnedClaim>, now: Timestamp) -> Status {
+/// The status of a Service that waits for its claim: there is none yet, or it is being
+/// deleted. In the latter case its ports are given back already, however long a finalizer
+/// keeps it.
+pub(super) fn waiting(
+    service: &ServiceSource,
+    request: &Request,
+    claim: Option<&OwnedClaim>,
+    now: Timestamp,
+) -> Status {
     let refusal = match claim {
-        None => Refusal { reason: Reason::Pending, message: "its SharedLB is being made".to_owned() },
+        None => Refusal { reason: Reason::Pending, message: "its SharedLB is being created".to_owned() },
         Some(claim) => claim.kept_by_others().unwrap_or_else(|| Refusal {
             reason: Reason::Pending,
-            message: format!("SharedLB {} is being deleted, and then made again", claim.meta.key.name),
+            message: format!("SharedLB {} is being deleted, and then recreated", claim.meta.key.name),
         }),
     };
-    refused(service, asks, &refusal, None, now)
+    refused(service, request, &refusal, None, now)
 }
 
-/// Until when the verdict on a claim need not be told to its Service. The claim waits for
-/// what comes by itself, the Service says no more than that or nothing yet, and its
-/// addresses are those of the claim. `None`: it is to be told now.
+/// Until when the verdict on a claim need not be copied to its Service: the claim waits for
+/// something that comes by itself, the Service says no more than that or nothing yet, and
+/// its addresses are those of the claim. `None`: copy it now.
 pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim) -> Option<Timestamp> {
     let ready = conditions::find(&service.conditions, &qualified(ConditionType::Ready.as_str()));
     let is_waiting = match ready {
@@ -109,19 +114,19 @@ pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim) -> Opt
     transitions::passes_until(&claim.status).filter(|_| is_waiting && ingress(claim) == service.ingress)
 }
 
-/// What a claim is advised to do, and what its Service would have to do for that.
+/// Advice in the messages of a claim, and the corresponding advice for its Service.
 const ADVICE: [&str; 2] = [
     "leave port out to have one assigned",
     "annotate the Service with sharedlb.dev/assign-ports: \"true\" to have one assigned",
 ];
 
-/// A condition of a claim as one of its Service.
+/// Converts a condition of a claim to a condition of its Service.
 fn copied(condition: &Condition) -> Condition {
     Condition {
         type_: qualified(&condition.type_),
         message: condition.message.replace(ADVICE[0], ADVICE[1]),
         last_transition_time: Time(conditions::whole_seconds(condition.last_transition_time.0)),
-        // It is the generation of the claim.
+        // The generation is that of the claim.
         observed_generation: None,
         ..condition.clone()
     }
@@ -131,8 +136,8 @@ fn qualified(kind: &str) -> String {
     format!("{GROUP}/{kind}")
 }
 
-fn unhonoured(service: &ServiceSource, asks: &Asks, now: Timestamp) -> Option<Condition> {
-    let (reason, message) = asks.unhonoured.as_ref()?;
+fn unhonoured(service: &ServiceSource, request: &Request, now: Timestamp) -> Option<Condition> {
+    let (reason, message) = request.unhonoured.as_ref()?;
     Some(condition(service, HONOURED, ("False", reason, message), now))
 }
 
@@ -153,7 +158,7 @@ fn condition(
     }
 }
 
-/// Where the Service is reached, as its claim says.
+/// The addresses of the Service, from the status of its claim.
 fn ingress(claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
     let port = |port: &IngressPort| PortStatus {
         error: None,
@@ -169,12 +174,11 @@ fn ingress(claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
     claim.status.load_balancer.iter().flat_map(|found| &found.ingress).map(entry).collect()
 }
 
-/// The write that sets [`PROXY`] on the addresses that an earlier version wrote
-/// without it.
+/// The write that sets [`PROXY`] on addresses that an earlier version wrote without it.
 ///
-/// An address beside our conditions is ours if no other controller may write the
-/// status of such a Service, or if it lists ports: ours always do, and those of a
-/// controller that gives each Service an address of its own do not.
+/// An address in a status with our conditions is ours if no other controller may write the
+/// status of such a Service, or if it lists ports: our addresses always do, and those of
+/// controllers that give each Service an address of its own do not.
 pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
     let ours_beside = service.has_our_address();
     let captured = |entry: &LoadBalancerIngress| {
@@ -194,9 +198,9 @@ pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
         what: "status",
         status: true,
         patch: json!({"status": {"loadBalancer": {"ingress": ingress}}}),
-        news: Vec::new(),
-        otherwise: Some(format!(
-            "kube-proxy may lead other tenants' ports of its address to it: kubectl patch service {} -n {} --subresource=status --type=json -p '{}'",
+        notices: Vec::new(),
+        workaround: Some(format!(
+            "kube-proxy may send traffic for other tenants' ports of its address to it: kubectl patch service {} -n {} --subresource=status --type=json -p '{}'",
             key.name,
             key.namespace,
             Value::from(edits)
@@ -205,8 +209,8 @@ pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
 }
 
 impl Status {
-    /// The same with a word on ports of the Service that its claim does not have:
-    /// not all of what it asks for is allocated, then, and it is not ready.
+    /// The same with a message about ports of the Service that are left out of its claim:
+    /// the Service is then neither allocated nor ready.
     pub(super) fn leaving_out(mut self, service: &ServiceSource, message: Option<&str>, now: Timestamp) -> Self {
         let Some(message) = message else { return self };
         for kind in [ConditionType::Allocated, ConditionType::Ready].map(|kind| qualified(kind.as_str())) {
@@ -221,7 +225,7 @@ impl Status {
         self
     }
 
-    /// The write that makes it so; `None`: it is so.
+    /// The write of this status; `None`: the Service has it.
     pub(super) fn write(&self, service: &ServiceSource) -> Option<Change> {
         let before: Vec<Condition> = of_ours(&service.conditions).cloned().collect();
         if self.ingress == service.ingress && self.conditions == before {
@@ -233,8 +237,8 @@ impl Status {
             what: "status",
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),
-            news: transitions::transitions(&before, &self.conditions, self.reached.as_deref()),
-            otherwise: None,
+            notices: transitions::transitions(&before, &self.conditions, self.reached.as_deref()),
+            workaround: None,
         })
     }
 }

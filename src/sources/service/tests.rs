@@ -151,7 +151,7 @@ fn first_comes_the_claim_then_the_status_with_the_finalizer() {
         json!([{"ip": "10.0.0.1", "ipMode": "Proxy", "ports": [{"port": 80, "protocol": "TCP"}]}])
     );
     assert_eq!(condition(&world, "Ready")["status"], "True");
-    assert_eq!(world.news, ["Ready"]);
+    assert_eq!(world.events, ["Ready"]);
     let claim = world.claim.as_ref().unwrap();
     assert_eq!(claim["metadata"]["finalizers"], json!([CLAIM_FINALIZER]));
 }
@@ -171,12 +171,12 @@ fn a_service_is_told_that_its_claim_waits_only_if_that_takes_long() {
     assert_eq!(world.done, ["create", "wait", "status"]);
     assert_eq!(condition(&world, "Ready")["reason"], "Pending");
     assert_eq!(world.object.as_ref().unwrap()["metadata"]["finalizers"], json!(["team.dev/theirs", FINALIZER]));
-    assert!(world.news.is_empty(), "{:?}", world.news);
+    assert!(world.events.is_empty(), "{:?}", world.events);
     world.is_slow = false;
     let world = world.settled();
     assert_eq!(world.done, ["create", "wait", "status", "status"]);
     assert_eq!(condition(&world, "Ready")["status"], "True");
-    assert_eq!(world.news, ["Ready"]);
+    assert_eq!(world.events, ["Ready"]);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn a_users_claim_of_that_name_is_left_alone_and_the_service_is_told() {
     let mut world = world.settled();
     assert_eq!(world.claim, Some(theirs));
     assert_eq!(condition(&world, "Allocated")["reason"], "NameTaken");
-    assert_eq!(world.news, ["NameTaken"]);
+    assert_eq!(world.events, ["NameTaken"]);
     world.claim = None;
     assert_eq!(condition(&world.settled(), "Ready")["status"], "True");
 }
@@ -332,7 +332,7 @@ fn what_the_api_server_does_not_take_is_told() {
 fn what_is_not_carried_out_is_told_once_and_stays_to_be_read() {
     let policies = json!({"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"});
     let world = settled(service(json!({}), policies)).restarted().settled();
-    assert_eq!(world.news, ["Ready", "ExternalTrafficPolicy"]);
+    assert_eq!(world.events, ["Ready", "ExternalTrafficPolicy"]);
     let told = condition(&world, "Honoured")["message"].as_str().unwrap();
     assert!(told.contains("externalTrafficPolicy Local") && told.contains("sessionAffinity ClientIP"), "{told}");
 }

@@ -111,10 +111,10 @@ fn the_write_that_takes_an_address_from_kube_proxy_says_how_to_do_it_by_hand() {
     let change = status::to_proxy(&service).unwrap();
     let command = "kubectl patch service web -n team --subresource=status --type=json -p \
         '[{\"op\":\"add\",\"path\":\"/status/loadBalancer/ingress/0/ipMode\",\"value\":\"Proxy\"}]'";
-    assert!(change.otherwise.as_ref().is_some_and(|told| told.ends_with(command)), "{:?}", change.otherwise);
+    assert!(change.workaround.as_ref().is_some_and(|told| told.ends_with(command)), "{:?}", change.workaround);
 }
 
-/// Asks for the deletion of the claim, which a finalizer keeps that is not ours.
+/// Request for the deletion of the claim, which a finalizer keeps that is not ours.
 fn delete_and_hold(world: &mut World<Services>) {
     world.edit_claim(&json!({"metadata": {"finalizers": [CLAIM_FINALIZER, "example.com/hold"]}}));
     world.delete(|world| &mut world.claim);
@@ -123,7 +123,7 @@ fn delete_and_hold(world: &mut World<Services>) {
 #[test]
 fn while_its_claim_lingers_a_service_has_no_address_and_is_not_ready() {
     let mut world = settled(plain());
-    (world.done, world.news) = (Vec::new(), Vec::new());
+    (world.done, world.events) = (Vec::new(), Vec::new());
     delete_and_hold(&mut world);
     let mut world = world.restarted().settled();
     assert_eq!(world.done, ["status", "released"], "first the address goes");
@@ -136,7 +136,7 @@ fn while_its_claim_lingers_a_service_has_no_address_and_is_not_ready() {
     }
     let message = condition(&world, "Ready")["message"].as_str().unwrap();
     assert!(message.contains("finalizer example.com/hold keeps it: remove the finalizer"), "{message}");
-    assert_eq!(world.news, ["NameTaken"]);
+    assert_eq!(world.events, ["NameTaken"]);
     // Nor does an edit give it one.
     becomes(&mut world, &two_ports());
     let mut world = world.settled();

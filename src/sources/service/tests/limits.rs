@@ -45,7 +45,7 @@ fn source_ranges_that_keep_clients_out_are_never_ignored() {
         let world = settled(refused.clone());
         assert_eq!(world.done, ["status"], "{refused}");
         assert_eq!(condition(&world, "Allocated")["reason"], "Unsupported");
-        assert_eq!(world.news, ["Unsupported"]);
+        assert_eq!(world.events, ["Unsupported"]);
     }
     let mut world = settled(plain());
     world.done.clear();
@@ -77,7 +77,7 @@ fn source_ranges_that_admit_all_clients_are_served() {
 #[test]
 fn an_edit_that_adds_a_port_that_cannot_be_had_closes_nothing() {
     let mut world = settled(plain());
-    (world.done, world.news) = (Vec::new(), Vec::new());
+    (world.done, world.events) = (Vec::new(), Vec::new());
     let kept = (ingress(&world).clone(), world.claim.clone());
     becomes(&mut world, &with_sctp());
     let mut world = world.restarted().settled();
@@ -88,7 +88,7 @@ fn an_edit_that_adds_a_port_that_cannot_be_had_closes_nothing() {
         assert_eq!(condition(&world, kind)["message"], "port 5060: only TCP and UDP can be shared: remove it");
     }
     assert_eq!(condition(&world, "Programmed")["status"], "True");
-    assert_eq!(world.news, ["Unsupported"]);
+    assert_eq!(world.events, ["Unsupported"]);
     becomes(&mut world, &plain());
     assert_eq!(world.settled().seen(), settled(plain()).seen());
 }
@@ -125,13 +125,13 @@ fn what_is_left_out_is_told_beside_what_else_is_wrong() {
 #[test]
 fn a_class_whose_name_is_misspelt_closes_nothing() {
     let mut world = settled(unclassed("shared"));
-    (world.done, world.news) = (Vec::new(), Vec::new());
+    (world.done, world.events) = (Vec::new(), Vec::new());
     let kept = (ingress(&world).clone(), world.claim.clone());
     becomes(&mut world, &unclassed("Shared Class"));
     let mut world = world.restarted().settled();
     assert_eq!((ingress(&world).clone(), world.claim.clone()), kept);
     assert_eq!(
-        (world.done.as_slice(), world.news.as_slice()),
+        (world.done.as_slice(), world.events.as_slice()),
         (&["status".to_owned()][..], &["Rejected".to_owned()][..])
     );
     assert_eq!(condition(&world, "Ready")["status"], "False");

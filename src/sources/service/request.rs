@@ -1,5 +1,5 @@
-//! What a Service asks for: the claim for it, and what of the Service is not
-//! carried out. Pure.
+//! What a Service requests: its claim, and the fields of its spec that have no effect.
+//! Pure.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,62 +12,62 @@ use super::super::{OwnedClaim, Refusal, owned, ports};
 use crate::backends::ServicePort;
 use crate::kubernetes::text;
 
-/// Where ranges of clients' addresses stood before they had a field.
+/// The annotation for ranges of clients' addresses, which is older than the field.
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// How many ports a claim can have.
 const PORTS_MAX: usize = 64;
 
-/// What a Service asks for.
+/// What a Service requests.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Asks {
-    pub(super) wish: Wish,
-    /// What of the Service is not carried out, although the rest is: in a word
-    /// and in words for the user
+pub(super) struct Request {
+    pub(super) handling: Handling,
+    /// Fields of a Service that is served that have no effect: the reason and the message of
+    /// the condition
     pub(super) unhonoured: Option<(&'static str, String)>,
 }
 
-/// What becomes of what a Service asks for.
+/// How a Service is handled.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum Handling {
     /// A claim is kept for it.
     Served(Wanted),
-    /// Nothing may be open for it: what is open is closed.
+    /// Nothing may be open for it: open ports are closed.
     Closed(Refusal),
-    /// It cannot be carried out, since a name is misspelt, for example: what is open
-    /// stays open.
+    /// Its spec cannot be carried out, for example since a name is misspelt: open ports
+    /// stay open.
     Kept(Refusal),
 }
 
-/// The claim for a Service, as far as that depends on the Service alone.
+/// The claim of a Service, as far as it depends on the Service alone.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wanted {
     class: String,
     service: String,
     address: Option<String>,
-    /// All ports that could be shared: perhaps more than a claim can have
+    /// All ports that can be shared, which may be more than a claim can have
     ports: Vec<SharedLBPort>,
-    /// The numbers of those that cannot be
+    /// The numbers of the ports that cannot be shared
     unshareable: BTreeSet<i32>,
 }
 
-/// The claim for a Service.
+/// The claim of a Service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
     pub(super) spec: SharedLBSpec,
-    /// Which ports of the Service it does not have, and what to do
+    /// Which ports of the Service are left out, and what to do about it
     pub(super) left_out: Option<String>,
 }
 
-impl Asks {
+impl Request {
     pub(super) fn parse(service: &Service, class: &str) -> Self {
         let default = ServiceSpec::default();
         let spec = service.spec.as_ref().unwrap_or(&default);
-        Self { wish: Wish::parse(service, spec, class), unhonoured: unhonoured(spec) }
+        Self { handling: Handling::parse(service, spec, class), unhonoured: unhonoured(spec) }
     }
 }
 
-impl Wish {
+impl Handling {
     fn parse(service: &Service, spec: &ServiceSpec, class: &str) -> Self {
         let unsupported = |message: String| Self::Closed(Refusal { reason: Reason::Unsupported, message });
         if let Some(message) = kept_out(service, spec, class) {
@@ -97,8 +97,8 @@ impl Wish {
 }
 
 impl Wanted {
-    /// The claim for it beside the one that there is: of more ports than fit, it
-    /// keeps those that it has.
+    /// The desired claim, given the current one: of more ports than fit, those of the
+    /// current claim stay.
     pub(super) fn offer(&self, claim: Option<&OwnedClaim>) -> Offer {
         let before = claim.and_then(|claim| claim.spec.as_ref().ok()).map_or(&[][..], |spec| &spec.ports);
         let has = |port: &SharedLBPort| before.iter().any(|other| other.target_port == port.target_port);
@@ -127,8 +127,8 @@ impl Wanted {
             let (all, left) = (self.ports.len(), listed(&left.collect()));
             format!("it has {all} ports, and at most {PORTS_MAX} can be shared ({left} left out): split it")
         });
-        let told: Vec<String> = transport.into_iter().chain(number).collect();
-        (!told.is_empty()).then(|| told.join("; "))
+        let messages: Vec<String> = transport.into_iter().chain(number).collect();
+        (!messages.is_empty()).then(|| messages.join("; "))
     }
 }
 
@@ -143,11 +143,10 @@ fn listed(numbers: &BTreeSet<i32>) -> String {
     format!("port{} {list}", if numbers.len() == 1 { "" } else { "s" })
 }
 
-/// Why nothing may be opened for a Service: it lets only certain clients in, and
-/// nothing here could keep the others out.
+/// Why nothing may be opened for a Service: it admits only some clients, and SharedLB
+/// cannot reject the others.
 ///
-/// As everywhere in Kubernetes, the field counts if there is one, and else the
-/// annotation.
+/// As everywhere in Kubernetes, the field has precedence over the annotation.
 fn kept_out(service: &Service, spec: &ServiceSpec, class: &str) -> Option<String> {
     let field = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).map(|ranges| ranges.trim());
@@ -165,10 +164,9 @@ fn kept_out(service: &Service, spec: &ServiceSpec, class: &str) -> Option<String
     })
 }
 
-/// Whether these ranges keep no client out. Kubernetes' own helper for cloud
-/// controllers (`IsAllowAll`) looks for 0.0.0.0/0 among them, whatever else there
-/// is. ::/0 without it keeps all clients out that have IPv4, and so admits all
-/// clients only of a Service that has IPv6 alone.
+/// Whether these ranges admit every client. As in Kubernetes' own helper for cloud
+/// controllers (`IsAllowAll`), 0.0.0.0/0 among them is enough. ::/0 alone rejects IPv4
+/// clients, so it admits every client only of a Service with IPv6 alone.
 fn admits_all_clients(ranges: &[&str], only_v6: bool) -> bool {
     let all_of = |range: &str| {
         let (address, length) = range.trim().split_once('/')?;
@@ -178,7 +176,7 @@ fn admits_all_clients(ranges: &[&str], only_v6: bool) -> bool {
     ranges.iter().filter_map(|range| all_of(range)).any(|address| address.is_ipv4() || only_v6)
 }
 
-/// What of a Service is not carried out although it is served.
+/// The fields of a Service that have no effect although it is served.
 fn unhonoured(spec: &ServiceSpec) -> Option<(&'static str, String)> {
     let local = (spec.external_traffic_policy.as_deref() == Some("Local")).then_some((
         "ExternalTrafficPolicy",
@@ -188,7 +186,7 @@ fn unhonoured(spec: &ServiceSpec) -> Option<(&'static str, String)> {
         "SessionAffinity",
         "sessionAffinity ClientIP: connections of one client through the shared load balancer go to any pod",
     ));
-    let told: Vec<_> = local.into_iter().chain(affinity).collect();
-    let (reason, _) = told.first()?;
-    Some((reason, told.iter().map(|(_, message)| *message).collect::<Vec<_>>().join("; ")))
+    let found: Vec<_> = local.into_iter().chain(affinity).collect();
+    let (reason, _) = found.first()?;
+    Some((reason, found.iter().map(|(_, message)| *message).collect::<Vec<_>>().join("; ")))
 }
