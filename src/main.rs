@@ -49,22 +49,22 @@ struct ControllerArgs {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "SHAREDLB_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Where the API server is. Left out: KUBECONFIG, ~/.kube/config, or the
-    /// cluster that this runs in.
+    /// The kubeconfig of the API server. Default: KUBECONFIG, ~/.kube/config, or
+    /// the cluster that this process runs in.
     #[arg(long, env = "SHAREDLB_KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// What tells this cluster's load balancers from another's in the same
-    /// account: 1 to 63 letters, digits, '-', '_' and '.'. Left out: the uid of
-    /// the namespace kube-system. Must never change.
+    /// The id of this cluster, which tells its load balancers from those of other
+    /// clusters in the same account: 1 to 63 letters, digits, '-', '_' and '.'.
+    /// Default: the uid of the namespace kube-system. It must never change.
     #[arg(long, env = "SHAREDLB_CLUSTER_ID", value_parser = cluster_id)]
     cluster_id: Option<String>,
-    /// How often each load balancer is looked at although nothing is known to
-    /// have changed, in seconds (at least 10).
+    /// How often each load balancer is observed although no change is known, in
+    /// seconds (at least 10).
     #[arg(long, env = "SHAREDLB_RESYNC_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(10..))]
     resync_seconds: u64,
-    /// How many calls to AWS may be made, as a part of the rates that its user
-    /// guide documents for an account and region: less than 1 leaves room for
-    /// others in the same account, more is for one whose limits were raised.
+    /// The rate of calls to AWS, as a fraction of the rates that its user guide
+    /// documents for an account and region: less than 1 leaves room for other
+    /// clients of the account, more is for an account with raised limits.
     #[arg(long, env = "SHAREDLB_AWS_CALL_RATE", default_value_t = 1.0, value_parser = call_rate)]
     aws_call_rate: f64,
     /// Serve Services of type LoadBalancer whose loadBalancerClass begins with
@@ -75,13 +75,13 @@ struct ControllerArgs {
     #[arg(long, env = "SHAREDLB_SOURCE_CONFIGMAPS", default_value_t = true, action = ArgAction::Set)]
     source_configmaps: bool,
     /// Serve also Services of type LoadBalancer that have no loadBalancerClass,
-    /// if they have the annotation sharedlb.dev/class. Nobody else may serve
-    /// Services without a class then.
+    /// if they have the annotation sharedlb.dev/class. No other controller may
+    /// serve Services without a class then.
     #[arg(long, env = "SHAREDLB_SERVE_UNCLASSED_SERVICES")]
     serve_unclassed_services: bool,
-    /// Print what would be changed in the API and on load balancers, change nothing,
-    /// and end: with the status 0 if nothing would be changed, and 2 if something
-    /// would. Needs no Lease, no port, and only rights to read.
+    /// Print what the controller would change in the API and on load balancers,
+    /// change nothing, and end, with the status 0 if nothing would be changed, and 2
+    /// otherwise. Needs no Lease, no port, and only rights to read.
     #[arg(long, env = "SHAREDLB_DRY_RUN")]
     dry_run: bool,
     /// How long a dry run may take.
@@ -98,11 +98,11 @@ struct ControllerArgs {
     log_level: EnvFilter,
 }
 
-/// Named as those of Kubernetes' own controllers are.
+/// Flags with the names that Kubernetes' own controllers use.
 #[derive(Debug, Args)]
 struct LeaderElection {
-    /// Act only while this process holds a Lease, so that of several one acts at a
-    /// time. Without, there must never be two.
+    /// Act only while this process holds a Lease, so that one of several replicas
+    /// acts at a time. If false, there must never be two replicas.
     #[arg(long, env = "SHAREDLB_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
     leader_elect: bool,
     /// The namespace of the Lease. All controllers of a cluster must have the same.
@@ -111,18 +111,18 @@ struct LeaderElection {
     /// The name of the Lease. All controllers of a cluster must have the same.
     #[arg(long, env = "SHAREDLB_LEADER_ELECT_RESOURCE_NAME", default_value = "sharedlb")]
     leader_elect_resource_name: String,
-    /// How long the others wait until they take over from a leader that does not
+    /// How long other replicas wait before they take over from a leader that does not
     /// renew the Lease: whole seconds.
     #[arg(long, env = "SHAREDLB_LEADER_ELECT_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     leader_elect_lease_duration: Duration,
-    /// How long a leader goes on without renewing it.
+    /// How long a leader acts without renewing the Lease.
     #[arg(long, env = "SHAREDLB_LEADER_ELECT_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
     leader_elect_renew_deadline: Duration,
-    /// How often it is renewed, or looked at by the others.
+    /// How often the leader renews the Lease, and the other replicas read it.
     #[arg(long, env = "SHAREDLB_LEADER_ELECT_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
     leader_elect_retry_period: Duration,
-    /// The name of this process in the Lease, to which something random is added.
-    /// Left out: the name of the host.
+    /// The name of this process in the Lease, to which a random suffix is added.
+    /// Default: the name of the host.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     leader_elect_name: Option<String>,
 }
@@ -157,7 +157,7 @@ enum LogFormat {
     Json,
 }
 
-/// It becomes the value of a label, so it must be one.
+/// The id of a cluster, which must be a valid value of a label.
 fn cluster_id(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let ends =
@@ -208,7 +208,7 @@ fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     };
     if args.dry_run {
         let report = dry_run::run(options, args.dry_run_timeout)?;
-        // A reader such as `head` may have read enough.
+        // A reader such as `head` may close the pipe early.
         match std::io::stdout().write_all(report.to_string().as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}

@@ -1,4 +1,4 @@
-//! Makes the provider of a class from its spec.
+//! Creates the provider of a class from its spec.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use futures::FutureExt as _;
 use kube::Client;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
 use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
-use sharedlb_providers::{IpFamily, Provider};
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::service::{self, ServiceProvider};
+use sharedlb_providers::{IpFamily, Provider};
 
 use crate::api::class::{ClassObject, addresses};
 use crate::class::MakeProvider;
 use crate::leader::Fence;
 
-/// What makes providers, for a whole process: what they share is made once.
-/// `aws_call_rate` is a part of the rates that AWS documents. (The client of the API
-/// server has the fence in it.)
+/// Returns the function that creates providers, which share clients and budgets within the
+/// process. `aws_call_rate` is a fraction of the rates that AWS documents. (The client of
+/// the API server has a fence of its own.)
 #[must_use]
 pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fence: Fence) -> MakeProvider {
     let act = move || {
@@ -68,7 +68,7 @@ fn ip_family(family: sharedlb_crds::IpFamily) -> IpFamily {
     }
 }
 
-/// What is left out is as AWS has it.
+/// Settings that the class leaves out get AWS' defaults.
 fn aws_settings(given: &AwsProvider, targets: Option<TargetKind>, cluster_id: String, class: String) -> aws::Settings {
     let plain = given.subnets.iter().map(|id| aws::SubnetMapping { subnet_id: id.clone(), ..Default::default() });
     let mapped = given.subnet_mappings.iter().map(|mapping| aws::SubnetMapping {
@@ -112,7 +112,7 @@ fn aws_settings(given: &AwsProvider, targets: Option<TargetKind>, cluster_id: St
 }
 
 fn aws_health_check(given: &AwsHealthCheck) -> aws::HealthCheck {
-    // Their ranges end below what an i32 takes: 300 at most.
+    // The schema limits them to 300 at most, so each is an i32.
     let number = |given: Option<u32>| given.and_then(|number| i32::try_from(number).ok());
     aws::HealthCheck {
         protocol: given.protocol.map(|protocol| protocol.as_str().to_owned()),
@@ -143,10 +143,7 @@ mod tests {
         let settings =
             settings(json!({"region": "eu-central-1", "vpcId": "vpc-1", "subnets": ["subnet-1", "subnet-2"]}));
         assert_eq!(settings.scheme, aws::Scheme::InternetFacing);
-        assert_eq!(
-            (settings.ip_address_type, settings.target_ip_family),
-            (aws::IpAddressType::Ipv4, IpFamily::V4)
-        );
+        assert_eq!((settings.ip_address_type, settings.target_ip_family), (aws::IpAddressType::Ipv4, IpFamily::V4));
         assert_eq!(settings.health_check, aws::HealthCheck::default());
         let subnets: Vec<_> = settings.subnet_mappings.iter().map(|mapping| mapping.subnet_id.as_str()).collect();
         assert_eq!(subnets, ["subnet-1", "subnet-2"]);

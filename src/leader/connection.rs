@@ -1,12 +1,11 @@
-//! The connections of a leader to the API server: none of them sends a byte once
-//! the fence is closed.
+//! The connections of a leader to the API server: none of them sends a byte once the fence
+//! is closed.
 //!
-//! kube's own client, put together anew, with three things more. Below everything,
-//! right before a connection's bytes are handed to the kernel, the fence is
-//! looked at: a request may have waited above for a connection, a token or a
-//! retry. And on top, writes are counted, so that a leader that ends in good
-//! order knows when nothing of it is under way. Above that are the limits of
-//! requests: how many at once, and how long each may take.
+//! This is the stack of kube's own client with three more layers. At the bottom, right
+//! before the bytes of a connection are handed to the kernel, the fence is checked: a
+//! request may have waited above for a connection, a token or a retry. Above kube's layers,
+//! writes are counted, so that a graceful shutdown can drain them. At the top are the
+//! limits of requests: how many are sent concurrently, and how long each may take.
 
 use std::io;
 use std::pin::Pin;
@@ -29,9 +28,9 @@ use tower::{BoxError, Service, ServiceBuilder};
 use super::Fence;
 use crate::kubernetes::requests::RequestLimits;
 
-/// A client whose requests pass this fence. What it sent and the other side has
-/// not acknowledged for so long is thrown away by the kernel, instead of being
-/// sent again when the network is back.
+/// A client behind this fence. The kernel drops bytes that the API server has not
+/// acknowledged within `unacknowledged`, instead of sending them again when the network is
+/// back.
 ///
 /// # Errors
 /// When the configuration has a certificate, token or header that can't be used, or a
@@ -61,7 +60,7 @@ pub fn fenced_client(config: Config, fence: &Fence, unacknowledged: Option<Durat
     Ok(Client::new(service, config.default_namespace))
 }
 
-/// Counts writes, and lets none begin once nothing is to begin.
+/// Counts writes, and rejects new ones once the fence drains.
 struct Counted<S> {
     service: S,
     fence: Fence,
@@ -95,7 +94,7 @@ where
     }
 }
 
-/// Makes connections that look at the fence.
+/// Creates connections that check the fence.
 #[derive(Clone)]
 struct Connector {
     http: HttpConnector,
@@ -180,7 +179,7 @@ mod tests {
         Fence::until(Moment::now().after(Duration::from_secs(60)))
     }
 
-    /// A server that answers by this, a client of it, and how many requests came.
+    /// A server that answers like this, a client of it, and the number of requests.
     async fn server<F>(fence: &Fence, answer: impl Fn() -> F + Send + Sync + 'static) -> (Client, Arc<AtomicUsize>)
     where
         F: Future<Output = StatusCode> + Send + 'static,

@@ -1,5 +1,4 @@
-//! What is to be done about a lease: client-go's rules, without a clock and
-//! without I/O.
+//! Leader election by client-go's rules, without a clock and without I/O.
 
 use std::time::Duration;
 
@@ -9,38 +8,38 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::Moment;
 
-/// The most that is added to the time between two tries, as a part of it, so
-/// that many candidates do not all come at once.
+/// The most jitter of the retry period, as a fraction of it, so that candidates do not all
+/// send their requests at the same time.
 pub(super) const JITTER: f64 = 0.2;
 
 /// How long a lease holds, and how often it is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// How long the others wait after the last change that they saw: whole seconds
+    /// How long other candidates wait after the last change that they saw: whole seconds
     pub lease: Duration,
     /// How long a leader acts after the last renewal that it began and that
     /// succeeded
     pub renew_deadline: Duration,
-    /// The time between two tries
+    /// The time between two attempts
     pub retry_period: Duration,
 }
 
-/// Why durations are no terms.
+/// Why durations cannot be used as terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTerms {
     /// It is written into the Lease in seconds.
     #[error("the lease duration must be whole seconds, at least 1 and at most {}", i32::MAX)]
     Lease,
-    /// What is under way when the leader stops needs time to end.
+    /// Requests that are in flight when the leader stops need time to end.
     #[error("the lease duration must be at least a second longer than the renew deadline")]
     RenewDeadline,
-    /// A leader needs more than one try.
+    /// A leader needs more than one attempt.
     #[error("the renew deadline must be more than 1.2 times the retry period, which must be more than 0")]
     RetryPeriod,
 }
 
 impl Default for Terms {
-    /// As the controllers of Kubernetes have them.
+    /// The defaults of Kubernetes' own controllers.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
@@ -51,11 +50,11 @@ impl Default for Terms {
 }
 
 impl Terms {
-    /// Whether one that keeps to these terms is never a leader beside another:
-    /// client-go's conditions, and a second for what was sent last.
+    /// Checks that there are never two leaders with these terms: client-go's conditions, and
+    /// a second for the last requests.
     ///
     /// # Errors
-    /// With what is wrong about them.
+    /// When a condition is violated.
     pub fn validate(&self) -> Result<(), InvalidTerms> {
         if self.lease.subsec_nanos() != 0 || self.lease.is_zero() || self.lease.as_secs() > i32::MAX as u64 {
             return Err(InvalidTerms::Lease);
@@ -69,33 +68,33 @@ impl Terms {
         Ok(())
     }
 
-    /// How long what was sent may lie unacknowledged on this machine, so that it
-    /// is thrown away, and not sent again, before somebody else may be the leader.
+    /// How long sent bytes may stay unacknowledged on this machine, so that the kernel drops
+    /// them before another process may be the leader.
     #[must_use]
     pub fn unacknowledged(&self) -> Duration {
         self.lease.saturating_sub(self.renew_deadline).mul_f64(0.8)
     }
 }
 
-/// What is to be done next.
+/// The next step of a candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
     /// There is no Lease: create one with this.
     Create(LeaseSpec),
-    /// It is ours, or anybody's: replace it by this.
+    /// The Lease is ours, or free: replace it by this.
     Write(LeaseSpec),
-    /// It is somebody's, until this moment if nothing changes.
+    /// The Lease is held by another process, until this moment if it does not change.
     Wait(Moment, String),
 }
 
-/// What one candidate knows of the lease.
+/// The state of the lease as a candidate sees it.
 #[derive(Debug)]
 pub(super) struct Election {
     identity: String,
     terms: Terms,
-    /// The record as it was last seen, if there is one
+    /// The record as last seen, if there is one
     record: Option<LeaseSpec>,
-    /// Until when somebody else holds it, by what was seen last
+    /// Until when another process holds it, by the record as last seen
     held_until: Option<Moment>,
 }
 
@@ -104,10 +103,9 @@ impl Election {
         Self { identity, terms, record: None, held_until: None }
     }
 
-    /// Takes in the record that is there now.
+    /// Takes in the current record.
     pub(super) fn saw(&mut self, record: Option<LeaseSpec>, now: Moment) {
-        // A Lease that was deleted does not end its holder, which does not know
-        // of it yet.
+        // The holder of a Lease that was deleted may not know it yet, and still acts.
         let changed = record.is_some() && record != self.record;
         self.record = record;
         if changed {
@@ -115,8 +113,7 @@ impl Election {
         }
     }
 
-    /// How long the record promises the lease to somebody else; `None`: it
-    /// promises nothing.
+    /// How long the record gives the lease to another process; `None`: it does not.
     fn others_duration(&self) -> Option<Duration> {
         let record = self.record.as_ref()?;
         record.holder_identity.as_ref().filter(|holder| !holder.is_empty() && **holder != self.identity)?;
@@ -124,12 +121,12 @@ impl Election {
         Some(seconds.map_or(self.terms.lease, Duration::from_secs))
     }
 
-    /// Who holds the lease, by the record.
+    /// The holder in the record.
     fn holder(&self) -> &str {
         self.record.as_ref().and_then(|record| record.holder_identity.as_deref()).unwrap_or_default()
     }
 
-    /// What is to be done now.
+    /// The next step.
     pub(super) fn next(&self, now: Moment, time: Timestamp) -> Step {
         if let Some(until) = self.held_until.filter(|until| *until > now) {
             return Step::Wait(until, self.holder().to_owned());
@@ -152,8 +149,8 @@ impl Election {
         })
     }
 
-    /// What gives the lease back, if it is ours: nobody's, and for a second only,
-    /// for those who go by the duration alone.
+    /// The record that releases the lease, if it is ours: without a holder, and with a
+    /// duration of one second for clients that go by the duration alone.
     pub(super) fn released(&self, time: Timestamp) -> Option<LeaseSpec> {
         (self.holder() == self.identity).then(|| LeaseSpec {
             holder_identity: Some(String::new()),

@@ -1,9 +1,9 @@
-//! What stands before every act of a leader: whether it is one still.
+//! The fence: the check before every act of a leader that it still leads.
 //!
-//! A timer alone would not do. A process that was frozen (SIGSTOP, a suspended
-//! machine, a starved one) wakes in the middle of what it did, long before its
-//! timers are served, while somebody else leads. So the clock is looked at each
-//! time, which costs some tens of nanoseconds.
+//! A timer alone is not enough. A process that was frozen (by SIGSTOP, a suspended machine
+//! or CPU starvation) continues in the middle of an operation, before its timers fire,
+//! while another process leads. So the clock is read before each act, which costs some tens
+//! of nanoseconds.
 
 use std::io;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-/// The longest that the watchman sleeps, since the clock that it sleeps by does
-/// not go on while the machine is suspended.
+/// The longest sleep of the thread that watches a fence, since the clock of a sleep stands
+/// still while the machine is suspended.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 
-/// No election: it never closes.
+/// The fence never closes: there is no election.
 const FOR_EVER: u64 = u64::MAX;
-/// Closed for good.
+/// The fence is closed for good.
 const CLOSED: u64 = 0;
 
-/// A moment by a clock that cannot be set, and that goes on while the machine is
-/// suspended (`CLOCK_BOOTTIME`; what Rust's `Instant` reads stands still then).
+/// A moment by a clock that cannot be set, and that advances while the machine is suspended
+/// (`CLOCK_BOOTTIME`; the clock of Rust's `Instant` stands still then).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
@@ -36,19 +36,19 @@ impl Moment {
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
-    /// So long after the machine's start.
+    /// The moment this long after the machine's start.
     #[cfg(test)]
     pub(super) fn at(since_boot: Duration) -> Self {
         Self(since_boot)
     }
 
-    /// So much later.
+    /// The moment this much later.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
     }
 
-    /// How long it is until then; zero if that was before.
+    /// The time until another moment; zero if that is earlier.
     #[must_use]
     pub fn until(self, then: Self) -> Duration {
         then.0.saturating_sub(self.0)
@@ -67,12 +67,12 @@ pub struct Fence(Arc<Inner>);
 struct Inner {
     /// Until when it is open, in nanoseconds of [`Moment`]
     until: AtomicU64,
-    /// Nothing new is to begin
+    /// Whether new acts are rejected
     stopping: AtomicBool,
     under_way: watch::Sender<usize>,
 }
 
-/// An act that is under way, until this is dropped.
+/// An act in flight, until this is dropped.
 #[derive(Debug)]
 pub struct Act(Fence);
 
@@ -83,13 +83,13 @@ impl Drop for Act {
 }
 
 impl Fence {
-    /// One that never closes, for who is alone.
+    /// A fence that never closes, without leader election.
     #[must_use]
     pub fn open() -> Self {
         Self::with(FOR_EVER)
     }
 
-    /// One that closes at this moment unless that is put off.
+    /// A fence that closes at this moment unless it is extended.
     #[must_use]
     pub fn until(moment: Moment) -> Self {
         Self::with(moment.nanos())
@@ -100,7 +100,7 @@ impl Fence {
         Self(Arc::new(Inner { until: AtomicU64::new(until), stopping: AtomicBool::new(false), under_way }))
     }
 
-    /// How long it will still be open; zero if it is not.
+    /// How long it stays open; zero if it is closed.
     fn left(&self) -> Duration {
         match self.0.until.load(Ordering::SeqCst) {
             FOR_EVER => Duration::MAX,
@@ -108,29 +108,30 @@ impl Fence {
         }
     }
 
-    /// Whether it is open. This is for who is about to send something.
+    /// Whether it is open. To be called right before something is sent.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.left().is_zero()
     }
 
-    /// The same as an error.
+    /// An error if it is closed.
     pub(super) fn check(&self) -> io::Result<()> {
         if self.is_open() { Ok(()) } else { Err(io::Error::other("this process is no longer the leader")) }
     }
 
-    /// Returns if it is open. Otherwise never: the process is about to end, and
-    /// whoever asks must neither act nor take it for a failure of its own.
+    /// Returns if it is open. Otherwise it never returns: the process is about to end, and
+    /// the caller must neither act nor report a failure.
     pub async fn pass(&self) {
         if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
             std::future::pending().await
         }
     }
 
-    /// The same for an act that is to have ended before the lease is given back.
+    /// The same for an act that must have ended before the lease is released.
     pub async fn act(&self) -> Act {
         self.0.under_way.send_modify(|count| *count += 1);
-        // Counted first, so that whoever stops either sees it or is seen.
+        // Counted before the check, so that either `drained` sees the act, or the act sees
+        // that it is rejected.
         let act = Act(self.clone());
         if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
             drop(act);
@@ -139,11 +140,11 @@ impl Fence {
         act
     }
 
-    /// Puts off its closing. Returns whether it is open: too late is too late.
+    /// Extends it. Returns whether it is open: a fence that has closed stays closed.
     pub(super) fn extend(&self, until: Moment) -> bool {
         let is_open = self.is_open();
         if is_open {
-            // Only the renewal writes it, unless it was closed in between.
+            // Only renewals write it, unless it was closed in between.
             let change = |old| (old != CLOSED && old != FOR_EVER).then(|| until.nanos().max(old));
             _ = self.0.until.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
         }
@@ -155,21 +156,21 @@ impl Fence {
         self.0.until.store(CLOSED, Ordering::SeqCst);
     }
 
-    /// Lets nothing new begin, and waits until nothing is under way.
+    /// Rejects new acts, and waits until none is in flight.
     pub(super) async fn drain(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         // It can't fail: the sender is in `self`.
         _ = self.0.under_way.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    /// Watches it from a thread of its own, which needs nobody else of this
-    /// process: calls `lapsed` when it closes by the clock.
+    /// Watches it from a thread of its own, which depends on no other part of the process,
+    /// and calls `lapsed` when it closes by the clock.
     pub(super) fn watch(&self, lapsed: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let fence = self.clone();
         let watch = move || {
             loop {
                 match (fence.0.until.load(Ordering::SeqCst), fence.left()) {
-                    // Somebody did it, and knows why.
+                    // It was closed by a call, whose caller ends the process.
                     (CLOSED, _) => return,
                     (_, Duration::ZERO) => break,
                     (_, left) => std::thread::sleep(left.min(WATCH_EVERY)),

@@ -1,4 +1,4 @@
-//! The fence before a provider.
+//! A provider behind the fence.
 
 use async_trait::async_trait;
 use sharedlb_providers::{Applied, ChangeSet, Decorator, Error, LbName, Provider};
@@ -8,9 +8,9 @@ use super::Fence;
 /// A provider that changes no load balancer unless the fence is open. A change that
 /// does not pass never returns: the process is about to end.
 pub struct Fenced {
-    /// What carries out the calls
+    /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
-    /// What changes have to pass
+    /// The fence that changes have to pass
     pub fence: Fence,
 }
 

@@ -1,21 +1,19 @@
-//! Leadership: of several replicas one acts, by a `Lease` of Kubernetes, with
-//! the rules of client-go's leader election.
+//! Leadership: of several replicas one acts, by a `Lease` of Kubernetes, with the rules of
+//! client-go's leader election.
 //!
-//! - Whether somebody else's lease has run out is judged by a clock of our own
-//!   since its record was last *seen to change*, never by the times that are
-//!   written in it: the clocks of two machines need not agree.
-//! - A leader renews every two seconds. One that could not for ten stops acting,
-//!   which is five before anybody else may start. It has a [`Fence`] before every
-//!   byte to the API server and every call of a load balancer, and its process
-//!   ends.
-//! - Whoever ends in good order gives the lease back, once nothing of it is under
-//!   way any more.
+//! - Whether the lease of another process has expired is decided by the local clock, from
+//!   the time at which its record was last *seen to change*, never by the times in the
+//!   record: the clocks of two machines need not agree.
+//! - A leader renews every two seconds. If it cannot for ten seconds, it stops acting, five
+//!   seconds before another process may start: a [`Fence`] stands before every byte to the
+//!   API server and every call of a load balancer, and the process ends.
+//! - On graceful shutdown, the leader rejects new writes, drains those in flight, and
+//!   releases the Lease.
 //!
-//! Why none of the crates that exist: kube has none itself; `kube-lease-manager`
-//! (0.13) compares the written times with the wall clock, and writes without a
-//! resourceVersion; `kube-leader-election` (0.44), `kube-coordinate` (2.0) and
-//! `kubert` (0.25) are made for kube 4, 2 and 1. And what must pass the fence is
-//! ours, so half of this would be ours anyway.
+//! No existing crate is used: kube has none itself; `kube-lease-manager` (0.13) compares the
+//! times in the record with the wall clock, and writes without a resourceVersion;
+//! `kube-leader-election` (0.44), `kube-coordinate` (2.0) and `kubert` (0.25) are for kube
+//! 4, 2 and 1. None of them has a fence.
 
 mod connection;
 mod election;
@@ -41,28 +39,28 @@ pub use fenced::Fenced;
 use crate::process::readiness::Part;
 use election::{Election, Step};
 
-/// The exit status of a process that was the leader, and is no longer.
+/// The exit status of a process that lost its leadership.
 pub const LOST: i32 = 3;
 
-/// How long what is under way may take to end before the lease is given back.
-/// Most of it takes milliseconds; the next leader shall be there within 5 s.
+/// How long requests in flight may take to end before the lease is released. Most take
+/// milliseconds; the next leader must take over within 5 s.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Which lease, for whom, and for how long.
+/// The lease, its holder and its terms.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The namespace of the Lease
     pub namespace: String,
     /// Its name
     pub name: String,
-    /// Who asks for it: nobody else's, ever
+    /// The identity of the holder, which no other process ever has
     pub identity: String,
-    /// How long it holds
+    /// The durations
     pub terms: Terms,
 }
 
-/// An identity that nobody else has: a name, and something random, since a
-/// container that starts again has the name of the one before.
+/// A unique identity: a name and a random suffix, since a container that restarts has the
+/// same name as before.
 ///
 /// # Errors
 /// When the kernel gives no random number.
@@ -71,32 +69,32 @@ pub fn identity(name: &str) -> std::io::Result<String> {
     Ok(format!("{name}_{}", uuid.trim()))
 }
 
-/// One that wants to be the leader.
+/// A process that may become the leader.
 pub struct Candidate {
     leases: Api<Lease>,
     options: Options,
     election: Election,
-    /// The Lease as it was last read or written; `None`: it is to be read
+    /// The Lease as last read or written; `None`: it has to be read
     known: Option<Lease>,
 }
 
-/// The leader. Its lease is renewed as long as [`Leader::keep`] runs.
+/// The leader. [`Leader::keep`] renews its lease.
 pub struct Leader {
     candidate: Candidate,
     fence: Fence,
     readiness: Part,
 }
 
-/// What became of a try.
+/// The result of an attempt.
 enum Tried {
-    /// The lease is ours, for a renew deadline from this moment on
+    /// The lease is ours, for the renew deadline from this moment on
     Ours(Moment),
-    /// It is somebody's until this moment, if nothing changes
+    /// The lease is another process' until this moment, if it does not change
     Theirs(Moment, String),
 }
 
 impl Candidate {
-    /// One that knows nothing yet. The client must not be a fenced one.
+    /// A candidate that has not read the Lease yet. The client must not be a fenced one.
     #[must_use]
     pub fn new(client: Client, options: Options) -> Self {
         let leases = Api::namespaced(client, &options.namespace);
@@ -104,8 +102,8 @@ impl Candidate {
         Self { leases, options, election, known: None }
     }
 
-    /// Waits until the lease is ours. As soon as it is known whose it is, this
-    /// process is ready to take over.
+    /// Waits until the lease is ours. This process is ready, to take over, as soon as it has
+    /// read the Lease.
     pub async fn elected(mut self, readiness: Part) -> Leader {
         info!(lease = self.lease(), identity = self.options.identity, "waiting to be the leader");
         let mut holder = None;
@@ -134,24 +132,23 @@ impl Candidate {
         }
     }
 
-    /// The time between two tries, and something random.
+    /// The time until the next attempt, with jitter.
     fn retry_period(&self) -> Duration {
         self.options.terms.retry_period.mul_f64(1.0 + election::JITTER * fastrand::f64())
     }
 
-    /// One try within its time, which leaves a leader time for another one.
+    /// One attempt with a timeout, which leaves a leader time for another one.
     async fn tried(&mut self) -> Result<Tried, Untried> {
         let limit = self.options.terms.renew_deadline / 2;
         let tried = timeout(limit, self.try_once()).await.unwrap_or(Err(Untried::NoAnswer(limit)));
         if tried.is_err() {
-            // Whatever it was: it may have happened or not, so it is read again.
+            // The write may have succeeded or not, so the Lease is read again.
             self.known = None;
         }
         tried
     }
 
-    /// Reads the Lease, unless it is known and ours, and writes it if it is ours
-    /// or may be.
+    /// Reads the Lease, unless it is known to be ours, and writes it if it is ours or free.
     async fn try_once(&mut self) -> Result<Tried, Untried> {
         let begun = Moment::now();
         if self.known.is_none() {
@@ -169,7 +166,7 @@ impl Candidate {
                 let metadata = ObjectMeta { name: Some(self.options.name.clone()), ..ObjectMeta::default() };
                 self.leases.create(&params, &Lease { metadata, spec: Some(spec) }).await?
             }
-            // With the resourceVersion of what was read.
+            // With the resourceVersion that was read.
             Step::Write(spec) => {
                 let lease = Lease { spec: Some(spec), ..self.known.clone().unwrap_or_default() };
                 self.leases.replace(&self.options.name, &params, &lease).await?
@@ -180,9 +177,9 @@ impl Candidate {
         Ok(Tried::Ours(begun))
     }
 
-    /// Gives the lease back if it is ours.
+    /// Releases the lease, if it is ours.
     async fn give_back(&mut self) -> Result<(), Untried> {
-        // A renewal may have been broken off, so what is known may be old.
+        // A renewal may have been interrupted, so the cached Lease may be outdated.
         let found = self.leases.get(&self.options.name).await?;
         self.election.saw(found.spec.clone(), Moment::now());
         if let Some(spec) = self.election.released(Timestamp::now()) {
@@ -197,7 +194,7 @@ impl Candidate {
     }
 }
 
-/// Why a try had no result.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 enum Untried {
     #[error("{0}")]
@@ -207,19 +204,19 @@ enum Untried {
 }
 
 impl Leader {
-    /// What everything that this process does must pass.
+    /// The fence that every act of this process must pass.
     #[must_use]
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
 
-    /// Renews the lease until `stop` is done, and then gives it back. If the
-    /// lease is lost, the process ends with the status [`LOST`].
+    /// Renews the lease until `stop` completes, and then releases it. If the lease is lost,
+    /// the process ends with the status [`LOST`].
     ///
     /// # Errors
-    /// When there can be no further thread.
+    /// When no thread can be started.
     pub async fn keep(mut self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
-        // From now on it is the work that says what is missing.
+        // From now on, the loops report what they wait for.
         self.readiness.clear();
         let (lease, deadline) = (self.candidate.lease(), self.candidate.options.terms.renew_deadline);
         self.fence.watch(move || end(&lease, &format!("it could not be renewed for {deadline:?}")))?;
@@ -237,11 +234,11 @@ impl Leader {
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tries.tick().await;
-            // Too late is too late, also for a renewal.
+            // A renewal after the deadline does not count.
             self.fence.pass().await;
             match self.candidate.tried().await {
                 Ok(Tried::Ours(since)) => {
-                    // If that was too late, the watchman has seen it as well.
+                    // If that was too late, the thread that watches the fence ends the process.
                     self.fence.extend(since.after(self.candidate.options.terms.renew_deadline));
                 }
                 Ok(Tried::Theirs(_, holder)) => {
@@ -253,22 +250,25 @@ impl Leader {
         }
     }
 
-    /// Lets nothing new begin, waits for what has begun, and gives the lease back.
+    /// Rejects new writes, drains those in flight, and releases the lease.
     async fn give_back(&mut self) {
         let lease = self.candidate.lease();
         if timeout(DRAIN, self.fence.drain()).await.is_err() {
-            warn!(lease, "not given back, since something is still under way: the next leader waits until it runs out");
+            warn!(
+                lease,
+                "the Lease is not released, since requests are in flight: the next leader waits until it expires"
+            );
             return self.fence.close();
         }
         self.fence.close();
         match timeout(DRAIN, self.candidate.give_back()).await.unwrap_or(Err(Untried::NoAnswer(DRAIN))) {
             Ok(()) => info!(lease, "given back"),
-            Err(error) => warn!(lease, %error, "not given back: the next leader waits until it runs out"),
+            Err(error) => warn!(lease, %error, "the Lease is not released: the next leader waits until it expires"),
         }
     }
 }
 
-/// Ends the process at once, from whatever thread: nothing of it must go on.
+/// Ends the process at once, from any thread: no other thread may act any more.
 fn end(lease: &str, why: &str) -> ! {
     error!(lease, "no longer the leader: {why}. This process ends");
     std::process::exit(LOST)

@@ -1,12 +1,12 @@
-//! Waiting for what is due.
+//! Waits for a time or an event.
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use super::tasks;
 
-/// Waits until this time, or for ever if nothing is due. Meanwhile the current task
-/// is known to wake at this time (see [`tasks::Tasks::next_wake`]).
+/// Waits until this time, or for ever if there is none. Meanwhile the current task is
+/// registered to wake at this time (see [`tasks::Tasks::next_wake`]).
 pub(crate) async fn wait_until(time: Option<Instant>) {
     match time {
         Some(time) => {
@@ -17,8 +17,8 @@ pub(crate) async fn wait_until(time: Option<Instant>) {
     }
 }
 
-/// Waits until something happens or is due, and returns all that has happened;
-/// `None`: nothing can happen any more.
+/// Waits for an event or until this time, and returns all events that have come; `None`: all
+/// senders are gone.
 pub(crate) async fn happened<T>(inputs: &mut UnboundedReceiver<T>, due: Option<Instant>) -> Option<Vec<T>> {
     let first = tokio::select! {
         input = inputs.recv() => Some(input?),

@@ -15,7 +15,7 @@ use crate::process::tasks::{POLL_MAX, Tasks};
 /// The content type of the text format of OpenMetrics 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The pages that a cluster looks at.
+/// The pages for probes and Prometheus.
 pub(crate) fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>, tasks: Arc<Tasks>) -> Router {
     Router::new()
         .route("/healthz", get(healthz).with_state(tasks))
@@ -23,8 +23,8 @@ pub(crate) fn router(metrics: Arc<Metrics>, readiness: Arc<Readiness>, tasks: Ar
         .route("/metrics", get(encode).with_state(metrics))
 }
 
-/// Healthy as long as every task yields. An API server that is away is no reason to
-/// start the process again.
+/// Healthy as long as every task yields. A restart would not help if the API server cannot
+/// be reached.
 async fn healthz(State(tasks): State<Arc<Tasks>>) -> (StatusCode, String) {
     match tasks.stuck(POLL_MAX) {
         None => (StatusCode::OK, "ok".to_owned()),

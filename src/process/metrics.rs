@@ -1,4 +1,4 @@
-//! What is counted, for Prometheus.
+//! Metrics for Prometheus.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use sharedlb_providers::{Applied, ChangeSet, Decorator, Error, LbName, Observed,
 
 use crate::kubernetes::writes::WriteError;
 
-/// What may have become of a claim, in the words of `sharedlb_claims`.
+/// The values of the label `verdict` of `sharedlb_claims`.
 pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
 
 /// Labels of [`Metrics::claims`].
@@ -58,7 +58,7 @@ struct KindLabel {
 
 type Durations = Family<ClassLabel, Histogram, fn() -> Histogram>;
 
-/// All metrics. Labels are names of classes and words of ours: never a tenant's.
+/// All metrics. Values of labels are names of classes and constants, never a tenant's text.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -91,16 +91,20 @@ impl Default for Metrics {
             leader: Gauge::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("claims", "SharedLB objects, by what became of them", metrics.claims.clone());
+        registry.register("claims", "SharedLB objects, by verdict", metrics.claims.clone());
         registry.register(
             "slots",
-            "Listeners of a load balancer: held, free, or released and resting",
+            "Listeners of a load balancer: held, free, or released and cooling down",
             metrics.slots.clone(),
         );
-        registry.register("class_run_duration_seconds", "Runs of the class loop", metrics.class_runs.clone());
+        registry.register(
+            "class_run_duration_seconds",
+            "Duration of reconciles of a class",
+            metrics.class_runs.clone(),
+        );
         registry.register(
             "load_balancer_run_duration_seconds",
-            "Runs of the LB loops of a class",
+            "Duration of reconciles of the load balancers of a class",
             metrics.load_balancer_runs.clone(),
         );
         registry.register("provider_calls", "Calls to load balancers", metrics.provider_calls.clone());
@@ -116,17 +120,17 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All of them in the text format of OpenMetrics.
+    /// All metrics in the text format of OpenMetrics.
     ///
     /// # Errors
-    /// Never with the metrics that there are.
+    /// Never, with these metrics.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
     }
 
-    /// How many claims of a class have each of [`VERDICTS`].
+    /// Sets the number of claims of a class with each of [`VERDICTS`].
     pub fn claims(&self, class: &str, counts: [usize; VERDICTS.len()]) {
         for (verdict, count) in VERDICTS.into_iter().zip(counts) {
             let labels = ClaimLabels { class: class.to_owned(), verdict };
@@ -134,7 +138,7 @@ impl Metrics {
         }
     }
 
-    /// Forgets a class that is gone.
+    /// Removes a class that was deleted.
     pub fn forget_class(&self, class: &str) {
         for verdict in VERDICTS {
             self.claims.remove(&ClaimLabels { class: class.to_owned(), verdict });
@@ -144,7 +148,7 @@ impl Metrics {
         self.load_balancer_runs.remove(&label);
     }
 
-    /// What is on one load balancer.
+    /// Sets the numbers of slots of one load balancer.
     pub fn slots(&self, class: &str, load_balancer: u32, counts: [(&'static str, u32); 3]) {
         for (state, count) in counts {
             let labels = SlotLabels { class: class.to_owned(), load_balancer, state };
@@ -152,34 +156,34 @@ impl Metrics {
         }
     }
 
-    /// Forgets a load balancer that is gone.
+    /// Removes a load balancer that was deleted.
     pub fn forget_slots(&self, class: &str, load_balancer: u32) {
         for state in ["held", "free", "released"] {
             self.slots.remove(&SlotLabels { class: class.to_owned(), load_balancer, state });
         }
     }
 
-    /// A run of the class loop.
+    /// Counts a reconcile of a class.
     pub fn class_run(&self, class: &str, took: Duration) {
         self.class_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// A run of an LB loop.
+    /// Counts a reconcile of a load balancer.
     pub fn load_balancer_run(&self, class: &str, took: Duration) {
         self.load_balancer_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// A write of the class loop.
+    /// Counts a write to the API.
     pub fn api_write(&self, kind: &'static str, operation: &'static str, result: &'static str) {
         self.api_writes.get_or_create(&WriteLabels { kind, operation, result }).inc();
     }
 
-    /// Whether this process acts.
+    /// Sets whether this process acts.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
     }
 
-    /// A watch that failed, and is begun again.
+    /// Counts a watch that failed, and is started again.
     pub fn watch_error(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&KindLabel { kind }).inc();
     }
@@ -199,11 +203,11 @@ pub(crate) async fn counted<T>(
 
 /// A provider whose calls are counted.
 pub struct Counted {
-    /// What carries out the calls
+    /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
     /// Its kind, as in the API
     pub kind: &'static str,
-    /// Where its calls are counted
+    /// Counts its calls
     pub metrics: Arc<Metrics>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether this process is doing its work yet, and what it waits for.
+//! Whether this process is ready, and what it waits for.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,7 +9,7 @@ use tracing::info;
 pub struct Readiness(RwLock<Vec<Option<String>>>);
 
 impl Readiness {
-    /// A further part, which is starting.
+    /// Adds a part, which is starting.
     #[must_use]
     pub fn part(self: &Arc<Self>) -> Part {
         let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -17,7 +17,7 @@ impl Readiness {
         Part { all: self.clone(), index: parts.len() - 1 }
     }
 
-    /// What is still missing; `None`: nothing.
+    /// What the process still waits for; `None`: nothing.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
         let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -33,29 +33,29 @@ pub struct Part {
 }
 
 impl Part {
-    /// These kinds of objects have not been listed yet.
+    /// Reports that these kinds of objects have not been listed yet.
     pub fn waiting_for(&self, kinds: &[&str]) {
         self.waiting(format!("waiting for the lists of {}", kinds.join(", ")));
     }
 
-    /// This is in the way.
+    /// Reports what this part waits for.
     pub fn waiting(&self, what: String) {
         self.set(Some(what));
     }
 
-    /// Nothing is in its way.
+    /// Reports that this part waits for nothing.
     pub fn clear(&self) {
         self.set(None);
     }
 
-    /// Its caches have filled, and everything has been looked at once.
+    /// Reports that its caches have filled, and that everything has been reconciled once.
     pub fn ready(&self) {
         if self.set(None) && self.all.missing().is_none() {
-            info!("ready: every cache has filled, and every class has been run");
+            info!("ready: every cache has filled, and every class has been reconciled");
         }
     }
 
-    /// Returns whether that is news.
+    /// Returns whether that has changed.
     fn set(&self, missing: Option<String>) -> bool {
         let mut parts = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
         let news = parts[self.index] != missing;

@@ -1,10 +1,9 @@
-//! The long-lived tasks of the controller, each with a name: whether they still
-//! run, and which of them panicked.
+//! The long-lived tasks of the controller, each with a name: whether they make progress,
+//! and which of them panicked.
 //!
-//! A task that computes without end, or waits for a lock that is never released,
-//! looks like one that has nothing to do. So each poll of a task is timed. What a
-//! task awaits is not timed: the API server and load balancers may be away for any
-//! length of time.
+//! A task that computes without end, or waits for a lock that is never released, looks like
+//! an idle one. So each poll of a task is timed. The time that a task awaits is not: the API
+//! server and load balancers may be unreachable for any length of time.
 
 use crate::kubernetes::ObjectKey;
 use std::cell::RefCell;
@@ -28,18 +27,18 @@ struct Current {
 
 struct Task {
     name: String,
-    /// Since when it is being polled; `None`: it waits
+    /// Since when it is polled; `None`: it waits
     polled_since: Mutex<Option<Instant>>,
-    /// When it goes on although nothing happens
+    /// When it wakes even without an event
     wakes_at: Mutex<Option<tokio::time::Instant>>,
 }
 
-/// The tasks that there are.
+/// The register of tasks.
 #[derive(Default)]
 pub struct Tasks(Mutex<Vec<Weak<Task>>>);
 
 impl Tasks {
-    /// The same future, as a task of this name.
+    /// Registers a future as a task of this name.
     pub fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
         let task = Arc::new(Task { name, polled_since: Mutex::default(), wakes_at: Mutex::default() });
         let mut tasks = lock(&self.0);
@@ -52,8 +51,7 @@ impl Tasks {
         })
     }
 
-    /// Which task has been polled for longer than `limit`, in words for the log;
-    /// `None`: none has.
+    /// The task that has been polled for longer than `limit`, for the log; `None`: none.
     #[must_use]
     pub fn stuck(&self, limit: Duration) -> Option<String> {
         lock(&self.0).iter().filter_map(Weak::upgrade).find_map(|task| {
@@ -62,8 +60,7 @@ impl Tasks {
         })
     }
 
-    /// The task that is the first to go on although nothing happens, and when;
-    /// `None`: none will.
+    /// The task that wakes first even without an event, and when; `None`: none does.
     pub(crate) fn next_wake(&self) -> Option<(String, tokio::time::Instant)> {
         let tasks = lock(&self.0);
         let waking = tasks.iter().filter_map(Weak::upgrade).filter_map(|task| {
@@ -74,8 +71,8 @@ impl Tasks {
     }
 }
 
-/// The current task goes on at this time although nothing happens, until what is
-/// returned is dropped.
+/// Registers that the current task wakes at this time even without an event, until the
+/// returned value is dropped.
 pub(super) fn wakes_at(time: tokio::time::Instant) -> WakesAt {
     let task = CURRENT.with_borrow(|current| current.as_ref().map(|current| current.task.clone()));
     if let Some(task) = &task {
@@ -84,7 +81,7 @@ pub(super) fn wakes_at(time: tokio::time::Instant) -> WakesAt {
     WakesAt(task)
 }
 
-/// A task waits for a time.
+/// A task that waits for a time.
 pub(super) struct WakesAt(Option<Arc<Task>>);
 
 impl Drop for WakesAt {
@@ -113,7 +110,7 @@ impl Drop for Polling<'_> {
     }
 }
 
-/// The current task now works on this object: a panic will name it.
+/// Registers the object that the current task works on: a panic names it.
 pub fn at(kind: &'static str, key: &ObjectKey) {
     CURRENT.with_borrow_mut(|current| {
         if let Some(current) = current {
@@ -122,7 +119,8 @@ pub fn at(kind: &'static str, key: &ObjectKey) {
     });
 }
 
-/// What this thread works on, for a person: "load balancer slb-… of class c".
+/// The task and object that this thread works on, for the log: "load balancer slb-… of class
+/// c".
 fn current() -> String {
     let words = |Current { task, object }: &Current| match object {
         Some((kind, key)) if key.namespace.is_empty() => format!("{}, at {kind} {}", task.name, key.name),
@@ -132,9 +130,8 @@ fn current() -> String {
     CURRENT.with_borrow(|current| current.as_ref().map_or_else(|| "the process".to_owned(), words))
 }
 
-/// From now on a panic anywhere ends the process, and the last line of the log says
-/// what panicked. Otherwise only the tasks that wait for the results of the one that
-/// panicked would notice.
+/// Has every panic end the process, with a last line in the log that names the task and the
+/// object. Otherwise only tasks that wait for the one that panicked would notice.
 pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
