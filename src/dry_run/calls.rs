@@ -1,26 +1,26 @@
-//! Which calls are under way.
+//! Counts calls in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the calls of the API server and of load balancers that are under way.
+/// Counts the calls to the API server and to load balancers that are in flight.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Calls(Arc<AtomicUsize>);
 
 impl Calls {
-    /// A call begins, and ends when what is returned is dropped.
+    /// Counts a call until the returned value is dropped.
     pub(super) fn begin(&self) -> Call {
         self.0.fetch_add(1, Ordering::SeqCst);
         Call(self.clone())
     }
 
-    /// How many are under way.
+    /// The number of calls in flight.
     pub(super) fn under_way(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// A call that is under way.
+/// A call in flight.
 #[derive(Debug)]
 pub(super) struct Call(Calls);
 

@@ -1,5 +1,5 @@
-//! Load balancers as they would be after the changes of the LB loops, which no load
-//! balancer ever gets.
+//! The load balancers with the changes of the LB loops, which are recorded and not carried
+//! out.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -16,7 +16,7 @@ use super::calls::Calls;
 #[derive(Clone, Default)]
 pub(super) struct LoadBalancers {
     known: Arc<Mutex<BTreeMap<LbName, Known>>>,
-    /// Why load balancers could not be observed when that was last tried
+    /// Load balancers whose last observation failed
     failures: Arc<Mutex<BTreeMap<LbName, Error>>>,
     calls: Calls,
 }
@@ -24,13 +24,13 @@ pub(super) struct LoadBalancers {
 /// A load balancer before and after all changes; `None`: it does not exist.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    /// The object that a person should look at
+    /// The object of the load balancer, for the report
     pub(super) object: String,
     pub(super) before: Option<LoadBalancer>,
     pub(super) now: Option<LoadBalancer>,
-    /// What had drifted, by port, and would be repaired
+    /// The drift that would be repaired, by port
     pub(super) repaired: BTreeMap<NonZeroU16, String>,
-    /// What is observed now, once it was changed
+    /// The next observation, once it was changed
     observed: Option<Option<Observed>>,
 }
 
@@ -41,23 +41,22 @@ impl Known {
 }
 
 impl LoadBalancers {
-    /// Load balancers whose calls are counted there.
+    /// Load balancers whose calls are counted by `calls`.
     pub(super) fn new(calls: Calls) -> Self {
         Self { calls, ..Self::default() }
     }
 
-    /// The same provider, but that its changes are recorded here and not made.
+    /// Wraps a provider, so that its changes are recorded here instead of carried out.
     pub(super) fn recorded(&self, provider: Box<dyn Provider>) -> Box<dyn Provider> {
         Box::new(Recorded { provider, load_balancers: self.clone() })
     }
 
-    /// All that were observed.
+    /// All load balancers that were observed.
     pub(super) fn all(&self) -> BTreeMap<LbName, Known> {
         self.known().clone()
     }
 
-    /// Why a load balancer could not be observed, so that it is not known what the
-    /// controller would do to it.
+    /// Why a load balancer could not be observed. The changes of such a one are not known.
     pub(super) fn failure(&self) -> Option<String> {
         let failures = lock(&self.failures);
         let (name, error) = failures.first_key_value()?;
@@ -74,7 +73,7 @@ impl LoadBalancers {
             Err(error @ (Error::Transient(_) | Error::Throttled { .. })) => {
                 _ = failures.insert(name.clone(), error.clone())
             }
-            // Other errors are about the load balancer itself: the controller gets them too.
+            // Other errors are about the load balancer itself, and part of the dry run.
             _ => _ = failures.remove(name),
         }
     }
@@ -91,7 +90,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// The load balancer with all changes that were recorded.
+    /// The load balancer with all recorded changes.
     async fn observed(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let recorded = self.load_balancers.known().get(name).and_then(|known| known.observed.clone());
         if let Some(observed) = recorded {

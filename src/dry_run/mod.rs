@@ -1,15 +1,14 @@
-//! A dry run: what the controller would do now, without any of it being done.
+//! A dry run reports what the controller would do now, and does none of it.
 //!
-//! The controller itself runs, with two things beneath it exchanged. Its client of the
-//! Kubernetes API has an overlay, which answers every write as the API server would,
-//! and shows it to later reads and watches. Its providers observe, and record changes
-//! instead of making them. So no write of any kind leaves the process, and every
-//! decision is made on what the former ones would have led to.
+//! The controller itself runs, with two parts replaced. Its client of the Kubernetes API has
+//! an overlay, which answers every write as the API server would, and includes it in later
+//! reads and watches. Its providers observe, and record changes instead of carrying them
+//! out. So no write of any kind leaves the process, and every decision depends on the
+//! earlier ones as usual.
 //!
-//! It ends when the controller would do nothing more unless something else happens:
-//! every cache has filled, no task can go on, no call is under way, and no task waits
-//! for a time that is near. A runtime of one thread says when no task can go on: its
-//! thread is about to sleep.
+//! It ends when the controller would do nothing more without a further event: every cache
+//! has filled, no task can run, no call is in flight, and no task wakes soon. On a runtime
+//! with one thread, no task can run when that thread is about to sleep.
 
 mod calls;
 mod load_balancers;
@@ -42,17 +41,16 @@ use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::process::tasks::Tasks;
 
-/// The longest pause that the controller makes by itself before it goes on with what
-/// it has begun, and a margin: a status that says no more than that a claim waits is held
-/// back. An LB loop pauses, changes of backends are coalesced, and figures of a class are
-/// delayed for 1 s at most. A task that waits for longer waits for something else: a
-/// cool-down, an address, another try after failures.
+/// The longest time for which the controller delays work that could be done, and a margin:
+/// that of the status of a claim that waits. The pause of an LB loop, the coalescing of
+/// backends and the delay of the figures of a class are 1 s at most. A longer wait is for
+/// something else: a cool-down, an address, a retry.
 const PAUSE_MAX: Duration = PASSING.saturating_add(Duration::from_secs(1));
 
-/// Runs the controller dry for at most this long, and reports what it would change.
+/// Runs the controller dry for at most `timeout`, and reports what it would change.
 ///
 /// # Errors
-/// When the API server can't be reached, a right is missing, or it is not over in time.
+/// When the API server can't be reached, a right is missing, or the timeout is over.
 pub fn run(options: Options, timeout: Duration) -> anyhow::Result<Report> {
     let calls = Calls::default();
     let run = Arc::new(Run {
@@ -72,7 +70,7 @@ pub fn run(options: Options, timeout: Duration) -> anyhow::Result<Report> {
     runtime.block_on(run.until_over(options, timeout))
 }
 
-/// A dry run under way.
+/// A running dry run.
 struct Run {
     overlay: Overlay,
     load_balancers: LoadBalancers,
@@ -84,7 +82,7 @@ struct Run {
 
 impl Run {
     async fn until_over(&self, options: Options, timeout: Duration) -> anyhow::Result<Report> {
-        info!("dry run: nothing of what the log reports is done");
+        info!("dry run: the log reports changes that are not carried out");
         let config = controller::config(options.kubeconfig.as_deref()).await?;
         let process = Process {
             metrics: Arc::new(Metrics::default()),
@@ -95,9 +93,9 @@ impl Run {
         let environment = Environment {
             clients: controller::Clients::new(|| self.client(config.clone()))?,
             fence: Fence::open(),
-            // No call of a cloud that changes anything passes it.
+            // No call that changes a cloud passes it.
             provider_fence: Fence::until(Moment::now()),
-            // Nothing gives an address to a load balancer that is not created.
+            // A load balancer that is not created gets no address.
             address_within: None,
             adapt: Box::new(move |provider| recorder.recorded(provider)),
         };
@@ -105,13 +103,13 @@ impl Run {
             result = controller::work(environment, options, process) => result?,
             () = self.over.notified() => {}
             () = tokio::time::sleep(timeout) => bail!(
-                "not over within {} s: {}; --dry-run-timeout gives it longer",
+                "not finished within {} s: {}; raise --dry-run-timeout",
                 timeout.as_secs(),
                 self.awaited().unwrap_or_default()
             ),
         }
         if let Some(failure) = self.overlay.failure().or_else(|| self.load_balancers.failure()) {
-            bail!("what the controller would do is not known: {failure}");
+            bail!("the dry run is incomplete: {failure}");
         }
         let load_balancers = self.load_balancers.all();
         Ok(self.overlay.objects(|objects| Report::new(objects, &load_balancers)))
@@ -122,25 +120,25 @@ impl Run {
         Ok(server.with_layer(&self.overlay).build())
     }
 
-    /// No task can go on at this moment.
+    /// Records that no task can run at this moment.
     fn note_idle(&self) {
         if self.awaited().is_none() {
             self.over.notify_one();
         }
     }
 
-    /// What the controller would go on with, given that no task can go on at this
-    /// moment; `None`: nothing.
+    /// What the controller waits for before the dry run can end, given that no task can run
+    /// at this moment; `None`: nothing.
     fn awaited(&self) -> Option<String> {
         if let Some(missing) = self.readiness.missing() {
             return Some(missing);
         }
         let calls = self.calls.under_way();
         if calls > 0 {
-            return Some(format!("{calls} calls are under way"));
+            return Some(format!("{calls} calls are in flight"));
         }
         if !self.overlay.watches_are_open() {
-            return Some("a watch is being begun again".to_owned());
+            return Some("a watch is being started again".to_owned());
         }
         let (task, wakes_at) = self.tasks.next_wake()?;
         let near = wakes_at <= Instant::now() + PAUSE_MAX;

@@ -1,6 +1,6 @@
-//! Objects as they would be after the controller's writes, which the API server never
-//! gets: what it would answer, by its own rules as far as the controller depends on
-//! them. Defaults, admission and other controllers are not among these.
+//! The objects with the controller's writes, which the API server never gets. Answers follow
+//! the rules of the API server as far as the controller depends on them, without defaults,
+//! admission and other controllers.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::request::ObjectPath;
 
-/// The first resourceVersion that a dry run gives. No API server reaches it (etcd
-/// counts its writes), so that what is written here is newer than all that the API
-/// server reports.
+/// The first resourceVersion of a dry run. No API server reaches it (etcd counts its
+/// writes), so objects that are written here are newer than all those of the API server.
 pub(super) const FIRST_VERSION: u64 = 1 << 62;
 
 /// The objects that were written.
@@ -36,11 +35,11 @@ pub(super) enum Write {
     Create(Value),
     JsonPatch(Vec<PatchOperation>),
     MergePatch(Value),
-    /// With the options of the request
+    /// The options of the request
     Delete(Value),
 }
 
-/// How a write is made.
+/// The manner of a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner<'a> {
     /// Whether only the status is written
@@ -51,7 +50,7 @@ pub(super) struct Manner<'a> {
     pub(super) time: Timestamp,
 }
 
-/// Why the API server would refuse a write.
+/// Why the API server would reject a write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("not found")]
@@ -65,7 +64,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The code of the answer, and its reason in a word.
+    /// The status code of the answer, and its reason.
     pub(super) fn code(&self) -> (u16, &'static str) {
         match self {
             Self::NotFound => (404, "NotFound"),
@@ -76,24 +75,24 @@ impl Refusal {
     }
 }
 
-/// What a write that was carried out did to an object.
+/// The effect of a write on an object.
 #[derive(Debug)]
 pub(super) struct Written {
-    /// As it was
+    /// The object before
     pub(super) old: Option<Value>,
-    /// As it is
+    /// The object after
     pub(super) new: Option<Value>,
-    /// What the answer says of it
+    /// The object in the answer
     pub(super) reply: Value,
 }
 
 impl Objects {
-    /// The object of this path, if it was ever written; `Some(None)`: it is gone.
+    /// The object with this path, if it was ever written; `Some(None)`: it was deleted.
     pub(super) fn get(&self, path: &ObjectPath) -> Option<Option<&Value>> {
         self.entries.get(path).map(|entry| entry.now.as_ref())
     }
 
-    /// All that were written.
+    /// All objects that were written.
     pub(super) fn all(&self) -> &BTreeMap<ObjectPath, Entry> {
         &self.entries
     }
@@ -123,7 +122,7 @@ impl Objects {
     }
 }
 
-/// What a write does to an object.
+/// Applies a write to an object.
 enum Changed {
     Not(Value),
     To(Value),
@@ -204,9 +203,8 @@ fn created(path: &ObjectPath, mut object: Value, manner: Manner<'_>, version: u6
     object
 }
 
-/// A write of the status leaves all else as it is, and any other write the status. Of a
-/// Service, as of other kinds that are built in, a write of the status changes metadata
-/// too.
+/// A write of the status keeps all other fields, and any other write keeps the status. For a
+/// Service, as for other built-in kinds, a write of the status changes metadata too.
 fn keep_what_is_not_written(new: &mut Value, old: &Value, path: &ObjectPath, status: bool) {
     if status {
         let (written, metadata) = (new["status"].take(), new["metadata"].take());
@@ -233,8 +231,8 @@ fn is_same(new: &Value, old: &Value) -> bool {
     essence(new) == essence(old)
 }
 
-/// Records which fields a merge patch has set, as the API server does in
-/// `managedFields`: the source of ConfigMaps reads it.
+/// Records in `managedFields` which fields a merge patch has set, as the API server does:
+/// the source of ConfigMaps depends on it.
 fn record_manager(object: &mut Value, manager: &str, patch: &Value) {
     let mut patch = patch.clone();
     if let Some(patch) = patch.as_object_mut() {
@@ -276,7 +274,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// A time as objects have it, in whole seconds.
+/// A time in an object, in whole seconds.
 fn time(time: Timestamp) -> Value {
     serde_json::to_value(Time(time)).unwrap_or_default()
 }

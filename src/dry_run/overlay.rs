@@ -1,8 +1,8 @@
-//! A client whose reads reach the API server and whose writes do not: it answers them
-//! itself, and its later answers and watches show them.
+//! A client whose reads reach the API server and whose writes do not: it answers writes
+//! itself, and includes them in later reads and watches.
 //!
-//! It stands on top of kube's own client, so all that the controller does to make a
-//! request and to take in its answer is as it always is.
+//! It wraps the transport of kube's own client, so that the controller builds requests and
+//! parses answers as always.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,10 @@ use tracing::debug;
 
 use super::calls::Calls;
 use super::objects::{FIRST_VERSION, Manner, Objects, Refusal, Write, Written};
-use super::request::{Asked, Collection, ObjectPath};
+use super::request::{Collection, ObjectPath, Operation};
 use super::watch_stream::{self, Line, ReplyBody};
 
-/// What was written, which all clients of a dry run share.
+/// The objects that were written, which all clients of a dry run share.
 #[derive(Clone, Default)]
 pub(super) struct Overlay {
     state: Arc<Mutex<State>>,
@@ -37,7 +37,7 @@ struct State {
     objects: Objects,
     watches: BTreeMap<u64, Watch>,
     next_watch: u64,
-    /// Watches that the API server has ended and that were not begun again
+    /// Watches that the API server has ended and that were not started again
     ended: Vec<Collection>,
     /// The first write that could not be answered, and why
     failure: Option<String>,
@@ -50,7 +50,7 @@ struct Watch {
 }
 
 impl Overlay {
-    /// An overlay whose calls are counted there.
+    /// An overlay whose calls are counted by `calls`.
     pub(super) fn new(calls: Calls) -> Self {
         Self { state: Arc::default(), calls }
     }
@@ -59,19 +59,18 @@ impl Overlay {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the objects that were written.
+    /// Reads the objects that were written.
     pub(super) fn objects<T>(&self, look: impl FnOnce(&Objects) -> T) -> T {
         look(&self.state().objects)
     }
 
-    /// Whether every watch that was begun is open, so that what is written gets to all
-    /// that wait for it.
+    /// Whether every watch is open, so that a write reaches all of them.
     pub(super) fn watches_are_open(&self) -> bool {
         self.state().ended.is_empty()
     }
 
-    /// The first write that could not be answered, and why. What was decided since
-    /// cannot be trusted.
+    /// The first write that could not be answered, and why. Later decisions are not those of
+    /// a real run.
     pub(super) fn failure(&self) -> Option<String> {
         self.state().failure.clone()
     }
@@ -80,7 +79,7 @@ impl Overlay {
         self.state().failure.get_or_insert(failure);
     }
 
-    /// Carries a write out, and shows it to the watches.
+    /// Carries a write out, and sends it to the watches.
     fn write(
         &self,
         path: &ObjectPath,
@@ -99,7 +98,7 @@ impl Overlay {
         Ok(written)
     }
 
-    /// Opens a watch: it begins with all that was written so far.
+    /// Opens a watch, which begins with all earlier writes.
     fn open(&self, collection: Collection) -> watch_stream::Receiver {
         let mut state = self.state();
         let number = state.next_watch;
@@ -123,8 +122,7 @@ impl Overlay {
         receiver
     }
 
-    /// Makes a list what it would be after the writes. What was created is on its last
-    /// page.
+    /// Applies the writes to a list. Created objects are on its last page.
     fn amend(&self, collection: &Collection, list: &mut Value) {
         let state = self.state();
         let is_last = list["metadata"]["continue"].as_str().is_none_or(str::is_empty);
@@ -145,7 +143,7 @@ impl Overlay {
     }
 }
 
-/// What a watch of this collection shows of a write.
+/// The event of a write in a watch of this collection.
 fn line(
     collection: &Collection,
     path: &ObjectPath,
@@ -180,7 +178,7 @@ impl<S> Layer<S> for Overlay {
 /// A client with an overlay.
 pub(super) struct Overlaid<S> {
     overlay: Overlay,
-    /// The client beneath it, which is used for reads alone
+    /// The wrapped client, which is used only for reads
     server: Arc<tokio::sync::Mutex<S>>,
 }
 
@@ -225,9 +223,9 @@ where
     B::Error: Into<BoxError>,
 {
     async fn answer(&self, request: Request<Body>) -> Result<Response<ReplyBody>, BoxError> {
-        match Asked::of(request.method(), request.uri()) {
-            Asked::OtherRead => read(self.ask(request).await?).await,
-            Asked::Get(path) => {
+        match Operation::of(request.method(), request.uri()) {
+            Operation::OtherRead => read(self.ask(request).await?).await,
+            Operation::Get(path) => {
                 let known = self.overlay.objects(|objects| objects.get(&path).map(Option::<&Value>::cloned));
                 match known {
                     None => read(self.ask(request).await?).await,
@@ -235,15 +233,15 @@ where
                     Some(None) => Ok(refused(&path, &Refusal::NotFound)),
                 }
             }
-            Asked::List(collection) => self.list(&collection, request).await,
-            Asked::Watch { since: Some(since), .. } if since >= FIRST_VERSION => Ok(expired()),
-            Asked::Watch { collection, .. } => self.watch(collection, request).await,
-            // Events report what has happened, and here nothing has.
-            Asked::Create(collection) if collection.resource.plural == "events" => {
+            Operation::List(collection) => self.list(&collection, request).await,
+            Operation::Watch { since: Some(since), .. } if since >= FIRST_VERSION => Ok(expired()),
+            Operation::Watch { collection, .. } => self.watch(collection, request).await,
+            // Events would report changes that are not carried out.
+            Operation::Create(collection) if collection.resource.plural == "events" => {
                 let event: Value = parsed(request).await?;
                 Ok(reply(StatusCode::CREATED, &event))
             }
-            Asked::Create(collection) => {
+            Operation::Create(collection) => {
                 let uri = request.uri().path().to_owned();
                 let object: Value = parsed(request).await?;
                 let Some(name) = object["metadata"]["name"].as_str().map(str::to_owned) else {
@@ -255,7 +253,7 @@ where
                 let manner = Manner { status: false, manager: "", time: Timestamp::now() };
                 self.write(&path, &uri, Write::Create(object), manner).await
             }
-            Asked::Patch { object, status, manager } => {
+            Operation::Patch { object, status, manager } => {
                 let uri = request.uri().path().to_owned();
                 let uri = if status { uri.trim_end_matches("/status") } else { &uri };
                 let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -267,17 +265,17 @@ where
                 let manner = Manner { status, manager: &manager, time: Timestamp::now() };
                 self.write(&object, uri, write, manner).await
             }
-            Asked::Delete(path) => {
+            Operation::Delete(path) => {
                 let uri = request.uri().path().to_owned();
                 let manner = Manner { status: false, manager: "", time: Timestamp::now() };
                 let write = Write::Delete(parsed(request).await?);
                 self.write(&path, &uri, write, manner).await
             }
-            Asked::OtherChange => Ok(self.unsupported(&format!("{} {}", request.method(), request.uri().path()))),
+            Operation::OtherChange => Ok(self.unsupported(&format!("{} {}", request.method(), request.uri().path()))),
         }
     }
 
-    /// Asks the API server. Nothing but reads ever gets here.
+    /// Sends a read to the API server.
     async fn ask(&self, request: Request<Body>) -> Result<Response<B>, BoxError> {
         let reply = {
             let mut server = self.server.lock().await;
@@ -308,7 +306,7 @@ where
         Ok(watched.map(|events| watch_stream::merged(events, written)))
     }
 
-    /// Carries a write out on the object of this URI.
+    /// Carries out a write to the object with this URI.
     async fn write(
         &self,
         path: &ObjectPath,
@@ -329,7 +327,7 @@ where
                     Some(serde_json::from_slice(&body)?)
                 }
                 status => {
-                    // A failure that passes is tried again; a right that is missing is not.
+                    // The controller retries a temporary failure; a missing right stays.
                     if matches!(status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) {
                         self.overlay.note_failure(format!("get of {uri}: {status}"));
                     }
@@ -348,15 +346,15 @@ where
         }
     }
 
-    /// The answer to a change for which there is none: the dry run fails.
+    /// The answer to a write that the overlay does not know: the dry run fails.
     fn unsupported(&self, what: &str) -> Response<ReplyBody> {
-        let message = format!("a dry run has no answer to {what}");
+        let message = format!("the dry run cannot answer {what}");
         self.overlay.note_failure(message.clone());
         status(405, "MethodNotAllowed", &message)
     }
 }
 
-/// The whole of an answer.
+/// The whole body of an answer.
 async fn read<B>(answer: Response<B>) -> Result<Response<ReplyBody>, BoxError>
 where
     B: http_body::Body<Data = Bytes>,
@@ -399,8 +397,7 @@ fn refused(path: &ObjectPath, refusal: &Refusal) -> Response<ReplyBody> {
     status(code, reason, &format!("{} \"{}\": {refusal}", path.resource.plural, path.name))
 }
 
-/// The answer to a watch that would go on after a version that only the overlay knows:
-/// the list is made again.
+/// The answer to a watch from a version that only the overlay knows: the client lists again.
 fn expired() -> Response<ReplyBody> {
     let event = Line::new("ERROR", &status_object(410, "Expired", "the version is one of the dry run"));
     Response::new(whole(event.into_bytes()))

@@ -1,5 +1,5 @@
-//! What a dry run prints: each object and load balancer that would change, with the
-//! fields that would. Pure.
+//! The report of a dry run: each object and load balancer that would change, with the fields
+//! that would change. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,19 +14,19 @@ use crate::kubernetes::text;
 /// Metadata that the API server keeps by itself.
 const KEPT_BY_SERVER: [&str; 5] = ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp"];
 
-/// A time that is never the same in two runs, beside a change that is shown.
+/// A time that differs in each run, and changes only with a field that is printed.
 const TRANSITION_TIME: &str = "lastTransitionTime";
 
-/// What tells the items of a list apart, where they have it.
+/// The fields that identify the items of a list.
 const ITEM_KEYS: [&str; 3] = ["type", "name", "index"];
 
 /// The longest value that is printed, in bytes.
 const VALUE_MAX: usize = 400;
 
-/// Backends of a listener that are named.
+/// The most backends of a listener that are named.
 const BACKENDS_NAMED: usize = 3;
 
-/// All that would change.
+/// The report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     blocks: Vec<Block>,
@@ -41,7 +41,7 @@ struct Block {
     is_load_balancer: bool,
 }
 
-/// What becomes of a thing.
+/// How an object or field would change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sign {
     Created,
@@ -50,7 +50,7 @@ enum Sign {
 }
 
 impl Sign {
-    /// `None`: there is nothing before and after.
+    /// `None`: it exists neither before nor after.
     fn of<T>(before: Option<&T>, now: Option<&T>) -> Option<Self> {
         match (before, now) {
             (None, Some(_)) => Some(Self::Created),
@@ -72,7 +72,7 @@ impl fmt::Display for Sign {
 }
 
 impl Report {
-    /// The report on these objects and load balancers. Objects come first, by kind,
+    /// Creates the report on these objects and load balancers. Objects come first, by kind,
     /// namespace and name.
     pub(super) fn new(objects: &Objects, load_balancers: &BTreeMap<LbName, Known>) -> Self {
         let mut blocks: Vec<Block> = objects.all().values().filter_map(of_object).collect();
@@ -115,7 +115,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// `None`: the object is as it was.
+/// `None`: the object does not change.
 fn of_object(entry: &Entry) -> Option<Block> {
     let (before, now) = (entry.before.as_ref(), entry.now.as_ref());
     let sign = Sign::of(before, now)?;
@@ -136,7 +136,7 @@ fn of_object(entry: &Entry) -> Option<Block> {
     Some(Block { sign, title, lines, is_load_balancer: false })
 }
 
-/// An object without what is not shown of it.
+/// An object without the fields that are not printed.
 fn essence(object: Option<&Value>) -> Value {
     let mut object = object.cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
     if let Some(fields) = object.as_object_mut() {
@@ -162,8 +162,8 @@ fn drop_transition_times(value: &mut Value) {
     }
 }
 
-/// Adds a line for each field that differs, and for each item of a list that comes or
-/// goes.
+/// Adds a line for each field that differs, and for each item of a list that is added or
+/// removed.
 fn compare(path: &str, before: &Value, now: &Value, lines: &mut Vec<(Sign, String)>) {
     match (before, now) {
         _ if before == now => {}
@@ -202,7 +202,7 @@ fn compare(path: &str, before: &Value, now: &Value, lines: &mut Vec<(Sign, Strin
     }
 }
 
-/// The items of a list by what tells them apart, if something does.
+/// The items of a list by their identifying field, if they have one.
 fn keyed(list: &Value) -> Option<BTreeMap<String, &Value>> {
     let items = match list {
         Value::Null => return Some(BTreeMap::new()),
@@ -229,7 +229,7 @@ fn line(path: &str, before: &Value, now: &Value) -> (Sign, String) {
     }
 }
 
-/// `None`: the load balancer is as it was.
+/// `None`: the load balancer does not change.
 fn of_load_balancer(name: &LbName, known: &Known) -> Option<Block> {
     let (before, now) = (known.before.as_ref(), known.now.as_ref());
     let sign = Sign::of(before, now)?;
@@ -288,7 +288,7 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
                 }
             }
         }
-        // A change of a kind that this version does not know has no words.
+        // Other kinds of changes are not printed.
         _ => lines.push((Sign::Changed, format!("{change:?}"))),
     }
 }
@@ -298,7 +298,7 @@ fn less(backends: &BackendSet, others: &BackendSet) -> BackendSet {
     backends.difference(others).cloned().collect()
 }
 
-/// How many backends there are, and the first of them.
+/// The number of backends, and the first of them.
 fn named(backends: &BackendSet) -> String {
     let name = |backend: &Backend| {
         let endpoint = std::net::SocketAddr::new(backend.address, backend.port.get());

@@ -1,10 +1,10 @@
-//! Requests to the API server, as their method and URI say.
+//! Parses requests to the API server.
 
 use std::collections::BTreeMap;
 
 use http::{Method, Uri};
 
-/// A kind of objects, as the API server's paths name it.
+/// A kind of objects, as in the paths of the API server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Resource {
     /// `api/v1`, or `apis/` with a group and a version
@@ -17,7 +17,7 @@ pub(super) struct Resource {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ObjectPath {
     pub(super) resource: Resource,
-    /// Empty for an object that has none
+    /// Empty for a cluster-scoped object
     pub(super) namespace: String,
     pub(super) name: String,
 }
@@ -26,13 +26,13 @@ pub(super) struct ObjectPath {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Collection {
     pub(super) resource: Resource,
-    /// `None`: all namespaces, or none
+    /// `None`: all namespaces, or a cluster-scoped kind
     pub(super) namespace: Option<String>,
     pub(super) selector: Selector,
 }
 
 impl Collection {
-    /// Whether an object of this path and with these labels is in it.
+    /// Whether it contains an object with this path and these labels.
     pub(super) fn has(&self, path: &ObjectPath, labels: &BTreeMap<&str, &str>) -> bool {
         self.resource == path.resource
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == path.namespace)
@@ -40,9 +40,9 @@ impl Collection {
     }
 }
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Operation {
     Get(ObjectPath),
     List(Collection),
     Watch {
@@ -59,14 +59,14 @@ pub(super) enum Asked {
         manager: String,
     },
     Delete(ObjectPath),
-    /// A read of anything else
+    /// Another read
     OtherRead,
-    /// A change of anything else, or in another way
+    /// Another write
     OtherChange,
 }
 
-impl Asked {
-    /// What a request of this method and URI asks for.
+impl Operation {
+    /// The operation of a request with this method and URI.
     pub(super) fn of(method: &Method, uri: &Uri) -> Self {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let other = if reads { Self::OtherRead } else { Self::OtherChange };
@@ -136,8 +136,8 @@ enum Requirement {
 }
 
 impl Selector {
-    /// Reads a selector of the forms that the controller's watches have: `key=value`,
-    /// `key` and `!key`, joined by commas.
+    /// Parses the forms of selectors that the controller's watches have: `key=value`, `key`
+    /// and `!key`, joined by commas.
     fn parse(text: &str) -> Self {
         let requirement = |text: &str| match (text.split_once('='), text.strip_prefix('!')) {
             (Some((key, value)), _) => Requirement::Equals(key.to_owned(), value.to_owned()),
@@ -162,8 +162,8 @@ impl Requirement {
 mod tests {
     use super::*;
 
-    fn asked(method: &Method, uri: &str) -> Asked {
-        Asked::of(method, &uri.parse().expect("a URI"))
+    fn operation(method: &Method, uri: &str) -> Operation {
+        Operation::of(method, &uri.parse().expect("a URI"))
     }
 
     fn resource(group_version: &str, plural: &str) -> Resource {
@@ -178,26 +178,30 @@ mod tests {
     fn objects_with_and_without_a_namespace_are_told_apart() {
         let class = object(resource("apis/sharedlb.dev/v1alpha1", "sharedlbclasses"), "", "default");
         assert_eq!(
-            asked(&Method::PATCH, "/apis/sharedlb.dev/v1alpha1/sharedlbclasses/default/status?&fieldManager=sharedlb"),
-            Asked::Patch { object: class, status: true, manager: "sharedlb".to_owned() }
+            operation(
+                &Method::PATCH,
+                "/apis/sharedlb.dev/v1alpha1/sharedlbclasses/default/status?&fieldManager=sharedlb"
+            ),
+            Operation::Patch { object: class, status: true, manager: "sharedlb".to_owned() }
         );
         let service = object(resource("api/v1", "services"), "team", "web");
-        assert_eq!(asked(&Method::DELETE, "/api/v1/namespaces/team/services/web?"), Asked::Delete(service));
+        assert_eq!(operation(&Method::DELETE, "/api/v1/namespaces/team/services/web?"), Operation::Delete(service));
         let namespace = object(resource("api/v1", "namespaces"), "", "kube-system");
-        assert_eq!(asked(&Method::GET, "/api/v1/namespaces/kube-system"), Asked::Get(namespace));
+        assert_eq!(operation(&Method::GET, "/api/v1/namespaces/kube-system"), Operation::Get(namespace));
     }
 
     #[test]
     fn lists_and_watches_have_the_labels_that_they_select() {
         let labels = |pairs: &[(&'static str, &'static str)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
         let uri = "/api/v1/configmaps?&watch=true&labelSelector=app%3Dloadbalancer%2C%21hidden&resourceVersion=17";
-        let Asked::Watch { collection, since } = asked(&Method::GET, uri) else { panic!("it is a watch") };
+        let Operation::Watch { collection, since } = operation(&Method::GET, uri) else { panic!("it is a watch") };
         assert_eq!(since, Some(17));
         let map = object(resource("api/v1", "configmaps"), "team", "tcp");
         assert!(collection.has(&map, &labels(&[("app", "loadbalancer")])));
         assert!(!collection.has(&map, &labels(&[("app", "web")])));
         assert!(!collection.has(&map, &labels(&[("app", "loadbalancer"), ("hidden", "")])));
-        let Asked::List(collection) = asked(&Method::GET, "/api/v1/namespaces/team/configmaps?limit=500") else {
+        let Operation::List(collection) = operation(&Method::GET, "/api/v1/namespaces/team/configmaps?limit=500")
+        else {
             panic!("it is a list")
         };
         assert!(collection.has(&map, &labels(&[])));
@@ -213,8 +217,8 @@ mod tests {
             (Method::PATCH, "/api/v1/namespaces/team/pods/web/ephemeralcontainers"),
             (Method::POST, "/elsewhere"),
         ] {
-            assert_eq!(asked(&method, uri), Asked::OtherChange, "{method} {uri}");
+            assert_eq!(operation(&method, uri), Operation::OtherChange, "{method} {uri}");
         }
-        assert_eq!(asked(&Method::GET, "/version"), Asked::OtherRead);
+        assert_eq!(operation(&Method::GET, "/version"), Operation::OtherRead);
     }
 }

@@ -1,4 +1,4 @@
-//! The stream of a watch, with the events of the overlay between those of the API
+//! The stream of a watch, which merges the events of the overlay with those of the API
 //! server.
 
 use bytes::{Bytes, BytesMut};
@@ -28,12 +28,12 @@ impl Line {
     }
 }
 
-/// Where the overlay puts its events.
+/// The sender of the overlay's events.
 pub(super) struct Sender(mpsc::UnboundedSender<Line>);
 
 impl Sender {
     pub(super) fn send(&self, line: Line) {
-        // A watch that is dropped at this moment needs none.
+        // A watch that was dropped gets no events.
         _ = self.0.send(line);
     }
 }
@@ -54,8 +54,8 @@ impl Drop for Receiver {
     }
 }
 
-/// The events of the overlay for one watch. `closed` is called when that is dropped,
-/// with whether the API server had ended it.
+/// Creates the events of the overlay for one watch. When they are dropped, `closed` is called
+/// with whether the API server had ended the watch.
 pub(super) fn channel(closed: impl FnOnce(bool) + Send + 'static) -> (Sender, Receiver) {
     let (sender, lines) = mpsc::unbounded_channel();
     (Sender(sender), Receiver { lines, was_ended: false, closed: Some(Box::new(closed)) })
@@ -64,7 +64,7 @@ pub(super) fn channel(closed: impl FnOnce(bool) + Send + 'static) -> (Sender, Re
 /// The lines of a body.
 struct Lines<B> {
     body: B,
-    /// What has come of the next line
+    /// The received part of the next line
     buffer: BytesMut,
 }
 
@@ -73,8 +73,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// The next whole lines; `None`: there are no more. It may be dropped while it
-    /// waits.
+    /// The next whole lines; `None`: the body has ended. It is cancel safe.
     async fn next(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
             if let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
@@ -88,7 +87,7 @@ where
     }
 }
 
-/// Both, until the API server ends the watch.
+/// Merges both, until the API server ends the watch.
 pub(super) fn merged<B>(events: B, written: Receiver) -> ReplyBody
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,

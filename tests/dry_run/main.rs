@@ -158,7 +158,7 @@ async fn unreachable(world: Arc<World>) -> anyhow::Result<()> {
     let kubeconfig = world.cluster.kubeconfig_for_service_account("default", "default").await?;
     let would = DryRun::make(&kubeconfig, &["--cluster-id", "test", "--dry-run-timeout", "2s"], &[]).await?;
     ensure!(would.code == Some(1) && would.text.is_empty(), "{would:?}");
-    let says = "not over within 2 s: waiting for the lists of";
+    let says = "not finished within 2 s: waiting for the lists of";
     ensure!(would.log.contains(says), "{}", would.log);
     Ok(())
 }

@@ -139,7 +139,7 @@ async fn a_change_that_the_overlay_does_not_know_is_refused_and_noted() {
     let failure = overlay.failure().expect("it is noted");
     assert_eq!(
         failure,
-        "a dry run has no answer to PATCH /api/v1/namespaces/team/configmaps/there with application/apply-patch+yaml"
+        "the dry run cannot answer PATCH /api/v1/namespaces/team/configmaps/there with application/apply-patch+yaml"
     );
 }
 
