@@ -1,4 +1,4 @@
-//! What a watch has told, corrected by the replies to our own writes.
+//! A cache that is filled by a watch and by the replies to our own writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,17 +13,16 @@ pub trait Cached {
     fn meta(&self) -> &ObjectMeta;
 }
 
-/// The objects of one kind, as the API server last told.
+/// The objects of one kind.
 ///
-/// A watch lags behind our own writes, and deciding on what it has not seen yet
-/// would give one slot twice. So the reply to every write goes in by
-/// [`Cache::apply_write`], and stays until the watch has that version or a newer one.
-/// Nor does a list that is older than what was seen undo any of that: what has
-/// happened since, the watch tells after it.
+/// A watch lags behind our own writes, and a decision on an outdated object would give one
+/// slot twice. So [`Cache::apply_write`] takes in the reply to every write, which stays
+/// until the watch has that version or a newer one. Nor does a list that is older than the
+/// cache undo anything: the watch reports later changes after it.
 #[derive(Debug)]
 pub struct Cache<T> {
     objects: BTreeMap<ObjectKey, Arc<T>>,
-    /// While a list is under way
+    /// The list in progress
     listed: Option<Listed>,
     filled: bool,
     deleted: Deleted,
@@ -34,7 +33,7 @@ pub struct Cache<T> {
 #[derive(Debug, Default)]
 struct Deleted {
     versions: HashMap<Arc<str>, u64>,
-    /// The one that was deleted first is the first to be forgotten
+    /// In the order of deletion: the oldest is forgotten first
     order: VecDeque<Arc<str>>,
 }
 
@@ -61,35 +60,30 @@ impl Deleted {
     }
 }
 
-/// A list that is under way.
+/// A list in progress.
 #[derive(Debug, Default)]
 struct Listed {
-    /// The objects that it has had so far, or that were written meanwhile
+    /// The objects in it so far, and those that were written meanwhile
     objects: BTreeSet<ObjectKey>,
-    /// A version that is newer than the list, which so has older objects
+    /// A version that is known to be newer than the list
     older_than: Option<u64>,
 }
 
-/// How many deleted objects are remembered: more than can have writes under way.
+/// How many deleted objects are remembered: more than can have writes in flight.
 const DELETED: usize = 4096;
 
-/// An object that came, changed or went.
+/// An object that was created, changed or deleted.
 #[derive(Debug)]
 pub struct Changed<T> {
-    /// As it was
+    /// Before
     pub old: Option<Arc<T>>,
-    /// As it is
+    /// After
     pub new: Option<Arc<T>>,
 }
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        Self {
-            objects: BTreeMap::new(),
-            listed: None,
-            filled: false,
-            deleted: Deleted::default(),
-        }
+        Self { objects: BTreeMap::new(), listed: None, filled: false, deleted: Deleted::default() }
     }
 }
 
@@ -106,13 +100,13 @@ impl<T: Cached> Cache<T> {
         &self.objects
     }
 
-    /// The object of this name.
+    /// The object with this key.
     #[must_use]
     pub fn get(&self, key: &ObjectKey) -> Option<&Arc<T>> {
         self.objects.get(key)
     }
 
-    /// Takes in what the watch told.
+    /// Takes in an event of the watch.
     pub fn apply_event(&mut self, event: Event<T>) -> Vec<Changed<T>> {
         match event {
             Event::Init => {
@@ -129,7 +123,7 @@ impl<T: Cached> Cache<T> {
             Event::InitDone => {
                 self.filled = true;
                 let listed = self.listed.take().unwrap_or_default();
-                // What was written after the list was made is not gone for not being in it.
+                // An object that was written after the list is not in it, and exists.
                 let since = |object: &T| listed.older_than.is_some_and(|newer| object.meta().version >= newer);
                 let absent =
                     self.objects.iter().filter(|(key, object)| !listed.objects.contains(key) && !since(object));
@@ -141,23 +135,22 @@ impl<T: Cached> Cache<T> {
         }
     }
 
-    /// Takes in that the watch has reported this version as the end of an object. An
-    /// object of which a newer version was seen has only left the selection of the
-    /// watch for a while.
+    /// Takes in that the watch reported an object as deleted at this version. If a newer
+    /// version is cached, the object had only left the selection of the watch for a while.
     pub fn apply_delete(&mut self, meta: &ObjectMeta) -> Option<Changed<T>> {
         let known = self.objects.get(&meta.key).filter(|known| known.meta().uid == meta.uid)?;
         if known.meta().version <= meta.version { self.remove(&meta.key, meta.version) } else { None }
     }
 
-    /// Takes in the reply to a delete of ours that was carried out. Nothing that the
-    /// watch still reports of the object brings it back.
+    /// Takes in the reply to a delete of ours. Later events of the watch do not bring the
+    /// object back.
     pub fn apply_own_delete(&mut self, key: &ObjectKey, uid: &Arc<str>) -> Option<Changed<T>> {
         let gone = if self.is_known(key, uid) { self.objects.remove(key) } else { None };
         self.deleted.remember(uid.clone(), u64::MAX);
         gone.map(|old| Changed { old: Some(old), new: None })
     }
 
-    /// This object is gone, or does not matter any longer.
+    /// Removes an object that is gone or no longer needed.
     pub fn forget(&mut self, key: &ObjectKey, uid: &str) -> Option<Changed<T>> {
         if self.is_known(key, uid) { self.remove(key, 0) } else { None }
     }
@@ -167,21 +160,22 @@ impl<T: Cached> Cache<T> {
         if self.deleted.version(&object.meta().uid).is_some() { None } else { self.put(object) }
     }
 
-    /// Whether it is this object that is there, and not one of the same name that was
+    /// Whether the object of this name has this uid: another one of the name may have been
     /// created since.
     fn is_known(&self, key: &ObjectKey, uid: &str) -> bool {
         self.objects.get(key).is_some_and(|known| *known.meta().uid == *uid)
     }
 
-    /// A newer version than this one of what has or had its name, if one was seen.
+    /// A version newer than this one, of the object or of one with the same name, if one is
+    /// known.
     fn newer_than(&self, shown: &ObjectMeta) -> Option<u64> {
         let known = self.objects.get(&shown.key).map(|known| known.meta().version);
         let deleted = self.deleted.version(&shown.uid);
         known.into_iter().chain(deleted).filter(|seen| *seen > shown.version).min()
     }
 
-    /// What the watch shows is there, also if it did not matter for a while; unless
-    /// it was seen to go since.
+    /// Takes in an object from the watch, even if it was removed by [`Cache::forget`], unless
+    /// its deletion is newer.
     fn apply(&mut self, object: T) -> Option<Changed<T>> {
         if self.deleted.version(&object.meta().uid).is_some_and(|deleted| deleted > object.meta().version) {
             return None;
@@ -203,7 +197,7 @@ impl<T: Cached> Cache<T> {
         Some(Changed { old, new: Some(new) })
     }
 
-    /// `at`: the version by which it is gone, or 0 if that is not known.
+    /// `at`: the version of the deletion, or 0 if that is not known.
     fn remove(&mut self, key: &ObjectKey, at: u64) -> Option<Changed<T>> {
         let old = self.objects.remove(key)?;
         self.deleted.remember(old.meta().uid.clone(), at.max(old.meta().version));
@@ -280,7 +274,7 @@ mod tests {
         cache.apply_event(Event::Delete(object("a", "u", 9)));
         list(&mut cache, vec![object("a", "u", 3), object("b", "v", 2)]);
         assert_eq!(version(&cache, "a"), None);
-        // The watch that begins with the list tells once more what came after it.
+        // The watch that follows the list reports later changes again.
         cache.apply_event(Event::Apply(object("a", "u", 4)));
         assert_eq!(version(&cache, "a"), None);
         cache.apply_event(Event::Delete(object("a", "u", 9)));

@@ -1,5 +1,4 @@
-//! Conditions: the list in a status that says what is true of an object, and since
-//! when.
+//! Conditions in the status of an object.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -10,16 +9,16 @@ pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// The time of a condition's last transition: that of the condition before it if
-/// the status is the same, otherwise now.
+/// The lastTransitionTime of a condition: that of the former condition if the status is the
+/// same, otherwise now.
 #[must_use]
 pub fn last_transition(before: &[Condition], kind: &str, status: &str, now: Timestamp) -> Time {
     let same = find(before, kind).filter(|before| before.status == status);
     same.map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone())
 }
 
-/// The time in whole seconds, as the API keeps it: a status with fractions would
-/// never equal the one that is read back.
+/// The time in whole seconds, as the API keeps it: a status with fractions would never equal
+/// the one that is read.
 #[must_use]
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)

@@ -1,20 +1,19 @@
-//! What an error of the API server means, by its code and, where that says too
-//! little, by its words.
+//! Classifies errors of the API server, by code and, if that is not enough, by message.
 
 use std::time::Duration;
 
 use kube::core::Status;
 
-/// The wait after a 429 that does not say how long.
+/// The wait after a 429 without Retry-After.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why the API server did not do what was asked of it.
+/// The cause of an error of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// RBAC
+    /// RBAC: a right is missing
     Rights,
-    /// A `ResourceQuota`
+    /// A `ResourceQuota` is used up
     Quota,
     /// No node port is free: `--service-node-port-range`
     NodePorts,
@@ -30,12 +29,12 @@ pub enum Cause {
     Refused,
     /// Too many requests: the next one may follow after this time.
     Throttled(Duration),
-    /// Anything else, which may be over at the next try
+    /// Anything else: a retry may succeed
     Other,
 }
 
 impl Cause {
-    /// The cause that this answer names.
+    /// The cause of this status.
     #[must_use]
     pub fn of(status: &Status) -> Self {
         let message = &status.message;

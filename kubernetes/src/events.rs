@@ -16,43 +16,43 @@ use crate::ObjectMeta;
 use crate::requests::WRITE_TIMEOUT;
 use crate::text;
 
-/// Events that may wait to be written. When the API server is that far behind,
-/// further ones are dropped: the same is in the conditions.
+/// The most Events that wait to be written. If the API server is that slow, further ones are
+/// dropped: conditions have the same content.
 const WAITING_MAX: usize = 20_000;
-/// The controller that Events name as their origin.
+/// The reportingController of Events.
 const REPORTER: &str = "sharedlb.dev/controller";
 
-/// What an Event says.
+/// The content of an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Whether a person should act
+    /// The type
     pub kind: EventType,
-    /// The reason in a word, in CamelCase
+    /// The reason, in CamelCase
     pub reason: String,
     /// The note for the user
     pub note: String,
 }
 
 impl Notice {
-    /// A notice that something works, or has come to its end.
+    /// A notice of type Normal.
     #[must_use]
     pub fn normal(reason: impl Into<String>, note: impl Into<String>) -> Self {
         Self { kind: EventType::Normal, reason: reason.into(), note: note.into() }
     }
 
-    /// A notice that something does not work.
+    /// A notice of type Warning: an action of a user may be needed.
     #[must_use]
     pub fn warning(reason: impl Into<String>, note: impl Into<String>) -> Self {
         Self { kind: EventType::Warning, reason: reason.into(), note: note.into() }
     }
 }
 
-/// The type of an Event, as the API has it.
+/// The type of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
-    /// Something works, or has come to its end.
+    /// Information.
     Normal,
-    /// Something does not work.
+    /// A failure.
     Warning,
 }
 
@@ -65,25 +65,24 @@ impl EventType {
     }
 }
 
-/// Takes Events, and writes them in the background, so that an Event never delays a
-/// decision.
+/// Writes Events in the background, so that an Event never delays a decision.
 ///
-/// An Event is published when a verdict changes, so that equal ones hardly follow
-/// each other. kube's `Recorder` joins those, for which it keeps and searches
-/// every event of the last six minutes: too much after a burst of claims.
+/// Events are published when a verdict changes, so equal ones hardly follow each other.
+/// kube's `Recorder` aggregates those, for which it keeps and searches every Event of the
+/// last six minutes: too much after a burst of claims.
 #[derive(Clone)]
 pub struct Events(mpsc::Sender<Queued>);
 
 /// An Event that waits to be written.
 struct Queued {
     event: Event,
-    /// Whether it is to be written only if it is not there
+    /// Whether it is written only if it does not exist
     once: bool,
 }
 
 impl Events {
-    /// The sender, and the task that writes what it is given until the sender
-    /// is gone. `count` is called for each write with its result: `ok` or `failed`.
+    /// Returns the recorder, and the task that writes Events until the recorder is dropped.
+    /// `count` is called for each write with its result: `ok` or `failed`.
     pub fn new(
         client: Client,
         count: impl Fn(&'static str) + Send + Sync + 'static,
@@ -94,7 +93,7 @@ impl Events {
                 let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
                 let events: Api<Event> = Api::namespaced(client.clone(), namespace);
                 let name = event.metadata.name.as_deref().unwrap_or_default();
-                // Limited, since an unanswered write holds up all Events after it.
+                // With a timeout, since a write that hangs delays all later Events.
                 let write = async {
                     if once && matches!(events.get_metadata_opt(name).await, Ok(Some(_))) {
                         return None;
@@ -121,16 +120,15 @@ impl Events {
     /// Publishes an Event on this object.
     pub fn publish<K: Resource<DynamicType = ()>>(&self, object: &ObjectMeta, notice: &Notice) {
         let now = Timestamp::now();
-        // As client-go names them: the object and the time.
+        // Named as client-go does: by object and time.
         let suffix = format!("{:x}", now.as_nanosecond());
         self.send(make::<K>(object, notice, &suffix, now), false);
     }
 
-    /// Publishes an Event on this object, unless the same one was published before
-    /// and is still there: for what this process cannot know to have published before
-    /// it started. This needs the right to get Events.
+    /// Publishes an Event on this object, unless the same one was published before, by this
+    /// process or an earlier one, and still exists. This needs the right to get Events.
     pub fn publish_once<K: Resource<DynamicType = ()>>(&self, object: &ObjectMeta, notice: &Notice) {
-        // A build with another hash repeats an Event once.
+        // A build with another hash function repeats an Event once.
         let mut hasher = DefaultHasher::new();
         (&object.uid, &notice.reason, &notice.note).hash(&mut hasher);
         let suffix = format!("{:x}", hasher.finish());

@@ -1,4 +1,4 @@
-//! Names of labels, the name under which everything is written, and names with a hash.
+//! Names of labels, the field manager, and names with a hash.
 
 use std::hash::Hasher as _;
 
@@ -10,8 +10,8 @@ pub use sharedlb_crds::{
 
 /// Label of an `EndpointSlice`: the Service that it belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// Label of an `EndpointSlice`: the controller that writes it. The controllers of
-/// Kubernetes leave alone what has another value than theirs.
+/// Label of an `EndpointSlice`: the controller that writes it. Kubernetes' own controllers
+/// ignore slices with another value than theirs.
 pub const SLICE_MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// The hyphen and the digits of a hash in a name.

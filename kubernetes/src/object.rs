@@ -1,4 +1,4 @@
-//! What all objects have in common.
+//! Keys and metadata of objects.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use kube::api::DynamicObject;
 /// The namespace and the name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// Its namespace; empty for an object that has none
+    /// Its namespace; empty for a cluster-scoped object
     pub namespace: Arc<str>,
     /// Its name
     pub name: Arc<str>,
 }
 
 impl ObjectKey {
-    /// The key of an object that has no namespace.
+    /// The key of a cluster-scoped object.
     #[must_use]
     pub fn cluster_scoped(name: &str) -> Self {
         Self { namespace: "".into(), name: name.into() }
@@ -32,15 +32,15 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The metadata of an object that the controller uses.
+/// The metadata of an object, as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Its namespace and name
     pub key: ObjectKey,
     /// Its uid
     pub uid: Arc<str>,
-    /// Its resourceVersion. The versions of one kind of object are in the order of
-    /// time (KEP-5504), so that a lagging cache can be told from a fresh one.
+    /// Its resourceVersion. The versions of objects of one kind are ordered (KEP-5504), so
+    /// that a newer one can be told from an older one.
     pub version: u64,
     /// The generation of its spec
     pub generation: i64,
@@ -65,7 +65,7 @@ impl ObjectMeta {
         Self::of_meta(&object.metadata)
     }
 
-    /// Reads the metadata as the API has it.
+    /// Reads metadata of the API.
     #[must_use]
     pub fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
         Self {

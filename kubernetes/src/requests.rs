@@ -1,5 +1,4 @@
-//! Limits of what a client asks of the API server: how many requests at once, and
-//! how long each may take.
+//! Limits of the requests of a client: how many are concurrent, and how long each may take.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,19 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tower::{BoxError, Layer, Service};
 
-/// A write that takes longer counts as failed, whether or not it is carried out
-/// later. It is less than the renew deadline of a leader (10 s), which ends the
-/// process.
+/// A write that takes longer counts as failed, even if the API server carries it out later.
+/// It is less than the renew deadline of a leader (10 s), after which the process ends.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Limits of the requests of one client.
 ///
-/// A request that has to wait for others waits here, before its time begins. Watches
-/// have no limits: they last for minutes by design.
+/// A request that has to wait for others waits here, before its timeout begins. Watches have
+/// no limits: they last for minutes by design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// How many requests are under way at once, and so how many connections there
-    /// are, since HTTP/1.1 has one request at a time on each
+    /// The most concurrent requests, and so connections, since HTTP/1.1 has one request at a
+    /// time on each
     pub at_once: usize,
     /// How long a write may take
     pub write: Duration,
@@ -35,19 +33,18 @@ pub struct RequestLimits {
 }
 
 impl Default for RequestLimits {
-    /// 64 requests at once.
+    /// 64 concurrent requests.
     ///
-    /// A write takes some 5 ms, so that 64 are more than 10,000 a second, which is
-    /// more than an API server carries out. More would only wait there: API Priority
-    /// and Fairness gives the service accounts of a cluster some 245 seats together
-    /// (`workload-low`: 100 of 245 shares of 400 + 200), has them queue for those, and
-    /// then answers with 429.
+    /// A write takes some 5 ms, so 64 are more than 10,000 a second, which is more than an
+    /// API server carries out. Further ones would only wait there: API Priority and Fairness
+    /// gives all service accounts of a cluster some 245 seats together (`workload-low`: 100
+    /// of 245 shares of 400 + 200), queues their requests, and then answers with 429.
     fn default() -> Self {
         Self { at_once: 64, write: WRITE_TIMEOUT, read: Duration::from_secs(30) }
     }
 }
 
-/// The API server has not answered in time.
+/// The API server did not answer in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no answer within {} s", .0.as_secs())]
 pub struct NoAnswer(pub Duration);
@@ -86,7 +83,7 @@ where
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let limit = if is_read { self.limits.read } else { self.limits.write };
         let permits = (!is_watch(request.uri())).then(|| self.permits.clone());
-        // Nothing of it happens before it is polled.
+        // The inner service does nothing before this is polled.
         let reply = self.service.call(request);
         async move {
             let Some(permits) = permits else {
@@ -103,12 +100,12 @@ where
     }
 }
 
-/// Whether the request is a watch, as `kube` writes it.
+/// Whether the request is a watch of `kube`.
 fn is_watch(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| query.split('&').any(|parameter| parameter == "watch=true"))
 }
 
-/// The body of an answer, whose request is under way until it was read or dropped.
+/// The body of an answer, which holds the request's permit until it is read or dropped.
 #[derive(Debug)]
 pub struct LimitedBody<B> {
     body: B,
@@ -160,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that yields so many empty frames, or is never complete.
+    /// A body of this many empty frames, or one that never ends.
     struct Frames(Option<usize>);
 
     impl Body for Frames {
@@ -186,7 +183,7 @@ mod tests {
 
     type Reply = BoxFuture<'static, Result<Response<LimitedBody<Frames>>, BoxError>>;
 
-    /// Requests to a server that answers everything but what has `/never` in it.
+    /// Requests to a server that answers all paths but those with `/never`.
     fn client(frames: Option<usize>) -> impl FnMut(Method, &str) -> Reply {
         let mut service = LIMITS.layer(service_fn(move |request: Request<()>| async move {
             if request.uri().path() == "/never" {

@@ -1,15 +1,14 @@
-//! Words that others have written, made fit to be told to somebody: on one line,
-//! with nothing in them that a terminal or a log would take for more than words,
-//! and no longer than anybody reads.
+//! Sanitizes foreign text for messages: one line, without control characters for terminals
+//! and logs, and of limited length.
 
-/// The longest message of a condition or an Event, in bytes: the note of an Event
-/// may have 1 KiB (`events.k8s.io/v1`), and what is told is the same everywhere.
+/// The longest message of a condition or an Event, in bytes: the note of an Event may have
+/// 1 KiB (`events.k8s.io/v1`), and conditions have the same messages.
 pub const MESSAGE_MAX: usize = 1024;
-/// The longest value of somebody else's within a message, in bytes.
+/// The longest foreign value within a message, in bytes.
 pub const VALUE_MAX: usize = 100;
 
-/// The text on one line of at most so many bytes: what does not print is escaped,
-/// and what is too long is cut.
+/// The text on one line of at most `max` bytes: characters that do not print are escaped, and
+/// the rest is cut.
 #[must_use]
 pub fn fit(text: &str, max: usize) -> String {
     let mut fits = String::with_capacity(text.len().min(max));
@@ -29,7 +28,7 @@ pub fn fit(text: &str, max: usize) -> String {
     fits
 }
 
-/// A value of somebody else's, to be named in a message.
+/// A foreign value within a message.
 #[must_use]
 pub fn value(text: &str) -> String {
     fit(text, VALUE_MAX)
@@ -43,8 +42,8 @@ pub fn message(text: &str) -> String {
 
 const CUT: &str = "…";
 
-/// Whether it is seen for what it is. Besides control characters, those are not
-/// that begin a line or turn the direction of others (Unicode, UAX 9 and 14).
+/// Whether a character prints as itself. Besides control characters, those do not that break
+/// a line or change the direction of others (Unicode, UAX 9 and 14).
 fn prints(c: char) -> bool {
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}');
     let breaks = matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}');
@@ -79,7 +78,7 @@ mod tests {
             let fits = fit(&text, max);
             prop_assert!(fits.len() <= max, "{fits}");
             prop_assert!(!fits.chars().any(|c| c.is_control()));
-            // What is fit stays as it is.
+            // A valid text stays as it is.
             prop_assert_eq!(&fit(&fits, max), &fits);
         }
     }

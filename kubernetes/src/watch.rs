@@ -1,4 +1,4 @@
-//! Watches that go on for ever.
+//! Watches that run for ever.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -12,9 +12,8 @@ use serde::de::DeserializeOwned;
 
 /// The first wait before a watch that failed is started again.
 const RETRY_MIN: Duration = Duration::from_millis(200);
-/// The longest. An API server that is back is found within this time. (kube's own
-/// limit of 30 s would leave changes by other clients unseen for as long, and
-/// writes to what they changed in vain.)
+/// The longest wait. (With kube's own limit of 30 s, changes by other clients would be
+/// missed for that long after the API server is back, and writes would conflict.)
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Watches the objects of one kind for ever, with a list at the start and after
@@ -43,7 +42,7 @@ pub async fn watch_kind<K>(
     }
 }
 
-/// The same event, with its object converted.
+/// Converts the object of an event.
 pub fn map<A, B>(event: Event<A>, convert: impl Fn(A) -> B) -> Event<B> {
     match event {
         Event::Apply(object) => Event::Apply(convert(object)),

@@ -1,5 +1,5 @@
-//! What all writes to the Kubernetes API have in common: one at a time for each
-//! object, and a wait after a failure.
+//! Writes to the Kubernetes API: one at a time for each object, with a backoff after
+//! failures.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::text;
 
 /// The first wait after a failed write. It doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_millis(250);
-/// The longest.
+/// The longest wait after a failed write.
 const HOLD_MAX: Duration = Duration::from_secs(30);
-/// Why a write failed, by what to do.
+/// Why a write failed, by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// What it was decided on has changed: decide again.
+    /// The object has changed since the decision: decide again.
     #[error("it has changed in the meantime")]
     Conflict,
     /// The object is gone.
     #[error("it is gone")]
     Gone,
-    /// The API server will not have it.
+    /// The API server rejects it.
     #[error("{0}")]
     Refused(String),
     /// Try again later.
@@ -33,12 +33,12 @@ pub enum WriteError {
 impl From<kube::Error> for WriteError {
     fn from(error: kube::Error) -> Self {
         match error {
-            // The API server repeats what it refuses, however long that is.
+            // The API server repeats rejected values, whatever their length.
             kube::Error::Api(status) => match Cause::of(&status) {
                 Cause::Gone | Cause::Namespace => Self::Gone,
                 Cause::Conflict => Self::Conflict,
                 Cause::Rights | Cause::Quota | Cause::Refused => Self::Refused(text::message(&status.message)),
-                // Other objects give back what is used up.
+                // Other objects may release what is used up.
                 Cause::NodePorts | Cause::ServiceAddresses | Cause::Throttled(_) | Cause::Other => {
                     Self::Unreachable(text::message(&status.message))
                 }
@@ -50,7 +50,7 @@ impl From<kube::Error> for WriteError {
 }
 
 impl WriteError {
-    /// The error in a word, as a metric's label has it.
+    /// The value of the metrics' label.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
@@ -62,46 +62,46 @@ impl WriteError {
     }
 }
 
-/// Whether an object may be written now.
+/// The state of the writes to one object.
 #[derive(Debug, Default)]
 pub struct Writes {
     under_way: bool,
-    /// After a failure: until when it is left alone
+    /// After a failure: until when no write is made
     until: Option<Instant>,
     failures: u32,
 }
 
 impl Writes {
-    /// Whether something may be written now.
+    /// Whether the object may be written now.
     #[must_use]
     pub fn are_free(&self, now: Instant) -> bool {
         !self.under_way && self.held_until(now).is_none()
     }
 
-    /// Whether a write has begun and not ended.
+    /// Whether a write is in flight.
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         self.under_way
     }
 
-    /// Until when the object is left alone.
+    /// Until when no write is made after a failure.
     #[must_use]
     pub fn held_until(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| *until > now)
     }
 
-    /// A write begins.
+    /// Records that a write is sent.
     pub fn begin(&mut self) {
         self.under_way = true;
     }
 
-    /// A write has ended well.
+    /// Records that a write succeeded.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// A write has failed: the object is left alone for a while, after a conflict
-    /// for a short one, since the watch is about to tell what changed.
+    /// Records that a write failed. After a conflict, the wait is short, since the watch is
+    /// about to report the change.
     pub fn failed(&mut self, conflict: bool, now: Instant) {
         let doubled = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
         let wait = if conflict { HOLD_MIN } else { doubled };
@@ -110,7 +110,7 @@ impl Writes {
         self.under_way = false;
     }
 
-    /// What stood in the way may be gone.
+    /// Resets the backoff: the cause of the failure may be gone.
     pub fn try_again(&mut self) {
         (self.until, self.failures) = (None, 0);
     }
