@@ -1,5 +1,4 @@
-//! One suite of tests that every provider passes, against its real peer where
-//! one can be had. A provider is done when it does.
+//! The suite of tests that every provider passes, against its real peer if possible.
 //!
 //! Each entry of [`SUITE`] takes a [`Peer`] of its own, asserts by panicking,
 //! and needs nothing but the peer: run them under any test harness.
@@ -18,22 +17,22 @@ use crate::model::{
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
-/// The load balancers' own side, and other users of them.
+/// The peer: the load balancers, and other clients of them.
 #[async_trait]
 pub trait Peer: Send + Sync {
-    /// A provider as a process that was just started has it.
+    /// A provider as in a process that was just started.
     async fn provider(&self) -> Box<dyn Provider>;
-    /// A provider that gets an error on every call to the peer after the first
-    /// `calls`, as if its process had been killed there.
+    /// A provider whose calls to the peer all fail after the first `calls`, as if its process
+    /// had been killed.
     async fn provider_dying_after(&self, calls: usize) -> Box<dyn Provider>;
-    /// Somebody else opens a listener on a load balancer of ours.
-    async fn stranger_opens(&self, name: &LbName, port: FrontPort);
-    /// Whether somebody else's listener is still there, as they made it.
-    async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool;
-    /// Makes the peer refuse this listener. Only called where the provider
-    /// isolates failures.
+    /// Another client opens a listener on a load balancer of ours.
+    async fn open_foreign(&self, name: &LbName, port: FrontPort);
+    /// Whether that foreign listener still exists, unchanged.
+    async fn has_foreign(&self, name: &LbName, port: FrontPort) -> bool;
+    /// Has the peer refuse this listener. It is called only where the provider isolates
+    /// failures.
     async fn refuse(&self, listener: ListenerKey);
-    /// Makes the peer accept everything again.
+    /// Has the peer accept everything again.
     async fn accept_all(&self);
 }
 
@@ -54,7 +53,7 @@ pub const SUITE: &[(&str, Test)] = &[
     }),
     ("a_listener_changes_its_owner", |peer| Box::pin(a_listener_changes_its_owner(peer))),
     ("a_closed_listener_is_gone_and_its_neighbour_stays", |peer| Box::pin(a_closed_listener_is_gone(peer))),
-    ("a_strangers_listener_is_foreign_and_never_touched", |peer| Box::pin(a_strangers_listener_is_foreign(peer))),
+    ("a_foreign_listener_is_observed_and_never_changed", |peer| Box::pin(a_foreign_listener_is_never_changed(peer))),
     ("one_listener_fails_and_the_others_do_not", |peer| Box::pin(one_listener_fails_alone(peer))),
     ("an_opening_that_is_refused_holds_up_no_closing_and_no_other_opening", |peer| {
         Box::pin(an_opening_that_is_refused_holds_up_nothing(peer))
@@ -92,7 +91,7 @@ async fn applying_twice_is_applying_once(peer: &dyn Peer) {
     let desired = wanted(&*provider, everything(&*provider));
     let changes = diff(&LoadBalancer::default(), &desired);
     for time in ["first", "second"] {
-        // The second time it is told to open what is open, as after a lost answer.
+        // The second apply opens listeners that are open, as after a lost answer.
         let applied = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
         let applied = applied.unwrap_or_else(|error| panic!("the {time} time: {error:#}"));
         assert!(applied.failed.is_empty(), "the {time} time: {applied:?}");
@@ -150,11 +149,11 @@ async fn a_closed_listener_is_gone(peer: &dyn Peer) {
     }
 }
 
-async fn a_strangers_listener_is_foreign(peer: &dyn Peer) {
+async fn a_foreign_listener_is_never_changed(peer: &dyn Peer) {
     let provider = peer.provider().await;
     let theirs = FrontPort { port: port(2222), transport: Transport::Tcp };
     converge(&*provider, &lb(0), &wanted(&*provider, [])).await.expect("the load balancer is created");
-    peer.stranger_opens(&lb(0), theirs).await;
+    peer.open_foreign(&lb(0), theirs).await;
     assert_eq!(observe(peer, &lb(0)).await.foreign, BTreeSet::from([theirs]));
 
     for ours in [vec![(tcp(20000), listener("ours", [v4(1)]))], vec![]] {
@@ -163,7 +162,7 @@ async fn a_strangers_listener_is_foreign(peer: &dyn Peer) {
         let observed = observe(peer, &lb(0)).await;
         assert_eq!(observed.load_balancer, desired);
         assert_eq!(observed.foreign, BTreeSet::from([theirs]));
-        assert!(peer.stranger_has(&lb(0), theirs).await, "the stranger's listener is as it was");
+        assert!(peer.has_foreign(&lb(0), theirs).await, "the foreign listener is unchanged");
     }
 
     let desired =
@@ -171,7 +170,7 @@ async fn a_strangers_listener_is_foreign(peer: &dyn Peer) {
     let applied = converge(&*provider, &lb(0), &desired).await.expect("the others go on");
     assert!(matches!(applied.failed.get(&tcp(2222)), Some(Error::PortInUse(_))), "{:?}", applied.failed);
     assert!(observe(peer, &lb(0)).await.load_balancer.listeners.contains_key(&tcp(20000)));
-    assert!(peer.stranger_has(&lb(0), theirs).await, "the stranger's listener is as it was");
+    assert!(peer.has_foreign(&lb(0), theirs).await, "the foreign listener is unchanged");
 }
 
 async fn one_listener_fails_alone(peer: &dyn Peer) {
@@ -195,7 +194,7 @@ async fn an_opening_that_is_refused_holds_up_nothing(peer: &dyn Peer) {
         .await
         .expect("they open");
     peer.refuse(tcp(20004)).await;
-    // One closes, one gets to another claim, one stays, and of three one is refused.
+    // One closes, one changes its owner, one stays, and of three one is refused.
     let after = [
         (tcp(20001), listener("after", [v4(2)])),
         (tcp(20002), listener("before", [v4(1)])),
@@ -210,7 +209,7 @@ async fn an_opening_that_is_refused_holds_up_nothing(peer: &dyn Peer) {
         let mut open = desired.listeners.clone();
         open.remove(&tcp(20004));
         assert_eq!(observe(peer, &lb(0)).await.load_balancer.listeners, open);
-        // And the next time it is closings alone that come with it.
+        // And the next time, only closings come with it.
         desired.listeners.remove(&tcp(20002));
         desired.listeners.remove(&tcp(20003));
     }
@@ -241,9 +240,9 @@ async fn deleting_twice_is_deleting_once(peer: &dyn Peer) {
     assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
 }
 
-/// From nothing to everything, from there to something else, and to nothing: in
-/// each of these the process is killed after every number of calls, and the
-/// next one ends where one that lived would have.
+/// From nothing to everything, from there to something else, and to nothing: in each step
+/// the process is killed after every number of calls, and the next one reaches the same
+/// state as one that was not killed.
 async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
     let alive = peer.provider().await;
     let other = [(tcp(20000), listener("other", [v4(7), v6(7)])), (tcp(20009), listener("new", [v4(8)]))];
@@ -265,9 +264,9 @@ async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
     }
 }
 
-/// From each protocol to each other one: the process is killed after every number
-/// of calls. A port that both protocols take up is never closed in between, and the
-/// next process ends where one that lived would have.
+/// From each protocol to each other one: the process is killed after every number of calls.
+/// A port that both protocols take up is never closed in between, and the next process
+/// reaches the same state as one that was not killed.
 async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
     let alive = peer.provider().await;
     let protocols = alive.capabilities().protocols;
@@ -295,15 +294,14 @@ async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
     }
 }
 
-/// Works towards this with a process that is killed after so many calls. Returns
-/// whether it was killed before it was done.
+/// Works towards this state in a process that is killed after `calls` calls. Returns whether
+/// it was killed before it was done.
 async fn dies_after(peer: &dyn Peer, calls: usize, desired: &LoadBalancer) -> bool {
     let dying = converge(&*peer.provider_dying_after(calls).await, &lb(0), desired).await;
     dying.map_or(true, |applied| !applied.failed.is_empty())
 }
 
-/// What the LB loop does in one run, without its kept state, and again for as long
-/// as something is postponed.
+/// Reconciles as the LB loop does, without its state, and again while something is postponed.
 async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer) -> Result<Applied, Error> {
     let applied = loop {
         let observed = provider.observe(name).await?;
@@ -319,7 +317,7 @@ async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer
     Ok(applied)
 }
 
-/// What the LB loop does with one that shall go: it waits for what takes its time.
+/// Deletes as the LB loop does: it waits for operations that take time.
 async fn delete(provider: &dyn Provider, name: &LbName) -> Result<(), Error> {
     for _ in 0..100 {
         match provider.delete(name).await {
@@ -330,8 +328,8 @@ async fn delete(provider: &dyn Provider, name: &LbName) -> Result<(), Error> {
     panic!("{name} was not gone after ten seconds");
 }
 
-/// What a process sees that was just started. A load balancer that takes its
-/// time to show what was done has ten seconds.
+/// Observes as a process that was just started. A load balancer that reports changes late has
+/// ten seconds.
 async fn observe(peer: &dyn Peer, name: &LbName) -> Observed {
     let provider = peer.provider().await;
     for _ in 0..100 {
@@ -391,7 +389,7 @@ fn listener(claim: &str, backends: impl IntoIterator<Item = Backend>) -> Listene
     Listener { owner, backends: backends.into_iter().collect() }
 }
 
-/// A listener of both transports whose TCP leads to these backends, and whose UDP to those.
+/// A listener of both transports, with these backends for TCP and for UDP.
 fn apart(claim: &str, tcp: impl IntoIterator<Item = Backend>, udp: impl IntoIterator<Item = Backend>) -> Listener {
     let (tcp, udp): (BTreeSet<_>, BTreeSet<_>) = (tcp.into_iter().collect(), udp.into_iter().collect());
     let of = |transport| if transport == Transport::Tcp { tcp.clone() } else { udp.clone() };

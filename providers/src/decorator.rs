@@ -1,15 +1,15 @@
-//! Providers around another provider.
+//! Providers that wrap another provider.
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::{Applied, Attributes, Backend, Capabilities, ChangeSet, Error, LbName, Observed, Provider};
 
-/// A provider around another one: it passes on every call but those that it implements.
-/// A method that is added to [`Provider`] is passed on here, for all decorators.
+/// A provider that wraps another one, and passes on every call that it does not implement. A
+/// method that is added to [`Provider`] is passed on here, for all decorators.
 #[async_trait]
 pub trait Decorator: Send + Sync {
-    /// What carries out the calls.
+    /// The wrapped provider.
     fn inner(&self) -> &dyn Provider;
 
     /// As [`Provider::observe`].

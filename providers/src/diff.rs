@@ -1,4 +1,4 @@
-//! The one place that compares what is with what should be.
+//! The only comparison of observed and desired state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ListenerKey, LoadBalancer, Observed, Owner};
 
-/// One step from what is to what should be. It names what differs, and how; the values
-/// are in the load balancer that the changes lead to.
+/// One step from the observed to the desired state. It names what differs, and how; the
+/// values are in the desired load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -20,24 +20,23 @@ pub enum Change {
     Close(ListenerKey),
     /// Open a listener, with its backends.
     Open(ListenerKey),
-    /// Replace listeners by others of the same claim that take up a front port of
-    /// theirs: TCP by TCP_UDP, for example. A listener that works is closed only
-    /// when its successor can take over, and stays if the successor is refused.
+    /// Replace listeners by others of the same claim that have a front port in common with
+    /// them: TCP by TCP_UDP, for example. A listener that works is closed only when its
+    /// successor can take over, and stays if the successor is refused.
     Replace {
-        /// The listeners that go
+        /// The listeners that close
         close: BTreeSet<ListenerKey>,
         /// Their successors
         open: BTreeSet<ListenerKey>,
     },
     /// Change the backends of a listener that stays open.
     Backends(ListenerKey),
-    /// Write down another owner beside a listener that stays open.
+    /// Change the recorded owner of a listener that stays open.
     Own(ListenerKey),
 }
 
 impl Change {
-    /// The listeners that it is about; none: it is about the load balancer as a
-    /// whole.
+    /// The listeners that it changes; none: it changes the load balancer as a whole.
     #[must_use]
     pub fn listeners(&self) -> BTreeSet<ListenerKey> {
         match self {
@@ -48,8 +47,7 @@ impl Change {
     }
 }
 
-/// The changes that lead from `observed` to `desired`, in the order in which they
-/// are to be carried out:
+/// The changes from `observed` to `desired`, in the order in which they are carried out:
 ///
 /// 1. settings;
 /// 2. what takes traffic away from a wrong receiver: listeners that close, and
@@ -58,7 +56,7 @@ impl Change {
 /// 4. listeners that open;
 /// 5. backends, and names of ports.
 ///
-/// Carrying them out on `observed` (see [`replay`]) gives `desired`.
+/// Replayed on `observed` (see [`replay`]), they give `desired`.
 #[must_use]
 pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
     let configure = (observed.attributes != desired.attributes).then_some(Change::Configure);
@@ -83,8 +81,8 @@ pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
 }
 
 impl Observed {
-    /// The changes that lead from here to `desired`: [`diff()`], and the repair of what has
-    /// drifted. What a provider keeps for a listener that waits is no drift.
+    /// The changes to `desired`: [`diff()`], and the repair of drift. What a provider keeps
+    /// for a listener that waits is no drift.
     #[must_use]
     pub fn changes_to(&self, desired: &LoadBalancer, waiting: &BTreeSet<ListenerKey>) -> Vec<Change> {
         let mut changes = diff(&self.load_balancer, desired);
@@ -94,15 +92,15 @@ impl Observed {
         changes
     }
 
-    /// What has drifted, except for what belongs to a listener that waits.
+    /// The drift, without that of listeners that wait.
     pub fn drifted(&self, waiting: &BTreeSet<ListenerKey>) -> impl Iterator<Item = (NonZeroU16, &str)> {
         let waits = |port: NonZeroU16| ListenerKey::of_number(port).iter().any(|key| waiting.contains(key));
         self.drift.iter().map(|(port, what)| (*port, what.as_str())).filter(move |(port, _)| !waits(*port))
     }
 }
 
-/// The replacements, and the keys of all listeners in them. A listener whose owner
-/// is unknown counts as one of the claim that gets its port.
+/// The replacements, and the keys of all listeners in them. A listener with an unknown owner
+/// counts as one of the claim that gets its port.
 fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>, BTreeSet<ListenerKey>) {
     let going: Vec<(&ListenerKey, &Owner)> = observed
         .listeners
@@ -124,9 +122,9 @@ fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>
     (replace, replaced)
 }
 
-/// Carries the changes out on data: gives `load_balancer` what `desired` has for each of
-/// them. It is how the kept state follows what a provider did, and the whole of the
-/// `memory` provider.
+/// Carries changes out on data: copies from `desired` to `load_balancer` what each of them is
+/// about. By it the LB loop's state follows what a provider did, and the `memory` provider
+/// is built on it.
 pub fn replay<'a>(
     load_balancer: &mut LoadBalancer,
     desired: &LoadBalancer,

@@ -1,43 +1,42 @@
-//! Why a load balancer or a listener is not as it should be.
+//! Errors of providers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a load balancer or a listener is not as it should be: one variant for each thing
-/// that the caller does next.
+/// Why a load balancer or a listener is not as desired: one variant for each thing that the
+/// caller does next.
 ///
-/// `{}` shows the message, and `{:#}` the causes too, as a user should read it.
+/// `{}` prints the message, and `{:#}` the causes too, as for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It is on its way (a load balancer being provisioned): observe again soon.
+    /// It is in progress (a load balancer is being provisioned): observe again soon.
     #[error(transparent)]
     NotReady(Details),
-    /// The load balancer will not have it, however often it is asked: report it to the
-    /// user, and try again only when something changed.
+    /// The load balancer refuses it, and will until something changes: report it to the user.
     #[error(transparent)]
     Refused(Details),
-    /// The port is foreign: report it to the user. A port that was assigned and never opened
-    /// may be exchanged for another.
+    /// The port has a foreign listener: report it to the user. A slot that was assigned and
+    /// never opened may move to another port.
     #[error(transparent)]
     PortInUse(Details),
-    /// Others used the room (listeners, targets) that there was thought to be: report it to the
-    /// user, and observe again for the limits that hold now. A slot that never opened
-    /// may move to another load balancer.
+    /// There is less room (listeners, targets) than was observed: report it to the user, and
+    /// observe the current limits. A slot that never opened may move to another load
+    /// balancer.
     #[error(transparent)]
     NoRoom(Details),
-    /// Something that all load balancers share is used up (the node ports of the
-    /// cluster, a quota of a namespace or an account): report it to the user, and try again
-    /// when something was closed. Another load balancer does not help.
+    /// A limit that all load balancers share is used up (the node ports of the cluster, a
+    /// quota of a namespace or an account): report it to the user, and try again when
+    /// something was closed. Another load balancer does not help.
     #[error(transparent)]
     Exhausted(Details),
     /// Too many calls: wait at least `retry_after`.
     #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
     Throttled {
-        /// How long the load balancer asked us to wait.
+        /// How long the load balancer asks clients to wait.
         retry_after: Duration,
-        /// What it said.
+        /// Its message.
         message: String,
     },
     /// Another writer changed it at the same time: observe, and try again at once.
@@ -91,8 +90,8 @@ impl Error {
         Self::Transient(details.into())
     }
 
-    /// Whether the load balancer will not have what it was given as it is: it may
-    /// take a part of it. After other errors it is unknown what it would take.
+    /// Whether the load balancer refuses the request as a whole: it may accept a part of it.
+    /// After other errors, that is unknown.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::NoRoom(_) | Self::Exhausted(_))
@@ -118,7 +117,7 @@ impl Error {
     }
 }
 
-/// What a person reads of an error, and the error that caused it.
+/// The message of an error, and its cause.
 #[derive(Debug, Clone)]
 pub struct Details {
     message: String,
@@ -126,14 +125,13 @@ pub struct Details {
 }
 
 impl Details {
-    /// A message without a cause: what is wrong, and what can be done about it.
+    /// A message without a cause: what is wrong, and what to do about it.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), source: None }
     }
 
-    /// The same, caused by this error. Its words are not in the message: `{:#}` puts
-    /// them behind it.
+    /// The same, caused by this error, whose text is not in the message: `{:#}` appends it.
     #[must_use]
     pub fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { source: Some(Arc::new(source)), ..self }
@@ -158,7 +156,7 @@ impl fmt::Display for Details {
         }
         let source = self.source.as_deref().map(|source| source as &dyn std::error::Error);
         let causes = std::iter::successors(source, |cause| cause.source());
-        // Some libraries show the cause in the error's own words too.
+        // Some libraries have the text of the cause in the error's own message too.
         let text = causes.fold(self.message.clone(), |text, cause| {
             let cause = cause.to_string();
             if text.contains(&cause) { text } else { format!("{text}: {cause}") }
@@ -173,7 +171,7 @@ impl std::error::Error for Details {
     }
 }
 
-/// Two are equal if they read alike.
+/// Two are equal if their texts are.
 impl PartialEq for Details {
     fn eq(&self, other: &Self) -> bool {
         format!("{self:#}") == format!("{other:#}")

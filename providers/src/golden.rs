@@ -1,7 +1,6 @@
-//! Golden files: what a provider makes of a load balancer, in files that a review
-//! shows. Each file in `tests/golden/PROVIDER` is a case: its settings, the listeners,
-//! and what the provider writes for these. With `UPDATE_GOLDEN=1` that is written down
-//! again, instead of compared.
+//! Golden files: the writes of a provider for a load balancer, in files that a reviewer
+//! sees. Each file in `tests/golden/PROVIDER` is a case: its settings, the listeners, and
+//! the writes for these. With `UPDATE_GOLDEN=1` the writes are updated instead of compared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,26 +12,26 @@ use serde_json::Value;
 use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
 use crate::{ChangeSet, Provider, diff};
 
-/// Writes the files down again.
+/// Updates the files.
 const UPDATE: &str = "UPDATE_GOLDEN";
 
-/// Listeners, as the model has them.
+/// Listeners of the model.
 type Listeners = BTreeMap<ListenerKey, Listener>;
 
-/// What a file has.
+/// The content of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Case<S> {
-    /// What it shows, in a sentence
+    /// What the case is about, in a sentence
     about: String,
-    /// What the class says
+    /// The settings of the class
     settings: S,
-    /// The listeners that are there; none: the load balancer does not exist
+    /// The existing listeners; none: the load balancer does not exist
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<Listeners>,
-    /// The listeners that are wanted
+    /// The desired listeners
     listeners: Listeners,
-    /// What is written, in this order
+    /// The writes, in their order
     #[serde(default)]
     written: Vec<Value>,
 }
@@ -42,8 +41,8 @@ fn name() -> LbName {
     LbName::new("default", 0, "cluster", "uid")
 }
 
-/// Goes through every case of a provider. `play` makes the provider, and what returns
-/// all that it has written since it was last asked.
+/// Checks every case of a provider. `play` returns the provider, and a function that returns
+/// the writes since its last call.
 pub(crate) async fn check<S, P, W>(provider: &str, play: impl Fn(&S) -> (P, W))
 where
     S: Serialize + DeserializeOwned,
@@ -76,7 +75,7 @@ where
     assert!(differing.is_empty(), "{}\n{UPDATE}=1 writes these files again", differing.join("\n"));
 }
 
-/// What the provider writes to get from the one to the other.
+/// The writes of a provider from the existing to the desired listeners.
 async fn writes(
     provider: &impl Provider,
     mut written: impl FnMut() -> Vec<Value>,

@@ -1,8 +1,8 @@
 //! The reference provider: load balancers that exist in memory only.
 //!
-//! It keeps the rules that every real load balancer has (a port has one
-//! listener, a stranger's port is a stranger's, room is limited), and fails on
-//! demand, so that what is built on [`Provider`] can be tested without a cloud.
+//! It has the rules of every real load balancer (a port has one listener, foreign listeners
+//! stay, room is limited), and fails on demand, so that code that uses a [`Provider`] can be
+//! tested without a cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -17,8 +17,7 @@ use crate::model::{
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
-/// What the load balancers of one [`Memory`] are. Clones of it are the same
-/// cloud seen by another process.
+/// The load balancers of one [`Memory`]. A clone is the same cloud, for another process.
 #[derive(Debug, Clone, Default)]
 pub struct Cloud(Arc<Mutex<State>>);
 
@@ -26,13 +25,13 @@ pub struct Cloud(Arc<Mutex<State>>);
 struct State {
     load_balancers: BTreeMap<LbName, MemoryLoadBalancer>,
     refused: BTreeSet<ListenerKey>,
-    /// Listeners that cost their load balancer its address while they are open
+    /// Listeners that take the address from their load balancer while they are open
     costly: BTreeSet<ListenerKey>,
-    /// Whether what has drifted cannot be repaired
+    /// Whether drift cannot be repaired
     cannot_repair: bool,
     /// Whether load balancers get no address
     no_addresses: bool,
-    /// Whether no further load balancer can be made
+    /// Whether no further load balancer can be created
     no_more: bool,
     limits: Capacity,
     coalesce: Duration,
@@ -56,23 +55,23 @@ impl Cloud {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody else opens a listener on a load balancer.
-    pub fn stranger_opens(&self, name: &LbName, port: FrontPort) {
+    /// Opens a foreign listener on a load balancer.
+    pub fn open_foreign(&self, name: &LbName, port: FrontPort) {
         self.state().load_balancers.entry(name.clone()).or_default().foreign.insert(port);
     }
 
-    /// Whether somebody else's listener is there.
+    /// Whether this foreign listener exists.
     #[must_use]
-    pub fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
+    pub fn has_foreign(&self, name: &LbName, port: FrontPort) -> bool {
         self.state().load_balancers.get(name).is_some_and(|lb| lb.foreign.contains(&port))
     }
 
-    /// Something of ours that is no listener is altered, or left behind, at a port.
+    /// Adds drift at a port.
     pub fn drifts(&self, name: &LbName, port: NonZeroU16, what: &str) {
         self.state().load_balancers.entry(name.clone()).or_default().drift.insert(port, what.to_owned());
     }
 
-    /// From now on drift is repaired in every apply, or cannot be.
+    /// From now on, drift can or cannot be repaired.
     pub fn repairs(&self, repairs: bool) {
         self.state().cannot_repair = !repairs;
     }
@@ -97,13 +96,13 @@ impl Cloud {
         self.state().no_more = refuse;
     }
 
-    /// From now on so much fits on each load balancer, as if somebody else used the
-    /// rest of it.
+    /// From now on, each load balancer has this capacity, as if foreign listeners used the
+    /// rest.
     pub fn limit(&self, limits: Capacity) {
         self.state().limits = limits;
     }
 
-    /// From now on changes of backends are to be coalesced for so long.
+    /// From now on, changes of backends are to be coalesced for this long.
     pub fn coalesce(&self, how_long: Duration) {
         self.state().coalesce = how_long;
     }
@@ -125,7 +124,7 @@ impl Cloud {
         state.costly.clear();
     }
 
-    /// How many calls have been made: one for each look and each change.
+    /// The number of calls so far: one for each observation and each change.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.state().calls
@@ -136,7 +135,7 @@ impl Cloud {
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     cloud: Cloud,
-    /// The process "dies" after this many more calls.
+    /// How many more calls succeed before the process "dies".
     dies_after: Option<Arc<Mutex<usize>>>,
 }
 
@@ -147,8 +146,8 @@ impl Memory {
         Self { cloud, dies_after: None }
     }
 
-    /// A provider whose calls all fail after the first `calls`, as they do for
-    /// a process that was killed.
+    /// A provider whose calls all fail after the first `calls`, as for a process that was
+    /// killed.
     #[must_use]
     pub fn dying_after(cloud: Cloud, calls: usize) -> Self {
         Self { cloud, dies_after: Some(Arc::new(Mutex::new(calls))) }
@@ -238,12 +237,12 @@ impl Provider for Memory {
     }
 }
 
-/// What fits on one load balancer.
+/// The capacity of one load balancer.
 fn capacity(limits: Capacity) -> Capacity {
     Capacity { listeners: limits.listeners.or(Some(Cloud::LISTENERS)), targets: limits.targets }
 }
 
-/// Why a load balancer with rules of its own will not carry out this change.
+/// Why the load balancer refuses this change.
 fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limits: Capacity) -> Option<Error> {
     let mut after = lb.ours.clone();
     replay(&mut after, desired, [change]);
@@ -290,11 +289,11 @@ mod tests {
         async fn provider_dying_after(&self, calls: usize) -> Box<dyn Provider> {
             Box::new(Memory::dying_after(self.0.clone(), calls))
         }
-        async fn stranger_opens(&self, name: &LbName, port: FrontPort) {
-            self.0.stranger_opens(name, port);
+        async fn open_foreign(&self, name: &LbName, port: FrontPort) {
+            self.0.open_foreign(name, port);
         }
-        async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
-            self.0.stranger_has(name, port)
+        async fn has_foreign(&self, name: &LbName, port: FrontPort) -> bool {
+            self.0.has_foreign(name, port)
         }
         async fn refuse(&self, listener: ListenerKey) {
             self.0.refuse(listener);

@@ -1,8 +1,7 @@
-//! Carrying changes out, and removing a load balancer.
+//! Carries changes out, and deletes a load balancer.
 //!
-//! Ports are worked on side by side, each on its own, and for about two seconds:
-//! what has not begun by then is left for the next time, so that what is done can
-//! be told.
+//! Ports are changed concurrently, each on its own, and for about two seconds: those that
+//! were not begun by then are postponed, so that the others can be reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -23,16 +22,16 @@ use crate::diff::Change;
 use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
 use crate::{Applied, ChangeSet, Error};
 
-/// For so long ports are begun in one apply.
+/// How long changes of ports are begun in one apply.
 const SLICE: Duration = Duration::from_secs(2);
-/// Ports of one load balancer that are worked on at once. More would only have
-/// more of them half done while they wait for the budget.
+/// The most ports of one load balancer that are changed concurrently. With more, more of
+/// them would wait for the budget half done.
 const AT_ONCE: usize = 6;
 
-/// What is to be done to the port of one number.
+/// The changes of one port number.
 struct Work<'a> {
     number: NonZeroU16,
-    /// The listeners that changes are about: two where the protocol changes
+    /// The listeners that are changed: two where the protocol changes
     keys: BTreeSet<ListenerKey>,
     wanted: Option<(ListenerKey, &'a Listener)>,
     urgency: Urgency,
@@ -40,7 +39,7 @@ struct Work<'a> {
 
 impl Aws {
     pub(super) async fn carry_out(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
-        let known = self.known().remove(name).filter(|known| known.looked.is_some());
+        let known = self.known().remove(name).filter(|known| known.observed_at.is_some());
         let mut known = match known {
             Some(known) => known,
             None => self.see(name).await?,
@@ -60,7 +59,7 @@ impl Aws {
         let nlb = match &mut known.nlb {
             Some(nlb) => nlb,
             none => none.insert(whole.create(&mut turn(Urgency::Open, None)).await.map_err(|failure| {
-                known.looked = None;
+                known.observed_at = None;
                 self.error(failure)
             })?),
         };
@@ -72,12 +71,12 @@ impl Aws {
         let work = works(set);
         let touched: BTreeSet<NonZeroU16> = work.iter().map(|work| work.number).collect();
         let begin_by = Instant::now() + SLICE;
-        let (ready, in_use): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| !is_strangers(known, work));
+        let (ready, in_use): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| !is_foreign(known, work));
         for work in in_use {
             let why =
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
             applied.failed.extend(work.keys.iter().map(|key| (*key, Error::port_in_use(why.clone()))));
-            // The claim may get another port for it, and nobody comes back to this one.
+            // The claim may get another port instead, and this one is not tried again.
             if let Some(mut port) = known.ports.remove(&work.number) {
                 ports.leave_groups(&mut port, None, &mut turn(Urgency::Close, Some(begin_by))).await;
                 known.ports.extend(Some((work.number, port)).filter(|(_, port)| !port.is_empty()));
@@ -99,21 +98,22 @@ impl Aws {
 
         let begin_by = Some(Instant::now() + SLICE);
         if set.changes.iter().any(|change| matches!(change, Change::Configure)) {
-            let configured = whole.configure(known, &turn(Urgency::Tidy, begin_by)).await;
+            let configured = whole.configure(known, &turn(Urgency::GarbageCollect, begin_by)).await;
             applied.unconfigured = configured.err().map(|failure| {
-                known.looked.take_if(|_| failure.leaves_doubt());
+                known.observed_at.take_if(|_| failure.leaves_doubt());
                 self.error(failure)
             });
         }
-        let tidied = self.tidy(known, &ports, set, &touched, &turn(Urgency::Tidy, begin_by)).await;
-        if let Err(failure) = tidied {
-            known.looked.take_if(|_| failure.leaves_doubt());
+        let collected =
+            self.garbage_collect(known, &ports, set, &touched, &turn(Urgency::GarbageCollect, begin_by)).await;
+        if let Err(failure) = collected {
+            known.observed_at.take_if(|_| failure.leaves_doubt());
             applied.unconfigured.get_or_insert(self.error(failure));
         }
         Ok(applied)
     }
 
-    /// Notes what became of a port.
+    /// Records the result of a port.
     async fn note(
         &self,
         known: &mut Known,
@@ -133,7 +133,7 @@ impl Aws {
             }
             Err(failure) => failure,
         };
-        known.looked.take_if(|_| failure.leaves_doubt());
+        known.observed_at.take_if(|_| failure.leaves_doubt());
         match failure.is_no_room() {
             true if failure.is(Code::TooManyTargets) => known.past.no_targets = Some(Full::now()),
             true => known.past.no_listeners = Some(Full::now()),
@@ -147,9 +147,9 @@ impl Aws {
         applied.failed.extend(work.keys.iter().map(|key| (*key, error.clone())));
     }
 
-    /// Removes what serves no listener, or makes it serve the one that it should, except
-    /// where a listener waits: what was prepared for it is used when it is tried again.
-    async fn tidy(
+    /// Repairs drift: deletes objects that serve no listener, or has them serve the right one,
+    /// except where a listener waits: objects that were prepared for it are used by the retry.
+    async fn garbage_collect(
         &self,
         known: &mut Known,
         ports: &Ports<'_>,
@@ -184,12 +184,12 @@ impl Aws {
         Ok(())
     }
 
-    /// Removes what is ours: the load balancer with all that is on it, or, where
-    /// it is not ours alone, our listeners. The target groups go last, since AWS
-    /// keeps those that are in use.
+    /// Deletes what is ours: the load balancer with everything on it, or, if it is not ours
+    /// alone, our listeners. The target groups are deleted last, since AWS keeps those that
+    /// are in use.
     pub(super) async fn remove(&self, name: &LbName) -> Result<(), Error> {
         self.known().remove(name);
-        let seen = self.look(name).see(false).await?;
+        let seen = self.observation(name).see(false).await?;
         let mut known = seen.known;
         let whole = Whole { region: &self.region, settings: &self.settings, name };
         let turn = Turn { of: name.clone(), urgency: Urgency::Close, begin_by: None, place: None };
@@ -220,7 +220,7 @@ impl Aws {
         if known.foreign.listeners > 0 && !adopted && seen.is_ours {
             let foreign: Vec<String> = known.foreign.ports.iter().map(ToString::to_string).collect();
             return Err(Error::refused(format!(
-                "load balancer {name} has listeners that are not ours ({}): delete them, and it is deleted too",
+                "load balancer {name} has listeners that are not ours ({}): delete them, and the load balancer is deleted too",
                 foreign.join(", ")
             )));
         }
@@ -242,7 +242,7 @@ impl Aws {
     }
 }
 
-/// The changes by port number: all of one number is done one after another.
+/// The changes by port number: those of one number are carried out one after another.
 fn works(set: ChangeSet<'_>) -> Vec<Work<'_>> {
     let mut works: BTreeMap<NonZeroU16, Work<'_>> = BTreeMap::new();
     for change in set.changes {
@@ -262,13 +262,13 @@ fn works(set: ChangeSet<'_>) -> Vec<Work<'_>> {
     works.into_values().collect()
 }
 
-/// What is wanted of a number: at most one listener, since the number has one.
+/// The desired listener of a number, which has one at most.
 fn of_number(desired: &LoadBalancer, number: NonZeroU16) -> impl Iterator<Item = (ListenerKey, &Listener)> {
     desired.listeners.iter().filter(move |(key, _)| key.port == number).map(|(key, listener)| (*key, listener))
 }
 
-/// Whether a stranger's listener is known to have the number that is to be opened.
-fn is_strangers(known: &Known, work: &Work<'_>) -> bool {
+/// Whether the number of a listener that is to be opened is known to have a foreign one.
+fn is_foreign(known: &Known, work: &Work<'_>) -> bool {
     let ours = known.ports.get(&work.number).is_some_and(|port| port.listener.is_some());
     work.wanted.is_some() && !ours && known.foreign.ports.iter().any(|port| port.port == work.number)
 }

@@ -1,9 +1,8 @@
-//! How many calls may be made, and whose turn it is.
+//! The rate limits of calls, and the order of the calls that wait.
 //!
-//! AWS counts the calls of an account in each region. All load balancers of a
-//! region share one budget, so that its limits are kept to instead of run into:
-//! what opens a port goes ahead of what tidies up, and among what is equally
-//! urgent each load balancer has its turn.
+//! AWS counts the calls of an account in each region. All load balancers of a region share
+//! one budget, which keeps to the limits instead of being throttled: calls that open a port
+//! precede garbage collection, and of equally urgent calls each load balancer has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,42 +13,42 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::model::LbName;
 
-/// The first rest after AWS throttled us all the same, since others use the same
+/// The first pause after AWS throttled a call all the same, since other clients use the
 /// account. It doubles with each further time.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The longest rest.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A token bucket: each call takes one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Tokens that it holds
+    /// Its capacity, in tokens
     pub size: f64,
-    /// Tokens that come back each second
+    /// Its refill rate, in tokens per second
     pub per_second: f64,
 }
 
 /// The token buckets of one account and region.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// What changes nothing (`Describe…`)
+    /// For reads (`Describe…`)
     pub reads: Rate,
-    /// What registers and deregisters targets
+    /// For calls that register and deregister targets
     pub registrations: Rate,
-    /// All other changes
+    /// For all other changes
     pub writes: Rate,
 }
 
 impl Rates {
-    /// As AWS gives them to every account. (ELB user guide, "Request throttling
-    /// for the Elastic Load Balancing API".)
+    /// The rates of every account. (ELB user guide, "Request throttling for the Elastic Load
+    /// Balancing API".)
     pub const DOCUMENTED: Self = Self {
         reads: Rate { size: 40.0, per_second: 10.0 },
         registrations: Rate { size: 20.0, per_second: 4.0 },
         writes: Rate { size: 20.0, per_second: 3.0 },
     };
 
-    /// A share of them: less than 1 leaves room for others in the same account,
+    /// A fraction of these rates: less than 1 leaves room for other clients of the account,
     /// more than 1 is for an account whose limits AWS has raised.
     #[must_use]
     pub fn times(self, share: f64) -> Self {
@@ -58,37 +57,37 @@ impl Rates {
     }
 }
 
-/// What goes ahead of what.
+/// The urgency of a call, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// The rest of what was begun: a port is of use only when it is whole.
+    /// The calls after the first one of a port, which works only once all are made.
     Finish,
-    /// A port is opened.
+    /// Opens a port.
     Open,
-    /// Backends come and go.
+    /// Changes backends.
     Alter,
-    /// A port is closed.
+    /// Closes a port.
     Close,
-    /// Settings, and what was left over.
-    Tidy,
+    /// Changes settings, and collects orphaned objects.
+    GarbageCollect,
 }
 
-/// For whom calls are made, and how urgently.
+/// The load balancer and the urgency of calls.
 #[derive(Debug, Clone)]
 pub(super) struct Turn {
     pub(super) of: LbName,
     pub(super) urgency: Urgency,
-    /// Until when the first call must have its token; `None`: it has time
+    /// Until when the first call must have its token; `None`: without limit
     pub(super) begin_by: Option<Instant>,
-    /// Its place among what is done one after the other instead of in rounds:
-    /// looks, of which half are no use
+    /// Its place among work that is done one after the other instead of in rounds: a partial
+    /// observation is of no use
     pub(super) place: Option<u64>,
 }
 
 /// There was no token in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Late {
-    /// How long nobody gets any, if AWS has throttled us
+    /// How long no call gets a token, if AWS has throttled one
     pub(super) paused: Option<Duration>,
 }
 
@@ -115,7 +114,7 @@ impl Budget {
     }
 }
 
-/// One bucket, and who waits for a token of it.
+/// One bucket, and the calls that wait for a token of it.
 pub(super) struct Bucket {
     rate: Rate,
     state: Mutex<State>,
@@ -126,9 +125,9 @@ struct State {
     tokens: f64,
     /// When `tokens` were counted
     counted: Instant,
-    /// Nobody gets a token before this
+    /// No call gets a token before this time
     closed_until: Option<Instant>,
-    /// How often in a row AWS throttled us
+    /// How often in a row AWS throttled a call
     throttled: u32,
     waiting: BTreeSet<Ticket>,
     lanes: BTreeMap<Urgency, Lane>,
@@ -143,8 +142,8 @@ struct Ticket {
     number: u64,
 }
 
-/// Start-time fair queueing within what is equally urgent: in each round every
-/// load balancer that waits gets one token.
+/// Start-time fair queueing among equally urgent calls: in each round, every load balancer
+/// that waits gets one token.
 #[derive(Default)]
 struct Lane {
     now: u64,
@@ -165,10 +164,10 @@ impl Bucket {
         Self { rate, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Takes a token, when it is this one's turn.
+    /// Waits for a token.
     ///
     /// # Errors
-    /// [`Late`] if that is not before the turn has to begin.
+    /// [`Late`] if there is none before the turn has to begin.
     pub(super) async fn take(&self, turn: &Turn) -> Result<(), Late> {
         let Some(begin_by) = turn.begin_by else {
             self.wait(turn).await;
@@ -182,7 +181,7 @@ impl Bucket {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // From here on a change is not missed.
+            // From here on no notification is missed.
             changed.as_mut().enable();
             let next = self.state().serve(self.rate, place.ticket);
             match next {
@@ -196,11 +195,11 @@ impl Bucket {
         }
     }
 
-    /// AWS throttled a call: nobody makes one for a while. Returns how long.
+    /// Records that AWS throttled a call: no call gets a token for a while. Returns how long.
     pub(super) fn throttled(&self) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
-        // Of several calls that were under way together, one counts.
+        // Of several concurrent calls, one counts.
         if state.closed_until.is_none_or(|until| until <= now) {
             let pause = PAUSE_MIN.saturating_mul(1 << state.throttled.min(16)).min(PAUSE_MAX);
             state.throttled += 1;
@@ -211,7 +210,7 @@ impl Bucket {
         state.closed_until.map(|until| until - now).unwrap_or_default()
     }
 
-    /// AWS took a call.
+    /// Records that AWS accepted a call.
     pub(super) fn fine(&self) {
         self.state().throttled = 0;
     }
@@ -228,7 +227,7 @@ impl Bucket {
     }
 }
 
-/// Leaves the queue, whether it was served or gave up.
+/// Leaves the queue, whether or not it was served.
 struct Place<'a> {
     bucket: &'a Bucket,
     ticket: Ticket,
@@ -274,7 +273,7 @@ impl State {
         self.counted = now;
         if self.tokens < 1.0 {
             let wait = Duration::from_secs_f64((1.0 - self.tokens) / rate.per_second);
-            // Never a wait of nothing, however the numbers are rounded.
+            // The wait is never zero, whatever the rounding.
             return Next::At(now + wait + Duration::from_millis(1));
         }
         self.tokens -= 1.0;
@@ -285,8 +284,8 @@ impl State {
     }
 }
 
-/// Three quarters of it, and up to a quarter more by chance, so that several
-/// controllers in one account do not come back together.
+/// Three quarters of it, and a random part of the last quarter, so that several controllers
+/// of one account do not continue at the same time.
 fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.75 + fastrand::f64() / 4.0)
 }
@@ -303,7 +302,7 @@ mod tests {
         Turn { of: LbName::new("default", index, "cluster", "uid"), urgency, begin_by: None, place: None }
     }
 
-    /// Who gets the tokens that come back, of these who begin to wait in this order.
+    /// The order in which these turns get tokens, if they begin to wait in the given one.
     async fn order(turns: &[(u32, Urgency)]) -> Vec<(u32, Urgency)> {
         let (bucket, order) = (Arc::new(Bucket::new(RATE)), Arc::new(Mutex::new(Vec::new())));
         for _ in 0..3 {
@@ -337,9 +336,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_opens_a_port_goes_ahead_of_what_tidies_up() {
-        let (open, tidy, finish) = ((0, Urgency::Open), (0, Urgency::Tidy), (0, Urgency::Finish));
-        assert_eq!(order(&[tidy, tidy, open, finish, open]).await, [finish, open, open, tidy, tidy]);
+    async fn a_call_that_opens_a_port_precedes_garbage_collection() {
+        let (open, collect, finish) = ((0, Urgency::Open), (0, Urgency::GarbageCollect), (0, Urgency::Finish));
+        assert_eq!(order(&[collect, collect, open, finish, open]).await, [finish, open, open, collect, collect]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -350,12 +349,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_look_is_over_before_the_second_gets_on() {
+    async fn the_first_observation_is_complete_before_the_second_goes_on() {
         let bucket = Arc::new(Bucket::new(RATE));
-        let mut looks = tokio::task::JoinSet::new();
+        let mut observations = tokio::task::JoinSet::new();
         for index in 0..3 {
             let bucket = bucket.clone();
-            looks.spawn(async move {
+            observations.spawn(async move {
                 let turn = Turn { place: Some(index.into()), ..turn(index, Urgency::Alter) };
                 for _ in 0..20 {
                     futures::join!(bucket.take(&turn), bucket.take(&turn)).0.unwrap();
@@ -363,7 +362,7 @@ mod tests {
                 (index, Instant::now())
             });
         }
-        let mut over = looks.join_all().await;
+        let mut over = observations.join_all().await;
         over.sort();
         let gaps: Vec<f64> = over.windows(2).map(|two| (two[1].1 - two[0].1).as_secs_f64()).collect();
         assert!(gaps.iter().all(|gap| (18.0..22.0).contains(gap)), "40 tokens at 2 a second: {gaps:?}");
@@ -378,18 +377,18 @@ mod tests {
         let start = Instant::now();
         let hasty = Turn { begin_by: Some(start + Duration::from_millis(100)), ..turn(1, Urgency::Open) };
         assert_eq!(bucket.take(&hasty).await, Err(Late { paused: None }));
-        bucket.take(&turn(0, Urgency::Tidy)).await.unwrap();
+        bucket.take(&turn(0, Urgency::GarbageCollect)).await.unwrap();
         assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_gets_a_token_while_aws_throttles_and_the_pause_grows() {
+    async fn no_call_gets_a_token_while_aws_throttles_and_the_pause_grows() {
         let bucket = Bucket::new(RATE);
         let mut before = Duration::ZERO;
         for _ in 0..5 {
             let (pause, start) = (bucket.throttled(), Instant::now());
             assert!(pause > before, "{pause:?} after {before:?}");
-            assert_eq!(bucket.throttled(), pause, "calls that were under way together count once");
+            assert_eq!(bucket.throttled(), pause, "concurrent calls count once");
             let hasty = Turn { begin_by: Some(start + Duration::from_millis(1)), ..turn(1, Urgency::Open) };
             let late = bucket.take(&hasty).await.unwrap_err();
             assert!(late.paused.is_some_and(|left| left < pause));

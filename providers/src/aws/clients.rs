@@ -1,5 +1,5 @@
-//! What talks to AWS: for each region one client and one budget, whatever the
-//! number of classes and load balancers.
+//! The clients of AWS: one client and one budget for each region, whatever the number of
+//! classes and load balancers.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -24,15 +24,15 @@ use super::limits::Limits;
 
 /// A call that takes longer than this is given up, and its answer counts as lost.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that takes longer than this to be made is given up.
+/// A connection that is not established within this time is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most attempts of one call, where AWS throttles it or a read gets no answer. After
 /// the last one the caller gets the error, so that the claim's status reports it.
 const ATTEMPTS: u32 = 3;
 
-/// What every call that may change something waits for, right before it is sent; what
-/// that gives is kept until the call has ended. It lets nothing pass of a process
-/// that may no longer act.
+/// The gate of calls that may change something: each waits for it right before it is sent,
+/// and keeps the returned value until it has ended. It is closed in a process that may no
+/// longer act.
 pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Any + Send>> + Send + Sync>;
 
 /// The clients of all regions; one per process, since AWS counts calls by account
@@ -41,7 +41,7 @@ pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Any + Send>> + Send +
 pub struct Clients(Arc<Inner>);
 
 struct Inner {
-    /// `None`: by the default chain
+    /// `None`: that of the default chain
     config: Option<SdkConfig>,
     rates: Rates,
     gate: Gate,
@@ -56,14 +56,14 @@ pub(super) struct Region {
     budget: Budget,
     gate: Gate,
     looks: AtomicU64,
-    /// The account's quotas, once they were asked for
+    /// The account's quotas, once they were read
     pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
 
 impl Clients {
-    /// Clients with the credentials of the default chain: environment, web
-    /// identity (IRSA), container (pod identity), instance. Nothing is looked up
-    /// before the first call. `AWS_ENDPOINT_URL` is heeded.
+    /// Clients with the credentials of the default chain: environment, web identity (IRSA),
+    /// container (pod identity), instance. Credentials are read at the first call.
+    /// `AWS_ENDPOINT_URL` is respected.
     #[must_use]
     pub fn new(rates: Rates, gate: Gate) -> Self {
         Self::build(None, rates, gate)
@@ -85,7 +85,7 @@ impl Clients {
         Self(Arc::new(Inner { config, rates, gate, regions: Mutex::default() }))
     }
 
-    /// What all load balancers of a region share.
+    /// The state that all load balancers of a region share.
     pub(super) fn region(&self, name: &str) -> Arc<Region> {
         let mut regions = self.0.regions.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
@@ -106,12 +106,12 @@ impl Clients {
 }
 
 impl Region {
-    /// The place of the next look among all of them.
-    pub(super) fn next_look(&self) -> u64 {
+    /// The place of the next observation among all observations.
+    pub(super) fn next_observation(&self) -> u64 {
         self.looks.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The client, made at the first call.
+    /// The client, which is created at the first call.
     pub(super) async fn client(&self) -> &Client {
         let new = || async {
             let config = match &self.config {
@@ -119,7 +119,7 @@ impl Region {
                 None => load(&self.name).await,
             };
             let http = config.http_client().unwrap_or_else(|| SharedHttpClient::new(https()));
-            // Every try costs a token of the budget, so tries are made there.
+            // Every attempt costs a token of the budget, so `call` retries.
             let config = aws_sdk_elasticloadbalancingv2::config::Builder::from(&config)
                 .region(RegionName::new(self.name.clone()))
                 .http_client(http)
@@ -131,10 +131,9 @@ impl Region {
         self.client.get_or_init(new).await
     }
 
-    /// Makes a call within the budget. Once a turn has begun, what is left of it
-    /// goes ahead of others. What AWS throttles is tried again, and so are reads
-    /// that got no answer; a change whose answer got lost is not, since it may
-    /// have been made.
+    /// Makes a call within the budget. Once a turn has begun, its further calls precede
+    /// others. A call that AWS throttles is repeated, and so is a read without an answer; a
+    /// change without an answer is not, since it may have been carried out.
     pub(super) async fn call<T, E, F>(
         &self,
         action: &'static str,
@@ -178,8 +177,7 @@ impl Region {
     }
 }
 
-/// The configuration of the default chain. (Credentials are asked for over HTTPS
-/// too.)
+/// The configuration of the default chain. (Credentials are requested over HTTPS too.)
 async fn load(region: &str) -> SdkConfig {
     let region = RegionName::new(region.to_owned());
     let defaults = aws_config::defaults(BehaviorVersion::latest()).region(region);
@@ -190,7 +188,7 @@ fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().operation_attempt_timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()
 }
 
-/// An HTTPS client without C code in it, as the rest of the controller has it.
+/// An HTTPS client without C code, as in the rest of the controller.
 fn https() -> impl HttpClient + Clone + 'static {
     aws_smithy_http_client::Builder::new().tls_provider(Tls::Rustls(CryptoMode::Ring)).build_https()
 }

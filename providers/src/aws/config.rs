@@ -1,5 +1,5 @@
-//! The settings of a class as AWS has them, and as [`Attributes`] to compare:
-//! those of the load balancer itself, and those that all its target groups share.
+//! The settings of a class as in AWS' API, and as [`Attributes`] for comparison: those of the
+//! load balancer itself, and those that all its target groups share.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(super) const SECURITY_GROUPS: &str = "security groups";
 pub(super) const HEALTH_CHECK: &str = "health check";
 pub(super) const GROUPS: &str = "target group attributes";
 
-/// The settings that a load balancer of the class shall have.
+/// The desired settings of a load balancer of the class.
 pub(super) fn wanted(settings: &Settings) -> Attributes {
     let mut wanted = Attributes::from([
         (HEALTH_CHECK.to_owned(), Probe::wanted(&settings.health_check).to_string()),
@@ -40,13 +40,13 @@ pub(super) fn nlb_attributes(settings: &Settings) -> Attributes {
     attributes
 }
 
-/// All of them, sorted, in a text.
+/// All of them in one text, sorted.
 pub(super) fn joined<T: AsRef<str> + Ord>(all: impl Iterator<Item = T>) -> String {
     let all: BTreeSet<T> = all.collect();
     all.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
 }
 
-/// How the targets of a target group are probed.
+/// The health check of the targets of a target group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Probe {
     pub(super) protocol: String,
@@ -59,9 +59,9 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// What the class says, and for what it leaves out AWS' defaults, so that
-    /// they come back when it says no more. (API reference, CreateTargetGroup;
-    /// path and matcher: of HTTP and HTTPS only.)
+    /// The health check of the class, with AWS' defaults for fields that it leaves out, so
+    /// that a field that is removed from the class is reset. (API reference,
+    /// CreateTargetGroup; path and matcher: of HTTP and HTTPS only.)
     pub(super) fn wanted(given: &HealthCheck) -> Self {
         let protocol = given.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         let interval_seconds = given.interval_seconds.unwrap_or(30);
@@ -78,7 +78,7 @@ impl Probe {
         }
     }
 
-    /// What a target group has.
+    /// The health check of a target group.
     pub(super) fn from_aws(group: &TargetGroup) -> Self {
         let protocol = group.health_check_protocol().map_or("TCP", |protocol| protocol.as_str()).to_owned();
         Self {
@@ -104,7 +104,7 @@ impl std::fmt::Display for Probe {
     }
 }
 
-/// The attributes of target groups that a class has a say in.
+/// The attributes of target groups that a class can set.
 pub(super) struct GroupAttributes {
     deregistration_delay_seconds: Option<u32>,
     preserve_client_ip: Option<bool>,
@@ -113,7 +113,7 @@ pub(super) struct GroupAttributes {
 }
 
 impl GroupAttributes {
-    /// What the tag says where AWS' defaults are wanted: as much as no tag.
+    /// The value of the tag for AWS' defaults, which means the same as no tag.
     pub(super) const DEFAULT: &str = "default";
 
     pub(super) fn wanted(settings: &Settings) -> Self {
@@ -125,8 +125,7 @@ impl GroupAttributes {
         }
     }
 
-    /// All of them in a text, for the tag: of the characters that the value of a
-    /// tag may have.
+    /// All of them in one text, of the characters that the value of a tag may have.
     pub(super) fn summary(&self) -> String {
         let given = [
             self.deregistration_delay_seconds.map(|seconds| format!("deregistration_delay={seconds}")),
@@ -137,14 +136,14 @@ impl GroupAttributes {
         if given.is_empty() { Self::DEFAULT.to_owned() } else { given.join(" ") }
     }
 
-    /// Whether a new target group has them without being told.
+    /// Whether a new target group has them by default.
     pub(super) fn are_default(&self) -> bool {
         self.summary() == Self::DEFAULT
     }
 
-    /// All of them as AWS wants them for the target group of this listener, its
-    /// defaults included. (API reference, TargetGroupAttribute. For UDP clients'
-    /// addresses are always preserved, and to ask for anything else is an error.)
+    /// All of them as in AWS' API, for the target group of this listener, with defaults. (API
+    /// reference, TargetGroupAttribute. For UDP, clients' addresses are always preserved, and
+    /// any other value is an error.)
     pub(super) fn to_aws(&self, key: ListenerKey) -> Vec<TargetGroupAttribute> {
         let delay = self.deregistration_delay_seconds.unwrap_or(300).to_string();
         let preserve = self.preserve_client_ip.unwrap_or(self.kind == TargetKind::Node);

@@ -1,4 +1,4 @@
-//! Why a call failed, and what that means for the caller.
+//! Failures of calls, and what they mean for the caller.
 
 use std::time::Duration;
 
@@ -8,31 +8,31 @@ use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use super::budget::Late;
 use crate::{Details, Error};
 
-/// A call that did not succeed. It shows what AWS said, as much of it as fits into a
-/// status: the SDK's own error may hold any text of any length, and is not kept.
+/// A call that failed. It has as much of AWS' answer as fits into a status: the SDK's own
+/// error may have any text of any length, and is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
 pub(super) struct Failure {
     /// Its name in AWS' API
     pub(super) action: &'static str,
     pub(super) kind: Kind,
-    /// What AWS said, with the code of its error, or what went wrong on the way
+    /// The answer of AWS with the code of its error, or the error of the transport
     said: String,
 }
 
-/// What kind of failure it is.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// AWS answered with an error.
     Code(Code),
-    /// AWS is busy: nothing is asked of it for so long.
+    /// AWS throttles: no call is made for this long.
     Throttled(Duration),
-    /// AWS can't be reached, or failed itself. Whether the call was carried out
-    /// is not known.
+    /// AWS can't be reached, or failed itself. It is not known whether the call was carried
+    /// out.
     Unreachable,
     /// There are no credentials, or they are not valid.
     NoCredentials,
-    /// The call was not made, since others were ahead of it for too long.
+    /// The call was not made, since others preceded it for too long.
     Late,
 }
 
@@ -61,8 +61,8 @@ impl Kind {
     }
 }
 
-/// The errors of AWS that something depends on. (API reference: the common errors, and
-/// those of each action.)
+/// The errors of AWS that are handled. (API reference: the common errors, and those of each
+/// action.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     /// `AccessDenied`, `AccessDeniedException`, `UnauthorizedOperation`
@@ -107,7 +107,7 @@ impl Code {
 }
 
 impl Failure {
-    /// What went wrong with a call.
+    /// The failure of a call.
     pub(super) fn of<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -126,18 +126,18 @@ impl Failure {
         Self { action, kind, said }
     }
 
-    /// One whose turn did not come.
+    /// The failure of a call that got no token in time.
     pub(super) fn late(action: &'static str, late: Late) -> Self {
         let kind = late.paused.map_or(Kind::Late, Kind::Throttled);
         Self { action, kind, said: "AWS has throttled the calls before it".into() }
     }
 
-    /// One that makes no sense to send.
+    /// The failure of a call whose request cannot be built.
     pub(super) fn invalid(action: &'static str, why: String) -> Self {
         Self { action, kind: Kind::Code(Code::Other), said: why }
     }
 
-    /// A listing that has ever more pages.
+    /// The failure of a list that does not end.
     pub(super) fn endless(action: &'static str) -> Self {
         Self { action, kind: Kind::Unreachable, said: "its pages have no end".into() }
     }
@@ -147,49 +147,49 @@ impl Failure {
         self.kind == Kind::Code(code)
     }
 
-    /// Whether the controller may not do this.
+    /// Whether a permission is missing.
     pub(super) fn is_not_permitted(&self) -> bool {
         self.is(Code::NotPermitted)
     }
 
-    /// Whether what the call is about does not exist.
+    /// Whether the object of the call does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         [Code::LoadBalancerNotFound, Code::ListenerNotFound, Code::TargetGroupNotFound]
             .iter()
             .any(|code| self.is(*code))
     }
 
-    /// Whether a limit of the load balancer was met.
+    /// Whether a limit of the load balancer is used up.
     pub(super) fn is_no_room(&self) -> bool {
         let codes = [Code::TooManyListeners, Code::TooManyTargets, Code::TooManyUniqueTargetGroupsPerLoadBalancer];
         codes.iter().any(|code| self.is(*code))
     }
 
-    /// Whether after it the state is not known for sure: the call may have been
-    /// made, or others have changed something.
+    /// Whether the cached state may be wrong after it: the call may have been carried out, or
+    /// another client has changed something.
     pub(super) fn leaves_doubt(&self) -> bool {
         let by_others = self.is(Code::DuplicateListener) || self.is(Code::TargetGroupAssociationLimit);
         self.kind == Kind::Unreachable || by_others || self.is_not_found() || self.is_no_room()
     }
 
-    /// Whether a limit of the account was met.
+    /// Whether a quota of the account is used up.
     pub(super) fn is_no_quota(&self) -> bool {
         self.is(Code::TooManyTargetGroups) || self.is(Code::TooManyLoadBalancers)
     }
 
-    /// The same for the caller of a provider, with what AWS said as its cause.
+    /// Converts it to an error of the provider, with AWS' answer as its cause.
     pub(super) fn error(self, region: &str) -> Error {
         let action = self.action;
         match self.kind {
-            Kind::Late => Error::not_ready("its turn has not come yet: calls to AWS are limited"),
+            Kind::Late => Error::not_ready("it waits for its turn: calls to AWS are limited"),
             Kind::Throttled(retry_after) => {
-                // Tenths of a second are of no interest, and none at all looks wrong.
+                // In whole seconds, and at least one.
                 let retry_after = Duration::from_secs(retry_after.as_secs() + 1);
-                let message = format!("AWS throttles {action} in {region}; other users of the account count too");
+                let message = format!("AWS throttles {action} in {region}; calls of other clients of the account count too");
                 Error::Throttled { retry_after, message }
             }
             Kind::Unreachable => Error::transient(
-                Details::new(format!("{action} in {region} got no answer that is of use")).caused_by(self),
+                Details::new(format!("{action} in {region} got no valid answer")).caused_by(self),
             ),
             Kind::NoCredentials => Error::refused(
                 Details::new(format!(
@@ -221,7 +221,7 @@ impl Failure {
                 Error::Exhausted,
                 format!("a quota of the account in {region} is used up: have it raised in Service Quotas"),
             ),
-            _ if self.is_not_found() => (Error::Conflict, format!("{action}: it was changed by others meanwhile")),
+            _ if self.is_not_found() => (Error::Conflict, format!("{action}: another client has changed it meanwhile")),
             _ if action == "ModifyListener" => (
                 Error::Refused,
                 format!(
@@ -242,8 +242,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     brief(&causes.join(": "))
 }
 
-/// As much of what somebody said as fits into a status beside other words, on one
-/// line.
+/// A foreign text on one line, cut so that it fits into a message.
 pub(super) fn brief(said: &str) -> String {
     said.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

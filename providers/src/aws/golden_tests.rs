@@ -1,4 +1,4 @@
-//! The calls that make load balancers, as golden files.
+//! The calls that create load balancers, as golden files.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -10,16 +10,16 @@ use super::settings::{IpAddressType, Scheme, Settings, TargetKind};
 use crate::golden;
 use crate::model::IpFamily;
 
-/// What a class says of its load balancers.
+/// The settings of a class.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Class {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     internet_facing: bool,
-    /// Both families, and pods by their IPv6 addresses
+    /// Dual-stack, with the IPv6 addresses of pods as targets
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ipv6: bool,
-    /// Nodes are registered, by their instance ids
+    /// With nodes as targets
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     nodes: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -74,7 +74,7 @@ fn written(call: &Call) -> Option<Value> {
     Some(json!({ call.action.as_str(): parameters }))
 }
 
-/// Makes a map of what AWS has as a list of keys and values.
+/// Converts AWS' list of keys and values to a map.
 fn join_pairs(parameter: &mut Value) {
     let pair = |item: &Value| {
         let fields = item.as_object().filter(|fields| fields.len() == 2)?;

@@ -1,4 +1,4 @@
-//! What is known of one load balancer, since it was last looked at.
+//! The cached state of one load balancer: its last observation, and the changes since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -12,10 +12,10 @@ use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::model::{Address, Capacity, FrontPort, LbName, ListenerKey, Owner, Protocol};
 
-/// For so long a look is enough for what keeps failing.
+/// How long an observation is trusted while changes keep failing.
 const TRUSTED: Duration = Duration::from_secs(60);
-/// For so long the room is believed to be used up, after AWS said so. Then it is
-/// tried again, since whoever used it may be gone.
+/// How long the capacity is taken for used up after AWS reported it. Then it is tried again,
+/// since foreign listeners may be gone.
 const FULL: Duration = Duration::from_secs(600);
 
 /// One load balancer.
@@ -23,39 +23,38 @@ const FULL: Duration = Duration::from_secs(600);
 pub(super) struct Known {
     /// `None`: it does not exist, though target groups of it may
     pub(super) nlb: Option<Nlb>,
-    /// What of it is ours, by port number
+    /// Our listeners and target groups, by port number
     pub(super) ports: BTreeMap<NonZeroU16, Port>,
     pub(super) foreign: Foreign,
     pub(super) limits: Limits,
-    /// When it was looked at; `None`: what there is, is not known for sure
-    pub(super) looked: Option<Instant>,
-    /// Whether it is told once more without a look
+    /// When it was observed; `None`: the state may be outdated
+    pub(super) observed_at: Option<Instant>,
+    /// Whether the next observation is answered from this state
     pub(super) stands: bool,
     pub(super) past: Past,
 }
 
 impl Known {
-    /// Some of what was asked for failed. As long as AWS said so, what is known is
-    /// still so, and a failure that comes back costs no look each time; but what
-    /// others do is not overlooked for long.
+    /// Records that a change failed with an answer of AWS. Such a failure leaves the state
+    /// certain, so a failure that is repeated needs no observation each time, but one from
+    /// time to time, for changes by other clients.
     pub(super) fn stands_after_failures(&mut self) {
-        self.stands = self.looked.is_some_and(|at| at.elapsed() < TRUSTED);
+        self.stands = self.observed_at.is_some_and(|at| at.elapsed() < TRUSTED);
     }
 }
 
-/// What is remembered also when it is looked at anew.
+/// State that outlives an observation.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Past {
     pub(super) no_listeners: Option<Full>,
     pub(super) no_targets: Option<Full>,
 }
 
-/// AWS said that no more fit.
+/// AWS reported that a limit is used up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Full {
     at: Instant,
-    /// How many there were when it was next looked at: listeners of whomever, and
-    /// targets of ours
+    /// The numbers at the next observation: of all listeners, and of our targets
     held: Option<u32>,
 }
 
@@ -83,23 +82,23 @@ pub(super) struct Nlb {
     pub(super) attributes: BTreeMap<String, String>,
 }
 
-/// What strangers have on it.
+/// The foreign objects on it.
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
     pub(super) ports: BTreeSet<FrontPort>,
     pub(super) listeners: usize,
     pub(super) targets: usize,
-    /// The target groups that their listeners forward to, by ARN
+    /// The target groups that foreign listeners forward to, by ARN
     pub(super) groups: BTreeSet<String>,
-    /// The names of their target groups, as far as these are seen
+    /// The names of foreign target groups, as far as they are known
     pub(super) names: BTreeSet<String>,
 }
 
-/// What of ours there is for one port number.
+/// Our objects for one port number.
 #[derive(Debug, Default)]
 pub(super) struct Port {
     pub(super) listener: Option<Door>,
-    /// Its target groups: more than one only if something was cut off
+    /// Its target groups: more than one only after an interrupted change
     pub(super) groups: Vec<Group>,
 }
 
@@ -107,7 +106,7 @@ pub(super) struct Port {
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) arn: String,
-    /// `None`: one that we never make
+    /// `None`: a protocol that we never use
     pub(super) protocol: Option<Protocol>,
     /// The target group that it forwards to, by ARN
     pub(super) group: Option<String>,
@@ -124,15 +123,15 @@ pub(super) struct Group {
     pub(super) tags: Tags,
     /// Whether a load balancer uses it
     pub(super) used: bool,
-    /// Whether it surely has the attributes that the class has for target groups
+    /// Whether it certainly has the attributes that the class has for target groups
     pub(super) has_attributes: bool,
 }
 
 impl Door {
-    /// Whether it can be changed into this listener while it is open. If not, it
-    /// closes first: one of another protocol that belongs to another claim, since
-    /// traffic has to leave the wrong receiver before anything is made; and one of a
-    /// protocol that we never make, such as TLS.
+    /// Whether it can be modified to this listener while it is open. Otherwise it closes
+    /// first: a listener of another protocol and another claim, since traffic has to leave
+    /// the wrong receiver before anything is created; and one of a protocol that we never
+    /// use, such as TLS.
     pub(super) fn can_become(&self, key: ListenerKey, owner: &Owner) -> bool {
         let of_claim = || names::owner(&self.tags).is_some_and(|found| found.is_same_claim(owner));
         self.protocol.is_some_and(|protocol| protocol == key.protocol || of_claim())
@@ -140,8 +139,8 @@ impl Door {
 }
 
 impl Port {
-    /// The listener that this port is, if all is as it should be: it forwards to
-    /// the target group that is made for it, and says whom it is for.
+    /// The listener of this port, if it is complete: it forwards to its own target group, and
+    /// has the tags of its owner.
     pub(super) fn serves(&self, settings: &Settings, name: &LbName) -> Option<(Protocol, Owner, &Group)> {
         let listener = self.listener.as_ref()?;
         let (protocol, group) = (listener.protocol?, self.used_group()?);
@@ -158,7 +157,7 @@ impl Port {
         self.groups.iter().find(|group| group.arn == *used)
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub(super) fn used_group_mut(&mut self) -> Option<&mut Group> {
         let used = self.listener.as_ref()?.group.as_ref()?;
         self.groups.iter_mut().find(|group| group.arn == *used)
@@ -182,7 +181,7 @@ pub(super) fn port_in(group_name: &str) -> Option<NonZeroU16> {
 }
 
 impl Known {
-    /// What fits on it: AWS' limits, and less if AWS said that it is full.
+    /// The capacity: AWS' limits, or less if AWS reported that it is full.
     pub(super) fn capacity(&self) -> Capacity {
         let (zones, cross_zone) = self
             .nlb
@@ -196,8 +195,8 @@ impl Known {
         }
     }
 
-    /// The same after what went before. Where AWS said that no more fit, what there
-    /// is now is all that fits.
+    /// The same with the state that outlives an observation. Where AWS reported a limit, the
+    /// current numbers are the capacity.
     pub(super) fn after(mut self, past: Past) -> Self {
         let used = self.ports.values().flat_map(|port| &port.groups).filter(|group| group.used);
         let targets = count(used.map(|group| group.targets.len()).sum());

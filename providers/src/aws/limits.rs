@@ -1,7 +1,7 @@
-//! What AWS allows, each number with its source. "Quotas" is the page "Quotas
-//! for your Network Load Balancers" of the ELB user guide.
+//! AWS' limits, each with its source. "Quotas" is the page "Quotas for your Network Load
+//! Balancers" of the ELB user guide.
 
-/// Listeners of a load balancer, whatever they accept: a port number has one.
+/// Listeners of a load balancer, of any protocol: a port number has one.
 /// (Quotas: "Listeners per Network Load Balancer", 50, not adjustable.)
 pub const LISTENERS: u32 = 50;
 
@@ -27,19 +27,18 @@ pub const TARGETS_PER_GROUP: u32 = 1000;
 /// limit; it is the number that the AWS Load Balancer Controller keeps to.
 pub(super) const TARGETS_PER_CALL: usize = 200;
 
-/// Resources that one call tells the tags of. (API reference, DescribeTags:
-/// "up to 20".)
+/// Resources whose tags one call returns. (API reference, DescribeTags: "up to 20".)
 pub(super) const RESOURCES_PER_CALL: usize = 20;
 
 /// The largest page of a list. (API reference, `PageSize` of DescribeListeners,
 /// DescribeTargetGroups and DescribeAccountLimits.)
 pub(super) const PAGE: i32 = 400;
 
-/// Pages of a list after which it counts as one that never ends: 40,000 target
-/// groups. (Quotas: "Target groups per Region", 3,000, which can be raised.)
+/// Pages after which a list counts as endless: 40,000 target groups. (Quotas: "Target groups
+/// per Region", 3,000, which can be raised.)
 pub(super) const PAGES_MAX: usize = 100;
 
-/// What AWS allows the account in a region, which may be more than it documents.
+/// The quotas of the account in a region, which may be higher than the documented ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) listeners: u32,
@@ -54,7 +53,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Takes in one of the names and numbers that DescribeAccountLimits answers.
+    /// Takes in a quota from the answer of DescribeAccountLimits.
     pub(super) fn set(&mut self, name: &str, max: u32) {
         match name {
             "listeners-per-network-load-balancer" => self.listeners = max,
@@ -64,7 +63,7 @@ impl Limits {
         }
     }
 
-    /// Targets that fit on a load balancer in so many zones.
+    /// The targets that fit on a load balancer in this many zones.
     pub(super) fn targets_of(self, zones: usize, cross_zone: bool) -> u32 {
         let zones = u32::try_from(zones.max(1)).unwrap_or(u32::MAX);
         let all = self.targets_per_zone.saturating_mul(zones).min(self.targets);

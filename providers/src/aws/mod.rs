@@ -4,9 +4,9 @@
 //! target group of its own, and its backends are that group's targets: pods by
 //! their addresses, or nodes by their instance ids.
 //!
-//! Everything that is made carries our tags from the call that makes it; what
-//! does not carry them is a stranger's. What was seen and done is remembered, so
-//! that a change costs no reads. All calls of a region share one `budget`.
+//! Every object has our tags from the call that creates it; objects without them are
+//! foreign. Observations and changes are cached, so that a change costs no reads. All calls
+//! of a region share one `budget`.
 
 mod apply;
 mod budget;
@@ -19,8 +19,8 @@ mod fuzz;
 mod golden_tests;
 mod known;
 pub mod limits;
-mod look;
 mod names;
+mod observe;
 mod port;
 mod settings;
 mod view;
@@ -37,15 +37,15 @@ use self::clients::Region;
 pub use self::clients::{Clients, Gate};
 use self::known::Known;
 use self::limits::Limits;
-use self::look::Look;
 use self::names::Target;
+use self::observe::Observation;
 pub use self::settings::{HealthCheck, IpAddressType, Scheme, Settings, SubnetMapping, TargetKind};
 use crate::model::{Attributes, Backend, Capabilities, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
-/// How long changes of backends are coalesced, to go out as one call to register
-/// and one to deregister: a rollout replaces its pods one after another, and
-/// those calls are refilled at 4 a second for all load balancers together.
+/// How long changes of backends are coalesced into one call to register and one to
+/// deregister: a rollout replaces its pods one after another, and all load balancers
+/// together have 4 of these calls a second.
 const COALESCE: Duration = Duration::from_secs(1);
 
 /// The provider of a class.
@@ -56,15 +56,15 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// A provider that shares client and budget with all others of its region.
-    /// Nothing is called before the first look.
+    /// A provider that shares client and budget with all others of its region. It makes no
+    /// call before the first observation.
     #[must_use]
     pub fn new(settings: Settings, clients: &Clients) -> Self {
         let region = clients.region(&settings.region);
         Self { settings, region, known: Mutex::default() }
     }
 
-    /// Targets that surely fit on a load balancer that nobody has looked at yet.
+    /// The targets that certainly fit on a load balancer that was not observed yet.
     fn targets_unseen(&self) -> u32 {
         match &self.settings.load_balancer_arn {
             // Its zones, and whether each reaches all targets, are not known.
@@ -77,18 +77,18 @@ impl Aws {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look<'a>(&'a self, name: &'a LbName) -> Look<'a> {
-        Look { region: &self.region, settings: &self.settings, name, place: self.region.next_look() }
+    fn observation<'a>(&'a self, name: &'a LbName) -> Observation<'a> {
+        Observation { region: &self.region, settings: &self.settings, name, place: self.region.next_observation() }
     }
 
-    /// What there is now.
+    /// The current state.
     async fn see(&self, name: &LbName) -> Result<Known, Error> {
         let before = self.known().remove(name);
         let past = before.as_ref().map(|known| known.past.clone()).unwrap_or_default();
         if let Some(known) = self.without_a_look(name, before).await? {
             return Ok(known);
         }
-        match self.look(name).all().await {
+        match self.observation(name).all().await {
             Ok(known) => Ok(known.after(past)),
             Err(error) => {
                 self.known().insert(name.clone(), Known { past, ..Known::default() });
@@ -97,16 +97,15 @@ impl Aws {
         }
     }
 
-    /// What is known, if that is enough: right after what failed; and while AWS sets
-    /// the load balancer up, when nobody but us has had reason to touch it, and
-    /// whether it is ready is all that is asked.
+    /// The cached state, if that is enough: right after a failure; and while AWS provisions
+    /// the load balancer, when only its readiness has to be read.
     async fn without_a_look(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
-        let Some(mut known) = known.filter(|known| known.looked.is_some()) else { return Ok(None) };
+        let Some(mut known) = known.filter(|known| known.observed_at.is_some()) else { return Ok(None) };
         if std::mem::take(&mut known.stands) {
             return Ok(Some(known));
         }
         let Some(nlb) = known.nlb.as_mut().filter(|nlb| nlb.not_ready.is_some()) else { return Ok(None) };
-        match self.look(name).readiness().await? {
+        match self.observation(name).readiness().await? {
             Some(Some(why)) => {
                 nlb.not_ready = Some(why);
                 Ok(Some(known))

@@ -1,4 +1,4 @@
-//! What our objects at AWS are called, and the tags by which they are known.
+//! The names and tags of our objects at AWS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,26 +9,26 @@ use aws_sdk_elasticloadbalancingv2::types::{Tag, TargetDescription};
 use super::settings::{Settings, TargetKind};
 use crate::model::{Backend, IpFamily, LbName, ListenerKey, Owner, Protocol, fnv1a};
 
-/// The cluster's id: without it an object is a stranger's.
+/// The cluster's id: without it an object is foreign.
 pub(super) const CLUSTER: &str = "sharedlb.dev/cluster";
 /// The class.
 const CLASS: &str = "sharedlb.dev/class";
-/// The name of the load balancer: of an adopted one, the name that we have for it.
+/// Our name of the load balancer, also of an adopted one.
 const LOAD_BALANCER: &str = "sharedlb.dev/load-balancer";
-/// Whom a listener and its target group are for. Three tags, since the value of a
-/// tag has at most 256 characters (ELB user guide, "Tag restrictions"), and a name
-/// in Kubernetes can have 253.
+/// The owner of a listener and its target group. It takes three tags, since the value of a tag
+/// has at most 256 characters (ELB user guide, "Tag restrictions"), and a name in Kubernetes
+/// can have 253.
 const NAMESPACE: &str = "sharedlb.dev/namespace";
 const CLAIM: &str = "sharedlb.dev/claim";
 const PORT: &str = "sharedlb.dev/port";
-/// On a listener: the attributes that its target group was given. To ask AWS for
-/// them would cost a call for each target group.
+/// On a listener: the attributes that were set on its target group. Reading them from AWS
+/// would take a call for each target group.
 pub(super) const GROUP_ATTRIBUTES: &str = "sharedlb.dev/target-group-attributes";
 
 /// Tags by their keys.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// The tags of all that belongs to a load balancer. Ours win over the admin's.
+/// The tags of all objects of a load balancer. Ours have precedence over the admin's.
 pub(super) fn tags(settings: &Settings, name: &LbName) -> Tags {
     let ours = [(CLUSTER, &*settings.cluster_id), (CLASS, &*settings.class), (LOAD_BALANCER, name.as_str())];
     let mut tags = settings.tags.clone();
@@ -44,14 +44,14 @@ pub(super) fn tags_of_port(settings: &Settings, name: &LbName, owner: &Owner) ->
     tags
 }
 
-/// Whom these tags name; `None` if they name nobody.
+/// The owner in these tags, if there is one.
 pub(super) fn owner(tags: &Tags) -> Option<Owner> {
     let value = |key: &str| tags.get(key).map(|value| value.as_str().into());
     let owner = Owner { namespace: value(NAMESPACE)?, claim: value(CLAIM)?, port: value(PORT)? };
     (!owner.namespace.is_empty() && !owner.claim.is_empty()).then_some(owner)
 }
 
-/// Whether both name the same claim, whichever of its ports, or neither names any.
+/// Whether both name the same claim, with any of its ports, or neither names one.
 pub(super) fn are_of_same_claim(a: &Tags, b: &Tags) -> bool {
     match (owner(a), owner(b)) {
         (Some(a), Some(b)) => a.is_same_claim(&b),
@@ -59,17 +59,17 @@ pub(super) fn are_of_same_claim(a: &Tags, b: &Tags) -> bool {
     }
 }
 
-/// Whether these are the tags of something that we made for this load balancer.
+/// Whether these are the tags of an object that we created for this load balancer.
 pub(super) fn are_ours(tags: &Tags, settings: &Settings, name: &LbName) -> bool {
     tags.get(CLUSTER) == Some(&settings.cluster_id) && tags.get(LOAD_BALANCER).is_some_and(|of| of == name.as_str())
 }
 
-/// Tags as AWS wants them.
+/// Converts tags to AWS' type.
 pub(super) fn to_aws(tags: &Tags) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
 
-/// Tags as AWS tells them.
+/// Converts tags from AWS' type.
 pub(super) fn from_aws(tags: Option<Vec<Tag>>) -> Tags {
     let tags = tags.unwrap_or_default().into_iter();
     tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect()
@@ -82,9 +82,9 @@ pub(super) fn group_prefix(name: &LbName) -> String {
 }
 
 /// The name of the target group behind a listener, as in
-/// `slb-1a2b3c4d5e-20417-tcp-1a2b3c`: the load balancer, the front port, and what
-/// can't be changed of a target group, so that one of another kind is another
-/// one. (At most 32 characters: `Name` of CreateTargetGroup.)
+/// `slb-1a2b3c4d5e-20417-tcp-1a2b3c`: the load balancer, the front port, and a hash of the
+/// immutable fields of a target group, so that one of another kind has another name. (At most
+/// 32 characters: `Name` of CreateTargetGroup.)
 pub(super) fn group_name(settings: &Settings, name: &LbName, key: ListenerKey) -> String {
     let protocol = match key.protocol {
         Protocol::Tcp => "tcp",
@@ -97,7 +97,7 @@ pub(super) fn group_name(settings: &Settings, name: &LbName, key: ListenerKey) -
     format!("{}{}-{protocol}-{fixed:06x}", group_prefix(name), key.port)
 }
 
-/// Instances are reached by IPv4 here, whatever pods are.
+/// The family of targets. Instances are reached by IPv4.
 pub(super) fn address_family(settings: &Settings) -> IpFamily {
     match settings.target_kind {
         TargetKind::Pod => settings.target_ip_family,
@@ -105,8 +105,7 @@ pub(super) fn address_family(settings: &Settings) -> IpFamily {
     }
 }
 
-/// The families of the backends that can be targets. An instance is one whatever
-/// its addresses are.
+/// The families of the backends that can be targets; none: any, as for instances.
 pub(super) fn target_families(settings: &Settings) -> BTreeSet<IpFamily> {
     match settings.target_kind {
         TargetKind::Pod => [settings.target_ip_family].into(),
@@ -123,8 +122,8 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The target that a backend is. `None`: it can be none (of the other address
-    /// family; a node that is no instance, as with Fargate).
+    /// The target for a backend. `None`: it cannot be a target (it is of the other address
+    /// family, or a node that is no instance, as with Fargate).
     pub(super) fn of(settings: &Settings, backend: &Backend) -> Option<Self> {
         let id = match settings.target_kind {
             TargetKind::Pod => {
@@ -140,7 +139,7 @@ impl Target {
         Some(Self { id, port: backend.port })
     }
 
-    /// The backend that a target is: no more than AWS knows of it.
+    /// The backend of a target, with the fields that AWS records.
     pub(super) fn backend(&self) -> Backend {
         let port = self.port;
         let backend =

@@ -1,11 +1,10 @@
-//! Making one port of a load balancer as it is wanted: its listener, its target
-//! group, its targets.
+//! Brings one port of a load balancer to its desired state: its listener, its target group
+//! and its targets.
 //!
-//! A new port is three calls: the target group, its targets, and the listener
-//! last, so that a listener that exists is complete. A port whose protocol
-//! changes is made in the same order, except that its listener is modified instead
-//! of created; then the target group before goes. Each step can be done again after
-//! it was cut off.
+//! A new port takes three calls: for the target group, its targets, and the listener last,
+//! so that a listener that exists is complete. If the protocol of a port changes, the order
+//! is the same, except that the listener is modified instead of created; then the former
+//! target group is deleted. Each step can be repeated after an interruption.
 
 use std::collections::BTreeSet;
 
@@ -32,16 +31,17 @@ pub(super) struct Ports<'a> {
     pub(super) name: &'a LbName,
     /// The load balancer
     pub(super) arn: &'a str,
-    /// Names that target groups of others have: AWS would answer with those
-    /// instead of making one (API reference, CreateTargetGroup: "idempotent")
+    /// The names of foreign target groups: AWS would return those instead of creating one (API
+    /// reference, CreateTargetGroup: "idempotent")
     pub(super) taken: &'a BTreeSet<String>,
 }
 
 impl Ports<'_> {
-    /// Makes it so. Whatever was done, `port` says it.
+    /// Brings the port to its desired state. `port` has the state after each call, also after
+    /// a failure.
     ///
     /// # Errors
-    /// The first call that failed; the rest is left for the next time.
+    /// The first call that failed; the others are left for the next time.
     pub(super) async fn make(
         &self,
         port: &mut Port,
@@ -70,8 +70,7 @@ impl Ports<'_> {
         }
     }
 
-    /// Has the port served by the target group that is made for it. Returns that
-    /// group's name.
+    /// Has the port served by its own target group, and returns the name of that.
     async fn serve(
         &self,
         port: &mut Port,
@@ -86,16 +85,16 @@ impl Ports<'_> {
         done.map(|()| name)
     }
 
-    /// Leaves a port that AWS refused to make as wanted. A listener that is open stays
-    /// open with the targets that it has, except for those that are gone: what they
-    /// lead to may by now belong to another tenant.
+    /// Handles a port whose desired state AWS refused. An open listener stays open with its
+    /// targets, except for those that are no longer backends: their addresses may by now
+    /// belong to another tenant.
     async fn leave_unfinished(&self, port: &mut Port, wanted: &BTreeSet<Target>, failure: &Failure, turn: &mut Turn) {
         if !matches!(failure.kind, Kind::Code(_)) {
-            // Nothing was refused: it is tried again soon.
+            // It was not refused: it is tried again soon.
             return;
         }
         if port.listener.is_none() {
-            // The claim may get another port for it, and nobody comes back to this one.
+            // The claim may get another port instead, and this one is not tried again.
             if failure.is_no_room() || failure.is(Code::DuplicateListener) {
                 self.leave_groups(port, None, turn).await;
             }
@@ -103,9 +102,9 @@ impl Ports<'_> {
         }
         let Some(group) = port.used_group_mut() else { return };
         let is_there = |target: &&Target| match self.settings.target_kind {
-            // The address is the pod's for as long as there is the pod.
+            // A pod keeps its address as long as it exists.
             TargetKind::Pod => wanted.iter().any(|wanted| wanted.id == target.id),
-            // A port of a node may be given to another Service.
+            // A node port may be given to another Service.
             TargetKind::Node => wanted.contains(*target),
         };
         let there = group.targets.iter().filter(is_there).cloned().collect();
@@ -114,8 +113,8 @@ impl Ports<'_> {
         }
     }
 
-    /// Deletes the target groups that are not used any more. What can't be deleted
-    /// now is left over: the port is as it should be, and that is what counts.
+    /// Deletes the target groups that are no longer used. A failure does not matter for the
+    /// port, which has its desired state: the target group is orphaned, and collected later.
     pub(super) async fn leave_groups(&self, port: &mut Port, but: Option<&str>, turn: &mut Turn) {
         if let Err(failure) = self.remove_groups(port, but, turn).await {
             info!(load_balancer = %self.name, why = ?failure, "target group left over");
@@ -129,15 +128,15 @@ impl Ports<'_> {
                 let (what, kind) =
                     (backend.provider_id.as_deref().unwrap_or("a node"), self.settings.target_kind.as_str());
                 let what =
-                    format!("{} ({what}) can be no target of {key}: its target group takes {kind}", backend.address);
+                    format!("{} ({what}) cannot be a target of {key}: its target group takes {kind}", backend.address);
                 Failure::invalid("RegisterTargets", what)
             })
         };
         listener.backends.iter().map(target).collect()
     }
 
-    /// The target group of this listener, taken out of the port: the one that is
-    /// there, or a new one.
+    /// The target group of this listener, taken out of the port: the existing one, or a new
+    /// one.
     async fn group(&self, port: &mut Port, key: ListenerKey, tags: &Tags, turn: &mut Turn) -> Result<Group, Failure> {
         let name = names::group_name(self.settings, self.name, key);
         if let Some(at) = port.groups.iter().position(|group| group.name == name) {
@@ -159,7 +158,7 @@ impl Ports<'_> {
         let request = request
             .name(name)
             .protocol(protocol(key.protocol))
-            // Each target has a port of its own; this one tells a person what it is for.
+            // Each target has its own port; this one is for an admin.
             .port(key.port.get().into())
             .vpc_id(&self.settings.vpc_id)
             .target_type(TargetTypeEnum::from(self.settings.target_kind.as_str()))
@@ -190,13 +189,13 @@ impl Ports<'_> {
         turn: &mut Turn,
     ) -> Result<(), Failure> {
         let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
-        // What one that is in use was given, its listener's tag says.
+        // The attributes of one that is in use are in the tag of its listener.
         if !in_use && !group.has_attributes {
             self.set_group_attributes(&group.arn, key, turn).await?;
             group.has_attributes = true;
         }
-        // Another claim's clients must not reach the pods of the one before. Nor may
-        // anybody's reach what an attempt that failed has left in a group.
+        // Clients of another claim must not reach the pods of the former one, and no client
+        // may reach targets that a failed attempt has left in a group.
         if !in_use || !names::are_of_same_claim(&group.tags, tags) {
             self.deregister(group, targets, turn).await?;
         }
@@ -215,7 +214,7 @@ impl Ports<'_> {
         self.deregister(group, targets, turn).await
     }
 
-    /// Gives these the tags that any of them lacks, in one call.
+    /// Adds the tags that any of these objects lacks, in one call.
     pub(super) async fn tag<'t>(
         &self,
         all: impl Iterator<Item = (&'t str, &'t mut Tags)>,
@@ -239,7 +238,7 @@ impl Ports<'_> {
         Ok(())
     }
 
-    /// Gives a target group the attributes that the class has for all of them.
+    /// Sets the attributes that the class has for target groups.
     pub(super) async fn set_group_attributes(
         &self,
         arn: &str,
@@ -270,7 +269,7 @@ impl Ports<'_> {
             let request = request.set_targets(Some(descriptions(chunk)));
             match self.region.call("DeregisterTargets", turn, || request.clone().send()).await {
                 Err(failure) if !failure.is(Code::InvalidTarget) => return Err(failure),
-                // It is not registered, which is what was wanted.
+                // It is not registered, as desired.
                 _ => chunk.iter().for_each(|target| _ = group.targets.remove(target)),
             }
         }
@@ -301,14 +300,14 @@ impl Ports<'_> {
         Ok(Door { arn, protocol: Some(key.protocol), group: Some(group.arn.clone()), tags })
     }
 
-    /// Has a listener accept the protocol and forward to the target group, in one
-    /// call, so that the port is never closed. AWS allows any of TCP, UDP and TCP_UDP
-    /// to be changed into another (NLB user guide, "Update a listener"). Connections
-    /// that are open stay with their targets in the group before.
+    /// Has a listener accept the protocol and forward to the target group, in one call, so
+    /// that the port is never closed. AWS allows changes between TCP, UDP and TCP_UDP (NLB
+    /// user guide, "Update a listener"). Open connections stay with their targets in the
+    /// former group.
     ///
-    /// The targets of a new group need not have passed a health check, and there is
-    /// no use in waiting for that: AWS checks no target of a group that no listener
-    /// forwards to (its state is `unused`, with the reason `Target.NotInUse`).
+    /// The targets of a new group have not passed a health check. Waiting for one would not
+    /// help: AWS checks no targets of a group that no listener forwards to (their state is
+    /// `unused`, with the reason `Target.NotInUse`).
     async fn modify_listener(
         &self,
         listener: &mut Door,
@@ -341,8 +340,8 @@ impl Ports<'_> {
         Ok(())
     }
 
-    /// Deletes the target groups of a port but for the one that is used. One that
-    /// AWS has in use for a moment longer stays, without an error.
+    /// Deletes the target groups of a port except the one that is used. One that AWS still has
+    /// in use stays, without an error.
     ///
     /// # Errors
     /// The first call that failed for another reason.

@@ -1,53 +1,52 @@
-//! What an admin says of the Network Load Balancers of a class, by the names of
-//! AWS' own API.
+//! The settings of the Network Load Balancers of a class, by the names of AWS' own API.
 
 use std::collections::BTreeMap;
 
 use crate::model::IpFamily;
 
-/// What the load balancers of a class shall be.
+/// The settings of the load balancers of a class.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The region, as in `eu-central-1`
     pub region: String,
     /// The VPC of the target groups
     pub vpc_id: String,
-    /// Who reaches the load balancers
+    /// Whether the load balancers are reachable from the Internet
     pub scheme: Scheme,
-    /// Where they are: one subnet for each zone. None for an adopted one
+    /// The subnets, one for each zone; none for an adopted load balancer
     pub subnet_mappings: Vec<SubnetMapping>,
-    /// Their security groups. A load balancer that was made with none can never
-    /// get one, and one that was made with some must keep at least one (ELB user
-    /// guide, "Update the security groups for your Network Load Balancer")
+    /// Their security groups. A load balancer that was created without any can never get one,
+    /// and one that was created with some must keep at least one (ELB user guide, "Update the
+    /// security groups for your Network Load Balancer")
     pub security_groups: Vec<String>,
-    /// Which addresses clients reach them by
+    /// The families of their addresses
     pub ip_address_type: IpAddressType,
-    /// Which addresses of pods are registered: a target group takes one family.
+    /// The family of the pods' addresses that are registered: a target group takes one family.
     /// `V6` needs [`IpAddressType::Dualstack`]
     pub target_ip_family: IpFamily,
-    /// Whether each zone's part sends traffic to targets in all zones. It lowers
-    /// what fits on a load balancer to 500 targets; see [`super::limits`]
+    /// Whether the nodes of a load balancer in each zone send traffic to targets in all zones.
+    /// It lowers the limit of a load balancer to 500 targets; see [`super::limits`]
     pub cross_zone: bool,
-    /// An existing load balancer to open listeners on. It is never made,
-    /// configured or deleted, and the class can have no second one
+    /// An existing load balancer to open listeners on. It is never created, configured or
+    /// deleted, and the class can have no second one
     pub load_balancer_arn: Option<String>,
     /// Further attributes, as in ModifyLoadBalancerAttributes
     pub attributes: BTreeMap<String, String>,
-    /// Tags of everything that is made, beside ours, which win
+    /// Tags of every object that is created. Ours have precedence
     pub tags: BTreeMap<String, String>,
-    /// How targets are probed
+    /// The health check of targets
     pub health_check: HealthCheck,
-    /// How long a removed target may finish its connections; 0 to 3600, `None`:
-    /// AWS' default, 300
+    /// How long a deregistered target may finish its connections, in seconds; 0 to 3600,
+    /// `None`: AWS' default, 300
     pub deregistration_delay_seconds: Option<u32>,
     /// Whether targets see the client's address; `None`: AWS' default (no for TCP
     /// to pods, else yes). For UDP it cannot be switched off
     pub preserve_client_ip: Option<bool>,
-    /// Whether the client's address is told by a PROXY header, version 2
+    /// Whether a PROXY header, version 2, has the client's address
     pub proxy_protocol_v2: bool,
-    /// What is registered
+    /// The kind of targets
     pub target_kind: TargetKind,
-    /// Tells our objects from those of another cluster's controller
+    /// The id of this cluster, in the tags of its objects
     pub cluster_id: String,
     /// The class
     pub class: String,
@@ -56,9 +55,9 @@ pub struct Settings {
 /// `Scheme` of CreateLoadBalancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// Reached from the Internet
+    /// Reachable from the Internet
     InternetFacing,
-    /// Reached from the VPC and what is connected to it
+    /// Reachable from the VPC and networks that are connected to it
     Internal,
 }
 
@@ -87,14 +86,14 @@ pub enum IpAddressType {
 /// `TargetType` of CreateTargetGroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
-    /// Pods by their own addresses (`ip`)
+    /// Pods, by their own addresses (`ip`)
     Pod,
-    /// Nodes by their instance ids, at node ports (`instance`)
+    /// Nodes, by their instance ids, at node ports (`instance`)
     Node,
 }
 
-/// How targets are probed: the members of CreateTargetGroup whose names begin
-/// with `HealthCheck`, and the thresholds. `None`: AWS' default.
+/// The health check of targets: the members of CreateTargetGroup whose names begin with
+/// `HealthCheck`, and the thresholds. `None`: AWS' default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HealthCheck {
     /// `TCP` (the default), `HTTP` or `HTTPS`
@@ -160,7 +159,7 @@ impl TargetKind {
 pub(super) mod tests {
     use super::*;
 
-    /// As a class has them that says no more than it must.
+    /// Those of a class with only the required fields.
     pub(in super::super) fn settings() -> Settings {
         Settings {
             region: "eu-central-1".into(),

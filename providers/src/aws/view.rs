@@ -1,5 +1,5 @@
-//! What is known of a load balancer in the words of the model, and what of it is not
-//! as the class says.
+//! Converts the cached state of a load balancer to an observation of the model, and finds
+//! drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -10,10 +10,10 @@ use super::names::{self, GROUP_ATTRIBUTES, Target};
 use super::settings::Settings;
 use crate::model::{Attributes, LbName, Listener, ListenerKey, LoadBalancer, Observed};
 
-/// What differs from one target group to the next.
+/// The value of a setting that differs between target groups.
 const VARIOUS: &str = "not the same for all";
 
-/// The load balancer as an observation; `None`: it does not exist.
+/// The observation of a load balancer; `None`: it does not exist.
 pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Option<Observed> {
     let nlb = known.nlb.as_ref()?;
     let listeners = known.ports.iter().filter_map(|(number, port)| {
@@ -32,8 +32,8 @@ pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Opt
     })
 }
 
-/// What of ours serves no listener of the model, by port: target groups without a
-/// listener, and listeners that forward elsewhere.
+/// Our objects that serve no listener of the model, by port: target groups without a listener,
+/// and listeners that forward elsewhere.
 pub(super) fn drift(known: &Known, settings: &Settings, name: &LbName) -> BTreeMap<NonZeroU16, String> {
     let drift = |port: &Port| {
         let serves = port.serves(settings, name).map(|(_, _, group)| group);
@@ -49,7 +49,7 @@ pub(super) fn drift(known: &Known, settings: &Settings, name: &LbName) -> BTreeM
     known.ports.iter().filter_map(|(number, port)| Some((*number, drift(port)?))).collect()
 }
 
-/// The settings that it has: what is wanted, but for what was found to differ.
+/// The observed settings: the desired ones, except for those that were found to differ.
 fn attributes(settings: &Settings, name: &LbName, known: &Known) -> Attributes {
     let mut seen = config::wanted(settings);
     if let Some(nlb) = known.nlb.as_ref().filter(|_| settings.load_balancer_arn.is_none()) {
@@ -79,7 +79,7 @@ pub(super) fn security_groups_differ(settings: &Settings, nlb: &Nlb) -> bool {
         && settings.security_groups.iter().collect::<BTreeSet<_>>() != nlb.security_groups.iter().collect()
 }
 
-/// What of ours lacks a tag of the admin's (`key`, or any of them), by ARN.
+/// Our objects that lack a tag of the admin's (`key`, or any of them), by ARN.
 pub(super) fn untagged<'a>(settings: &Settings, name: &LbName, known: &'a Known, key: Option<&String>) -> Vec<&'a str> {
     let adopted = settings.load_balancer_arn.is_some();
     let nlb = known.nlb.iter().filter(|_| !adopted).map(|nlb| (nlb.arn.as_str(), &nlb.tags));
@@ -94,14 +94,13 @@ pub(super) fn untagged<'a>(settings: &Settings, name: &LbName, known: &'a Known,
     nlb.chain(listeners).chain(groups).filter(|(_, tags)| lacks(tags)).map(|(arn, _)| arn).collect()
 }
 
-/// Whether the target group that a listener uses is probed in another way than
-/// the class says.
+/// Whether a target group that a listener uses has another health check than the class.
 pub(super) fn probe_differs(settings: &Settings, port: &Port) -> bool {
     let wanted = Probe::wanted(&settings.health_check);
     port.used_group().is_some_and(|group| group.probe != wanted)
 }
 
-/// Whether the target group that a listener uses was given other attributes.
+/// Whether a target group that a listener uses has other attributes than the class.
 pub(super) fn group_attributes_differ(settings: &Settings, port: &Port) -> bool {
     let Some(listener) = &port.listener else { return false };
     let given = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);

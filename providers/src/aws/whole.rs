@@ -1,4 +1,4 @@
-//! The load balancer as a whole: made, configured, deleted.
+//! Creates, configures and deletes the load balancer as a whole.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use super::clients::Region;
 use super::config::{self, GroupAttributes, Probe};
 use super::failure::{Code, Failure};
 use super::known::{Known, Nlb};
-use super::look;
 use super::names::{self, GROUP_ATTRIBUTES, Tags};
+use super::observe;
 use super::port::Ports;
 use super::settings::Settings;
 use super::view;
 use crate::model::{Attributes, LbName, ListenerKey};
 
-/// Works on one load balancer.
+/// The calls for one load balancer as a whole.
 pub(super) struct Whole<'a> {
     pub(super) region: &'a Region,
     pub(super) settings: &'a Settings,
@@ -26,8 +26,8 @@ pub(super) struct Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// Makes it. If that was done before and the answer got lost, AWS answers with
-    /// what there is.
+    /// Creates it. If an earlier call created it and its answer was lost, AWS returns the
+    /// existing one.
     pub(super) async fn create(&self, turn: &mut Turn) -> Result<Nlb, Failure> {
         let tags = names::tags(self.settings, self.name);
         let request = self.region.client().await.create_load_balancer();
@@ -43,15 +43,14 @@ impl Whole<'_> {
         let made = reply.load_balancers.unwrap_or_default().into_iter().find(|made| made.load_balancer_arn().is_some());
         let made =
             made.ok_or_else(|| Failure::invalid("CreateLoadBalancer", "the answer has no load balancer".into()))?;
-        Ok(look::nlb(&made, tags, BTreeMap::new()))
+        Ok(observe::nlb(&made, tags, BTreeMap::new()))
     }
 
-    /// Gives it and its target groups the settings of the class, as far as they
-    /// differ.
+    /// Applies the settings of the class to it and its target groups, as far as they differ.
     ///
     /// # Errors
-    /// The first call that failed; all others are made, so that one setting that
-    /// AWS does not take holds up no other.
+    /// The first call that failed; all others are made, so that one setting that AWS refuses
+    /// delays no other.
     pub(super) async fn configure(&self, known: &mut Known, turn: &Turn) -> Result<(), Failure> {
         let mut results = Vec::new();
         let arn = match &mut known.nlb {
@@ -131,8 +130,8 @@ impl Whole<'_> {
         Ok(())
     }
 
-    /// Tags all that lacks one of the admin's. (One that the class no longer has
-    /// stays: nobody knows any more that it came from there.)
+    /// Adds the admin's tags to all objects that lack one. (A tag that was removed from the
+    /// class stays: it can no longer be recognized as the class'.)
     async fn tag(&self, known: &mut Known, ports: &Ports<'_>, turn: &mut Turn) -> Result<(), Failure> {
         let lacking: Vec<String> =
             view::untagged(self.settings, self.name, known, None).into_iter().map(str::to_owned).collect();

@@ -1,4 +1,4 @@
-//! Where clients reach a load balancer.
+//! Addresses of load balancers.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-/// Where clients reach a load balancer.
+/// An address of a load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub enum Address {
     /// An IP address
@@ -29,7 +29,7 @@ impl fmt::Display for Address {
 impl FromStr for Address {
     type Err = Infallible;
 
-    /// What is no IP address is taken for a DNS name.
+    /// A text that is no IP address is a DNS name.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(text.parse().map_or_else(|_| Self::Hostname(text.to_owned()), Self::Ip))
     }
@@ -47,13 +47,13 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    /// The one that an address is of.
+    /// The family of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// The one of this name, as in `spec.ipFamilies` of a Service.
+    /// The family with this name, as in `spec.ipFamilies` of a Service.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::V4, Self::V6].into_iter().find(|family| family.to_string() == name)

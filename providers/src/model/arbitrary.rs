@@ -10,8 +10,8 @@ use super::{
     Transport,
 };
 
-/// Load balancers of few claims, ports and backends, so that two of them have much
-/// in common.
+/// Load balancers with few claims, ports and backends, so that two of them have much in
+/// common.
 pub(crate) fn load_balancers() -> impl Strategy<Value = LoadBalancer> {
     let key = (ports(), protocols()).prop_map(|(port, protocol)| ListenerKey { port, protocol });
     let attributes = prop::collection::btree_map("[ab]", "[xy]", 0..2);
@@ -19,7 +19,7 @@ pub(crate) fn load_balancers() -> impl Strategy<Value = LoadBalancer> {
         .prop_map(|(attributes, listeners)| LoadBalancer { attributes, listeners })
 }
 
-/// Load balancers as they may be seen.
+/// Load balancers as they may be observed.
 pub(crate) fn observations() -> impl Strategy<Value = Observed> {
     let address = prop_oneof![
         any::<IpAddr>().prop_map(Address::Ip),

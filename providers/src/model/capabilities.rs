@@ -1,4 +1,4 @@
-//! What a provider can do, and what fits on a load balancer.
+//! Capabilities of providers, and the capacity of load balancers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,40 +8,38 @@ use serde_with::{DurationMilliSeconds, serde_as, skip_serializing_none};
 
 use super::port::{FrontPort, Protocol};
 
-/// What a provider can do, known without asking any load balancer.
+/// The capabilities of a provider, known without a request.
 #[serde_as]
 #[skip_serializing_none]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// What a listener may accept
+    /// The protocols of listeners
     pub protocols: BTreeSet<Protocol>,
     /// Whether a TCP and a UDP listener may have the same port number
     pub tcp_and_udp_share_a_number: bool,
-    /// Listeners that a port of protocol `TCP_UDP` takes up: one, or two
+    /// How many listeners a port of protocol `TCP_UDP` is: one or two
     pub listeners_for_tcp_udp: u32,
-    /// Whether TCP and UDP of a port of protocol `TCP_UDP` may lead to different
-    /// backends (see [`Backend::transport`](super::Backend::transport))
+    /// Whether TCP and UDP of a port of protocol `TCP_UDP` may have different backends (see [`Backend::transport`](super::Backend::transport))
     pub backends_by_transport: bool,
-    /// Whether traffic can go to pods' own addresses
+    /// Whether the addresses of pods can be targets
     pub pod_targets: bool,
-    /// Whether traffic can go to node ports
+    /// Whether node ports can be targets
     pub node_targets: bool,
-    /// Ports that are never handed out, not even when asked for
+    /// Ports that no claim gets, even if it requests them
     pub reserved: Vec<FrontPort>,
-    /// Listeners for each load balancer where the class does not say
+    /// The listeners of each load balancer, if the class does not set them
     pub default_listeners: u32,
     /// The most listeners that a load balancer can ever have
     pub max_listeners: u32,
-    /// Targets for each load balancer until one tells what fits on it (see
-    /// [`Capacity::targets`]); `None`: they are not limited
+    /// The targets of each load balancer until its capacity was observed (see
+    /// [`Capacity::targets`]); `None`: no limit
     pub default_targets: Option<u32>,
     /// The most targets that one listener can have; `None`: no limit
     pub max_targets_per_listener: Option<u32>,
-    /// How long changes of backends are coalesced, to go out as one. More than
-    /// zero where calls are dear: there, what opens a port also goes ahead of
-    /// what tidies up.
+    /// How long changes of backends are coalesced into one. It is more than zero where calls
+    /// are expensive: there, a change that opens a port also precedes garbage collection.
     /// (Serialized in milliseconds.)
     #[serde_as(as = "DurationMilliSeconds<u64>")]
     #[serde(rename = "coalesceMilliseconds")]
@@ -49,10 +47,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// What most load balancers can do: every protocol, TCP and UDP of one number for
-    /// different claims, one listener for both with the same backends, and traffic to
-    /// pods. They have at most so many listeners, and that many where the class does not
-    /// say; targets are not counted, and changes go out at once.
+    /// The capabilities of most load balancers: every protocol, TCP and UDP of one number for
+    /// different claims, one listener for both with the same backends, and pods as targets.
+    /// They have at most `listeners` listeners, which is also the default; targets have no
+    /// limit, and changes are not coalesced.
     #[must_use]
     pub fn new(max_listeners: u32) -> Self {
         Self {
@@ -72,7 +70,7 @@ impl Capabilities {
     }
 }
 
-/// What fits on one load balancer.
+/// The capacity of one load balancer.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,4 +1,4 @@
-//! A listener: the claim that it is for, and where its traffic goes.
+//! Listeners, their owners and their backends.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,16 +16,15 @@ use super::port::{Protocol, Transport};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// Whom it is for
+    /// The claim and port that it is for
     pub owner: Owner,
-    /// Where its traffic goes; none at all is allowed, and refuses connections
+    /// Its backends; a listener may have none, and then refuses connections
     #[serde(default)]
     pub backends: BackendSet,
 }
 
 impl Listener {
-    /// Where the traffic of one of its transports goes: the reverse of
-    /// [`Backend::by_transport`].
+    /// The backends of one of its transports: the reverse of [`Backend::by_transport`].
     #[must_use]
     pub fn backends_of(&self, transport: Transport) -> BTreeSet<Backend> {
         let backends = self.backends.iter().filter(|backend| backend.takes(transport));
@@ -33,8 +32,8 @@ impl Listener {
     }
 }
 
-/// Whom a listener is for. Providers write it beside the listener (a tag, an
-/// annotation), so that a person who looks at the load balancer sees it.
+/// The claim and port that a listener is for. Providers record it beside the listener (in a
+/// tag or an annotation), where an admin can read it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
@@ -42,7 +41,7 @@ pub struct Owner {
     pub namespace: Arc<str>,
     /// Name of the claim
     pub claim: Arc<str>,
-    /// Name of the claim's port; empty where there is just one
+    /// Name of the claim's port; may be empty if it is the only one
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub port: Arc<str>,
 }
@@ -67,7 +66,7 @@ impl Owner {
         self.namespace == other.namespace && self.claim == other.claim
     }
 
-    /// Reads what [`fmt::Display`] wrote; `None` if it is something else.
+    /// Parses the text of [`fmt::Display`]; `None`: it is another text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('/').collect();
@@ -97,16 +96,16 @@ pub struct Backend {
     pub address: IpAddr,
     /// 1 to 65535
     pub port: NonZeroU16,
-    /// The pod's name, in the namespace of the listener's owner; `None` for an
-    /// address that is no pod's
+    /// The name of the pod, in the namespace of the listener's owner; `None`: the address is
+    /// not that of a pod
     pub pod: Option<Arc<str>>,
-    /// The node that it runs on, where known
+    /// The node that it runs on, if known
     pub node: Option<Arc<str>>,
     /// For a node port: the node's id at its cloud, as in its `spec.providerID`
     /// (`aws:///eu-central-1a/i-0123456789abcdef0`)
     pub provider_id: Option<Arc<str>>,
-    /// The transport whose traffic it gets, behind a listener of both that leads
-    /// the other one elsewhere; `None`: that of every transport of the listener
+    /// The only transport whose traffic it gets, behind a listener of both with different
+    /// backends for each; `None`: every transport of the listener
     pub transport: Option<Transport>,
 }
 
@@ -167,9 +166,8 @@ impl<const N: usize> From<[Backend; N]> for BackendSet {
 }
 
 impl Backend {
-    /// The backends of a listener of this protocol, from those that each of its
-    /// transports leads to. What gets the traffic of both is one backend, so that
-    /// the same listener is always the same set.
+    /// The backends of a listener of this protocol, from those of each of its transports. A
+    /// backend of both transports is one element, so that a listener has one representation.
     #[must_use]
     pub fn by_transport(protocol: Protocol, of: impl Fn(Transport) -> BTreeSet<Self>) -> BTreeSet<Self> {
         let of_each: Vec<(Transport, BTreeSet<Self>)> =

@@ -23,7 +23,7 @@ impl LbName {
     #[must_use]
     pub fn new(class: &str, index: u32, cluster_id: &str, class_uid: &str) -> Self {
         let identity = fnv1a([cluster_id.as_bytes(), class_uid.as_bytes()]);
-        // 40 bits are plenty to tell clusters and classes apart, and short.
+        // 40 bits are enough to tell clusters and classes apart.
         let tail = format!("-{index}-{:010x}", identity >> 24);
         let class: String = class
             .chars()
@@ -33,7 +33,7 @@ impl LbName {
         Self(format!("slb-{}{tail}", class.trim_end_matches('-')).into())
     }
 
-    /// A name read back from where it was written.
+    /// A name that was read from where it was recorded.
     #[must_use]
     pub fn from_recorded(name: &str) -> Self {
         Self(name.into())

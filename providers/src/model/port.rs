@@ -1,4 +1,4 @@
-//! What a listener accepts: a port number, and its transports.
+//! Front ports, and the protocols and keys of listeners.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-/// What a packet carries its port in.
+/// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub enum Transport {
     /// TCP
@@ -32,7 +32,7 @@ impl FromStr for Transport {
     }
 }
 
-/// What a listener accepts.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub enum Protocol {
     /// TCP only
@@ -44,16 +44,16 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::TcpUdp];
 
-    /// Whether listeners of the two on one number cannot both be open.
+    /// Whether listeners of these two protocols on one number exclude each other.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.transports().iter().any(|transport| other.transports().contains(transport))
     }
 
-    /// The transports that it takes up.
+    /// Its transports.
     #[must_use]
     pub fn transports(self) -> &'static [Transport] {
         match self {
@@ -91,7 +91,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port number of one transport, as a foreign listener may hold it: `22/TCP`.
+/// A port number of one transport: `22/TCP`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct FrontPort {
     /// 1 to 65535
@@ -115,34 +115,34 @@ impl FromStr for FrontPort {
     }
 }
 
-/// Which listener of a load balancer: `20417/TCP`.
+/// The key of a listener of a load balancer: `20417/TCP`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub struct ListenerKey {
     /// The front port, 1 to 65535
     pub port: NonZeroU16,
-    /// What it accepts there
+    /// Its protocol
     pub protocol: Protocol,
 }
 
 impl ListenerKey {
-    /// The ports that this listener takes up: two for `TCP_UDP`.
+    /// The front ports of this listener: two for `TCP_UDP`.
     pub fn front_ports(self) -> impl Iterator<Item = FrontPort> {
         self.protocol.transports().iter().map(move |&transport| FrontPort { port: self.port, transport })
     }
 
-    /// The listeners that there can be on this number.
+    /// The keys of all possible listeners of this number.
     #[must_use]
     pub fn of_number(port: NonZeroU16) -> [Self; 3] {
         Protocol::ALL.map(|protocol| Self { port, protocol })
     }
 
-    /// Whether this listener takes up this port.
+    /// Whether this listener has this front port.
     #[must_use]
     pub fn has(self, port: FrontPort) -> bool {
         self.port == port.port && self.protocol.transports().contains(&port.transport)
     }
 
-    /// Whether the two take up a port in common.
+    /// Whether the two have a front port in common.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.port == other.port && self.protocol.overlaps(other.protocol)
@@ -170,7 +170,7 @@ impl FromStr for ListenerKey {
     }
 }
 
-/// A text that is not what it should be.
+/// A text that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct ParseError {
@@ -178,7 +178,7 @@ pub struct ParseError {
     expected: &'static str,
 }
 
-/// The one of them whose `Display` is this text.
+/// The value whose `Display` is this text.
 fn parse_one_of<T: fmt::Display>(
     all: impl IntoIterator<Item = T>,
     text: &str,
@@ -188,7 +188,7 @@ fn parse_one_of<T: fmt::Display>(
     found.ok_or_else(|| ParseError { text: text.to_owned(), expected })
 }
 
-/// A number and what follows it after a slash.
+/// Parses a number, a slash and the text after it.
 fn parse_port<T: FromStr>(text: &str, expected: &'static str) -> Result<(NonZeroU16, T), ParseError> {
     let parse = || {
         let (port, rest) = text.split_once('/')?;

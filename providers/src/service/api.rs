@@ -1,5 +1,4 @@
-//! Calls of the API server: each has a limit, and each of its refusals says what
-//! the caller should do.
+//! Calls to the API server: each has a timeout, and each error tells the user what to do.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use sharedlb_kubernetes::requests::WRITE_TIMEOUT;
 
 use crate::{Details, Error};
 
-/// What a call is about, for the message of its error.
+/// The object of a call, for the message of its error.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct What<'a> {
     /// As in a role: `get`, `patch`, `delete`
@@ -20,7 +19,7 @@ pub(super) struct What<'a> {
     pub(super) name: &'a str,
 }
 
-/// Makes a call within its limit.
+/// Makes a call with a timeout.
 pub(super) async fn call<T>(what: What<'_>, reply: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     call_within(WRITE_TIMEOUT, what, reply).await
 }
@@ -44,7 +43,7 @@ impl std::fmt::Display for What<'_> {
 }
 
 impl What<'_> {
-    /// What a failed call means to the caller.
+    /// Converts the error of a call.
     pub(super) fn failed(&self, error: kube::Error) -> Error {
         match error {
             kube::Error::Api(status) => self.refused(*status),
@@ -52,7 +51,7 @@ impl What<'_> {
         }
     }
 
-    /// What the API server's answer means to the caller.
+    /// Converts an answer of the API server.
     pub(super) fn refused(&self, status: Status) -> Error {
         let Self { verb, resource, namespace, .. } = self;
         let (error, message): (fn(Details) -> Error, String) = match Cause::of(&status) {
@@ -87,15 +86,15 @@ impl What<'_> {
             }
             Cause::Throttled(retry_after) => return Error::Throttled { retry_after, message: status.message },
             Cause::Refused => (Error::Refused, format!("{self} was refused")),
-            Cause::Conflict => (Error::Conflict, format!("{self} met another writer")),
+            Cause::Conflict => (Error::Conflict, format!("{self}: another client has changed it")),
             _ => (Error::Transient, format!("{self} failed with {}", status.code)),
         };
         error(Details::new(message).caused_by(Answer(status)))
     }
 }
 
-/// What the API server answered. (The `Display` of a [`Status`] ends with its reason, which
-/// says the same as the code.)
+/// The answer of the API server. (The `Display` of a [`Status`] ends with its reason, which
+/// means the same as the code.)
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.message)]
 struct Answer(Status);

@@ -1,15 +1,14 @@
-//! Carrying changes out, in this order:
+//! Carries changes out, in this order:
 //!
-//! 1. One write of the Service closes what is to be closed.
-//! 2. The slices of ports that stay open are corrected, which gives them to other
-//!    claims too.
-//! 3. The slices of ports that are to open are written.
-//! 4. One write of the Service opens them.
+//! 1. One write of the Service closes ports.
+//! 2. The slices of ports that stay open are corrected, also for a change of the owner.
+//! 3. The slices of ports that open are written.
+//! 4. One write of the Service opens these ports.
 //!
-//! A step with nothing to do makes no write, so a listener that opens alone costs
-//! one write of the Service. The API server refuses a Service as a whole (node
-//! ports are used up, a quota, admission). Which listeners it is about, halves of
-//! them tell: those that are refused alone fail, and the others open.
+//! A step without changes makes no write, so a listener that opens alone costs one write of
+//! the Service. The API server refuses a Service as a whole (node ports are used up, a quota,
+//! admission). Writes with halves of the openings find the listeners at fault: those that are
+//! refused alone fail, and the others open.
 
 use std::sync::Arc;
 
@@ -23,11 +22,11 @@ use super::plan::{Opening, Plan, SliceWork, SlicesThere};
 use crate::model::{LbName, ListenerKey};
 use crate::{Applied, ChangeSet, Error};
 
-/// Slices that are written at once.
+/// The most concurrent writes of slices.
 const CONCURRENT_WRITES: usize = 8;
 
-/// Writes of the Service in one apply by which refused listeners are looked for.
-/// One among 1,000 takes at most 20; what is not known by then is postponed.
+/// The most writes of the Service in one apply that search for refused listeners. One among
+/// 1,000 takes at most 20; openings that were not tried by then are postponed.
 const TRIES: usize = 24;
 
 impl ServiceProvider {
@@ -67,7 +66,7 @@ impl ServiceProvider {
         })
     }
 
-    /// Creates the Service with all that opens, or, if that is refused, without it.
+    /// Creates the Service with all ports that open, or, if that is refused, without them.
     async fn create(
         &self,
         name: &LbName,
@@ -99,8 +98,7 @@ impl ServiceProvider {
         Ok(service)
     }
 
-    /// Writes the Service with the ports that stay. Settings that it does not take
-    /// hold up no port.
+    /// Writes the Service with the ports that stay. Settings that are refused delay no port.
     async fn write_what_stays(
         &self,
         name: &LbName,
@@ -113,7 +111,7 @@ impl ServiceProvider {
             Err(error) if error.is_refusal() && configures => {
                 *unconfigured = Some(error);
                 plan.attributes.clone_from(&service.seen.attributes);
-                // Without ports to close there is nothing to be written.
+                // Without ports to close there is nothing to write.
                 if plan.stays == service.seen.ours {
                     return Ok(service);
                 }
@@ -123,8 +121,8 @@ impl ServiceProvider {
         }
     }
 
-    /// Opens what can be opened. `refused` is why all of it together cannot be, if
-    /// that is known. What is left in the plan was not tried.
+    /// Opens the ports that can be opened. `refused` is the error of all openings together, if
+    /// that is known. Openings that are left in the plan were not tried.
     async fn open(
         &self,
         name: &LbName,
@@ -152,7 +150,7 @@ impl ServiceProvider {
             }
             if plan.configures {
                 service = self.write_what_stays(name, service, plan, unconfigured).await?;
-                // It may have been for the settings alone.
+                // The settings alone may have been refused.
                 refused.take_if(|_| unconfigured.is_some());
             }
         }
@@ -219,7 +217,7 @@ impl ServiceProvider {
         Ok(failed.into_iter().flatten().collect())
     }
 
-    /// What the plan has to do to the slices of the Service with this uid.
+    /// The changes of the slices of the Service with this uid.
     fn slices_at(
         &self,
         name: &LbName,
@@ -231,7 +229,7 @@ impl ServiceProvider {
     }
 }
 
-/// The two halves of what was refused, the first one last, since that is tried
+/// Pushes the two halves of the refused openings, the first one last, since that is tried
 /// next. One that was refused alone fails.
 fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut Plan<'_>) -> Vec<Vec<Opening>> {
     if let [alone] = refused.as_slice() {
@@ -242,8 +240,8 @@ fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut Plan<'_>) -> Vec<V
     vec![second, refused]
 }
 
-/// Where something is used up, those that need as much of it would be refused too,
-/// and are not tried.
+/// If a limit is used up, openings that need as much of it would be refused too, and are not
+/// tried.
 fn fail_alike(groups: &mut Vec<Vec<Opening>>, needs: usize, error: &Error, plan: &mut Plan<'_>) {
     for group in &mut *groups {
         group.retain(|opening| {

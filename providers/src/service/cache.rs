@@ -1,10 +1,9 @@
-//! The objects of one kind, by load balancer, and which load balancers another
-//! client has changed.
+//! The objects of one kind, by load balancer, and which load balancers another client has
+//! changed.
 //!
-//! A watch also reports our own writes, before or after their replies. So nothing
-//! is reported of an object while it is written: what is known of it after the
-//! write is compared with the reply, and a difference is the work of another
-//! client.
+//! A watch also reports our own writes, before or after their replies. So no change of an
+//! object is reported while it is written: after the write, the cached object is compared
+//! with the reply, and a difference is a change of another client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +32,7 @@ impl<T> Cached for Entry<T> {
 pub(super) struct Cache<T> {
     namespace: Arc<str>,
     objects: cache::Cache<Entry<T>>,
-    /// Objects that are being written, each as it is if no other client writes it
+    /// Objects with a write in flight, each as it is if no other client writes it
     writing: BTreeMap<ObjectKey, Option<Arc<Entry<T>>>>,
 }
 
@@ -61,43 +60,42 @@ impl<T: Clone + PartialEq> Cache<T> {
             .filter(|entry| entry.load_balancer == *load_balancer)
     }
 
-    /// Takes in an event of the watch. Returns the load balancers that another
-    /// client has changed. What the first list has is no change.
+    /// Takes in an event of the watch. Returns the load balancers that another client has
+    /// changed. Objects in the first list are no change.
     pub(super) fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<LbName> {
         let was_filled = self.objects.is_filled();
         let changes = self.objects.apply_event(event);
         if was_filled { self.changed(changes) } else { Vec::new() }
     }
 
-    /// Takes in that the watch reports no later version of an object than this
-    /// one, or one that is not ours.
+    /// Takes in that the watch reported the end of an object, at this version, or that the
+    /// object is no longer ours.
     pub(super) fn apply_delete(&mut self, meta: &ObjectMeta) -> Vec<LbName> {
         let change = self.objects.apply_delete(meta);
         if self.objects.is_filled() { self.changed(change) } else { Vec::new() }
     }
 
-    /// A write of an object begins.
+    /// Records that a write of an object is sent.
     pub(super) fn begin_write(&mut self, name: &str) {
         let known = self.get(name).cloned();
         self.writing.insert(self.key(name), known);
     }
 
-    /// Takes in the reply to the write that has begun. As the write began after all
-    /// that was seen, the reply counts as much as an event of the watch: what was
-    /// not in a list is there again.
+    /// Takes in the reply to that write. The write was sent after all events that were taken
+    /// in, so the reply counts like an event: an object that was not in a list is added again.
     pub(super) fn apply_write(&mut self, reply: Entry<T>) {
         self.writing.insert(reply.meta.key.clone(), Some(Arc::new(reply.clone())));
         self.objects.apply_event(Event::Apply(reply));
     }
 
-    /// Takes in that the write that has begun deleted the object with this uid.
+    /// Takes in that the write deleted the object with this uid.
     pub(super) fn apply_own_delete(&mut self, name: &str, uid: &Arc<str>) {
         let key = self.key(name);
         self.objects.apply_own_delete(&key, uid);
         self.writing.insert(key, None);
     }
 
-    /// A write is over, however it ended. Returns the load balancer if another
+    /// Records the end of a write, whatever its result. Returns the load balancer if another
     /// client has changed the object meanwhile.
     pub(super) fn end_write(&mut self, name: &str) -> Option<LbName> {
         let key = self.key(name);

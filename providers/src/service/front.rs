@@ -1,5 +1,4 @@
-//! The Service that a load balancer is: from what is wanted to the object, and
-//! from the object back to what it says.
+//! The Service of a load balancer: rendered from the desired state, and parsed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -10,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::marks::{ATTRIBUTES, Marks};
 use crate::model::{Address, Attributes, FrontPort, IpFamily, LbName, Transport};
 
-/// A Service must have a port. This one stands in while there is no listener,
-/// so that the address stays. (1/TCP, tcpmux, is used by nothing today.)
+/// A Service must have a port. It has this one while there is no listener, so that the
+/// address stays. (1/TCP, tcpmux, is not in use today.)
 const PARKED: (&str, FrontPort) = ("parked", FrontPort { port: NonZeroU16::MIN, transport: Transport::Tcp });
 
 /// The type of our Services.
@@ -28,35 +27,32 @@ pub(super) mod attribute {
     pub(crate) const ANNOTATION: &str = "annotation/";
 }
 
-/// A Service of ours as it was seen.
+/// A Service of ours as observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Front {
     /// The attributes that we have set, with the values they have now.
     pub(super) attributes: Attributes,
     /// Ports that are ours by their names.
     pub(super) ours: BTreeSet<FrontPort>,
-    /// Everybody else's ports, with their names.
+    /// Foreign ports, with their names.
     pub(super) foreign: BTreeMap<FrontPort, String>,
     pub(super) addresses: Vec<Address>,
     pub(super) fixed: Fixed,
-    /// It is going away, and somebody's finalizer holds it.
+    /// Whether it is being deleted, and kept by a finalizer.
     pub(super) deleting: bool,
 }
 
-/// What a Service keeps as it was created, since the API server lets nobody
-/// change it afterwards. So it is no attribute either: a difference could never
-/// be made good.
+/// The immutable fields of a Service. They are no attributes: a difference could never be
+/// repaired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fixed {
-    /// `None` for a Service of another type, which somebody made of ours, and
-    /// which has lost its class by that.
+    /// `None`: the type of the Service was changed by hand, by which it has lost its class.
     pub(super) load_balancer_class: Option<Option<String>>,
     pub(super) ip_families: Vec<String>,
 }
 
 impl Fixed {
-    /// The families of the endpoints that it leads to. It has none as long as the
-    /// API server has not set its default.
+    /// The families of its endpoints. It has none until the API server has set its default.
     pub(super) fn families(&self) -> BTreeSet<IpFamily> {
         self.ip_families.iter().filter_map(|family| IpFamily::parse(family)).collect()
     }
@@ -68,12 +64,12 @@ pub(super) fn port_name(port: FrontPort) -> String {
 }
 
 impl Front {
-    /// Why a listener cannot have this port; `None` if nobody else has it. Both
-    /// the number and our name for it must be free.
-    pub(super) fn stranger_at(&self, port: FrontPort) -> Option<String> {
+    /// Why a listener cannot have this port; `None`: it can. Both the number and our name for
+    /// it must be free.
+    pub(super) fn foreign_at(&self, port: FrontPort) -> Option<String> {
         let name = port_name(port);
         let (taken, theirs) = self.foreign.iter().find(|(taken, theirs)| **taken == port || **theirs == name)?;
-        Some(format!("{port} is taken by the port \"{theirs}\" ({taken}), which somebody else added to the Service"))
+        Some(format!("{port} is taken by the port \"{theirs}\" ({taken}), which another client added to the Service"))
     }
 
     /// Reads a Service of ours.
@@ -81,7 +77,7 @@ impl Front {
         let spec = service.spec.clone().unwrap_or_default();
         let (mut ours, mut foreign) = (BTreeSet::new(), BTreeMap::new());
         for port in spec.ports.iter().flatten() {
-            // A port of another protocol can be in nobody's way.
+            // A port of another protocol conflicts with none of ours.
             let Some(front) = front_port(port) else { continue };
             let name = port.name.as_deref().unwrap_or_default();
             if name == port_name(front) {
@@ -104,16 +100,16 @@ impl Front {
     }
 }
 
-/// What a Service shall be, apart from what it keeps.
+/// The desired state of a Service, without its immutable fields.
 pub(super) struct Wanted<'a> {
     pub(super) attributes: &'a Attributes,
-    /// All ports of ours, none of which a stranger has.
+    /// All our ports, none of which is foreign.
     pub(super) ports: &'a BTreeSet<FrontPort>,
-    /// The Service that is there already.
+    /// The existing Service.
     pub(super) seen: Option<&'a Front>,
 }
 
-/// The Service as server-side apply takes it: all of our part, and nothing else.
+/// The Service for a server-side apply: all of our part, and nothing else.
 pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
     let attributes = wanted.attributes;
     let annotations = attributes
@@ -138,9 +134,8 @@ pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wante
         },
         spec: Some(ServiceSpec {
             type_: Some(TYPE.into()),
-            // With Local, the health check is one for the whole Service, and a
-            // node without a pod of one listener would swallow that listener's
-            // traffic.
+            // With Local, there is one health check for the whole Service, and a node without
+            // a pod of one listener would drop the traffic of that listener.
             external_traffic_policy: Some("Cluster".into()),
             allocate_load_balancer_node_ports: attributes
                 .get(attribute::ALLOCATE_NODE_PORTS)
@@ -242,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_port_1_is_not_taken_for_parking() {
+    fn a_foreign_port_1_is_not_taken_for_parking() {
         let seen = Front { foreign: [(PARKED.1, "tcpmux".to_owned())].into(), ..Front::default() };
         assert_eq!(named_ports(&rendered(&attributes(), &[], Some(&seen))), []);
     }
@@ -255,9 +250,9 @@ mod tests {
         ports.push(service_port("tcp-53".into(), port(53, Transport::Udp)));
         let front = Front::read(&service);
         assert_eq!(front.ours, [port(20417, Transport::Tcp)].into());
-        assert!(front.stranger_at(port(2222, Transport::Tcp)).is_some());
-        assert!(front.stranger_at(port(2222, Transport::Udp)).is_none());
-        assert!(front.stranger_at(port(53, Transport::Tcp)).is_some(), "our name for it is taken");
+        assert!(front.foreign_at(port(2222, Transport::Tcp)).is_some());
+        assert!(front.foreign_at(port(2222, Transport::Udp)).is_none());
+        assert!(front.foreign_at(port(53, Transport::Tcp)).is_some(), "our name for it is taken");
     }
 
     #[test]

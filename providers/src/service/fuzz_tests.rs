@@ -1,5 +1,5 @@
-//! Services and EndpointSlices of ours that somebody altered, and others that
-//! look like them.
+//! Services and EndpointSlices of ours that were altered by hand, and foreign ones that are
+//! similar.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -44,7 +44,7 @@ fn service_json() -> Value {
     })
 }
 
-/// The slice of the front port 20417/TCP, as we write it.
+/// The slice of the front port 20417/TCP.
 fn slice_json() -> Value {
     let mut labels = labels();
     labels["kubernetes.io/service-name"] = json!(NAME);
@@ -81,7 +81,7 @@ proptest! {
     fn a_slice_is_ours_only_if_we_would_write_the_same(slice in near(slice_json(), "")) {
         let Some(ours) = read(&slice).and_then(|seen| seen.slice) else { return Ok(()) };
         let (written, found) = (ours.object(&marks()), serde_json::from_value::<EndpointSlice>(slice).unwrap());
-        // Others may have added labels and annotations: nothing else.
+        // Other clients may have added labels and annotations, and nothing else.
         prop_assert_eq!(written.endpoints, found.endpoints);
         prop_assert_eq!(written.ports, found.ports);
         prop_assert_eq!(written.metadata.name, found.metadata.name);

@@ -14,7 +14,7 @@ use super::{ServiceProvider, Settings};
 use crate::golden;
 use crate::model::IpFamily;
 
-/// What a class says of its Services.
+/// The settings of a class.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Class {
@@ -32,7 +32,7 @@ struct Class {
     addresses: Vec<std::net::IpAddr>,
 }
 
-/// An API server that keeps what is applied as it is.
+/// An API server that stores applied objects unchanged.
 #[derive(Default)]
 struct ApiServer {
     objects: BTreeMap<String, Value>,
@@ -57,7 +57,7 @@ impl ApiServer {
                 let mut object: Value = serde_json::from_slice(body).expect("an object");
                 self.version += 1;
                 let mut applied = object.clone();
-                // The version that it is written on says nothing of what is rendered.
+                // The version is not rendered.
                 let metadata = applied["metadata"].as_object_mut().expect("it has metadata");
                 metadata.retain(|field, _| field != "resourceVersion" && field != "uid");
                 self.written.push(json!({"apply": resource, "object": applied}));
@@ -84,7 +84,7 @@ fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
         async move {
             let (parts, body) = request.into_parts();
             if parts.uri.query().is_some_and(|query| query.contains("watch=true")) {
-                // Nothing else changes anything.
+                // Other requests change nothing.
                 return std::future::pending().await;
             }
             let body = body.collect_bytes().await.expect("a body");

@@ -1,5 +1,5 @@
-//! What tells our objects from everybody else's: names of labels and
-//! annotations, and the values that they have for one class of one cluster.
+//! The labels and annotations that mark our objects, and their values for one class of one
+//! cluster.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use sharedlb_kubernetes::names::{
 
 use crate::model::{LbName, fnv1a};
 
-/// Annotation of an EndpointSlice: whom its listener is for.
+/// Annotation of an EndpointSlice: the owner of its listener.
 pub(super) const OWNER: &str = "sharedlb.dev/owner";
-/// Annotation of an EndpointSlice: what its listener accepts. Two slices of a
-/// `TCP_UDP` listener look like those of a TCP and a UDP listener without it.
+/// Annotation of an EndpointSlice: the protocol of its listener. Without it, the two slices of
+/// a `TCP_UDP` listener could not be told from those of a TCP and a UDP listener.
 pub(super) const PROTOCOL: &str = "sharedlb.dev/protocol";
-/// Annotation of a Service: the attributes that we have set on it. Others'
-/// annotations and the API server's defaults are no drift, and what a class no
-/// longer asks for is.
+/// Annotation of a Service: the attributes that we have set on it. By it, foreign annotations
+/// and the API server's defaults are no drift, and attributes that were removed from the
+/// class are.
 pub(super) const ATTRIBUTES: &str = "sharedlb.dev/attributes";
 
 /// The longest value that a label can have.
 const MAX_LABEL_VALUE: usize = 63;
 
-/// Where the objects of one class of one cluster are, and how they are marked.
+/// The namespace and the marks of the objects of one class of one cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Marks {
     pub(super) namespace: String,
@@ -37,7 +37,7 @@ impl Marks {
         Self { namespace: namespace.into(), class: label_value(class), cluster_id: label_value(cluster_id) }
     }
 
-    /// The label selector of everything that is ours.
+    /// The label selector of all our objects.
     pub(super) fn selector(&self) -> String {
         format!("{CLASS_LABEL}={},{CLUSTER_ID_LABEL}={}", self.class, self.cluster_id)
     }
@@ -58,8 +58,8 @@ impl Marks {
         labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
     }
 
-    /// Labels of an EndpointSlice. Its `managed-by` keeps Kubernetes' own
-    /// controllers away from it.
+    /// Labels of an EndpointSlice. Kubernetes' own controllers ignore it because of its
+    /// `managed-by`.
     pub(super) fn slice_labels(&self, name: &LbName) -> BTreeMap<String, String> {
         let mut labels = self.service_labels(name);
         labels.insert(SERVICE_NAME_LABEL.into(), name.to_string());
@@ -67,8 +67,7 @@ impl Marks {
         labels
     }
 
-    /// The load balancer that an object of ours belongs to; `None` if it is not
-    /// ours.
+    /// The load balancer of an object of ours; `None`: the object is not ours.
     pub(super) fn load_balancer(&self, metadata: &ObjectMeta) -> Option<LbName> {
         let labels = metadata.labels.as_ref()?;
         let ours =
@@ -77,7 +76,8 @@ impl Marks {
     }
 }
 
-/// The text itself where a label can hold it, else its beginning and a hash.
+/// The text itself if it fits into a label, else its beginning and a hash. It must be the same
+/// in every version: our objects are selected by it.
 fn label_value(text: &str) -> String {
     if text.len() <= MAX_LABEL_VALUE {
         return text.into();

@@ -1,18 +1,17 @@
-//! The `service` provider: a load balancer is one ordinary Service of type
-//! LoadBalancer, and the cloud's own controller, or MetalLB, gives it an address.
+//! The `service` provider: a load balancer is one ordinary Service of type LoadBalancer, and
+//! the cloud's own controller, or MetalLB, assigns its address.
 //!
-//! The Service has no selector. It has one port for each front port, and
-//! EndpointSlices of ours lead to each claim's pods. A listener opens with its
-//! backends in place, and nobody else's: slices are written before the Service's
-//! ports, and deleted after them; what a run that was cut off has left at a port
-//! is deleted before the port opens again. Ports close in a write of their own
-//! before any port opens, so that no closing waits for an opening (see
-//! `apply`). Every write is a server-side apply that can be done twice, so
-//! whatever was cut off is made good by the next run. Observing costs no call:
-//! what there is, two watches and the replies to our writes tell.
+//! The Service has no selector. It has one port for each front port, and EndpointSlices of
+//! ours with each claim's pods. A listener opens with its own backends only: slices are
+//! written before the Service's ports, and deleted after them; slices that an interrupted
+//! apply has left at a port are deleted before the port opens again. Ports close in a write
+//! of their own before any port opens, so that no closing waits for an opening (see `apply`).
+//! Every write is a server-side apply that can be repeated, so the next apply completes an
+//! interrupted one. An observation takes no call: two watches and the replies to our writes
+//! fill a cache.
 //!
-//! What others add to the Service is theirs: an apply leaves it alone, and their
-//! ports are shown as foreign.
+//! Fields that other clients add to the Service are foreign: an apply does not change them,
+//! and their ports are reported as foreign.
 
 mod api;
 mod apply;
@@ -54,24 +53,23 @@ use crate::{Applied, ChangeSet, Error, Provider};
 /// 200 bytes with its managed fields, far below etcd's limit of 1.5 MiB.
 const MAX_LISTENERS: u32 = 1000;
 
-/// What the Services of a class shall be.
+/// The settings of the Services of a class.
 #[derive(Clone)]
 pub struct Settings {
     /// The API server
     pub client: Client,
-    /// Where the Services go; it must exist
+    /// The namespace of the Services, which must exist
     pub namespace: String,
-    /// Tells our objects from those of another cluster's controller
+    /// The id of this cluster, in the labels of its objects
     pub cluster_id: String,
     /// The class
     pub class: String,
     /// Annotations of every Service, by which a cloud's controller is configured
     pub annotations: BTreeMap<String, String>,
-    /// Which controller shall serve the Services; `None`: the cluster's default.
-    /// A Service keeps the one that it was created with.
+    /// The `loadBalancerClass` of the Services; `None`: the cluster's default. A Service keeps
+    /// the one that it was created with.
     pub load_balancer_class: Option<String>,
-    /// Whether each port takes up a node port too, for clouds that send traffic
-    /// there
+    /// Whether each port has a node port too, for clouds that send traffic there
     pub allocate_load_balancer_node_ports: bool,
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; `None`: the API
     /// server's default
@@ -79,7 +77,7 @@ pub struct Settings {
     /// The preferred one first; none: the API server's default. A Service keeps those
     /// that it was created with.
     pub ip_families: Vec<IpFamily>,
-    /// Addresses to ask for, one for each load balancer by its index
+    /// Addresses to request, one for each load balancer by its index
     pub addresses: Vec<IpAddr>,
 }
 
@@ -91,8 +89,8 @@ pub struct ServiceProvider {
 }
 
 impl ServiceProvider {
-    /// A provider that begins at once to watch its Services and EndpointSlices,
-    /// until it is dropped. Must be called within a Tokio runtime.
+    /// A provider that watches its Services and EndpointSlices from now on, until it is
+    /// dropped. Must be called within a Tokio runtime.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let marks = Marks::new(&settings.namespace, &settings.class, &settings.cluster_id);
@@ -105,14 +103,12 @@ impl ServiceProvider {
 impl Provider for ServiceProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            // A Service has a port for each of the two.
+            // A Service has a port for each transport.
             listeners_for_tcp_udp: 2,
             backends_by_transport: true,
-            // Endpoints that are nodes would be reached through the Service's own
-            // node ports.
+            // Node ports would be those of this Service itself.
             node_targets: false,
-            // The smallest limit of what clouds put behind a Service: an AWS NLB
-            // has 50 listeners.
+            // The lowest limit of the load balancers of clouds: an AWS NLB has 50 listeners.
             default_listeners: 50,
             ..Capabilities::new(MAX_LISTENERS)
         }
@@ -156,7 +152,7 @@ impl Provider for ServiceProvider {
         let going = self.delete_service(name).await?;
         let slices: Api<EndpointSlice> = self.api();
         let which = ListParams::default().labels(&self.marks.selector_of_slices(name));
-        // The garbage collector would do it too, where there is one.
+        // Kubernetes' garbage collector would delete them too, if it runs.
         call(
             self.what::<EndpointSlice>("deletecollection", name.as_str()),
             slices.delete_collection(&DeleteParams::default(), &which),
@@ -171,15 +167,15 @@ impl Provider for ServiceProvider {
 }
 
 impl ServiceProvider {
-    /// The Service of a load balancer, if there is one, and if it is ours.
+    /// The Service of a load balancer, if it exists and is ours.
     async fn service(&self, name: &LbName) -> Result<Option<Arc<Entry<Front>>>, Error> {
         self.watches.filled().await?;
         let known = self.watches.caches().services.get(name.as_str()).cloned();
         let service = match known {
             Some(service) => Some(service),
-            // A stranger's is not in the cache, and must not be taken over.
-            // (One made between this look and our write would be: but the name
-            // has a hash in it, so nobody makes it by accident.)
+            // A foreign one is not in the cache, and must not be taken over. (One that is
+            // created between this read and our write would be; but no client chooses a name
+            // with this hash by accident.)
             None => match self.get_service(name).await? {
                 Some(service) => Some(Arc::new(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?)),
                 None => None,
@@ -196,9 +192,8 @@ impl ServiceProvider {
         call(self.what::<Service>("get", name.as_str()), services.get_opt(name.as_str())).await
     }
 
-    /// Writes our part of the Service: these ports, and the settings of the plan.
-    /// One that is there must be the one that we have seen: its ports decide which
-    /// are ours to write.
+    /// Writes our part of the Service: these ports and attributes. An existing Service must be
+    /// the one that was observed, since its foreign ports are left out.
     async fn write_service(
         &self,
         name: &LbName,
@@ -239,8 +234,7 @@ impl ServiceProvider {
         Ok(())
     }
 
-    /// Deletes the Service if it is ours. Returns whether it is still there, held
-    /// by a cloud's finalizer.
+    /// Deletes the Service if it is ours. Returns whether a cloud's finalizer keeps it.
     async fn delete_service(&self, name: &LbName) -> Result<bool, Error> {
         let writing = self.watches.write::<Service>(name.as_str());
         let found = self.get_service(name).await?;
@@ -262,7 +256,7 @@ impl ServiceProvider {
         Ok(false)
     }
 
-    /// Writes an object, and keeps the reply.
+    /// Writes an object, and caches the reply.
     async fn write<K: Watched>(&self, name: &str, object: &K) -> Result<K, Error> {
         let writing = self.watches.write::<K>(name);
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -295,12 +289,12 @@ impl ServiceProvider {
     }
 }
 
-/// Whether an object that was deleted is still there.
+/// Whether a deleted object is kept by finalizers.
 fn is_held(service: &Service) -> bool {
     service.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
 }
 
-/// What is not there need not be deleted.
+/// The deletion of a missing object succeeds.
 fn gone_is_none<T>(reply: kube::Result<T>) -> kube::Result<Option<T>> {
     match reply {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),

@@ -1,4 +1,4 @@
-//! What one apply is to write: pure, from what is wanted and what was seen.
+//! Plans the writes of one apply, from the desired and the observed state. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use crate::Error;
 use crate::diff::Change;
 use crate::model::{Attributes, FrontPort, LbName, ListenerKey, LoadBalancer};
 
-/// What one apply is about.
+/// The plan of one apply.
 pub(super) struct Plan<'a> {
     desired: &'a LoadBalancer,
-    /// The settings that the Service is written with: those that are desired, or,
-    /// once they were refused, those that it has.
+    /// The attributes that the Service is written with: the desired ones, or, once those were
+    /// refused, those that it has.
     pub(super) attributes: Attributes,
     /// Whether the settings are still to be changed
     pub(super) configures: bool,
-    /// Whether a foreign port has the place of one of ours: to write the Service without
-    /// it gives up our part of it, so that its owner can remove it
+    /// Whether a foreign port has the place of one of ours: a write of the Service without it
+    /// gives up our part of the port, so that its owner can remove it
     pub(super) lets_go: bool,
-    /// Ports of ours that the Service has and keeps
+    /// Our ports that the Service has and keeps
     pub(super) stays: BTreeSet<FrontPort>,
-    /// Ports of ours that the Service has and loses before anything opens
+    /// Our ports that are closed before any port opens
     pub(super) closing: BTreeSet<FrontPort>,
     /// Listeners whose ports are open and stay so, whose slices may differ
     pub(super) in_place: BTreeSet<ListenerKey>,
-    /// What opens, in the order of the changes
+    /// The openings, in the order of the changes
     pub(super) openings: Vec<Opening>,
     pub(super) failed: BTreeMap<ListenerKey, Error>,
     pub(super) postponed: BTreeSet<ListenerKey>,
@@ -53,27 +53,27 @@ impl Opening {
     }
 }
 
-/// What is to be done to the slices of one front port.
+/// The changes of the slices of one front port.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SliceWork {
-    /// The listener that fails if this does; `None`: the port serves none
+    /// The listener that fails if a write fails; `None`: the port serves no listener
     pub(super) listener: Option<ListenerKey>,
-    /// Whether the slices to be deleted go before the others are written: what an
-    /// earlier listener has left at a port must be gone before the port opens.
-    /// At an open port they go last, so that it is never without backends.
+    /// Whether slices are deleted before others are written: slices that an earlier listener
+    /// has left at a port must be gone before the port opens. At an open port they are
+    /// deleted last, so that it is never without backends.
     pub(super) delete_first: bool,
     pub(super) write: Vec<Slice>,
     pub(super) delete: Vec<SliceId>,
 }
 
-/// A slice that is there.
+/// An existing slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SliceId {
     pub(super) name: Arc<str>,
     pub(super) uid: Arc<str>,
 }
 
-/// The slices of a load balancer as they were seen.
+/// The observed slices of a load balancer.
 pub(super) struct SlicesThere<'a> {
     pub(super) load_balancer: &'a LbName,
     pub(super) service_uid: &'a Arc<str>,
@@ -96,8 +96,8 @@ impl<'a> SlicesThere<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Leaves out the listeners whose ports a stranger has: to apply such a port
-    /// would be to take it over.
+    /// Leaves out the listeners whose ports are foreign: an apply of such a port would take it
+    /// over.
     pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {
         let open = there.map(|front| front.ours.clone()).unwrap_or_default();
         let mut plan = Self {
@@ -113,7 +113,7 @@ impl<'a> Plan<'a> {
             postponed: BTreeSet::new(),
         };
         for listener in desired.listeners.keys() {
-            let taken = there.and_then(|front| listener.front_ports().find_map(|port| front.stranger_at(port)));
+            let taken = there.and_then(|front| listener.front_ports().find_map(|port| front.foreign_at(port)));
             plan.failed.extend(taken.map(|taken| (*listener, Error::port_in_use(taken))));
         }
         let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
@@ -140,7 +140,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// What the changes would open, each with what it replaces.
+    /// The openings of the changes, each with the listeners that it replaces.
     fn units(&mut self, changes: &[Change]) -> Vec<Opening> {
         let unit = |opens: BTreeSet<ListenerKey>, replaces: BTreeSet<ListenerKey>| Opening {
             add: BTreeSet::new(),
@@ -209,7 +209,7 @@ impl<'a> Plan<'a> {
         self.postponed.extend(waits.iter().flat_map(Opening::listeners));
     }
 
-    /// The ports of the Service once these have opened too.
+    /// The ports of the Service with these openings.
     pub(super) fn ports_with<'o>(&self, openings: impl IntoIterator<Item = &'o Opening>) -> BTreeSet<FrontPort> {
         let mut ports = self.stays.clone();
         for opening in openings {
@@ -219,26 +219,26 @@ impl<'a> Plan<'a> {
         ports
     }
 
-    /// An opening has become real.
+    /// Records that an opening was carried out.
     pub(super) fn opened(&mut self, opening: Opening) {
         self.stays = self.ports_with([&opening]);
         self.closing.extend(opening.remove);
         self.in_place.extend(opening.opens);
     }
 
-    /// All openings have become real.
+    /// Records that all openings were carried out.
     pub(super) fn all_opened(&mut self) {
         for opening in std::mem::take(&mut self.openings) {
             self.opened(opening);
         }
     }
 
-    /// An opening was refused: what it replaces stays.
+    /// Records that an opening was refused: the listeners that it would replace stay.
     pub(super) fn refused(&mut self, opening: &Opening, error: &Error) {
         self.failed.extend(opening.listeners().map(|key| (key, error.clone())));
     }
 
-    /// Openings whose slices could not be written are not gone on with.
+    /// Drops the openings whose slices could not be written.
     pub(super) fn drop_failed_openings(&mut self) {
         let (refused, openings) = self
             .openings
@@ -251,8 +251,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// What the slices of open ports lack, and what is left at ports that are closed
-    /// and stay so.
+    /// The changes of the slices of open ports, and of ports that stay closed.
     pub(super) fn slices_in_place(&self, there: &SlicesThere<'_>) -> Vec<SliceWork> {
         let opening: BTreeSet<FrontPort> = self.openings.iter().flat_map(|opening| opening.add.clone()).collect();
         let mut work: Vec<SliceWork> = self
@@ -270,7 +269,7 @@ impl<'a> Plan<'a> {
         work
     }
 
-    /// What the slices of ports that are about to open lack.
+    /// The changes of the slices of ports that are about to open.
     pub(super) fn slices_to_open(&self, there: &SlicesThere<'_>) -> Vec<SliceWork> {
         let opens = |opening: &Opening| {
             let add = opening.add.clone();
@@ -305,8 +304,7 @@ impl<'a> Plan<'a> {
         work
     }
 
-    /// A port that somebody else's field manager asks for too outlives our
-    /// closing it.
+    /// A port that another field manager applies too stays after we close it.
     pub(super) fn fail_what_would_not_close(&mut self, changes: &[Change], service: &Front) {
         let closed = changes.iter().flat_map(|change| match change {
             Change::Close(listener) => [*listener].into(),
@@ -316,7 +314,7 @@ impl<'a> Plan<'a> {
         for listener in closed {
             let open = listener.front_ports().find(|port| service.ours.contains(port) && self.closing.contains(port));
             if let Some(port) = open.filter(|port| !self.stays.contains(port)) {
-                let why = format!("{port} stays open: somebody else asks for it on the Service too");
+                let why = format!("{port} stays open: another client has added it to the Service too");
                 self.failed.insert(listener, Error::port_in_use(why));
             }
         }
@@ -431,7 +429,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_listener_has_left_is_gone_before_its_port_opens_for_another() {
-        // Its Service port was closed, and then we were cut off.
+        // The apply was interrupted after its Service port was closed.
         let left = wanted([(key(20000, Protocol::Tcp), listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
         let mut next = listener([2]);
         next.backends =
@@ -443,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_a_stranger_has_is_left_out_and_its_neighbours_are_not() {
+    fn a_port_that_a_has_foreign_is_left_out_and_its_neighbours_are_not() {
         let to = wanted([(key(20000, Protocol::TcpUdp), listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
         let theirs = key(20000, Protocol::Udp).front_ports().map(|port| (port, "theirs".to_owned()));
         let there = Front { foreign: theirs.collect(), ..Front::default() };

@@ -1,9 +1,8 @@
-//! The EndpointSlices of a listener: from its backends to the objects, and from
-//! an object back to what it says.
+//! The EndpointSlices of a listener: rendered from its backends, and parsed.
 //!
-//! A listener has one slice for each front port, target port, address family
-//! and 1,000 endpoints. Their annotations say what the listener is and whom it
-//! is for; so one without backends has a slice too, an empty one.
+//! A listener has one slice for each front port, target port, address family and 1,000
+//! endpoints. Their annotations record the protocol and owner of the listener; so one without
+//! backends has a slice too, an empty one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,15 +17,14 @@ use super::front::port_name;
 use super::marks::{Marks, OWNER, PROTOCOL};
 use crate::model::{Backend, FrontPort, IpFamily, LbName, ListenerKey, Owner, Protocol, Transport};
 
-/// The most endpoints that the API server takes in one EndpointSlice.
+/// The most endpoints of an EndpointSlice, by the API server's validation.
 const MAX_ENDPOINTS: usize = 1000;
 
 /// One EndpointSlice as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slice {
     pub(super) load_balancer: LbName,
-    /// The Service that it goes with. One that was deleted and made again is
-    /// another.
+    /// The uid of its Service: a recreated Service is another one.
     pub(super) service_uid: Arc<str>,
     pub(super) listener: ListenerKey,
     pub(super) owner: Owner,
@@ -34,8 +32,8 @@ pub(super) struct Slice {
     pub(super) backends: Vec<Backend>,
 }
 
-/// Which of its load balancer's slices it is. Its name says nothing else, so
-/// that a slice keeps its name whatever becomes of its listener.
+/// The key of a slice within its load balancer. Its name has nothing else, so that a slice
+/// keeps its name when its listener changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) port: FrontPort,
@@ -45,16 +43,16 @@ pub(super) struct Place {
     chunk: u16,
 }
 
-/// A slice of ours as it was seen.
+/// A slice of ours as observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenSlice {
     pub(super) place: Place,
-    /// `None`: it is not as we wrote it.
+    /// `None`: it differs from what we wrote.
     pub(super) slice: Option<Slice>,
 }
 
-/// Which slice of a front port gets which of its backends. Those that have a slice
-/// already stay in it, so that one more or one less rewrites one slice.
+/// Distributes the backends of a front port to slices. A backend that has a slice stays in
+/// it, so that one more or one less rewrites one slice.
 pub(super) fn arrange<'a>(
     port: FrontPort,
     backends: impl IntoIterator<Item = &'a Backend>,
@@ -82,7 +80,7 @@ pub(super) fn arrange<'a>(
     if arranged.is_empty() {
         arranged.insert(Place { port, family: IpFamily::V4, target: None, chunk: 0 }, Vec::new());
     }
-    // What was seen is compared with what is wanted, so there is one order.
+    // Sorted, since observed and desired slices are compared.
     arranged.values_mut().for_each(|backends| backends.sort_unstable());
     arranged
 }
@@ -126,7 +124,7 @@ impl Slice {
         self.place.name(&self.load_balancer)
     }
 
-    /// The slice as server-side apply takes it.
+    /// The slice for a server-side apply.
     pub(super) fn object(&self, marks: &Marks) -> EndpointSlice {
         let Place { port, family, target, .. } = self.place;
         EndpointSlice {
@@ -153,8 +151,8 @@ impl Slice {
             address_type: family.to_string(),
             ports: Some(vec![EndpointPort {
                 name: Some(port_name(port)),
-                // An empty slice has no target, but a port without a number
-                // would stand for all of them.
+                // An empty slice has no target, but a port without a number would mean all
+                // ports.
                 port: Some(u16::from(target.unwrap_or(port.port)).into()),
                 protocol: Some(port.transport.to_string()),
                 ..EndpointPort::default()
@@ -165,11 +163,10 @@ impl Slice {
 }
 
 impl SeenSlice {
-    /// Reads a slice of a load balancer of ours; `None` if it is not named as
-    /// ours are.
+    /// Parses a slice of a load balancer of ours; `None`: its name is not one of ours.
     pub(super) fn read(object: &EndpointSlice, load_balancer: &LbName, marks: &Marks) -> Option<Self> {
         let place = Place::parse(object.metadata.name.as_deref()?, load_balancer)?;
-        // Whatever it says, it is what we wrote only if we would write the same.
+        // It is as we wrote it only if we would write the same.
         let slice = read_slice(object, load_balancer, place).filter(|slice| same(object, &slice.object(marks)));
         Some(Self { place, slice })
     }
@@ -193,8 +190,8 @@ fn read_slice(object: &EndpointSlice, load_balancer: &LbName, place: Place) -> O
     .filter(|slice| protocol.transports().contains(&slice.place.port.transport))
 }
 
-/// Whether `found` says all that `wanted` says. Others may have added labels and
-/// annotations of their own.
+/// Whether `found` has everything that `wanted` has. Other clients may have added labels and
+/// annotations.
 fn same(found: &EndpointSlice, wanted: &EndpointSlice) -> bool {
     let within = |wanted: &Option<BTreeMap<String, String>>, found: &Option<BTreeMap<String, String>>| {
         let found = found.as_ref();

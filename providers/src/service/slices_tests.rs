@@ -110,7 +110,7 @@ fn a_listener_without_backends_has_an_empty_slice_that_names_its_owner() {
 #[test]
 fn one_backend_more_or_less_rewrites_one_slice() {
     let before = arranged((1..=2500).map(|host| v4(host, 6379)), &[]);
-    // The first one goes, and one comes that sorts between all the others.
+    // The first one is removed, and one is added that sorts between the others.
     let after = arranged((2..=2500).map(|host| v4(host, 6379)).chain([v4(0, 6379)]), &as_seen(&before));
     let rewritten: Vec<_> = after.iter().filter(|slice| !before.contains(slice)).map(Slice::name).collect();
     assert_eq!(rewritten, [before[0].name()]);

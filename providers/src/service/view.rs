@@ -1,4 +1,4 @@
-//! What a Service and its EndpointSlices say together.
+//! The observation of a load balancer, from its Service and EndpointSlices.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,20 +6,19 @@ use super::front::Front;
 use super::slices::SeenSlice;
 use crate::model::{Backend, BackendSet, Capacity, FrontPort, Listener, ListenerKey, LoadBalancer, Observed, Owner};
 
-/// What the slices of one front port agree on.
+/// The content that the slices of one front port have in common.
 struct Record {
     listener: ListenerKey,
     owner: Owner,
     backends: BTreeSet<Backend>,
 }
 
-/// A load balancer as its Service and slices have it.
+/// The observation of a load balancer from its Service and slices.
 ///
-/// A listener is open if the Service has its ports. Where its slices are missing,
-/// altered, of an earlier Service, or say different things (somebody's doing, or
-/// a write that was cut off), its owner is unknown: that differs from
-/// whatever is wanted, so the listener is written again or closed. Only the
-/// backends of its two transports may differ.
+/// A listener is open if the Service has its ports. If its slices are missing, altered, of an
+/// earlier Service, or contradictory (by hand, or after an interrupted write), its owner is
+/// unknown: that differs from every desired owner, so the listener is written again or
+/// closed. Only the backends of its two transports may differ.
 pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item = &'a SeenSlice>) -> Observed {
     let mut of_port: BTreeMap<FrontPort, Vec<&SeenSlice>> = BTreeMap::new();
     for slice in slices {
@@ -48,10 +47,10 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         load_balancer: LoadBalancer { attributes: front.attributes.clone(), listeners },
         addresses: front.addresses.clone(),
         families: front.fixed.families(),
-        // What the cloud behind the Service can take, the Service does not say.
+        // A Service does not have the capacity of its load balancer.
         capacity: Capacity { listeners: None, targets: None },
         foreign: front.foreign.keys().copied().collect(),
-        // Slices that serve no port are deleted with the next change.
+        // Slices without a port are deleted with the next change.
         drift: BTreeMap::new(),
         not_ready: None,
     }
@@ -74,7 +73,7 @@ fn record(slices: &[&SeenSlice], uid: &str) -> Option<Record> {
             return None;
         }
         for backend in &slice.backends {
-            // In two slices at once: one was moved, and the move was cut off.
+            // A backend in two slices: a move was interrupted.
             backends.insert(backend.clone()).then_some(())?;
         }
     }

@@ -1,5 +1,5 @@
-//! The Services and EndpointSlices of a class, as two watches and our own writes
-//! know them: looking at a load balancer costs no call.
+//! The cached Services and EndpointSlices of a class, which two watches and our own writes
+//! fill: an observation takes no call.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -39,19 +39,19 @@ pub(super) trait Watched:
     + Send
     + 'static
 {
-    /// What is kept of it.
+    /// Its compact form.
     type Seen: Clone + PartialEq + Send + Sync;
 
     /// Its name in a role.
     const RESOURCE: &'static str;
 
-    /// What it says, if it is ours.
+    /// Parses it, if it is ours.
     fn read(&self, load_balancer: &LbName, marks: &Marks) -> Option<Self::Seen>;
 
     /// The cache of its kind.
     fn cache(caches: &mut Caches) -> &mut Cache<Self::Seen>;
 
-    /// Whether a change of one says anything new of its load balancer.
+    /// Whether a change of an object is reported as a change of its load balancer.
     fn matters(caches: &Caches, load_balancer: &LbName) -> bool;
 }
 
@@ -86,26 +86,26 @@ impl Watched for EndpointSlice {
         &mut caches.slices
     }
 
-    /// The slices of a Service that was deleted go one by one, which is no news.
+    /// The deletion of a slice after that of its Service is not reported.
     fn matters(caches: &Caches, load_balancer: &LbName) -> bool {
         caches.services.get(load_balancer.as_str()).is_some()
     }
 }
 
-/// All that is known.
+/// The cached objects.
 pub(super) struct Caches {
     pub(super) services: Cache<Front>,
     pub(super) slices: Cache<SeenSlice>,
-    /// Who wants to know what others changed.
+    /// The receivers of changes by other clients.
     subscribers: Vec<UnboundedSender<LbName>>,
-    /// Why a watch is not getting on at present, by what it watches.
-    trouble: BTreeMap<&'static str, Error>,
+    /// The current error of each watch, by what it watches.
+    errors: BTreeMap<&'static str, Error>,
 }
 
 impl Caches {
     fn new(namespace: &str) -> Self {
         let (services, slices) = (Cache::new(namespace), Cache::new(namespace));
-        Self { services, slices, subscribers: Vec::new(), trouble: BTreeMap::new() }
+        Self { services, slices, subscribers: Vec::new(), errors: BTreeMap::new() }
     }
 
     fn tell<K: Watched>(&mut self, changed: impl IntoIterator<Item = LbName>) {
@@ -126,7 +126,7 @@ pub(super) struct Watches {
 struct Shared {
     marks: Marks,
     caches: Mutex<Caches>,
-    /// Woken whenever `is_filled` or `trouble` may have changed.
+    /// Woken whenever `is_filled` or `errors` may have changed.
     progress: Notify,
 }
 
@@ -137,7 +137,7 @@ impl Drop for Watches {
 }
 
 impl Watches {
-    /// Begins to watch. Must be called within a Tokio runtime.
+    /// Starts the watches. Must be called within a Tokio runtime.
     pub(super) fn start(client: &Client, marks: &Marks) -> Self {
         let shared = Arc::new(Shared {
             marks: marks.clone(),
@@ -151,19 +151,19 @@ impl Watches {
         Self { shared, tasks }
     }
 
-    /// All that is known, for as long as it takes to look.
+    /// Locks the cached objects.
     pub(super) fn caches(&self) -> MutexGuard<'_, Caches> {
         self.shared.caches()
     }
 
-    /// What others change from now on.
+    /// The load balancers that other clients change from now on.
     pub(super) fn changes(&self) -> UnboundedReceiver<LbName> {
         let (sender, receiver) = mpsc::unbounded();
         self.caches().subscribers.push(sender);
         receiver
     }
 
-    /// Waits until everything there is has been listed.
+    /// Waits until the first lists are complete.
     pub(super) async fn filled(&self) -> Result<(), Error> {
         let filled = async {
             loop {
@@ -173,8 +173,8 @@ impl Watches {
                     if caches.services.is_filled() && caches.slices.is_filled() {
                         return Ok(());
                     }
-                    // No use waiting for a permission that is not there.
-                    if let Some(refused) = caches.trouble.values().find(|error| matches!(error, Error::Refused(_))) {
+                    // A missing permission does not come by waiting.
+                    if let Some(refused) = caches.errors.values().find(|error| matches!(error, Error::Refused(_))) {
                         return Err(refused.clone());
                     }
                 }
@@ -182,7 +182,7 @@ impl Watches {
             }
         };
         tokio::time::timeout(FILLED_WITHIN, filled).await.unwrap_or_else(|_| {
-            let last = self.caches().trouble.values().next().cloned();
+            let last = self.caches().errors.values().next().cloned();
             let waited = Details::new(format!(
                 "waited {} s for the lists of services and endpointslices in namespace {}",
                 FILLED_WITHIN.as_secs(),
@@ -193,7 +193,7 @@ impl Watches {
         })
     }
 
-    /// Announces that we begin to write an object.
+    /// Records that a write of an object is sent.
     pub(super) fn write<K: Watched>(&self, name: &str) -> Writing<'_, K> {
         K::cache(&mut self.caches()).begin_write(name);
         Writing { shared: &self.shared, name: name.to_owned(), kind: std::marker::PhantomData }
@@ -225,12 +225,12 @@ impl Shared {
             Event::Delete(object) => cache.apply_delete(&ObjectMeta::of(&object)),
         };
         caches.tell::<K>(changed);
-        caches.trouble.remove(K::RESOURCE);
+        caches.errors.remove(K::RESOURCE);
         drop(caches);
         self.progress.notify_waiters();
     }
 
-    fn trouble<K: Watched>(&self, error: watcher::Error) {
+    fn failed<K: Watched>(&self, error: watcher::Error) {
         let (verb, namespace) = ("list or watch", self.marks.namespace.as_str());
         tracing::warn!(namespace, resource = K::RESOURCE, %error, "the watch is interrupted and is tried again");
         let what = What { verb, resource: K::RESOURCE, namespace, name: "*" };
@@ -243,7 +243,7 @@ impl Shared {
                 Error::transient(Details::new(format!("{what} failed")).caused_by(error))
             }
         };
-        self.caches().trouble.insert(K::RESOURCE, error);
+        self.caches().errors.insert(K::RESOURCE, error);
         self.progress.notify_waiters();
     }
 }
@@ -252,11 +252,10 @@ impl Shared {
 async fn follow<K: Watched>(client: Client, shared: Arc<Shared>) {
     let api: Api<K> = Api::namespaced(client, &shared.marks.namespace);
     let config = watcher::Config::default().labels(&shared.marks.selector());
-    watch_kind(api, config, |event| shared.take(event), |error| shared.trouble::<K>(error)).await;
+    watch_kind(api, config, |event| shared.take(event), |error| shared.failed::<K>(error)).await;
 }
 
-/// A write of ours that is under way. Dropping it ends it, with or without a
-/// reply.
+/// A write of ours in flight. Dropping it ends it, with or without a reply.
 pub(super) struct Writing<'a, K: Watched> {
     shared: &'a Shared,
     name: String,
@@ -264,14 +263,14 @@ pub(super) struct Writing<'a, K: Watched> {
 }
 
 impl<K: Watched> Writing<'_, K> {
-    /// The object as the API server has it now.
+    /// Takes in the reply with the object.
     pub(super) fn written(self, reply: &K) {
         if let Some(entry) = self.shared.entry(reply) {
             K::cache(&mut self.shared.caches()).apply_write(entry);
         }
     }
 
-    /// The object with this uid is gone.
+    /// Takes in that the object with this uid is gone.
     pub(super) fn deleted(self, uid: &Arc<str>) {
         K::cache(&mut self.shared.caches()).apply_own_delete(&self.name, uid);
     }

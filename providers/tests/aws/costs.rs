@@ -126,7 +126,7 @@ async fn nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up(cloud: &
     for _ in 0..3 {
         cloud.actions().await;
         let seen = observe(&*provider, 0).await;
-        assert!(seen.not_ready.is_some_and(|why| why.contains("setting the load balancer up")));
+        assert!(seen.not_ready.is_some_and(|why| why.contains("provisioning the load balancer")));
         assert_eq!(seen.load_balancer, wanted(&*provider, one.clone()));
         assert_eq!(cloud.actions().await, ["DescribeLoadBalancers"]);
     }

@@ -15,7 +15,7 @@ use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_listener_deleted_by_hand_is_opened_again,
-    a_port_that_a_stranger_took_keeps_no_target_group,
+    a_port_that_became_foreign_keeps_no_target_group,
     a_listener_pointed_elsewhere_by_hand_is_pointed_back,
     one_pointed_elsewhere_that_nobody_wants_any_more_is_closed,
     what_is_prepared_for_a_listener_that_waits_stays_until_nothing_waits,
@@ -27,7 +27,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_number_changes_its_protocol,
     targets_change_from_pods_to_nodes,
     an_adopted_load_balancer_keeps_all_but_our_listeners,
-    what_strangers_name_like_ours_is_not_ours,
+    a_foreign_object_with_a_name_like_ours_is_not_ours,
 ];
 
 fn two() -> [(ListenerKey, Listener); 2] {
@@ -54,22 +54,22 @@ async fn a_listener_deleted_by_hand_is_opened_again(cloud: &Cloud) {
     }
 }
 
-async fn a_port_that_a_stranger_took_keeps_no_target_group(cloud: &Cloud) {
+async fn a_port_that_became_foreign_keeps_no_target_group(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
     let arn = cloud.listeners(&lb(0)).await[&20000]["ListenerArn"].clone();
     cloud.call("delete_listener", json!({"ListenerArn": arn})).await;
     let theirs = FrontPort { port: tcp(20000).port, transport: Transport::Tcp };
-    cloud.stranger_opens(&lb(0), theirs).await;
+    cloud.open_foreign(&lb(0), theirs).await;
     let applied = converge(&*provider, 0, two()).await;
     assert!(matches!(applied.failed[&tcp(20000)], Error::PortInUse(_)), "{applied:?}");
-    assert!(cloud.stranger_has(&lb(0), theirs).await);
+    assert!(cloud.has_foreign(&lb(0), theirs).await);
     // Its claim may get another port, and nobody comes back to this one.
     assert_eq!(cloud.groups().await.iter().filter(|name| name.starts_with("slb-")).count(), 1);
 }
 
 async fn point_elsewhere(cloud: &Cloud, port: u64) {
-    let elsewhere = cloud.group_of_a_stranger(&format!("elsewhere-{port}"), "TCP").await;
+    let elsewhere = cloud.foreign_group(&format!("elsewhere-{port}"), "TCP").await;
     let arn = cloud.listeners(&lb(0)).await[&port]["ListenerArn"].clone();
     let action = json!({"Type": "forward", "TargetGroupArn": elsewhere});
     cloud.call("modify_listener", json!({"ListenerArn": arn, "DefaultActions": [action]})).await;
@@ -255,7 +255,7 @@ async fn an_adopted_load_balancer_keeps_all_but_our_listeners(cloud: &Cloud) {
         ..cloud.settings()
     };
     let provider = cloud.provider_with(settings.clone());
-    let group = cloud.group_of_a_stranger("theirs-22", "TCP").await;
+    let group = cloud.foreign_group("theirs-22", "TCP").await;
     let theirs = json!({
         "LoadBalancerArn": arn, "Port": 22, "Protocol": "TCP",
         "DefaultActions": [{"Type": "forward", "TargetGroupArn": group}],
@@ -285,12 +285,12 @@ async fn an_adopted_load_balancer_keeps_all_but_our_listeners(cloud: &Cloud) {
     provider.delete(&lb(0)).await.expect("there is nothing");
 }
 
-async fn what_strangers_name_like_ours_is_not_ours(cloud: &Cloud) {
+async fn a_foreign_object_with_a_name_like_ours_is_not_ours(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
     let ours = cloud.groups().await[0].clone();
     let theirs = ours.replace("-20000-", "-20001-");
-    cloud.group_of_a_stranger(&theirs, "TCP").await;
+    cloud.foreign_group(&theirs, "TCP").await;
     is_as_wanted(&*provider, [(tcp(20000), listener("a", [1]))]).await;
     let both = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [1]))];
     let applied = converge(&*provider, 0, both).await;

@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_gate_that_closes_in_the_middle_lets_no_further_change_pass,
     a_missing_permission_is_named,
     missing_credentials_are_told_with_what_to_do,
-    a_listener_that_a_stranger_was_quicker_with_is_in_use,
+    a_foreign_listener_that_came_first_is_in_use,
     listeners_that_somebody_else_opened_leave_less_room,
     targets_that_somebody_else_has_leave_less_room,
     a_full_load_balancer_is_told_as_what_it_holds,
@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_target_group_in_use_for_a_moment_goes_later,
     a_delete_that_is_cut_off_is_finished_by_the_next,
     deletion_protection_says_what_to_do,
-    a_load_balancer_with_strangers_on_it_is_not_deleted,
+    a_load_balancer_with_foreign_listeners_is_not_deleted,
     the_load_balancer_of_another_cluster_is_left_alone,
     a_security_group_that_is_gone_stops_no_listener,
     what_is_made_carries_the_tag_that_the_policy_wants,
@@ -123,16 +123,16 @@ async fn missing_credentials_are_told_with_what_to_do(cloud: &Cloud) {
     assert!(matches!(&refused, Err(Error::Refused(why)) if format!("{why:#}").contains("IRSA")), "{refused:?}");
 }
 
-async fn a_listener_that_a_stranger_was_quicker_with_is_in_use(cloud: &Cloud) {
+async fn a_foreign_listener_that_came_first_is_in_use(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, []).await;
     let theirs = FrontPort { port: tcp(20000).port, transport: Transport::Tcp };
-    cloud.stranger_opens(&lb(0), theirs).await;
+    cloud.open_foreign(&lb(0), theirs).await;
     let wanted = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [1]))];
     let applied = alter(&*provider, &[], &wanted).await;
     assert!(matches!(applied.failed[&tcp(20000)], Error::PortInUse(_)), "{applied:?}");
     assert_eq!(applied.failed.len(), 1);
-    assert!(cloud.stranger_has(&lb(0), theirs).await);
+    assert!(cloud.has_foreign(&lb(0), theirs).await);
 
     // Once that is known, nothing is tried in vain.
     observe(&*provider, 0).await;
@@ -149,7 +149,7 @@ async fn listeners_that_somebody_else_opened_leave_less_room(cloud: &Cloud) {
     converge(&*provider, 0, one.clone()).await;
     assert_eq!(observe(&*provider, 0).await.capacity.listeners, Some(3), "by DescribeAccountLimits");
     for port in [1, 2] {
-        cloud.stranger_opens(&lb(0), FrontPort { port: tcp(port).port, transport: Transport::Tcp }).await;
+        cloud.open_foreign(&lb(0), FrontPort { port: tcp(port).port, transport: Transport::Tcp }).await;
     }
     let two = [one[0].clone(), (tcp(20001), listener("b", [1]))];
     let applied = alter(&*provider, &one, &two).await;
@@ -162,7 +162,7 @@ async fn targets_that_somebody_else_has_leave_less_room(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
     assert_eq!(observe(&*provider, 0).await.capacity.targets, Some(1500), "500 in each of three zones");
-    cloud.stranger_opens(&lb(0), FrontPort { port: tcp(1).port, transport: Transport::Tcp }).await;
+    cloud.open_foreign(&lb(0), FrontPort { port: tcp(1).port, transport: Transport::Tcp }).await;
     let groups = cloud.call("describe_target_groups", json!({"Names": ["theirs-1"]})).await;
     let targets: Vec<_> = (1..=20).map(|host| json!({"Id": format!("10.244.1.{host}"), "Port": 1})).collect();
     let arn = &groups["TargetGroups"][0]["TargetGroupArn"];
@@ -258,14 +258,14 @@ async fn deletion_protection_says_what_to_do(cloud: &Cloud) {
     assert_eq!(provider.observe(&lb(0)).await, Ok(None));
 }
 
-async fn a_load_balancer_with_strangers_on_it_is_not_deleted(cloud: &Cloud) {
+async fn a_load_balancer_with_foreign_listeners_is_not_deleted(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
     let theirs = FrontPort { port: tcp(22).port, transport: Transport::Tcp };
-    cloud.stranger_opens(&lb(0), theirs).await;
+    cloud.open_foreign(&lb(0), theirs).await;
     let refused = provider.delete(&lb(0)).await;
     assert!(matches!(&refused, Err(Error::Refused(why)) if format!("{why:#}").contains("22/TCP")), "{refused:?}");
-    assert!(cloud.stranger_has(&lb(0), theirs).await);
+    assert!(cloud.has_foreign(&lb(0), theirs).await);
     assert_eq!((cloud.listeners(&lb(0)).await.len(), cloud.groups().await.len()), (1, 1), "ours is gone");
 }
 

@@ -108,7 +108,7 @@ impl Cloud {
     }
 
     /// A stranger's target group.
-    pub(crate) async fn group_of_a_stranger(&self, name: &str, protocol: &str) -> String {
+    pub(crate) async fn foreign_group(&self, name: &str, protocol: &str) -> String {
         let group = json!({"Name": name, "Protocol": protocol, "Port": 1, "VpcId": self.0.vpc, "TargetType": "ip"});
         text(&self.call("create_target_group", group).await["TargetGroups"][0]["TargetGroupArn"])
     }
@@ -127,9 +127,9 @@ impl Peer for Cloud {
         provider
     }
 
-    async fn stranger_opens(&self, name: &LbName, port: FrontPort) {
+    async fn open_foreign(&self, name: &LbName, port: FrontPort) {
         let protocol = port.transport.to_string();
-        let group = self.group_of_a_stranger(&format!("theirs-{}", port.port), &protocol).await;
+        let group = self.foreign_group(&format!("theirs-{}", port.port), &protocol).await;
         let listener = json!({
             "LoadBalancerArn": self.arn(name).await, "Port": port.port, "Protocol": protocol,
             "DefaultActions": [{"Type": "forward", "TargetGroupArn": group}],
@@ -137,7 +137,7 @@ impl Peer for Cloud {
         self.call("create_listener", listener).await;
     }
 
-    async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
+    async fn has_foreign(&self, name: &LbName, port: FrontPort) -> bool {
         let listeners = self.listeners(name).await;
         let Some(listener) = listeners.get(&port.port.get().into()) else { return false };
         let group = text(&listener["DefaultActions"][0]["TargetGroupArn"]);

@@ -51,7 +51,7 @@ const TESTS: &[(&str, Test)] = tests![
     what_somebody_altered_on_the_service_is_told_and_made_good,
     a_service_deleted_by_hand_is_told_and_made_anew,
     a_slice_altered_or_deleted_by_hand_is_told_and_made_good,
-    a_port_that_a_stranger_keeps_open_says_so,
+    a_port_that_another_field_manager_keeps_open_says_so,
     a_load_balancer_that_the_cloud_has_not_released_is_still_going,
     nothing_of_a_deleted_load_balancer_stays,
     a_namespace_that_does_not_exist_is_named,
@@ -144,7 +144,7 @@ async fn our_own_writes_are_not_told(server: &ApiServer, _: &Cluster) {
 }
 
 async fn a_service_of_that_name_that_is_not_ours_is_left_alone(server: &ApiServer, _: &Cluster) {
-    server.stranger_applies(&lb(0), json!({"spec": {"ports": [{"port": 80, "name": "tcp-80"}]}})).await;
+    server.apply_foreign(&lb(0), json!({"spec": {"ports": [{"port": 80, "name": "tcp-80"}]}})).await;
     let before = server.service(&lb(0)).await;
     let provider = server.provider().await;
     let desired = wanted(&*provider, [(tcp(20000), listener("a", 1))]);
@@ -158,7 +158,7 @@ async fn a_service_of_that_name_that_is_not_ours_is_left_alone(server: &ApiServe
 
 async fn an_annotation_removed_from_the_class_goes_and_the_clouds_stays(server: &ApiServer, _: &Cluster) {
     converge(&*server.provider().await, 0, []).await;
-    server.stranger_applies(&lb(0), json!({"metadata": {"annotations": {"cloud.example.com/id": "lb-1"}}})).await;
+    server.apply_foreign(&lb(0), json!({"metadata": {"annotations": {"cloud.example.com/id": "lb-1"}}})).await;
     let without = ServiceProvider::new(Settings { annotations: BTreeMap::new(), ..server.settings() });
     converge(&without, 0, []).await;
     let annotations = server.service(&lb(0)).await.metadata.annotations.unwrap_or_default();
@@ -255,12 +255,12 @@ async fn a_slice_altered_or_deleted_by_hand_is_told_and_made_good(server: &ApiSe
     assert_eq!(observe(&*server.provider().await, 0).await.load_balancer, wanted(&*provider, listeners));
 }
 
-async fn a_port_that_a_stranger_keeps_open_says_so(server: &ApiServer, _: &Cluster) {
+async fn a_port_that_another_field_manager_keeps_open_says_so(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     converge(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
     let mut changes = provider.changes();
     let theirs = json!([{"name": "tcp-20000", "port": 20000, "protocol": "TCP"}, {"name": "x", "port": 9}]);
-    server.stranger_applies(&lb(0), json!({"spec": {"ports": theirs}})).await;
+    server.apply_foreign(&lb(0), json!({"spec": {"ports": theirs}})).await;
     assert_eq!(told(&mut changes).await, lb(0));
     let applied = converge(&*provider, 0, []).await;
     assert!(
@@ -273,7 +273,7 @@ async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: 
     let desired = converge_to(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
     let mut changes = provider.changes();
     let finalizers = |names: &[&str]| json!({"metadata": {"finalizers": names}});
-    server.stranger_applies(&lb(0), finalizers(&["service.kubernetes.io/load-balancer-cleanup"])).await;
+    server.apply_foreign(&lb(0), finalizers(&["service.kubernetes.io/load-balancer-cleanup"])).await;
     for _ in 0..2 {
         let still = provider.delete(&lb(0)).await;
         assert!(
@@ -285,7 +285,7 @@ async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: 
     assert!(matches!(again, Err(Error::NotReady(_))), "{again:?}");
     assert_eq!(server.slices().await, [], "nothing is served meanwhile");
 
-    server.stranger_applies(&lb(0), finalizers(&[])).await;
+    server.apply_foreign(&lb(0), finalizers(&[])).await;
     assert_eq!(told(&mut changes).await, lb(0));
     assert_eq!(provider.observe(&lb(0)).await, Ok(None));
     provider.delete(&lb(0)).await.expect("it is gone");

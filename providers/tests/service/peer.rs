@@ -64,7 +64,7 @@ impl ApiServer {
     }
 
     /// Somebody else applies a part of the Service as theirs.
-    pub(crate) async fn stranger_applies(&self, name: &LbName, part: Value) {
+    pub(crate) async fn apply_foreign(&self, name: &LbName, part: Value) {
         let mut object = part;
         object["apiVersion"] = json!("v1");
         object["kind"] = json!("Service");
@@ -92,12 +92,12 @@ impl Peer for ApiServer {
         Box::new(ServiceProvider::new(Settings { client, ..self.settings() }))
     }
 
-    async fn stranger_opens(&self, name: &LbName, port: FrontPort) {
+    async fn open_foreign(&self, name: &LbName, port: FrontPort) {
         let theirs = json!({"name": "theirs", "port": port.port, "protocol": port.transport.to_string()});
-        self.stranger_applies(name, json!({"spec": {"ports": [theirs]}})).await;
+        self.apply_foreign(name, json!({"spec": {"ports": [theirs]}})).await;
     }
 
-    async fn stranger_has(&self, name: &LbName, port: FrontPort) -> bool {
+    async fn has_foreign(&self, name: &LbName, port: FrontPort) -> bool {
         let ports = self.service(name).await.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let protocol = port.transport.to_string();
         ports.iter().any(|found| {

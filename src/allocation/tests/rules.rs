@@ -44,7 +44,7 @@ fn of_two_claims_that_hold_one_slot_the_elder_keeps_it_and_the_other_is_told_and
 }
 
 #[test]
-fn of_two_claims_that_hold_a_port_of_a_stranger_one_keeps_it() {
+fn of_two_claims_that_hold_a_foreign_port_one_keeps_it() {
     let foreign = BTreeSet::from([FrontPort { port: number(20005), transport: Transport::Tcp }]);
     let lbs = LoadBalancers::from([(0, LoadBalancerState { foreign, ..Default::default() })]);
     let hold = |name, created| claim(name, created).any("x").holds(0, "x", tcp(20005));

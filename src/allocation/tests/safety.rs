@@ -53,7 +53,7 @@ fn a_slot_that_is_dropped_rests_in_the_same_run() {
 }
 
 #[test]
-fn only_a_slot_that_was_assigned_and_never_open_is_moved_off_a_strangers_port() {
+fn only_a_slot_that_was_assigned_and_never_open_is_moved_off_a_foreign_port() {
     let foreign = BTreeSet::from([FrontPort { port: number(20005), transport: Transport::Tcp }]);
     let lbs = LoadBalancers::from([(0, LoadBalancerState { foreign, ..Default::default() })]);
     let moved = claim("a", 1).any("x").holds_unopened(0, "x", tcp(20005));

@@ -312,10 +312,10 @@ async fn a_listener_that_could_not_be_closed_is_tried_again_before_the_resync() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_strangers_port_is_told_as_foreign_and_as_in_use() {
+async fn a_foreign_port_is_reported_as_foreign_and_as_in_use() {
     let running = Running::start().await;
     let theirs = FrontPort { port: 20001.try_into().unwrap(), transport: Transport::Tcp };
-    running.cloud.stranger_opens(&name(), theirs);
+    running.cloud.open_foreign(&name(), theirs);
     running.plan(&[claim("a").holds(0, 20001)]).await;
     let outcome = running.last();
     assert_eq!(outcome.listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::PortInUse);

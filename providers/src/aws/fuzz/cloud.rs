@@ -1,5 +1,5 @@
-//! AWS as it answers: with whatever the world of a test has, as XML. It carries
-//! nothing out, and remembers what it was asked for.
+//! AWS' answers: whatever the world of a test has, as XML. It carries nothing out, and records
+//! the calls.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,22 +13,22 @@ use serde_json::{Value, json};
 
 use super::super::{Clients, Rates};
 
-/// Nobody has reason to make more calls than this.
+/// More calls than anything needs.
 const CALLS_MAX: usize = 1500;
 
-/// How listings are cut into pages.
+/// How lists are cut into pages.
 #[derive(Debug, Clone)]
 pub(in super::super) enum Paging {
     Whole,
-    /// So many on a page
+    /// This many items on a page
     Of(usize),
-    /// After each page the same one comes again
+    /// Every page is followed by itself
     Circle,
-    /// There is always another one
+    /// Every page is followed by another one
     Endless,
 }
 
-/// What comes instead of an answer.
+/// A malformed answer.
 #[derive(Debug, Clone)]
 pub(in super::super) enum Fault {
     Refused {
@@ -43,7 +43,7 @@ pub(in super::super) enum Fault {
     Unreached,
 }
 
-/// A call, and what it was given.
+/// A call with its parameters.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Call {
     pub(in super::super) action: String,
@@ -51,7 +51,7 @@ pub(in super::super) struct Call {
 }
 
 impl Call {
-    /// What it is about, by the names of the parameters.
+    /// The objects of the call, by the names of the parameters.
     pub(super) fn arns(&self) -> impl Iterator<Item = (&str, &str)> {
         let arns = self.parameters.iter().filter(|(key, _)| key.ends_with("Arn") || key.starts_with("ResourceArns."));
         arns.map(|(key, arn)| (key.as_str(), arn.as_str()))
@@ -62,7 +62,7 @@ impl Call {
     }
 }
 
-/// What somebody else sees of it.
+/// The log of calls, for the test.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Cloud(Arc<Inner>);
 
@@ -134,7 +134,7 @@ impl Cloud {
         }
     }
 
-    /// What has the name already, whosoever it is, or something new.
+    /// The ARN of an existing object with this name, or a new one.
     fn create(&self, call: &Call, among: &str, what: &str) -> Value {
         let (all, arn) = (format!("{what}s"), format!("{what}Arn"));
         let named = |found: &&Value| call.get("Name").is_some_and(|name| text(&found[format!("{what}Name")]) == name);
@@ -208,12 +208,12 @@ fn only(mut told: Value, of: &str, which: impl Fn(&Value) -> bool) -> Value {
     told
 }
 
-/// What an action answers a list of.
+/// The kind of object that an action lists.
 pub(super) fn list<'a>(world: &'a Value, action: &str, of: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     world.get(action).and_then(|told| told.get(of)?.as_array()).into_iter().flatten()
 }
 
-/// A value as it is read: all is text.
+/// A value as text.
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -222,7 +222,7 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// As AWS writes it: lists are of members, and what there is not is left out.
+/// In AWS' form: items of lists are members, and missing values are left out.
 fn xml(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(|item| format!("<member>{}</member>", xml(item))).collect(),

@@ -1,5 +1,5 @@
-//! Whatever AWS answers is taken for what may be there: nothing panics, what is
-//! not ours is left alone, and what is told is short and on one line.
+//! Malformed answers of AWS: nothing panics, foreign objects are not changed, and messages are
+//! short and on one line.
 
 pub(super) mod cloud;
 mod world;
@@ -16,17 +16,16 @@ use super::Aws;
 use crate::model::{Address, Listener, ListenerKey, LoadBalancer, Observed};
 use crate::{Applied, ChangeSet, Error, Provider as _};
 
-/// The longest that is told, in characters: what is longer is cut in the middle of
-/// its advice.
+/// The longest message, in characters: a longer one would be cut in the middle of its advice.
 const TOLD_MAX: usize = 800;
 
-/// How often each property is tried. `PROPTEST_CASES` makes it more.
+/// The number of cases of each property. `PROPTEST_CASES` raises it.
 fn config() -> ProptestConfig {
     let tries = std::env::var("PROPTEST_CASES").ok().and_then(|tries| tries.parse().ok()).unwrap_or(32);
     ProptestConfig { cases: tries, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// What was told to users and logs.
+/// The messages to users and logs.
 #[derive(Default)]
 struct Told(Vec<String>);
 
@@ -55,8 +54,8 @@ impl Scene {
         Cloud::new(self.world.clone(), self.paging.clone(), self.faults.clone())
     }
 
-    /// Looks, compares and carries out, twice, as an LB loop does; and removes
-    /// it all in the end.
+    /// Observes, compares and applies, twice, as an LB loop does; and deletes everything in
+    /// the end.
     fn play(&self, cloud: &Cloud) -> Told {
         let (aws, name, mut told) = (Aws::new(self.settings.clone(), &cloud.clients()), lb_name(), Told::default());
         in_time_of_its_own(async {
@@ -75,12 +74,12 @@ impl Scene {
         told
     }
 
-    fn look(&self) -> Result<Option<Observed>, Error> {
+    fn observe(&self) -> Result<Option<Observed>, Error> {
         let (aws, name) = (Aws::new(self.settings.clone(), &self.cloud().clients()), lb_name());
         in_time_of_its_own(aws.observe(&name))
     }
 
-    /// What is wanted, as this provider compares it.
+    /// The desired state, as this provider compares it.
     fn listeners(&self, aws: &Aws) -> BTreeMap<ListenerKey, Listener> {
         let mut listeners = BTreeMap::<ListenerKey, Listener>::new();
         for (key, listener) in self.wanted.iter().cloned() {
@@ -98,8 +97,8 @@ fn in_time_of_its_own<F: Future>(future: F) -> F::Output {
     runtime.unwrap().block_on(future)
 }
 
-/// Whether each call that changes something is about what is ours. What was adopted
-/// is lent: it gets listeners, and nothing else.
+/// Requires that each call that changes something is about objects of ours. An adopted load
+/// balancer gets listeners, and nothing else.
 fn only_ours_is_changed(scene: &Scene, cloud: &Cloud) -> Result<(), TestCaseError> {
     let adopted = scene.settings.load_balancer_arn.is_some();
     for call in cloud.calls().iter().filter(|call| !call.action.starts_with("Describe")) {
@@ -113,7 +112,7 @@ fn only_ours_is_changed(scene: &Scene, cloud: &Cloud) -> Result<(), TestCaseErro
     Ok(())
 }
 
-/// Whether each listener is one that is there, and for whom its tags say.
+/// Requires that each listener exists, with the owner in its tags.
 fn seen_is_there(scene: &Scene, seen: &Observed) -> Result<(), TestCaseError> {
     for (key, listener) in &seen.load_balancer.listeners {
         let owner = [
@@ -163,13 +162,13 @@ proptest! {
 
     #[test]
     fn a_listener_that_is_seen_is_there_and_is_whose_its_tags_say(scene in scenes()) {
-        let Ok(Some(seen)) = scene.look() else { return Ok(()) };
+        let Ok(Some(seen)) = scene.observe() else { return Ok(()) };
         seen_is_there(&scene, &seen)?;
     }
 
     #[test]
     fn a_listener_of_others_keeps_its_port(scene in true_scenes()) {
-        let Ok(Some(seen)) = scene.look() else { return Ok(()) };
+        let Ok(Some(seen)) = scene.observe() else { return Ok(()) };
         for found in list(&scene.world, "DescribeListeners", "Listeners") {
             let ours = is_ours(&scene.world, &text(&found["ListenerArn"]));
             let port = found["Port"].as_i64().unwrap_or_default();
@@ -186,8 +185,8 @@ proptest! {
             let all = twice.world[action][of].as_array_mut().unwrap();
             all.extend(all.clone());
         }
-        prop_assert_eq!(Scene { paging: Paging::Of(size), ..scene.clone() }.look(), scene.look());
-        prop_assert_eq!(Scene { paging: Paging::Of(size), ..twice }.look(), scene.look());
+        prop_assert_eq!(Scene { paging: Paging::Of(size), ..scene.clone() }.observe(), scene.observe());
+        prop_assert_eq!(Scene { paging: Paging::Of(size), ..twice }.observe(), scene.observe());
     }
 
     #[test]
@@ -199,6 +198,6 @@ proptest! {
             group["LoadBalancerArns"] = json!(["arn:lb/other"]);
             more.world["DescribeTargetGroups"]["TargetGroups"].as_array_mut().unwrap().push(group);
         }
-        prop_assert_eq!(more.look(), scene.look());
+        prop_assert_eq!(more.observe(), scene.observe());
     }
 }

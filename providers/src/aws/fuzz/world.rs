@@ -1,5 +1,4 @@
-//! What AWS may have: things of ours, of strangers', and such as somebody made of
-//! ours.
+//! The objects that AWS may have: ours, foreign ones, and ours that were altered by hand.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +18,7 @@ pub(super) fn lb_name() -> LbName {
     LbName::new("default", 0, "cluster", "uid")
 }
 
-/// Everything that a test is made of.
+/// The input of a test.
 #[derive(Clone)]
 pub(super) struct Scene {
     pub(super) settings: Settings,
@@ -38,7 +37,7 @@ impl std::fmt::Debug for Scene {
     }
 }
 
-/// Any of them: what there may be, and what can't be.
+/// Any objects, possible and impossible.
 pub(super) fn scenes() -> impl Strategy<Value = Scene> {
     (true_scenes(), paging(), prop::collection::vec((0usize..60, fault()), 0..3)).prop_flat_map(
         |(scene, paging, faults)| {
@@ -53,7 +52,7 @@ pub(super) fn scenes() -> impl Strategy<Value = Scene> {
     )
 }
 
-/// Those where AWS is as it is documented, whatever there is.
+/// Objects that AWS may have by its documentation.
 pub(super) fn true_scenes() -> impl Strategy<Value = Scene> {
     let all = (classes(), prop::collection::vec(unit(), 0..4), load_balancer(), prop::collection::vec(limit(), 0..3));
     all.prop_map(|(settings, units, load_balancer, limits)| {
@@ -75,7 +74,7 @@ fn classes() -> impl Strategy<Value = Settings> {
     })
 }
 
-/// What there is about one port number.
+/// The objects of one port number.
 #[derive(Debug, Clone)]
 struct Unit {
     port: Value,
@@ -86,13 +85,13 @@ struct Unit {
     wanted: Option<(Protocol, u8, Vec<u8>)>,
 }
 
-/// `None`: nothing is told of them.
+/// `None`: AWS does not return them.
 type Tags = Option<Value>;
 
 #[derive(Debug, Clone)]
 enum Forwards {
     Own,
-    /// To these, which may not be there
+    /// To these, which may not exist
     To(Vec<usize>),
     InConfig(Vec<usize>),
     InBoth,
@@ -106,7 +105,7 @@ enum GroupName {
     Other,
 }
 
-/// Which load balancer uses it.
+/// The load balancer that uses it.
 #[derive(Debug, Clone, Copy)]
 enum On {
     This,
@@ -166,7 +165,7 @@ fn target() -> impl Strategy<Value = Value> {
         .prop_map(|(id, port, state)| json!({"Target": {"Id": id, "Port": port}, "TargetHealth": {"State": state}}))
 }
 
-/// Ours, of another cluster's or load balancer's, and what looks like ours.
+/// Ours, of another cluster or load balancer, and similar ones.
 fn tags() -> impl Strategy<Value = Tags> {
     let whole = |claim: u8| [json!("team"), json!(format!("claim-{claim}")), json!("")];
     let name = || lb_name().to_string();
@@ -265,7 +264,7 @@ impl Unit {
         Some(ListenerKey { port, protocol })
     }
 
-    /// What is wanted of it: of its number, if it has one.
+    /// The desired listener of its number, if it has one.
     fn wanted(&self, at: usize) -> Option<(ListenerKey, Listener)> {
         let (protocol, claim, hosts) = self.wanted.as_ref()?;
         let other = u16::try_from(20000 + at).unwrap().try_into().unwrap();
@@ -350,12 +349,12 @@ fn world(settings: &Settings, units: &[Unit], load_balancer: Option<(Tags, Value
     })
 }
 
-/// Whether all that makes something ours is told of it.
+/// Whether an object has all tags that make it ours.
 pub(super) fn is_ours(world: &Value, arn: &str) -> bool {
     tells(world, arn, &[("sharedlb.dev/cluster", "cluster"), ("sharedlb.dev/load-balancer", lb_name().as_str())])
 }
 
-/// Whether it is told to have all these tags.
+/// Whether AWS returns all these tags for it.
 pub(super) fn tells(world: &Value, arn: &str, tags: &[(&str, &str)]) -> bool {
     list(world, "DescribeTags", "TagDescriptions")
         .filter(|of| of["ResourceArn"].is_string() && text(&of["ResourceArn"]) == arn)
@@ -366,7 +365,7 @@ pub(super) fn tells(world: &Value, arn: &str, tags: &[(&str, &str)]) -> bool {
         })
 }
 
-/// The target groups to which listeners of others forward.
+/// The target groups that foreign listeners forward to.
 pub(super) fn used_by_others(world: &Value) -> BTreeSet<String> {
     let others =
         list(world, "DescribeListeners", "Listeners").filter(|found| !is_ours(world, &text(&found["ListenerArn"])));

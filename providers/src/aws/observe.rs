@@ -1,9 +1,9 @@
-//! Looking: what there is at AWS, in as few calls as its API allows.
+//! Observes a load balancer, in as few calls as AWS' API allows.
 //!
-//! For a load balancer of n listeners: itself, its attributes, its listeners, the
-//! target groups of the account (400 in a call; only so are those found that no
-//! listener uses any more), the tags of all of these (20 in a call), and the
-//! targets of each target group (a call for each). 58 calls for 50 listeners.
+//! The calls are for the load balancer, its attributes, its listeners, the target groups of
+//! the account (400 in a call; this also finds orphaned ones), the tags of all of these (20
+//! in a call), and the targets of each target group (a call for each): 58 calls for 50
+//! listeners.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -26,43 +26,43 @@ use super::settings::Settings;
 use crate::Error;
 use crate::model::{FrontPort, LbName, Protocol, Transport};
 
-/// Calls under way at once for one load balancer.
+/// The most concurrent calls for one load balancer.
 const AT_ONCE: usize = 8;
 
-/// What was seen.
+/// An observed load balancer.
 pub(super) struct Seen {
     pub(super) known: Known,
-    /// Whether the load balancer bears our tags, if there is one
+    /// Whether the load balancer has our tags, if it exists
     pub(super) is_ours: bool,
 }
 
-/// A look at one load balancer.
-pub(super) struct Look<'a> {
+/// An observation of one load balancer.
+pub(super) struct Observation<'a> {
     pub(super) region: &'a Region,
     pub(super) settings: &'a Settings,
     pub(super) name: &'a LbName,
-    /// Its place among all looks of the region
+    /// Its place among all observations of the region
     pub(super) place: u64,
 }
 
-impl Look<'_> {
-    /// All that there is of it.
+impl Observation<'_> {
+    /// Reads all of it.
     ///
     /// # Errors
-    /// When it could not be asked, when what has its name is not ours, or when the
-    /// one that was to be adopted does not exist.
+    /// When it could not be read, when a foreign load balancer has its name, or when the one
+    /// to be adopted does not exist.
     pub(super) async fn all(&self) -> Result<Known, Error> {
         let seen = self.see(true).await?;
         match &self.settings.load_balancer_arn {
-            Some(arn) if seen.known.nlb.is_none() => {
-                Err(Error::refused(format!("load balancer {arn} does not exist: make it, or a class for another one")))
-            }
+            Some(arn) if seen.known.nlb.is_none() => Err(Error::refused(format!(
+                "load balancer {arn} does not exist: create it, or create a class for another one"
+            ))),
             None if !seen.is_ours => Err(self.not_ours()),
             _ => Ok(seen.known),
         }
     }
 
-    /// The same, whosoever it is; its targets only if they matter.
+    /// The same, also if it is foreign; targets are read only if they are needed.
     pub(super) async fn see(&self, with_targets: bool) -> Result<Seen, Error> {
         let found = self.load_balancer().await?;
         let sorted = self.sort(found.as_ref(), with_targets).await;
@@ -71,7 +71,7 @@ impl Look<'_> {
 
     async fn sort(&self, found: Option<&LoadBalancer>, with_targets: bool) -> Result<Seen, Failure> {
         let arn = found.and_then(|found| found.load_balancer_arn.clone()).unwrap_or_default();
-        let mut known = Known { looked: Some(Instant::now()), ..Known::default() };
+        let mut known = Known { observed_at: Some(Instant::now()), ..Known::default() };
         let groups = self.groups(found.is_some().then_some(&*arn)).await?;
         let (mut listeners, mut attributes) = (Vec::new(), BTreeMap::new());
         if found.is_some() {
@@ -90,14 +90,14 @@ impl Look<'_> {
         Ok(Seen { known, is_ours })
     }
 
-    /// The load balancer itself, if there is one by our name, or the adopted one.
+    /// The load balancer itself, by our name, or the adopted one.
     async fn load_balancer(&self) -> Result<Option<LoadBalancer>, Error> {
         let request = self.region.client().await.describe_load_balancers();
         let request = match &self.settings.load_balancer_arn {
             Some(arn) => request.load_balancer_arns(arn),
             None => request.names(self.name.as_str()),
         };
-        // The first call of a look, and the only one for who asks for readiness.
+        // The first call of an observation, and the only one for its readiness.
         let mut turn = Turn { urgency: Urgency::Finish, place: None, ..self.turn() };
         match self.region.call("DescribeLoadBalancers", &mut turn, || request.clone().send()).await {
             Ok(reply) => Ok(reply.load_balancers.unwrap_or_default().into_iter().find(|found| self.is_meant(found))),
@@ -113,13 +113,12 @@ impl Look<'_> {
         }
     }
 
-    /// Whether it serves by now: one call, for while it is being set up.
+    /// Whether it serves by now, in one call, for use while it is provisioned.
     pub(super) async fn readiness(&self) -> Result<Option<Option<String>>, Error> {
         Ok(self.load_balancer().await?.map(|found| not_ready(&found)))
     }
 
-    /// Our target groups by their names, and those that strangers have on this
-    /// load balancer.
+    /// Our target groups by their names, and foreign ones on this load balancer.
     async fn groups(&self, on: Option<&str>) -> Result<Vec<TargetGroup>, Failure> {
         let request = self.region.client().await.describe_target_groups().page_size(PAGE);
         let concerns = |group: &TargetGroup| {
@@ -156,8 +155,7 @@ impl Look<'_> {
         Ok(attributes.filter_map(|attribute| Some((attribute.key?, attribute.value?))).collect())
     }
 
-    /// The account's quotas, asked for once; the documented ones if that is not
-    /// permitted.
+    /// The account's quotas, which are read once; the documented ones if that is not permitted.
     async fn limits(&self) -> Result<Limits, Failure> {
         let mut kept = self.region.limits.lock().await;
         if let Some(limits) = *kept {
@@ -204,13 +202,13 @@ impl Look<'_> {
         let request = self.region.client().await.describe_target_health().target_group_arn(arn);
         let reply = self.region.call("DescribeTargetHealth", &mut self.turn(), || request.clone().send()).await?;
         let all = reply.target_health_descriptions.unwrap_or_default();
-        // What drains was deregistered already.
+        // A draining target was deregistered already.
         let drains = |state: &TargetHealthStateEnum| *state == TargetHealthStateEnum::Draining;
         let stays = all.iter().filter(|of| !of.target_health().and_then(|health| health.state()).is_some_and(drains));
         Ok(stays.filter_map(|of| Target::from_aws(of.target()?)).collect())
     }
 
-    /// Ours by port; what is left are strangers'.
+    /// Takes our listeners out, by port; the others are foreign.
     fn sort_listeners(&self, known: &mut Known, listeners: Vec<Listener>, tags: &mut BTreeMap<String, Tags>) {
         for listener in listeners {
             let port = listener.port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
@@ -227,8 +225,8 @@ impl Look<'_> {
         }
     }
 
-    /// Ours by port, with their targets; of strangers' target groups on this load
-    /// balancer, how many targets they have.
+    /// Our target groups by port, with their targets; and the number of targets of foreign
+    /// target groups on this load balancer.
     async fn sort_groups(
         &self,
         known: &mut Known,
@@ -278,20 +276,20 @@ impl Look<'_> {
         ))
     }
 
-    /// Something that went while it was looked at is a conflict, which passes.
+    /// An object that was deleted during the observation is a conflict, which passes.
     fn error(&self, failure: Failure) -> Error {
         failure.error(&self.region.name)
     }
 
-    /// One look after the other: at a start, the first load balancer is seen long
-    /// before the last.
+    /// Observations are made one after the other, so that at start the first load balancer is
+    /// observed long before the last.
     fn turn(&self) -> Turn {
         Turn { of: self.name.clone(), urgency: Urgency::Alter, begin_by: None, place: Some(self.place) }
     }
 }
 
-/// All that a listing has, page by page. `page` returns what is on the one at this
-/// marker, and the marker of the next.
+/// Reads a list page by page. `page` returns the items of the page at this marker, and the
+/// marker of the next page.
 async fn all_pages<T, F>(action: &'static str, page: impl Fn(Option<String>) -> F) -> Result<Vec<T>, Failure>
 where
     F: Future<Output = Result<(Vec<T>, Option<String>), Failure>>,
@@ -308,7 +306,7 @@ where
     Err(Failure::endless(action))
 }
 
-/// Without those that were on two pages, since others came or went in between.
+/// Without items that were on two pages, since items were added or removed in between.
 fn each_once<T>(mut all: Vec<T>, arn: impl Fn(&T) -> Option<&str>) -> Vec<T> {
     let mut before = BTreeSet::new();
     all.retain(|one| arn(one).is_none_or(|arn| before.insert(arn.to_owned())));
@@ -324,8 +322,7 @@ fn groups_of(listener: &Listener) -> BTreeSet<String> {
     groups.map(str::to_owned).collect()
 }
 
-/// The only target group that a listener forwards to; `None` if it does anything
-/// else.
+/// The only target group that a listener forwards to; `None`: it has other actions.
 fn forwards_to(listener: &Listener) -> Option<String> {
     let mut groups = groups_of(listener);
     let only = listener.default_actions().len() == 1 && groups.len() == 1;
@@ -355,7 +352,7 @@ impl Foreign {
     }
 }
 
-/// The load balancer as it was described, or as the call that made it answered.
+/// The load balancer, from its description or from the answer of the call that created it.
 pub(super) fn nlb(found: &LoadBalancer, tags: Tags, mut attributes: BTreeMap<String, String>) -> Nlb {
     attributes.entry(CROSS_ZONE.to_owned()).or_insert_with(|| "false".to_owned());
     Nlb {
@@ -369,7 +366,7 @@ pub(super) fn nlb(found: &LoadBalancer, tags: Tags, mut attributes: BTreeMap<Str
     }
 }
 
-/// What a status takes for one: the API server refuses any other.
+/// Whether it is a host name that the API server accepts in a status.
 fn is_dns_name(name: &str) -> bool {
     let fits = (1..=253).contains(&name.len());
     fits && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
@@ -380,10 +377,10 @@ fn not_ready(found: &LoadBalancer) -> Option<String> {
     let reason = state.reason().map(|reason| format!(": {}", brief(reason))).unwrap_or_default();
     match state.code()? {
         LoadBalancerStateEnum::Provisioning => {
-            Some(format!("AWS is setting the load balancer up, which takes a few minutes{reason}"))
+            Some(format!("AWS is provisioning the load balancer, which takes a few minutes{reason}"))
         }
         LoadBalancerStateEnum::Failed => {
-            Some(format!("AWS could not set the load balancer up{reason}: delete it, and it is made anew"))
+            Some(format!("AWS could not provision the load balancer{reason}: delete it, and it is recreated"))
         }
         _ => None,
     }
