@@ -1,4 +1,4 @@
-//! `SharedLBClass`: what an administrator offers, and how much of it is used.
+//! `SharedLBClass`: the load balancers that an administrator offers, and their usage.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::port::{PortRange, Protocol};
 use crate::provider::{Provider, ProviderSchema};
 
-/// What is offered: which load balancers, which ports of them, and to whom.
-/// Ranges, limits, quotas and namespaces bind new ports only: narrowing them
-/// takes no port from anybody.
+/// Which load balancers there are, which of their ports claims can get, and in
+/// which namespaces. Ranges, limits, quotas and namespaces apply to new ports
+/// only: narrowing them takes no port from a claim.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sharedlb.dev",
@@ -59,50 +59,49 @@ use crate::provider::{Provider, ProviderSchema};
     )
 )]
 pub struct SharedLBClassSpec {
-    /// What the load balancers are. Exactly one kind is given, and it cannot
+    /// The provider of the load balancers. Exactly one is given, and it cannot
     /// be changed.
     #[schemars(with = "ProviderSchema")]
     pub provider: Provider,
-    /// Which ports of the load balancers are given out.
+    /// Which ports of the load balancers claims can get.
     #[serde(default)]
     pub ports: PortRanges,
     /// How many load balancers the class has.
     #[serde(default)]
     pub load_balancers: LoadBalancerLimits,
     /// The IP addresses of the load balancers, one for each, for providers
-    /// that need them given.
+    /// that do not assign them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<AddressRange>,
-    /// What the load balancers send traffic to: Pod, their own addresses, or
-    /// Node, a port of every node, from which kube-proxy passes it on to the
-    /// pods of all nodes. Left out: what the provider does best. With Node,
-    /// `endpoints` has no effect on what kube-proxy does.
+    /// The targets of the load balancers: Pod, the addresses of pods, or Node,
+    /// a port of every node, from which kube-proxy passes traffic on to the
+    /// pods of all nodes. Default: Pod, if the provider can. With Node,
+    /// `endpoints` does not apply to kube-proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TargetKind")]
     pub targets: Option<TargetKind>,
     /// Which endpoints of a Service get traffic: Pods, those that Kubernetes
     /// finds by the Service's selector, which are pods of its namespace; or
-    /// Any, also those that somebody wrote by hand. Default: Pods. With Any,
-    /// whoever may write EndpointSlices in a namespace can lead traffic to
-    /// whatever the load balancers reach: pods of other namespaces, nodes, the
-    /// API server.
+    /// Any, also those that were written by hand. Default: Pods. With Any,
+    /// users who may write EndpointSlices in a namespace can send traffic to
+    /// any address that the load balancers reach: pods of other namespaces,
+    /// nodes, the API server.
     #[serde(default)]
     pub endpoints: Endpoints,
     /// The namespaces whose claims may use the class. Default: all.
     #[serde(default)]
     pub allowed_namespaces: AllowedNamespaces,
     /// How many ports the claims of one namespace may hold together, 1 to
-    /// 1000000. A TCP_UDP port counts once. Together with the ports that they
-    /// gave back and that still rest, they may take up twice as many. Default:
-    /// 100.
+    /// 1000000. A TCP_UDP port counts once. Together with released ports that
+    /// cool down, they may be twice as many. Default: 100.
     #[serde(default = "default_ports_per_namespace")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub ports_per_namespace: u32,
-    /// For how many seconds a port that was given back goes to nobody else
-    /// than the claim of the same namespace and name, 0 to 86400 (a day).
-    /// Default: 300.
+    /// The cool-down of a released port in seconds, 0 to 86400 (a day): until
+    /// then, only a claim of the same namespace and name can get it. Default:
+    /// 300.
     #[serde(default = "default_reclaim_delay_seconds")]
     #[schemars(range(min = 0, max = 86_400))]
     pub reclaim_delay_seconds: u32,
@@ -132,18 +131,18 @@ fn default_reclaim_delay_seconds() -> u32 {
     300
 }
 
-/// The ports that a class gives out.
+/// The ports that claims can get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortRanges {
-    /// The ports that are handed out when none is asked for by number, 1 to
-    /// 16 ranges. Default: 20000 to 29999.
+    /// The ports that are assigned to claims that request no number, 1 to 16
+    /// ranges. Default: 20000 to 29999.
     #[serde(default = "default_dynamic")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub dynamic: Vec<PortRange>,
-    /// The ports that may be asked for by number, 1 to 16 ranges. What the
-    /// provider keeps for itself may never be. Default: 1 to 65535.
+    /// The ports that claims may request by number, 1 to 16 ranges, except for
+    /// those that the provider reserves. Default: 1 to 65535.
     #[serde(default = "default_requestable")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -173,22 +172,22 @@ fn default_requestable() -> Vec<PortRange> {
     validation = ("self.min <= self.max", "min must not be above max: raise max, or lower min")
 )]
 pub struct LoadBalancerLimits {
-    /// How many there always are, even without claims, 0 to 1000. Default: 1.
+    /// The least number, even without claims, 0 to 1000. Default: 1.
     #[serde(default = "default_min")]
     #[schemars(range(min = 0, max = 1000))]
     pub min: u32,
-    /// How many there may be, 1 to 1000. Default: 10.
+    /// The greatest number, 1 to 1000. Default: 10.
     #[serde(default = "default_max")]
     #[schemars(range(min = 1, max = 1000))]
     pub max: u32,
     /// How many listeners one of them may have, 1 to 1000. A TCP_UDP port is
-    /// two listeners, unless the provider has one that does both. Left out:
-    /// as many as the provider can.
+    /// two listeners, unless the provider has one listener for both. Default:
+    /// the limit of the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub listeners_per_load_balancer: Option<u32>,
-    /// For how many seconds a load balancer beyond `min` is kept after its
-    /// last port was given back, 0 to 2592000 (30 days). Default: 3600.
+    /// How many seconds a load balancer beyond `min` is kept after its last
+    /// port was released, 0 to 2592000 (30 days). Default: 3600.
     #[serde(default = "default_empty_delay_seconds")]
     #[schemars(range(min = 0, max = 2_592_000))]
     pub empty_delay_seconds: u32,
@@ -217,8 +216,8 @@ fn default_empty_delay_seconds() -> u32 {
     3600
 }
 
-/// A range of IP addresses, both ends included. That `min` is not above `max`
-/// is for the controller to check: CEL has no order of addresses.
+/// A range of IP addresses, both ends included. The controller checks that
+/// `min` is not above `max`: CEL has no order of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = (
@@ -239,10 +238,10 @@ pub struct AddressRange {
     pub max: IpAddr,
 }
 
-/// What load balancers send traffic to.
+/// The targets of load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TargetKind {
-    /// The pods' own addresses.
+    /// The addresses of pods.
     Pod,
     /// A port of every node, from which kube-proxy passes it on.
     Node,
@@ -254,7 +253,7 @@ pub enum Endpoints {
     /// The pods that Kubernetes finds by the Service's selector.
     #[default]
     Pods,
-    /// Also what somebody wrote by hand.
+    /// Also endpoints that were written by hand.
     Any,
 }
 
@@ -287,16 +286,16 @@ pub enum AllowedNamespacesFrom {
     Selector,
 }
 
-/// What there is of the class, and how much of it is used. Written by the
-/// controller alone.
+/// The load balancers of the class, and their usage. Written by the controller
+/// alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SharedLBClassStatus {
     /// The kind of provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// How many load balancers of how many there are, and their listeners, in
-    /// a line.
+    /// The numbers of load balancers and listeners, each with its limit, in a
+    /// line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
     /// The load balancers.
@@ -306,7 +305,8 @@ pub struct SharedLBClassStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Accepted: the spec can be carried out. Ready: the load balancers work.
+    /// Accepted: the spec can be carried out. Ready: every load balancer is as
+    /// planned and has an address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -325,19 +325,19 @@ pub struct LoadBalancerStatus {
     /// How many listeners it has for claims.
     #[serde(default)]
     pub listeners: u32,
-    /// How many targets those have together, where that is limited: one that
-    /// is behind two listeners counts twice.
+    /// How many targets those have together, if that is limited: a backend of
+    /// two listeners counts twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
-    /// How much it can take.
+    /// Its capacity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
-    /// The ports that listeners of somebody else hold on it, like 22/TCP.
+    /// The ports of foreign listeners on it, like 22/TCP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub foreign_ports: Vec<String>,
-    /// The ports that were given back, and go to nobody else until they are
-    /// closed and the class's `reclaimDelaySeconds` are over.
+    /// The released ports, which no other claim gets until they are closed and
+    /// the class's `reclaimDelaySeconds` are over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub released: Vec<ReleasedPort>,
@@ -350,19 +350,19 @@ pub struct LoadBalancerStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// How much a load balancer can take.
+/// The capacity of a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
     /// How many listeners it can have.
     #[serde(default)]
     pub listeners: u32,
-    /// How many targets it can have, where that is limited.
+    /// How many targets it can have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
 }
 
-/// A port that was given back.
+/// A released port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleasedPort {
@@ -371,11 +371,11 @@ pub struct ReleasedPort {
     /// TCP, UDP or TCP_UDP.
     #[serde(default)]
     pub protocol: Protocol,
-    /// The claim that had it: its namespace, a slash, and its name. It alone
-    /// may have the port again while it rests.
+    /// The claim that had it: its namespace, a slash, and its name. Only this
+    /// claim can get the port during the cool-down.
     #[serde(default)]
     pub claim: String,
-    /// When it was given back.
+    /// When it was released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
 }

@@ -1,10 +1,8 @@
-//! The types and reasons of conditions: the words in which a verdict reaches
-//! the user.
+//! The types and reasons of conditions.
 
 use std::fmt;
 
-/// Declares an enum whose names are its values in the API, so that a name is
-/// written down once.
+/// Declares an enum whose names are its values in the API.
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident,)* }) => {
         $(#[$doc])*
@@ -44,36 +42,36 @@ names! {
 names! {
     /// The reason of a condition.
     Reason {
-        /// Somebody else holds the port that was asked for.
+        /// The requested port is held by another claim, cools down, or has a foreign listener.
         PortTaken,
-        /// The class does not let this port be asked for.
+        /// The class does not allow requests for this port.
         PortNotAllowed,
         /// No port, listener or load balancer is left in the class.
         PoolExhausted,
-        /// The namespace has as many ports as the class lets it have.
+        /// The namespace has as many ports as the class allows.
         QuotaExceeded,
-        /// The class may not be used from this namespace.
+        /// The class may not be used in this namespace.
         NotPermitted,
-        /// The provider of the class cannot do what was asked for.
+        /// The provider of the class cannot carry out the spec.
         Unsupported,
-        /// No load balancer of the class has the address that was asked for.
+        /// No load balancer of the class has the requested address.
         AddressUnknown,
         /// The SharedLB that a source would create exists: it belongs to another
         /// owner, or is being deleted and kept by a finalizer.
         NameTaken,
-        /// The API server does not take the SharedLB of a source.
+        /// The API server rejects the SharedLB of a source.
         Rejected,
         /// The class does not exist.
         NoClass,
         /// No class was named, and none is the default.
         NoDefaultClass,
         /// The provider refuses, or a limit that all load balancers share is used
-        /// up. Trying again does not help before that is changed.
+        /// up. A retry does not help before that is changed.
         ProviderRefused,
-        /// A listener that is not ours holds the port on the load balancer.
+        /// A foreign listener has the port on the load balancer.
         PortInUse,
-        /// Somebody else used the room (listeners, targets) that there was on
-        /// the load balancer.
+        /// The capacity of the load balancer (listeners, targets) is used up, by
+        /// foreign listeners or by more targets than were known.
         NoRoom,
         /// Why [`ConditionType::Programmed`] is true although traffic does not
         /// go to all backends: there are more than the load balancer can take.
@@ -81,17 +79,17 @@ names! {
         /// Why [`ConditionType::Ready`] is true although one of the load balancer's
         /// addresses leads to no backend: there is none of its IP family.
         AddressWithoutBackends,
-        /// The load balancer has had no address for longer than that should take.
+        /// The load balancer has had no address for too long.
         AddressNotAssigned,
-        /// A load balancer that was there is not any more. Of an Event only.
+        /// A load balancer was deleted by another client. Of an Event only.
         LoadBalancerGone,
-        /// The provider wants fewer requests; it is asked again later.
+        /// The provider throttles requests, which are repeated later.
         Throttled,
-        /// The provider does not answer; it is asked again later.
+        /// The provider does not answer; requests are repeated later.
         Unreachable,
-        /// It is not done yet.
+        /// In progress.
         Pending,
-        /// No backend is ready to take traffic.
+        /// No backend takes traffic.
         NoBackends,
         /// Why [`ConditionType::Allocated`] is true.
         Allocated,

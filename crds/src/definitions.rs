@@ -16,33 +16,32 @@ const HEADER: &str = "\
 pub fn crds() -> Vec<CustomResourceDefinition> {
     [SharedLB::crd(), SharedLBClass::crd()]
         .into_iter()
-        .map(|crd| serde_json::from_value(tidied(&crd)).expect("a tidied definition still is one"))
+        .map(|crd| serde_json::from_value(cleaned(&crd)).expect("a cleaned definition is valid"))
         .collect()
 }
 
-/// The same as files, each with its name. Two runs give the same bytes.
+/// The same as files, each with its name. The output is deterministic.
 pub fn yaml() -> Vec<(String, String)> {
     [SharedLB::crd(), SharedLBClass::crd()]
         .into_iter()
         .map(|crd| {
-            let body = serde_saphyr::to_string(&tidied(&crd)).expect("any JSON can be YAML");
+            let body = serde_saphyr::to_string(&cleaned(&crd)).expect("any JSON can be YAML");
             (format!("{}.yaml", crd.spec.names.plural), format!("{HEADER}{body}"))
         })
         .collect()
 }
 
-/// The definition as one would write it by hand.
-fn tidied(crd: &CustomResourceDefinition) -> Value {
+/// The definition as it would be written by hand.
+fn cleaned(crd: &CustomResourceDefinition) -> Value {
     let mut value = serde_json::to_value(crd).expect("a definition is plain data");
-    tidy(&mut value);
+    clean(&mut value);
     value
 }
 
-/// Removes what the derivation of schemas adds and Kubernetes does not want:
-/// `nullable`, since a field that is left out is left out (and CEL's `has` is
-/// true of a null); formats that the API server does not know and warns about;
-/// and the fractions of limits.
-fn tidy(value: &mut Value) {
+/// Removes parts of a derived schema that Kubernetes does not need: `nullable`, since absent
+/// fields are left out (and CEL's `has` is true for a null); formats that the API server
+/// does not know and warns about; and the fractions of limits.
+fn clean(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|key, value| match (key.as_str(), value) {
@@ -52,9 +51,9 @@ fn tidy(value: &mut Value) {
                 }
                 _ => true,
             });
-            fields.values_mut().for_each(tidy);
+            fields.values_mut().for_each(clean);
         }
-        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Array(items) => items.iter_mut().for_each(clean),
         Value::Number(number) => {
             if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0) {
                 *number = Number::from(whole as i64);

@@ -1,10 +1,9 @@
 //! The Kubernetes API of SharedLB, group `sharedlb.dev`, version `v1alpha1`.
 //!
-//! [`SharedLB`] is what a team asks for, a *claim*; [`SharedLBClass`] is what
-//! the administrator offers. The doc comments of the types are also what
-//! `kubectl explain` prints, so they are written for the people who fill the
-//! fields in. Rules across fields are CEL in the generated definitions: there
-//! is no webhook to run, and the same rules are tested here without a server.
+//! A team writes a [`SharedLB`], a *claim*; an administrator writes a [`SharedLBClass`].
+//! `kubectl explain` prints the doc comments of the types, so they are written for the
+//! authors of these objects. Rules across fields are CEL in the generated definitions:
+//! there is no webhook to run, and the rules are tested here without a server.
 
 // `KubeSchema` copies each struct, `pub` and all, into a function.
 #![allow(unreachable_pub)]
@@ -48,43 +47,43 @@ pub const CLASS_FINALIZER: &str = "sharedlb.dev/in-use";
 /// The annotation that makes a class the default one, with the value `true`.
 pub const DEFAULT_CLASS_ANNOTATION: &str = "sharedlb.dev/is-default-class";
 
-/// The label that names the claim for which an object was made.
+/// The label that names the claim for which an object was created.
 pub const CLAIM_LABEL: &str = "sharedlb.dev/claim";
 
-/// The label that names the class for which an object was made.
+/// The label that names the class for which an object was created.
 pub const CLASS_LABEL: &str = "sharedlb.dev/class";
 
 /// The label that names the load balancer to which an object belongs.
 pub const LOAD_BALANCER_LABEL: &str = "sharedlb.dev/load-balancer";
 
-/// The label that says which cluster an object was made for.
+/// The label with the id of the cluster for which an object was created.
 pub const CLUSTER_ID_LABEL: &str = "sharedlb.dev/cluster-id";
 
-/// The label of a claim that SharedLB keeps for another object: of what kind
-/// that is, `service` or `configmap`.
+/// The label of a claim that a source keeps for another object, with the kind of that:
+/// `service` or `configmap`.
 pub const SOURCE_LABEL: &str = "sharedlb.dev/source";
 
-/// The annotation of an object by which SharedLB remembers that it keeps a
-/// claim for it, with the claim's name.
+/// The annotation of an object for which a source keeps a claim, with the claim's name.
 pub const CLAIM_ANNOTATION: &str = "sharedlb.dev/claim";
 
-/// What the `loadBalancerClass` of a Service begins with that is to share the
-/// load balancers of a class: the name of the class follows.
+/// The prefix of the `loadBalancerClass` of a Service that shares the load balancers of a
+/// class: the name of the class follows.
 pub const SERVICE_CLASS_PREFIX: &str = "sharedlb.dev/";
 
 /// The annotation that names the class for a Service without a
 /// `loadBalancerClass`.
 pub const CLASS_ANNOTATION: &str = "sharedlb.dev/class";
 
-/// The annotation of a Service with the value `true` whose ports are to be
-/// assigned instead of asked for by number.
+/// The annotation of a Service whose ports are assigned instead of requested by number, with
+/// the value `true`.
 pub const ASSIGN_PORTS_ANNOTATION: &str = "sharedlb.dev/assign-ports";
 
-/// The annotation of a Service that insists on the load balancer with this
-/// address.
+/// The annotation of a Service that requests the load balancer with this address.
 pub const ADDRESS_ANNOTATION: &str = "sharedlb.dev/address";
 
-/// The label that marks every object that SharedLB makes.
+/// The label of the Services and EndpointSlices that SharedLB creates: load balancers of
+/// the provider `service`, and companion Services. A SharedLB that a source creates has
+/// [`SOURCE_LABEL`] instead.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 
 /// The value of [`MANAGED_BY_LABEL`].

@@ -1,4 +1,4 @@
-//! Ports and protocols, as both kinds of objects use them.
+//! Ports and protocols.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a port of a claim carries.
+/// The protocol of a port of a claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// TCP alone.
@@ -48,7 +48,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What one listener of a load balancer carries.
+/// A transport protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Transport {
     /// TCP.

@@ -1,4 +1,4 @@
-//! `SharedLB`: what a team asks for, and what it was given.
+//! `SharedLB`: the ports that a team requests, and those that it gets.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::port::{Protocol, Transport};
 
-/// What is asked for: ports on a shared load balancer, and the pods that
-/// their traffic goes to. All ports of one SharedLB lie on one load balancer,
-/// so they have one address.
+/// The requested ports on a shared load balancer, and the pods that their
+/// traffic goes to. All ports of one SharedLB are on one load balancer, so
+/// they have one address.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sharedlb.dev",
@@ -24,8 +24,8 @@ use crate::port::{Protocol, Transport};
     shortname = "slb",
     status = "SharedLBStatus",
     derive = "PartialEq",
-    doc = "A SharedLB asks for ports on a load balancer that many workloads share. \
-           Create one, and read the address and the ports it was given from its status.",
+    doc = "A SharedLB requests ports on a load balancer that many workloads share. \
+           Create one, and read its address and ports from its status.",
     printcolumn(name = "Class", type_ = "string", json_path = ".status.className"),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.address"),
     printcolumn(name = "Ports", type_ = "string", json_path = ".status.summary"),
@@ -56,9 +56,9 @@ use crate::port::{Protocol, Transport};
     )
 )]
 pub struct SharedLBSpec {
-    /// The SharedLBClass to take the ports from. Left out: the class that is
-    /// annotated `sharedlb.dev/is-default-class: "true"` (the newest, if
-    /// there are several). Cannot be changed.
+    /// The SharedLBClass of the ports. Default: the class that is annotated
+    /// `sharedlb.dev/is-default-class: "true"` (the newest, if there are
+    /// several). Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = (
@@ -88,8 +88,8 @@ pub struct SharedLBSpec {
         "must be the name of a Service: lower-case letters, digits and '-', with a letter or digit at both ends",
     ))]
     pub service_name: Option<String>,
-    /// Insists on the load balancer of the class that has this IP address or
-    /// host name. Left out: any of them.
+    /// Requests the load balancer of the class with this IP address or host
+    /// name. Default: any of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = (
@@ -112,7 +112,7 @@ pub struct SharedLBSpec {
     pub ports: Vec<SharedLBPort>,
 }
 
-/// One port that is asked for.
+/// One requested port.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -123,10 +123,10 @@ pub struct SharedLBSpec {
 )]
 pub struct SharedLBPort {
     /// The name of the port, unique in this SharedLB: a DNS label of at most
-    /// 59 characters. May be left out if there is just one port. A port that is
+    /// 59 characters. May be left out if there is only one port. A port that is
     /// renamed or reordered keeps its number: it is recognised by its name, then
-    /// by the number that it asks for, then by its targetPort and protocol, then by
-    /// its place in the list.
+    /// by its port, then by its targetPort and protocol, then by its place in the
+    /// list.
     #[serde(default)]
     #[schemars(length(max = 59))]
     #[x_kube(validation = (
@@ -137,17 +137,17 @@ pub struct SharedLBPort {
     /// TCP, UDP, or TCP_UDP for both on one port number. Default: TCP.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Insists on this port of the load balancer, 1 to 65535. Left out or 0:
-    /// one is assigned.
+    /// Requests this port of the load balancer, 1 to 65535. If left out or 0, a
+    /// port is assigned.
     #[serde(default, deserialize_with = "zero_is_none", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub port: Option<NonZeroU16>,
     /// The port of the pods, by number or name. With `serviceName`: the port
-    /// of that Service, by number or name. Left out: the same number as
-    /// `port`, which must be given then.
+    /// of that Service, by number or name. Default: the same number as `port`,
+    /// which must be given then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // A name is what equals itself as a string. CEL's type() says it plainer,
-    // but not every evaluator has it.
+    // A name equals itself as a string. CEL's type() would be clearer, but not every
+    // evaluator has it.
     #[schemars(extend("maxLength" = 63))]
     #[x_kube(validation = (
         "self == string(self) || (self >= 1 && self <= 65535)",
@@ -162,39 +162,39 @@ pub struct SharedLBPort {
 }
 
 impl SharedLBPort {
-    /// Where the traffic goes: `targetPort`, or else the same number as
-    /// `port`. None only in what the API server would have refused.
+    /// The target: `targetPort`, or else the same number as `port`. `None`: the API server
+    /// would have rejected the object.
     pub fn target(&self) -> Option<IntOrString> {
         self.target_port.clone().or_else(|| self.port.map(|port| IntOrString::Int(port.get().into())))
     }
 }
 
-/// Reads a port of which 0 means the same as none.
+/// Parses a port, of which 0 means none.
 fn zero_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU16>, D::Error> {
     Ok(Option::<u16>::deserialize(deserializer)?.and_then(NonZeroU16::new))
 }
 
-/// What was given. Written by the controller alone.
+/// The ports that the SharedLB has. Written by the controller alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SharedLBStatus {
-    /// The class that the ports were taken from. Once it is set, a change of
-    /// the default class makes no difference.
+    /// The class of the ports. Once it is set, a change of the default class
+    /// has no effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
     /// Which load balancer of the class the ports are on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer_index: Option<u32>,
-    /// The address to reach the ports at: an IP address or a host name.
+    /// The address of the load balancer: an IP address or a host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The ports and what they lead to, in a line.
+    /// The ports and their targets, in a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
-    /// Where the ports are reached, as in the status of a Service.
+    /// The addresses with the open ports, as in the status of a Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancerIngress>,
-    /// The ports that were given, by the names of the spec.
+    /// The ports, by the names of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub ports: Vec<PortStatus>,
@@ -202,14 +202,14 @@ pub struct SharedLBStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Allocated: every port has a number. Programmed: the load balancer
-    /// serves them all. Ready: both, and there is an address and at least one
-    /// pod to take the traffic.
+    /// serves every port. Ready: both, the load balancer has an address, and
+    /// every port has a backend that takes traffic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A port that was given.
+/// A port that the SharedLB has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortStatus {
@@ -225,13 +225,13 @@ pub struct PortStatus {
     /// renamed keeps its number by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<IntOrString>,
-    /// Whether the load balancer has ever served this port, or the one that it
-    /// continues. Such a port is never moved.
+    /// Whether this port, or the one that it continues, has ever been open on a
+    /// load balancer with an address. Such a port is never moved.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub opened: bool,
 }
 
-/// Where ports are reached, as in the status of a Service.
+/// The addresses of ports, as in the status of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerIngress {
@@ -252,9 +252,9 @@ pub struct Ingress {
     /// The host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// The ports that have been served at least once; a TCP_UDP port is two
-    /// entries. A port that has just been given is not here until the load
-    /// balancer has served it, and stays here even while it does not.
+    /// The ports that have been open; a TCP_UDP port is two entries. A new
+    /// port is listed once the load balancer has opened it, and stays listed
+    /// while the load balancer fails to serve it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub ports: Vec<IngressPort>,

@@ -11,11 +11,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The provider `aws`: Network Load Balancers that the controller makes, or one
-/// that is there already (`loadBalancerArn`).
+/// The provider `aws`: Network Load Balancers that the controller creates, or
+/// an existing one (`loadBalancerArn`).
 ///
-/// What a load balancer is made with is given here, since the controller asks
-/// EC2 for nothing.
+/// Subnets and security groups are given here, since the controller makes no
+/// calls to EC2.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -91,8 +91,7 @@ pub struct AwsProvider {
         "the region cannot be changed: make a new class, and move the claims to it",
     ))]
     pub region: String,
-    /// The VPC of the load balancers and of what they send traffic to. Cannot
-    /// be changed.
+    /// The VPC of the load balancers and their targets. Cannot be changed.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = (
         "self.matches('^vpc-[0-9a-f]{8,17}$')",
@@ -103,16 +102,16 @@ pub struct AwsProvider {
         "the VPC cannot be changed: make a new class, and move the claims to it",
     ))]
     pub vpc_id: String,
-    /// Whether clients on the Internet can reach the load balancers,
-    /// internet-facing, or just those in the VPC and what is connected to it,
-    /// internal. Left out: internet-facing, as with AWS. Cannot be changed.
+    /// Whether the load balancers are reachable from the Internet,
+    /// internet-facing, or only from the VPC and networks that are connected to
+    /// it, internal. Default: internet-facing, as with AWS. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AwsScheme")]
     pub scheme: Option<AwsScheme>,
     /// The subnets of the load balancers, one of each availability zone.
     /// Exactly one of `subnets` and `subnetMappings` is given. Cannot be
-    /// changed: AWS could add zones to a load balancer and take them off, but
-    /// then its addresses change under its clients.
+    /// changed: AWS could add zones to a load balancer and remove them, but
+    /// then its addresses would change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -122,17 +121,17 @@ pub struct AwsProvider {
     ))]
     #[schemars(extend("items" = { "type": "string", "maxLength": 32 }))]
     pub subnets: Vec<String>,
-    /// The subnets of the load balancer, each with the address that it is to
-    /// have there. An address is for one load balancer, so where any is given
+    /// The subnets of the load balancer, each with its address there. An
+    /// address is for one load balancer, so if any is given,
     /// `loadBalancers.max` is 1. Cannot be changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["subnetId".into()]))]
     pub subnet_mappings: Vec<AwsSubnetMapping>,
-    /// The security groups of the load balancers. Left out: they have none,
-    /// and none can be given to them later, as AWS has it. At most 16 (the VPC
-    /// user guide's quota of security groups for a network interface, after
-    /// it was raised; it is 5 before).
+    /// The security groups of the load balancers. Default: none; AWS does not
+    /// let a load balancer get any later. At most 16 (the VPC user guide's
+    /// maximum of the quota of security groups for a network interface, whose
+    /// default is 5).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -143,25 +142,24 @@ pub struct AwsProvider {
     #[schemars(extend("items" = { "type": "string", "maxLength": 32 }))]
     pub security_groups: Vec<String>,
     /// Whether the load balancers have IPv4 addresses, ipv4, or IPv6 addresses
-    /// as well, dualstack. Left out: ipv4, as with AWS. Cannot be changed.
+    /// as well, dualstack. Default: ipv4, as with AWS. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AwsIpAddressType")]
     pub ip_address_type: Option<AwsIpAddressType>,
-    /// The IP family of the addresses that targets are reached by, ipv4 or
-    /// ipv6; a target group has one. Pods without an address of it get no
-    /// traffic. Left out: ipv4, as with AWS. Cannot be changed.
+    /// The IP family of the addresses of targets, ipv4 or ipv6; a target group
+    /// has one. Pods without an address of this family get no traffic.
+    /// Default: ipv4, as with AWS. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AwsTargetGroupIpAddressType")]
     pub target_group_ip_address_type: Option<AwsTargetGroupIpAddressType>,
     /// Whether every zone of a load balancer sends traffic to the targets in
-    /// all zones. A load balancer takes fewer targets then: 500 in all instead
-    /// of 500 for each zone. Left out: false, as with AWS.
+    /// all zones. A load balancer takes fewer targets then: 500 in total
+    /// instead of 500 for each zone. Default: false, as with AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_zone: Option<bool>,
-    /// Adopts a Network Load Balancer that is there already: listeners of its
-    /// own are opened on it, and nothing else of it is changed; when the class
-    /// goes, it stays. `loadBalancers.max` is 1 then. Cannot be set, changed
-    /// or removed.
+    /// Adopts an existing Network Load Balancer: listeners are opened on it,
+    /// and nothing else of it is changed; when the class is deleted, it stays.
+    /// `loadBalancers.max` is 1 then. Cannot be set, changed or removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = (
@@ -181,10 +179,10 @@ pub struct AwsProvider {
         "load_balancing.cross_zone.enabled has a field of its own: crossZone",
     ))]
     pub attributes: BTreeMap<String, String>,
-    /// Tags for all that is made: load balancers, listeners and target groups.
-    /// At most 40: a resource can have 50 (Tag restrictions in the user guide),
-    /// and ten of them are kept for SharedLB's own and those that your
-    /// organisation adds. A value has at most 256 characters.
+    /// Tags of all objects that are created: load balancers, listeners and
+    /// target groups. At most 40: a resource can have 50 (Tag restrictions in
+    /// the user guide), and ten are left for SharedLB's own tags and those of
+    /// your organisation. A value has at most 256 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend(
         "maxProperties" = 40,
@@ -195,28 +193,28 @@ pub struct AwsProvider {
         "a tag's key has 1 to 128 characters, and begins neither with aws:, which AWS keeps for itself, nor with sharedlb.dev/",
     ))]
     pub tags: BTreeMap<String, String>,
-    /// How targets are checked. Left out: as AWS does by itself, by a TCP
-    /// connection to the port that takes the traffic.
+    /// The health check of targets. Default: that of AWS, a TCP connection to
+    /// the port that takes the traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AwsHealthCheck")]
     pub health_check: Option<AwsHealthCheck>,
-    /// For how many seconds connections to a target may go on after it was
-    /// removed, 0 to 3600. Left out: 300, as with AWS.
+    /// How many seconds connections to a deregistered target may last, 0 to
+    /// 3600. Default: 300, as with AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub deregistration_delay_seconds: Option<u32>,
-    /// Whether targets see the addresses of clients. Left out, as with AWS:
+    /// Whether targets see the addresses of clients. Default, as with AWS:
     /// with the targets Node always; with the targets Pod for UDP and TCP_UDP,
     /// where it can't be switched off, and not for TCP.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "preserveClientIP")]
     pub preserve_client_ip: Option<bool>,
-    /// Whether targets are told of clients by the proxy protocol, version 2,
-    /// which they must understand. Left out: false, as with AWS.
+    /// Whether targets get the addresses of clients by the proxy protocol,
+    /// version 2, which they must understand. Default: false, as with AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol_v2: Option<bool>,
 }
 
-/// A subnet of a load balancer, and the address that it is to have there.
+/// A subnet of a load balancer, and its address there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AwsSubnetMapping {
@@ -247,7 +245,7 @@ pub struct AwsSubnetMapping {
     pub ipv6_address: Option<Ipv6Addr>,
 }
 
-/// How targets are checked. What is left out is as AWS has it.
+/// The health check of targets. The defaults are those of AWS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -261,17 +259,17 @@ pub struct AwsSubnetMapping {
     )
 )]
 pub struct AwsHealthCheck {
-    /// TCP, HTTP or HTTPS. Left out: TCP.
+    /// TCP, HTTP or HTTPS. Default: TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AwsHealthCheckProtocol")]
     pub protocol: Option<AwsHealthCheckProtocol>,
-    /// The port of the targets, 1 to 65535. Left out: the one that takes the
-    /// traffic. A UDP port is checked by one of the other protocols, so a
-    /// target of it must listen on this port too.
+    /// The port of the targets, 1 to 65535. Default: the one that takes the
+    /// traffic. A UDP port is checked by one of the other protocols, so its
+    /// targets must listen on this port too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<NonZeroU16>,
-    /// The path that is asked for by HTTP or HTTPS. Left out: /.
+    /// The path of the request, for HTTP and HTTPS. Default: /.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = ("self.startsWith('/')", "must begin with a slash"))]
@@ -282,27 +280,27 @@ pub struct AwsHealthCheck {
     #[schemars(range(min = 5, max = 300))]
     pub interval_seconds: Option<u32>,
     /// After how many seconds without an answer a check has failed, 2 to 120.
-    /// Left out: 10, and 6 for HTTP.
+    /// Default: 10, and 6 for HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 120))]
     pub timeout_seconds: Option<u32>,
-    /// How many checks in a row make a target healthy, 2 to 10. Left out: 5.
+    /// How many checks in a row make a target healthy, 2 to 10. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 10))]
     pub healthy_threshold_count: Option<u32>,
-    /// How many failed checks in a row make it unhealthy, 2 to 10. Left out: 2.
+    /// How many failed checks in a row make it unhealthy, 2 to 10. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 10))]
     pub unhealthy_threshold_count: Option<u32>,
 }
 
-/// From where a load balancer is reached.
+/// From where a load balancer is reachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AwsScheme {
     /// From the Internet.
     InternetFacing,
-    /// From the VPC and what is connected to it.
+    /// From the VPC and networks that are connected to it.
     Internal,
 }
 
@@ -316,7 +314,7 @@ pub enum AwsIpAddressType {
     Dualstack,
 }
 
-/// The IP family of the addresses that targets are reached by.
+/// The IP family of the addresses of targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AwsTargetGroupIpAddressType {
@@ -326,15 +324,15 @@ pub enum AwsTargetGroupIpAddressType {
     Ipv6,
 }
 
-/// By what targets are checked.
+/// The protocol of a health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum AwsHealthCheckProtocol {
-    /// A connection is made.
+    /// A connection.
     Tcp,
-    /// A path is asked for.
+    /// A request for a path.
     Http,
-    /// The same over TLS; certificates are not checked.
+    /// The same over TLS; certificates are not verified.
     Https,
 }
 

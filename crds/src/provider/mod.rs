@@ -1,4 +1,4 @@
-//! The kinds of load balancers that a class can have.
+//! The providers that a class can have.
 
 mod aws;
 mod service;
@@ -12,7 +12,7 @@ pub use self::aws::{
 };
 pub use self::service::{IpFamily, IpFamilyPolicy, ServiceProvider};
 
-/// What a class's load balancers are, and how to get at them.
+/// The provider of a class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Provider {
@@ -38,8 +38,8 @@ impl Default for Provider {
     }
 }
 
-/// The schema of [`Provider`]: the same on the wire, but as a struct, since
-/// the rule of "exactly one" then has a message that says what there is.
+/// The schema of [`Provider`]: the same in the API, but as a struct, so that the message of
+/// the rule of "exactly one" can name the providers.
 #[derive(Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -53,12 +53,12 @@ impl Default for Provider {
     )
 )]
 pub(crate) struct ProviderSchema {
-    /// An ordinary Service of type LoadBalancer, which any implementation of
-    /// those serves: a cloud's controller, MetalLB, k3s. Needs no credentials.
+    /// An ordinary Service of type LoadBalancer, for any implementation of
+    /// those: a cloud's controller, MetalLB, k3s. Needs no credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<ServiceProvider>,
-    /// Network Load Balancers of AWS, which the controller itself makes and
-    /// programs. Needs credentials that may do that.
+    /// Network Load Balancers of AWS, which the controller itself creates and
+    /// programs. Needs credentials with the permissions to do that.
     #[serde(skip_serializing_if = "Option::is_none")]
     aws: Option<AwsProvider>,
 }

@@ -1,4 +1,4 @@
-//! The provider `service`: somebody else's controller makes the load balancers.
+//! The provider `service`: another controller creates the load balancers.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The provider `service`: each load balancer of the class is one Service of
-/// type LoadBalancer, and somebody else's controller gives it its address.
+/// type LoadBalancer, and another controller assigns its address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -37,18 +37,18 @@ pub struct ServiceProvider {
         "must be the name of a namespace: lower-case letters, digits and '-', with a letter or digit at both ends",
     ))]
     pub namespace: String,
-    /// Annotations for the Services: how to tell the implementation which
-    /// kind of load balancer is wanted.
+    /// Annotations of the Services, by which the implementation is
+    /// configured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
-    /// The `loadBalancerClass` of the Services: which implementation serves
-    /// them. Left out: the cluster's default one. Cannot be changed.
+    /// The `loadBalancerClass` of the Services, which selects the
+    /// implementation. Default: the cluster's default one. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = (
         "!self.startsWith('sharedlb.dev/')",
-        "must be a class of somebody else: what begins with sharedlb.dev/ is for Services that share the load balancers which this one is to be",
+        "must be the class of another controller: names that begin with sharedlb.dev/ are for Services that share the load balancers of this class",
     ))]
     pub load_balancer_class: Option<String>,
     /// Whether the Services get node ports, as most clouds need. An

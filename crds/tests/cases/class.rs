@@ -93,7 +93,7 @@ fn service_provider() -> Vec<Case> {
         refuses(
             "a loadBalancerClass that leads back to SharedLB",
             of_class("sharedlb.dev/default"),
-            "must be a class of somebody else",
+            "must be the class of another controller",
         ),
         refuses("a loadBalancerClass that is set later", of_class("a"), CLASS).after(class()),
         refuses("a loadBalancerClass that is changed", of_class("b"), CLASS).after(of_class("a")),
