@@ -62,7 +62,7 @@ impl Class {
             Err(why) => {
                 // Until the Service that it names changes.
                 self.claims.get_mut(claim)?.service_is_fine = true;
-                return self.set_service_trouble(claim, Some(why));
+                return self.set_companion_error(claim, Some(why));
             }
         };
         let write = match (found, desired) {
@@ -72,8 +72,9 @@ impl Class {
             (Some(found), None) => Some(CompanionWrite::Delete(found.meta.clone())),
             (None, Some(desired)) => Some(CompanionWrite::Create(Box::new(desired))),
             (Some(found), Some(_)) if !is_ours(&found) => {
-                let why = format!("Service {} exists and does not belong to this SharedLB: delete it", found.meta.key.name);
-                return self.set_service_trouble(claim, Some(why));
+                let why =
+                    format!("Service {} exists and does not belong to this SharedLB: delete it", found.meta.key.name);
+                return self.set_companion_error(claim, Some(why));
             }
             (Some(found), Some(desired)) if companion::is_as_desired(&found, &desired) => None,
             (Some(found), Some(mut desired)) if companion::can_become(&found, &desired) => {
@@ -90,15 +91,15 @@ impl Class {
                 state.service_writes.begin();
                 Some(Effect::Companion(claim.clone(), write))
             }
-            None => self.set_service_trouble(claim, None),
+            None => self.set_companion_error(claim, None),
         }
     }
 
     /// Records why the companion Service of a claim could not be written, for the claim's
     /// status.
-    fn set_service_trouble(&mut self, claim: &ClaimObject, why: Option<String>) -> Option<Effect> {
-        let state = self.claims.get_mut(claim).filter(|state| state.service_trouble != why)?;
-        state.service_trouble = why;
+    fn set_companion_error(&mut self, claim: &ClaimObject, why: Option<String>) -> Option<Effect> {
+        let state = self.claims.get_mut(claim).filter(|state| state.companion_error != why)?;
+        state.companion_error = why;
         state.rendered = None;
         Some(Effect::Again)
     }
@@ -111,13 +112,13 @@ impl Class {
         match result {
             Ok(()) => {
                 state.service_writes.succeeded();
-                self.set_service_trouble(claim, None);
+                self.set_companion_error(claim, None);
             }
             // The watch is about to report how it has changed.
             Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true, now),
             Err(error) => {
                 state.service_writes.failed(false, now);
-                self.set_service_trouble(claim, Some(format!("its companion Service could not be written: {error}")));
+                self.set_companion_error(claim, Some(format!("its companion Service could not be written: {error}")));
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct ClaimState {
     /// Whether its companion Service is known to be up to date
     pub(super) service_is_fine: bool,
     /// Why its companion Service could not be written
-    pub(super) service_trouble: Option<String>,
+    pub(super) companion_error: Option<String>,
 }
 
 impl ClaimState {
@@ -34,7 +34,7 @@ impl ClaimState {
             writes: Writes::default(),
             service_writes: Writes::default(),
             service_is_fine: false,
-            service_trouble: None,
+            companion_error: None,
         }
     }
 
@@ -114,7 +114,7 @@ impl Claims {
             // After an edit, a write that failed may succeed.
             state.writes.try_again();
             state.service_writes.try_again();
-            state.service_trouble = None;
+            state.companion_error = None;
             state.service_is_fine = false;
         }
         // The companion Service has a port for each slot.

@@ -56,14 +56,14 @@ impl<'a> TargetCounts<'a> {
         Counted { request, known: self.are_known(entry) }
     }
 
-    fn are_known(&self, ClaimState { claim, service_trouble, .. }: &ClaimState) -> bool {
+    fn are_known(&self, ClaimState { claim, companion_error, .. }: &ClaimState) -> bool {
         let Some(service) = claim.target.service.as_ref().filter(|_| self.reach.targets == TargetKind::Pod) else {
             return true;
         };
         let to_be_listed = match self.backends.service(service) {
             Some(found) => found.has_selector,
             // The companion Service is about to be created, unless that failed.
-            None => *service == companion_name::key(&claim.meta) && service_trouble.is_none(),
+            None => *service == companion_name::key(&claim.meta) && companion_error.is_none(),
         };
         !to_be_listed || self.backends.has_listed(service)
     }

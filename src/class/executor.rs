@@ -222,7 +222,7 @@ impl ClassLoop {
             plans: receiver,
             signal: signal.clone(),
             backends: self.settings.backends.clone(),
-            tell: Box::new(move |outcome| {
+            on_outcome: Box::new(move |outcome| {
                 let outcome = Box::new(outcome);
                 _ = sender.send(Input::Outcome(reported_by.clone(), class_uid.clone(), index, outcome));
             }),

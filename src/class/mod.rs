@@ -60,12 +60,12 @@ use crate::backends::{Backends, ServiceObject};
 use crate::kubernetes::cache::{Cache, Changed};
 use crate::kubernetes::events::{Events, Notice};
 use crate::leader::Fence;
-use crate::load_balancer::outcome::{News, Outcome};
+use crate::load_balancer::outcome::{AffectedClaims, Outcome};
 use crate::process::due::happened;
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Part;
 use crate::process::tasks::Tasks;
-use crate::watches::{NamespaceObject, ClusterEvent};
+use crate::watches::{ClusterEvent, NamespaceObject};
 
 /// Creates the provider of a class.
 pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
@@ -372,12 +372,12 @@ impl ClassLoop {
     fn outcome_reported(&mut self, name: Arc<str>, uid: &str, index: u32, outcome: Outcome) {
         let key = Some(name);
         let Some(class) = self.classes.get_mut(&key) else { return };
-        let OutcomeChange { news, was_gone } = class.take_outcome(uid, index, outcome);
+        let OutcomeChange { affected, was_gone } = class.take_outcome(uid, index, outcome);
         if let Some(object) = class.object.clone().filter(|_| was_gone) {
             self.publish_gone(&object, index);
         }
-        let Some(news) = news else { return };
-        if let News::For(claims) = news {
+        let Some(affected) = affected else { return };
+        if let AffectedClaims::These(claims) = affected {
             let claims: Vec<_> = claims.iter().filter_map(|id| self.claims.get(id).cloned()).collect();
             for claim in claims {
                 self.state(&claim).into_iter().for_each(|state| state.rendered = None);

@@ -14,7 +14,7 @@ use crate::api::claim::claim_key;
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 pub use crate::kubernetes::conditions::whole_seconds;
 use crate::kubernetes::{conditions, text};
-use crate::load_balancer::outcome::{ListenerOutcome, Outcome, Trouble};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome, Outcome};
 use crate::load_balancer::share::LeftOut;
 
 /// The most ports that a text names. It gives the number of the others.
@@ -73,13 +73,13 @@ impl Verdict {
 pub enum Programmed {
     /// The load balancer has not been observed since this process started: the status
     /// stays as it is.
-    NotHeard,
+    Unknown,
     /// The load balancer has not opened all of them yet.
     Pending,
     /// The load balancer serves all of them.
     Served(Served),
     /// The load balancer cannot serve all of them.
-    Failed(Trouble),
+    Failed(Failure),
 }
 
 /// What keeps traffic from slots, or from some of their backends, although the load
@@ -88,13 +88,13 @@ pub enum Programmed {
 pub struct Served {
     /// The names of ports of which a transport has no backend, and why; `None`: the cause
     /// is not known yet
-    pub without_backends: Vec<(Arc<str>, Option<Trouble>)>,
+    pub without_backends: Vec<(Arc<str>, Option<Failure>)>,
     /// The ports that have backends, but none in an IP family of the load balancer
     pub idle_families: Vec<IdleFamily>,
     /// Names of the ports that have more backends than the load balancer takes
     pub left_out: Vec<(Arc<str>, LeftOut)>,
     /// Why the load balancer has no address, if that is overdue
-    pub no_address: Option<Trouble>,
+    pub no_address: Option<Failure>,
 }
 
 /// An IP family of the load balancer in which a port has no backend.
@@ -115,24 +115,24 @@ pub fn programmed(
     claim: &ClaimObject,
     held: &Held,
     outcome: Option<&Outcome>,
-    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Failure>,
     why_none_of: impl Fn(&HeldSlot, IpFamily) -> Option<String>,
 ) -> Programmed {
-    let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some()) else {
-        return Programmed::NotHeard;
+    let Some(outcome) = outcome.filter(|outcome| outcome.exists.is_some() || outcome.failure.is_some()) else {
+        return Programmed::Unknown;
     };
     let mut served = Served { no_address: outcome.no_address.clone(), ..Served::default() };
     let mut pending = false;
     for slot in held.slots.iter() {
         let listeners = serving(outcome, claim, slot.key);
         if listeners.is_empty() {
-            if let Some(trouble) = no_backends_to_take_over(outcome, claim, slot, &why_none) {
-                return Programmed::Failed(trouble);
+            if let Some(failure) = no_backends_to_take_over(outcome, claim, slot, &why_none) {
+                return Programmed::Failed(failure);
             }
             pending = true;
         }
-        if let Some(trouble) = listeners.iter().find_map(|listener| listener.trouble.as_ref()) {
-            return Programmed::Failed(trouble.clone());
+        if let Some(failure) = listeners.iter().find_map(|listener| listener.failure.as_ref()) {
+            return Programmed::Failed(failure.clone());
         }
         let most_left_out = listeners.iter().filter_map(|listener| listener.left_out).min_by_key(|out| out.served);
         served.left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
@@ -146,8 +146,8 @@ pub fn programmed(
             Some(IdleFamily { port: slot.name.clone(), family, why: why_none_of(slot, family)? })
         }));
     }
-    match (pending, &outcome.trouble) {
-        (true, Some(trouble)) => Programmed::Failed(trouble.clone()),
+    match (pending, &outcome.failure) {
+        (true, Some(failure)) => Programmed::Failed(failure.clone()),
         (true, None) => Programmed::Pending,
         (false, _) => Programmed::Served(served),
     }
@@ -196,20 +196,20 @@ fn no_backends_to_take_over(
     outcome: &Outcome,
     claim: &ClaimObject,
     slot: &HeldSlot,
-    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Trouble>,
-) -> Option<Trouble> {
+    why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Failure>,
+) -> Option<Failure> {
     let of_number = of_number(outcome, claim, slot.key);
     let (stays, listener) = of_number.iter().find(|(_, listener)| listener.open && listener.backends)?;
-    let Trouble { reason, message } = why_none(slot, listener)?;
+    let Failure { reason, message } = why_none(slot, listener)?;
     let message = format!("{}; until then, {stays} stays open", of_port(&slot.name, &message));
-    Some(Trouble { reason, message: message.into() })
+    Some(Failure { reason, message: message.into() })
 }
 
 /// The status of a claim of this class with this verdict.
 #[must_use]
 pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
     let before = &claim.status;
-    let not_heard = verdict.programmed == Programmed::NotHeard
+    let is_unknown = verdict.programmed == Programmed::Unknown
         && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
     let addresses: Vec<Address> = match &verdict.addresses {
         Some(addresses) => addresses.to_vec(),
@@ -227,11 +227,11 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
         observed_generation: Some(claim.meta.generation),
         conditions: Vec::new(),
     };
-    if not_heard && verdict.addresses.is_none() {
+    if is_unknown && verdict.addresses.is_none() {
         status.load_balancer.clone_from(&before.load_balancer);
     }
     let [allocated, programmed, ready] = findings(class, verdict, &addresses);
-    let kept = |kind: ConditionType| not_heard.then(|| find(&before.conditions, kind)).flatten();
+    let kept = |kind: ConditionType| is_unknown.then(|| find(&before.conditions, kind)).flatten();
     for (kind, finding) in [
         (ConditionType::Allocated, allocated.clone()),
         (ConditionType::Programmed, kept(ConditionType::Programmed).map_or(programmed, Finding::from)),
@@ -285,7 +285,7 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
     };
     let programmed = match (&verdict.programmed, &verdict.held) {
         (_, None) => Finding::new("Unknown", Reason::Pending, "there is no port to serve"),
-        (Programmed::NotHeard | Programmed::Pending, _) => {
+        (Programmed::Unknown | Programmed::Pending, _) => {
             Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
         }
         (Programmed::Served(Served { left_out, .. }), Some(held)) if !left_out.is_empty() => {
@@ -294,13 +294,13 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         (Programmed::Served(_), _) => {
             Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
         }
-        (Programmed::Failed(trouble), _) => Finding::new("False", trouble.reason, &*trouble.message),
+        (Programmed::Failed(failure), _) => Finding::new("False", failure.reason, &*failure.message),
     };
     let ready = match &verdict.programmed {
         _ if !allocated.is_true() => Finding { status: "False", ..allocated.clone() },
         _ if !programmed.is_true() => Finding { status: "False", ..programmed.clone() },
-        Programmed::Served(Served { no_address: Some(trouble), .. }) => {
-            Finding::new("False", trouble.reason, &*trouble.message)
+        Programmed::Served(Served { no_address: Some(failure), .. }) => {
+            Finding::new("False", failure.reason, &*failure.message)
         }
         _ if addresses.is_empty() => Finding::new("False", Reason::Pending, "the load balancer has no address yet"),
         Programmed::Served(Served { without_backends, .. }) if !without_backends.is_empty() => {
@@ -328,8 +328,8 @@ fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
     Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", ports.join("; ")))
 }
 
-fn no_backends(without: &[(Arc<str>, Option<Trouble>)]) -> Finding {
-    let known: Vec<(&str, &Trouble)> =
+fn no_backends(without: &[(Arc<str>, Option<Failure>)]) -> Finding {
+    let known: Vec<(&str, &Failure)> =
         without.iter().filter_map(|(port, why)| Some((&**port, why.as_ref()?))).take(3).collect();
     let Some((_, first)) = known.first() else {
         return Finding::new("False", Reason::Pending, "waiting for the endpoints of its pods");
@@ -401,9 +401,8 @@ fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
 /// back. A port that became one of two transports has been served on one of them.
 fn served_once(claim: &ClaimObject, slots: &[HeldSlot], open: &BTreeSet<FrontPort>) -> Vec<FrontPort> {
     let before = opened_before(&claim.status);
-    let once = |slot: &HeldSlot, port| {
-        open.contains(&port) || (slot.opened && (before.is_empty() || before.contains(&port)))
-    };
+    let once =
+        |slot: &HeldSlot, port| open.contains(&port) || (slot.opened && (before.is_empty() || before.contains(&port)));
     slots.iter().flat_map(|slot| slot.key.front_ports().filter(move |port| once(slot, *port))).collect()
 }
 

@@ -21,7 +21,7 @@ use crate::api::class::ClassObject;
 use crate::backends::{Backends, Reach};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::outcome::{News, Outcome};
+use crate::load_balancer::outcome::{AffectedClaims, Outcome};
 use crate::watches::NamespaceObject;
 
 /// How long a class is left alone after a failed write to it.
@@ -149,7 +149,7 @@ pub(super) enum ClassAnswer {
 #[derive(Debug, Default)]
 pub(super) struct OutcomeChange {
     /// The claims that it matters to; `None`: none, and the class neither
-    pub(super) news: Option<News>,
+    pub(super) affected: Option<AffectedClaims>,
     /// Whether the load balancer was found gone
     pub(super) was_gone: bool,
 }
@@ -228,20 +228,20 @@ impl Class {
         outcome.since = plans.in_flight.since(&outcome.plan, &plans.current);
         let known = self.outcomes.get(&index);
         let was_gone = outcome.recreated > known.map_or(0, |known| known.recreated);
-        let news = known.map_or(News::ForAll, |known| outcome.news_since(known));
+        let affected = known.map_or(AffectedClaims::All, |known| outcome.affected_since(known));
         // A plan that was carried out may have closed what waits to be forgotten.
         let closing = known.is_some_and(|known| known.plan.has_more_than(&outcome.plan));
-        match &news {
-            News::ForAll => {
+        match &affected {
+            AffectedClaims::All => {
                 let there = |claim: &ClaimObject| claim.request.held.as_ref().is_some_and(|held| held.index == index);
                 let claims = self.claims.all_mut().filter(|state| there(&state.claim));
                 claims.for_each(|state| state.rendered = None);
             }
-            News::For(_) => {}
+            AffectedClaims::These(_) => {}
         }
         self.ledger.take_if(|_| outcome.has_orphans());
         self.outcomes.insert(index, outcome);
-        OutcomeChange { news: (closing || !news.is_none()).then_some(news), was_gone }
+        OutcomeChange { affected: (closing || !affected.is_none()).then_some(affected), was_gone }
     }
 
     /// Takes in that the status by which a claim got or lost slots was answered.

@@ -407,7 +407,7 @@ impl Class {
                 let held = claim.request.held.clone();
                 let refused = Some(Obstacle::new(reason, message.clone()));
                 let open = BTreeSet::new();
-                let verdict = Verdict { held, refused, programmed: Programmed::NotHeard, addresses: None, open };
+                let verdict = Verdict { held, refused, programmed: Programmed::Unknown, addresses: None, open };
                 effects.extend(self.report(claim, verdict, now, around));
             }
         }

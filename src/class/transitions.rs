@@ -107,21 +107,21 @@ mod tests {
     use crate::api::claim::ClaimObject;
     use crate::class::render::{Programmed, Served, Verdict, status};
     use crate::fixtures::{claim, served};
-    use crate::load_balancer::outcome::Trouble;
+    use crate::load_balancer::outcome::Failure;
 
     #[test]
     fn an_address_that_is_overdue_is_published_and_one_that_is_awaited_is_not() {
         let claim = claim("web").holds(0, 20001).build();
-        let verdict = |no_address: Option<Trouble>| Verdict {
+        let verdict = |no_address: Option<Failure>| Verdict {
             programmed: Programmed::Served(Served { no_address, ..Served::default() }),
             addresses: Some([].into()),
             open: BTreeSet::new(),
             ..served(&claim)
         };
-        let trouble =
-            Trouble { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
+        let failure =
+            Failure { reason: Reason::AddressNotAssigned, message: "ask the admin to look at Service a/b".into() };
         let awaited = status(&claim, Some("default"), &verdict(None), Timestamp::UNIX_EPOCH);
-        let overdue = status(&claim, Some("default"), &verdict(Some(trouble)), Timestamp::UNIX_EPOCH);
+        let overdue = status(&claim, Some("default"), &verdict(Some(failure)), Timestamp::UNIX_EPOCH);
         let published = |before: &[Condition], after: &SharedLBStatus| {
             transitions(before, &after.conditions, None).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
         };
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(told(&given.conditions, &ready), opened);
         assert_eq!(told(&[], &ready), opened, "although it was not seen to be allocated");
 
-        let refused = || Trouble { reason: Reason::PortInUse, message: "no".into() };
+        let refused = || Failure { reason: Reason::PortInUse, message: "no".into() };
         let failed = status(&claim, Some("default"), &verdict(Programmed::Failed(refused())), at);
         assert_eq!(told(&given.conditions, &failed), [Notice::warning("PortInUse", "no")]);
         assert_eq!(told(&failed.conditions, &ready), opened);
@@ -168,7 +168,7 @@ mod tests {
             let served = Served { without_backends, ..Served::default() };
             at(&Verdict { programmed: Programmed::Served(served), ..self::served(&claim) })
         };
-        let no_backends = Trouble { reason: Reason::NoBackends, message: "no pod".into() };
+        let no_backends = Failure { reason: Reason::NoBackends, message: "no pod".into() };
         let given = Verdict { programmed: Programmed::Pending, open: BTreeSet::new(), ..served(&claim) };
         let (given, waiting) = (at(&given), open(vec![("x".into(), None)]));
         assert_eq!((given.ports[0].opened, waiting.ports[0].opened), (false, true));

@@ -10,7 +10,7 @@ use super::state::{Class, Surroundings};
 use crate::allocation::{Held, HeldSlot};
 use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
-use crate::load_balancer::outcome::{ListenerOutcome, Trouble};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome};
 use crate::load_balancer::usable::usable;
 
 impl Class {
@@ -22,11 +22,11 @@ impl Class {
         slot: &HeldSlot,
         listener: &ListenerOutcome,
         around: &Surroundings<'_>,
-    ) -> Option<Trouble> {
-        let no_backends = |message: String| Trouble { reason: Reason::NoBackends, message: message.into() };
+    ) -> Option<Failure> {
+        let no_backends = |message: String| Failure { reason: Reason::NoBackends, message: message.into() };
         let claim = &state.claim;
-        if let Some(trouble) = &state.service_trouble {
-            return Some(no_backends(trouble.clone()));
+        if let Some(failure) = &state.companion_error {
+            return Some(no_backends(failure.clone()));
         }
         let Some((service, port)) = claim.target.of_port(&slot.name, Some(slot.key.port)) else {
             return Some(no_backends("its spec can't be read".to_owned()));
@@ -61,7 +61,7 @@ impl Class {
         (service, port): (&ObjectKey, PortRef),
         slot: &HeldSlot,
         around: &Surroundings<'_>,
-    ) -> Option<Trouble> {
+    ) -> Option<Failure> {
         let settings = self.settings.as_ref()?;
         let (reach, protocol) = (settings.reach(), slot.key.protocol);
         let found = around.backends.reached(service, &port, protocol, reach).backends;
@@ -73,7 +73,7 @@ impl Class {
             return None;
         }
         if !usable.backends.is_empty() {
-            return Some(Trouble {
+            return Some(Failure {
                 reason: Reason::Unsupported,
                 message: lead_apart(self.name.as_deref().unwrap_or_default(), &found).into(),
             });
@@ -84,7 +84,7 @@ impl Class {
                 "no node of the cluster is a machine that the load balancers of this class can send traffic to, by its spec.providerID"
             }
         };
-        Some(Trouble { reason: Reason::NoBackends, message: message.into() })
+        Some(Failure { reason: Reason::NoBackends, message: message.into() })
     }
 }
 

@@ -49,7 +49,8 @@ impl Class {
         let (port, refusal) = got.refused.first()?;
         if let (Some(Reason::NotPermitted), Some(suspended)) = (refusal.reason(), self.suspended.clone()) {
             // Authors of claims may not know which object it is.
-            let secret = || format!("class {name} gives no new ports until an admin corrects what its conditions report");
+            let secret =
+                || format!("class {name} gives no new ports until an admin corrects what its conditions report");
             let message = if suspended.reason.is_some() { suspended.message } else { secret() };
             return Some(Obstacle { message, ..suspended });
         }

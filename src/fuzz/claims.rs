@@ -15,7 +15,7 @@ use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::class::companion;
 use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Served, Verdict};
-use crate::load_balancer::outcome::Trouble;
+use crate::load_balancer::outcome::Failure;
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
 /// API server.
@@ -110,7 +110,7 @@ proptest! {
             held: claim.request.held.clone(),
             refused: heard.then(|| Obstacle { reason: None, message: said.clone() }),
             programmed: if heard {
-                let why = Trouble { reason: Reason::NoBackends, message: said.clone().into() };
+                let why = Failure { reason: Reason::NoBackends, message: said.clone().into() };
                 let idle = IdleFamily { port: "b".into(), family: IpFamily::V4, why: said };
                 Programmed::Served(Served {
                     without_backends: vec![("a".into(), Some(why))],
@@ -118,7 +118,7 @@ proptest! {
                     ..Served::default()
                 })
             } else {
-                Programmed::NotHeard
+                Programmed::Unknown
             },
             addresses: heard.then(|| [crate::api::claim::parse_address("10.0.0.1")].into()),
             open: BTreeSet::new(),

@@ -68,8 +68,8 @@ pub struct LbLoop {
     pub address_within: Option<Duration>,
     /// Where traffic goes
     pub backends: Arc<Backends>,
-    /// Whom the outcome is told
-    pub tell: Box<dyn Fn(Outcome) + Send + Sync>,
+    /// Called with each new outcome
+    pub on_outcome: Box<dyn Fn(Outcome) + Send + Sync>,
     /// How often the load balancer is looked at although nothing is known to
     /// have changed
     pub resync: Duration,
@@ -135,13 +135,13 @@ impl LbLoop {
         let address = kept.note_address(self.address_within);
         match result {
             Ok(next) => {
-                self.note_no_trouble(kept);
-                let failing = kept.trouble.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
+                self.note_success(kept);
+                let failing = kept.failure.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
                 let failing = failing.map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.failing.again);
                 failing.chain(failed).chain(next).chain(address).min()
             }
-            Err(error) => Some(self.note_trouble(error, kept)).into_iter().chain(address).min(),
+            Err(error) => Some(self.note_failure(error, kept)).into_iter().chain(address).min(),
         }
     }
 
@@ -223,7 +223,7 @@ impl LbLoop {
             let Some(listener) = target.listeners.get(&key) else { continue };
             kept.trials.opened(key, &listener.owner, opened_at);
         }
-        self.note_failures(&now, &applied.failed, &wanted, kept);
+        self.note_listener_failures(&now, &applied.failed, &wanted, kept);
         if now.iter().filter(done).any(makes_room) {
             kept.room_was_made();
         }
@@ -357,7 +357,7 @@ impl LbLoop {
         kept.unconfigured = Some(Failing::again(kept.unconfigured.as_ref(), error));
     }
 
-    fn note_failures(
+    fn note_listener_failures(
         &self,
         tried: &[Change],
         failed: &BTreeMap<ListenerKey, Error>,
@@ -378,28 +378,30 @@ impl LbLoop {
     }
 
     /// All was carried out. It is fine, unless it serves nothing yet.
-    fn note_no_trouble(&self, kept: &mut State) {
+    fn note_success(&self, kept: &mut State) {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
             Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
-            Some(why) => _ = self.note_trouble(Error::not_ready(why), kept),
+            Some(why) => _ = self.note_failure(Error::not_ready(why), kept),
             None => {
-                if kept.trouble.take().is_some_and(|failing| failing.is_news()) {
+                if kept.failure.take().is_some_and(|failing| failing.is_reported()) {
                     info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");
                 }
             }
         }
     }
 
-    fn note_trouble(&self, error: Error, kept: &mut State) -> Instant {
-        let failing = Failing::again(kept.trouble.as_ref(), error);
+    fn note_failure(&self, error: Error, kept: &mut State) -> Instant {
+        let failing = Failing::again(kept.failure.as_ref(), error);
         let (name, error, times, again) = (&self.name, format!("{:#}", failing.error), failing.times, failing.again);
         match failing.error {
-            _ if !failing.is_news() => info!(class = %self.class, load_balancer = %name, error, "to be tried again"),
+            _ if !failing.is_reported() => {
+                info!(class = %self.class, load_balancer = %name, error, "to be tried again")
+            }
             Error::NotReady(_) => info!(class = %self.class, load_balancer = %name, error, "not ready yet"),
             _ => warn!(class = %self.class, load_balancer = %name, error, times, "load balancer failed"),
         }
-        kept.trouble = Some(failing);
+        kept.failure = Some(failing);
         again
     }
 
@@ -408,12 +410,12 @@ impl LbLoop {
         let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
         let outcome = kept.outcome(plan, &what, &object);
         let known = kept
-            .told
+            .last_reported
             .as_ref()
-            .is_some_and(|told| outcome.news_since(told).is_none() && Arc::ptr_eq(&told.plan, &outcome.plan));
+            .is_some_and(|told| outcome.affected_since(told).is_none() && Arc::ptr_eq(&told.plan, &outcome.plan));
         if !known {
-            kept.told = Some(outcome.clone());
-            (self.tell)(outcome);
+            kept.last_reported = Some(outcome.clone());
+            (self.on_outcome)(outcome);
         }
     }
 }

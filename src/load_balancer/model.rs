@@ -25,7 +25,7 @@ use crate::allocation::HeldSlot;
 use crate::api::claim::ClaimObject;
 use crate::backends::{Backends, ServiceObject, Signal, SliceObject};
 use crate::load_balancer::desired::{Plan, Planned};
-use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome, Trouble};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen, Outcome};
 use crate::process::metrics::Metrics;
 
 /// The claims of the model, all in namespace `team`. All prefer the same one of
@@ -66,25 +66,25 @@ pub(crate) struct Memories {
     pub(crate) again: bool,
     /// Whose listeners failed, and why
     failed: ByPort<(u8, Reason)>,
-    pub(crate) told: Option<Told>,
+    pub(crate) last_reported: Option<Reported>,
 }
 
 /// An [`Outcome`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     pub(crate) plan: Numbered,
     exists: Option<bool>,
-    listeners: ByPort<ToldListener>,
-    trouble: Option<Reason>,
+    listeners: ByPort<ReportedListener>,
+    failure: Option<Reason>,
 }
 
 /// A [`ListenerOutcome`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ToldListener {
+struct ReportedListener {
     owner: u8,
     open: bool,
     backends: bool,
-    trouble: Option<Reason>,
+    failure: Option<Reason>,
 }
 
 /// One run of the LB loop of load balancer `index`: what it remembers then, and
@@ -177,7 +177,7 @@ fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
         plans: watch::channel(plan.clone()).1,
         signal: Arc::new(Signal::default()),
         backends: BACKENDS.clone(),
-        tell: Box::new(|_| {}),
+        on_outcome: Box::new(|_| {}),
         resync: Duration::from_secs(600),
         metrics: METRICS.clone(),
     }
@@ -267,15 +267,15 @@ fn observed(index: u32, ports: &ByPort<Open>) -> Observed {
     Memory::new(cloud).observe(&name(index)).now_or_never().unwrap().unwrap().unwrap()
 }
 
-fn trouble(reason: Reason) -> Trouble {
-    Trouble { reason, message: "".into() }
+fn failure(reason: Reason) -> Failure {
+    Failure { reason, message: "".into() }
 }
 
 /// What failed so often, and is due.
 fn failing(reason: Reason, times: u32) -> Failing {
     let error = Error::transient("no answer");
     let now = Instant::now();
-    Failing { error, trouble: trouble(reason), times, again: now, since: now }
+    Failing { error, failure: failure(reason), times, again: now, since: now }
 }
 
 impl Memories {
@@ -289,9 +289,9 @@ impl Memories {
         let failing = failing(Reason::Unreachable, self.unreachable.into());
         State {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
-            trouble: (self.unreachable > 0).then_some(failing),
+            failure: (self.unreachable > 0).then_some(failing),
             failed: failed.collect(),
-            told: self.told.as_ref().map(|told| {
+            last_reported: self.last_reported.as_ref().map(|told| {
                 let same = told.plan == *numbered;
                 told.restore(index, if same { plan.clone() } else { plan_of(index, &told.plan) })
             }),
@@ -300,23 +300,23 @@ impl Memories {
     }
 
     fn of(kept: &State, again: bool, plan: &Arc<Plan>, numbered: &Numbered, before: &Self) -> Self {
-        let times = kept.trouble.as_ref().map_or(0, |failing| failing.times.min(2));
-        let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.failing.trouble.reason)));
-        let told = kept.told.as_ref().map(|told| {
-            let earlier = before.told.as_ref().filter(|_| !Arc::ptr_eq(&told.plan, plan));
-            Told::of(told, earlier.map_or(numbered, |earlier| &earlier.plan))
+        let times = kept.failure.as_ref().map_or(0, |failing| failing.times.min(2));
+        let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.failing.failure.reason)));
+        let last_reported = kept.last_reported.as_ref().map(|told| {
+            let earlier = before.last_reported.as_ref().filter(|_| !Arc::ptr_eq(&told.plan, plan));
+            Reported::of(told, earlier.map_or(numbered, |earlier| &earlier.plan))
         });
         Self {
             observed: kept.observed.as_ref().map(|seen| seen.as_ref().map(|seen| ports(&seen.load_balancer))),
             unreachable: u8::try_from(times).unwrap(),
             again,
             failed: by_port(failed),
-            told,
+            last_reported,
         }
     }
 }
 
-impl Told {
+impl Reported {
     /// The outcome itself, for the class loop.
     pub(crate) fn outcome(&self, index: u32, since: MaybeOpen) -> Outcome {
         Outcome { since, ..self.restore(index, plan_of(index, &self.plan)) }
@@ -328,10 +328,10 @@ impl Told {
             .iter()
             .enumerate()
             .filter_map(|(port, told)| {
-                let ToldListener { owner: claim, open, backends, trouble: why } = (*told)?;
-                let (owner, trouble) = (owner(claim), why.map(trouble));
+                let ReportedListener { owner: claim, open, backends, failure: why } = (*told)?;
+                let (owner, failure) = (owner(claim), why.map(failure));
                 let idle_families = BTreeSet::new();
-                Some((key(port), ListenerOutcome { owner, open, backends, idle_families, left_out: None, trouble }))
+                Some((key(port), ListenerOutcome { owner, open, backends, idle_families, left_out: None, failure }))
             })
             .collect();
         let seen = observed(index, &[None, None, None]);
@@ -345,23 +345,23 @@ impl Told {
             capacity: if exists { seen.capacity } else { Default::default() },
             foreign: BTreeSet::new(),
             listeners,
-            trouble: self.trouble.map(trouble),
+            failure: self.failure.map(failure),
             recreated: 0,
         }
     }
 
     fn of(outcome: &Outcome, plan: &Numbered) -> Self {
-        let told = |listener: &ListenerOutcome| ToldListener {
+        let told = |listener: &ListenerOutcome| ReportedListener {
             owner: claim_of(&listener.owner.claim),
             open: listener.open,
             backends: listener.backends,
-            trouble: listener.trouble.as_ref().map(|trouble| trouble.reason),
+            failure: listener.failure.as_ref().map(|failure| failure.reason),
         };
         Self {
             plan: *plan,
             exists: outcome.exists,
             listeners: by_port(outcome.listeners.iter().map(|(key, listener)| (*key, told(listener)))),
-            trouble: outcome.trouble.as_ref().map(|trouble| trouble.reason),
+            failure: outcome.failure.as_ref().map(|failure| failure.reason),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Outcome {
     /// Where it is reached; empty until that is known
     pub addresses: Arc<[Address]>,
     /// Why it has no address although it exists for long
-    pub no_address: Option<Trouble>,
+    pub no_address: Option<Failure>,
     /// What fits on it
     pub capacity: Capacity,
     /// Ports that strangers hold on it
@@ -32,7 +32,7 @@ pub struct Outcome {
     /// Our listeners: those that are open, and those that could not be opened
     pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
     /// What keeps the load balancer as a whole from being as planned
-    pub trouble: Option<Trouble>,
+    pub failure: Option<Failure>,
     /// How often it was found gone since its LB loop started
     pub recreated: u32,
 }
@@ -61,7 +61,7 @@ pub struct ListenerOutcome {
     /// That it has more backends than the load balancer takes, if so
     pub left_out: Option<LeftOut>,
     /// Why it is not as planned
-    pub trouble: Option<Trouble>,
+    pub failure: Option<Failure>,
 }
 
 impl ListenerOutcome {
@@ -74,34 +74,34 @@ impl ListenerOutcome {
             backends: false,
             idle_families: BTreeSet::new(),
             left_out: None,
-            trouble: None,
+            failure: None,
         }
     }
 }
 
-/// Whom an outcome tells something new.
+/// The claims whose verdict may change with an outcome.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub enum AffectedClaims {
     /// Every claim of the load balancer
-    ForAll,
+    All,
     /// These, if any
-    For(BTreeSet<ObjectKey>),
+    These(BTreeSet<ObjectKey>),
 }
 
-impl News {
-    /// Whether there is nothing new for anybody.
+impl AffectedClaims {
+    /// Whether no claim is affected.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        matches!(self, Self::For(claims) if claims.is_empty())
+        matches!(self, Self::These(claims) if claims.is_empty())
     }
 }
 
-/// Why something is not as planned.
+/// Why a listener or load balancer is not as planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// In a word
+pub struct Failure {
+    /// The reason of the condition
     pub reason: Reason,
-    /// In words for the user
+    /// For the user
     pub message: Arc<str>,
 }
 
@@ -109,23 +109,23 @@ impl Outcome {
     /// For whom it says something else than `before` did, whatever plans the two
     /// are about.
     #[must_use]
-    pub fn news_since(&self, before: &Self) -> News {
+    pub fn affected_since(&self, before: &Self) -> AffectedClaims {
         let same = self.exists == before.exists
             && self.addresses == before.addresses
             && self.no_address == before.no_address
             && self.capacity == before.capacity
             && self.foreign == before.foreign
-            && self.trouble == before.trouble
+            && self.failure == before.failure
             && self.recreated == before.recreated;
         if !same {
-            return News::ForAll;
+            return AffectedClaims::All;
         }
         let changed = |these: &BTreeMap<ListenerKey, ListenerOutcome>, those: &BTreeMap<_, _>| {
             let changed = these.iter().filter(|&(key, listener)| those.get(key) != Some(listener));
             changed.map(|(_, listener)| claim_key(&listener.owner)).collect::<BTreeSet<_>>()
         };
         let (then, now) = (changed(&before.listeners, &self.listeners), changed(&self.listeners, &before.listeners));
-        News::For(then.into_iter().chain(now).collect())
+        AffectedClaims::These(then.into_iter().chain(now).collect())
     }
 
     /// Whether a listener is open that no claim is known to hold.
@@ -154,7 +154,7 @@ impl Outcome {
     #[must_use]
     pub fn no_room(&self) -> BTreeSet<ListenerKey> {
         let no_room = |listener: &ListenerOutcome| {
-            !listener.open && listener.trouble.as_ref().is_some_and(|trouble| trouble.reason == Reason::NoRoom)
+            !listener.open && listener.failure.as_ref().is_some_and(|failure| failure.reason == Reason::NoRoom)
         };
         self.listeners.iter().filter(|(_, listener)| no_room(listener)).map(|(key, _)| *key).collect()
     }
@@ -163,10 +163,10 @@ impl Outcome {
     /// itself: it waits for an address for long, or it cannot be made.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
-        let refused = |trouble: &Trouble| matches!(trouble.reason, Reason::ProviderRefused | Reason::NoRoom);
+        let refused = |failure: &Failure| matches!(failure.reason, Reason::ProviderRefused | Reason::NoRoom);
         match self.exists {
             Some(true) => self.no_address.is_some(),
-            Some(false) => self.trouble.as_ref().is_some_and(refused),
+            Some(false) => self.failure.as_ref().is_some_and(refused),
             None => false,
         }
     }
@@ -178,7 +178,7 @@ impl Outcome {
     }
 }
 
-impl From<&Error> for Trouble {
+impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let reason = match error {
             Error::NotReady(_) | Error::Conflict(_) => Reason::Pending,
@@ -204,7 +204,7 @@ mod tests {
         let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
         let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
         let idle_families = BTreeSet::new();
-        (key, ListenerOutcome { owner, open: true, backends, idle_families, left_out: None, trouble: None })
+        (key, ListenerOutcome { owner, open: true, backends, idle_families, left_out: None, failure: None })
     }
 
     fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {
@@ -217,7 +217,7 @@ mod tests {
             capacity: Capacity::default(),
             foreign: BTreeSet::new(),
             listeners: listeners.iter().cloned().collect(),
-            trouble: None,
+            failure: None,
             recreated: 0,
         }
     }
@@ -239,13 +239,13 @@ mod tests {
         let (before, after) = (outcome("a", &before), outcome("a", &after));
         let claims = ["changed", "from", "gone", "new", "to"];
         let expected = claims.map(|name| ObjectKey { namespace: "team".into(), name: name.into() });
-        assert_eq!(after.news_since(&before), News::For(expected.into()));
-        assert!(after.news_since(&after).is_none());
+        assert_eq!(after.affected_since(&before), AffectedClaims::These(expected.into()));
+        assert!(after.affected_since(&after).is_none());
     }
 
     #[test]
     fn what_changes_for_the_load_balancer_as_a_whole_is_news_for_all() {
         let (before, after) = (outcome("a", &[]), outcome("b", &[]));
-        assert_eq!(after.news_since(&before), News::ForAll);
+        assert_eq!(after.affected_since(&before), AffectedClaims::All);
     }
 }

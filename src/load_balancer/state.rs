@@ -14,7 +14,7 @@ use super::trial::Trials;
 use crate::class::render::whole_seconds;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome, Trouble};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen, Outcome};
 use crate::load_balancer::share::LeftOut;
 
 /// The first wait after a failure. It doubles with each further one.
@@ -30,7 +30,7 @@ pub(super) struct State {
     /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
     pub(super) observed: Option<Option<Observed>>,
     /// The load balancer as a whole: why it is not as planned
-    pub(super) trouble: Option<Failing>,
+    pub(super) failure: Option<Failing>,
     /// Its settings alone: why they are not as planned. They are left alone until
     /// it is time, and the listeners go on
     pub(super) unconfigured: Option<Failing>,
@@ -60,13 +60,13 @@ pub(super) struct State {
     pub(super) services: BTreeSet<ObjectKey>,
     /// Where the ports of these lead
     pub(super) reachable: ReachableCache,
-    pub(super) told: Option<Outcome>,
+    pub(super) last_reported: Option<Outcome>,
 }
 
 /// What failed, how often in a row, and when it is tried again.
 pub(super) struct Failing {
     pub(super) error: Error,
-    pub(super) trouble: Trouble,
+    pub(super) failure: Failure,
     pub(super) times: u32,
     pub(super) again: Instant,
     /// When it failed first
@@ -79,7 +79,7 @@ impl Failing {
         let (times, now) = (before.map_or(0, |before| before.times) + 1, Instant::now());
         let again = now + backoff(times, &error);
         let since = before.map_or(now, |before| before.since);
-        Self { trouble: trouble(&error, again), error, times, again, since }
+        Self { failure: failure(&error, again), error, times, again, since }
     }
 
     /// Whether it may succeed once something was closed.
@@ -89,7 +89,7 @@ impl Failing {
 
     /// A first failure that will pass, or a few conflicts with another writer, are
     /// tried again before anybody is told of them.
-    pub(super) fn is_news(&self) -> bool {
+    pub(super) fn is_reported(&self) -> bool {
         match self.error {
             Error::Transient(_) => self.times > 1,
             Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
@@ -181,12 +181,12 @@ impl State {
 
     /// Whether it was there, but served nothing yet.
     pub(super) fn is_not_ready(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
+        self.failure.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
     }
 
     /// Whether it is time to look if it serves by now.
     pub(super) fn may_be_ready(&self) -> bool {
-        self.is_not_ready() && self.trouble.as_ref().is_some_and(|failing| failing.again <= Instant::now())
+        self.is_not_ready() && self.failure.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
     /// Notes whether the load balancer was seen with an address, which is overdue after
@@ -214,7 +214,7 @@ impl State {
 
     /// `what` names the load balancer, and `object` what a person should look at.
     pub(super) fn outcome(&self, plan: Arc<Plan>, what: &str, object: &str) -> Outcome {
-        let before = self.told.as_ref();
+        let before = self.last_reported.as_ref();
         // While it can't be asked, what was last known of it stands, and so does
         // the plan that this is about: what was opened or closed since is not known.
         let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
@@ -230,13 +230,13 @@ impl State {
             (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
             (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
         };
-        let trouble = self.trouble.iter().chain(&self.unconfigured).find(|failing| failing.is_news());
-        let trouble = trouble.map(|failing| failing.trouble.clone());
+        let failure = self.failure.iter().chain(&self.unconfigured).find(|failing| failing.is_reported());
+        let failure = failure.map(|failing| failing.failure.clone());
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
         let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
         if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
-            let trouble = Trouble::from(&Error::not_ready(why.clone()));
-            listeners.values_mut().for_each(|found| _ = found.trouble.get_or_insert_with(|| trouble.clone()));
+            let failure = Failure::from(&Error::not_ready(why.clone()));
+            listeners.values_mut().for_each(|found| _ = found.failure.get_or_insert_with(|| failure.clone()));
         }
         for (key, owner) in self.trials.withdrawn() {
             let listener = listeners.entry(key).or_insert_with(|| ListenerOutcome::closed(owner));
@@ -244,14 +244,14 @@ impl State {
                 "{what} lost its address when port {key} was opened, so the port was closed again: ask for another \
                  port, or ask the admin to look at {object}"
             );
-            listener.trouble = Some(Trouble { reason: Reason::ProviderRefused, message: message.into() });
+            listener.failure = Some(Failure { reason: Reason::ProviderRefused, message: message.into() });
         }
-        let no_address = (exists == Some(true) && addresses.is_empty() && self.address_overdue).then(|| Trouble {
+        let no_address = (exists == Some(true) && addresses.is_empty() && self.address_overdue).then(|| Failure {
             reason: Reason::AddressNotAssigned,
             message: format!("{what} has no address yet: ask the admin to look at {object}").into(),
         });
         let (since, recreated) = (MaybeOpen::default(), self.recreated);
-        Outcome { plan, since, exists, addresses, no_address, capacity, foreign, listeners, trouble, recreated }
+        Outcome { plan, since, exists, addresses, no_address, capacity, foreign, listeners, failure, recreated }
     }
 
     fn listeners(&self, ours: Option<&LoadBalancer>) -> BTreeMap<ListenerKey, ListenerOutcome> {
@@ -262,12 +262,12 @@ impl State {
                 let left_out = self.left_out.get(key).copied();
                 let idle_families = self.idle_families.get(key).cloned().unwrap_or_default();
                 let owner = found.owner.clone();
-                (*key, ListenerOutcome { owner, open: true, backends, idle_families, left_out, trouble: None })
+                (*key, ListenerOutcome { owner, open: true, backends, idle_families, left_out, failure: None })
             })
             .collect();
         for (key, failed) in &self.failed {
             let listener = listeners.entry(*key).or_insert_with(|| ListenerOutcome::closed(&failed.owner));
-            listener.trouble = Some(failed.failing.trouble.clone());
+            listener.failure = Some(failed.failing.failure.clone());
         }
         listeners
     }
@@ -284,12 +284,12 @@ fn backoff(times: u32, error: &Error) -> Duration {
 }
 
 /// What a user is told of an error after which it is tried again at this time.
-pub(super) fn trouble(error: &Error, again: Instant) -> Trouble {
-    let mut trouble = Trouble::from(error);
+pub(super) fn failure(error: &Error, again: Instant) -> Failure {
+    let mut failure = Failure::from(error);
     if let Error::Throttled { message, .. } = error {
         let wait = SignedDuration::try_from(again.saturating_duration_since(Instant::now())).unwrap_or_default();
         let time = whole_seconds(Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX));
-        trouble.message = format!("too many calls, to be tried again at {time}: {message}").into();
+        failure.message = format!("too many calls, to be tried again at {time}: {message}").into();
     }
-    trouble
+    failure
 }

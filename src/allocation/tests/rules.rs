@@ -116,7 +116,7 @@ fn a_new_claim_gets_all_its_ports_on_one_load_balancer_or_none() {
 
     let result = run(&[taken, both], &existing(1), &Policy { max: 1, ..policy() });
     assert_eq!(slots(&result[1]), []);
-    assert_eq!(reasons(&result[1]), [("tls", Some(Reason::PortTaken))], "80 was not the trouble");
+    assert_eq!(reasons(&result[1]), [("tls", Some(Reason::PortTaken))], "80 was not the failure");
 }
 
 #[test]

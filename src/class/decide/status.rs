@@ -23,17 +23,17 @@ pub(super) fn class_status(
     facts: &Facts<'_>,
 ) -> SharedLBClassStatus {
     let generation = facts.class.meta.generation;
-    let mut trouble = facts.suspended.clone().map(|why| (why.reason.unwrap_or(Reason::Pending), why.message));
+    let mut failure = facts.suspended.clone().map(|why| (why.reason.unwrap_or(Reason::Pending), why.message));
     let load_balancers: Vec<LoadBalancerStatus> = decision
         .plans
         .keys()
         .map(|&index| {
             let listed = before.load_balancers.iter().find(|lb| lb.index == index).cloned().unwrap_or_default();
             let outcome =
-                facts.outcomes.get(&index).filter(|outcome| outcome.exists.is_some() || outcome.trouble.is_some());
-            let own = outcome.and_then(|outcome| outcome.trouble.clone());
+                facts.outcomes.get(&index).filter(|outcome| outcome.exists.is_some() || outcome.failure.is_some());
+            let own = outcome.and_then(|outcome| outcome.failure.clone());
             let no_address = outcome.and_then(|outcome| outcome.no_address.clone());
-            let own = own.or(no_address).map(|trouble| (trouble.reason, trouble.message.to_string())).or_else(|| {
+            let own = own.or(no_address).map(|failure| (failure.reason, failure.message.to_string())).or_else(|| {
                 let nowhere = outcome.is_some_and(|outcome| outcome.addresses.is_empty());
                 nowhere.then(|| (Reason::Pending, "the load balancer has no address yet".to_owned()))
             });
@@ -48,9 +48,9 @@ pub(super) fn class_status(
                 )],
                 None => listed.conditions,
             };
-            if let (None, Some((reason, message))) = (&trouble, own) {
+            if let (None, Some((reason, message))) = (&failure, own) {
                 let names_it = message.starts_with(&format!("load balancer {index} "));
-                trouble = Some((reason, if names_it { message } else { format!("load balancer {index}: {message}") }));
+                failure = Some((reason, if names_it { message } else { format!("load balancer {index}: {message}") }));
             }
             // One that could not be asked yet is as it was.
             let heard = outcome.filter(|outcome| outcome.exists.is_some());
@@ -74,8 +74,8 @@ pub(super) fn class_status(
     // Until every LB loop has been heard, what the status said of them stands.
     let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
     let ready = match find(&before.conditions, ConditionType::Ready) {
-        Some(stands) if !heard && trouble.is_none() => stands.clone(),
-        _ => class_condition(ConditionType::Ready, trouble, Reason::Ready, &before.conditions, generation, facts.now),
+        Some(stands) if !heard && failure.is_none() => stands.clone(),
+        _ => class_condition(ConditionType::Ready, failure, Reason::Ready, &before.conditions, generation, facts.now),
     };
     SharedLBClassStatus {
         provider: Some(facts.spec.provider.kind().to_owned()),
@@ -133,8 +133,8 @@ pub(in crate::class) fn unreadable_status(
     now: Timestamp,
 ) -> SharedLBClassStatus {
     let condition = |kind, fine| {
-        let trouble = Some((Reason::Unsupported, message.to_owned()));
-        class_condition(kind, trouble, fine, &before.conditions, generation, now)
+        let failure = Some((Reason::Unsupported, message.to_owned()));
+        class_condition(kind, failure, fine, &before.conditions, generation, now)
     };
     SharedLBClassStatus {
         observed_generation: Some(generation),

@@ -14,7 +14,7 @@ use crate::class::render::{self, Programmed, Verdict, find};
 use crate::fixtures::{ClaimFixture, claim, class};
 use crate::kubernetes::cache::Cache;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Trouble};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen};
 use kube::runtime::watcher::Event;
 
 /// A class and its claims, and what its LB loops have told.
@@ -106,7 +106,7 @@ impl World {
             let idle_families = BTreeSet::new();
             (
                 tcp(port),
-                ListenerOutcome { owner, open: true, backends: true, idle_families, left_out: None, trouble: None },
+                ListenerOutcome { owner, open: true, backends: true, idle_families, left_out: None, failure: None },
             )
         };
         let outcome = Outcome {
@@ -118,7 +118,7 @@ impl World {
             capacity: ProviderCapacity::default(),
             foreign: BTreeSet::new(),
             listeners: open.iter().map(listener).collect(),
-            trouble: None,
+            failure: None,
             recreated: 0,
         };
         self.outcomes.insert(0, outcome);
@@ -129,7 +129,7 @@ impl World {
         let outcome = self.outcomes.get_mut(&0).unwrap();
         outcome.addresses = Arc::default();
         let message = "load balancer 0 of class default has no address yet: ask the admin".into();
-        outcome.no_address = Some(Trouble { reason: Reason::AddressNotAssigned, message });
+        outcome.no_address = Some(Failure { reason: Reason::AddressNotAssigned, message });
     }
 
     fn later(&mut self, seconds: i64) {
@@ -203,7 +203,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
         capacity: ProviderCapacity::default(),
         foreign: BTreeSet::new(),
         listeners: BTreeMap::new(),
-        trouble: None,
+        failure: None,
         recreated: 0,
     };
     world.outcomes.insert(1, gone);
@@ -322,10 +322,10 @@ fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_canno
     world.outcomes.clear();
     world.decide();
     assert_eq!(world.status, told, "as after a restart");
-    let trouble = Trouble { reason: Reason::Unreachable, message: "no answer".into() };
+    let failure = Failure { reason: Reason::Unreachable, message: "no answer".into() };
     world.seen(&world.claims.clone(), &[]);
     let outcome = world.outcomes.get_mut(&0).unwrap();
-    (outcome.exists, outcome.addresses, outcome.trouble) = (None, Arc::default(), Some(trouble));
+    (outcome.exists, outcome.addresses, outcome.failure) = (None, Arc::default(), Some(failure));
     world.decide();
     let lb = &world.status.load_balancers[0];
     assert_eq!((lb.address.as_deref(), &lb.capacity), (Some("10.0.0.1"), &told.load_balancers[0].capacity));
@@ -358,8 +358,8 @@ fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why(
     world.decide();
     world.deleting = true;
     let message = "deletion protection is on: switch it off";
-    let trouble = Trouble { reason: Reason::ProviderRefused, message: message.into() };
-    world.outcomes.get_mut(&0).unwrap().trouble = Some(trouble);
+    let failure = Failure { reason: Reason::ProviderRefused, message: message.into() };
+    world.outcomes.get_mut(&0).unwrap().failure = Some(failure);
     assert!(world.decide().plans[&0].is_none(), "it shall go");
     let said = |conditions: &[Condition]| {
         let ready = find(conditions, ConditionType::Ready).unwrap();

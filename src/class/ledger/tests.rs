@@ -291,7 +291,7 @@ impl World {
             no_address: None,
             capacity: Capacity { listeners: no_room.then_some(1), targets: None },
             foreign: foreign.and_then(std::num::NonZeroU16::new).map(port).into_iter().collect(),
-            trouble: None,
+            failure: None,
             recreated: 0,
         };
         self.class.take_outcome("uid-of-class", index, outcome);

@@ -194,7 +194,7 @@ impl World {
     fn lb_actions(who: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
         for (lb, lb_loop) in (0..).zip(&controller.loops) {
             let Some(lb_loop) = lb_loop else { continue };
-            let told = lb_loop.memories.told.as_ref().map(|told| told.plan);
+            let told = lb_loop.memories.last_reported.as_ref().map(|told| told.plan);
             if lb_loop.unheard {
                 actions.push(Action::Hear(who, lb));
             }

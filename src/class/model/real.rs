@@ -32,7 +32,7 @@ use crate::kubernetes::writes::Writes;
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::{
-    BACKENDS, CLAIMS, Memories, Numbered, Slots, There, Told, claim_json, claim_of, key, plan_of, port_of, run,
+    BACKENDS, CLAIMS, Memories, Numbered, Reported, Slots, There, claim_json, claim_of, key, plan_of, port_of, run,
 };
 use crate::load_balancer::outcome::{MaybeOpen, Outcome};
 use crate::watches::NamespaceObject;
@@ -318,7 +318,7 @@ fn outcome(index: u32, Heard { told, since: (planned, exists) }: &Heard) -> Outc
 
 impl InFlightPlans {
     /// An outcome as the class loop takes it in, or keeps it, when `current` was handed last.
-    pub(super) fn heard(&mut self, told: &Told, current: &Numbered) -> Heard {
+    pub(super) fn heard(&mut self, told: &Reported, current: &Numbered) -> Heard {
         let mut real = self.real();
         let since = real.since(&plan_of(0, &told.plan), &plan_of(0, current));
         *self = Self::of(&real);

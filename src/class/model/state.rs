@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sharedlb_crds::Reason;
 
-use crate::load_balancer::model::{ByPort, Memories, Numbered, There, Told};
+use crate::load_balancer::model::{ByPort, Memories, Numbered, Reported, There};
 
 /// A front port of a load balancer, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,7 +197,7 @@ pub(super) struct InFlightPlans {
 /// An outcome, as the class loop has taken it in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Heard {
-    pub(super) told: Told,
+    pub(super) told: Reported,
     /// Ports that were planned since, and whether the load balancer was to exist
     pub(super) since: ([bool; 3], bool),
 }
@@ -270,7 +270,7 @@ impl Controller {
         if let Some(lb_loop) = &mut self.loops[lb] {
             each(&mut lb_loop.plans.current.number);
             lb_loop.taken.iter_mut().for_each(|plan| each(&mut plan.number));
-            lb_loop.memories.told.iter_mut().for_each(|told| each(&mut told.plan.number));
+            lb_loop.memories.last_reported.iter_mut().for_each(|told| each(&mut told.plan.number));
             lb_loop.plans.in_flight.dropped.iter_mut().flatten().for_each(&mut *each);
             each(&mut lb_loop.plans.in_flight.existing);
         }

@@ -154,7 +154,7 @@ impl State {
         let Some(plan) = lb_loop.taken.take() else { return };
         let index = u8::try_from(lb).unwrap();
         let (memories, after) = real.run(index, &lb_loop.memories, &plan, &there, answers);
-        lb_loop.unheard |= memories.told != lb_loop.memories.told;
+        lb_loop.unheard |= memories.last_reported != lb_loop.memories.last_reported;
         lb_loop.memories = memories;
         self.there[lb] = after;
         self.note_what_was_cut(index, &there);
@@ -187,7 +187,7 @@ impl State {
         let controller = self.controller(who);
         if let Some(lb_loop) = &mut controller.loops[lb] {
             lb_loop.unheard = false;
-            let told = lb_loop.memories.told.as_ref();
+            let told = lb_loop.memories.last_reported.as_ref();
             controller.outcomes[lb] = told.map(|told| lb_loop.plans.in_flight.heard(told, &lb_loop.plans.current));
         }
     }

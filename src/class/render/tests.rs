@@ -55,8 +55,8 @@ fn a_port_that_no_address_leads_to_is_not_ready() {
 #[test]
 fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
     let claim = claim("web").holds(0, 20001).build();
-    let trouble = Trouble { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
-    let without_backends = vec![("dns".into(), Some(trouble))];
+    let failure = Failure { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
+    let without_backends = vec![("dns".into(), Some(failure))];
     let programmed = Programmed::Served(Served { without_backends, ..Served::default() });
     let verdict = Verdict { programmed, ..served(&claim) };
     let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
@@ -115,9 +115,9 @@ fn opened_and_reached(claim: &ClaimObject, open: &[u16], addresses: &[&str]) -> 
     let listeners = claim.request.held.iter().flat_map(|held| held.slots.iter()).map(|slot| {
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: slot.name.clone() };
         let is_open = open.contains(&slot.key.port.get());
-        let refused = || Trouble { reason: Reason::ProviderRefused, message: "no".into() };
-        let trouble = (!is_open).then(refused);
-        (slot.key, ListenerOutcome { open: is_open, backends: is_open, trouble, ..ListenerOutcome::closed(&owner) })
+        let refused = || Failure { reason: Reason::ProviderRefused, message: "no".into() };
+        let failure = (!is_open).then(refused);
+        (slot.key, ListenerOutcome { open: is_open, backends: is_open, failure, ..ListenerOutcome::closed(&owner) })
     });
     let outcome = outcome(addresses.clone(), listeners.collect());
     let held = claim.request.held.clone().unwrap();
@@ -140,7 +140,7 @@ fn outcome(addresses: Arc<[Address]>, listeners: BTreeMap<ListenerKey, ListenerO
         capacity: Capacity::default(),
         foreign: BTreeSet::new(),
         listeners,
-        trouble: None,
+        failure: None,
         recreated: 0,
     }
 }

@@ -16,11 +16,11 @@ async fn without_address() -> Running {
 async fn an_address_that_is_overdue_is_told_once_with_what_to_look_at_and_costs_no_call() {
     let running = without_address().await;
     assert_eq!((running.last().no_address, running.last().listeners[&tcp(20001)].open), (None, true));
-    let (calls, told) = (running.cloud.calls(), running.told.lock().unwrap().len());
+    let (calls, told) = (running.cloud.calls(), running.reported.lock().unwrap().len());
     tokio::time::sleep(ADDRESS_WITHIN).await;
     let outcome = running.last();
     assert!(outcome.is_unusable());
-    let Trouble { reason, message } = outcome.no_address.unwrap();
+    let Failure { reason, message } = outcome.no_address.unwrap();
     assert_eq!(reason, Reason::AddressNotAssigned);
     let object = running.provider.object(&name());
     assert_eq!(
@@ -28,7 +28,7 @@ async fn an_address_that_is_overdue_is_told_once_with_what_to_look_at_and_costs_
         format!("load balancer 0 of class default has no address yet: ask the admin to look at {object}")
     );
     tokio::time::sleep(RESYNC / 2).await;
-    assert_eq!((running.cloud.calls(), running.told.lock().unwrap().len()), (calls, told + 1));
+    assert_eq!((running.cloud.calls(), running.reported.lock().unwrap().len()), (calls, told + 1));
 
     running.cloud.gives_addresses(true);
     running.changes().await;
@@ -45,7 +45,7 @@ async fn a_load_balancer_that_cannot_be_made_is_unusable_until_it_is_made() {
     let running = running.await;
     let outcome = running.last();
     assert!(outcome.is_unusable());
-    let message = outcome.trouble.unwrap().message;
+    let message = outcome.failure.unwrap().message;
     let object = running.provider.object(&name());
     let expected =
         format!("load balancer 0 of class default ({object}) cannot be made: no further load balancer can be made");
@@ -69,8 +69,8 @@ async fn a_listener_that_costs_the_address_is_withdrawn_and_told_and_the_others_
     assert_eq!(running.open().await.into_keys().collect::<Vec<_>>(), [20001]);
     let outcome = running.last();
     assert!(!outcome.addresses.is_empty());
-    assert_eq!(outcome.listeners[&tcp(20001)].trouble, None);
-    let Trouble { reason, message } = outcome.listeners[&tcp(20002)].trouble.clone().unwrap();
+    assert_eq!(outcome.listeners[&tcp(20001)].failure, None);
+    let Failure { reason, message } = outcome.listeners[&tcp(20002)].failure.clone().unwrap();
     assert_eq!(reason, Reason::ProviderRefused);
     assert!(message.contains("lost its address when port 20002/TCP was opened"), "{message}");
     assert!(message.contains("ask for another port"), "{message}");
@@ -92,5 +92,5 @@ async fn a_withdrawn_listener_opens_when_what_was_in_its_way_is_gone() {
     running.cloud.accept_all();
     tokio::time::sleep(Duration::from_secs(45)).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]));
-    assert_eq!(running.last().listeners[&tcp(20001)].trouble, None);
+    assert_eq!(running.last().listeners[&tcp(20001)].failure, None);
 }

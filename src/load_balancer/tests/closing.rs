@@ -45,7 +45,7 @@ async fn what_was_closed_before_an_apply_failed_is_told() {
     tokio::time::sleep(BACKOFF_MAX).await;
     assert_eq!(running.open().await, BTreeMap::new());
     assert!(running.last().is_closed(tcp(20001)), "it is known that it is closed, although the apply failed");
-    assert_eq!(running.last().trouble.as_ref().unwrap().reason, Reason::Unreachable);
+    assert_eq!(running.last().failure.as_ref().unwrap().reason, Reason::Unreachable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,6 +79,6 @@ async fn a_listener_whose_successor_is_refused_goes_on_with_the_pods_of_the_mome
         running.endpoints(&after, pods).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(running.open().await, BTreeMap::from([(20001, pods.into())]));
-        assert!(running.last().listeners[&both].trouble.is_some());
+        assert!(running.last().listeners[&both].failure.is_some());
     }
 }

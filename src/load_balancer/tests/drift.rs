@@ -41,9 +41,9 @@ async fn drift_that_cannot_be_repaired_is_reported_with_the_reason() {
     running.cloud.repairs(false);
     running.cloud.drifts(&name(), PORT, WHAT);
     running.changes().await;
-    let trouble = running.last().trouble.expect("it is reported");
-    assert_eq!(&*trouble.message, "port 20001: a target group serves no listener: it is not repaired on demand");
+    let failure = running.last().failure.expect("it is reported");
+    assert_eq!(&*failure.message, "port 20001: a target group serves no listener: it is not repaired on demand");
     running.cloud.repairs(true);
     tokio::time::sleep(BACKOFF_MAX).await;
-    assert_eq!((running.last().trouble, drift(&running).await), (None, BTreeMap::new()));
+    assert_eq!((running.last().failure, drift(&running).await), (None, BTreeMap::new()));
 }

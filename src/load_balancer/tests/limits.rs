@@ -2,7 +2,7 @@
 
 use sharedlb_providers::Capacity;
 
-use super::super::state::trouble;
+use super::super::state::failure;
 use super::*;
 
 const COALESCE: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ async fn of_more_backends_than_fit_each_listener_gets_a_fair_share_and_that_is_t
     assert_eq!(outcome.listeners[&tcp(20001)].left_out, None);
     let left_out = outcome.listeners[&tcp(20002)].left_out.unwrap();
     assert_eq!((left_out.served, left_out.all, left_out.limit, left_out.of_listener), (8, 20, 10, false));
-    assert!(outcome.listeners.values().all(|listener| listener.trouble.is_none()), "nobody failed for it");
+    assert!(outcome.listeners.values().all(|listener| listener.failure.is_none()), "nobody failed for it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn room_that_somebody_else_used_is_known_as_soon_as_it_is_missed() {
     running.cloud.limit(Capacity { listeners: Some(1), targets: None });
     running.plan(&[a, claim("b").holds(0, 20002)]).await;
     let outcome = running.last();
-    assert_eq!(outcome.listeners[&tcp(20002)].trouble.as_ref().unwrap().reason, Reason::NoRoom);
+    assert_eq!(outcome.listeners[&tcp(20002)].failure.as_ref().unwrap().reason, Reason::NoRoom);
     assert_eq!(outcome.no_room(), BTreeSet::from([tcp(20002)]));
     assert_eq!(outcome.capacity.listeners, Some(1));
 }
@@ -94,7 +94,7 @@ async fn a_load_balancer_that_is_gone_is_made_anew_and_that_is_told_once() {
 #[tokio::test(start_paused = true)]
 async fn who_is_throttled_is_told_when_it_goes_on() {
     let (error, wait) = (Error::Throttled { retry_after: Duration::from_secs(7), message: "Rate exceeded".into() }, 30);
-    let told = trouble(&error, Instant::now() + Duration::from_secs(wait));
+    let told = failure(&error, Instant::now() + Duration::from_secs(wait));
     assert_eq!(told.reason, Reason::Throttled);
     let time = told.message.strip_prefix("too many calls, to be tried again at ").unwrap();
     let time: jiff::Timestamp = time.strip_suffix(": Rate exceeded").unwrap().parse().unwrap();

@@ -28,7 +28,7 @@ use crate::backends::{Reach, ServiceObject, SliceObject};
 use crate::class::companion;
 use crate::fixtures::{ClaimFixture, claim};
 use crate::load_balancer::desired::Planned;
-use crate::load_balancer::outcome::Trouble;
+use crate::load_balancer::outcome::Failure;
 
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -39,7 +39,7 @@ struct Running {
     plans: watch::Sender<Arc<Plan>>,
     backends: Arc<Backends>,
     signal: Arc<Signal>,
-    told: Arc<Mutex<Vec<Outcome>>>,
+    reported: Arc<Mutex<Vec<Outcome>>>,
     /// Of objects, ever higher ones
     versions: AtomicU64,
 }
@@ -58,8 +58,8 @@ impl Running {
         let cloud = Cloud::default();
         let provider = provider(cloud.clone());
         let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
-        let (backends, told) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
-        let (outcomes, signal) = (told.clone(), Arc::new(Signal::default()));
+        let (backends, reported) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
+        let (outcomes, signal) = (reported.clone(), Arc::new(Signal::default()));
         let lb_loop = LbLoop {
             name: name(),
             existed,
@@ -69,12 +69,12 @@ impl Running {
             plans: receiver,
             signal: signal.clone(),
             backends: backends.clone(),
-            tell: Box::new(move |outcome| outcomes.lock().unwrap().push(outcome)),
+            on_outcome: Box::new(move |outcome| outcomes.lock().unwrap().push(outcome)),
             resync: RESYNC,
             metrics: Arc::new(Metrics::default()),
         };
         tokio::spawn(lb_loop.run());
-        let running = Self { cloud, provider, plans, backends, signal, told, versions: AtomicU64::new(1) };
+        let running = Self { cloud, provider, plans, backends, signal, reported, versions: AtomicU64::new(1) };
         running.settle().await;
         running
     }
@@ -140,7 +140,7 @@ impl Running {
     }
 
     fn last(&self) -> Outcome {
-        self.told.lock().unwrap().last().unwrap().clone()
+        self.reported.lock().unwrap().last().unwrap().clone()
     }
 
     async fn open(&self) -> BTreeMap<u16, usize> {
@@ -180,10 +180,10 @@ async fn a_change_of_endpoints_reaches_the_load_balancer_and_is_told_only_if_it_
     running.endpoints(&a, 1).await;
     assert!(running.last().listeners[&tcp(20001)].backends, "the first backend is there");
 
-    let told = running.told.lock().unwrap().len();
+    let told = running.reported.lock().unwrap().len();
     running.endpoints(&a, 3).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 3)]));
-    assert_eq!(running.told.lock().unwrap().len(), told, "more of them are no news");
+    assert_eq!(running.reported.lock().unwrap().len(), told, "more of them are no news");
 
     running.backends.watched_slice(Event::Init);
     running.backends.watched_slice(Event::InitDone);
@@ -214,9 +214,9 @@ async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_sel
     running.plan(&[bad.clone(), good.clone()]).await;
     assert_eq!(running.open().await.keys().collect::<Vec<_>>(), [&20002]);
     let outcome = running.last();
-    let failed = outcome.listeners[&tcp(20001)].trouble.clone().unwrap();
+    let failed = outcome.listeners[&tcp(20001)].failure.clone().unwrap();
     assert_eq!(failed.reason, Reason::ProviderRefused);
-    assert_eq!(outcome.listeners[&tcp(20002)].trouble, None);
+    assert_eq!(outcome.listeners[&tcp(20002)].failure, None);
 
     let before = running.cloud.calls();
     tokio::time::sleep(Duration::from_secs(600)).await;
@@ -237,7 +237,7 @@ async fn one_failing_listener_holds_up_no_other_and_is_tried_again_ever_more_sel
     running.cloud.accept_all();
     tokio::time::sleep(BACKOFF_MAX * 2).await;
     assert!(running.open().await.contains_key(&20001));
-    assert_eq!(running.last().listeners[&tcp(20001)].trouble, None);
+    assert_eq!(running.last().listeners[&tcp(20001)].failure, None);
 }
 
 /// A load balancer each change of which takes 10 ms, also one that is refused.
@@ -318,7 +318,7 @@ async fn a_foreign_port_is_reported_as_foreign_and_as_in_use() {
     running.cloud.open_foreign(&name(), theirs);
     running.plan(&[claim("a").holds(0, 20001)]).await;
     let outcome = running.last();
-    assert_eq!(outcome.listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::PortInUse);
+    assert_eq!(outcome.listeners[&tcp(20001)].failure.as_ref().unwrap().reason, Reason::PortInUse);
     assert_eq!(outcome.foreign, BTreeSet::from([theirs]));
 }
 
@@ -370,10 +370,10 @@ async fn unsure(answers: Answers) -> (Running, Arc<FaultyProvider>) {
 #[tokio::test(start_paused = true)]
 async fn a_listener_that_is_as_planned_has_not_failed_whatever_was_told_of_it() {
     let (running, asked) = unsure(Answers::OneDenied).await;
-    assert_eq!(running.last().listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::Unreachable);
+    assert_eq!(running.last().listeners[&tcp(20001)].failure.as_ref().unwrap().reason, Reason::Unreachable);
     asked.answer(Answers::Fine);
     tokio::time::sleep(BACKOFF_MAX).await;
-    assert_eq!(running.last().listeners[&tcp(20001)].trouble, None, "it was opened all the same");
+    assert_eq!(running.last().listeners[&tcp(20001)].failure, None, "it was opened all the same");
 }
 
 #[tokio::test(start_paused = true)]
@@ -414,8 +414,8 @@ async fn a_load_balancer_that_serves_nothing_yet_is_pending_and_looked_at_until_
     asked.answer(Answers::NotReady);
     tokio::time::sleep(RESYNC * 2).await;
     let outcome = running.last();
-    assert_eq!(outcome.trouble.as_ref().unwrap().reason, Reason::Pending);
-    assert_eq!(outcome.listeners[&tcp(20001)].trouble.as_ref().unwrap().reason, Reason::Pending);
+    assert_eq!(outcome.failure.as_ref().unwrap().reason, Reason::Pending);
+    assert_eq!(outcome.listeners[&tcp(20001)].failure.as_ref().unwrap().reason, Reason::Pending);
     assert!(!outcome.addresses.is_empty(), "its address is told as soon as it is known");
 
     running.plan(&[claim("a").holds(0, 20001), claim("b").holds(0, 20002)]).await;
@@ -423,8 +423,8 @@ async fn a_load_balancer_that_serves_nothing_yet_is_pending_and_looked_at_until_
 
     asked.answer(Answers::Fine);
     tokio::time::sleep(BACKOFF_MAX).await;
-    assert_eq!(running.last().trouble, None);
-    assert!(running.last().listeners.values().all(|listener| listener.trouble.is_none()));
+    assert_eq!(running.last().failure, None);
+    assert!(running.last().listeners.values().all(|listener| listener.failure.is_none()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -434,10 +434,10 @@ async fn what_is_done_is_told_before_what_is_postponed_is_gone_on_with() {
     running.plan(&(20001..20005).map(|port| claim(&format!("c-{port}")).holds(0, port)).collect::<Vec<_>>()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(running.open().await.len(), 4);
-    let told = running.told.lock().unwrap();
+    let told = running.reported.lock().unwrap();
     let open: BTreeSet<usize> = told.iter().map(|outcome| outcome.listeners.len()).collect();
     assert_eq!(open, BTreeSet::from([0, 1, 2, 3, 4]), "each as it opened");
-    assert!(told.iter().flat_map(|outcome| outcome.listeners.values()).all(|listener| listener.trouble.is_none()));
+    assert!(told.iter().flat_map(|outcome| outcome.listeners.values()).all(|listener| listener.failure.is_none()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -445,8 +445,8 @@ async fn settings_that_are_refused_are_told_and_hold_up_no_listener() {
     let (running, asked) = unsure(Answers::NoSettings).await;
     tokio::time::sleep(RESYNC).await;
     let outcome = running.last();
-    assert_eq!(outcome.trouble.as_ref().unwrap().reason, Reason::ProviderRefused);
-    assert_eq!(outcome.listeners[&tcp(20001)].trouble, None);
+    assert_eq!(outcome.failure.as_ref().unwrap().reason, Reason::ProviderRefused);
+    assert_eq!(outcome.listeners[&tcp(20001)].failure, None);
 
     let mut claims = vec![claim("a").holds(0, 20001)];
     let before = running.cloud.calls();
@@ -460,5 +460,5 @@ async fn settings_that_are_refused_are_told_and_hold_up_no_listener() {
 
     asked.answer(Answers::Fine);
     tokio::time::sleep(BACKOFF_MAX * 2).await;
-    assert_eq!(running.last().trouble, None);
+    assert_eq!(running.last().failure, None);
 }

@@ -246,7 +246,7 @@ fn a_claim_for_which_somebody_else_used_the_room_moves_on_and_what_it_had_is_rec
     world.seen(&[waiting], &[(20001, "a")]);
     let listener = world.outcomes.get_mut(&0).unwrap().listeners.get_mut(&tcp(20001)).unwrap();
     listener.open = false;
-    listener.trouble = Some(Trouble { reason: Reason::NoRoom, message: "full".into() });
+    listener.failure = Some(Failure { reason: Reason::NoRoom, message: "full".into() });
     let decision = world.decide();
     let granted = decision.assignments[0].as_ref().unwrap().granted.as_ref().unwrap();
     assert_eq!(granted.index, 1);
