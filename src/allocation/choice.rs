@@ -10,7 +10,7 @@ use super::{Misfit, Obstacle, Refusal, count_of as count};
 use crate::allocation::ports::Space;
 use crate::kubernetes::ObjectKey;
 
-/// Takes up a port for each of these, or none at all.
+/// Takes a port for each of these, or none at all.
 pub(super) fn take_all(
     space: &mut Space,
     index: u32,
@@ -22,7 +22,7 @@ pub(super) fn take_all(
     let mut slots: Vec<HeldSlot> = Vec::with_capacity(ports.len());
     let mut refused = Vec::new();
     let assigned = count(ports.iter().filter(|port| port.number.is_none()).count());
-    // Numbers that are asked for first, so that no sibling is handed one of them.
+    // Requested numbers first, so that no sibling is assigned one of them.
     for port in
         ports.iter().filter(|port| port.number.is_some()).chain(ports.iter().filter(|port| port.number.is_none()))
     {
@@ -54,16 +54,16 @@ pub(super) fn take_all(
     Err(refused)
 }
 
-/// The port that this claim's port gets if it is free: always the same for the
-/// same names and ranges, so that one created again gets its port back, and a
-/// freed port is seldom given to somebody else soon.
+/// The port that this claim's port gets if it is free. It is the same for the same names and
+/// ranges, so that a recreated claim gets its port back, and a free port is seldom assigned to
+/// another claim soon.
 pub(super) fn preferred(claim: &ObjectKey, port: &str, dynamic: &[NonZeroU16]) -> Option<NonZeroU16> {
     let hash = fnv1a([claim.namespace.as_bytes(), claim.name.as_bytes(), port.as_bytes()]);
     let ports = u64::try_from(dynamic.len()).ok()?;
     dynamic.get(usize::try_from(hash.checked_rem(ports)?).ok()?).copied()
 }
 
-/// Puts the slots into the order in which the claim asks for them.
+/// Sorts the slots in the order of the claim's ports.
 pub(super) fn sort_as_asked(slots: &mut [HeldSlot], claim: &Claim) {
     slots.sort_by_key(|slot| claim.ports.iter().position(|port| port.name == slot.name));
 }

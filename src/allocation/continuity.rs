@@ -1,4 +1,4 @@
-//! What the ports of a claim continue when the list of its ports is edited.
+//! The slots that the ports of a claim continue after an edit of its list of ports.
 //!
 //! A name is only a name. A port that is renamed, that gets a name since a second
 //! one is added, that changes its place in the list, or that is merged with
@@ -10,20 +10,20 @@ use sharedlb_providers::{Protocol, Transport};
 
 use super::types::{Claim, HeldSlot, PortRequest, same};
 
-/// By what a port of the spec is recognised as the one that has a slot: the rules
-/// in their order. Each is applied to all ports before the next one is. What was
-/// merged is known by its number, before places are looked at.
+/// The rules by which a port of the spec is recognised as the one that has a slot, in their
+/// order. Each is applied to all ports before the next one. Merged ports are recognised by
+/// their number, before places are compared.
 const RULES: [Rule; 4] = [Rule::Name, Rule::Number, Rule::TargetAndProtocol, Rule::Target];
 
 #[derive(Clone, Copy)]
 enum Rule {
-    /// It has the name of the slot.
+    /// The port has the name of the slot.
     Name,
-    /// It asks for the number of the slot.
+    /// It requests the number of the slot.
     Number,
-    /// It leads to the same port of the pods, with the same protocol.
+    /// It has the same target and protocol.
     TargetAndProtocol,
-    /// It leads to the same port of the pods.
+    /// It has the same target.
     Target,
     /// It has the place in the list that the slot had.
     Place,
@@ -49,7 +49,7 @@ pub(super) fn is_unedited(ports: &[PortRequest], slots: &[HeldSlot]) -> bool {
     })
 }
 
-/// Whether a claim holds a slot for each of its ports, and asks for no other one.
+/// Whether a claim holds a slot for each of its ports, and requests no other one.
 pub(crate) fn holds_all(claim: &Claim) -> bool {
     let holds_all = |slots: &[HeldSlot]| slots.len() == claim.ports.len() && is_unedited(&claim.ports, slots);
     claim.held.as_ref().is_some_and(|held| holds_all(&held.slots))
@@ -73,8 +73,7 @@ pub(super) fn links(ports: &[PortRequest], slots: &[HeldSlot]) -> Vec<Link> {
     matching.links
 }
 
-/// The number that each port of the claim has, or goes on with; `None`: it has none
-/// yet.
+/// The number that each port of the claim has or continues; `None`: it has none yet.
 pub(crate) fn numbers(claim: &Claim) -> Vec<Option<NonZeroU16>> {
     let slots = claim.held.as_ref().map_or(&[][..], |held| &held.slots);
     let mut numbers = vec![None; claim.ports.len()];
@@ -88,8 +87,8 @@ fn asks_no_other_number(port: &PortRequest, slot: &HeldSlot) -> bool {
     port.number.is_none_or(|number| number == slot.key.port)
 }
 
-/// What can be continued of a slot after these. A status names a port once, and a
-/// number once for each transport: all else was not written by us.
+/// The part of a slot that can be continued after these. A status that we wrote names a port
+/// once, and a number once for each transport.
 fn left(slot: &HeldSlot, before: &[HeldSlot]) -> Transports {
     let all = Transports::of(slot.key.protocol);
     let is_twin = |other: &HeldSlot| {

@@ -1,10 +1,9 @@
-//! Which claim gets which ports: the one place that chooses.
+//! Allocation: the only code that chooses ports for claims.
 //!
-//! [`assign`] is a pure function. It has no memory: what was given is read from
-//! the claims' own status on every run, so there is no allocator state beside
-//! its owners to lose, lock, repair or leak. [`Occupancy`] is what a run leaves, to give
-//! a newcomer its ports without another run; it is thrown away where anything else has
-//! changed.
+//! [`assign`] is a pure function without memory: on every run it reads held slots from the
+//! claims' own status, so there is no separate allocator state that could be lost, locked
+//! or leak. [`Occupancy`] is the result of a run by which a newcomer gets its ports without
+//! another run; it is dropped when anything else changes.
 
 mod choice;
 mod continuity;
@@ -36,12 +35,12 @@ pub use self::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Poli
 use crate::allocation::ports::Space;
 use crate::kubernetes::ObjectKey;
 
-/// Decides for all claims of one class what each gets; the result is in the
-/// order of `claims`, and does not depend on it. Also returns what is occupied then.
+/// Assigns slots to all claims of one class; the result is in the order of `claims`, and does
+/// not depend on it. Also returns the occupancy after that.
 ///
-/// Three passes, each with the older claims first: what is held stays held (but
-/// for what was never opened, where the load balancer turned out to have no room or
-/// to be unusable); then claims that ask for a number; then all others.
+/// There are three passes, each with the older claims first: held slots stay (except for
+/// those that were never opened, on a load balancer without room or one that is unusable);
+/// then come claims that request a number; then all others.
 #[must_use]
 pub fn assign(
     claims: &[&Claim],
@@ -61,7 +60,7 @@ pub fn assign(
     }
     run.take_up_foreign_and_released();
     if run.may_move() {
-        // Of those that are too many together, the older stay.
+        // If claims do not fit together, the older ones stay.
         for &i in order.iter().rev() {
             run.move_on(claims[i], &mut result[i]);
         }
@@ -79,7 +78,7 @@ pub fn assign(
     (result, run)
 }
 
-/// What the ports of a claim continue; `None`: its slots are continued as they are.
+/// The slots that the ports of a claim continue; `None`: all slots, as they are.
 fn edited_links(claim: &Claim) -> Option<Vec<Link>> {
     let held = claim.held.as_ref()?;
     (!is_unedited(&claim.ports, &held.slots)).then(|| links(&claim.ports, &held.slots))
@@ -89,10 +88,10 @@ fn seniority(claim: &Claim) -> (i64, &ObjectKey) {
     (claim.created, &claim.id)
 }
 
-/// Ports, by name, that did not get what they asked for.
+/// Refused ports, by name.
 type Misfit = Vec<(Arc<str>, Refusal)>;
 
-/// What is occupied on the load balancers of a class: the state of a run of [`assign`].
+/// The occupied ports of the load balancers of a class: the state of a run of [`assign`].
 pub struct Occupancy {
     policy: Arc<Policy>,
     /// The dynamic ports in order, to look one up by its place
@@ -100,9 +99,9 @@ pub struct Occupancy {
     known: Arc<BTreeMap<u32, LoadBalancerState>>,
     spaces: BTreeMap<u32, Occupied>,
     quotas: Quotas,
-    /// Slots dropped in this run: they rest like those released before it.
+    /// Slots dropped in this run: they cool down like those released before it.
     dropped: Vec<(u32, Released)>,
-    /// Listeners that may still be open for a claim that gave them back.
+    /// Listeners that may still be open for a claim that released them.
     open: BTreeMap<ObjectKey, Vec<(u32, ListenerKey)>>,
 }
 
@@ -113,13 +112,13 @@ struct Leaves {
     only_for_usable: bool,
 }
 
-/// A load balancer, and how full it is.
+/// A load balancer with its usage.
 struct Occupied {
     space: Space,
-    /// Whether it is there already
+    /// Whether it exists
     exists: bool,
     filled: Filled,
-    /// Listeners that were given back and may still be open: part of what is used
+    /// Released listeners that may still be open: part of the usage
     still_open: BTreeMap<ListenerKey, Room>,
 }
 
@@ -130,10 +129,10 @@ impl Occupancy {
         *self.known == *load_balancers && *self.policy == *policy
     }
 
-    /// What a further claim gets that holds nothing: just what [`assign`] gives it
-    /// beside the claims of the run, if each of these holds by now what it was given,
-    /// and none of them [may move](Occupancy::may_move). It only takes what is free, so
-    /// the claims that were refused something would be refused again before it.
+    /// The assignment of a further claim that holds nothing. It is the same as that of
+    /// [`assign`] with the claims of the run, if each of these holds its assignment by now,
+    /// and none of them [may move](Occupancy::may_move). The claim takes only free ports, so
+    /// earlier refusals stand.
     pub fn admit(&mut self, newcomer: &Claim) -> Assignment {
         let mut result = Assignment::default();
         self.give_new(newcomer, &mut result);
@@ -175,8 +174,8 @@ impl Occupancy {
         self.known.get(&index).is_some_and(|lb| key.front_ports().any(|port| lb.foreign.contains(&port)))
     }
 
-    /// Pass 1. A slot stays while a port continues it: the one of its name, unless
-    /// the ports were edited and `links` says otherwise.
+    /// Pass 1. A slot stays while a port continues it: the port of its name, or after an edit
+    /// the one in `links`.
     fn keep_held(&mut self, claim: &Claim, links: Option<&[Link]>) -> Assignment {
         let mut result = Assignment::default();
         // No load balancer of this class ever had an index beyond its maximum.
@@ -227,8 +226,8 @@ impl Occupancy {
         result
     }
 
-    /// Between the passes: strangers' ports are taken, and what was given back
-    /// is nobody else's yet; it takes up room as long as its listener may be open.
+    /// Between the passes: foreign ports are taken, and released ports cool down; those take
+    /// up room as long as their listener may be open.
     fn take_up_foreign_and_released(&mut self) {
         let (known, dropped) = (self.known.clone(), std::mem::take(&mut self.dropped));
         for (&index, lb) in &*known {
@@ -241,7 +240,7 @@ impl Occupancy {
             let room = self.policy.room_for(released.key.protocol, released.targets);
             let occupied = self.occupied(index);
             // Of two listeners on one port, only one can be open: a successor, or another
-            // one that was given back, takes the place of this one.
+            // released one, takes the place of this one.
             let is_counted = |key: &ListenerKey| occupied.space.has(*key) || occupied.still_open.contains_key(key);
             let is_replaced = ListenerKey::of_number(released.key.port)
                 .into_iter()
@@ -253,26 +252,24 @@ impl Occupancy {
             }
             let occupied = self.occupied(index);
             let held_again = occupied.space.covers(released.key);
-            occupied.space.rest(released.key, &released.claim);
+            occupied.space.cool_down(released.key, &released.claim);
             if !held_again {
-                self.quotas.rest(index, released);
+                self.quotas.cool_down(index, released);
             }
         }
     }
 
-    /// Whether claims may have to move: there is a load balancer that turned out to have no
-    /// room, or to be unusable.
+    /// Whether claims may have to move: a load balancer has no room, or is unusable.
     #[must_use]
     pub fn may_move(&self) -> bool {
         let leads_away = self.known.values().any(|lb| lb.unusable || !lb.no_room.is_empty());
         leads_away || self.spaces.values().any(|lb| lb.filled.is_overfull())
     }
 
-    /// After pass 1: a claim for which there turned out to be no room, since somebody
-    /// else used it or since it has more targets than it had when it came, goes to
-    /// another load balancer, if there is one and nothing of it was ever open. So does
-    /// one whose load balancer is unusable, but only to one that exists and is usable:
-    /// otherwise claims would go from one to the next.
+    /// After pass 1: a claim without room, because of foreign listeners or since it has more
+    /// targets than at its placement, moves to another load balancer, if there is one and no
+    /// port of it was ever open. So does a claim on an unusable load balancer, but only to an
+    /// existing usable one: otherwise claims would move from one to the next.
     fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
         let Some(held) = result.granted.clone() else { return };
         let no_room = self.known.get(&held.index).map(|lb| &lb.no_room);
@@ -285,31 +282,31 @@ impl Occupancy {
         let is_held = |port: &&PortRequest| held.slots.iter().any(|slot| slot.name == port.name);
         let ports: Vec<&PortRequest> = claim.ports.iter().filter(is_held).collect();
         let own: Room = held.slots.iter().map(|slot| room_of(slot, claim, &self.policy)).sum();
-        // Who is alone has more than a whole load balancer takes.
+        // A claim that is alone has more targets than a whole load balancer takes.
         if !refused && !unusable && filled.used.targets == own.targets {
             return;
         }
-        // They are counted again where they go, and rest where they were.
+        // They are counted again where they go, and cool down where they were.
         self.quotas.let_go(&claim.id.namespace, count(&held.slots));
         for slot in held.slots.iter() {
             let released = Released { key: slot.key, claim: claim.id.clone(), open: true, targets: 0 };
-            self.quotas.rest(held.index, &released);
+            self.quotas.cool_down(held.index, &released);
         }
         let leaves = Leaves { index: held.index, only_for_usable: unusable };
         match self.place(claim, &ports, Some(leaves)) {
             Ok(moved) => {
                 result.dropped.extend(held.slots.iter().map(|slot| slot.key));
                 result.granted = Some(moved);
-                // Its listeners may be there, so that only its targets make room.
+                // Its listeners may be open, so that only its targets make room.
                 self.occupied(held.index).filled.used.targets -= own.targets;
             }
             Err(_) => self.quotas.give(held.index, claim, &held.slots),
         }
     }
 
-    /// Passes 2 and 3. A claim that holds nothing gets all its ports on one load
-    /// balancer or none; the added ports of one that holds some must fit where
-    /// it is, or are refused alone.
+    /// Passes 2 and 3. A claim that holds nothing gets all its ports on one load balancer or
+    /// none; the added ports of a claim that holds some must fit on its load balancer, or are
+    /// refused alone.
     fn give_new(&mut self, claim: &Claim, result: &mut Assignment) {
         let held = result.granted.as_ref().map(|held| held.slots.clone()).unwrap_or_default();
         let (mut missing, mut refused) = (Vec::new(), std::mem::take(&mut result.refused));
@@ -345,8 +342,8 @@ impl Occupancy {
         result.refused = refused;
     }
 
-    /// The first load balancer on which everything fits. One that moves goes
-    /// neither back where it comes `from`, nor where it has been lately.
+    /// The first load balancer on which everything fits. A claim that moves goes neither back
+    /// to the one that it comes `from`, nor to one where it has been lately.
     fn place(&mut self, claim: &Claim, ports: &[&PortRequest], from: Option<Leaves>) -> Result<Held, Misfit> {
         let mut candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
         if let Some(Leaves { index: from, only_for_usable }) = from {
@@ -357,7 +354,7 @@ impl Occupancy {
         }
         // On an unusable load balancer nothing is served until an admin repairs it.
         candidates.sort_by_key(|&index| self.is_unusable(index));
-        // In a big class most are full: they come last, only to be told of.
+        // In a large class most are full: they come last, only for the message.
         let full = |&index: &u32| {
             self.spaces.get(&index).is_some_and(|lb| lb.filled.is_full())
                 && self.own_open(index, claim).next().is_none()
@@ -377,8 +374,8 @@ impl Occupancy {
         self.known.get(&index).is_some_and(|lb| lb.unusable)
     }
 
-    /// The load balancers that may take up a claim that holds nothing yet: those
-    /// there are, lowest index first, and then one more.
+    /// The load balancers for a claim that holds nothing yet: the existing ones, lowest index
+    /// first, and then one more.
     fn candidates(&self, claim: &Claim) -> Result<Vec<u32>, Refusal> {
         let max = self.policy.max;
         let in_use =
@@ -399,13 +396,13 @@ impl Occupancy {
         Ok(matching.into_iter().collect())
     }
 
-    /// What may still be open there for this claim, which gave it back.
+    /// The listeners that may still be open there for this claim, which released them.
     fn own_open(&self, index: u32, claim: &Claim) -> impl Iterator<Item = ListenerKey> {
         let all = self.open.get(&claim.id).into_iter().flatten();
         all.filter(move |(there, _)| *there == index).map(|&(_, key)| key)
     }
 
-    /// Gives all these ports on this load balancer, or none.
+    /// Assigns all these ports on this load balancer, or none.
     fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
         let policy = self.policy.clone();
         let policy = &*policy;
@@ -442,7 +439,7 @@ impl Occupancy {
     }
 }
 
-/// Why this port is not to be had on any load balancer of the class.
+/// Why no load balancer of the class can have this port.
 fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Refusal> {
     if policy.namespaces.as_ref().is_some_and(|allowed| !allowed.contains(&claim.id.namespace)) {
         return Some(Refusal::NotPermitted { namespace: claim.id.namespace.clone() });
@@ -455,7 +452,7 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
     (reserved || !policy.requestable.contains(key.port)).then_some(Refusal::PortNotAllowed { key, reserved })
 }
 
-/// The other port of the same claim that stands in the way wherever the claim is.
+/// The other port of the same claim that conflicts with this one on any load balancer.
 fn own_obstacle(port: &PortRequest, claim: &Claim, held: &[HeldSlot], policy: &Policy) -> Option<Refusal> {
     let key = ListenerKey { port: port.number?, protocol: port.protocol };
     let stands_in_the_way =

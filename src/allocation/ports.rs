@@ -1,5 +1,4 @@
-//! Sets of port numbers, and the ports of one load balancer as `assign` sees
-//! them.
+//! Sets of port numbers, and the ports of one load balancer.
 
 use crate::kubernetes::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +45,7 @@ impl PortSet {
         self.0[usize::from(port.get())]
     }
 
-    /// Puts the port in, or takes it out.
+    /// Inserts or removes the port.
     pub fn set(&mut self, port: NonZeroU16, contained: bool) {
         self.0.set(port.get().into(), contained);
     }
@@ -64,29 +63,28 @@ fn number(bit: usize) -> Option<NonZeroU16> {
     u16::try_from(bit).ok().and_then(NonZeroU16::new)
 }
 
-/// The ports of one load balancer: which are taken, and which of the others may
-/// be handed out unasked.
+/// The ports of one load balancer: those that are taken, and those that may be assigned.
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
     taken: [PortSet; 2],
     /// The listeners for which they were taken, by protocol.
     listeners: [PortSet; 3],
-    /// The class' dynamic ports less those taken, so that looking for one costs
-    /// no more on a full load balancer than on an empty one.
+    /// The class' dynamic ports without those taken, so that a search takes as long on a full
+    /// load balancer as on an empty one.
     free: [PortSet; 2],
-    /// Ports that rest: nobody but the claim that gave them back may have them.
-    resting: BTreeMap<ObjectKey, BTreeSet<FrontPort>>,
+    /// Ports that cool down, by the claim that released them and alone may get them.
+    cooling: BTreeMap<ObjectKey, BTreeSet<FrontPort>>,
     tcp_and_udp_share_a_number: bool,
 }
 
 impl Space {
-    /// An empty load balancer whose ports `dynamic` may be handed out unasked.
+    /// An empty load balancer whose ports `dynamic` may be assigned.
     pub(crate) fn new(dynamic: &PortSet, tcp_and_udp_share_a_number: bool) -> Self {
         Self {
             taken: [PortSet::empty(), PortSet::empty()],
             listeners: [PortSet::empty(), PortSet::empty(), PortSet::empty()],
             free: [dynamic.clone(), dynamic.clone()],
-            resting: BTreeMap::new(),
+            cooling: BTreeMap::new(),
             tcp_and_udp_share_a_number,
         }
     }
@@ -101,25 +99,25 @@ impl Space {
         self.blocked_by(key.protocol).iter().all(|&transport| !self.taken[transport as usize].contains(key.port))
     }
 
-    /// Whether the two cannot be open at once.
+    /// Whether the two cannot both be open.
     pub(crate) fn collide(&self, a: ListenerKey, b: ListenerKey) -> bool {
         let (a_blocks, b_blocks) = (self.blocked_by(a.protocol), self.blocked_by(b.protocol));
         a.port == b.port && a_blocks.iter().any(|transport| b_blocks.contains(transport))
     }
 
-    /// Whether this very listener was taken up.
+    /// Whether exactly this listener was taken.
     pub(crate) fn has(&self, key: ListenerKey) -> bool {
         self.listeners[key.protocol as usize].contains(key.port)
     }
 
-    /// Whether all ports of this listener are those of listeners that were taken up,
-    /// itself or others.
+    /// Whether all ports of this listener belong to listeners that were taken, itself or
+    /// others.
     pub(crate) fn covers(&self, key: ListenerKey) -> bool {
         let listeners = || ListenerKey::of_number(key.port).into_iter().filter(|listener| self.has(*listener));
         key.front_ports().all(|port| listeners().any(|listener| listener.has(port)))
     }
 
-    /// Takes a port up.
+    /// Takes a port.
     pub(crate) fn take(&mut self, key: ListenerKey) {
         self.listeners[key.protocol as usize].set(key.port, true);
         for &transport in self.blocked_by(key.protocol) {
@@ -127,7 +125,7 @@ impl Space {
         }
     }
 
-    /// Takes a port up that a stranger holds.
+    /// Takes a foreign port.
     pub(crate) fn take_foreign(&mut self, port: FrontPort) {
         for &transport in self.blocked_by(port.transport.into()) {
             self.take_port(FrontPort { port: port.port, transport });
@@ -148,35 +146,35 @@ impl Space {
         }
     }
 
-    /// Lets a port rest that is not taken otherwise.
-    pub(crate) fn rest(&mut self, key: ListenerKey, claim: &ObjectKey) {
+    /// Records that a port cools down, unless it is taken.
+    pub(crate) fn cool_down(&mut self, key: ListenerKey, claim: &ObjectKey) {
         for &transport in self.blocked_by(key.protocol) {
             if !self.taken[transport as usize].contains(key.port) {
                 let port = FrontPort { port: key.port, transport };
                 self.take_port(port);
-                self.resting.entry(claim.clone()).or_default().insert(port);
+                self.cooling.entry(claim.clone()).or_default().insert(port);
             }
         }
     }
 
-    /// Runs `f` with the ports that rest for this claim free for it.
+    /// Runs `f` with the ports that cool down for this claim free for it.
     pub(crate) fn on_behalf_of<T>(
         &mut self,
         claim: &ObjectKey,
         dynamic: &PortSet,
         f: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        let Some(resting) = self.resting.remove(claim) else { return f(self) };
-        for &FrontPort { port, transport } in &resting {
+        let Some(cooling) = self.cooling.remove(claim) else { return f(self) };
+        for &FrontPort { port, transport } in &cooling {
             self.taken[transport as usize].set(port, false);
             self.free[transport as usize].set(port, dynamic.contains(port));
         }
         let result = f(self);
         let still: BTreeSet<_> =
-            resting.into_iter().filter(|p| !self.taken[p.transport as usize].contains(p.port)).collect();
+            cooling.into_iter().filter(|p| !self.taken[p.transport as usize].contains(p.port)).collect();
         still.iter().for_each(|&port| self.take_port(port));
         if !still.is_empty() {
-            self.resting.insert(claim.clone(), still);
+            self.cooling.insert(claim.clone(), still);
         }
         result
     }

@@ -1,4 +1,4 @@
-//! Why a port was not given, in words that say what to do.
+//! Why a port was refused, and what to do about it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::{Policy, PortRequest};
 /// Why a port of a claim got no slot. Its text is for the claim's author.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The class does not serve this namespace.
+    /// The class may not be used in this namespace.
     NotPermitted {
         /// The claim's namespace
         namespace: Arc<str>,
@@ -22,11 +22,11 @@ pub enum Refusal {
         /// What was asked for
         protocol: Protocol,
     },
-    /// The number may not be asked for.
+    /// The number may not be requested.
     PortNotAllowed {
         /// What was asked for
         key: ListenerKey,
-        /// Whether the provider keeps it for itself
+        /// Whether the provider reserves it
         reserved: bool,
     },
     /// The namespace has as many ports as it may have.
@@ -38,30 +38,29 @@ pub enum Refusal {
         /// Ports that it may hold
         quota: u32,
     },
-    /// The namespace has given so many ports back that as many rest as it may
-    /// hold besides; this passes.
-    TooManyResting {
+    /// The namespace has as many ports that cool down as it may; this passes.
+    TooManyReleased {
         /// Ports that it holds
         held: u32,
-        /// Ports that rest
-        resting: u32,
+        /// Ports that cool down
+        cooling: u32,
         /// Ports that it may hold
         quota: u32,
     },
-    /// No load balancer of the class has the address that the claim insists on.
+    /// No load balancer of the class has the requested address.
     AddressUnknown {
         /// What was asked for
         address: Address,
-        /// The addresses that there are
+        /// The addresses of the class' load balancers
         known: Vec<Address>,
     },
-    /// An adopted load balancer has not been looked at yet; this passes.
+    /// An adopted load balancer has not been observed yet; this passes.
     Unobserved {
         /// Its index
         index: u32,
     },
-    /// A port that is served on one transport asks for both, and the other one is
-    /// taken. It stays as it is.
+    /// A port that is served on one transport requests both, and the other one is taken. It
+    /// stays as it is.
     HalfTaken {
         /// Index of the load balancer
         index: u32,
@@ -81,16 +80,16 @@ pub enum Refusal {
         /// Name of the other port
         port: Arc<str>,
     },
-    /// Something stands in the way on every load balancer.
+    /// Every load balancer has an obstacle.
     NoRoom {
-        /// What, on each
+        /// The obstacle on each
         obstacles: Vec<Obstacle>,
-        /// What the class may have
+        /// The limits of the class
         limits: Limits,
     },
 }
 
-/// How much a class may have.
+/// The limits of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Load balancers
@@ -101,10 +100,10 @@ pub struct Limits {
     pub max_listeners: u32,
 }
 
-/// What stands in the way on one load balancer.
+/// An obstacle on one load balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The number is held, rests after a release, or is a stranger's.
+    /// The number is held, cools down after a release, or is foreign.
     Taken {
         /// Index of the load balancer
         index: u32,
@@ -133,7 +132,7 @@ pub enum Obstacle {
         /// Targets that would be added
         asked: u32,
     },
-    /// No port is left to be handed out.
+    /// No port is left that could be assigned.
     NoDynamicPort {
         /// Index of the load balancer
         index: u32,
@@ -145,7 +144,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Whether it would stand in the way on an empty load balancer too.
+    /// Whether it would be an obstacle on an empty load balancer too.
     fn is_of_the_claim(&self) -> bool {
         match self {
             Self::Listeners { asked, limit, .. } => asked > limit,
@@ -156,14 +155,14 @@ impl Obstacle {
 }
 
 impl Refusal {
-    /// What stands in the way on load balancers of a class with this policy.
+    /// The obstacles on load balancers of a class with this policy.
     pub(super) fn no_room(obstacles: Vec<Obstacle>, policy: &Policy) -> Self {
         let Policy { max: load_balancers, listeners, max_listeners, .. } = *policy;
         Self::NoRoom { obstacles, limits: Limits { load_balancers, listeners, max_listeners } }
     }
 
-    /// The refusal of every port for which no load balancer had room: what stood
-    /// in the way on each.
+    /// The refusal of every port for which no load balancer had room, with the obstacle on
+    /// each.
     pub(super) fn of_all(
         ports: &[&PortRequest],
         misfits: Vec<Vec<(Arc<str>, Self)>>,
@@ -173,7 +172,8 @@ impl Refusal {
         for (name, refusal) in misfits.into_iter().flatten() {
             match (merged.get_mut(&name), refusal) {
                 (Some(Self::NoRoom { obstacles, .. }), Self::NoRoom { obstacles: more, .. }) => obstacles.extend(more),
-                // Another kind passes or holds everywhere: it says more than what is full.
+                // An obstacle of another kind passes or is the same everywhere: it is more useful than
+        // that load balancers are full.
                 (_, refusal) => _ = merged.insert(name, refusal),
             }
         }
@@ -184,14 +184,14 @@ impl Refusal {
         ports.iter().filter_map(|port| merged.remove_entry(&port.name)).collect()
     }
 
-    /// The reason that the claim's condition gives; `None` while it just waits.
+    /// The reason of the claim's condition; `None`: the claim only waits.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
             Self::NotPermitted { .. } => Reason::NotPermitted,
             Self::Unsupported { .. } => Reason::Unsupported,
             Self::PortNotAllowed { .. } => Reason::PortNotAllowed,
-            Self::QuotaExceeded { .. } | Self::TooManyResting { .. } => Reason::QuotaExceeded,
+            Self::QuotaExceeded { .. } | Self::TooManyReleased { .. } => Reason::QuotaExceeded,
             Self::AddressUnknown { .. } => Reason::AddressUnknown,
             Self::Unobserved { .. } => return None,
             Self::HalfTaken { .. } => Reason::PortTaken,
@@ -209,7 +209,7 @@ impl Refusal {
         })
     }
 
-    /// What the claim's author should know and do, for a claim of this class.
+    /// The message for the author of a claim of this class.
     #[must_use]
     pub fn message(&self, class: &str) -> String {
         match self {
@@ -231,8 +231,8 @@ impl Refusal {
             Self::QuotaExceeded { held, asked, quota } => format!(
                 "the namespace holds {held} of {quota} ports of class {class}, and this needs {asked} more: delete a claim, or ask the admin to raise spec.portsPerNamespace"
             ),
-            Self::TooManyResting { held, resting, quota } => format!(
-                "the namespace holds {held} ports of class {class}, {resting} that it gave back still rest, and both together may be twice its quota of {quota}: wait until they have rested (spec.reclaimDelaySeconds), or ask the admin to raise spec.portsPerNamespace"
+            Self::TooManyReleased { held, cooling, quota } => format!(
+                "the namespace holds {held} ports of class {class}, {cooling} released ports cool down, and both together may be twice its quota of {quota}: wait until the cool-down is over (spec.reclaimDelaySeconds), or ask the admin to raise spec.portsPerNamespace"
             ),
             Self::AddressUnknown { address, known } if known.is_empty() => {
                 format!(
@@ -244,7 +244,7 @@ impl Refusal {
                 join(known, " or ")
             ),
             Self::Unobserved { index } => {
-                format!("waiting until load balancer {index} of class {class} has been looked at")
+                format!("waiting until load balancer {index} of class {class} has been observed")
             }
             Self::HalfTaken { index, taken, kept, by } => {
                 let by = by.as_ref().map_or_else(
@@ -252,7 +252,7 @@ impl Refusal {
                     |port| format!("the claim's own port {port}"),
                 );
                 format!(
-                    "port {taken} is {by}, so {kept} goes on as it is: set protocol to {}, or ask for a number of which both TCP and UDP are free",
+                    "port {taken} is {by}, so {kept} stays open as it is: set protocol to {}, or ask for a number of which both TCP and UDP are free",
                     kept.protocol
                 )
             }
@@ -274,7 +274,7 @@ impl Refusal {
         }
     }
 
-    /// What helps against these obstacles.
+    /// Advice against these obstacles.
     fn advice(&self, obstacles: &[Obstacle], limits: Limits) -> &'static str {
         if self.reason() == Some(Reason::PortTaken) {
             return "ask for another port, or leave port out to have one assigned";
@@ -299,8 +299,8 @@ impl Refusal {
     }
 }
 
-/// "load balancers 0 and 1 hold 50 of 50 listeners, …": equal obstacles are
-/// told once, and of many kinds the first three.
+/// "load balancers 0 and 1 hold 50 of 50 listeners, …": equal obstacles are listed once, and
+/// of many kinds the first three.
 fn summarise(obstacles: &[Obstacle]) -> String {
     let mut kinds: Vec<(String, Vec<u32>)> = Vec::new();
     for obstacle in obstacles {

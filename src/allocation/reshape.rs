@@ -12,11 +12,11 @@ use super::quota::Quotas;
 use super::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
 use super::{Misfit, Occupancy, Occupied, Refusal, Room, count_of as count, not_allowed};
 
-/// The slots of a claim with one number, of which some are to change.
+/// The slots of a claim with one number, of which some change.
 struct Reshaping<'a> {
     claim: &'a Claim,
     index: u32,
-    /// The slots that go if their successors can be had
+    /// The slots that are replaced if their successors are possible
     old: Vec<HeldSlot>,
     /// The ports that continue them
     ports: Vec<&'a PortRequest>,
@@ -25,9 +25,9 @@ struct Reshaping<'a> {
 }
 
 impl Occupancy {
-    /// After pass 1: the slots of a claim whose ports were edited are given the
-    /// listeners that the ports ask for. Where one cannot be had, what there is
-    /// stays as it is, and the port is refused: what works goes on working.
+    /// After pass 1: the slots of a claim whose ports were edited get the listeners that the
+    /// ports request. Where that is not possible, the slot stays as it is, and the port is
+    /// refused: a port that works goes on working.
     pub(super) fn reshape(&mut self, claim: &Claim, links: &[Link], result: &mut Assignment) {
         let Some(held) = claim.held.as_ref() else { return };
         let Some(granted) = result.granted.take_if(|granted| granted.index == held.index) else { return };
@@ -57,8 +57,8 @@ impl Occupancy {
         result.granted = Some(Held { index, slots: slots.into() });
     }
 
-    /// The ports of a claim that continue slots with this number, as far as they
-    /// can have listeners beside each other.
+    /// The ports of a claim that continue slots with this number, as far as their listeners can
+    /// be open together.
     fn continuing<'a>(&self, claim: &'a Claim, links: &[Link], number: NonZeroU16) -> Vec<&'a PortRequest> {
         let held = claim.held.iter().flat_map(|held| held.slots.iter().enumerate());
         let slots: Vec<usize> = held.filter(|(_, slot)| slot.key.port == number).map(|(slot, _)| slot).collect();
@@ -74,8 +74,7 @@ impl Occupancy {
         ports.into_iter().map(|port| &claim.ports[port]).collect()
     }
 
-    /// Exchanges listeners of one number. Returns the slots after it, and the ports
-    /// that did not get what they ask for.
+    /// Replaces listeners of one number. Returns the slots after it, and the refused ports.
     fn reshape_number(&mut self, reshaping: &Reshaping<'_>, dropped: &mut Vec<ListenerKey>) -> (Vec<HeldSlot>, Misfit) {
         let Reshaping { claim, index, old, ports, .. } = reshaping;
         if old.is_empty() {
@@ -87,10 +86,10 @@ impl Occupancy {
         match reshaping.exchange(lb, &mut self.quotas, &policy, known.get(index)) {
             Ok(new) => {
                 for slot in old {
-                    lb.space.rest(slot.key, &claim.id);
+                    lb.space.cool_down(slot.key, &claim.id);
                     if !lb.space.covers(slot.key) {
                         let released = Released { key: slot.key, claim: claim.id.clone(), open: true, targets: 0 };
-                        self.quotas.rest(*index, &released);
+                        self.quotas.cool_down(*index, &released);
                     }
                     dropped.push(slot.key);
                 }
@@ -117,7 +116,7 @@ impl Occupancy {
 }
 
 impl Reshaping<'_> {
-    /// Takes up the successors in the place of the old slots, or none of them.
+    /// Takes the successors in place of the old slots, or none of them.
     fn exchange(
         &self,
         lb: &mut Occupied,
@@ -175,8 +174,8 @@ impl Reshaping<'_> {
         self.old.iter().any(|slot| slot.key.has(port))
     }
 
-    /// Why a port may not have its listener wherever that would be. What takes up
-    /// nothing new needs no permission.
+    /// Why a port may not have its listener on any load balancer. A listener that takes up no
+    /// further port needs no permission.
     fn not_to_be_had(&self, port: &PortRequest, policy: &Policy, unobserved: bool) -> Option<Refusal> {
         if self.key_of(port).front_ports().all(|port| self.has(port)) {
             let has_protocol = policy.protocols.contains(&port.protocol);
@@ -203,12 +202,12 @@ impl Reshaping<'_> {
     }
 }
 
-/// A slot that goes on under the name of this port.
+/// A slot that continues under the name of this port.
 pub(super) fn named(slot: HeldSlot, port: &PortRequest) -> HeldSlot {
     HeldSlot { name: port.name.clone(), target: port.target.clone(), ..slot }
 }
 
-/// What a slot takes up: its port, by name, says how many targets it has.
+/// The usage of a slot, with the targets of its port.
 pub(super) fn room_of(slot: &HeldSlot, claim: &Claim, policy: &Policy) -> Room {
     let port = claim.ports.iter().find(|port| port.name == slot.name);
     policy.room_for(slot.key.protocol, port.map_or(0, |port| port.targets))

@@ -1,4 +1,4 @@
-//! How full a load balancer is.
+//! The usage of a load balancer.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -10,7 +10,7 @@ use super::Obstacle;
 pub struct Room {
     /// Listeners
     pub listeners: u32,
-    /// Targets: one that is behind two listeners counts twice
+    /// Targets: a backend of two listeners counts twice
     pub targets: u32,
 }
 
@@ -31,7 +31,7 @@ impl Sum for Room {
     }
 }
 
-/// What is used of a load balancer, and what it has.
+/// The usage and the capacity of a load balancer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Filled {
     pub(super) used: Room,
@@ -39,17 +39,17 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    /// Whether surely nothing more fits.
+    /// Whether certainly nothing more fits.
     pub(super) fn is_full(&self) -> bool {
         self.used.listeners >= self.limit.listeners || self.used.targets >= self.limit.targets
     }
 
-    /// Whether there are more targets than it takes.
+    /// Whether there are more targets than its capacity.
     pub(super) fn is_overfull(&self) -> bool {
         self.used.targets > self.limit.targets
     }
 
-    /// What it is once `asked` has replaced `own`, which is counted as used.
+    /// The room once `asked` has replaced `own`, which is part of the usage.
     pub(super) fn exchanged(self, asked: Room, own: Room) -> Self {
         let exchanged = |used: u32, asked: u32, own: u32| used.saturating_sub(own).saturating_add(asked);
         let used = Room {
@@ -59,11 +59,11 @@ impl Filled {
         Self { used, limit: self.limit }
     }
 
-    /// What it is once this is added, part of which, `own`, is counted as used
-    /// already; or what stands in the way.
+    /// The room once `asked` is added, of which `own` is part of the usage already; or the
+    /// obstacle.
     ///
-    /// Who needs more targets than a whole load balancer has gets one for itself:
-    /// some of its backends are left out then.
+    /// A claim that needs more targets than a whole load balancer has gets one for itself: some
+    /// of its backends are left out then.
     pub(super) fn with(self, index: u32, asked: Room, own: Room) -> Result<Self, Obstacle> {
         let (used, limit) = (self.used, self.limit);
         if used.listeners + asked.listeners > limit.listeners.saturating_add(own.listeners) {

@@ -1,4 +1,4 @@
-//! What allocation is asked, and what it answers.
+//! The input and the output of allocation.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -11,39 +11,39 @@ use super::{Refusal, Room};
 use crate::allocation::ports::PortSet;
 use crate::kubernetes::ObjectKey;
 
-/// What a claim asks for, and what it holds.
+/// The request of a claim, and the slots that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Which claim
+    /// The claim
     pub id: ObjectKey,
     /// When it was created, in seconds since 1970: the older goes first.
     pub created: i64,
-    /// The load balancer that it insists on, by address
+    /// The address of the requested load balancer
     pub address: Option<Address>,
-    /// The ports that it asks for
+    /// The requested ports
     pub ports: Vec<PortRequest>,
-    /// What its status says that it holds
+    /// The slots in its status
     pub held: Option<Held>,
 }
 
-/// One port that a claim asks for.
+/// One requested port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortRequest {
     /// Its name, unique within the claim
     pub name: Arc<str>,
-    /// What its listener shall accept
+    /// The protocol of its listener
     pub protocol: Protocol,
-    /// The front port that it insists on; `None`: one is assigned
+    /// The requested front port; `None`: one is assigned
     pub number: Option<NonZeroU16>,
-    /// The port of the pods or of the Service that it leads to, as its spec has it;
-    /// `None`: its spec can't be read
+    /// Its target in the spec: a port of the pods or of the Service; `None`: the spec can't be
+    /// parsed
     pub target: Option<IntOrString>,
-    /// Targets that a listener of it has now; 0 where nobody counts them
+    /// Targets that a listener of it has now; 0 if targets are not counted
     pub targets: u32,
 }
 
-/// Whether the two are equal: quickly so if they are one, which is the rule where
-/// nothing has changed. (`==` of an `Arc<[T]>` or `Arc<str>` always looks inside.)
+/// Whether the two are equal. It is fast if they are the same allocation, as usual if nothing
+/// has changed. (`==` of an `Arc<[T]>` or `Arc<str>` always compares the content.)
 pub(crate) fn same<T: PartialEq + ?Sized>(a: &Arc<T>, b: &Arc<T>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
@@ -73,82 +73,77 @@ impl PartialEq for Held {
     }
 }
 
-/// A slot as a claim's status has it.
+/// A slot in a claim's status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldSlot {
     /// Name of the claim's port
     pub name: Arc<str>,
     /// Front port and protocol
     pub key: ListenerKey,
-    /// Whether it, or what it continues, was ever programmed: such a slot is never
-    /// moved.
+    /// Whether it, or the slot that it continues, was ever open: such a slot is never moved.
     pub opened: bool,
-    /// Where its port led when the status was written, as the spec had it; `None`:
-    /// the status does not say
+    /// The target of its port in the spec when the status was written; `None`: the status does
+    /// not have it
     pub target: Option<IntOrString>,
 }
 
-/// A load balancer of the class as it is known.
+/// The known state of a load balancer of the class.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadBalancerState {
-    /// Where it is reached, or is going to be
+    /// Its addresses, or those that it will have
     pub addresses: Vec<Address>,
-    /// What fits on it, where the provider told limits of its own
+    /// Its capacity, if the provider has reported one
     pub capacity: Capacity,
-    /// Ports that strangers hold
+    /// Foreign ports
     pub foreign: BTreeSet<FrontPort>,
-    /// Listeners for which there was no room, since somebody else used it
+    /// Listeners for which there was no room
     pub no_room: BTreeSet<ListenerKey>,
-    /// Slots that were given back, and whose ports still rest
+    /// Released slots, whose ports cool down
     pub released: Vec<Released>,
-    /// Whether it serves nothing, and is not about to: it has been without an address
-    /// for long, or cannot be made
+    /// Whether it serves nothing, and will not soon: it has had no address for too long, or
+    /// cannot be created
     pub unusable: bool,
     /// Whether new slots must wait: it was adopted and has not been observed yet
     pub unobserved: bool,
 }
 
-/// A slot that was given back.
+/// A released slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     /// Front port and protocol
     pub key: ListenerKey,
-    /// Who gave it back, and alone may have it again before the delay is over
+    /// The claim that released it, and alone may get it during the cool-down
     pub claim: ObjectKey,
     /// Whether its listener may still be open, and so takes up room
     pub open: bool,
-    /// Targets that it has if it is open; 0 where nobody counts them
+    /// Targets that it has if it is open; 0 if targets are not counted
     pub targets: u32,
 }
 
-/// What the class and its provider allow. All but `reserved` binds new slots
-/// only.
+/// The limits of the class and its provider. All but `reserved` apply to new slots only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// Ports that are handed out when none is asked for
+    /// Ports that are assigned to claims that request no number
     pub dynamic: PortSet,
-    /// Ports that may be asked for by number
+    /// Ports that may be requested by number
     pub requestable: PortSet,
-    /// Ports that nobody ever gets
+    /// Ports that no claim ever gets
     pub reserved: BTreeSet<FrontPort>,
     /// How many load balancers the class may have
     pub max: u32,
-    /// The addresses that its load balancers are given, by index, if the class
-    /// says
+    /// The addresses of its load balancers, by index, if the class sets them
     pub addresses: Vec<Address>,
     /// Listeners for each load balancer
     pub listeners: u32,
-    /// The most listeners that the provider could have on a load balancer, if the
-    /// class asked for it
+    /// The most listeners that the class could set for a load balancer of the provider
     pub max_listeners: u32,
-    /// Targets for each load balancer that has not told what fits on it;
-    /// `None`: nobody counts them
+    /// Targets for each load balancer whose capacity is not known yet; `None`: no limit
     pub targets: Option<u32>,
     /// Ports for each namespace
     pub ports_per_namespace: u32,
     /// Namespaces whose claims get new ports; `None`: all
     pub namespaces: Option<BTreeSet<Arc<str>>>,
-    /// What a listener may accept
+    /// The protocols of listeners
     pub protocols: BTreeSet<Protocol>,
     /// Whether a TCP and a UDP listener may have the same number
     pub tcp_and_udp_share_a_number: bool,
@@ -163,7 +158,7 @@ impl Policy {
         if protocol == Protocol::TcpUdp { self.listeners_for_tcp_udp } else { 1 }
     }
 
-    /// What a port of this protocol takes up whose listeners have so many targets.
+    /// The usage of a port of this protocol whose listeners have this many targets.
     #[must_use]
     pub fn room_for(&self, protocol: Protocol, targets: u32) -> Room {
         let listeners = self.listeners_for(protocol);
@@ -171,15 +166,15 @@ impl Policy {
     }
 }
 
-/// What became of one claim.
+/// The result for one claim.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Assignment {
-    /// The slots that it has now; `None`: not one
+    /// The slots that it has now; `None`: none
     pub granted: Option<Held>,
-    /// The ports that got none, by name, and why
+    /// The refused ports, by name, and why
     pub refused: Vec<(Arc<str>, Refusal)>,
-    /// Slots that it held and no longer wants: to be released
+    /// Slots that it held and no longer requests, which are released
     pub dropped: Vec<ListenerKey>,
-    /// Slots that its status names and an older claim holds
+    /// Slots in its status that an older claim holds
     pub lost: Vec<ListenerKey>,
 }

@@ -1,4 +1,4 @@
-//! What became of a plan: the only thing that an LB loop tells the class loop.
+//! The outcome of a plan: the only thing that an LB loop reports to the class loop.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::kubernetes::text;
 use crate::load_balancer::desired::Plan;
 use crate::load_balancer::share::LeftOut;
 
-/// One load balancer as its LB loop last saw it.
+/// The state of one load balancer after the last reconcile of its LB loop.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The plan that was worked on, as far as it is known what became of it
+    /// The last plan whose result is known
     pub plan: Arc<Plan>,
-    /// What the LB loop was handed since, and so may be at work on
+    /// What the LB loop was handed since, and so may be carrying out
     pub since: MaybeOpen,
-    /// Whether the load balancer exists; `None`: it could not be asked
+    /// Whether the load balancer exists; `None`: it could not be observed
     pub exists: Option<bool>,
-    /// Where it is reached; empty until that is known
+    /// Its addresses; empty until they are known
     pub addresses: Arc<[Address]>,
-    /// Why it has no address although it exists for long
+    /// Why it has no address, if that is overdue
     pub no_address: Option<Failure>,
-    /// What fits on it
+    /// Its capacity
     pub capacity: Capacity,
-    /// Ports that strangers hold on it
+    /// Foreign ports on it
     pub foreign: BTreeSet<FrontPort>,
     /// Our listeners: those that are open, and those that could not be opened
     pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
-    /// What keeps the load balancer as a whole from being as planned
+    /// Why the load balancer as a whole is not as planned
     pub failure: Option<Failure>,
     /// How often it was found gone since its LB loop started
     pub recreated: u32,
@@ -42,30 +42,30 @@ pub struct Outcome {
 pub struct MaybeOpen {
     /// Slots that were planned since, and so may be open by now
     pub planned: HashSet<ListenerKey>,
-    /// Whether the load balancer was to exist since
+    /// Whether the load balancer was planned to exist since
     pub exists: bool,
 }
 
-/// One listener as it was last seen.
+/// One listener as last observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerOutcome {
-    /// Whom it is for
+    /// The claim and port that it is for
     pub owner: Owner,
     /// Whether it is open
     pub open: bool,
-    /// Whether each of its transports has a backend behind which a pod takes traffic
+    /// Whether each of its transports has a backend with a ready pod
     pub backends: bool,
     /// The IP families of the load balancer in which it has no such backend,
     /// although it has some of another family
     pub idle_families: BTreeSet<IpFamily>,
-    /// That it has more backends than the load balancer takes, if so
+    /// The backends that get no traffic, if there are more than the load balancer takes
     pub left_out: Option<LeftOut>,
     /// Why it is not as planned
     pub failure: Option<Failure>,
 }
 
 impl ListenerOutcome {
-    /// One for this port of a claim that is not open.
+    /// A listener for this port of a claim that is not open.
     #[must_use]
     pub fn closed(owner: &Owner) -> Self {
         Self {
@@ -106,8 +106,7 @@ pub struct Failure {
 }
 
 impl Outcome {
-    /// For whom it says something else than `before` did, whatever plans the two
-    /// are about.
+    /// The claims for which it differs from `before`, whatever plans the two are about.
     #[must_use]
     pub fn affected_since(&self, before: &Self) -> AffectedClaims {
         let same = self.exists == before.exists
@@ -134,14 +133,14 @@ impl Outcome {
         self.listeners.iter().any(|(key, listener)| self.is_orphan(*key, listener))
     }
 
-    /// Whether this listener is open, and not planned. One that is only half there has
-    /// no owner, and is being repaired or closed.
+    /// Whether this listener is open, and not planned. An incomplete one has no owner, and is
+    /// being repaired or closed.
     #[must_use]
     pub fn is_orphan(&self, key: ListenerKey, listener: &ListenerOutcome) -> bool {
         listener.open && !listener.owner.is_unknown() && !self.plan.has(key)
     }
 
-    /// Whether a slot that is no longer planned is surely closed.
+    /// Whether a slot that is no longer planned is certainly closed.
     #[must_use]
     pub fn is_closed(&self, key: ListenerKey) -> bool {
         self.exists.is_some()
@@ -150,7 +149,7 @@ impl Outcome {
             && !self.listeners.get(&key).is_some_and(|found| found.open)
     }
 
-    /// The listeners for which there was no room, since somebody else used it.
+    /// The listeners for which there was no room.
     #[must_use]
     pub fn no_room(&self) -> BTreeSet<ListenerKey> {
         let no_room = |listener: &ListenerOutcome| {
@@ -159,8 +158,8 @@ impl Outcome {
         self.listeners.iter().filter(|(_, listener)| no_room(listener)).map(|(key, _)| *key).collect()
     }
 
-    /// Whether nothing on the load balancer can be reached, and that will not pass by
-    /// itself: it waits for an address for long, or it cannot be made.
+    /// Whether no port of the load balancer is reachable, and that does not pass by itself: it
+    /// has had no address for too long, or cannot be created.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
         let refused = |failure: &Failure| matches!(failure.reason, Reason::ProviderRefused | Reason::NoRoom);
@@ -171,7 +170,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the load balancer is surely gone for good.
+    /// Whether the load balancer is certainly gone for good.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.exists == Some(false) && self.plan.slots.is_none() && !self.since.exists
@@ -186,7 +185,7 @@ impl From<&Error> for Failure {
             Error::PortInUse(_) => Reason::PortInUse,
             Error::NoRoom(_) => Reason::NoRoom,
             Error::Throttled { .. } => Reason::Throttled,
-            // What a later version tells apart is tried again all the same.
+            // Other variants of a later version are tried again.
             _ => Reason::Unreachable,
         };
         Self { reason, message: text::message(&format!("{error:#}")).into() }
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn news_are_for_whose_listener_came_changed_went_or_was_another_claims() {
+    fn claims_are_affected_whose_listener_was_added_changed_removed_or_was_another_claims() {
         let before = [
             listener(1, "same", true),
             listener(2, "changed", true),
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_for_the_load_balancer_as_a_whole_is_news_for_all() {
+    fn a_change_of_the_load_balancer_as_a_whole_affects_all_claims() {
         let (before, after) = (outcome("a", &[]), outcome("b", &[]));
         assert_eq!(after.affected_since(&before), AffectedClaims::All);
     }

@@ -1,4 +1,4 @@
-//! What an LB loop remembers between its runs, and what it tells of it.
+//! The state of an LB loop between its reconciles, and the outcome of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,36 +21,36 @@ use crate::load_balancer::share::LeftOut;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Conflicts in a row of which nobody is told.
+/// How many conflicts in a row are not reported.
 const CONFLICTS_UNTOLD: u32 = 20;
 
-/// What the loop remembers between its runs.
+/// The state of an LB loop between its reconciles.
 #[derive(Default)]
 pub(super) struct State {
-    /// The load balancer as it is, if that is known: `Some(None)`, it does not exist
+    /// The current load balancer, if known; `Some(None)`: it does not exist
     pub(super) observed: Option<Option<Observed>>,
-    /// The load balancer as a whole: why it is not as planned
+    /// Why the load balancer as a whole is not as planned
     pub(super) failure: Option<Failing>,
-    /// Its settings alone: why they are not as planned. They are left alone until
-    /// it is time, and the listeners go on
+    /// Why its settings are not as planned. They are retried after a backoff, and delay no
+    /// listener
     pub(super) unconfigured: Option<Failing>,
     /// Listeners that failed
     pub(super) failed: BTreeMap<ListenerKey, Failed>,
-    /// That a listener which nobody wants any more could not be closed
+    /// Why a listener that is no longer planned could not be closed
     pub(super) unclosed: Option<Failing>,
     /// Until when changes of backends are coalesced
     pub(super) coalescing_until: Option<Instant>,
-    /// Whether the load balancer was there when it was last looked at
+    /// Whether the load balancer existed at the last observation
     pub(super) there: bool,
     /// Since when it exists without an address
     pub(super) without_address: Option<Instant>,
-    /// Whether that is longer than it should take
+    /// Whether its address is overdue
     pub(super) address_overdue: bool,
-    /// Listeners that may have cost it its address
+    /// Listeners that may have taken its address
     pub(super) trials: Trials,
-    /// How often it was gone although it had been there
+    /// How often it was recreated after it was deleted by another client
     pub(super) recreated: u32,
-    /// Listeners that have a transport behind which no pod is ready and usable
+    /// Listeners with a transport without a ready and usable pod
     pub(super) idle: BTreeSet<ListenerKey>,
     /// The IP families of the load balancer in which a listener has no backend
     pub(super) idle_families: BTreeMap<ListenerKey, BTreeSet<IpFamily>>,
@@ -63,18 +63,18 @@ pub(super) struct State {
     pub(super) last_reported: Option<Outcome>,
 }
 
-/// What failed, how often in a row, and when it is tried again.
+/// A failure, how often it occurred in a row, and when to retry.
 pub(super) struct Failing {
     pub(super) error: Error,
     pub(super) failure: Failure,
     pub(super) times: u32,
     pub(super) again: Instant,
-    /// When it failed first
+    /// When it occurred first
     pub(super) since: Instant,
 }
 
 impl Failing {
-    /// It failed once more.
+    /// Records a further failure.
     pub(super) fn again(before: Option<&Self>, error: Error) -> Self {
         let (times, now) = (before.map_or(0, |before| before.times) + 1, Instant::now());
         let again = now + backoff(times, &error);
@@ -82,13 +82,13 @@ impl Failing {
         Self { failure: failure(&error, again), error, times, again, since }
     }
 
-    /// Whether it may succeed once something was closed.
+    /// Whether a retry may succeed once a listener was closed.
     fn lacks_room(&self) -> bool {
         matches!(self.error, Error::NoRoom(_) | Error::Exhausted(_))
     }
 
-    /// A first failure that will pass, or a few conflicts with another writer, are
-    /// tried again before anybody is told of them.
+    /// Whether it is reported: a first transient failure, or a few conflicts with another
+    /// client, are retried first.
     pub(super) fn is_reported(&self) -> bool {
         match self.error {
             Error::Transient(_) => self.times > 1,
@@ -98,16 +98,16 @@ impl Failing {
     }
 }
 
-/// A listener that failed: left alone until it is time, so that it costs the
-/// others nothing.
+/// A listener that failed. It is retried after a backoff, so that it does not delay the
+/// others.
 pub(super) struct Failed {
     pub(super) owner: Owner,
     pub(super) failing: Failing,
 }
 
 impl State {
-    /// Whether a change is to be tried now: none of its listeners failed lately. Where
-    /// `room_is_made`, a lack of room is no reason to wait.
+    /// Whether a change is due: none of its listeners waits for a retry. If `room_is_made`,
+    /// those without room do not wait.
     pub(super) fn is_due(&self, change: &Change, room_is_made: bool) -> bool {
         let failing = match change {
             Change::Configure => self.unconfigured.as_ref(),
@@ -122,9 +122,8 @@ impl State {
         failing.is_none_or(|failing| failing.again <= Instant::now())
     }
 
-    /// Something was closed: listeners for which there was no room are tried again
-    /// at once, and their backoff starts over, since what was closed may be counted
-    /// as free a moment later.
+    /// Records that a listener was closed: listeners without room are retried at once, and
+    /// their backoff starts over, since the room may be free only a moment later.
     pub(super) fn room_was_made(&mut self) {
         for Failed { failing, .. } in self.failed.values_mut() {
             if failing.lacks_room() {
@@ -133,9 +132,8 @@ impl State {
         }
     }
 
-    /// Puts the listeners that open into the order in which they failed first, so
-    /// that what was freed goes to the one that has waited longest. Those that have
-    /// not failed come last.
+    /// Sorts the listeners that open by the time of their first failure, so that freed room
+    /// goes to the one that has waited longest. Those that have not failed come last.
     pub(super) fn oldest_first(&self, changes: &mut [Change]) {
         let waits_since = |change: &Change| match change {
             Change::Open(key) => self.failed.get(key).map(|failed| failed.failing.since),
@@ -150,10 +148,10 @@ impl State {
         });
     }
 
-    /// Where calls are dear, changes of backends wait for others for a while, to
-    /// go out as one. The first backend of a listener does not wait: somebody
-    /// waits for it. Those of a listener that another claim gets do not either:
-    /// they lead to the wrong pods. Returns what is to be done now, and what waits.
+    /// Coalesces changes of backends, where calls are expensive. The first backend of a
+    /// listener does not wait, since a user waits for it, and neither do those of a listener
+    /// whose owner changes, since they are the wrong pods. Returns the changes to make now, and
+    /// those that wait.
     pub(super) fn coalesce(
         &mut self,
         changes: Vec<Change>,
@@ -179,22 +177,22 @@ impl State {
         changes.into_iter().partition(|change| !waits(change))
     }
 
-    /// Whether it was there, but served nothing yet.
+    /// Whether it existed, but served nothing yet.
     pub(super) fn is_not_ready(&self) -> bool {
         self.failure.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))
     }
 
-    /// Whether it is time to look if it serves by now.
+    /// Whether it is time to observe if it serves by now.
     pub(super) fn may_be_ready(&self) -> bool {
         self.is_not_ready() && self.failure.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
-    /// Notes whether the load balancer was seen with an address, which is overdue after
-    /// `within`. Returns when to look at that again.
+    /// Records whether the load balancer has an address, which is overdue after `within`.
+    /// Returns when to check that again.
     pub(super) fn note_address(&mut self, within: Option<Duration>) -> Option<Instant> {
         let now = Instant::now();
         let Some(Some(observed)) = &self.observed else {
-            // One that could not be observed is as it was.
+            // Without an observation, nothing changes.
             if matches!(self.observed, Some(None)) {
                 (self.without_address, self.address_overdue, self.trials) = (None, false, Trials::default());
             }
@@ -212,11 +210,11 @@ impl State {
         overdue_at.into_iter().chain(self.trials.next()).min()
     }
 
-    /// `what` names the load balancer, and `object` what a person should look at.
+    /// `what` names the load balancer in messages, and `object` its object for an admin.
     pub(super) fn outcome(&self, plan: Arc<Plan>, what: &str, object: &str) -> Outcome {
         let before = self.last_reported.as_ref();
-        // While it can't be asked, what was last known of it stands, and so does
-        // the plan that this is about: what was opened or closed since is not known.
+        // While it can't be observed, the last outcome stands, and so does its plan: what was
+        // opened or closed since is not known.
         let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
         let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
             (Some(Some(observed)), _) => (
@@ -273,7 +271,7 @@ impl State {
     }
 }
 
-/// How long to wait after the nth failure in a row.
+/// The wait after the nth failure in a row.
 fn backoff(times: u32, error: &Error) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
     match error {
@@ -283,7 +281,7 @@ fn backoff(times: u32, error: &Error) -> Duration {
     }
 }
 
-/// What a user is told of an error after which it is tried again at this time.
+/// The failure for the user, of an error with a retry at this time.
 pub(super) fn failure(error: &Error, again: Instant) -> Failure {
     let mut failure = Failure::from(error);
     if let Error::Throttled { message, .. } = error {

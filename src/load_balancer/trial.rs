@@ -1,13 +1,12 @@
-//! Listeners that cost the load balancer its address. Pure.
+//! Listeners that take the address from their load balancer. Pure.
 //!
-//! An implementation may take the address from a Service when one of its ports
-//! cannot be had (MetalLB does, where the address is shared with a foreign Service
-//! that has the port). Then all claims of the load balancer are without traffic.
-//! So a listener that opens is on trial for a while: if the load balancer loses
-//! its address meanwhile, the listener is withdrawn, with all others on trial. If
-//! the address comes back, it was the fault of the listener that opened last: that
-//! one is tried again alone and ever more seldom, and the others open again at
-//! once. If the address does not come back, it was the fault of none, and all open.
+//! An implementation may take the address from a Service because of one of its ports (MetalLB
+//! does, if the address is shared with a foreign Service that has the port). Then all claims
+//! of the load balancer are without traffic. So a listener that opens is on trial for a
+//! while: if the load balancer loses its address meanwhile, all listeners on trial are
+//! withdrawn. If the address comes back, the listener that opened last was the cause: it is
+//! tried again alone, with growing backoff, and the others open again at once. If the address
+//! does not come back, no listener was the cause, and all open again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,15 +14,15 @@ use std::time::Duration;
 use sharedlb_providers::{ListenerKey, Owner};
 use tokio::time::Instant;
 
-/// How long a listener is on trial. An implementation that watches Services needs
-/// far less to take an address away.
+/// How long a listener is on trial. An implementation that watches Services takes an address
+/// away much sooner.
 const TRIAL: Duration = Duration::from_secs(10);
 
 /// How long the address may take to come back once its listeners are withdrawn.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a withdrawn listener waits before it is tried again. It doubles with
-/// each further time, since each time may cost all claims their address.
+/// How long a withdrawn listener waits before it is tried again. It doubles with each further
+/// time, since each time may take the address from all claims.
 const AGAIN_MIN: Duration = Duration::from_secs(20);
 /// The longest such wait.
 const AGAIN_MAX: Duration = Duration::from_secs(3600);
@@ -38,14 +37,14 @@ pub(super) struct Trials {
 #[derive(Debug)]
 struct Trial {
     owner: Owner,
-    /// How often it cost the load balancer its address
+    /// How often it took the address from the load balancer
     times: u32,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    /// It is open, or about to be, and is cleared at `until`.
+    /// It is open, or about to be, and its trial ends at `until`.
     Open { until: Instant },
     /// It was withdrawn, and the address is not back yet. It had opened at `opened`.
     Withdrawn { since: Instant, opened: Instant },
@@ -60,12 +59,12 @@ impl Trial {
 }
 
 impl Trials {
-    /// Listeners are only withdrawn for what happens while they are wanted.
+    /// Removes listeners that are no longer desired: a new one of the same key starts over.
     pub(super) fn keep_wanted(&mut self, wanted: impl Fn(ListenerKey, &Owner) -> bool) {
         self.of.retain(|key, trial| wanted(*key, &trial.owner));
     }
 
-    /// A listener has opened.
+    /// Records that a listener has opened.
     pub(super) fn opened(&mut self, key: ListenerKey, owner: &Owner, now: Instant) {
         if self.has_address {
             let trial =
@@ -74,7 +73,7 @@ impl Trials {
         }
     }
 
-    /// The load balancer was seen with an address, or without one.
+    /// Records whether the load balancer was observed with an address.
     pub(super) fn seen(&mut self, has_address: bool, now: Instant) {
         self.of.retain(|_, trial| match trial.state {
             State::Open { until } => until > now,
@@ -100,7 +99,7 @@ impl Trials {
         }
         let on_trial = self.of.values().any(|trial| matches!(trial.state, State::Open { .. }));
         if has_address {
-            // Where others open all the time, it does not wait for them for ever.
+            // It does not wait for ever where others open all the time.
             let wait = if on_trial { TRIAL } else { Duration::ZERO };
             let due = self.of.values_mut().filter_map(|trial| match trial.state {
                 State::Refused { again } if again + wait <= now => Some((again, trial)),
@@ -112,12 +111,12 @@ impl Trials {
         }
     }
 
-    /// The listeners that must not be open, with the claims that they are for.
+    /// The withdrawn listeners, with the claims that they are for.
     pub(super) fn withdrawn(&self) -> impl Iterator<Item = (ListenerKey, &Owner)> {
         self.of.iter().filter(|(_, trial)| trial.is_withdrawn()).map(|(key, trial)| (*key, &trial.owner))
     }
 
-    /// Whether this listener must not be open.
+    /// Whether this listener is withdrawn.
     pub(super) fn is_withdrawn(&self, key: ListenerKey) -> bool {
         self.of.get(&key).is_some_and(Trial::is_withdrawn)
     }
@@ -128,10 +127,10 @@ impl Trials {
         let times = self.of.values().filter_map(|trial| match trial.state {
             State::Open { until } => Some(until),
             State::Withdrawn { since, .. } => Some(since + BACK_WITHIN),
-            // None is tried without an address: that it is back is told.
+            // None is tried without an address: the observation of an address wakes the loop.
             State::Refused { again } => self.has_address.then_some(again),
         });
-        // While one is on trial, another is tried only after a while.
+        // While one is on trial, another one is tried only after it.
         let open = self.of.values().filter_map(|trial| match trial.state {
             State::Open { until } => Some(until),
             _ => None,
@@ -246,7 +245,7 @@ mod tests {
         assert_eq!(world.withdrawn(), [1, 2]);
         world.seen_after(1, true);
         assert_eq!(world.withdrawn(), [2]);
-        // It was the other one's fault after all.
+        // The other one was the cause after all.
         world.open(1);
         world.seen_after(1, false);
         world.seen_after(1, true);

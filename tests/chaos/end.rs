@@ -188,7 +188,7 @@ fn is_settled(claim: &Value) -> bool {
     let is_ready = |condition: &&Value| condition["type"] == "Ready";
     let ready = entries(claim, "/status/conditions").find(is_ready);
     let has_half =
-        |ready: &Value| ready["reason"] == "PortTaken" && text(ready, "/message").contains("goes on as it is");
+        |ready: &Value| ready["reason"] == "PortTaken" && text(ready, "/message").contains("stays open as it is");
     let is_as_told = match ready {
         Some(ready) if ready["status"] == "True" => true,
         Some(ready) if is_bare(claim) => ready["reason"] == "NoBackends",

@@ -79,7 +79,7 @@ async fn over_and_over(world: Arc<World>) -> anyhow::Result<()> {
     }
     ensure!(served == 6, "{served} of its claims were served");
     tenant.site.claim("last", json!([{"targetPort": "http"}])).await?;
-    tenant.site.refused("last", Reason::QuotaExceeded, &["6 that it gave back still rest"]).await?;
+    tenant.site.refused("last", Reason::QuotaExceeded, &["6 released ports cool down"]).await?;
     // The same claim, changed over and over, has no more.
     tenant
         .site

@@ -105,12 +105,12 @@ fn a_port_whose_other_transport_is_anothers_stays_as_it_is_and_says_what_stands_
     assert_eq!(reasons(result), [("dns", Some(Reason::PortTaken))]);
     assert_eq!(
         message(result),
-        "port 53/UDP is taken on load balancer 0, so 53/TCP goes on as it is: set protocol to TCP, or ask for a number of which both TCP and UDP are free"
+        "port 53/UDP is taken on load balancer 0, so 53/TCP stays open as it is: set protocol to TCP, or ask for a number of which both TCP and UDP are free"
     );
     let own = claim("a", 1).asks("a", BOTH, None).asks("b", UDP, None);
     let got = only(own.holds(0, "a", tcp(20005)).holds(0, "b", key(20005, UDP)));
     assert_eq!(slots(&got), [(0, "a", tcp(20005)), (0, "b", key(20005, UDP))]);
-    assert!(message(&got).starts_with("port 20005/UDP is the claim's own port b, so 20005/TCP goes on as it is"));
+    assert!(message(&got).starts_with("port 20005/UDP is the claim's own port b, so 20005/TCP stays open as it is"));
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn a_port_that_grows_takes_up_no_transport_that_is_foreign_or_rests_for_another(
     let udp = FrontPort { port: number(53), transport: Transport::Udp };
     let foreign = LoadBalancerState { foreign: BTreeSet::from([udp]), ..Default::default() };
     let released = Released { key: key(53, UDP), claim: claim("b", 0).id, open: false, targets: 0 };
-    let resting = LoadBalancerState { released: vec![released], ..Default::default() };
-    for lb in [foreign, resting] {
+    let cooling = LoadBalancerState { released: vec![released], ..Default::default() };
+    for lb in [foreign, cooling] {
         let grown = claim("a", 1).asks("x", BOTH, Some(53)).holds(0, "x", tcp(53));
         let result = &run(&[grown], &BTreeMap::from([(0, lb)]), &policy())[0];
         assert_eq!(slots(result), [(0, "x", tcp(53))]);

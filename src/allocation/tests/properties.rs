@@ -226,14 +226,14 @@ proptest! {
             });
             let released = lbs.iter().flat_map(|(&index, lb)| lb.released.iter().map(move |released| (index, released)));
             let released = released.filter(|(_, released)| &*released.claim.namespace == namespace);
-            let mut resting: BTreeSet<(u32, ListenerKey)> = released.map(|(index, released)| (index, released.key)).collect();
+            let mut cooling: BTreeSet<(u32, ListenerKey)> = released.map(|(index, released)| (index, released.key)).collect();
             for (claim, got) in &of {
                 let index = claim.held.as_ref().map_or(0, |held| held.index);
                 // TCP_UDP that becomes TCP gives the rest of its number back, also after
                 // others were admitted.
                 let narrowed = |key: &ListenerKey| slots(got).iter().any(|(on, _, new)| *on == index && new.port == key.port);
                 let given_back = got.dropped.iter().filter(|key| !narrowed(key));
-                resting.extend(given_back.map(|&key| (index, key)));
+                cooling.extend(given_back.map(|&key| (index, key)));
             }
             let quota = policy.ports_per_namespace as usize;
             prop_assert!(!new || held.len() <= quota, "{held:?} of {quota}");
@@ -243,17 +243,17 @@ proptest! {
                 let index = claim.held.as_ref().map_or(0, |held| held.index);
                 got.dropped.iter().flat_map(|key| key.front_ports()).map(move |port| (index, port))
             }).collect();
-            let mut free: BTreeSet<(u32, FrontPort)> = resting.iter()
+            let mut free: BTreeSet<(u32, FrontPort)> = cooling.iter()
                 .flat_map(|(index, key)| key.front_ports().map(move |port| (*index, port)))
                 .filter(|port| !somebodys.contains(port) && !of_others.contains(port))
                 .collect();
-            let mut widest: Vec<_> = resting.iter().collect();
+            let mut widest: Vec<_> = cooling.iter().collect();
             widest.sort_by_key(|(_, key)| std::cmp::Reverse(key.front_ports().count()));
             let rests = |(index, key): &&(u32, ListenerKey)| {
                 key.front_ports().filter(|port| free.remove(&(*index, *port))).count() > 0
             };
             let all = held.len() + widest.into_iter().filter(rests).count();
-            prop_assert!(!new || all <= 2 * quota, "{held:?} and {resting:?} of {quota}");
+            prop_assert!(!new || all <= 2 * quota, "{held:?} and {cooling:?} of {quota}");
         }
     }
 

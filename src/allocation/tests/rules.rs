@@ -284,8 +284,8 @@ fn a_namespace_gets_as_many_ports_as_its_quota_and_others_are_not_touched_by_it(
     assert_eq!(slots(&result[2]).len(), 1);
 }
 
-/// A load balancer on which these ports of claims of `team` rest.
-fn resting(ports: &[(&str, u16)]) -> LoadBalancers {
+/// A load balancer on which these ports of claims of `team` cool down.
+fn cooling(ports: &[(&str, u16)]) -> LoadBalancers {
     let released = ports.iter().map(|&(name, port)| Released {
         key: tcp(port),
         claim: claim(name, 0).id,
@@ -298,12 +298,14 @@ fn resting(ports: &[(&str, u16)]) -> LoadBalancers {
 #[test]
 fn whoever_creates_and_deletes_claims_over_and_over_takes_up_no_more_than_twice_the_quota() {
     let policy = Policy { ports_per_namespace: 2, ..policy() };
-    let three = resting(&[("a", 20000), ("b", 20001), ("c", 20002)]);
+    let three = cooling(&[("a", 20000), ("b", 20001), ("c", 20002)]);
     let newcomers = [claim("d", 0).any("x"), claim("e", 1).any("x"), claim("f", 2).of("others").any("x")];
     let result = run(&newcomers, &three, &policy);
-    assert!(result[0].granted.is_some(), "three rest, and four may be taken up");
+    assert!(result[0].granted.is_some(), "three cool down, and four may be taken up");
     assert_eq!(reasons(&result[1]), [("x", Some(Reason::QuotaExceeded))]);
-    assert!(message(&result[1]).starts_with("the namespace holds 1 ports of class default, 3 that it gave back"));
+    assert!(
+        message(&result[1]).starts_with("the namespace holds 1 ports of class default, 3 released ports cool down")
+    );
     assert!(result[2].granted.is_some(), "another namespace has its own quota");
 }
 
@@ -313,8 +315,12 @@ fn a_namespace_that_has_its_quota_may_have_a_port_changed_and_a_claim_created_ag
     let changed = claim("a", 0).number("x", 6379).holds(0, "x", tcp(20000));
     assert_eq!(slots(&run(&[changed], &existing(1), &policy)[0]), [(0, "x", tcp(6379))]);
     let again = claim("a", 0).number("x", 20000);
-    let full = resting(&[("a", 20000), ("a", 20001)]);
-    assert_eq!(slots(&run(&[again], &full, &policy)[0]), [(0, "x", tcp(20000))], "what it takes back rests no longer");
+    let full = cooling(&[("a", 20000), ("a", 20001)]);
+    assert_eq!(
+        slots(&run(&[again], &full, &policy)[0]),
+        [(0, "x", tcp(20000))],
+        "the cool-down of what it takes back is over"
+    );
 }
 
 #[test]
