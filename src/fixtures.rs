@@ -57,7 +57,7 @@ impl ClaimFixture {
         self
     }
 
-    /// Without our finalizer, and under somebody else's.
+    /// Without our finalizer, and with a foreign one.
     pub(crate) fn let_go(mut self) -> Self {
         self.0["metadata"]["finalizers"] = json!(["example.com/mine"]);
         self

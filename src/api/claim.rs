@@ -1,7 +1,7 @@
-//! A `SharedLB` as the controller sees it, converted where it comes in.
+//! Converts a `SharedLB` to the controller's type.
 //!
-//! Spec and status are parsed apart, and the status leniently: what can't be
-//! parsed is an object all the same, and what it holds stays its own.
+//! Spec and status are parsed separately, and the status leniently: an object that can't be
+//! parsed still exists, and keeps its slots.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -19,33 +19,32 @@ use crate::api::target::Target;
 use crate::kubernetes::text;
 use crate::kubernetes::{ObjectKey, ObjectMeta};
 
-/// A claim as it is in the API.
+/// A claim in the API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimObject {
     /// Its metadata
     pub meta: ObjectMeta,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBSpec, String>,
-    /// The class that its spec names, also if nothing else of it can be parsed
+    /// The class in its spec, even if nothing else of the spec can be parsed
     class_name: Option<String>,
-    /// Its status; where only a part of it can be parsed, that part
+    /// Its status, as far as it can be parsed
     pub status: SharedLBStatus,
-    /// Whether nothing is known of what it holds, since not even the slots in
-    /// its status can be parsed
+    /// Whether its slots are unknown, since not even those in its status can be parsed
     pub unparsable: bool,
     /// Whether our finalizer is on it: only then may its slots be opened, since
     /// only then will their release be recorded.
     pub has_finalizer: bool,
-    /// The source that keeps it for another object; `None`: a user wrote it. A tenant
-    /// could write the same, so it decides about nothing but where Events go.
+    /// The source that keeps it for another object; `None`: a user wrote it. A tenant can set
+    /// the same label, so it only decides where Events are published.
     pub source: Option<Arc<str>>,
-    /// Where its traffic goes
+    /// Its target
     pub target: Arc<Target>,
-    /// What `assign` needs of it
+    /// The input of `assign`
     pub request: Claim,
 }
 
-/// The part of a status that says what the claim holds.
+/// The part of a status with the slots.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Slots {
@@ -83,7 +82,7 @@ impl ClaimObject {
             address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),
             ports: match &spec {
                 Ok(_) => asked,
-                // What it wants is unknown: it keeps what it has.
+                // Its request is unknown: it keeps its slots.
                 Err(_) => held.iter().flat_map(|held| held.slots.iter()).map(as_request).collect(),
             },
             held,
@@ -94,14 +93,13 @@ impl ClaimObject {
         Self { meta, spec, class_name, status, unparsable, has_finalizer, source, target, request }
     }
 
-    /// Whether it is being deleted and we are through with it: only somebody
-    /// else's finalizer keeps it.
+    /// Whether it is being deleted without our finalizer: only foreign finalizers keep it.
     #[must_use]
     pub fn is_let_go(&self) -> bool {
         self.meta.deleting && !self.has_finalizer
     }
 
-    /// The name of the port that the status has this number for.
+    /// The name of the port with this number in the status.
     #[must_use]
     pub fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
         let port = FrontPort { port: number, transport };
@@ -109,18 +107,17 @@ impl ClaimObject {
         slots.find(|slot| slot.key.has(port)).map(|slot| slot.name.clone())
     }
 
-    /// The class that it names: its spec's, or else the one that it was given.
+    /// Its class: that in the spec, or else that in the status.
     #[must_use]
     pub fn named_class(&self) -> Option<&str> {
         self.class_name.as_deref().or(self.status.class_name.as_deref())
     }
 }
 
-/// The longest error that is told of an object, in bytes: it leaves room in a
-/// message for what to do.
+/// The longest error about an object, in bytes: it leaves room for advice in a message.
 const ERROR_MAX: usize = 400;
 
-/// The source that keeps this claim, as its label says, for the object that owns it.
+/// The source in the label of a claim that has an owner.
 fn source(object: &DynamicObject) -> Option<Arc<str>> {
     let mut owners = object.metadata.owner_references.iter().flatten();
     let is_owned = owners.any(|owner| owner.controller == Some(true));
@@ -128,13 +125,13 @@ fn source(object: &DynamicObject) -> Option<Arc<str>> {
     is_owned.then(|| label.as_str().into())
 }
 
-/// A part of an object, or an error that names the field that is wrong.
+/// Parses a part of an object; an error names the invalid field.
 pub(crate) fn parse_part<T: DeserializeOwned>(part: &Value) -> Result<T, String> {
     serde_path_to_error::deserialize(part).map_err(|error| text::fit(&error.to_string(), ERROR_MAX))
 }
 
-/// What its status says that it holds. A name that is among those asked for too
-/// is kept once: names are compared often.
+/// The slots in its status. They share the names of requested ports, since names are compared
+/// often.
 fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
     let name = |name: &str| -> Arc<str> {
         asked.iter().find(|port| *port.name == *name).map_or_else(|| name.into(), |port| port.name.clone())
@@ -159,7 +156,7 @@ fn held(status: &SharedLBStatus, asked: &[PortRequest]) -> Option<Held> {
     (!slots.is_empty()).then_some(Held { index, slots: slots.into() })
 }
 
-/// The ports that have been served, as the status tells where it is reached.
+/// The ports that have been open, by `status.loadBalancer.ingress`.
 pub(crate) fn opened(status: &SharedLBStatus) -> BTreeSet<FrontPort> {
     let ingress = status.load_balancer.iter().flat_map(|lb| &lb.ingress);
     let ports = ingress.flat_map(|ingress| &ingress.ports);
@@ -186,7 +183,7 @@ fn as_request(slot: &HeldSlot) -> PortRequest {
     }
 }
 
-/// An address as a user or a load balancer writes it.
+/// Parses an address of a user or a load balancer.
 #[must_use]
 pub fn parse_address(text: &str) -> Address {
     text.parse().map_or_else(|_| Address::Hostname(text.to_owned()), Address::Ip)

@@ -1,5 +1,4 @@
-//! A `SharedLBClass` as the controller sees it: what it allows, and who
-//! programs its load balancers.
+//! Converts a `SharedLBClass` to the controller's type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,11 +20,11 @@ use crate::api::claim::parse_part;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 
-/// The most load balancers of a class, as its schema says; and what got past the
-/// schema is no reason to count out millions of addresses.
+/// The most load balancers of a class, as in its schema. An object with a larger range must
+/// not make the controller enumerate millions of addresses.
 const LOAD_BALANCERS_MAX: u32 = 1000;
 
-/// A class as it is in the API.
+/// A class in the API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassObject {
     /// Its metadata
@@ -34,7 +33,7 @@ pub struct ClassObject {
     pub default: bool,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBClassSpec, String>,
-    /// Its status, or why that can't be parsed: which ports rest is not known then
+    /// Its status, or why that can't be parsed: then the released ports are not known
     pub status: Result<SharedLBClassStatus, String>,
 }
 
@@ -68,8 +67,8 @@ impl ClassObject {
     }
 }
 
-/// The class that claims get which name none: the one marked as the default, and
-/// of several the newest, as with storage classes.
+/// The class of claims that name none: the one that is annotated as the default, and of
+/// several the newest, as with storage classes.
 #[must_use]
 pub fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) -> Option<&'a Arc<ClassObject>> {
     classes
@@ -77,7 +76,7 @@ pub fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) ->
         .max_by(|a, b| (a.meta.created, &b.meta.key).cmp(&(b.meta.created, &a.meta.key)))
 }
 
-/// Why a class cannot be carried out, in words for its author.
+/// Why a class cannot be carried out, for its author.
 #[must_use]
 pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<String> {
     let kind = spec.provider.kind();
@@ -95,8 +94,8 @@ pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<Strin
     }
 }
 
-/// What the class and its provider allow. `namespaces` are all that there are,
-/// with their labels.
+/// The limits of the class and its provider. `namespaces` are all namespaces, with their
+/// labels.
 #[must_use]
 pub fn policy<'a>(
     spec: &SharedLBClassSpec,
@@ -142,13 +141,13 @@ fn allowed_namespaces<'a>(
     Some(namespaces.filter(|(_, labels)| selector.matches(labels)).map(|(name, _)| name.clone()).collect())
 }
 
-/// A label selector of the API as one that can be evaluated. An expression with
-/// an unknown operator matches nothing.
+/// Converts a label selector of the API to one that can be evaluated. An expression with an
+/// unknown operator matches nothing.
 fn selector(selector: &LabelSelector) -> Selector {
     Selector::try_from(selector.clone()).unwrap_or_else(|_| Expression::In(String::new(), BTreeSet::new()).into())
 }
 
-/// The addresses that the class gives its load balancers, in their order.
+/// The addresses of the class' load balancers, in their order.
 pub fn addresses(spec: &SharedLBClassSpec) -> impl Iterator<Item = IpAddr> + '_ {
     let max = usize::try_from(spec.load_balancers.max.min(LOAD_BALANCERS_MAX)).unwrap_or(usize::MAX);
     spec.addresses.iter().flat_map(|range| between(range.min, range.max)).take(max)
@@ -166,7 +165,7 @@ fn between(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
     }
 }
 
-/// Whether its load balancer was there before the class.
+/// Whether the class adopts an existing load balancer.
 #[must_use]
 pub fn adopts(spec: &SharedLBClassSpec) -> bool {
     match &spec.provider {
@@ -175,7 +174,7 @@ pub fn adopts(spec: &SharedLBClassSpec) -> bool {
     }
 }
 
-/// Whether the same provider can carry both specs out.
+/// Whether both specs have the same provider and settings of it.
 #[must_use]
 pub fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
     // A Service's addresses, and the kind of an AWS target group, are the provider's business.

@@ -11,7 +11,7 @@ use crate::kubernetes::{ObjectKey, ObjectMeta, names};
 pub(crate) const NAME_MAX: usize = 63;
 pub(crate) const PREFIX: &str = "slb-";
 
-/// Its name: readable, and with the claim's uid in it, so that no other
+/// The key of the companion Service. Its name has a hash of the claim's uid, so that no other
 /// claim has it, not even a former one of the same name.
 #[must_use]
 pub fn key(claim: &ObjectMeta) -> ObjectKey {
@@ -19,9 +19,9 @@ pub fn key(claim: &ObjectMeta) -> ObjectKey {
     ObjectKey { namespace: claim.key.namespace.clone(), name: names::hashed(&readable, &claim.uid, NAME_MAX).into() }
 }
 
-/// The port of a claim for which the Service has ports: by the number that the claim
-/// holds, which stays when the port is renamed, leads elsewhere, or changes its place
-/// or its protocol. So the Service's endpoints, and its ports on nodes, stay too.
+/// The port of a claim for which the Service has ports. They are named by the number that the
+/// claim holds, which stays when the port is renamed or changes its target, place or protocol,
+/// so that the Service's endpoints and node ports stay too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnPort {
     /// The port of the load balancer
@@ -38,9 +38,9 @@ impl OwnPort {
         format!("{}-{}", suffix(transport), self.number)
     }
 
-    /// Whether the Service's port of this name is for this one: until a Service of an
-    /// earlier version is written again, and its endpoints are listed, it has the
-    /// claim's own name for it. (That ends in the protocol, so the two differ.)
+    /// Whether the Service's port of this name is for this one. A Service of an earlier version
+    /// has the claim's own name for it until it is written again and its endpoints are listed.
+    /// (That name ends in the protocol, so the two differ.)
     #[must_use]
     pub fn is_named(&self, name: &str, transport: Transport) -> bool {
         name == self.port_name(transport) || name == self.former_name(transport)

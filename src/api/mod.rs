@@ -1,4 +1,4 @@
-//! API objects as the controller sees them: converted where they come in.
+//! Conversions of API objects to the controller's types.
 
 pub mod claim;
 pub mod class;

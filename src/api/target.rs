@@ -1,4 +1,4 @@
-//! Where the traffic of a claim goes: the Service and its ports.
+//! The target of a claim: a Service and its ports.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -11,15 +11,15 @@ use crate::allocation::HeldSlot;
 use crate::api::companion_name::{self, OwnPort};
 use crate::kubernetes::{ObjectKey, ObjectMeta};
 
-/// Where the traffic of a claim goes.
+/// The target of a claim.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target {
     /// The claim
     pub claim: ObjectKey,
-    /// The Service whose endpoints are its backends: the one that it names, or the
-    /// one that we keep for its selector. `None`: its spec can't be read
+    /// The Service whose endpoints are its backends: the one that it names, or its companion
+    /// Service. `None`: its spec can't be parsed
     pub service: Option<ObjectKey>,
-    /// The one that we keep, if we do; where traffic goes to nodes, we always do
+    /// Its companion Service; where traffic goes to nodes, each claim has one
     own: ObjectKey,
     /// The port of the Service that it names for each port of the claim, by name;
     /// `None`: it names none
@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// That of the claim with this spec.
+    /// The target of the claim with this spec.
     #[must_use]
     pub fn of(meta: &ObjectMeta, spec: Option<&SharedLBSpec>) -> Self {
         let service = spec.map(|spec| match &spec.service_name {
@@ -48,8 +48,7 @@ impl Target {
         Self { claim: meta.key.clone(), service, own: companion_name::key(meta), ports: ports.collect() }
     }
 
-    /// The Service through which traffic gets to its pods. `None`: its spec can't
-    /// be read
+    /// The Service through which traffic gets to its pods. `None`: its spec can't be parsed
     #[must_use]
     pub fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
         let service = self.service.as_ref()?;
@@ -66,8 +65,8 @@ impl Target {
         Some((self.through(targets)?, to))
     }
 
-    /// The Service that finds its pods, and its port for the port of the claim that
-    /// has this name and number. Without a number, a Service of ours has none for it.
+    /// The Service that finds its pods, and its port for the port of the claim with this name
+    /// and number. A companion Service has ports only for numbers.
     #[must_use]
     pub fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
         let to = self.of_service(name).cloned();
@@ -86,14 +85,14 @@ impl Target {
     }
 }
 
-/// Which port of a Service is meant.
+/// A reference to a port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortRef {
-    /// The one with this number
+    /// The port with this number
     Number(i32),
-    /// The one with this name
+    /// The port with this name
     Name(Arc<str>),
-    /// That of our own Service which stands for this port of its claim
+    /// The port of a companion Service for this port of its claim
     OfClaim(OwnPort),
 }
 

@@ -1,4 +1,4 @@
-//! Whatever is read is taken for what somebody may have written there: nothing
+//! Every field that is read may have been written by another client: nothing
 //! panics, no slot is lost, and what is told is short and on one line.
 
 mod claims;
