@@ -173,7 +173,7 @@ impl Refusal {
             match (merged.get_mut(&name), refusal) {
                 (Some(Self::NoRoom { obstacles, .. }), Self::NoRoom { obstacles: more, .. }) => obstacles.extend(more),
                 // An obstacle of another kind passes or is the same everywhere: it is more useful than
-        // that load balancers are full.
+                // that load balancers are full.
                 (_, refusal) => _ = merged.insert(name, refusal),
             }
         }

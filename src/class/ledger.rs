@@ -1,10 +1,9 @@
-//! What the last decision of a class has left, by which newcomers are given ports
-//! without another decision. Pure.
+//! The ledger of a class, by which newcomers get ports without another decision. Pure.
 //!
-//! A decision reads every claim of its class. Where nothing has changed since the last
-//! one but that its claims got what it gave them, and that there are new claims, each of
-//! these gets what a decision would give it from what is occupied already. The ledger is
-//! thrown away on any other change.
+//! A decision reads every claim of its class. If nothing has changed since the last one,
+//! except that its assignments were written and that there are new claims, each of these gets
+//! what a decision would assign, from the occupancy alone. The ledger is dropped on any other
+//! change.
 
 #[cfg(test)]
 mod tests;
@@ -21,14 +20,14 @@ use crate::allocation::{Assignment, Claim, Held, LoadBalancerState, Occupancy, P
 use crate::api::claim::ClaimObject;
 use crate::kubernetes::ObjectKey;
 
-/// What is occupied in a class, and what has changed since the last decision.
+/// The occupancy of a class, and the changes since the last decision.
 pub(super) struct Ledger {
     occupancy: Occupancy,
-    /// What claims were given that their statuses do not have yet
+    /// Assignments that the statuses of claims do not have yet
     pending: BTreeMap<ObjectKey, Held>,
     /// New claims that hold nothing, by age
     newcomers: BTreeMap<(i64, ObjectKey), Arc<ClaimObject>>,
-    /// Claims that were taken out of the class to be put in again as they are now
+    /// Claims that were removed from the class to be inserted again in their current version
     removed: BTreeSet<ObjectKey>,
     /// When newcomers were first admitted
     admits_since: Option<Instant>,
@@ -64,7 +63,7 @@ impl Ledger {
         Some(Self { occupancy, pending, newcomers: BTreeMap::new(), removed: BTreeSet::new(), admits_since: None })
     }
 
-    /// Takes in that a claim was taken out of the class.
+    /// Takes in that a claim was removed from the class.
     pub(super) fn remove(&mut self, claim: &ClaimObject) {
         self.removed.insert(claim.meta.key.clone());
     }
@@ -80,7 +79,7 @@ impl Ledger {
             return false;
         }
         let Some(before) = before else {
-            // A claim whose spec cannot be read asks for nothing.
+            // A claim whose spec cannot be parsed requests nothing.
             let is_new = !was_removed && claim.request.held.is_none() && !claim.request.ports.is_empty();
             return is_new && self.newcomers.insert(age, claim.clone()).is_none();
         };
@@ -121,11 +120,11 @@ impl Ledger {
         !self.newcomers.is_empty()
     }
 
-    /// What the newcomers get, the older first. `None`: one is refused something, which
-    /// takes a decision, and the ledger is of no further use.
+    /// The assignments of the newcomers, the older first. `None`: one is refused, which takes a
+    /// decision, and the ledger is of no further use.
     pub(super) fn admit(&mut self) -> Option<Vec<(Arc<ClaimObject>, Option<Assignment>)>> {
         let newcomers: Vec<Arc<ClaimObject>> = std::mem::take(&mut self.newcomers).into_values().collect();
-        // Numbers that are asked for are given first.
+        // Requested numbers are assigned first.
         let asks = |claim: &ClaimObject| claim.request.ports.iter().any(|port| port.number.is_some());
         let (by_number, others): (Vec<_>, Vec<_>) = newcomers.into_iter().partition(|claim| asks(claim));
         let admit = |claim: Arc<ClaimObject>| {
@@ -138,7 +137,7 @@ impl Ledger {
     }
 }
 
-/// Whether a claim asks for the same.
+/// Whether a claim requests the same.
 fn asks_alike(before: &Claim, now: &Claim) -> bool {
     before.created == now.created && before.address == now.address && before.ports == now.ports
 }

@@ -11,8 +11,8 @@ use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 
 impl Class {
-    /// Gives newcomers what a decision would give them, without one. `None`: there are
-    /// none, or it takes a decision.
+    /// Assigns to newcomers what a decision would assign, without one. `None`: there are none,
+    /// or it takes a decision.
     pub(super) fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
         let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
         let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.left.is_empty())?;
@@ -30,7 +30,7 @@ impl Class {
         Some(effects)
     }
 
-    /// Whether a decision gives these claims this, and all others what they have.
+    /// Whether a decision assigns this to these claims, and to all others what they have.
     fn decides_alike(
         &self,
         class: &ClassObject,

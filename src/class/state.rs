@@ -1,4 +1,4 @@
-//! One class, as far as it is known: its object, its claims, and its load balancers.
+//! The state of one class: its object, its claims, and its load balancers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::{AffectedClaims, Outcome};
 use crate::watches::NamespaceObject;
 
-/// How long a class is left alone after a failed write to it.
+/// How long a class is not written after a failed write to it.
 const HOLD: Duration = Duration::from_secs(1);
-/// How often as long as a decision took a class is debounced after it.
+/// The debounce after a decision, as a multiple of the time that the decision took.
 const DEBOUNCE_FACTOR: u32 = 5;
 /// A shorter debounce is not worth a timer.
 const DEBOUNCE_MIN: Duration = Duration::from_millis(5);
@@ -36,25 +36,25 @@ const DEBOUNCE_MIN: Duration = Duration::from_millis(5);
 pub(super) struct Now {
     /// For timers
     pub(super) instant: Instant,
-    /// For what is written to the API
+    /// For writes to the API
     pub(super) time: Timestamp,
 }
 
-/// What classes share, as it is at the time of a step.
+/// The state that classes share, at the time of a step.
 pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a BTreeMap<ObjectKey, Arc<NamespaceObject>>,
     pub(super) backends: &'a Backends,
-    /// What the API server drops of the statuses of claims
+    /// The fields that the API server drops from the statuses of claims
     pub(super) dropped: DroppedFields,
 }
 
-/// One class. [`Class::step`] is what it does; the other methods take in what happened.
+/// One class. [`Class::step`] acts; the other methods take in events.
 #[derive(Default)]
 pub(super) struct Class {
     /// Its name; `None`: that of the claims that name no class while no class is the
     /// default
     pub(super) name: Option<Arc<str>>,
-    /// `None`: claims name it, and it does not exist
+    /// `None`: it does not exist, although claims name it
     pub(super) object: Option<Arc<ClassObject>>,
     pub(super) claims: Claims,
     /// `None`: its spec was never readable since this process started
@@ -63,21 +63,22 @@ pub(super) struct Class {
     pub(super) load_balancers: BTreeMap<u32, LoadBalancerPlans>,
     /// What each LB loop reported last
     pub(super) outcomes: BTreeMap<u32, Outcome>,
-    /// Slots of claims that went, or were let go, since the last decision
+    /// Slots of claims that are gone, or lost our finalizer while being deleted, since the last
+    /// decision
     pub(super) left: Vec<Left>,
-    /// What the last decision has left, if nothing has changed since but for newcomers
+    /// The ledger of the last decision, if nothing has changed since except for newcomers
     pub(super) ledger: Option<Ledger>,
     pub(super) stage: Stage,
     /// Writes in flight of statuses by which slots change hands
     pub(super) gives: usize,
-    /// The class as it was when the write to it was sent that is in flight
+    /// The class at the time of the write to it that is in flight
     pub(super) class_write: Option<Arc<ClassObject>>,
-    /// After a failed write to the class: until when no other one is made. Claims are
-    /// given ports meanwhile, unless something must be recorded first.
+    /// After a failed write to the class: until when it is not written again. Claims get ports
+    /// meanwhile, unless a release must be recorded first.
     pub(super) held_until: Option<Instant>,
-    /// Until when what needs no new port waits
+    /// Until when work waits by which no claim gets a port
     pub(super) debounce_until: Option<Instant>,
-    /// Why nothing new is given, whatever is asked for
+    /// Why the class gives no new ports
     pub(super) suspended: Option<Obstacle>,
     /// When its figures were last exported
     pub(super) exported: Option<Instant>,
@@ -85,7 +86,7 @@ pub(super) struct Class {
     pub(super) status_written: Option<Instant>,
 }
 
-/// The spec of a class, as it could be read last, and its provider.
+/// The last spec of a class that could be parsed, and its provider.
 pub(super) struct ClassSettings {
     pub(super) spec: SharedLBClassSpec,
     pub(super) provider: Arc<dyn Provider>,
@@ -97,7 +98,7 @@ impl ClassSettings {
         Reach::of(&self.spec, &self.provider.capabilities())
     }
 
-    /// Whether load balancers of the class take only so many targets.
+    /// Whether load balancers of the class have a limit of targets.
     pub(super) fn counts_targets(&self) -> bool {
         self.provider.capabilities().default_targets.is_some()
     }
@@ -110,32 +111,31 @@ pub(super) struct LoadBalancerPlans {
     pub(super) in_flight: InFlightPlans,
 }
 
-/// How far the work of a decision is. It is done in this order, so that a release is
-/// in the API before its slot goes.
+/// The stage of a decision. The stages have this order, so that a release is in the API before
+/// its slot is removed.
 #[derive(Default)]
 pub(super) enum Stage {
     /// There is no decision.
     #[default]
     Idle,
-    /// The class' status records what is given back; what is left of the decision
-    /// waits for the answer. With what it had of [`Class::left`].
+    /// The class' status records the releases; the other writes of the decision wait for the
+    /// answer. With the part of [`Class::left`] that the decision took.
     Record(Box<Decided>, Vec<Left>),
-    /// What is given was sent. All that may wait is left to be done.
+    /// The statuses with new slots were sent. The other work is left.
     Rest(Box<Decided>),
 }
 
-/// A decision, and the claims to which something may have to be written.
+/// A decision, and the claims that may need a write.
 pub(super) struct Decided {
-    /// As they were decided on, each with what it got; `None`: it is being deleted, or its
-    /// status can't be read
+    /// As they were decided on, each with its assignment; `None`: it is being deleted, or its
+    /// status can't be parsed
     pub(super) claims: Vec<(Arc<ClaimObject>, Option<Assignment>)>,
     pub(super) decision: Decision,
-    /// Whether it was recorded in the class' status first: what happened meanwhile is
-    /// not in it
+    /// Whether it was recorded in the class' status first: later events are not in it
     pub(super) recorded_first: bool,
 }
 
-/// How a write to a class was answered.
+/// The answer to a write to a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClassAnswer {
     Written,
@@ -145,45 +145,44 @@ pub(super) enum ClassAnswer {
     Failed,
 }
 
-/// What an outcome changes.
+/// The effect of an outcome on a class.
 #[derive(Debug, Default)]
 pub(super) struct OutcomeChange {
-    /// The claims that it matters to; `None`: none, and the class neither
+    /// The affected claims; `None`: neither a claim nor the class is affected
     pub(super) affected: Option<AffectedClaims>,
     /// Whether the load balancer was found gone
     pub(super) was_gone: bool,
 }
 
 impl Class {
-    /// A class of which only the name is known.
+    /// A class with only a name.
     pub(super) fn new(name: Option<Arc<str>>) -> Self {
         Self { name, ..Self::default() }
     }
 
-    /// Takes in the class object. One of another uid is another class: its load
-    /// balancers stay as they are, since a class goes this way only if its finalizer
-    /// was removed by force.
+    /// Takes in the class object. One with another uid is another class: the load balancers of
+    /// the former one stay as they are, since its finalizer was removed by force.
     pub(super) fn replace_object(&mut self, object: Option<Arc<ClassObject>>) {
         let uid = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.uid.clone());
         if uid(&self.object) != uid(&object) {
             let claims = std::mem::take(&mut self.claims);
-            // Statuses that the former one gave may still be written.
+            // Writes of the former class may be in flight.
             *self = Self { claims, gives: self.gives, ..Self::new(self.name.clone()) };
         }
-        // What failed on another version of the class may work now.
+        // A write that failed on another version of the class may succeed now.
         let version = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.version);
         self.held_until.take_if(|_| version(&self.object) != version(&object));
         self.object = object;
     }
 
-    /// Takes in a claim as it is now, with its writes in flight.
+    /// Inserts the current version of a claim, with its writes in flight.
     pub(super) fn insert_claim(&mut self, state: Option<ClaimState>, claim: Arc<ClaimObject>) {
         let before = state.as_ref().map(|state| &*state.claim);
         self.ledger.take_if(|ledger| !ledger.insert(before, &claim));
         self.claims.insert(state, claim);
     }
 
-    /// Takes a claim out.
+    /// Removes a claim.
     pub(super) fn remove_claim(&mut self, claim: &ClaimObject) -> Option<ClaimState> {
         if let Some(ledger) = &mut self.ledger {
             ledger.remove(claim);
@@ -191,13 +190,13 @@ impl Class {
         self.claims.remove(claim)
     }
 
-    /// Takes out the claims that name no class.
+    /// Removes the claims that name no class.
     pub(super) fn take_unnamed(&mut self) -> Vec<ClaimState> {
         self.ledger = None;
         self.claims.take_unnamed()
     }
 
-    /// Takes in claims with their states.
+    /// Inserts claims with their states.
     pub(super) fn put_claims(&mut self, claims: Vec<ClaimState>) {
         self.ledger = None;
         claims.into_iter().for_each(|state| self.claims.put(state));
@@ -209,7 +208,7 @@ impl Class {
         self.ledger.as_ref().is_some_and(Ledger::has_newcomers)
     }
 
-    /// Whether nothing is known of it, and nothing in flight for it.
+    /// Whether it has neither an object nor claims, and no writes in flight.
     pub(super) fn is_forgettable(&self) -> bool {
         self.object.is_none() && self.claims.is_empty() && self.gives == 0
     }
@@ -219,7 +218,7 @@ impl Class {
         self.object.as_ref().is_some_and(|object| *object.meta.uid == *uid)
     }
 
-    /// Takes in what an LB loop reported.
+    /// Takes in an outcome of an LB loop.
     pub(super) fn take_outcome(&mut self, class_uid: &str, index: u32, mut outcome: Outcome) -> OutcomeChange {
         let is_own = self.is_of(class_uid);
         let Some(plans) = self.load_balancers.get_mut(&index).filter(|_| is_own) else {
@@ -229,7 +228,7 @@ impl Class {
         let known = self.outcomes.get(&index);
         let was_gone = outcome.recreated > known.map_or(0, |known| known.recreated);
         let affected = known.map_or(AffectedClaims::All, |known| outcome.affected_since(known));
-        // A plan that was carried out may have closed what waits to be forgotten.
+        // A plan that was carried out may have closed released ports.
         let closing = known.is_some_and(|known| known.plan.has_more_than(&outcome.plan));
         match &affected {
             AffectedClaims::All => {
@@ -266,7 +265,7 @@ impl Class {
             }
         }
         if answer != ClassAnswer::Unchanged {
-            // The decision that was to be recorded is made again.
+            // The decision is made again.
             match std::mem::take(&mut self.stage) {
                 Stage::Record(_, left) => self.left.extend(left),
                 other => self.stage = other,
@@ -274,12 +273,12 @@ impl Class {
         }
     }
 
-    /// Until when no write to the class is made.
+    /// Until when the class is not written.
     pub(super) fn held(&self, now: &Now) -> Option<Instant> {
         self.held_until.filter(|until| *until > now.instant)
     }
 
-    /// Whether the last step left work that waits for nothing.
+    /// Whether the last step left work that can be done at once.
     pub(super) fn has_work(&self) -> bool {
         matches!(self.stage, Stage::Rest(_))
     }
@@ -289,8 +288,8 @@ impl Class {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// What needs no new port waits for a multiple of what a decision takes, so that a big
-    /// class leaves time for claims that wait for one.
+    /// Debounces work by which no claim gets a port, for a multiple of the time that a decision
+    /// takes, so that a large class leaves time for claims that wait for one.
     pub(super) fn debounce(&mut self, decision_took: Duration, now: Instant) {
         let debounce = decision_took * DEBOUNCE_FACTOR;
         self.debounce_until = (debounce > DEBOUNCE_MIN).then(|| now + debounce);

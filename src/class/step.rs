@@ -1,4 +1,4 @@
-//! One step of a class: from what is known to what is to be written. Pure.
+//! One step of a class: from its state to the effects. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use crate::load_balancer::desired::{Plan, Planned};
 use crate::process::metrics::VERDICTS;
 use crate::process::tasks;
 
-/// How often the class' status is written for its numbers alone, and targets are
-/// counted.
+/// The shortest interval of writes of the class' status for its numbers alone, and of counts
+/// of targets.
 pub(super) const NUMBERS_EVERY: Duration = Duration::from_secs(1);
 
 impl Class {
-    /// What to do now. A step ends where an answer must be waited for: slots are
-    /// decided on with what the API has, so there is no decision while writes are in
-    /// flight by which slots change hands, or a write to the class. Statuses by which
-    /// slots are given come first, and nothing that may wait is computed before them:
-    /// while [`Class::has_work`], the next step has it.
+    /// Returns the next effects. A step ends where it has to wait for an answer: decisions
+    /// depend on the slots in the API, so there is none while writes are in flight by which
+    /// slots change hands, or a write to the class. Statuses with new slots come first, and
+    /// nothing that may wait is computed before them: while [`Class::has_work`], the next step
+    /// does that.
     pub(super) fn step(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let Some(class) = self.object.clone() else { return self.without_class(now, around) };
         tasks::at("SharedLBClass", &class.meta.key);
@@ -48,7 +48,7 @@ impl Class {
         }
     }
 
-    /// Makes a decision, and records what is given back by it.
+    /// Makes a decision, and records its releases.
     fn begin(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         if self.gives > 0 {
             return Vec::new();
@@ -86,7 +86,7 @@ impl Class {
         }
     }
 
-    /// Why nothing new is given in this class, whatever is asked for.
+    /// Why the class gives no new ports.
     fn suspension(&self, class: &ClassObject, settings: &ClassSettings) -> Option<Obstacle> {
         let name = &class.meta.key.name;
         if let Some(message) = unreadable_spec(class) {
@@ -113,7 +113,7 @@ impl Class {
         unreadable(format!("SharedLB {}", self.claims.first_unparsable()?))
     }
 
-    /// What a decision on these claims is made of. `None`: the class was never readable.
+    /// The input of a decision on these claims. `None`: the class' spec could never be parsed.
     pub(super) fn facts<'a>(
         &'a self,
         class: &'a ClassObject,
@@ -175,8 +175,8 @@ impl Class {
         effects
     }
 
-    /// Everything that may wait: what else claims are told, finalizers and companion
-    /// Services, the plans with the slots that the API has confirmed, and figures.
+    /// The work that may wait: other statuses, finalizers and companion Services, the plans with
+    /// the slots that the API has confirmed, and figures.
     fn do_the_rest(
         &mut self,
         class: &Arc<ClassObject>,
@@ -201,8 +201,8 @@ impl Class {
         effects
     }
 
-    /// The claims that are as they were decided on and may be written to, each with
-    /// what it got.
+    /// The claims that have not changed since the decision and may be written, each with its
+    /// assignment.
     fn undisturbed<'a>(
         &'a self,
         claims: &'a [(Arc<ClaimObject>, Option<Assignment>)],
@@ -214,7 +214,7 @@ impl Class {
         })
     }
 
-    /// Every other claim whose status does not say what there is to say.
+    /// Writes the statuses of all other claims whose verdict has changed.
     fn report_the_rest(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
         for (state, got) in self.undisturbed(&decided.claims, now) {
@@ -232,8 +232,7 @@ impl Class {
         changed.into_iter().filter_map(|(claim, verdict)| self.report(&claim, verdict, now, around)).collect()
     }
 
-    /// Writes the status with this verdict, unless the claim has it already, or it may
-    /// wait.
+    /// Writes the status with this verdict, unless the claim has it, or the write may wait.
     fn report(
         &mut self,
         claim: &Arc<ClaimObject>,
@@ -255,7 +254,7 @@ impl Class {
         Some(Effect::Claim(ClaimWrite { claim: claim.clone(), what, awaited_by: None }))
     }
 
-    /// The status of a claim with this verdict, as far as the API server keeps it.
+    /// The status of a claim with this verdict, without fields that the API server drops.
     fn status(
         &self,
         claim: &ClaimObject,
@@ -265,7 +264,7 @@ impl Class {
     ) -> SharedLBStatus {
         let class = match (&self.object, &self.settings) {
             (Some(_), Some(_)) => self.name.as_deref(),
-            // A class that was never readable has given nothing.
+            // A class whose spec could never be parsed has given no ports.
             (Some(_), None) => None,
             (None, _) => claim.status.class_name.as_deref(),
         };
@@ -274,7 +273,7 @@ impl Class {
         status
     }
 
-    /// Hands every load balancer its plan, if that is another one.
+    /// Hands every load balancer its plan, if that has changed.
     fn plan(
         &mut self,
         class: &ClassObject,
@@ -313,7 +312,8 @@ impl Class {
         effects
     }
 
-    /// Counts claims by verdict, and slots by load balancer, not too often.
+    /// Exports the numbers of claims by verdict, and of slots by load balancer, at most once in
+    /// [`NUMBERS_EVERY`].
     fn export(&mut self, status: &SharedLBClassStatus, now: &Now) -> Vec<Effect> {
         if let Some(next) = not_before(self.exported, now) {
             return vec![Effect::WakeAt(next)];
@@ -330,8 +330,8 @@ impl Class {
         vec![Effect::Export(Figures { claims, slots: status.load_balancers.iter().map(slots).collect() })]
     }
 
-    /// Writes the class' status if it differs; if only in its numbers, which change
-    /// with every claim, not too often.
+    /// Writes the class' status if it has changed. If only its numbers have, which change with
+    /// every claim, at most once in [`NUMBERS_EVERY`].
     fn write_numbers(&mut self, class: &Arc<ClassObject>, status: &SharedLBClassStatus, now: &Now) -> Option<Effect> {
         let known = class.status.as_ref().ok().filter(|known| *known != status)?;
         match not_before(self.status_written, now).filter(|_| differs_in_numbers_only(known, status)) {
@@ -340,8 +340,8 @@ impl Class {
         }
     }
 
-    /// A class that is being deleted goes once no claim holds a slot of it and its
-    /// load balancers are gone.
+    /// Removes the finalizer of a class that is being deleted, once no claim holds a slot of it
+    /// and its load balancers are gone.
     fn finish_deletion(&mut self, class: &Arc<ClassObject>, now: &Now) -> Option<Effect> {
         let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_let_go();
         let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds);
@@ -349,8 +349,8 @@ impl Class {
         goes.then(|| self.write_class(class, ClassChange::Release, now))
     }
 
-    /// A class whose spec cannot be read, and never could since this process started:
-    /// its load balancers stay as they are, and claims that wait are told.
+    /// A class whose spec could not be parsed since this process started: its load balancers
+    /// stay as they are, and waiting claims are refused.
     fn unreadable(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let message = unreadable_spec(class).unwrap_or_default();
         let mut effects = Vec::new();
@@ -379,7 +379,7 @@ impl Class {
             };
             effects.extend(self.report(&claim, verdict, now, around));
         }
-        // A source creates its claim with the finalizer on it.
+        // A source creates its claims with the finalizer.
         let holds_nothing = |state: &&ClaimState| state.claim.request.held.is_none() && !state.claim.unparsable;
         let empty: Vec<Arc<ClaimObject>> =
             self.claims.all().filter(holds_nothing).map(|state| state.claim.clone()).collect();
@@ -388,8 +388,8 @@ impl Class {
         effects
     }
 
-    /// Claims whose class does not exist, or that name none and there is no default:
-    /// they are told, and keep what they hold.
+    /// Claims whose class does not exist, or that name none while there is no default: they are
+    /// refused, and keep their slots.
     fn without_class(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let (reason, message) = match &self.name {
             Some(name) => {
@@ -416,7 +416,7 @@ impl Class {
         effects
     }
 
-    /// Writes to the class now, or once it may be written.
+    /// Writes to the class now, or wakes when it may be written.
     fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange, now: &Now) -> Effect {
         if let Some(until) = self.held(now) {
             return Effect::WakeAt(until);
@@ -425,13 +425,13 @@ impl Class {
         Effect::Class(ClassWrite { class: class.clone(), what })
     }
 
-    /// What a failed write holds up is tried again when its time has come.
+    /// Wakes when the next failed write may be repeated.
     fn wake_when_released<'a>(claims: impl Iterator<Item = &'a ClaimState>, now: &Now) -> Option<Effect> {
         claims.filter_map(|state| state.held_until(now.instant)).min().map(Effect::WakeAt)
     }
 }
 
-/// What the LB loop of this load balancer begins with, by the class' status.
+/// The arguments of a new LB loop, from the class' status.
 fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer {
     let listed = class.status.iter().flat_map(|status| &status.load_balancers).find(|lb| lb.index == index);
     let overdue = |listed: &LoadBalancerStatus| {
@@ -447,7 +447,7 @@ fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer 
     }
 }
 
-/// The place in [`VERDICTS`] of what a claim's status says.
+/// The index in [`VERDICTS`] of a claim's verdict, from its status.
 fn verdict_of(claim: &ClaimObject) -> usize {
     let is = |kind: ConditionType, status: &str| {
         find(&claim.status.conditions, kind).is_some_and(|condition| condition.status == status)
@@ -465,12 +465,12 @@ fn verdict_of(claim: &ClaimObject) -> usize {
     }
 }
 
-/// When something that was done at `last` may be done again, if that is later than now.
+/// When an action that was done at `last` may be repeated, if that is later than now.
 fn not_before(last: Option<Instant>, now: &Now) -> Option<Instant> {
     last.map(|last| last + NUMBERS_EVERY).filter(|next| *next > now.instant)
 }
 
-/// This time, for a timer.
+/// Converts a time to that of a timer.
 fn at(due: Timestamp, now: &Now) -> Instant {
     let wait = if due <= now.time { Duration::ZERO } else { due.duration_since(now.time).unsigned_abs() };
     now.instant + wait

@@ -1,8 +1,8 @@
 //! The LB loop of one load balancer: the only one that talks to it.
 //!
-//! Level-triggered: whatever woke it, it takes the latest plan and the backends
-//! of the moment, compares what they make with what it last saw, has the
-//! provider carry out the difference, and tells the outcome.
+//! It is level-triggered: whatever woke it, it takes the latest plan and the current backends,
+//! compares the desired with the observed state, has the provider carry out the difference,
+//! and reports the outcome.
 
 pub mod desired;
 #[cfg(test)]
@@ -44,41 +44,41 @@ use crate::process::metrics::Metrics;
 /// address comes.
 pub(crate) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The longest rest after a run.
+/// The longest pause after a reconcile.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// How many ports a message about drift names before it says how many more there are.
+/// The most ports that a message about drift names. It gives the number of the others.
 const DRIFT_LISTED: usize = 3;
 
-/// What an LB loop is given at its start.
+/// An LB loop before its start.
 pub struct LbLoop {
     /// The load balancer
     pub name: LbName,
     /// Its class, for logs and metrics
     pub class: Arc<str>,
-    /// What shall be; the loop ends when nobody plans any more
+    /// The plans; the loop ends when their sender is dropped
     pub plans: watch::Receiver<Arc<Plan>>,
-    /// What wakes it besides a new plan
+    /// Wakes it besides a new plan
     pub signal: Arc<Signal>,
-    /// Whether it was there when the last process told of it
+    /// Whether the load balancer existed at the last report of an earlier process
     pub existed: bool,
-    /// Whether the last process told that its address is overdue
+    /// Whether an earlier process reported that its address is overdue
     pub address_overdue: bool,
-    /// How long it may be without an address until that is reported; `None`: for ever
+    /// How long it may have no address before that is reported as a failure; `None`: without
+    /// limit
     pub address_within: Option<Duration>,
-    /// Where traffic goes
+    /// The backends
     pub backends: Arc<Backends>,
     /// Called with each new outcome
     pub on_outcome: Box<dyn Fn(Outcome) + Send + Sync>,
-    /// How often the load balancer is looked at although nothing is known to
-    /// have changed
+    /// How often the load balancer is observed although no change is known
     pub resync: Duration,
-    /// Where runs and calls are counted
+    /// Counts reconciles and calls
     pub metrics: Arc<Metrics>,
 }
 
 impl LbLoop {
-    /// Runs until nobody plans for this load balancer any more.
+    /// Reconciles until the sender of plans is dropped.
     pub async fn run(mut self) {
         let mut kept = State { there: self.existed, address_overdue: self.address_overdue, ..State::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
@@ -97,8 +97,8 @@ impl LbLoop {
             let again = self.run_once(&plan, &mut kept).await;
             self.metrics.load_balancer_run(&self.class, started.elapsed());
             self.report(plan, &mut kept);
-            // It rests for as long as the run took: where changes are slow, more of
-            // them then go into one, and their receiver has time for others.
+            // It pauses for as long as the reconcile took: where changes are slow, more of them
+            // then go into one, and their receiver has time for others.
             wait_until(Some(Instant::now() + started.elapsed().min(REST_MAX))).await;
             tokio::select! {
                 // The end of the plans first: a resync would carry out the last plan again.
@@ -122,7 +122,7 @@ impl LbLoop {
         }
     }
 
-    /// Observe if need be, compare, apply. Returns when to try again what failed.
+    /// Observes if needed, compares, and applies. Returns when to retry failures.
     async fn run_once(&self, plan: &Plan, kept: &mut State) -> Option<Instant> {
         self.note_interest(plan, kept);
         if self.signal.take_observe() {
@@ -145,7 +145,8 @@ impl LbLoop {
         }
     }
 
-    /// Returns when to go on with what was left for the next run.
+    /// Brings the load balancer to its desired state. Returns when to go on with postponed
+    /// changes.
     async fn converge(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
         let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
             Some(known) => known,
@@ -163,7 +164,7 @@ impl LbLoop {
         }
         let mut observed = observed.unwrap_or_default();
         let wanted = self.wanted(plan, &observed, kept);
-        // What is as planned by now did not fail, whatever was told of it.
+        // A listener that is as planned by now has not failed, whatever was reported.
         kept.failed.retain(|key, failed| {
             let found = observed.load_balancer.listeners.get(key);
             wanted.listeners.get(key).is_some_and(|wanted| wanted.owner == failed.owner && found != Some(wanted))
@@ -227,7 +228,7 @@ impl LbLoop {
         if now.iter().filter(done).any(makes_room) {
             kept.room_was_made();
         }
-        // It is nobody's, so nobody is told of it; it is closed all the same.
+        // It belongs to no claim, so no verdict has the failure; it is retried all the same.
         let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
         if now.contains(&Change::Configure) {
@@ -247,7 +248,7 @@ impl LbLoop {
         Ok(if at_once { Some(Instant::now()) } else { kept.coalescing_until })
     }
 
-    /// The error of a load balancer that cannot be made.
+    /// The error of a load balancer that cannot be created.
     fn unmade(&self, plan: &Plan, error: Error) -> Error {
         let object = plan.provider.object(&self.name);
         let unmade = format!("{} ({object}) cannot be made", self.what(plan));
@@ -259,7 +260,7 @@ impl LbLoop {
         format!("load balancer {} of class {}", plan.index, self.class)
     }
 
-    /// What the load balancer should be with the backends of the moment.
+    /// The desired load balancer with the current backends.
     fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut State) -> LoadBalancer {
         let can = plan.provider.capabilities();
         let limits = Limits {
@@ -290,7 +291,8 @@ impl LbLoop {
         Ok(None)
     }
 
-    /// One that was there and is not is recreated, and that is told.
+    /// Records whether the load balancer exists: one that was deleted by another client is
+    /// recreated, and that is reported.
     fn note_presence(&self, there: bool, kept: &mut State) {
         if kept.there && !there {
             warn!(class = %self.class, load_balancer = %self.name, "load balancer is gone, and is recreated");
@@ -328,7 +330,7 @@ impl LbLoop {
         }
     }
 
-    /// Notes whether the settings and the repair of what has drifted were carried out.
+    /// Records whether the settings and the repair of drift were carried out.
     fn note_configured(
         &self,
         unconfigured: Option<Error>,
@@ -370,14 +372,15 @@ impl LbLoop {
         for (key, error) in failed {
             let (name, why) = (&self.name, format_args!("{error:#}"));
             warn!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener failed");
-            // One that could not be closed is nobody's any more.
+            // One that could not be closed belongs to no claim any more.
             let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
             let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error.clone());
             kept.failed.insert(*key, Failed { owner, failing });
         }
     }
 
-    /// All was carried out. It is fine, unless it serves nothing yet.
+    /// Records that everything was carried out. The load balancer is as planned, unless it
+    /// serves nothing yet.
     fn note_success(&self, kept: &mut State) {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
@@ -405,7 +408,7 @@ impl LbLoop {
         again
     }
 
-    /// Tells the class loop, if there is anything that it does not know.
+    /// Reports the outcome to the class loop, if it has changed.
     fn report(&self, plan: Arc<Plan>, kept: &mut State) {
         let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
         let outcome = kept.outcome(plan, &what, &object);

@@ -1,4 +1,4 @@
-//! What is to be done for one class: decided in one go, from data alone.
+//! The decision for one class, from data alone.
 
 #[cfg(test)]
 pub(super) mod once;
@@ -29,28 +29,28 @@ use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Outcome;
 
-/// All that a decision is made of.
+/// The input of a decision.
 pub(super) struct Facts<'a> {
     pub(super) class: &'a ClassObject,
     pub(super) spec: &'a SharedLBClassSpec,
     pub(super) policy: Arc<Policy>,
-    /// Why nothing new is given, whatever is asked for
+    /// Why the class gives no new ports
     pub(super) suspended: Option<Obstacle>,
     /// The claims of the class, the older first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
-    /// What each of them asks for, with the targets that its ports have now;
-    /// `None`: the provider does not limit targets
+    /// Their requests with the current targets of their ports; `None`: the provider has no
+    /// limit of targets
     pub(super) counted: Option<Vec<Counted>>,
     /// Targets that a listener which is being closed may have
     pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
-    /// What claims held that went since the last decision
+    /// The slots of claims that are gone since the last decision
     pub(super) left: &'a [Left],
     pub(super) now: Timestamp,
 }
 
 impl Facts<'_> {
-    /// What the nth claim asks for.
+    /// The request of the nth claim.
     fn request(&self, n: usize) -> &Claim {
         self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n].request)
     }
@@ -61,38 +61,38 @@ impl Facts<'_> {
     }
 }
 
-/// What is to be done.
+/// A decision.
 pub(super) struct Decision {
-    /// What each claim gets, in the order of [`Facts::claims`]; `None` for those
-    /// that are being deleted, and those whose status can't be read
+    /// The assignment of each claim, in the order of [`Facts::claims`]; `None` for those that
+    /// are being deleted, and those whose status can't be parsed
     pub(super) assignments: Vec<Option<Assignment>>,
-    /// What each load balancer shall be: `None` means gone
+    /// The slots of each load balancer; `None`: it is deleted
     pub(super) plans: BTreeMap<u32, Option<Vec<Planned>>>,
-    /// Claims whose status can't be read: their listeners stay as they are
+    /// Claims whose status can't be parsed: their listeners stay as they are
     pub(super) untouched: BTreeSet<ObjectKey>,
-    /// Slots that are given back and not recorded yet: this must be in the class'
-    /// status before any claim's slots or finalizer go
+    /// Released slots that are not recorded yet: they must be in the class' status before any
+    /// claim's slots or finalizer are removed
     pub(super) releases: usize,
-    /// Slots are given on a load balancer that the class' status does not list
-    /// yet. It must, before any claim is told: a slot on a load balancer that
-    /// nobody knows of would be taken for nonsense once the class is narrowed.
+    /// Whether slots are assigned on a load balancer that the class' status does not list yet.
+    /// It must be listed before the status of any claim names it: otherwise such a slot would
+    /// be taken for invalid once the class is narrowed.
     pub(super) begins: bool,
     /// The class' status
     pub(super) status: SharedLBClassStatus,
-    /// When something is due although nothing happens
+    /// When the next decision is due even without an event
     pub(super) due: Option<Timestamp>,
-    /// What the slots of each load balancer take up
+    /// The usage of each load balancer
     used: BTreeMap<u32, Room>,
 }
 
 impl Decision {
-    /// Whether the class' status is to be written before any claim's.
+    /// Whether the class' status must be written before any claim's.
     pub(super) fn class_first(&self) -> bool {
         self.releases > 0 || self.begins
     }
 }
 
-/// Decides for one class. Also returns what is occupied once all is done. Pure.
+/// Decides for one class. Also returns the occupancy after the decision. Pure.
 pub(super) fn decide(facts: &Facts<'_>) -> (Decision, Occupancy) {
     let before = facts.class.status.clone().unwrap_or_default();
     let mut records = Records::new(&before, facts);
@@ -139,7 +139,7 @@ pub(super) fn begins(facts: &Facts<'_>, got: &Assignment) -> bool {
     got.granted.as_ref().is_some_and(|granted| is_begun(facts, granted.index))
 }
 
-/// Whether a load balancer is begun by the slots that are given on it.
+/// Whether an assignment is the first one on its load balancer.
 fn is_begun(facts: &Facts<'_>, index: u32) -> bool {
     let listed = facts.class.status.iter().flat_map(|status| &status.load_balancers);
     index >= facts.spec.load_balancers.min && !listed.into_iter().any(|lb| lb.index == index)

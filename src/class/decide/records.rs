@@ -1,5 +1,5 @@
-//! The record of what was given back: a release is in it before a slot goes, and
-//! stays until the port is closed and has rested.
+//! The record of released slots: a release is recorded before its slot goes, and stays until
+//! the port is closed and its cool-down is over.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::api::claim::{ClaimObject, api_protocol};
 use crate::class::render::{released_key, whole_seconds};
 use crate::kubernetes::ObjectKey;
 
-/// How many ports of one class may rest at a time. Beyond it some of those that
-/// are closed rest no longer, so that tenants can't make the class' status outgrow
-/// what etcd takes (1.5 MiB for a request; an entry is about 120 bytes).
+/// The most ports of one class that cool down. Beyond it, the cool-down of some closed ports
+/// ends, so that tenants can't make the class' status outgrow etcd's limit (1.5 MiB for a
+/// request; an entry is about 120 bytes).
 pub(super) const RESTING_MAX: usize = 2000;
 
-/// A slot of a claim that went, or was let go.
+/// A slot of a claim that was deleted, or lost our finalizer while being deleted.
 pub(in crate::class) struct Left {
     index: u32,
     key: ListenerKey,
@@ -29,7 +29,7 @@ pub(in crate::class) struct Left {
 }
 
 impl Left {
-    /// Those of this claim.
+    /// The slots of this claim.
     pub(in crate::class) fn of(claim: &ClaimObject) -> impl Iterator<Item = Self> {
         let held = claim.request.held.iter();
         let slots = held.flat_map(|held| held.slots.iter().map(|slot| (held.index, slot.key)));
@@ -37,7 +37,7 @@ impl Left {
     }
 }
 
-/// The record of what was given back, by load balancer.
+/// The record of released slots, by load balancer.
 pub(super) struct Records {
     pub(super) released: BTreeMap<u32, Vec<ReleasedPort>>,
     /// How many were added in this run
@@ -59,8 +59,8 @@ impl Records {
         }
     }
 
-    /// Records that a claim gives a slot back. What another one gave back that had
-    /// it before does not rest any more: otherwise that one could have it at once.
+    /// Records that a claim releases a slot. An earlier release of it by another claim ends:
+    /// otherwise that claim could get the slot at once.
     pub(super) fn release(&mut self, index: u32, key: ListenerKey, claim: &ObjectKey) {
         let is_first = self.current.insert((index, key));
         let entries = self.released.entry(index).or_default();
@@ -75,9 +75,8 @@ impl Records {
         self.new += 1;
     }
 
-    /// A listener of ours that no claim holds and no record tells of: its claim
-    /// went without our finalizer while we were not there, or the class' status
-    /// was wiped.
+    /// Records a listener of ours that is neither held nor recorded: its claim was deleted
+    /// without our finalizer while no controller ran, or the class' status was wiped.
     pub(super) fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ObjectKey>) {
         let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
         for (&index, outcome) in facts.outcomes {
@@ -97,8 +96,8 @@ impl Records {
         }
     }
 
-    /// What claims held that went is recorded by now, unless somebody took our
-    /// finalizer off. Then its listener may be open, and nobody else knows of it.
+    /// Records the slots of claims that are gone, unless they are recorded already: if our
+    /// finalizer was removed by hand, their listeners may be open without any other record.
     pub(super) fn release_left(&mut self, facts: &Facts<'_>) {
         for Left { index, key, claim } in facts.left {
             let holds = |other: &&Arc<ClaimObject>| {
@@ -115,7 +114,7 @@ impl Records {
         self.released.get(&index).is_some_and(|entries| entries.iter().any(|entry| released_key(entry) == key))
     }
 
-    /// What a claim holds again, and its status says so, is no longer given back.
+    /// Ends the release of slots that a claim holds again, by its status.
     pub(super) fn take_back(&mut self, granted: &Held, claim: &ClaimObject) {
         if let Some(entries) = self.released.get_mut(&granted.index).filter(|entries| !entries.is_empty()) {
             let id = claim.meta.key.to_string();
@@ -129,8 +128,8 @@ impl Records {
         }
     }
 
-    /// Forgets what is closed and has rested long enough. Returns when the next
-    /// one will have.
+    /// Removes the records of closed ports whose cool-down is over. Returns when the next
+    /// cool-down ends.
     pub(super) fn expire(&mut self, facts: &Facts<'_>, assignments: &[Option<Assignment>]) -> Option<Timestamp> {
         let delay = SignedDuration::from_secs(facts.spec.reclaim_delay_seconds.into());
         // A slot that is still in its claim's status has not gone yet. A claim that
@@ -167,8 +166,7 @@ impl Records {
     }
 }
 
-/// The API keeps times in whole seconds, and a port must not rest for less than
-/// its delay.
+/// The API keeps times in whole seconds, and a cool-down must not be shorter than its delay.
 fn rounded_up(time: Timestamp) -> Timestamp {
     let whole = whole_seconds(time);
     if whole < time { whole.saturating_add(SignedDuration::from_secs(1)).unwrap_or(whole) } else { whole }
@@ -178,9 +176,9 @@ fn namespace(entry: &ReleasedPort) -> String {
     entry.claim.split_once('/').map(|(namespace, _)| namespace.to_owned()).unwrap_or_default()
 }
 
-/// Which of these are beyond [`RESTING_MAX`], each with the time when it has
-/// rested and the namespace that gave it back: the oldest of the namespaces that
-/// have the most, so that nobody ends the rest of another's ports with his own.
+/// Those of these ports that are beyond [`RESTING_MAX`], each with the end of its cool-down and
+/// the namespace that released it: the oldest of the namespaces that have the most, so that no
+/// tenant ends the cool-down of another tenant's ports by its own.
 fn surplus(mut resting: Vec<(Timestamp, u32, ListenerKey, String)>) -> BTreeSet<(u32, ListenerKey)> {
     let Some(surplus) = resting.len().checked_sub(RESTING_MAX) else { return BTreeSet::new() };
     resting.sort_unstable_by(|a, b| b.cmp(a));

@@ -1,4 +1,4 @@
-//! What a class' status says.
+//! The status of a class.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -71,7 +71,7 @@ pub(super) fn class_status(
         .collect();
     let unsupported = facts.suspended.clone().filter(|why| why.reason == Some(Reason::Unsupported));
     let accepted = unsupported.map(|why| (Reason::Unsupported, why.message));
-    // Until every LB loop has been heard, what the status said of them stands.
+    // Until every LB loop has reported an outcome, the condition stays as it is.
     let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
     let ready = match find(&before.conditions, ConditionType::Ready) {
         Some(stands) if !heard && failure.is_none() => stands.clone(),
@@ -96,8 +96,8 @@ pub(super) fn class_status(
     }
 }
 
-/// What fits on a load balancer: as it told last, or as the class and its
-/// provider have it.
+/// The capacity of a load balancer: the last reported one, or that of the class and its
+/// provider.
 fn capacity(heard: Option<&Outcome>, listed: Option<Capacity>, policy: &Policy) -> Capacity {
     let told = match (heard, listed) {
         (Some(outcome), _) => outcome.capacity,
@@ -125,7 +125,7 @@ fn summary(load_balancers: &[LoadBalancerStatus], max: u32) -> String {
     summary
 }
 
-/// The status of a class whose spec can't be read: all else stays as it was.
+/// The status of a class whose spec can't be parsed: everything but the conditions stays.
 pub(in crate::class) fn unreadable_status(
     before: &SharedLBClassStatus,
     message: &str,
