@@ -6,15 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
+use http::{Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::Testbed;
 use crate::component::Component;
+use crate::http::send;
 
 /// Python reads a hundred megabytes before it answers, on a machine that may be busy.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -284,16 +284,10 @@ impl AwsFault {
 async fn ask<T: DeserializeOwned>(address: &str, verb: &str, request: Value) -> anyhow::Result<T> {
     let body = request.to_string();
     let asked = async || -> anyhow::Result<T> {
-        let mut stream = TcpStream::connect(address).await?;
-        let head = format!("POST /_peer/{verb} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all((head + &body).as_bytes()).await?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await?;
-        let (head, body) = response.split_once("\r\n\r\n").context("the answer has no body")?;
-        if head.split_whitespace().nth(1) != Some("200") {
-            bail!("{body}");
-        }
-        Ok(serde_json::from_str(body)?)
+        let request = Request::post(format!("http://{address}/_peer/{verb}")).body(body.clone())?;
+        let answer = send(request).await?;
+        ensure!(answer.status() == StatusCode::OK, "{}", answer.body());
+        Ok(serde_json::from_str(answer.body())?)
     };
     asked().await.with_context(|| format!("asking the stand-in for AWS to {verb}: {body}"))
 }

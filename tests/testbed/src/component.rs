@@ -2,19 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use anyhow::{Context, anyhow, bail, ensure};
+use http::StatusCode;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::assets::{Assets, Binary};
+use crate::http::http_get;
 use crate::wait::{eventually, report_fallen};
 
 /// How much of a log an error shows.
@@ -154,14 +155,7 @@ fn log_tail(log: &Path) -> String {
 
 /// Whether a plain HTTP request to a port of this host is answered with 200.
 pub(crate) async fn http_ok(port: u16, path: &str) -> anyhow::Result<Option<()>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await?;
-    let status = response.lines().next().unwrap_or_default();
-    if status.split_whitespace().nth(1) != Some("200") {
-        bail!("{path} on port {port} is answered with {status:?}");
-    }
+    let answer = http_get(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path).await?;
+    ensure!(answer.status() == StatusCode::OK, "{path} on port {port} is answered with {}", answer.status());
     Ok(Some(()))
 }
