@@ -1,18 +1,16 @@
 //! What every part of the bench plays on: a cluster with SharedLB installed, and
 //! a watch of the claims.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ObjectMeta, PostParams};
-use kube::runtime::conditions::is_crd_established;
-use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use sharedlb_crds::{SharedLB, SharedLBClass};
+use sharedlb_harness::{controller_kubeconfig, install};
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::sightings::Sightings;
@@ -42,15 +40,9 @@ pub(crate) struct Stage {
 impl Stage {
     /// Installs SharedLB as its README says; the controller is not started.
     pub(crate) async fn set(cluster: Cluster) -> anyhow::Result<Self> {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
-        cluster.kubectl_output(&["apply", "--server-side", "-k", &deploy.to_string_lossy()]).await?;
+        install(&cluster).await?;
         let admin = cluster.admin();
-        for crd in sharedlb_crds::crds() {
-            let name = crd.name_any();
-            let established = await_condition(Api::all(admin.clone()), &name, is_crd_established());
-            tokio::time::timeout(PATIENCE, established).await.context("the CRDs to be established")??;
-        }
-        let kubeconfig = cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb").await?;
+        let kubeconfig = controller_kubeconfig(&cluster).await?;
         let claims = Sightings::start(Api::all(admin.clone()), shown_by).await?;
         Ok(Self { cluster, admin, kubeconfig, claims })
     }

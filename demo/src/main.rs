@@ -5,7 +5,6 @@
 //! `sharedlb-demo shell` opens a shell in the same cluster instead. The
 //! `sharedlb` binary has to be in the same folder.
 
-mod controller;
 mod shell;
 mod stage;
 mod story;

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use sharedlb_harness::{Controller, Launch, controller_kubeconfig};
 use sharedlb_testbed::{Cluster, Testbed};
 
-use crate::controller::Controller;
 use crate::terminal::Terminal;
+
+/// Where the controller answers: as by default, for whoever asks from the shell.
+const PORT: u16 = 8080;
 
 /// Everything that the story and the shell need.
 pub(crate) struct Stage {
@@ -49,7 +52,7 @@ impl Stage {
 
     /// Where the controller's log is.
     pub(crate) fn controller_log(&self) -> &Path {
-        self.controller.log()
+        self.controller.log_file()
     }
 
     /// An error, with what the controller said before it.
@@ -59,7 +62,10 @@ impl Stage {
 
     /// Stops the controller in good order, and the cluster with the rest.
     pub(crate) async fn clear(self) -> anyhow::Result<()> {
-        self.controller.stop().await
+        let log = self.controller.log_tail();
+        let ended = self.controller.terminate().await?;
+        ensure!(ended.success(), "the controller stopped with {ended}; {log}");
+        Ok(())
     }
 }
 
@@ -91,6 +97,7 @@ async fn install(cluster: &Cluster, terminal: &Terminal) -> anyhow::Result<Contr
          that was just built, as the ServiceAccount of deploy/ and with no other rights than that has.)",
     );
     terminal.run("kubectl scale deployment sharedlb -n sharedlb-system --replicas=0").await?;
-    let kubeconfig = cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb").await?;
-    Controller::start(&kubeconfig, cluster.logs().join("sharedlb.log")).await
+    // Cargo builds the controller beside the demo: `make bins`.
+    let binary = std::env::current_exe()?.with_file_name("sharedlb");
+    Launch::new(binary, controller_kubeconfig(cluster).await?, cluster).port(PORT).ready().await
 }

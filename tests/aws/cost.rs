@@ -9,9 +9,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{LIMIT, Tests};
 use sharedlb_testbed::{AwsCall, AwsFault, FaultKind, eventually};
 
-use crate::harness::{LIMIT, Tests};
 use crate::setting::{FLAGS, RESYNCING, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -46,11 +46,11 @@ async fn calls_are(setting: &Setting, wanted: &[&str]) -> anyhow::Result<Vec<Aws
 
 async fn port(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "cost-port", json!({})).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     setting.region.forget().await?;
 
-    setting.create(1..2).await?;
+    setting.create_burst(1..2).await?;
     setting.all_ready(2).await?;
     let calls = calls_are(&setting, &["CreateTargetGroup", "RegisterTargets", "CreateListener"]).await?;
     for call in [&calls[0], &calls[2]] {
@@ -67,7 +67,7 @@ async fn port(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn empty_port(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "cost-empty", json!({})).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     setting.region.forget().await?;
     let nobody = json!({"selector": {"app": "nobody"}, "ports": [{"targetPort": "http"}]});
@@ -137,7 +137,7 @@ async fn endpoints(world: Arc<World>) -> anyhow::Result<()> {
 async fn start(world: Arc<World>) -> anyhow::Result<()> {
     let spec = json!({"loadBalancers": {"max": 6, "listenersPerLoadBalancer": 2}});
     let setting = Setting::start(&world, "cost-start", spec).await?;
-    setting.create(0..10).await?;
+    setting.create_burst(0..10).await?;
     setting.all_ready(10).await?;
     let before = setting.as_promised().await?;
     ensure!(before.balancers.len() == 5, "{} load balancers", before.balancers.len());
@@ -149,7 +149,7 @@ async fn start(world: Arc<World>) -> anyhow::Result<()> {
     setting.region.fault(&AwsFault::new("stuck", FaultKind::Hold, &["DescribeListeners"])).await?;
     world.start_controller(&setting.region, &FLAGS).await?;
     setting.hit("stuck", 1).await?;
-    setting.create(10..11).await?;
+    setting.create_burst(10..11).await?;
     setting.ready("web-10").await.context("while one load balancer does not answer")?;
     let calls = setting.calls().await?;
     let writes: Vec<_> = calls.iter().filter(|call| !call.reads()).map(|call| call.action.as_str()).collect();
@@ -163,7 +163,7 @@ async fn start(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn steady(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "cost-steady", json!({})).await?;
-    setting.create(0..5).await?;
+    setting.create_burst(0..5).await?;
     setting.all_ready(5).await?;
     setting.as_promised().await?;
     setting.region.forget().await?;
@@ -171,7 +171,7 @@ async fn steady(world: Arc<World>) -> anyhow::Result<()> {
     let other = Setting::start(&world, "cost-other", json!({})).await?;
     setting.change("web-0", json!({"metadata": {"labels": {"some": "label"}}})).await?;
     setting.change_class(json!({"metadata": {"labels": {"some": "label"}}})).await?;
-    other.create(0..2).await?;
+    other.create_burst(0..2).await?;
     other.all_ready(2).await?;
     other.clear().await?;
     let calls = setting.calls().await?;
@@ -181,7 +181,7 @@ async fn steady(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn resync(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::with_flags(&world, "cost-resync", json!({}), &RESYNCING).await?;
-    setting.create(0..3).await?;
+    setting.create_burst(0..3).await?;
     setting.all_ready(3).await?;
     setting.as_promised().await?;
     setting.region.forget().await?;

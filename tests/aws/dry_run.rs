@@ -9,8 +9,8 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{DryRun, Tests, slots};
 
-use crate::harness::{DryRun, Tests, slots};
 use crate::setting::{FLAGS, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -37,7 +37,8 @@ async fn only_reads(world: Arc<World>) -> anyhow::Result<()> {
     setting.claim_with("web-1", claim).await?;
 
     setting.region.forget().await?;
-    let would = DryRun::make(world.kubeconfig(), &FLAGS, &setting.region.environment()).await?;
+    let launch = world.launch(&setting.region, &FLAGS);
+    let would = DryRun::make(&launch).await?;
     ensure!(would.code == Some(2), "{would:?}");
     let calls = setting.calls().await?;
     ensure!(!calls.is_empty() && calls.iter().all(|call| call.reads()), "{calls:?}");
@@ -47,7 +48,7 @@ async fn only_reads(world: Arc<World>) -> anyhow::Result<()> {
 
     let unreachable =
         [setting.region.environment(), vec![("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned())]].concat();
-    let failed = DryRun::make(world.kubeconfig(), &FLAGS, &unreachable).await?;
+    let failed = DryRun::make(&launch.environment(&unreachable)).await?;
     ensure!(failed.code == Some(1) && failed.text.is_empty(), "{failed:?}");
     ensure!(failed.log.contains("could not be observed"), "{}", failed.log);
 

@@ -9,9 +9,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Tests};
 use sharedlb_testbed::{AwsFeed, eventually};
 
-use crate::harness::{LIMIT, Tests};
 use crate::seen::Listener;
 use crate::setting::{Setting, World};
 

@@ -7,9 +7,9 @@ use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Tests, slots};
 use sharedlb_testbed::{AwsFault, FaultKind, eventually};
 
-use crate::harness::{LIMIT, Tests, slots};
 use crate::seen::STRANGER;
 use crate::setting::{Setting, World};
 
@@ -37,7 +37,7 @@ async fn lost(world: Arc<World>) -> anyhow::Result<()> {
         if number == 0 {
             setting.create_class(json!({}), setting.provider()).await?;
         }
-        setting.create(number..number + 1).await?;
+        setting.create_burst(number..number + 1).await?;
         setting.hit(action, 1).await?;
         setting.all_ready(number + 1).await.with_context(|| format!("after {action}"))?;
         let seen = setting.as_promised().await.with_context(|| format!("after {action}"))?;
@@ -73,7 +73,7 @@ async fn unreached(world: Arc<World>) -> anyhow::Result<()> {
         setting.region.fault(&AwsFault::new(action, FaultKind::Unreached, &[action])).await?;
     }
     setting.create_class(json!({}), setting.provider()).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     for action in ["CreateLoadBalancer", "CreateTargetGroup", "RegisterTargets", "CreateListener", "Describe*"] {
         setting.hit(action, 1).await?;
@@ -87,7 +87,7 @@ async fn throttled(world: Arc<World>) -> anyhow::Result<()> {
     let neighbour = setting.neighbour().await?;
     let fault = AwsFault::error("busy", &["*"], "ThrottlingException", "Rate exceeded").times(None);
     setting.region.fault(&fault).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::Throttled)).await?;
     // The user learns when it is tried again.
     setting.told("web-0", ConditionType::Programmed, &["again"]).await?;
@@ -105,7 +105,7 @@ async fn denied(world: Arc<World>) -> anyhow::Result<()> {
     let message = "User: arn:aws:iam::123456789012:user/controller is not authorized to perform: \
                    elasticloadbalancing:CreateListener because no identity-based policy allows it";
     setting.region.fault(&AwsFault::error("denied", &["CreateListener"], "AccessDenied", message).times(None)).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
     setting.told("web-0", ConditionType::Programmed, &["elasticloadbalancing:CreateListener"]).await?;
     setting.undisturbed(&neighbour).await?;
@@ -149,7 +149,7 @@ async fn stranger_first(world: Arc<World>) -> anyhow::Result<()> {
     let neighbour = setting.neighbour().await?;
     setting.region.forget().await?;
     setting.region.fault(&AwsFault::new("wait", FaultKind::HoldBefore, &["CreateListener"])).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.hit("wait", 1).await?;
     let calls = setting.calls().await?;
     let call = calls.iter().find(|call| call.action == "CreateListener").context("no CreateListener")?;
@@ -187,11 +187,11 @@ async fn stranger_on_asked(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn no_listeners(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "no-listeners", json!({"loadBalancers": {"max": 2}})).await?;
-    setting.create(0..2).await?;
+    setting.create_burst(0..2).await?;
     setting.all_ready(2).await?;
     setting.region.set(json!({"quotas": {"listeners-per-network-load-balancer": 4}})).await?;
     let strangers = [open_as_stranger(&setting, 1, &[]).await?, open_as_stranger(&setting, 2, &[]).await?];
-    setting.create(2..3).await?;
+    setting.create_burst(2..3).await?;
     setting.all_ready(3).await?;
     let seen = setting.as_promised().await?;
     ensure!(seen.balancers.iter().map(|each| each.listeners.len()).eq([4, 1]), "{seen:?}");
@@ -199,7 +199,7 @@ async fn no_listeners(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(slots(&claim)[""].0 == 1, "{:?}", claim.status);
     // It is known now, so that the next one is not tried there.
     setting.region.forget().await?;
-    setting.create(3..4).await?;
+    setting.create_burst(3..4).await?;
     setting.all_ready(4).await?;
     let calls = setting.calls().await?;
     ensure!(calls.iter().all(|call| call.outcome == "ok"), "{calls:?}");
@@ -212,11 +212,11 @@ async fn no_listeners(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn no_targets(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "no-targets", json!({"loadBalancers": {"max": 2}})).await?;
-    setting.create(0..2).await?;
+    setting.create_burst(0..2).await?;
     setting.all_ready(2).await?;
     setting.region.set(json!({"quotas": {"targets-per-network-load-balancer": 4}})).await?;
     let stranger = open_as_stranger(&setting, 1, &["10.244.40.1", "10.244.40.2"]).await?;
-    setting.create(2..3).await?;
+    setting.create_burst(2..3).await?;
     setting.all_ready(3).await?;
     setting.as_promised().await?;
     let claim = setting.claims.get("web-2").await?;
@@ -236,7 +236,7 @@ async fn security_group(world: Arc<World>) -> anyhow::Result<()> {
     setting.region.ec2("delete_security_group", json!({"GroupId": group})).await?;
     let provider = json!({"subnets": subnets, "scheme": "internal", "securityGroups": [group]});
     setting.create_class(json!({}), provider).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
     setting.told("web-0", ConditionType::Programmed, &[&group]).await?;
     setting.clear().await
@@ -244,7 +244,7 @@ async fn security_group(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn protected(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "protected", json!({})).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     let arn = setting.seen().await?.balancers[0].arn.clone();
     let protect = |value: &str| {

@@ -9,9 +9,9 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, LoadBalancerStatus, Reason};
+use sharedlb_harness::{LIMIT, Tests, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, slots};
 use crate::setting::{Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -27,7 +27,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
 
 async fn hundred_and_twenty(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "hundred-and-twenty", json!({"portsPerNamespace": 200})).await?;
-    setting.create(0..120).await?;
+    setting.create_burst(0..120).await?;
     setting.all_ready(120).await?;
     let seen = setting.as_promised().await?;
     let counts: Vec<_> = seen.balancers.iter().map(|balancer| balancer.listeners.len()).collect();
@@ -83,11 +83,11 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
     setting.create_class(json!({"loadBalancers": {"max": 2}}), setting.provider()).await?;
     let room = |found: &LoadBalancerStatus| found.capacity.as_ref()?.targets.filter(|room| *room == 8);
     setting.load_balancer(0, "room for 8 targets", room).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     let known = own_service(&setting, "web-0").await?;
     setting.cluster.stop_controller_manager().await?;
-    setting.create(1..2).await?;
+    setting.create_burst(1..2).await?;
     setting.verdict("web-1", ConditionType::Programmed, ("Unknown", Reason::Pending)).await?;
     own_service(&setting, "web-1").await?;
     // Once that one is open, the other would be, too.
@@ -119,7 +119,7 @@ async fn provisioning(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::before_class(&world, "provisioning").await?;
     setting.region.set(json!({"provisioning_seconds": 3600})).await?;
     setting.create_class(json!({}), setting.provider()).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     // Its address is published at once, so that a name can be pointed at it.
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::Pending)).await?;
     let seen = setting.as_promised().await?;
@@ -156,7 +156,7 @@ async fn gone(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::start(&world, "gone", json!({})).await?;
     // AWS says for a while of a target group that it is in use.
     setting.region.set(json!({"in_use_seconds": 3})).await?;
-    setting.create(0..3).await?;
+    setting.create_burst(0..3).await?;
     setting.all_ready(3).await?;
     setting.clear().await?;
     let seen = setting.seen().await?;

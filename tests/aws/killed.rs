@@ -6,10 +6,10 @@ use anyhow::ensure;
 use kube::api::{DeleteParams, ListParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{LIMIT, Tests, is_ready};
 use sharedlb_testbed::{AwsFault, FaultKind, eventually};
 
-use crate::harness::{LIMIT, Tests};
-use crate::setting::{FLAGS, Setting, World, is_ready};
+use crate::setting::{FLAGS, Setting, World};
 
 /// Everything that changes something.
 const WRITES: [&str; 8] =
@@ -45,7 +45,7 @@ async fn killed(world: Arc<World>, name: &str, kind: FaultKind) -> anyhow::Resul
     };
     let mut claims = 0;
     loop {
-        let create = setting.create(claims..claims + 1);
+        let create = setting.create_burst(claims..claims + 1);
         claims += 1;
         if !strike(&setting, kind, claims - 1, create, async || promised(claims).await).await? {
             break;

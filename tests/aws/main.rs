@@ -10,18 +10,19 @@ mod dry_run;
 mod edits;
 mod failing;
 mod growth;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
 mod killed;
 mod meddling;
 mod nodes;
 mod seen;
 mod setting;
 
+use sharedlb_harness::{AtOnce, add_node, run_tests};
 use sharedlb_testbed::{Parts, Testbed};
 
-use harness::{AtOnce, add_node, run_tests};
 use setting::World;
+
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     // There is one controller, and some tests kill it.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::Tests;
 
-use crate::harness::Tests;
 use crate::seen::{Balancer, STRANGER, Seen};
 use crate::setting::{FLAGS, RESYNCING, Setting, World};
 
@@ -22,7 +22,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
 
 async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::with_flags(&world, "by-hand", json!({}), &RESYNCING).await?;
-    setting.create(0..4).await?;
+    setting.create_burst(0..4).await?;
     setting.all_ready(4).await?;
     let before = setting.as_promised().await?;
     let listeners = &before.balancers[0].listeners;
@@ -49,7 +49,7 @@ async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn deleted(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::with_flags(&world, "deleted", json!({}), &RESYNCING).await?;
-    setting.create(0..2).await?;
+    setting.create_burst(0..2).await?;
     setting.all_ready(2).await?;
     let before = setting.as_promised().await?;
     let arn = &before.balancers[0].arn;
@@ -90,7 +90,7 @@ fn balancer<'a>(seen: &'a Seen, arn: &str) -> anyhow::Result<&'a Balancer> {
 
 async fn another_cluster(world: Arc<World>) -> anyhow::Result<()> {
     let setting = Setting::with_flags(&world, "another-cluster", json!({}), &RESYNCING).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     let ours = setting.seen().await?.balancers[0].clone();
     // The tags of ours, but for the one that names the cluster.
@@ -104,7 +104,7 @@ async fn another_cluster(world: Arc<World>) -> anyhow::Result<()> {
     let theirs = make(&setting, "slb-theirs", 1234, &json!(tags)).await?;
     let before = setting.seen().await?;
     // It has seen them: a claim was served since, and a resync has been.
-    setting.create(1..2).await?;
+    setting.create_burst(1..2).await?;
     setting.all_ready(2).await?;
     setting.resynced().await?;
     setting.as_promised().await?;
@@ -125,7 +125,7 @@ async fn adopted(world: Arc<World>) -> anyhow::Result<()> {
     setting.pod().await?;
     world.controller(&setting.region, &FLAGS).await?;
     let before = setting.seen().await?;
-    setting.create(0..2).await?;
+    setting.create_burst(0..2).await?;
     setting.all_ready(2).await?;
     let seen = setting.as_promised().await?;
     ensure!(balancer(&seen, &arn)?.listeners.len() == 3, "{seen:?}");

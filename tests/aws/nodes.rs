@@ -8,8 +8,8 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::Tests;
 
-use crate::harness::Tests;
 use crate::setting::{FLAGS, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -30,7 +30,7 @@ async fn nodes(world: Arc<World>) -> anyhow::Result<()> {
     setting.create_class(json!({"targets": "Node"}), setting.provider()).await?;
     setting.pod().await?;
     world.controller(&setting.region, &FLAGS).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
     let node_port = node_port(&setting).await?;
     let targets = |instances: &[String]| -> Vec<String> {
@@ -57,7 +57,7 @@ async fn no_instance(world: Arc<World>) -> anyhow::Result<()> {
     setting.create_class(json!({"targets": "Node"}), setting.provider()).await?;
     setting.pod().await?;
     world.controller(&setting.region, &FLAGS).await?;
-    setting.create(0..1).await?;
+    setting.create_burst(0..1).await?;
     setting.without_backends("web-0", &["no node of the cluster is a machine", "spec.providerID"]).await?;
     nodes.delete("bare-metal", &DeleteParams::default()).await?;
     setting.clear().await

@@ -2,20 +2,20 @@
 //! a region of its own with a class, a namespace and a pod.
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
-use sharedlb_crds::{ConditionType, SharedLB, SharedLBClass};
+use sharedlb_crds::{ConditionType, SharedLBClass};
+use sharedlb_harness::{Backend, Controller, LIMIT, Launch, Site, condition, controller_kubeconfig, start_installed};
 use sharedlb_testbed::{AwsCall, AwsPeer, AwsRegion, Cluster, Testbed, eventually};
 use tokio::sync::Mutex;
 
-use crate::harness::{Backend, Controller, LIMIT, Site, condition, controller_kubeconfig, install};
+use crate::SHAREDLB;
 use crate::seen::Seen;
 
 /// What a controller is started with, unless a test says something else. Its own
@@ -24,9 +24,6 @@ pub(crate) const FLAGS: [&str; 2] = ["--aws-call-rate", "100"];
 
 /// The same with resyncs as often as it lets them be.
 pub(crate) const RESYNCING: [&str; 4] = ["--aws-call-rate", "100", "--resync-seconds", "10"];
-
-/// How many requests a burst makes at once.
-const CONNECTIONS: usize = 8;
 
 /// The cluster, AWS, and the one controller.
 pub(crate) struct World {
@@ -40,15 +37,15 @@ impl World {
     /// Starts both, and no controller yet.
     pub(crate) async fn start(testbed: Testbed) -> anyhow::Result<Self> {
         let peer = AwsPeer::start(&testbed).await?;
-        let cluster = Arc::new(Cluster::start(testbed).await?);
-        install(&cluster).await?;
+        let cluster = start_installed(testbed).await?;
         let kubeconfig = controller_kubeconfig(&cluster).await?;
         Ok(Self { cluster, peer, kubeconfig, running: Mutex::default() })
     }
 
-    /// The kubeconfig file of the controller.
-    pub(crate) fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
+    /// What starts the controller with these flags, as a user of this region.
+    pub(crate) fn launch(&self, region: &AwsRegion, flags: &[&str]) -> Launch {
+        let launch = Launch::new(SHAREDLB, &self.kubeconfig, &self.cluster).alone().verbose();
+        launch.flags(flags).environment(&region.environment())
     }
 
     /// Sees to it that a controller with these flags runs.
@@ -68,8 +65,8 @@ impl World {
         }
         drop(running);
         self.start_controller(region, flags).await?;
-        let running = self.running.lock().await;
-        let (_, controller) = running.as_ref().context("no controller runs")?;
+        let mut running = self.running.lock().await;
+        let (_, controller) = running.as_mut().context("no controller runs")?;
         controller.until_ready().await
     }
 
@@ -77,7 +74,7 @@ impl World {
     pub(crate) async fn start_controller(&self, region: &AwsRegion, flags: &[&str]) -> anyhow::Result<()> {
         let mut running = self.running.lock().await;
         ensure!(running.is_none(), "a controller runs already");
-        let controller = Controller::start_in(&self.cluster, &self.kubeconfig, flags, &region.environment())?;
+        let controller = self.launch(region, flags).start()?;
         *running = Some((flags.iter().map(ToString::to_string).collect(), controller));
         Ok(())
     }
@@ -173,27 +170,6 @@ impl Setting {
         Ok(())
     }
 
-    /// Creates claims `web-<number>` of one TCP port each.
-    pub(crate) async fn create(&self, numbers: std::ops::Range<usize>) -> anyhow::Result<()> {
-        stream::iter(numbers)
-            .map(async |number| self.claim(&format!("web-{number}"), json!([{"targetPort": "http"}])).await)
-            .buffer_unordered(CONNECTIONS)
-            .try_for_each(async |_| Ok(()))
-            .await
-    }
-
-    /// Waits until there are so many claims, and all are ready.
-    pub(crate) async fn all_ready(&self, count: usize) -> anyhow::Result<()> {
-        eventually(&format!("{count} claims to be ready"), 3 * LIMIT, async || {
-            let claims = self.claims.list(&ListParams::default()).await?.items;
-            let ready = claims.iter().filter(|claim| is_ready(claim)).count();
-            let other = claims.iter().find(|claim| !is_ready(claim)).map(|claim| &claim.status);
-            ensure!(ready == count, "{ready} are, and one of the others says {other:?}");
-            Ok(Some(()))
-        })
-        .await
-    }
-
     /// What boto3 finds in the region.
     pub(crate) async fn seen(&self) -> anyhow::Result<Seen> {
         Seen::look(&self.world.peer, &self.region).await
@@ -267,16 +243,4 @@ impl Setting {
         let system = Api::<Namespace>::all(self.cluster.admin()).get("kube-system").await?;
         system.metadata.uid.context("kube-system has no uid")
     }
-
-    /// Removes the claims and the class, and waits until both are gone.
-    pub(crate) async fn clear(&self) -> anyhow::Result<()> {
-        self.claims.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-        self.delete_class().await?;
-        self.class_gone().await
-    }
-}
-
-/// Whether a claim says that all of it is ready.
-pub(crate) fn is_ready(claim: &SharedLB) -> bool {
-    condition(claim, ConditionType::Ready).is_some_and(|found| found.status == "True")
 }

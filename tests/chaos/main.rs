@@ -12,18 +12,10 @@ mod api;
 mod asker;
 mod cloud;
 mod end;
-#[allow(dead_code, reason = "each of the test programs uses a part of this")]
-#[path = "../faults/faults.rs"]
-mod faults;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
 mod objects;
 mod observer;
 mod owner;
 mod plan;
-#[allow(dead_code, reason = "each of the test programs uses a part of this")]
-#[path = "../faults/proxy.rs"]
-mod proxy;
 mod replica;
 mod report;
 mod reshape;
@@ -31,24 +23,25 @@ mod services;
 mod stage;
 mod strikes;
 mod teams;
-#[path = "../faults/watch_stream.rs"]
-mod watch_stream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
+use sharedlb_harness::controller_kubeconfig;
 use sharedlb_testbed::{AwsPeer, Cluster, Parts, Testbed, enter};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use asker::Canary;
-use harness::controller_kubeconfig;
 use observer::Asked;
 use plan::Plan;
 use replica::{REPLICAS, Replica};
 use stage::{Stage, Times};
+
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 /// How long a run takes that nobody asked to be longer, without the start, the
 /// end, and how long the last fault takes.

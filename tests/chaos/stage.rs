@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
+use sharedlb_harness::install;
 use sharedlb_testbed::{AwsRegion, Client, Cluster, eventually};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::{Kind, Server};
 use crate::cloud;
-use crate::harness::install;
 use crate::objects::{self, BYSTANDERS, CLOUD, FLEETING};
 use crate::observer::Observer;
 use crate::plan::{CLAIMS, CLASSES, SERVICES, Step, TEAMS};

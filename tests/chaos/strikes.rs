@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use sharedlb_harness::proxy::{Ending, Faults};
 use sharedlb_testbed::{AwsFault, AwsRegion, FaultKind, eventually};
 use tokio::time::sleep;
 
 use crate::cloud::WRITES;
-use crate::faults::{Ending, Faults};
 use crate::plan::{Fault, Step};
 use crate::replica::Replica;
 use crate::report::Became;
@@ -92,25 +92,25 @@ async fn strike(stage: &Stage, replica: &mut Replica, fault: Fault) -> anyhow::R
             sleep(millis(down)).await;
             cluster.start_etcd().await?;
         }
-        Fault::ExpireWatches => replica.proxy.faults.end_watches(Ending::Expired),
-        Fault::BreakWatches => replica.proxy.faults.end_watches(Ending::Broken),
+        Fault::ExpireWatches => replica.proxy().faults.end_watches(Ending::Expired),
+        Fault::BreakWatches => replica.proxy().faults.end_watches(Ending::Broken),
         Fault::Compact => stage.observer.compact().await?,
         Fault::Delay { by, lasting } => {
-            replica.proxy.faults.delay(millis(by));
+            replica.proxy().faults.delay(millis(by));
             sleep(millis(lasting)).await;
-            replica.proxy.faults.delay(Duration::ZERO);
+            replica.proxy().faults.delay(Duration::ZERO);
         }
         Fault::StaleLists { lasting } => {
-            replica.proxy.faults.serve_stale_lists(true);
-            replica.proxy.faults.end_watches(Ending::Expired);
+            replica.proxy().faults.serve_stale_lists(true);
+            replica.proxy().faults.end_watches(Ending::Expired);
             sleep(millis(lasting)).await;
-            replica.proxy.faults.serve_stale_lists(false);
+            replica.proxy().faults.serve_stale_lists(false);
         }
         Fault::LoseAnswers { every, lasting } => {
-            for_a_while(&replica.proxy.faults, lasting, Faults::lose_answer_every, every).await;
+            for_a_while(&replica.proxy().faults, lasting, Faults::lose_answer_every, every).await;
         }
         Fault::Conflicts { every, lasting } => {
-            for_a_while(&replica.proxy.faults, lasting, Faults::conflict_every, every).await;
+            for_a_while(&replica.proxy().faults, lasting, Faults::conflict_every, every).await;
         }
     }
     Ok(())

@@ -10,9 +10,8 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason};
+use sharedlb_harness::{Backend, LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{Backend, LIMIT, Site, Tests, World, slots};
 
 /// How long Kubernetes' garbage collector takes to know a new kind, and to
 /// collect an object once it does.

@@ -9,9 +9,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::Reason;
+use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, World, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -6,9 +6,8 @@ use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::Reason;
+use sharedlb_harness::{LIMIT, Site, Slot, Tests, World, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Slot, Tests, World, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -7,9 +7,8 @@ use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{CLASS_FINALIZER, ConditionType, DEFAULT_CLASS_ANNOTATION, Reason};
+use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, World, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -169,7 +168,7 @@ async fn class_status(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "class-status", class).await?;
     site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
     site.ready("dns").await?;
-    let address = crate::harness::addresses(&site.fronts(1).await?[0]);
+    let address = sharedlb_harness::addresses(&site.fronts(1).await?[0]);
     let found = site.load_balancer(0, "two listeners", |found| (found.listeners == 2).then(|| found.clone())).await?;
     ensure!(found.address.as_ref() == address.first(), "{found:?}");
     ensure!(found.capacity.as_ref().is_some_and(|capacity| capacity.listeners == 5), "{found:?}");

@@ -7,9 +7,8 @@ use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{CLAIM_FINALIZER, Protocol, SharedLB, Transport};
+use sharedlb_harness::{LIMIT, Site, Tests, World, addresses, port_names, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, World, addresses, port_names, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -11,7 +11,6 @@ mod backends;
 mod boundaries;
 mod changes;
 mod classes;
-mod harness;
 mod life;
 mod refusals;
 mod release;
@@ -19,32 +18,35 @@ mod scaling;
 mod tampering;
 mod telling;
 
-use sharedlb_testbed::Parts;
-
-use harness::{AtOnce, World, run_tests};
+use sharedlb_harness::{AtOnce, World, add_cloud, run_tests, start_installed};
+use sharedlb_testbed::{Parts, Testbed};
 
 /// How many tests run at once. They wait more than they work.
 const THREADS: usize = 6;
 
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
+
 fn main() -> anyhow::Result<()> {
-    run_tests(
-        AtOnce::UpTo(THREADS),
-        Parts { controller_manager: true, ..Parts::API_ONLY },
-        World::start_with_cloud,
-        |test| {
-            let trials = [
-                life::trials(test),
-                release::trials(test),
-                refusals::trials(test),
-                boundaries::trials(test),
-                changes::trials(test),
-                backends::trials(test),
-                classes::trials(test),
-                scaling::trials(test),
-                tampering::trials(test),
-                telling::trials(test),
-            ];
-            trials.into_iter().flatten().collect()
-        },
-    )
+    run_tests(AtOnce::UpTo(THREADS), Parts { controller_manager: true, ..Parts::API_ONLY }, start, |test| {
+        let trials = [
+            life::trials(test),
+            release::trials(test),
+            refusals::trials(test),
+            boundaries::trials(test),
+            changes::trials(test),
+            backends::trials(test),
+            classes::trials(test),
+            scaling::trials(test),
+            tampering::trials(test),
+            telling::trials(test),
+        ];
+        trials.into_iter().flatten().collect()
+    })
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<World> {
+    let cluster = start_installed(testbed).await?;
+    add_cloud(&cluster).await?;
+    World::start(SHAREDLB, cluster).await
 }

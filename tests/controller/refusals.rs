@@ -9,8 +9,7 @@ use kube::api::{Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
-
-use crate::harness::{Site, Tests, World, slots};
+use sharedlb_harness::{Site, Tests, World, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -100,7 +99,7 @@ async fn foreign(world: Arc<World>) -> anyhow::Result<()> {
     site.claim("web", json!([{"port": 9000, "targetPort": "http"}])).await?;
     site.refused("web", Reason::PortTaken, &["9000"]).await?;
     site.assigned("other").await?;
-    let names = crate::harness::port_names(&site.fronts(1).await?[0]);
+    let names = sharedlb_harness::port_names(&site.fronts(1).await?[0]);
     ensure!(names.contains(&"theirs".to_owned()), "{names:?}");
     site.undisturbed(&neighbour).await
 }

@@ -8,9 +8,8 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::Reason;
+use sharedlb_harness::{LIMIT, Site, Tests, World, addresses, port_names, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, World, addresses, port_names, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -9,9 +9,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Site, Tests, WITHHELD, World, addresses, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, WITHHELD, World, addresses, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -150,7 +149,7 @@ async fn repaired(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 fn sorted_ports(service: &Service) -> Vec<String> {
-    let mut names = crate::harness::port_names(service);
+    let mut names = sharedlb_harness::port_names(service);
     names.sort();
     names
 }

@@ -6,10 +6,10 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
 
-use crate::harness::{Site, Tests, World, slots};
+use sharedlb_harness::{Site, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::LIMIT;
+use sharedlb_harness::LIMIT;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

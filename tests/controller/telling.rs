@@ -7,9 +7,8 @@ use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Site, Tests, World, Writes, addresses, at_most, slots};
 use sharedlb_testbed::eventually;
-
-use crate::harness::{LIMIT, Site, Tests, World, Writes, addresses, at_most, slots};
 
 /// How many claims there are where their writes are counted.
 const COUNTED: usize = 40;
@@ -156,10 +155,10 @@ async fn log(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn pages(world: Arc<World>) -> anyhow::Result<()> {
     for page in ["/healthz", "/readyz"] {
-        let (code, text) = world.controller.get(page).await?;
-        ensure!(code == 200, "{page} answers {code}: {text}");
+        let answer = world.controller.get(page).await?;
+        ensure!(answer.status() == 200, "{page} answers {answer:?}");
     }
-    let (code, _) = world.controller.get("/nothing").await?;
-    ensure!(code == 404, "/nothing answers {code}");
+    let answer = world.controller.get("/nothing").await?;
+    ensure!(answer.status() == 404, "/nothing answers {answer:?}");
     Ok(())
 }

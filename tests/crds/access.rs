@@ -8,9 +8,8 @@ use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use libtest_mimic::Trial;
+use sharedlb_harness::Tests;
 use sharedlb_testbed::{Cluster, eventually};
-
-use crate::harness::Tests;
 
 /// The longest that roles take to be put together and known.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -5,19 +5,13 @@
 mod access;
 #[path = "../../crds/tests/cases/mod.rs"]
 mod cases;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
 mod manifests;
 mod rights;
 mod rules;
 mod status;
 
-use std::path::PathBuf;
-
-use anyhow::Context;
+use sharedlb_harness::{AtOnce, run_tests};
 use sharedlb_testbed::{Cluster, Parts, Testbed};
-
-use harness::{AtOnce, run_tests};
 
 /// How many tests run at once. They wait more than they work.
 const THREADS: usize = 2;
@@ -41,10 +35,4 @@ async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(testbed).await?;
     manifests::install(&cluster).await?;
     Ok(cluster)
-}
-
-/// A file or folder of the repository, for `kubectl`.
-fn repository(path: &str) -> anyhow::Result<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
-    path.into_os_string().into_string().ok().context("the repository's path is not UTF-8")
 }

@@ -1,7 +1,5 @@
 //! The manifests of `deploy/` and `crds/`.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,26 +8,15 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
-use kube::runtime::conditions::is_crd_established;
-use kube::runtime::wait::await_condition;
 use libtest_mimic::Trial;
+use sharedlb_harness::{Tests, definitions_established, repository};
 use sharedlb_testbed::Cluster;
-
-use crate::harness::Tests;
-use crate::repository;
 
 /// Installs everything as the README says, and waits until claims and classes
 /// can be created.
 pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl_output(&["apply", "-k", &repository("deploy")?]).await?;
-    for crd in sharedlb_crds::crds() {
-        let name = crd.metadata.name.context("a definition has a name")?;
-        let established = await_condition(Api::all(cluster.admin()), &name, is_crd_established());
-        tokio::time::timeout(Duration::from_secs(20), established)
-            .await
-            .with_context(|| format!("waiting for {name} to be established"))??;
-    }
-    Ok(())
+    definitions_established(cluster).await
 }
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {

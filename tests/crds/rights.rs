@@ -7,9 +7,8 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
+use sharedlb_harness::{Tests, repository};
 use sharedlb_testbed::Cluster;
-
-use crate::harness::Tests;
 
 /// The verbs, by role and resource.
 type Rights = BTreeMap<(String, String), BTreeSet<String>>;
@@ -32,7 +31,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 
 /// What the tables say: each comes after a line that begins with its role.
 fn told() -> anyhow::Result<Rights> {
-    let text = std::fs::read_to_string(crate::repository("SECURITY.md")?)?;
+    let text = std::fs::read_to_string(repository("SECURITY.md")?)?;
     let (mut rights, mut role) = (Rights::new(), None);
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix('`') {

@@ -7,10 +7,10 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLB, SharedLBClass, SharedLBClassSpec};
 
+use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
 use crate::cases::{self, Case, Outcome};
-use crate::harness::Tests;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     let cases = cases::all().into_iter().enumerate();

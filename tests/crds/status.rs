@@ -7,9 +7,8 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLB, SharedLBClass};
 
+use sharedlb_harness::{LIMIT, Tests};
 use sharedlb_testbed::{Cluster, eventually};
-
-use crate::harness::{LIMIT, Tests};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![

@@ -2,17 +2,7 @@
 //! `deploy/dry-run.yaml` and no others: what it says is what the controller then does,
 //! and it changes nothing.
 
-#[allow(dead_code, reason = "only a part of the faults is needed here")]
-#[path = "../faults/faults.rs"]
-mod faults;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
-#[allow(dead_code, reason = "only a part of the proxy is needed here")]
-#[path = "../faults/proxy.rs"]
-mod proxy;
 mod setting;
-#[path = "../faults/watch_stream.rs"]
-mod watch_stream;
 
 use std::sync::Arc;
 
@@ -21,14 +11,23 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::SharedLB;
-use sharedlb_testbed::{Parts, eventually};
+use sharedlb_harness::{AtOnce, DryRun, LIMIT, Launch, Site, Tests, add_cloud, run_tests, slots, start_installed};
+use sharedlb_testbed::{Parts, Testbed, eventually};
 
-use harness::{AtOnce, DryRun, LIMIT, Site, Tests, run_tests, slots};
 use setting::World;
+
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     // Each sees the objects of all, so the next one begins when the former has settled.
-    run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, World::start, trials)
+    run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, start, trials)
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<World> {
+    let cluster = start_installed(testbed).await?;
+    add_cloud(&cluster).await?;
+    World::start(cluster).await
 }
 
 fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -156,7 +155,8 @@ async fn closing(world: Arc<World>) -> anyhow::Result<()> {
 async fn unreachable(world: Arc<World>) -> anyhow::Result<()> {
     // The role of the tenants has no right to list classes.
     let kubeconfig = world.cluster.kubeconfig_for_service_account("default", "default").await?;
-    let would = DryRun::make(&kubeconfig, &["--cluster-id", "test", "--dry-run-timeout", "2s"], &[]).await?;
+    let launch = Launch::new(SHAREDLB, kubeconfig, &world.cluster);
+    let would = DryRun::make(&launch.flags(["--cluster-id", "test", "--dry-run-timeout", "2s"])).await?;
     ensure!(would.code == Some(1) && would.text.is_empty(), "{would:?}");
     let says = "not finished within 2 s: waiting for the lists of";
     ensure!(would.log.contains(says), "{}", would.log);

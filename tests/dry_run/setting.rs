@@ -1,7 +1,6 @@
 //! A cluster, and dry runs in it of which each must change nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -13,48 +12,43 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sharedlb_crds::{SharedLB, SharedLBClass};
-use sharedlb_testbed::{Cluster, Testbed, eventually};
+use sharedlb_harness::proxy::Proxy;
+use sharedlb_harness::{Controller, DryRun, LIMIT, Launch, Site, WITHHELD, controller_kubeconfig, repository};
+use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::{
-    Controller, DryRun, LIMIT, Site, WITHHELD, add_node, controller_kubeconfig, install, serve_addresses,
-};
-use crate::proxy::Proxy;
+use crate::SHAREDLB;
 
 /// A cluster, and what stands between dry runs and its API server.
 pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
-    /// Of the controller
-    kubeconfig: PathBuf,
+    /// The controller that acts
+    controller: Launch,
+    dry_run: Launch,
     /// Counts the writes of dry runs, and gives them their rights
     proxy: Proxy,
 }
 
 impl World {
-    /// Starts the cluster with everything of `deploy/`, and no controller yet.
-    pub(crate) async fn start(testbed: Testbed) -> anyhow::Result<Self> {
-        let cluster = Arc::new(Cluster::start(testbed).await?);
-        install(&cluster).await?;
-        let role = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dry-run.yaml");
-        cluster.kubectl_output(&["apply", "--server-side", "-f", role]).await?;
-        add_node(cluster.admin()).await?;
-        tokio::spawn(serve_addresses(cluster.admin()));
-        let kubeconfig = controller_kubeconfig(&cluster).await?;
-        let proxy =
-            Proxy::start(&cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb-dry-run").await?)?;
-        Ok(Self { cluster, kubeconfig, proxy })
+    /// A cluster with everything of `deploy/`, and no controller yet.
+    pub(crate) async fn start(cluster: Arc<Cluster>) -> anyhow::Result<Self> {
+        let role = repository("deploy/dry-run.yaml")?;
+        cluster.kubectl_output(&["apply", "--server-side", "-f", &role]).await?;
+        let rights = cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb-dry-run").await?;
+        let proxy = Proxy::start(&rights)?;
+        let dry_run = Launch::new(SHAREDLB, proxy.kubeconfig()?, &cluster);
+        let controller = Launch::new(SHAREDLB, controller_kubeconfig(&cluster).await?, &cluster).alone().verbose();
+        Ok(Self { cluster, controller, dry_run, proxy })
     }
 
     /// Starts a controller that acts.
     pub(crate) async fn controller(&self) -> anyhow::Result<Controller> {
-        let controller = Controller::start(&self.cluster, &self.kubeconfig)?;
-        controller.until_ready().await?;
-        Ok(controller)
+        self.controller.ready().await
     }
 
     /// A dry run with the rights to read alone. Requires that it sends no write.
     pub(crate) async fn dry_run(&self) -> anyhow::Result<DryRun> {
         let before = self.proxy.faults.writes();
-        let dry_run = DryRun::make(&self.proxy.kubeconfig()?, &[], &[]).await?;
+        let dry_run = DryRun::make(&self.dry_run).await?;
         let writes = self.proxy.faults.writes() - before;
         ensure!(writes == 0, "{writes} writes were sent");
         Ok(dry_run)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use libtest_mimic::Trial;
+use sharedlb_harness::{LIMIT, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::{LIMIT, Tests};
 use crate::setting::Setting;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
@@ -20,35 +20,35 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 
 async fn refused(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "refused").await?;
-    setting.create(0..10).await?;
-    setting.all_ready(10).await?;
-    setting.proxy.refuse();
+    setting.site.create_burst(0..10).await?;
+    setting.site.all_ready(10).await?;
+    setting.replica.proxy.refuse();
     // What happens in the meantime: some come, and one goes.
-    setting.create(10..20).await?;
+    setting.site.create_burst(10..20).await?;
     setting.site.claims.delete("web-0", &kube::api::DeleteParams::default()).await?;
-    let controller = setting.controller()?;
+    let controller = setting.replica.controller_mut()?;
     eventually("the log and the metrics to tell of failed watches", LIMIT, async || {
         let errors = controller.metrics().await?.sum("sharedlb_watch_errors_total", &[]);
         ensure!(controller.log()?.contains("\"WARN\""), "the log does not say so");
         Ok((errors >= 1.0).then_some(()))
     })
     .await?;
-    let (code, text) = controller.get("/healthz").await?;
-    ensure!(code == 200 && controller.is_running()?, "/healthz answers {code}: {text}");
-    setting.proxy.accept()?;
+    let answer = controller.get("/healthz").await?;
+    ensure!(answer.status() == 200 && controller.is_running()?, "/healthz answers {answer:?}");
+    setting.replica.proxy.accept()?;
     setting.site.gone("web-0").await?;
-    setting.all_ready(19).await?;
+    setting.site.all_ready(19).await?;
     setting.nobody_wronged(19).await?;
     setting.clear().await
 }
 
 async fn restarted(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let setting = Setting::start(&cluster, "restarted").await?;
-    setting.create(0..10).await?;
+    setting.site.create_burst(0..10).await?;
     cluster.stop_apiserver().await?;
     cluster.start_apiserver().await?;
-    setting.create(10..20).await?;
-    setting.all_ready(20).await?;
+    setting.site.create_burst(10..20).await?;
+    setting.site.all_ready(20).await?;
     setting.nobody_wronged(20).await?;
     setting.clear().await
 }
@@ -56,36 +56,35 @@ async fn restarted(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 async fn gone(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let setting = Setting::start(&cluster, "gone").await?;
     for round in 0..4 {
-        setting.create(round * 8..round * 8 + 4).await?;
-        setting.proxy.faults.expire_watches();
-        setting.create(round * 8 + 4..round * 8 + 8).await?;
+        setting.site.create_burst(round * 8..round * 8 + 4).await?;
+        setting.replica.proxy.faults.expire_watches();
+        setting.site.create_burst(round * 8 + 4..round * 8 + 8).await?;
         setting.site.pod(&format!("web-{}", round + 1), "web").await?;
     }
-    setting.all_ready(32).await?;
-    setting.proxy.faults.expire_watches();
+    setting.site.all_ready(32).await?;
+    setting.replica.proxy.faults.expire_watches();
     setting.site.delete("web-0").await?;
-    setting.all_ready(31).await?;
+    setting.site.all_ready(31).await?;
     setting.nobody_wronged(31).await?;
     setting.clear().await
 }
 
 async fn away_at_start(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "away-at-start").await?;
-    setting.create(0..10).await?;
-    setting.all_ready(10).await?;
-    setting.take_controller()?.kill().await?;
-    setting.proxy.refuse();
-    setting.start_controller()?;
-    let controller = setting.controller()?;
+    setting.site.create_burst(0..10).await?;
+    setting.site.all_ready(10).await?;
+    setting.replica.kill().await?;
+    setting.replica.proxy.refuse();
+    setting.replica.start()?;
+    let controller = setting.replica.controller_mut()?;
     eventually("/readyz to say that it is not ready", LIMIT, async || {
-        let (code, _) = controller.get("/readyz").await?;
-        Ok((code == 503).then_some(()))
+        Ok((controller.get("/readyz").await?.status() == 503).then_some(()))
     })
     .await?;
-    setting.proxy.accept()?;
-    setting.controller()?.until_ready().await?;
-    setting.create(10..12).await?;
-    setting.all_ready(12).await?;
+    setting.replica.proxy.accept()?;
+    setting.replica.controller_mut()?.until_ready().await?;
+    setting.site.create_burst(10..12).await?;
+    setting.site.all_ready(12).await?;
     setting.nobody_wronged(12).await?;
     setting.clear().await
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use kube::api::{DeleteParams, ListParams};
 use libtest_mimic::Trial;
+use sharedlb_harness::{BURST_LIMIT, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::Tests;
-use crate::setting::{BURST_LIMIT, Setting, create, ready};
+use crate::setting::Setting;
 
 /// How many claims a burst has.
 const BURST: usize = 60;
@@ -31,29 +31,15 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     ]
 }
 
-/// Kills the controller each time it has made so many writes, the last of
-/// which it never learns of, until `done`. It begins with nothing to be done:
-/// `cause` makes it.
+/// Kills the controller each time it has made so many writes: see
+/// [`kill_after`](sharedlb_harness::Replica::kill_after).
 async fn kill_again_and_again(
     setting: &mut Setting,
     writes: &[u64],
     cause: impl Future<Output = anyhow::Result<()>>,
     done: impl AsyncFn() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let [first, ..] = writes else { bail!("it is never to be killed") };
-    setting.proxy.faults.hold_after(*first);
-    cause.await?;
-    let mut kills = 0;
-    while setting.proxy.faults.until_held(BURST_LIMIT, &done).await? {
-        setting.take_controller()?.kill().await?;
-        kills += 1;
-        setting.proxy.faults.release();
-        if let Some(next) = writes.get(kills) {
-            setting.proxy.faults.hold_after(*next);
-        }
-        setting.start_controller()?;
-    }
-    setting.proxy.faults.release();
+    let kills = setting.replica.kill_after(writes.iter().copied(), cause, done).await?;
     ensure!(kills >= writes.len() / 2, "it was done after {kills} kills, so that little was tried");
     Ok(())
 }
@@ -61,17 +47,17 @@ async fn kill_again_and_again(
 async fn in_a_burst(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "burst").await?;
     let site = setting.site.clone();
-    let done = async || Ok(ready(&site).await? == BURST);
-    kill_again_and_again(&mut setting, &IN_A_BURST, create(&site, 0..BURST), done).await?;
-    setting.all_ready(BURST).await?;
+    let done = async || Ok(site.count_ready().await? == BURST);
+    kill_again_and_again(&mut setting, &IN_A_BURST, site.create_burst(0..BURST), done).await?;
+    setting.site.all_ready(BURST).await?;
     setting.nobody_wronged(BURST).await?;
     setting.clear().await
 }
 
 async fn in_a_clearance(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "clearance").await?;
-    setting.create(0..BURST).await?;
-    setting.all_ready(BURST).await?;
+    setting.site.create_burst(0..BURST).await?;
+    setting.site.all_ready(BURST).await?;
     let site = setting.site.clone();
     let doomed = 20..BURST;
     let go = async {
@@ -88,7 +74,7 @@ async fn in_a_clearance(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         async || Ok((left().await? == doomed.start).then_some(())),
     )
     .await?;
-    setting.all_ready(doomed.start).await?;
+    setting.site.all_ready(doomed.start).await?;
     setting.nobody_wronged(doomed.start).await?;
     // Each comes back to its port, which rests for it.
     let released = site
@@ -97,8 +83,8 @@ async fn in_a_clearance(cluster: Arc<Cluster>) -> anyhow::Result<()> {
             (released.len() == doomed.len()).then_some(released)
         })
         .await?;
-    create(&site, doomed).await?;
-    setting.all_ready(BURST).await?;
+    site.create_burst(doomed).await?;
+    setting.site.all_ready(BURST).await?;
     let slots = setting.ledger.clean().await?;
     for released in released {
         let claim = released.claim.rsplit('/').next().unwrap_or_default().to_owned();
@@ -111,12 +97,12 @@ async fn in_a_clearance(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 async fn growing(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "growing").await?;
     let site = setting.site.clone();
-    setting.create(0..24).await?;
-    setting.all_ready(24).await?;
+    setting.site.create_burst(0..24).await?;
+    setting.site.all_ready(24).await?;
     // These fill the first load balancer, and begin the second one.
-    let done = async || Ok(ready(&site).await? == 34);
-    kill_again_and_again(&mut setting, &GROWING, create(&site, 24..34), done).await?;
-    setting.all_ready(34).await?;
+    let done = async || Ok(site.count_ready().await? == 34);
+    kill_again_and_again(&mut setting, &GROWING, site.create_burst(24..34), done).await?;
+    setting.site.all_ready(34).await?;
     setting.nobody_wronged(34).await?;
     site.fronts(2).await?;
     setting.clear().await

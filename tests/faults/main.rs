@@ -6,23 +6,17 @@
 //! at a time.
 
 mod away;
-#[allow(dead_code, reason = "other test programs use the rest")]
-mod faults;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
 mod killed;
-mod ledger;
 mod node_ports;
-#[allow(dead_code, reason = "each of the test programs uses a part of this")]
-mod proxy;
 mod restart;
 mod setting;
-mod watch_stream;
 mod writes;
 
+use sharedlb_harness::{AtOnce, add_cloud, install_without_definitions, run_tests};
 use sharedlb_testbed::{Cluster, Parts, Testbed};
 
-use harness::{AtOnce, add_node, install_without_definitions, run_tests, serve_addresses};
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     // There is one cluster, and two controllers would share its classes.
@@ -42,7 +36,6 @@ fn main() -> anyhow::Result<()> {
 async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(testbed).await?;
     install_without_definitions(&cluster).await?;
-    add_node(cluster.admin()).await?;
-    tokio::spawn(serve_addresses(cluster.admin()));
+    add_cloud(&cluster).await?;
     Ok(cluster)
 }

@@ -10,9 +10,9 @@ use kube::api::{DeleteParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{Site, Tests, condition, port_names};
 use sharedlb_testbed::Cluster;
 
-use crate::harness::{Site, Tests, condition, port_names};
 use crate::setting::Setting;
 
 /// Node ports by default: 30000 to 32767.
@@ -53,14 +53,14 @@ async fn used_up(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         ensure!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     }
     for filler in fillers {
-        site.services_here().delete(&filler, &DeleteParams::default()).await?;
+        services_of(site).delete(&filler, &DeleteParams::default()).await?;
     }
     setting.clear().await
 }
 
 /// Uses all free node ports up by Services of the tenant, and returns their names.
 async fn fill_up(site: &Site) -> anyhow::Result<Vec<String>> {
-    let services = site.services_here();
+    let services = services_of(site);
     let mut names = Vec::new();
     let mut size = NODE_PORTS / 4;
     while size > 0 {
@@ -78,9 +78,7 @@ async fn fill_up(site: &Site) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-impl Site {
-    /// The Services of the tenant.
-    fn services_here(&self) -> Api<Service> {
-        Api::namespaced(self.cluster.admin(), &self.namespace)
-    }
+/// The Services of the tenant.
+fn services_of(site: &Site) -> Api<Service> {
+    Api::namespaced(site.cluster.admin(), &site.namespace)
 }

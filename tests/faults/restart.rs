@@ -14,9 +14,10 @@ use libtest_mimic::Trial;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
+use sharedlb_harness::{LIMIT, Launch, Site, Tests, controller_kubeconfig, install};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::{Controller, LIMIT, Site, Tests, controller_kubeconfig, install};
+use crate::SHAREDLB;
 use crate::setting::Setting;
 
 /// How long a graceful end may take.
@@ -34,18 +35,19 @@ async fn no_definitions(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     for crd in sharedlb_crds::crds() {
         cluster.kubectl_output(&["delete", "crd", &crd.name_any(), "--ignore-not-found"]).await?;
     }
-    let mut controller = Controller::start(&cluster, &controller_kubeconfig(&cluster).await?)?;
+    let launch = Launch::new(SHAREDLB, controller_kubeconfig(&cluster).await?, &cluster);
+    let mut controller = launch.alone().verbose().start()?;
     for _ in 0..3 {
         eventually("/readyz to say what is missing", LIMIT, async || {
-            let (code, text) = controller.get("/readyz").await?;
-            let says = text.contains("sharedlbs") || text.contains("SharedLB");
-            ensure!(code == 503 && says, "/readyz answers {code}: {text}");
+            let answer = controller.get("/readyz").await?;
+            let says = answer.body().contains("sharedlbs") || answer.body().contains("SharedLB");
+            ensure!(answer.status() == 503 && says, "/readyz answers {answer:?}");
             Ok(Some(()))
         })
         .await?;
     }
-    let (code, text) = controller.get("/healthz").await?;
-    ensure!(code == 200, "/healthz answers {code}: {text}");
+    let answer = controller.get("/healthz").await?;
+    ensure!(answer.status() == 200, "/healthz answers {answer:?}");
     ensure!(controller.is_running()?, "it has ended");
     install(&cluster).await?;
     controller.until_ready().await?;
@@ -59,23 +61,23 @@ async fn no_definitions(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 
 async fn settled(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "settled").await?;
-    setting.create(0..40).await?;
+    setting.site.create_burst(0..40).await?;
     let lost = json!({"selector": {"app": "web"}, "address": "192.0.2.1", "ports": [{"targetPort": "http"}]});
     setting.site.claim_with("lost", lost).await?;
     setting.site.refused("lost", Reason::AddressUnknown, &[]).await?;
     setting.site.claim_with("nobody", json!({"selector": {"app": "nobody"}, "ports": [{"targetPort": 1}]})).await?;
     setting.site.without_backends("nobody", &[]).await?;
-    setting.all_ready(40).await?;
+    setting.site.all_ready(40).await?;
     let addresses = all_told(&setting.site, 41).await?;
     let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
     setting.site.refused("lost", Reason::AddressUnknown, &addresses).await?;
-    let ended = setting.take_controller()?.terminate().await?;
+    let ended = setting.replica.terminate().await?;
     ensure!(ended.success(), "it ended with {ended}");
 
     let before = versions(&cluster.admin()).await?;
-    let writes = setting.proxy.faults.writes();
-    setting.start_controller()?;
-    let controller = setting.controller()?;
+    let writes = setting.replica.proxy.faults.writes();
+    setting.replica.start()?;
+    let controller = setting.replica.controller_mut()?;
     controller.until_ready().await?;
     eventually("every load balancer to have been looked at", LIMIT, async || {
         let metrics = controller.metrics().await?;
@@ -87,7 +89,7 @@ async fn settled(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let after = versions(&cluster.admin()).await?;
     let written: Vec<_> = after.iter().filter(|(object, version)| before.get(*object) != Some(version)).collect();
     ensure!(written.is_empty() && before.len() == after.len(), "written: {written:#?}");
-    let writes = setting.proxy.faults.writes() - writes;
+    let writes = setting.replica.proxy.faults.writes() - writes;
     ensure!(writes == 0, "it made {writes} writes");
     setting.nobody_wronged(41).await?;
     setting.clear().await
@@ -108,14 +110,14 @@ async fn all_told(site: &Site, listeners: u32) -> anyhow::Result<Vec<String>> {
 
 async fn terminated(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut setting = Setting::start(&cluster, "terminated").await?;
-    setting.create(0..30).await?;
+    setting.site.create_burst(0..30).await?;
     let asked = Instant::now();
-    let ended = setting.take_controller()?.terminate().await?;
+    let ended = setting.replica.terminate().await?;
     let took = asked.elapsed();
     ensure!(ended.success(), "it ended with {ended}");
     ensure!(took < GRACE, "it took {took:?}");
-    setting.start_controller()?;
-    setting.all_ready(30).await?;
+    setting.replica.start()?;
+    setting.site.all_ready(30).await?;
     setting.nobody_wronged(30).await?;
     setting.clear().await
 }

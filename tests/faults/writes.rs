@@ -6,9 +6,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
-use crate::harness::Tests;
 use crate::setting::Setting;
 
 const BURST: usize = 30;
@@ -21,28 +21,28 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 }
 
 async fn conflicts(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut setting = Setting::start(&cluster, "conflicts").await?;
-    setting.proxy.faults.conflict_every(2);
+    let setting = Setting::start(&cluster, "conflicts").await?;
+    setting.replica.proxy.faults.conflict_every(2);
     burst_and_change(&setting).await?;
-    let metrics = setting.controller()?.metrics().await?;
+    let metrics = setting.replica.controller()?.metrics().await?;
     let conflicts = metrics.sum("sharedlb_api_writes_total", &[("result", "conflict")]);
     ensure!(conflicts >= 1.0, "the metrics tell of no conflict");
-    setting.proxy.faults.conflict_every(0);
+    setting.replica.proxy.faults.conflict_every(0);
     setting.clear().await
 }
 
 async fn lost_answers(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let setting = Setting::start(&cluster, "lost-answers").await?;
-    setting.proxy.faults.lose_answer_every(3);
+    setting.replica.proxy.faults.lose_answer_every(3);
     burst_and_change(&setting).await?;
-    setting.proxy.faults.lose_answer_every(0);
+    setting.replica.proxy.faults.lose_answer_every(0);
     setting.clear().await
 }
 
 /// Claims come, change and go while writes fail.
 async fn burst_and_change(setting: &Setting) -> anyhow::Result<()> {
-    setting.create(0..BURST).await?;
-    setting.all_ready(BURST).await?;
+    setting.site.create_burst(0..BURST).await?;
+    setting.site.all_ready(BURST).await?;
     setting.nobody_wronged(BURST).await?;
     setting.site.delete("web-0").await?;
     setting.site.claim("more", json!([{"name": "a", "port": 5432, "targetPort": "http"}])).await?;
@@ -51,6 +51,6 @@ async fn burst_and_change(setting: &Setting) -> anyhow::Result<()> {
     let nobody = ("False", Reason::NoBackends);
     setting.site.verdict("web-1", ConditionType::Ready, nobody).await?;
     setting.site.change("web-1", json!({"spec": {"selector": {"app": "web"}}})).await?;
-    setting.all_ready(BURST).await?;
+    setting.site.all_ready(BURST).await?;
     setting.nobody_wronged(BURST).await
 }

@@ -9,9 +9,9 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World};
 use crate::tenant::{Tenant, change, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

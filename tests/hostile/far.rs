@@ -10,9 +10,9 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::CLAIM_LABEL;
+use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World, slots};
 use crate::tenant::{Tenant, change, create, invalid};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

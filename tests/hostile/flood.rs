@@ -7,9 +7,9 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::Reason;
+use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World, slots};
 use crate::tenant::Tenant;
 
 /// The longest message of a condition or an Event, in bytes, and room for the
@@ -126,7 +126,7 @@ async fn invented_classes(world: Arc<World>) -> anyhow::Result<()> {
     for n in 0..20 {
         tenant.site.refused(&format!("c{n}"), Reason::NoClass, &[]).await?;
     }
-    let (_, text) = world.controller.get("/metrics").await?;
+    let text = world.controller.get("/metrics").await?.into_body();
     ensure!(!text.contains("invented-class"), "{text}");
     ensure!(!text.contains("mallory") && !text.contains("namespace="), "{text}");
     tenant.victim_is_safe().await

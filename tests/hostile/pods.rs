@@ -10,9 +10,9 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World, slots};
 use crate::tenant::{Tenant, create, forbidden, invalid};
 
 /// Who makes EndpointSlices of what a selector finds.
@@ -117,7 +117,7 @@ async fn only_own_pods(
     tenant: &Tenant,
     claim: &str,
     service: &str,
-    own: &crate::harness::Backend,
+    own: &sharedlb_harness::Backend,
 ) -> anyhow::Result<()> {
     let (slices, targets) = (may_write_slices(tenant).await?, targets(tenant).await?);
     let (_, (.., port)) = slots(&tenant.site.ready(claim).await?).pop_first().context("it has a port")?;

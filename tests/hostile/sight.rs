@@ -10,8 +10,8 @@ use kube::api::ListParams;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{Reason, SharedLB, SharedLBClass};
+use sharedlb_harness::{Tests, World, slots};
 
-use crate::harness::{Tests, World, slots};
 use crate::tenant::{Tenant, create, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -36,7 +36,7 @@ async fn not_named(world: Arc<World>) -> anyhow::Result<()> {
     tenant.site.claim("full", many).await?;
     tenant.site.refused("full", Reason::PoolExhausted, &[]).await?;
     // As if somebody had tampered: the victim's port in the tenant's status.
-    let admins = crate::harness::Site {
+    let admins = sharedlb_harness::Site {
         claims: Api::namespaced(world.cluster.admin(), &tenant.site.namespace),
         ..tenant.site.clone()
     };

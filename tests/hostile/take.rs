@@ -9,9 +9,9 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World, slots};
 use crate::tenant::{Tenant, change, create, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

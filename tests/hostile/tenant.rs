@@ -11,9 +11,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
-
-use crate::editor::{bind, editor};
-use crate::harness::{Neighbour, Site, World};
+use sharedlb_harness::{Neighbour, Site, World, bind, editor, merge};
 
 /// A tenant in a namespace of their own, and a victim of the same class in
 /// another.
@@ -148,16 +146,5 @@ fn refused<T>(what: &str, result: anyhow::Result<T>, code: u16) -> anyhow::Resul
             Some(kube::Error::Api(status)) if status.code == code => Ok(()),
             _ => Err(error).with_context(|| format!("{what}: something else went wrong")),
         },
-    }
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
     }
 }

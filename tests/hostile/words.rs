@@ -8,9 +8,9 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World};
 use crate::tenant::{Tenant, create, invalid};
 
 /// A line of a log that never happened, and what clears a terminal.

@@ -2,19 +2,15 @@
 //! leads.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, ListParams};
 use libtest_mimic::Trial;
 use serde_json::json;
-use sharedlb_crds::ConditionType;
+use sharedlb_harness::{LIMIT, Ledger, Site, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::{LIMIT, Site, Tests, condition};
-use crate::ledger::Ledger;
-use crate::replica::{Replica, SHORT, clear, lease, two};
+use crate::candidate::{Candidate, SHORT, clear, lease, two};
 
 /// How many claims a burst has: more than are served before the leader is frozen.
 const BURST: usize = 30;
@@ -26,9 +22,6 @@ const FROZEN_AFTER: [u64; 3] = [3, 17, 50];
 /// `deploy/`, and by far shorter than its deadline, since whoever looks at the clock
 /// here may be late.
 const MISSED: SignedDuration = SignedDuration::from_secs(3);
-
-/// How long a burst may take in which the leader changes.
-const BURST_LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
@@ -62,55 +55,42 @@ impl Burst {
 
     /// Waits until all of them are ready, and requires that none was ever wronged.
     async fn served(&self, claims: usize) -> anyhow::Result<()> {
-        eventually("all claims to be ready", BURST_LIMIT, async || {
-            let there = self.site.claims.list(&ListParams::default()).await?;
-            let is_ready = |claim: &&_| condition(claim, ConditionType::Ready).is_some_and(|is| is.status == "True");
-            let ready = there.iter().filter(is_ready).count();
-            ensure!(ready == claims, "{ready} of {claims} are");
-            Ok(Some(()))
-        })
-        .await?;
+        self.site.all_ready(claims).await?;
         let slots = self.ledger.clean().await?;
         ensure!(slots.len() == claims, "{} of {claims} have ports", slots.len());
         Ok(())
-    }
-
-    async fn clear(self) -> anyhow::Result<()> {
-        self.site.claims.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-        self.site.delete_class().await?;
-        self.site.class_gone().await
     }
 }
 
 /// Freezes the leader in a burst, once it has made so many writes; returns when
 /// the other one leads.
-async fn freeze(leader: &Replica, standby: &Replica, writes: u64) -> anyhow::Result<()> {
-    let before = leader.proxy.faults.acts();
+async fn freeze(leader: &Candidate, standby: &mut Candidate, writes: u64) -> anyhow::Result<()> {
+    let before = leader.replica.proxy.faults.acts();
     eventually("the leader to be at work", LIMIT, async || {
-        Ok((leader.proxy.faults.acts() >= before + writes).then_some(()))
+        Ok((leader.replica.proxy.faults.acts() >= before + writes).then_some(()))
     })
     .await?;
-    leader.controller.signal("STOP").await?;
+    leader.replica.controller()?.freeze()?;
     standby.leads().await
 }
 
 /// The same, and the answers to the last of these writes come while it is frozen:
 /// they ask it to try again.
-async fn freeze_unanswered(leader: &Replica, standby: &Replica, writes: u64) -> anyhow::Result<()> {
-    let faults = &leader.proxy.faults;
+async fn freeze_unanswered(leader: &Candidate, standby: &mut Candidate, writes: u64) -> anyhow::Result<()> {
+    let faults = &leader.replica.proxy.faults;
     faults.hold_after(writes);
     ensure!(faults.until_held(LIMIT, async || Ok(false)).await?, "nothing is held back");
-    leader.controller.signal("STOP").await?;
+    leader.replica.controller()?.freeze()?;
     faults.release();
     standby.leads().await
 }
 
 /// Wakes the one that led, and requires that it sends nothing and ends.
-async fn wake(cluster: &Cluster, former: &mut Replica, leader: &Replica) -> anyhow::Result<()> {
-    let (acts, before) = (former.proxy.faults.acts(), lease(cluster).await?);
-    former.controller.signal("CONT").await?;
+async fn wake(cluster: &Cluster, former: &mut Candidate, leader: &Candidate) -> anyhow::Result<()> {
+    let (acts, before) = (former.replica.proxy.faults.acts(), lease(cluster).await?);
+    former.replica.controller()?.wake()?;
     former.deposed().await?;
-    let sent = former.proxy.faults.acts() - acts;
+    let sent = former.replica.proxy.faults.acts() - acts;
     ensure!(sent == 0, "it made {sent} writes after it woke");
     let now = lease(cluster).await?;
     ensure!(now.holder_identity == before.holder_identity, "the Lease was {before:?} and is {now:?}");
@@ -123,41 +103,41 @@ async fn wakes_late(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let (mut leader, mut standby) = two(&cluster, SHORT).await?;
     let mut claims = 0;
     for (number, writes) in (3..).zip(FROZEN_AFTER) {
-        tokio::try_join!(burst.more(claims), freeze(&leader, &standby, writes))?;
+        tokio::try_join!(burst.more(claims), freeze(&leader, &mut standby, writes))?;
         claims += BURST;
         wake(&cluster, &mut leader, &standby).await?;
         burst.served(claims).await?;
-        leader = std::mem::replace(&mut standby, Replica::start(&cluster, number, SHORT).await?);
+        leader = std::mem::replace(&mut standby, Candidate::start(&cluster, number, SHORT).await?);
         standby.stands_by().await?;
     }
-    burst.clear().await?;
+    burst.site.clear().await?;
     clear(&cluster, [leader, standby]).await
 }
 
 async fn wakes_refused(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let burst = Burst::open(&cluster, "wakes-refused").await?;
-    let (mut leader, standby) = two(&cluster, SHORT).await?;
-    tokio::try_join!(burst.more(0), freeze_unanswered(&leader, &standby, 10))?;
+    let (mut leader, mut standby) = two(&cluster, SHORT).await?;
+    tokio::try_join!(burst.more(0), freeze_unanswered(&leader, &mut standby, 10))?;
     wake(&cluster, &mut leader, &standby).await?;
     burst.served(BURST).await?;
-    burst.clear().await?;
+    burst.site.clear().await?;
     clear(&cluster, [standby]).await
 }
 
 async fn wakes_early(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let burst = Burst::open(&cluster, "wakes-early").await?;
-    let (leader, standby) = two(&cluster, &[]).await?;
-    leader.controller.signal("STOP").await?;
+    let (leader, mut standby) = two(&cluster, &[]).await?;
+    leader.replica.controller()?.freeze()?;
     eventually("a renewal to be missed", LIMIT, async || {
         let renewed = lease(&cluster).await?.renew_time.context("it was renewed")?.0;
         Ok((Timestamp::now().duration_since(renewed) > MISSED).then_some(()))
     })
     .await?;
-    leader.controller.signal("CONT").await?;
+    leader.replica.controller()?.wake()?;
     burst.more(0).await?;
     burst.served(BURST).await?;
     ensure!(leader.is_leader().await?, "it leads no longer");
     standby.stands_by().await?;
-    burst.clear().await?;
+    burst.site.clear().await?;
     clear(&cluster, [leader, standby]).await
 }

@@ -4,25 +4,17 @@
 //!
 //! They share one Lease, so one test runs at a time.
 
-#[allow(dead_code, reason = "only a part of the faults is needed here")]
-#[path = "../faults/faults.rs"]
-mod faults;
+mod candidate;
 mod frozen;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
-#[path = "../faults/ledger.rs"]
-mod ledger;
-#[allow(dead_code, reason = "only a part of the proxy is needed here")]
-#[path = "../faults/proxy.rs"]
-mod proxy;
-mod replica;
 mod succession;
-#[path = "../faults/watch_stream.rs"]
-mod watch_stream;
 
+use std::sync::Arc;
+
+use sharedlb_harness::{AtOnce, add_cloud, run_tests, start_installed};
 use sharedlb_testbed::{Cluster, Parts, Testbed};
 
-use harness::{AtOnce, add_node, install, run_tests, serve_addresses};
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, start, |test| {
@@ -31,10 +23,8 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::start(testbed).await?;
-    install(&cluster).await?;
-    add_node(cluster.admin()).await?;
-    tokio::spawn(serve_addresses(cluster.admin()));
+async fn start(testbed: Testbed) -> anyhow::Result<Arc<Cluster>> {
+    let cluster = start_installed(testbed).await?;
+    add_cloud(&cluster).await?;
     Ok(cluster)
 }

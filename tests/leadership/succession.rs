@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{LIMIT, Site, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::{LIMIT, Site, Tests};
-use crate::replica::{Replica, SHORT, clear, forget_lease, lease, two};
+use crate::candidate::{Candidate, SHORT, clear, forget_lease, lease, two};
 
 /// Until when another one leads after a leader stopped in good order.
 const AFTER_A_STOP: Duration = Duration::from_secs(5);
@@ -45,12 +45,12 @@ async fn remove(site: &Site, claims: &[&str]) -> anyhow::Result<()> {
 }
 
 async fn at_once(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (one, two) = tokio::try_join!(Replica::start(&cluster, 1, &[]), Replica::start(&cluster, 2, &[]))?;
+    let (one, two) = tokio::try_join!(Candidate::start(&cluster, 1, &[]), Candidate::start(&cluster, 2, &[]))?;
     eventually("one of two to lead", LIMIT, async || {
         Ok((one.is_leader().await? || two.is_leader().await?).then_some(()))
     })
     .await?;
-    let (leader, standby) = if one.is_leader().await? { (one, two) } else { (two, one) };
+    let (mut leader, mut standby) = if one.is_leader().await? { (one, two) } else { (two, one) };
     leader.leads().await?;
     let site = served(&cluster, "at-once").await?;
     standby.stands_by().await?;
@@ -61,13 +61,13 @@ async fn at_once(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 }
 
 async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (leader, standby) = two(&cluster, &[]).await?;
+    let (mut leader, mut standby) = two(&cluster, &[]).await?;
     let site = served(&cluster, "stopped").await?;
     let transitions = lease(&cluster).await?.lease_transitions;
     let asked = Instant::now();
-    let ended = leader.controller.terminate().await?;
+    let ended = leader.replica.terminate().await?;
     ensure!(ended.success(), "it ended with {ended}");
-    takes_over(&cluster, &standby, asked, AFTER_A_STOP).await?;
+    takes_over(&cluster, &mut standby, asked, AFTER_A_STOP).await?;
     let now = lease(&cluster).await?.lease_transitions;
     ensure!(now == transitions.map(|before| before + 1), "{transitions:?} transitions before, {now:?} after");
     site.assigned("second").await?;
@@ -76,18 +76,18 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 }
 
 async fn killed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (leader, standby) = two(&cluster, &[]).await?;
+    let (mut leader, mut standby) = two(&cluster, &[]).await?;
     let site = served(&cluster, "killed").await?;
     let killed = Instant::now();
-    leader.controller.kill().await?;
-    takes_over(&cluster, &standby, killed, AFTER_A_KILL).await?;
+    leader.replica.kill().await?;
+    takes_over(&cluster, &mut standby, killed, AFTER_A_KILL).await?;
     site.assigned("second").await?;
     remove(&site, &["first", "second"]).await?;
     clear(&cluster, [standby]).await
 }
 
 /// Requires that this one is the leader, ready and at work, not later than this.
-async fn takes_over(cluster: &Cluster, standby: &Replica, since: Instant, limit: Duration) -> anyhow::Result<()> {
+async fn takes_over(cluster: &Cluster, standby: &mut Candidate, since: Instant, limit: Duration) -> anyhow::Result<()> {
     standby.leads().await?;
     let took = since.elapsed();
     ensure!(took < limit, "it took {took:?}");
@@ -96,22 +96,22 @@ async fn takes_over(cluster: &Cluster, standby: &Replica, since: Instant, limit:
 }
 
 async fn cut_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (mut leader, standby) = two(&cluster, SHORT).await?;
+    let (mut leader, mut standby) = two(&cluster, SHORT).await?;
     let site = served(&cluster, "cut-off").await?;
-    leader.proxy.refuse();
-    ends_first(&cluster, &mut leader, &standby).await?;
+    leader.replica.proxy.refuse();
+    ends_first(&cluster, &mut leader, &mut standby).await?;
     site.assigned("second").await?;
     remove(&site, &["first", "second"]).await?;
     clear(&cluster, [standby]).await
 }
 
 async fn unanswered(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (mut leader, standby) = two(&cluster, SHORT).await?;
+    let (mut leader, mut standby) = two(&cluster, SHORT).await?;
     let site = served(&cluster, "unanswered").await?;
-    leader.proxy.faults.hold_after(0);
-    ends_first(&cluster, &mut leader, &standby).await?;
+    leader.replica.proxy.faults.hold_after(0);
+    ends_first(&cluster, &mut leader, &mut standby).await?;
     // What it sent last comes to nothing, even though it comes late.
-    leader.proxy.faults.release();
+    leader.replica.proxy.faults.release();
     site.assigned("second").await?;
     ensure!(standby.holds(&cluster).await?, "the Lease says {:?}", lease(&cluster).await?);
     remove(&site, &["first", "second"]).await?;
@@ -120,7 +120,7 @@ async fn unanswered(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 
 /// Requires that the leader ends by itself, that the Lease is still its own by
 /// then, and that the other one leads afterwards.
-async fn ends_first(cluster: &Cluster, leader: &mut Replica, standby: &Replica) -> anyhow::Result<()> {
+async fn ends_first(cluster: &Cluster, leader: &mut Candidate, standby: &mut Candidate) -> anyhow::Result<()> {
     leader.deposed().await?;
     ensure!(leader.holds(cluster).await?, "another one came before it had ended: {:?}", lease(cluster).await?);
     ensure!(!standby.is_leader().await?, "another one led before it had ended");
@@ -128,7 +128,7 @@ async fn ends_first(cluster: &Cluster, leader: &mut Replica, standby: &Replica) 
 }
 
 async fn deleted(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (leader, standby) = two(&cluster, SHORT).await?;
+    let (mut leader, mut standby) = two(&cluster, SHORT).await?;
     let before = lease(&cluster).await?.holder_identity;
     forget_lease(&cluster).await?;
     let again = eventually("the Lease to be there again", LIMIT, async || Ok(Some(lease(&cluster).await?))).await?;
@@ -139,8 +139,8 @@ async fn deleted(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 }
 
 async fn standby_stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let (leader, standby) = two(&cluster, SHORT).await?;
-    let ended = standby.controller.terminate().await?;
+    let (leader, mut standby) = two(&cluster, SHORT).await?;
+    let ended = standby.replica.terminate().await?;
     ensure!(ended.success(), "it ended with {ended}");
     ensure!(leader.holds(&cluster).await?, "the Lease says {:?}", lease(&cluster).await?);
     ensure!(leader.is_leader().await?, "the leader leads no longer");

@@ -11,11 +11,12 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Replica, Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::{Cluster, Protocol, eventually};
 
-use crate::harness::{LIMIT, Tests, World};
-use crate::setting::Setting;
+use crate::SHAREDLB;
+use crate::killed::killed_after_each_write;
 use crate::tenant::{Front, Tenant};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -273,13 +274,13 @@ async fn verdict(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 async fn killed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut setting = Setting::start(&cluster, &[]).await?;
+    let mut replica = Replica::alone(SHAREDLB, &cluster, &[]).await?;
     let tenant = tenant_with_web(&cluster, "map-killed").await?;
     tenant.site.fronts(1).await?;
     let maps = Maps::of(&tenant);
     let port = async || anyhow::Ok(maps.data("mine").await?.get("bind-port").cloned());
     let is_bound = async || Ok(port().await?.is_some());
-    setting.killed_after_each_write(maps.create("mine", json!({})), is_bound).await?;
+    killed_after_each_write(&mut replica, maps.create("mine", json!({})), is_bound).await?;
     let front = maps.bound("mine", Tcp, None).await?;
     tenant.only_answer(front, &["web-0"]).await?;
     let claim = tenant.site.claims.get("configmap-mine").await?;
@@ -289,13 +290,13 @@ async fn killed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         Ok(())
     };
     let gone = async || Ok(tenant.site.claims.get_opt("configmap-mine").await?.is_none());
-    setting.killed_after_each_write(delete, gone).await?;
+    killed_after_each_write(&mut replica, delete, gone).await?;
     tenant.site.released("configmap-mine", front.1).await?;
-    clear(&tenant, setting).await
+    clear(&tenant, replica).await
 }
 
 async fn while_down(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut setting = Setting::start(&cluster, &[]).await?;
+    let mut replica = Replica::alone(SHAREDLB, &cluster, &[]).await?;
     let tenant = tenant_with_web(&cluster, "map-while-down").await?;
     let maps = Maps::of(&tenant);
     for name in ["deleted", "unlabelled", "kept"] {
@@ -305,21 +306,21 @@ async fn while_down(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     for name in ["deleted", "unlabelled"] {
         maps.bound(name, Tcp, None).await?;
     }
-    setting.kill().await?;
+    replica.kill().await?;
     maps.api.delete("deleted", &DeleteParams::default()).await?;
     maps.change("unlabelled", json!({"metadata": {"labels": {"app": null}}})).await?;
-    setting.start_controller()?;
+    replica.start()?;
     tenant.site.gone("configmap-deleted").await?;
     tenant.site.gone("configmap-unlabelled").await?;
     tenant.only_answer(kept, &["web-0"]).await?;
     ensure!(maps.bound("kept", Tcp, None).await? == kept, "it is elsewhere");
     maps.api.delete("kept", &DeleteParams::default()).await?;
     tenant.site.gone("configmap-kept").await?;
-    clear(&tenant, setting).await
+    clear(&tenant, replica).await
 }
 
-async fn clear(tenant: &Tenant, mut setting: Setting) -> anyhow::Result<()> {
+async fn clear(tenant: &Tenant, mut replica: Replica) -> anyhow::Result<()> {
     tenant.site.delete_class().await?;
     tenant.site.class_gone().await?;
-    setting.kill().await
+    replica.kill().await
 }

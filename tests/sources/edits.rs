@@ -8,10 +8,10 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::eventually;
 
-use crate::harness::{LIMIT, Tests, World};
 use crate::tenant::{Tenant, fronts};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

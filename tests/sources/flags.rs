@@ -6,11 +6,11 @@ use anyhow::ensure;
 use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{Replica, Tests, install};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::harness::{Tests, install};
-use crate::setting::Setting;
+use crate::SHAREDLB;
 use crate::tenant::{Tenant, conditions};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
@@ -21,7 +21,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 }
 
 async fn unclassed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut setting = Setting::start(&cluster, &["--serve-unclassed-services"]).await?;
+    let mut replica = Replica::alone(SHAREDLB, &cluster, &["--serve-unclassed-services"]).await?;
     let tenant = Tenant::open(&cluster, "unclassed", json!({})).await?;
     tenant.site.fronts(1).await?;
     // Nobody else may serve Services without a class then. Here MetalLB does, but
@@ -36,7 +36,7 @@ async fn unclassed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.closed(front).await?;
     tenant.site.delete_class().await?;
     tenant.site.class_gone().await?;
-    setting.kill().await
+    replica.kill().await
 }
 
 async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
@@ -44,7 +44,8 @@ async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     for role in roles {
         cluster.kubectl_output(&["delete", "clusterrolebinding,clusterrole", role]).await?;
     }
-    let mut setting = Setting::start(&cluster, &["--source-services=false", "--source-configmaps=false"]).await?;
+    let mut replica =
+        Replica::alone(SHAREDLB, &cluster, &["--source-services=false", "--source-configmaps=false"]).await?;
     let tenant = Tenant::open(&cluster, "switched-off", json!({})).await?;
     tenant.pod("web-0", "web").await?;
     tenant.service("web", json!({})).await?;
@@ -60,7 +61,7 @@ async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let service = tenant.services.get("web").await?;
     ensure!(service.finalizers().is_empty() && conditions(&service).is_empty(), "{service:?}");
     ensure!(tenant.site.claims.get_opt("service-web").await?.is_none(), "it has a claim");
-    let metrics = setting.controller()?.metrics().await?;
+    let metrics = replica.controller()?.metrics().await?;
     for (name, labels) in
         [("sharedlb_watch_errors_total", &[][..]), ("sharedlb_api_writes_total", &[("result", "refused")])]
     {
@@ -69,6 +70,6 @@ async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.site.delete("mine").await?;
     tenant.site.delete_class().await?;
     tenant.site.class_gone().await?;
-    setting.kill().await?;
+    replica.kill().await?;
     install(&cluster).await
 }

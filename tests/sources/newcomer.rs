@@ -12,11 +12,11 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Replica, Tests};
 use sharedlb_testbed::Protocol::Tcp;
 use sharedlb_testbed::{Cluster, PodPort, PodSpec, eventually};
 
-use crate::harness::{LIMIT, Tests};
-use crate::setting::Setting;
+use crate::SHAREDLB;
 use crate::tenant::Tenant;
 
 /// The namespace of the README's manifests, and the class of both files.
@@ -39,7 +39,7 @@ fn readme() -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 async fn newcomer(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut setting = Setting::start(&cluster, &[]).await?;
+    let mut replica = Replica::alone(SHAREDLB, &cluster, &[]).await?;
     let readme = readme()?;
     let manifest = |kind: &str| readme.get(kind).with_context(|| format!("the README has no {kind}"));
     let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples/class.yaml"))?;
@@ -79,7 +79,7 @@ async fn newcomer(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         tenant.site.delete_class().await?;
         tenant.site.class_gone().await?;
     }
-    setting.kill().await
+    replica.kill().await
 }
 
 /// Waits until the ConfigMap of the README is bound, and asks there.

@@ -7,9 +7,9 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::harness::{Tests, World};
 use crate::tenant::{Tenant, fronts, ip_modes};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -14,11 +14,10 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::{LIMIT, Site};
 use sharedlb_testbed::{Client, Cluster, Pod, PodPort, PodSpec, Protocol, eventually};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-
-use crate::harness::{LIMIT, Site};
 
 /// How often somebody is asked before one believes that nobody else answers.
 const QUESTIONS: usize = 15;

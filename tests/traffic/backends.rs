@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::Protocol;
 
-use crate::harness::{Tests, World};
 use crate::place::{Place, front};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -9,9 +9,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::harness::{LIMIT, Tests, World};
 use crate::place::{Front, Place, front};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -4,23 +4,23 @@
 mod backends;
 mod edits;
 mod families;
-#[path = "../controller/harness/mod.rs"]
-mod harness;
 mod nodes;
 mod place;
 mod protocols;
 mod shared_address;
 mod sharing;
 
-use sharedlb_testbed::Parts;
-
-use harness::{AtOnce, World, run_tests};
+use sharedlb_harness::{AtOnce, World, run_tests, start_installed};
+use sharedlb_testbed::{Parts, Testbed};
 
 /// How many tests run at once. They wait more than they work.
 const THREADS: usize = 4;
 
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
+
 fn main() -> anyhow::Result<()> {
-    run_tests(AtOnce::UpTo(THREADS), Parts::ALL, World::start, |test| {
+    run_tests(AtOnce::UpTo(THREADS), Parts::ALL, start, |test| {
         let trials = [
             protocols::trials(test),
             families::trials(test),
@@ -32,4 +32,9 @@ fn main() -> anyhow::Result<()> {
         ];
         trials.into_iter().flatten().collect()
     })
+}
+
+async fn start(testbed: Testbed) -> anyhow::Result<World> {
+    let cluster = start_installed(testbed).await?;
+    World::start(SHAREDLB, cluster).await
 }

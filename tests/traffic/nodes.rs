@@ -12,9 +12,9 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason, SharedLBClass};
+use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::harness::{LIMIT, Site, Tests, World, slots};
 use crate::place::{Front, Place};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::{LIMIT, Site, World, slots};
 use sharedlb_testbed::{Answer, Client, Families, Pod, PodPort, PodSpec, Protocol, eventually};
-
-use crate::harness::{LIMIT, Site, World, slots};
 
 /// How often somebody is asked before one believes that nobody else answers.
 const QUESTIONS: usize = 20;

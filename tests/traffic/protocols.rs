@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::{PodPort, Protocol};
 
-use crate::harness::{Tests, World};
 use crate::place::{Place, front, fronts};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -10,9 +10,9 @@ use kube::api::{DeleteParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::harness::{LIMIT, Tests, World};
 use crate::place::{Place, front};
 
 /// An address of MetalLB's pool that no other test is given.

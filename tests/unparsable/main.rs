@@ -2,9 +2,6 @@
 //! or from a hand that got past the schema. Here the schemas let everything
 //! pass, so this has a cluster of its own.
 
-#[path = "../controller/harness/mod.rs"]
-mod harness;
-
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -14,12 +11,14 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
+use sharedlb_harness::{AtOnce, LIMIT, Site, Tests, World, add_cloud, run_tests, slots, start_installed};
 use sharedlb_testbed::{Cluster, Parts, Testbed, eventually};
-
-use harness::{AtOnce, LIMIT, Site, Tests, World, run_tests, slots};
 
 /// How many tests run at once. They wait more than they work.
 const THREADS: usize = 2;
+
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
@@ -27,7 +26,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn start(testbed: Testbed) -> anyhow::Result<World> {
-    let world = World::start_with_cloud(testbed).await?;
+    let cluster = start_installed(testbed).await?;
+    add_cloud(&cluster).await?;
+    let world = World::start(SHAREDLB, cluster).await?;
     relax_schemas(&world.cluster).await?;
     Ok(world)
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
-use crate::harness::Tests;
 use crate::place::{OWN, Place, port};
 use crate::tenant::fronts;
 
@@ -33,12 +33,12 @@ async fn by_hand(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.told("evil", "Ready", "NoBackends").await?;
     let front = place.thief.until("evil", "an address", |service| fronts(service).first().copied()).await?;
     place.thief.silent(front).await?;
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN + 1)]}})).await?;
     place.thief.silent((front.0, OWN + 1, front.2)).await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN)]}})).await?;
     place.thief.silent(front).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     place.thief.silent(front).await?;
     place.thief.told("evil", "Ready", "NoBackends").await?;
     place.thief.silent(front).await?;

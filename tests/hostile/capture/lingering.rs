@@ -6,9 +6,9 @@ use anyhow::ensure;
 use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
-use crate::harness::Tests;
 use crate::place::{OWN, Place, port};
 use crate::tenant::fronts;
 
@@ -40,10 +40,10 @@ async fn lingering(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         next.only_answer_inside(own, &["next-0"]).await?;
     }
     place.while_asked(place.edits(5)).await?;
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     place.while_asked(place.edits(5)).await?;
     next.only_answer(own, &["next-0"]).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     place.while_asked(place.edits(5)).await?;
     place.thief.told("evil", "Ready", "NameTaken").await?;
     next.only_answer(own, &["next-0"]).await?;

@@ -5,33 +5,22 @@
 //!
 //! Each test has a controller of its own, and so they run one at a time.
 
-#[path = "../editor.rs"]
-mod editor;
 mod endpoints;
-#[allow(dead_code, reason = "only a part of the faults is needed here")]
-#[path = "../../faults/faults.rs"]
-mod faults;
-#[path = "../../controller/harness/mod.rs"]
-mod harness;
 mod lingering;
 mod place;
 mod ports;
-#[allow(dead_code, reason = "only a part of the proxy is needed here")]
-#[path = "../../faults/proxy.rs"]
-mod proxy;
-#[allow(dead_code, reason = "only a part of the setting is needed here")]
-#[path = "../../sources/setting.rs"]
-mod setting;
 #[allow(dead_code, reason = "only a part of what a tenant can do is needed here")]
 #[path = "../../sources/tenant.rs"]
 mod tenant;
 mod upgrade;
-#[path = "../../faults/watch_stream.rs"]
-mod watch_stream;
 
+use std::sync::Arc;
+
+use sharedlb_harness::{AtOnce, run_tests, start_installed};
 use sharedlb_testbed::{Cluster, Parts, Testbed};
 
-use harness::{AtOnce, install, run_tests};
+/// The controller's binary.
+const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
 fn main() -> anyhow::Result<()> {
     run_tests(AtOnce::One, Parts::ALL, start, |test| {
@@ -40,9 +29,8 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-async fn start(testbed: Testbed) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::start(testbed).await?;
-    install(&cluster).await?;
+async fn start(testbed: Testbed) -> anyhow::Result<Arc<Cluster>> {
+    let cluster = start_installed(testbed).await?;
     tenant::lead_to_load_balancers()?;
     Ok(cluster)
 }

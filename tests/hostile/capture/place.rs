@@ -9,12 +9,11 @@ use futures::future::join;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::{Replica, Site, editor};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::editor::editor;
-use crate::harness::Site;
-use crate::setting::Setting;
+use crate::SHAREDLB;
 use crate::tenant::{Front, Tenant};
 
 /// The number of the victim's port, and that of the thief's.
@@ -31,7 +30,7 @@ const QUESTIONS: usize = 20;
 /// A victim with a claim `bank`, a thief with the rights of an editor and, once it
 /// has one, a Service `evil`, and a controller that serves both at one address.
 pub(crate) struct Place {
-    pub(crate) setting: Setting,
+    pub(crate) replica: Replica,
     pub(crate) victim: Tenant,
     pub(crate) thief: Tenant,
     pub(crate) front: Front,
@@ -43,7 +42,7 @@ pub(crate) type Answers = BTreeMap<String, usize>;
 impl Place {
     /// Both in the class `<name>`, in namespaces `<name>` and `<name>-thief`.
     pub(crate) async fn open(cluster: &Arc<Cluster>, name: &str, class: Value) -> anyhow::Result<Self> {
-        let setting = Setting::start(cluster, &[]).await?;
+        let replica = Replica::alone(SHAREDLB, cluster, &[]).await?;
         let victim = Tenant::open(cluster, name, class).await?;
         victim.pod(BANK, "bank").await?;
         let port = json!([{"name": "db", "port": VICTIMS, "targetPort": "http"}]);
@@ -57,7 +56,7 @@ impl Place {
         let services = Api::namespaced(client, &thief.site.namespace);
         let thief = Tenant { site: Site { claims, ..thief.site.clone() }, services, ..thief };
         thief.pod(THIEF, "evil").await?;
-        let place = Self { setting, victim, thief, front: (address.parse()?, VICTIMS, Tcp) };
+        let place = Self { replica, victim, thief, front: (address.parse()?, VICTIMS, Tcp) };
         place.only_the_bank(QUESTIONS).await?;
         Ok(place)
     }
@@ -135,7 +134,7 @@ impl Place {
         self.victim.site.delete("bank").await?;
         self.victim.site.delete_class().await?;
         self.victim.site.class_gone().await?;
-        self.setting.kill().await
+        self.replica.kill().await
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::harness::Tests;
 use crate::place::{OWN, Place, THIEF, VICTIMS, port};
 use crate::tenant::ip_modes;
 
@@ -43,7 +43,7 @@ async fn running(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "edited-alone", json!({"loadBalancers": {"max": 1}})).await?;
     let own = place.thiefs_service().await?;
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     // kube-proxy takes either of two Services that have one address and port, and
     // not always the same.
     place.while_asked(place.edits(TIMES)).await?;
@@ -56,7 +56,7 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.only_answer(own, &[THIEF]).await?;
     place.thief.only_answer_inside(own, &[THIEF]).await?;
     place.only_the_bank(50).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     place.while_asked(place.thief.told("evil", "Allocated", "PortTaken")).await?;
     place.only_the_bank(50).await?;
     place.clear().await
@@ -65,14 +65,14 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
 async fn both(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "both-listed", json!({"loadBalancers": {"max": 1}})).await?;
     place.thiefs_service().await?;
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     let second = json!({"name": "more", "port": VICTIMS, "targetPort": "http"});
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN), second]}})).await?;
     // A status is the controller's alone: what a tenant creates with one has none.
     let annotations = json!({"sharedlb.dev/claim": "service-new"});
     place.thief.service_with("new", annotations, json!({"ports": [port(VICTIMS)]})).await?;
     place.only_the_bank(50).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     place.while_asked(place.thief.told("evil", "Allocated", "PortTaken")).await?;
     place.thief.told("new", "Allocated", "PortTaken").await?;
     let service = place.thief.services.get("evil").await?;

@@ -8,10 +8,10 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{Tests, install};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::harness::{Tests, install};
 use crate::place::{OWN, Place, THIEF, VICTIMS, port};
 use crate::tenant::ip_modes;
 
@@ -33,7 +33,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 /// victim's number; no controller runs.
 async fn captured(place: &mut Place) -> anyhow::Result<()> {
     place.thiefs_service().await?;
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     forge_vip(place).await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(VICTIMS)]}})).await
 }
@@ -58,16 +58,16 @@ async fn proxied(place: &Place) -> anyhow::Result<()> {
 async fn upgraded(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "upgraded", json!({"loadBalancers": {"max": 1}})).await?;
     captured(&mut place).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     place.thief.told("evil", "Allocated", "PortTaken").await?;
     place.victim.only_answer(place.front, &["bank-0"]).await?;
     place.victim.only_answer_inside(place.front, &["bank-0"]).await?;
     // So is one whose ports are its own.
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN)]}})).await?;
     let own = place.thief.served("evil", &[(OWN, Tcp)]).await?[0];
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     forge_vip(&place).await?;
-    place.setting.start_controller()?;
+    place.replica.start()?;
     proxied(&place).await?;
     place.thief.only_answer(own, &[THIEF]).await?;
     place.thief.only_answer_inside(own, &[THIEF]).await?;
@@ -78,12 +78,12 @@ async fn switched_off(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "upgraded-off", json!({"loadBalancers": {"max": 1}})).await?;
     captured(&mut place).await?;
     let claim = place.thief.claim("evil").await?;
-    place.setting.replace(OFF).await?;
+    place.replica.ready_with(OFF).await?;
     proxied(&place).await?;
     let now = place.thief.claim("evil").await?;
     ensure!(now.spec == claim.spec, "it follows the Service: {:?}", now.spec);
-    place.setting.kill().await?;
-    place.setting.replace(&[]).await?;
+    place.replica.kill().await?;
+    place.replica.ready_with(&[]).await?;
     place.clear().await
 }
 
@@ -91,7 +91,7 @@ async fn without_right(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "no-right", json!({"loadBalancers": {"max": 1}})).await?;
     captured(&mut place).await?;
     cluster.kubectl_output(&["delete", "clusterrolebinding,clusterrole", "sharedlb-source-services"]).await?;
-    place.setting.replace(OFF).await?;
+    place.replica.ready_with(OFF).await?;
     let told = place.thief.event("Service", "evil", "Rejected").await?;
     let command = told.split_once("kubectl ").with_context(|| told.clone())?.1;
     // It is as a shell takes it: the patch is in quotes, and all else is not.
@@ -104,11 +104,11 @@ async fn without_right(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.victim.site.delete("bystander").await?;
     cluster.kubectl_output(&words).await?;
     proxied(&place).await?;
-    let log = place.setting.controller()?.log()?;
+    let log = place.replica.controller()?.log()?;
     ensure!(log.lines().any(|line| line.contains("ERROR") && line.contains("evil")), "nothing in the log");
-    place.setting.kill().await?;
+    place.replica.kill().await?;
     install(&cluster).await?;
-    place.setting.replace(&[]).await?;
+    place.replica.ready_with(&[]).await?;
     place.thief.told("evil", "Allocated", "PortTaken").await?;
     place.clear().await
 }

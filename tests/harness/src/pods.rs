@@ -17,24 +17,24 @@ const NODE: &str = "node-1";
 static NUMBER: AtomicU16 = AtomicU16::new(1);
 
 /// Makes the node that all these pods are on.
-pub(crate) async fn add_node(client: Client) -> anyhow::Result<()> {
+pub async fn add_node(client: Client) -> anyhow::Result<()> {
     let node: Node = serde_json::from_value(json!({"metadata": {"name": NODE}}))?;
     Api::<Node>::all(client).create(&PostParams::default(), &node).await.context("making a node")?;
     Ok(())
 }
 
 /// A pod that can take traffic, as far as anybody can tell.
-pub(crate) struct Backend {
+pub struct Backend {
     pods: Api<Pod>,
     name: String,
     /// Its addresses, IPv4 first.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Backend {
     /// Makes a pod with the label `app` and these ports (name, number and
     /// protocol), that is ready.
-    pub(crate) async fn create(
+    pub async fn create(
         client: Client,
         namespace: &str,
         (name, app): (&str, &str),
@@ -65,7 +65,7 @@ impl Backend {
     }
 
     /// Says whether it is ready, as a kubelet would.
-    pub(crate) async fn set_ready(&self, ready: bool) -> anyhow::Result<()> {
+    pub async fn set_ready(&self, ready: bool) -> anyhow::Result<()> {
         let ready = if ready { "True" } else { "False" };
         let ips: Vec<Value> = self.addresses.iter().map(|ip| json!({"ip": ip})).collect();
         let status = json!({"status": {
@@ -79,7 +79,7 @@ impl Backend {
     }
 
     /// Removes it at once.
-    pub(crate) async fn delete(&self) -> anyhow::Result<()> {
+    pub async fn delete(&self) -> anyhow::Result<()> {
         self.pods.delete(&self.name, &DeleteParams::default().grace_period(0)).await?;
         Ok(())
     }

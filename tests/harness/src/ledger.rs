@@ -12,11 +12,11 @@ use kube::{Api, ResourceExt};
 use sharedlb_crds::SharedLB;
 use tokio::task::AbortHandle;
 
-use crate::harness::{Slot, slots};
+use crate::{Slot, slots};
 
 /// Follows the claims of one namespace, whose class is theirs alone. It stops
 /// when it is dropped.
-pub(crate) struct Ledger {
+pub struct Ledger {
     claims: Api<SharedLB>,
     book: Arc<Mutex<Book>>,
     following: AbortHandle,
@@ -37,7 +37,7 @@ struct Entry {
 
 impl Ledger {
     /// Follows these claims from now on.
-    pub(crate) fn open(claims: &Api<SharedLB>) -> Self {
+    pub fn open(claims: &Api<SharedLB>) -> Self {
         let book = Arc::<Mutex<Book>>::default();
         let following = tokio::spawn(follow(claims.clone(), book.clone())).abort_handle();
         Self { claims: claims.clone(), book, following }
@@ -45,7 +45,7 @@ impl Ledger {
 
     /// Requires that nothing wrong was ever seen, nor is now, and returns all
     /// slots by claim and port.
-    pub(crate) async fn clean(&self) -> anyhow::Result<BTreeMap<(String, String), Slot>> {
+    pub async fn clean(&self) -> anyhow::Result<BTreeMap<(String, String), Slot>> {
         let now = self.claims.list(&ListParams::default()).await?;
         let mut book = lock(&self.book);
         book.replace(&now.items);

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use sharedlb_crds::{CLASS_LABEL, ConditionType, LoadBalancerStatus, Reason, SharedLBClass, SharedLBClassStatus};
 use sharedlb_testbed::eventually;
 
-use super::pods::Backend;
-use super::site::merge;
-use super::{LIMIT, Site};
+use crate::pods::Backend;
+use crate::site::merge;
+use crate::{LIMIT, Site};
 
 impl Site {
     /// Creates the class of this site. What `spec` does not say is the default,
     /// but for the Services' node ports.
-    pub(crate) async fn create_class(&self, spec: Value) -> anyhow::Result<()> {
+    pub async fn create_class(&self, spec: Value) -> anyhow::Result<()> {
         let mut full = json!({"provider": {"service": {"allocateLoadBalancerNodePorts": false}}});
         merge(&mut full, spec);
         let class: SharedLBClass = serde_json::from_value(json!({
@@ -33,14 +33,14 @@ impl Site {
     /// Changes the class by a merge patch, and waits until the controller has seen
     /// it: claims are watched apart from classes, so one that is created now might
     /// be seen before.
-    pub(crate) async fn change_class(&self, patch: Value) -> anyhow::Result<()> {
+    pub async fn change_class(&self, patch: Value) -> anyhow::Result<()> {
         self.classes.patch(&self.class, &PatchParams::default(), &Patch::Merge(patch)).await?;
         self.class_seen().await
     }
 
     /// Waits until the controller has seen the class with the spec that it has, or
     /// that it is being deleted. (Both are a generation.)
-    pub(crate) async fn class_seen(&self) -> anyhow::Result<()> {
+    pub async fn class_seen(&self) -> anyhow::Result<()> {
         let generation = self.classes.get(&self.class).await?.metadata.generation;
         self.class_status(&format!("seen generation {generation:?}"), |status| {
             (status.observed_generation >= generation).then_some(())
@@ -49,19 +49,19 @@ impl Site {
     }
 
     /// Asks for the class to be deleted.
-    pub(crate) async fn delete_class(&self) -> anyhow::Result<()> {
+    pub async fn delete_class(&self) -> anyhow::Result<()> {
         self.classes.delete(&self.class, &DeleteParams::default()).await?;
         Ok(())
     }
 
     /// Waits until the class is gone.
-    pub(crate) async fn class_gone(&self) -> anyhow::Result<()> {
+    pub async fn class_gone(&self) -> anyhow::Result<()> {
         let what = format!("class {} to be gone", self.class);
         eventually(&what, LIMIT, async || Ok(self.classes.get_opt(&self.class).await?.is_none().then_some(()))).await
     }
 
     /// Waits until the status of the class has what is looked for.
-    pub(crate) async fn class_status<T>(
+    pub async fn class_status<T>(
         &self,
         what: &str,
         find: impl Fn(&SharedLBClassStatus) -> Option<T>,
@@ -77,11 +77,7 @@ impl Site {
 
     /// Waits until the class says this of itself as it is now, and returns the
     /// message with it.
-    pub(crate) async fn class_verdict(
-        &self,
-        kind: ConditionType,
-        (status, reason): (&str, Reason),
-    ) -> anyhow::Result<String> {
+    pub async fn class_verdict(&self, kind: ConditionType, (status, reason): (&str, Reason)) -> anyhow::Result<String> {
         let generation = self.classes.get(&self.class).await?.metadata.generation;
         self.class_status(&format!("{kind}={status} ({reason})"), |found| {
             let found = found.conditions.iter().find(|condition| condition.type_ == kind.as_str())?;
@@ -92,7 +88,7 @@ impl Site {
     }
 
     /// Waits for an Event about the class.
-    pub(crate) async fn class_event(&self, reason: &str) -> anyhow::Result<()> {
+    pub async fn class_event(&self, reason: &str) -> anyhow::Result<()> {
         // Those about objects without a namespace are in this one.
         let events = Api::<Event>::namespaced(self.cluster.admin(), "default");
         let about = format!("regarding.kind=SharedLBClass,regarding.name={}", self.class);
@@ -106,7 +102,7 @@ impl Site {
     }
 
     /// Waits until the class has this load balancer and it is as looked for.
-    pub(crate) async fn load_balancer<T>(
+    pub async fn load_balancer<T>(
         &self,
         index: u32,
         what: &str,
@@ -119,7 +115,7 @@ impl Site {
     }
 
     /// Waits until a port of this claim is recorded as released.
-    pub(crate) async fn released(&self, claim: &str, port: u16) -> anyhow::Result<()> {
+    pub async fn released(&self, claim: &str, port: u16) -> anyhow::Result<()> {
         let claim = format!("{}/{claim}", self.namespace);
         self.class_status(&format!("port {port} of {claim} released"), |status| {
             let mut released = status.load_balancers.iter().flat_map(|load_balancer| &load_balancer.released);
@@ -129,12 +125,12 @@ impl Site {
     }
 
     /// The Services where the load balancers of the classes are.
-    pub(crate) fn services(&self) -> Api<Service> {
+    pub fn services(&self) -> Api<Service> {
         Api::namespaced(self.cluster.admin(), "sharedlb-system")
     }
 
     /// The load balancers of the class as they are now, lowest index first.
-    pub(crate) async fn front_services(&self) -> anyhow::Result<Vec<Service>> {
+    pub async fn front_services(&self) -> anyhow::Result<Vec<Service>> {
         let mut services = self.services().list(&self.own_objects()).await?.items;
         // slb-<class>-<index>-<hash>
         let index = |service: &Service| -> Option<u32> { service.name_any().rsplit('-').nth(1)?.parse().ok() };
@@ -143,7 +139,7 @@ impl Site {
     }
 
     /// Waits until the class has this many load balancers, with addresses.
-    pub(crate) async fn fronts(&self, count: usize) -> anyhow::Result<Vec<Service>> {
+    pub async fn fronts(&self, count: usize) -> anyhow::Result<Vec<Service>> {
         eventually(&format!("class {} to have {count} Services", self.class), LIMIT, async || {
             let services = self.front_services().await?;
             let names: Vec<_> = services.iter().map(ResourceExt::name_any).collect();
@@ -154,7 +150,7 @@ impl Site {
     }
 
     /// The EndpointSlices of the class's load balancers for one front port.
-    pub(crate) async fn front_slices(&self, port: u16) -> anyhow::Result<Vec<EndpointSlice>> {
+    pub async fn front_slices(&self, port: u16) -> anyhow::Result<Vec<EndpointSlice>> {
         let slices = Api::<EndpointSlice>::namespaced(self.cluster.admin(), "sharedlb-system");
         let mut slices = slices.list(&self.own_objects()).await?.items;
         let names = [format!("tcp-{port}"), format!("udp-{port}")];
@@ -167,7 +163,7 @@ impl Site {
 
     /// Waits until the load balancer sends what comes to this port to the IPv4
     /// addresses of these pods and no others.
-    pub(crate) async fn leads_to(&self, port: u16, backends: &[&Backend]) -> anyhow::Result<()> {
+    pub async fn leads_to(&self, port: u16, backends: &[&Backend]) -> anyhow::Result<()> {
         let mut wanted: Vec<_> = backends.iter().map(|backend| backend.addresses[0].to_string()).collect();
         wanted.sort();
         eventually(&format!("port {port} of class {} to lead to {wanted:?}", self.class), LIMIT, async || {
@@ -188,14 +184,14 @@ impl Site {
 }
 
 /// The addresses that a Service of type LoadBalancer was given.
-pub(crate) fn addresses(service: &Service) -> Vec<String> {
+pub fn addresses(service: &Service) -> Vec<String> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
     ingress.filter_map(|ingress| ingress.ip.clone()).collect()
 }
 
 /// The ports of a Service, by name.
-pub(crate) fn port_names(service: &Service) -> Vec<String> {
+pub fn port_names(service: &Service) -> Vec<String> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     ports.filter_map(|port| port.name.clone()).collect()
 }

@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 const REPORTER: &str = "sharedlb.dev/controller";
 
 /// How many writes there were, by kind and by whether the object was new.
-pub(crate) type Counts = BTreeMap<(&'static str, bool), usize>;
+pub type Counts = BTreeMap<(&'static str, bool), usize>;
 
 /// Counts the writes to claims, Services and SharedLB's Events of a namespace, for as
 /// long as it lives.
-pub(crate) struct Writes {
+pub struct Writes {
     counts: Arc<Mutex<Counts>>,
     /// They end when this is dropped.
     watches: JoinSet<()>,
@@ -29,7 +29,7 @@ pub(crate) struct Writes {
 
 impl Writes {
     /// Counts from now on.
-    pub(crate) async fn of(client: &Client, namespace: &str) -> anyhow::Result<Self> {
+    pub async fn of(client: &Client, namespace: &str) -> anyhow::Result<Self> {
         let mut writes = Self { counts: Arc::default(), watches: JoinSet::new() };
         writes.count::<SharedLB>("SharedLB", client, namespace).await?;
         writes.count::<Service>("Service", client, namespace).await?;
@@ -38,7 +38,7 @@ impl Writes {
     }
 
     /// What was counted so far.
-    pub(crate) fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -73,7 +73,7 @@ impl Writes {
 
 /// Requires that there were at most so many writes for each of so many objects, besides
 /// the one by which each was created.
-pub(crate) fn at_most(counts: &Counts, each: usize, objects: usize) -> anyhow::Result<()> {
+pub fn at_most(counts: &Counts, each: usize, objects: usize) -> anyhow::Result<()> {
     let all = counts.values().sum::<usize>() - objects;
     ensure!(all <= each * objects, "{all} writes for {objects} objects, more than {each} each: {counts:?}");
     Ok(())

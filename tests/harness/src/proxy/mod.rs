@@ -1,6 +1,9 @@
 //! A proxy of ours between the controller and the API server, that does to
 //! requests what bad networks and busy API servers do.
 
+mod faults;
+mod watch_stream;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,35 +23,39 @@ use sharedlb_testbed::eventually;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::faults::{Faults, Verdict};
-use crate::harness::LIMIT;
-use crate::watch_stream::lines_until;
+use crate::LIMIT;
+use faults::Verdict;
+use watch_stream::lines_until;
 
-/// Where the only one of a test listens. The network is the test program's own.
-const PORT: u16 = 7070;
+pub use faults::{Ending, Faults};
+
+/// Where a proxy listens, unless another port is named. The network is the program's
+/// own.
+pub(crate) const PORT: u16 = 7070;
 
 /// More than any object of ours has.
 const MAX_BODY: usize = 16 << 20;
 
 /// The proxy. It ends when this is dropped.
-pub(crate) struct Proxy {
+pub struct Proxy {
     /// As whom it asks the API server.
     upstream: PathBuf,
     listen: SocketAddr,
     lists: Arc<Lists>,
-    pub(crate) faults: Arc<Faults>,
+    /// What it does to requests, and what has passed
+    pub faults: Arc<Faults>,
     /// What serves connections: with it, all of them end at once.
     serving: Option<Runtime>,
 }
 
 impl Proxy {
     /// Starts one that passes everything on with these rights.
-    pub(crate) fn start(upstream: &Path) -> anyhow::Result<Self> {
+    pub fn start(upstream: &Path) -> anyhow::Result<Self> {
         Self::start_at(upstream, PORT)
     }
 
     /// The same at another port of 127.0.0.1.
-    pub(crate) fn start_at(upstream: &Path, port: u16) -> anyhow::Result<Self> {
+    pub fn start_at(upstream: &Path, port: u16) -> anyhow::Result<Self> {
         let mut proxy = Self {
             upstream: upstream.to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -62,7 +69,7 @@ impl Proxy {
 
     /// Writes a kubeconfig file that leads to this proxy, and has no rights of
     /// its own.
-    pub(crate) fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
+    pub fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
         let server = format!("http://{}", self.listen);
         let text = json!({
             "apiVersion": "v1",
@@ -78,19 +85,19 @@ impl Proxy {
 
     /// Forgets the lists that were asked for: who starts afresh is never told
     /// of a time before, since the API server does not do so either.
-    pub(crate) fn forget_lists(&self) {
+    pub fn forget_lists(&self) {
         self.lists.lock().clear();
     }
 
     /// Ends all connections, and refuses new ones.
-    pub(crate) fn refuse(&mut self) {
+    pub fn refuse(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.shutdown_background();
         }
     }
 
     /// Accepts connections (again).
-    pub(crate) fn accept(&mut self) -> anyhow::Result<()> {
+    pub fn accept(&mut self) -> anyhow::Result<()> {
         if self.serving.is_some() {
             bail!("the proxy serves already");
         }

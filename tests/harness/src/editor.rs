@@ -11,13 +11,13 @@ use serde_json::json;
 use sharedlb_crds::{SharedLB, SharedLBSpec};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::harness::LIMIT;
+use crate::LIMIT;
 
 /// The account of the tenant.
 const ACCOUNT: &str = "mallory";
 
 /// A client with the rights of an editor of this namespace, which must exist.
-pub(crate) async fn editor(cluster: &Cluster, namespace: &str) -> anyhow::Result<Client> {
+pub async fn editor(cluster: &Cluster, namespace: &str) -> anyhow::Result<Client> {
     let admin = cluster.admin();
     let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": ACCOUNT}}))?;
     Api::namespaced(admin.clone(), namespace).create(&PostParams::default(), &account).await?;
@@ -39,7 +39,7 @@ pub(crate) async fn editor(cluster: &Cluster, namespace: &str) -> anyhow::Result
 }
 
 /// Gives the tenant of a namespace the rights of a role there.
-pub(crate) async fn bind(admin: &Client, namespace: &str, kind: &str, role: &str) -> anyhow::Result<()> {
+pub async fn bind(admin: &Client, namespace: &str, kind: &str, role: &str) -> anyhow::Result<()> {
     let binding: RoleBinding = serde_json::from_value(json!({
         "metadata": {"name": role},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// What is to become of a request or its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     Pass,
     Refuse(StatusCode, &'static str),
     LoseAnswer,
@@ -28,7 +28,7 @@ struct Hold {
 
 /// How watches that are under way end.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// With 410 Gone, as those that are too old.
     #[default]
     Expired,
@@ -38,7 +38,7 @@ pub(crate) enum Ending {
 
 /// The faults there are, and what has passed.
 #[derive(Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// Every how many writes one is answered with a conflict; 0: none.
     conflict_every: AtomicU64,
     /// Every how many writes the answer to one is lost; 0: none.
@@ -60,48 +60,48 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// Answers every second, third, … write with 409; 0 ends it.
-    pub(crate) fn conflict_every(&self, count: u64) {
+    pub fn conflict_every(&self, count: u64) {
         self.conflict_every.store(count, Ordering::Relaxed);
     }
 
     /// Loses the answer to every second, third, … write; 0 ends it.
-    pub(crate) fn lose_answer_every(&self, count: u64) {
+    pub fn lose_answer_every(&self, count: u64) {
         self.lose_every.store(count, Ordering::Relaxed);
     }
 
     /// How many writes the API server was given.
-    pub(crate) fn writes(&self) -> u64 {
+    pub fn writes(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
 
     /// How many writes arrived, whatever became of them, but for those of Leases.
-    pub(crate) fn acts(&self) -> u64 {
+    pub fn acts(&self) -> u64 {
         self.acts.load(Ordering::Relaxed)
     }
 
     /// One of those has arrived.
-    pub(crate) fn act(&self) {
+    pub(super) fn act(&self) {
         self.acts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends all watches that are under way with 410 Gone.
-    pub(crate) fn expire_watches(&self) {
+    pub fn expire_watches(&self) {
         self.end_watches(Ending::Expired);
     }
 
     /// Ends all watches that are under way.
-    pub(crate) fn end_watches(&self, how: Ending) {
+    pub fn end_watches(&self, how: Ending) {
         self.ended.send_replace(how);
     }
 
     /// Holds up every request, every answer and every event of a watch for so
     /// long, until another delay is set.
-    pub(crate) fn delay(&self, delay: Duration) {
+    pub fn delay(&self, delay: Duration) {
         self.delay.store(delay.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Waits for as long as things are held up now.
-    pub(crate) async fn be_late(&self) {
+    pub(super) async fn be_late(&self) {
         match self.delay.load(Ordering::Relaxed) {
             0 => {}
             delay => tokio::time::sleep(Duration::from_millis(delay)).await,
@@ -110,29 +110,29 @@ impl Faults {
 
     /// Whether a list that was asked for before is answered as it was then. It
     /// says so by its version, so whoever watches from there misses nothing.
-    pub(crate) fn serve_stale_lists(&self, stale: bool) {
+    pub fn serve_stale_lists(&self, stale: bool) {
         self.stale.store(stale, Ordering::Relaxed);
     }
 
     /// Whether lists are stale now.
-    pub(crate) fn lists_are_stale(&self) -> bool {
+    pub(super) fn lists_are_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
     }
 
     /// Lets this many more writes happen; the answers to the last of them are
     /// held back, and so is every request after them.
-    pub(crate) fn hold_after(&self, writes: u64) {
+    pub fn hold_after(&self, writes: u64) {
         self.hold.send_modify(|hold| hold.after = Some(writes));
     }
 
     /// Throws away what is held back, and lets everything pass again.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         self.hold.send_modify(|hold| (hold.after, hold.round) = (None, hold.round + 1));
     }
 
     /// Waits until requests are held back, or until `done` says that no more
     /// are to come; returns whether they are held back.
-    pub(crate) async fn until_held(
+    pub async fn until_held(
         &self,
         limit: Duration,
         done: impl AsyncFn() -> anyhow::Result<bool>,
@@ -150,16 +150,17 @@ impl Faults {
     }
 
     /// Changes when all watches are to end.
-    pub(crate) fn ending(&self) -> watch::Receiver<Ending> {
+    pub(super) fn ending(&self) -> watch::Receiver<Ending> {
         self.ended.subscribe()
     }
 
-    pub(crate) async fn before_read(&self) -> Verdict {
+    /// What is to become of a read.
+    pub(super) async fn before_read(&self) -> Verdict {
         self.unless_held().await
     }
 
     /// What is to become of a write. If it passes, `after_write` must follow.
-    pub(crate) async fn before_write(&self) -> Verdict {
+    pub(super) async fn before_write(&self) -> Verdict {
         let held = self.unless_held().await;
         if held != Verdict::Pass {
             return held;
@@ -176,7 +177,7 @@ impl Faults {
     }
 
     /// What is to become of the answer to a write.
-    pub(crate) async fn after_write(&self) -> Verdict {
+    pub(super) async fn after_write(&self) -> Verdict {
         let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
         self.hold.send_modify(|hold| hold.under_way -= 1);
         let held = self.unless_held().await;

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt, stream};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::faults::{Ending, Faults};
+use super::faults::{Ending, Faults};
 
 /// A stream of whole lines, one for each event.
 struct Lines {
@@ -21,7 +21,7 @@ struct Lines {
 
 /// Passes whole lines on until the watch is to end; if it is to expire, then
 /// `last` is the last one. `ending` is from before the watch began.
-pub(crate) fn lines_until(
+pub(super) fn lines_until(
     source: BodyDataStream,
     faults: Arc<Faults>,
     ending: watch::Receiver<Ending>,
