@@ -1,7 +1,14 @@
-//! Real traffic: a client outside of the cluster reaches the pods of claims
-//! through an address of MetalLB and the rules of kube-proxy.
+//! Real traffic: clients outside and inside of the cluster reach the pods of claims
+//! and of their sources, and nobody else's, through addresses of MetalLB and the rules
+//! of kube-proxy.
+//!
+//! There are two rounds. In the first, each test has a controller of its own, that
+//! it kills or starts with other flags, and so they run one at a time. Each finds
+//! nothing of the others. In the second, one controller serves all tests, which run
+//! side by side.
 
 mod backends;
+mod capture;
 mod edits;
 mod families;
 mod nodes;
@@ -9,18 +16,30 @@ mod place;
 mod protocols;
 mod shared_address;
 mod sharing;
+mod sources;
+mod tenant;
 
-use sharedlb_harness::{AtOnce, World, run_tests, start_installed};
-use sharedlb_testbed::{Parts, Testbed};
-
-/// How many tests run at once. They wait more than they work.
-const THREADS: usize = 4;
+use sharedlb_harness::{AtOnce, Program, World, start_installed};
+use sharedlb_testbed::Parts;
 
 /// The controller's binary.
 const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
+/// How many tests of one controller run at once. They wait more than they work.
+const THREADS: usize = 4;
+
 fn main() -> anyhow::Result<()> {
-    run_tests(AtOnce::UpTo(THREADS), Parts::ALL, start, |test| {
+    let (mut program, testbed) = Program::enter(Parts::ALL)?;
+    let cluster = program.block_on(start_installed(testbed))?;
+    tenant::lead_to_load_balancers()?;
+
+    let cluster = program.round(AtOnce::One, cluster, |test| {
+        let trials = [sources::trials_of_their_own(test), capture::trials(test)];
+        trials.into_iter().flatten().collect()
+    });
+
+    let world = program.block_on(World::start(SHAREDLB, cluster))?;
+    let world = program.round(AtOnce::UpTo(THREADS), world, |test| {
         let trials = [
             protocols::trials(test),
             families::trials(test),
@@ -29,12 +48,9 @@ fn main() -> anyhow::Result<()> {
             sharing::trials(test),
             nodes::trials(test),
             shared_address::trials(test),
+            sources::trials(test),
         ];
         trials.into_iter().flatten().collect()
-    })
-}
-
-async fn start(testbed: Testbed) -> anyhow::Result<World> {
-    let cluster = start_installed(testbed).await?;
-    World::start(SHAREDLB, cluster).await
+    });
+    program.exit(world)
 }

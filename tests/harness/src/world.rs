@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use sharedlb_testbed::{Cluster, Testbed};
 
 use crate::cloud::serve_addresses;
@@ -48,15 +47,5 @@ impl World {
         let kubeconfig = controller_kubeconfig(&cluster).await?;
         let controller = Launch::new(binary, kubeconfig, &cluster).alone().verbose().ready().await?;
         Ok(Self { cluster, controller })
-    }
-
-    /// Kills the controller, and returns the cluster for others.
-    ///
-    /// # Errors
-    /// If a test still uses the controller, or it had ended by itself.
-    pub async fn into_cluster(self: Arc<Self>) -> anyhow::Result<Arc<Cluster>> {
-        let Self { cluster, controller } = Arc::into_inner(self).context("a test still uses the controller")?;
-        controller.kill().await?;
-        Ok(cluster)
     }
 }

@@ -18,6 +18,10 @@ use sharedlb_testbed::{Cluster, eventually};
 
 use crate::SHAREDLB;
 
+/// Other tests read all of the log of their controller, so that these have one of
+/// their own.
+const PORT: u16 = 18081;
+
 /// A cluster, and what stands between dry runs and its API server.
 pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
@@ -36,7 +40,8 @@ impl World {
         let rights = cluster.kubeconfig_for_service_account("sharedlb-system", "sharedlb-dry-run").await?;
         let proxy = Proxy::start(&rights)?;
         let dry_run = Launch::new(SHAREDLB, proxy.kubeconfig()?, &cluster);
-        let controller = Launch::new(SHAREDLB, controller_kubeconfig(&cluster).await?, &cluster).alone().verbose();
+        let controller = Launch::new(SHAREDLB, controller_kubeconfig(&cluster).await?, &cluster);
+        let controller = controller.alone().verbose().port(PORT);
         Ok(Self { cluster, controller, dry_run, proxy })
     }
 

@@ -13,7 +13,7 @@ use sharedlb_crds::CLAIM_LABEL;
 use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::{Tenant, change, create, invalid};
+use super::tenant::{Tenant, change, create, invalid};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -1,6 +1,9 @@
 //! `sharedlb controller --dry-run` against the real API server, with the rights of
 //! `deploy/dry-run.yaml` and no others: what it says is what the controller then does,
 //! and it changes nothing.
+//!
+//! Each test has a controller of its own, and sees the objects of all, so one begins
+//! when the former has settled.
 
 mod setting;
 
@@ -11,26 +14,13 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::SharedLB;
-use sharedlb_harness::{AtOnce, DryRun, LIMIT, Launch, Site, Tests, add_cloud, run_tests, slots, start_installed};
-use sharedlb_testbed::{Parts, Testbed, eventually};
+use sharedlb_harness::{DryRun, LIMIT, Launch, Site, Tests, slots};
+use sharedlb_testbed::eventually;
 
-use setting::World;
+use crate::SHAREDLB;
+pub(crate) use setting::World;
 
-/// The controller's binary.
-const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
-
-fn main() -> anyhow::Result<()> {
-    // Each sees the objects of all, so the next one begins when the former has settled.
-    run_tests(AtOnce::One, Parts { controller_manager: true, ..Parts::API_ONLY }, start, trials)
-}
-
-async fn start(testbed: Testbed) -> anyhow::Result<World> {
-    let cluster = start_installed(testbed).await?;
-    add_cloud(&cluster).await?;
-    World::start(cluster).await
-}
-
-fn trials(test: &Tests<World>) -> Vec<Trial> {
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("what it says of a new class and its claims is what the controller then does", newcomers),
         test.test("of a cluster in which all is done it says nothing", settled),

@@ -9,7 +9,7 @@ use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::place::{OWN, Place, THIEF, VICTIMS, port};
+use super::place::{OWN, Place, THIEF, VICTIMS, port};
 use crate::tenant::ip_modes;
 
 /// How often the thief tries. Without protection the window of each edit is some

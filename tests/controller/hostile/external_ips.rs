@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::{Tenant, change, forbidden};
+use super::tenant::{Tenant, change, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![test.test("with the policy of deploy/, no Service of a tenant has external addresses", denied)]

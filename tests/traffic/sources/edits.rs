@@ -85,7 +85,7 @@ async fn type_changed(world: Arc<World>) -> anyhow::Result<()> {
 
 async fn deleted(world: Arc<World>) -> anyhow::Result<()> {
     let tenant =
-        Tenant::open(&world.cluster, "deleted", json!({"reclaimDelaySeconds": 0, "loadBalancers": {"max": 1}}));
+        Tenant::open(&world.cluster, "service-deleted", json!({"reclaimDelaySeconds": 0, "loadBalancers": {"max": 1}}));
     let tenant = tenant.await?;
     tenant.pod("web-0", "web").await?;
     tenant.pod("next-0", "next").await?;

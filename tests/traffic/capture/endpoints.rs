@@ -8,7 +8,7 @@ use serde_json::json;
 use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
-use crate::place::{OWN, Place, port};
+use super::place::{OWN, Place, port};
 use crate::tenant::fronts;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
@@ -16,7 +16,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
 }
 
 async fn by_hand(cluster: Arc<Cluster>) -> anyhow::Result<()> {
-    let mut place = Place::open(&cluster, "by-hand", json!({"loadBalancers": {"max": 1}})).await?;
+    let mut place = Place::open(&cluster, "slices-by-hand", json!({"loadBalancers": {"max": 1}})).await?;
     let target = place.victim.pod("target-0", "target").await?;
     let address = target.addresses.first().context("an address")?.to_string();
     place.thief.service("evil", json!({"selector": null, "ports": [port(OWN)]})).await?;

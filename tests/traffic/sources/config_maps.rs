@@ -15,8 +15,8 @@ use sharedlb_harness::{LIMIT, Replica, Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::{Cluster, Protocol, eventually};
 
+use super::killed::killed_after_each_write;
 use crate::SHAREDLB;
-use crate::killed::killed_after_each_write;
 use crate::tenant::{Front, Tenant};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -1,6 +1,6 @@
 //! Objects that cannot be parsed, as they come from an older or newer version
 //! or from a hand that got past the schema. Here the schemas let everything
-//! pass, so this has a cluster of its own.
+//! pass, so nothing else is tried on this cluster afterwards.
 
 use std::sync::Arc;
 
@@ -11,29 +11,10 @@ use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason, SharedLB, SharedLBClass};
-use sharedlb_harness::{AtOnce, LIMIT, Site, Tests, World, add_cloud, run_tests, slots, start_installed};
-use sharedlb_testbed::{Cluster, Parts, Testbed, eventually};
+use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
+use sharedlb_testbed::{Cluster, eventually};
 
-/// How many tests run at once. They wait more than they work.
-const THREADS: usize = 2;
-
-/// The controller's binary.
-const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
-
-fn main() -> anyhow::Result<()> {
-    let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
-    run_tests(AtOnce::UpTo(THREADS), parts, start, trials)
-}
-
-async fn start(testbed: Testbed) -> anyhow::Result<World> {
-    let cluster = start_installed(testbed).await?;
-    add_cloud(&cluster).await?;
-    let world = World::start(SHAREDLB, cluster).await?;
-    relax_schemas(&world.cluster).await?;
-    Ok(world)
-}
-
-fn trials(test: &Tests<World>) -> Vec<Trial> {
+pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a claim whose spec cannot be parsed keeps its port and is told", spec),
         test.test("a claim that never could be parsed is told, and works once it can", new_spec),
@@ -44,7 +25,7 @@ fn trials(test: &Tests<World>) -> Vec<Trial> {
 }
 
 /// Lets every object pass. Returns when it does.
-async fn relax_schemas(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) async fn relax_schemas(cluster: &Cluster) -> anyhow::Result<()> {
     let definitions = Api::<CustomResourceDefinition>::all(cluster.admin());
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     for crd in sharedlb_crds::crds() {
@@ -141,7 +122,7 @@ async fn new_spec(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 async fn deleted(world: Arc<World>) -> anyhow::Result<()> {
-    let site = Site::with_pod(&world.cluster, "deleted", json!({})).await?;
+    let site = Site::with_pod(&world.cluster, "unparsable-deleted", json!({})).await?;
     let neighbour = site.neighbour().await?;
     let (_, (.., port)) = slots(&site.assigned("web").await?).pop_first().context("it has a port")?;
     patch(&site, "web", json!({"spec": {"ports": "nonsense"}})).await?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use sharedlb_harness::{LIMIT, Site, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::candidate::{Candidate, SHORT, clear, forget_lease, lease, two};
+use super::candidate::{Candidate, SHORT, clear, forget_lease, lease, two};
 
 /// Until when another one leads after a leader stopped in good order.
 const AFTER_A_STOP: Duration = Duration::from_secs(5);

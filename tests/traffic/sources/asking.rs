@@ -64,7 +64,7 @@ async fn assigned(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 async fn both(world: Arc<World>) -> anyhow::Result<()> {
-    let tenant = Tenant::open(&world.cluster, "both", json!({})).await?;
+    let tenant = Tenant::open(&world.cluster, "service-both", json!({})).await?;
     tenant.pod("dns-0", "dns").await?;
     let ports = json!([
         {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP"},

@@ -10,7 +10,7 @@ use sharedlb_crds::Reason;
 use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::Tenant;
+use super::tenant::Tenant;
 
 /// The longest message of a condition or an Event, in bytes, and room for the
 /// quotes around it.

@@ -9,7 +9,7 @@ use serde_json::json;
 use sharedlb_harness::Tests;
 use sharedlb_testbed::Cluster;
 
-use crate::place::{OWN, Place, port};
+use super::place::{OWN, Place, port};
 use crate::tenant::fronts;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::{Tenant, create, forbidden, invalid};
+use super::tenant::{Tenant, change, create, forbidden, invalid};
 
 /// Who makes EndpointSlices of what a selector finds.
 const KUBERNETES: &str = "endpointslice-controller.k8s.io";
@@ -86,7 +86,7 @@ async fn no_right(world: Arc<World>) -> anyhow::Result<()> {
     forbidden("create an EndpointSlice", create(&slices, slice("mine", "web", "me", "10.1.2.3", None)).await)?;
     let all = slices.list(&ListParams::default()).await?.items;
     let of_kubernetes = all.first().context("the EndpointSlice of the claim")?.name_any();
-    let altered = crate::tenant::change(&slices, &of_kubernetes, json!({"endpoints": []})).await;
+    let altered = change(&slices, &of_kubernetes, json!({"endpoints": []})).await;
     forbidden("change an EndpointSlice", altered)?;
     let old =
         json!({"metadata": {"name": "mine"}, "subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 1}]}]});
@@ -176,7 +176,7 @@ async fn altered(world: Arc<World>) -> anyhow::Result<()> {
     let of_kubernetes = of_kubernetes.context("the EndpointSlice that Kubernetes made")?;
     let mut endpoints = serde_json::to_value(&of_kubernetes.endpoints)?;
     endpoints[0]["addresses"] = json!([targets[0]]);
-    crate::tenant::change(&slices, &of_kubernetes.name_any(), json!({ "endpoints": endpoints })).await?;
+    change(&slices, &of_kubernetes.name_any(), json!({ "endpoints": endpoints })).await?;
     eventually("Kubernetes to set it right", LIMIT, async || {
         let slice = slices.get(&of_kubernetes.name_any()).await?;
         let addresses: Vec<_> = slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone()).collect();

@@ -12,7 +12,7 @@ use sharedlb_harness::{Tests, install};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
-use crate::place::{OWN, Place, THIEF, VICTIMS, port};
+use super::place::{OWN, Place, THIEF, VICTIMS, port};
 use crate::tenant::ip_modes;
 
 /// The sources switched off.

@@ -12,7 +12,7 @@ use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_harness::{LIMIT, Tests, World, slots};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::{Tenant, change, create, forbidden};
+use super::tenant::{Tenant, change, create, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -12,7 +12,7 @@ use serde_json::json;
 use sharedlb_crds::{Reason, SharedLB, SharedLBClass};
 use sharedlb_harness::{Tests, World, slots};
 
-use crate::tenant::{Tenant, create, forbidden};
+use super::tenant::{Tenant, create, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

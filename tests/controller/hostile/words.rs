@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::eventually;
 
-use crate::tenant::{Tenant, create, invalid};
+use super::tenant::{Tenant, create, invalid};
 
 /// A line of a log that never happened, and what clears a terminal.
 const FORGED: &str = "x\n{\"level\":\"INFO\",\"message\":\"forged\"}\r\u{1b}[2J\u{202e}";

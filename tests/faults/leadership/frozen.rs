@@ -10,7 +10,7 @@ use serde_json::json;
 use sharedlb_harness::{LIMIT, Ledger, Site, Tests};
 use sharedlb_testbed::{Cluster, eventually};
 
-use crate::candidate::{Candidate, SHORT, clear, lease, two};
+use super::candidate::{Candidate, SHORT, clear, lease, two};
 
 /// How many claims a burst has: more than are served before the leader is frozen.
 const BURST: usize = 30;
