@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::place::{Front, Place, front};
+use crate::front::{Front, front};
+use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -25,8 +26,8 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
 /// Asks all the time while `edits` go on, and requires that every question is
 /// answered by this pod.
 async fn while_asked(
-    place: &Place,
-    asked: &[(Front, Protocol)],
+    tenant: &Tenant,
+    asked: &[Front],
     pod: &str,
     edits: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -36,17 +37,17 @@ async fn while_asked(
         over.set(true);
         result
     };
-    let asking = asked.iter().map(|&(front, protocol)| {
+    let asking = asked.iter().map(|&front| {
         let over = &over;
         async move {
             let (mut answers, mut failed) = (0, Vec::new());
             while !over.get() {
-                match place.ask(front, protocol).await {
+                match tenant.ask(front).await {
                     Ok(answer) if answer.name == pod => answers += 1,
                     other => failed.push(other),
                 }
             }
-            ensure!(answers > 0 && failed.is_empty(), "{answers} answers by {protocol:?}, and {failed:?}");
+            ensure!(answers > 0 && failed.is_empty(), "{answers} answers at {front:?}, and {failed:?}");
             Ok(())
         }
     });
@@ -56,9 +57,9 @@ async fn while_asked(
 }
 
 /// Waits until the status is about the spec, all of which is served.
-async fn settled(place: &Place, name: &str) -> anyhow::Result<()> {
+async fn settled(tenant: &Tenant, name: &str) -> anyhow::Result<()> {
     eventually(&format!("claim {name} as it is asked for"), LIMIT, async || {
-        let claim = place.site.claims.get(name).await?;
+        let claim = tenant.site.claims.get(name).await?;
         let status = claim.status.clone().unwrap_or_default();
         let names = |ports: Vec<&String>| ports.into_iter().cloned().collect::<Vec<_>>();
         let told = names(status.ports.iter().map(|port| &port.name).collect());
@@ -69,18 +70,18 @@ async fn settled(place: &Place, name: &str) -> anyhow::Result<()> {
     .await
 }
 
-async fn edit(place: &Place, name: &str, lists: Vec<Value>) -> anyhow::Result<()> {
+async fn edit(tenant: &Tenant, name: &str, lists: Vec<Value>) -> anyhow::Result<()> {
     for ports in lists {
-        place.site.change(name, json!({"spec": {"ports": ports}})).await?;
-        settled(place, name).await?;
+        tenant.site.change(name, json!({"spec": {"ports": ports}})).await?;
+        settled(tenant, name).await?;
     }
     Ok(())
 }
 
 async fn renamed(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "edits-names", json!({})).await?;
-    place.pod("web-0", "web").await?;
-    let web = front(&place.site.assigned("web").await?, "")?;
+    let tenant = Tenant::open(&world.cluster, "edits-names", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let web = front(&tenant.site.assigned("web").await?, "")?;
     let port = |name: &str, target: Value| json!({"name": name, "targetPort": target});
     let lists = vec![
         json!([port("dns", json!(5353)), port("web", json!("http"))]),
@@ -89,35 +90,34 @@ async fn renamed(world: Arc<World>) -> anyhow::Result<()> {
         json!([port("page", json!(8080)), port("names", json!(5353))]),
         json!([port("", json!(8080))]),
     ];
-    while_asked(&place, &[(web, Protocol::Tcp)], "web-0", edit(&place, "web", lists)).await?;
-    let after = front(&place.site.ready("web").await?, "")?;
+    while_asked(&tenant, &[web], "web-0", edit(&tenant, "web", lists)).await?;
+    let after = front(&tenant.site.ready("web").await?, "")?;
     ensure!(after.port == web.port, "{web:?} {after:?}");
     Ok(())
 }
 
 async fn merged(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "edits-merged", json!({})).await?;
-    place.pod("dns-0", "web").await?;
+    let tenant = Tenant::open(&world.cluster, "edits-merged", json!({})).await?;
+    tenant.pod("dns-0", "web").await?;
     let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "targetPort": 5353});
-    place.site.claim("dns", json!([port("dns", "TCP")])).await?;
-    let dns = front(&place.site.ready("dns").await?, "dns")?;
-    let (tcp, udp) = ((dns, Protocol::Tcp), (dns, Protocol::Udp));
-    while_asked(&place, &[tcp], "dns-0", edit(&place, "dns", vec![json!([port("dns", "TCP_UDP")])])).await?;
-    place.answers(dns, Protocol::Udp, "dns-0").await?;
+    tenant.site.claim("dns", json!([port("dns", "TCP")])).await?;
+    let dns = front(&tenant.site.ready("dns").await?, "dns")?;
+    while_asked(&tenant, &[dns], "dns-0", edit(&tenant, "dns", vec![json!([port("dns", "TCP_UDP")])])).await?;
+    tenant.answers(dns.by(Protocol::Udp), "dns-0").await?;
     let lists = vec![
         json!([port("u", "UDP"), port("t", "TCP")]),
         json!([port("t", "TCP"), port("u", "UDP")]),
         json!([port("both", "TCP_UDP")]),
     ];
-    while_asked(&place, &[tcp, udp], "dns-0", edit(&place, "dns", lists)).await?;
-    while_asked(&place, &[tcp], "dns-0", edit(&place, "dns", vec![json!([port("dns", "TCP")])])).await?;
-    place.closed(dns, Protocol::Udp).await
+    while_asked(&tenant, &[dns, dns.by(Protocol::Udp)], "dns-0", edit(&tenant, "dns", lists)).await?;
+    while_asked(&tenant, &[dns], "dns-0", edit(&tenant, "dns", vec![json!([port("dns", "TCP")])])).await?;
+    tenant.closed(dns.by(Protocol::Udp)).await
 }
 
 async fn of_a_service(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "edits-service", json!({})).await?;
-    place.pod("web-0", "web").await?;
-    let services: Api<Service> = Api::namespaced(place.site.cluster.admin(), &place.site.namespace);
+    let tenant = Tenant::open(&world.cluster, "edits-service", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let services: Api<Service> = Api::namespaced(tenant.site.cluster.admin(), &tenant.site.namespace);
     let spec = json!({
         "type": "LoadBalancer", "loadBalancerClass": "sharedlb.dev/edits-service", "selector": {"app": "web"},
         "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80, "targetPort": "http"}],
@@ -127,9 +127,9 @@ async fn of_a_service(world: Arc<World>) -> anyhow::Result<()> {
     });
     services.create(&PostParams::default(), &serde_json::from_value(service)?).await?;
     let claim = "service-web";
-    eventually("the claim of the Service", LIMIT, async || Ok(place.site.claims.get_opt(claim).await?.map(drop)))
+    eventually("the claim of the Service", LIMIT, async || Ok(tenant.site.claims.get_opt(claim).await?.map(drop)))
         .await?;
-    let before = place.site.ready(claim).await?;
+    let before = tenant.site.ready(claim).await?;
     let web = front(&before, &before.spec.ports[0].name)?;
     let port = |name: &str, number: u16, target: Value| json!({"name": name, "port": number, "targetPort": target});
     let edits = async {
@@ -142,15 +142,15 @@ async fn of_a_service(world: Arc<World>) -> anyhow::Result<()> {
             let change = Patch::Merge(json!({"spec": {"ports": ports}}));
             services.patch("web", &PatchParams::default(), &change).await?;
             eventually("the claim to follow", LIMIT, async || {
-                Ok((Some(place.site.claims.get(claim).await?.spec.ports.len()) == count).then_some(()))
+                Ok((Some(tenant.site.claims.get(claim).await?.spec.ports.len()) == count).then_some(()))
             })
             .await?;
-            settled(&place, claim).await?;
+            settled(&tenant, claim).await?;
         }
         Ok(())
     };
-    while_asked(&place, &[(web, Protocol::Tcp)], "web-0", edits).await?;
-    let after = place.site.ready(claim).await?;
+    while_asked(&tenant, &[web], "web-0", edits).await?;
+    let after = tenant.site.ready(claim).await?;
     ensure!(front(&after, &after.spec.ports[0].name)?.port == web.port, "{:?}", after.status);
     Ok(())
 }

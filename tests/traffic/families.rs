@@ -6,9 +6,10 @@ use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_harness::{Tests, World};
-use sharedlb_testbed::{Families, PodPort, Protocol};
+use sharedlb_testbed::{Families, PodPort};
 
-use crate::place::{Place, front, fronts};
+use crate::front::{front, fronts};
+use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -22,15 +23,15 @@ async fn no_address(world: Arc<World>) -> anyhow::Result<()> {
     if !world.cluster.ipv6() {
         return Ok(());
     }
-    let place = Place::open(world, "no-address", json!({})).await?;
+    let tenant = Tenant::open(&world.cluster, "no-address", json!({})).await?;
     let http = || [PodPort::tcp("http", 8080)];
-    place.pod_of(Families::V6, "v6-0", "web", http()).await?;
-    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    tenant.pod_of(Families::V6, "v6-0", "web", http()).await?;
+    tenant.site.claim("web", json!([{"targetPort": "http"}])).await?;
     let words = ["sends traffic only to IPv4", "no ready pod has an IPv4 address"];
-    place.site.without_backends("web", &words).await?;
-    place.pod_of(Families::V4, "v4-0", "web", http()).await?;
-    let front = front(&place.site.ready("web").await?, "")?;
-    place.only_answer(front, Protocol::Tcp, &["v4-0"]).await
+    tenant.site.without_backends("web", &words).await?;
+    tenant.pod_of(Families::V4, "v4-0", "web", http()).await?;
+    let front = front(&tenant.site.ready("web").await?, "")?;
+    tenant.only_answer(front, &["v4-0"]).await
 }
 
 async fn service_of_one_family(world: Arc<World>) -> anyhow::Result<()> {
@@ -38,8 +39,8 @@ async fn service_of_one_family(world: Arc<World>) -> anyhow::Result<()> {
         return Ok(());
     }
     let class = json!({"provider": {"service": {"ipFamilies": ["IPv6"]}}});
-    let place = Place::open(world.clone(), "one-family", class).await?;
-    place.pod("web-0", "web").await?;
+    let tenant = Tenant::open(&world.cluster, "one-family", class).await?;
+    tenant.pod("web-0", "web").await?;
     // As most Services are: of the first family of the cluster.
     let mut service = json!({
         "apiVersion": "v1",
@@ -48,13 +49,13 @@ async fn service_of_one_family(world: Arc<World>) -> anyhow::Result<()> {
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
     });
     world.cluster.apply(&service.to_string()).await?;
-    place.site.claim_with("web", json!({"serviceName": "web", "ports": [{"targetPort": 80}]})).await?;
+    tenant.site.claim_with("web", json!({"serviceName": "web", "ports": [{"targetPort": 80}]})).await?;
     let words = ["sends traffic only to IPv6", "Service web has only IPv4", "ipFamilyPolicy to PreferDualStack"];
-    place.site.without_backends("web", &words).await?;
+    tenant.site.without_backends("web", &words).await?;
     service["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
     world.cluster.apply(&service.to_string()).await?;
-    let front = front(&place.site.ready("web").await?, "")?;
-    place.answers(front, Protocol::Tcp, "web-0").await.map(drop)
+    let front = front(&tenant.site.ready("web").await?, "")?;
+    tenant.answers(front, "web-0").await.map(drop)
 }
 
 async fn half_served(world: Arc<World>) -> anyhow::Result<()> {
@@ -62,26 +63,26 @@ async fn half_served(world: Arc<World>) -> anyhow::Result<()> {
         return Ok(());
     }
     let class = json!({"provider": {"service": {"ipFamilyPolicy": "PreferDualStack"}}});
-    let place = Place::open(world, "half-served", class).await?;
+    let tenant = Tenant::open(&world.cluster, "half-served", class).await?;
     let http = || [PodPort::tcp("http", 8080)];
-    place.pod_of(Families::V4, "v4-0", "web", http()).await?;
-    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    tenant.pod_of(Families::V4, "v4-0", "web", http()).await?;
+    tenant.site.claim("web", json!([{"targetPort": "http"}])).await?;
     let half = ("True", Reason::AddressWithoutBackends);
     let words = ["nothing answers at fd00", "no ready pod has an IPv6 address"];
-    place.site.verdict_with("web", ConditionType::Ready, half, &words).await?;
-    place.site.event("web", Reason::AddressWithoutBackends.as_str()).await?;
-    let both = fronts(&place.site.claims.get("web").await?, "")?;
+    tenant.site.verdict_with("web", ConditionType::Ready, half, &words).await?;
+    tenant.site.event("web", Reason::AddressWithoutBackends.as_str()).await?;
+    let both = fronts(&tenant.site.claims.get("web").await?, "")?;
     for front in both {
         if front.address.is_ipv4() {
-            place.answers(front, Protocol::Tcp, "v4-0").await?;
+            tenant.answers(front, "v4-0").await?;
         } else {
-            place.closed(front, Protocol::Tcp).await?;
+            tenant.closed(front).await?;
         }
     }
-    place.pod_of(Families::V6, "v6-0", "web", http()).await?;
-    for front in fronts(&place.site.ready("web").await?, "")? {
+    tenant.pod_of(Families::V6, "v6-0", "web", http()).await?;
+    for front in fronts(&tenant.site.ready("web").await?, "")? {
         let pod = if front.address.is_ipv4() { "v4-0" } else { "v6-0" };
-        place.only_answer(front, Protocol::Tcp, &[pod]).await?;
+        tenant.only_answer(front, &[pod]).await?;
     }
     Ok(())
 }

@@ -15,7 +15,8 @@ use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason, SharedLBClass};
 use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::{Protocol, eventually};
 
-use crate::place::{Front, Place};
+use crate::front::Front;
+use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -29,7 +30,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
 }
 
 /// A namespace, and a class whose load balancers send traffic to nodes.
-async fn open(world: Arc<World>, name: &str) -> anyhow::Result<(Place, IpAddr)> {
+async fn open(world: Arc<World>, name: &str) -> anyhow::Result<(Tenant, IpAddr)> {
     let site = Site::in_class(&world.cluster, name, name).await?;
     let class: SharedLBClass = serde_json::from_value(json!({
         "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass", "metadata": {"name": name},
@@ -40,7 +41,7 @@ async fn open(world: Arc<World>, name: &str) -> anyhow::Result<(Place, IpAddr)> 
     site.classes.create(&PostParams::default(), &class).await?;
     // All pods are on another node than this one.
     let node = *world.cluster.node(name).await?.first().context("it has an address")?;
-    Ok((Place::at(world, site)?, node))
+    Ok((Tenant::of(site)?, node))
 }
 
 fn services(site: &Site) -> Api<Service> {
@@ -88,97 +89,97 @@ async fn number(site: &Site, claim: &str, port: &str) -> anyhow::Result<u16> {
 }
 
 async fn by_selector(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, address) = open(world, "nodes-selector").await?;
-    place.pod("web-0", "web").await?;
-    place.pod("web-1", "web").await?;
-    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
-    let port = own(&place.site, "web", |service| node_port(service, "TCP")).await?;
-    place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0", "web-1"]).await
+    let (tenant, address) = open(world, "nodes-selector").await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("web-1", "web").await?;
+    tenant.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    let port = own(&tenant.site, "web", |service| node_port(service, "TCP")).await?;
+    tenant.only_answer(Front::tcp(address, port), &["web-0", "web-1"]).await
 }
 
 async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, address) = open(world, "nodes-service").await?;
-    place.pod("web-0", "web").await?;
-    place.pod("db-0", "db").await?;
+    let (tenant, address) = open(world, "nodes-service").await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("db-0", "db").await?;
     let spec =
         |app: &str| json!({"selector": {"app": app}, "ports": [{"name": "web", "port": 80, "targetPort": "http"}]});
-    service(&place.site, "web", spec("web")).await?;
+    service(&tenant.site, "web", spec("web")).await?;
     let claim =
         json!({"serviceName": "web", "ports": [{"name": "a", "targetPort": 80}, {"name": "b", "targetPort": "web"}]});
-    place.site.claim_with("web", claim).await?;
+    tenant.site.claim_with("web", claim).await?;
     for name in ["a", "b"] {
-        let number = number(&place.site, "web", name).await?;
-        let port = own(&place.site, "web", |service| node_port_of(service, number)).await?;
-        place.only_answer(Front { address, port }, Protocol::Tcp, &["web-0"]).await?;
+        let number = number(&tenant.site, "web", name).await?;
+        let port = own(&tenant.site, "web", |service| node_port_of(service, number)).await?;
+        tenant.only_answer(Front::tcp(address, port), &["web-0"]).await?;
     }
     // It follows the Service.
     let change = Patch::Merge(json!({"spec": {"selector": {"app": "db"}}}));
-    services(&place.site).patch("web", &PatchParams::default(), &change).await?;
-    let a = number(&place.site, "web", "a").await?;
-    let port = own(&place.site, "web", |service| node_port_of(service, a)).await?;
-    place.only_answer(Front { address, port }, Protocol::Tcp, &["db-0"]).await
+    services(&tenant.site).patch("web", &PatchParams::default(), &change).await?;
+    let a = number(&tenant.site, "web", "a").await?;
+    let port = own(&tenant.site, "web", |service| node_port_of(service, a)).await?;
+    tenant.only_answer(Front::tcp(address, port), &["db-0"]).await
 }
 
 async fn both_transports(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, address) = open(world, "nodes-both").await?;
-    place.pod("dns-0", "web").await?;
-    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let (tenant, address) = open(world, "nodes-both").await?;
+    tenant.pod("dns-0", "web").await?;
+    tenant.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
     let ports = |service: &Service| Some((node_port(service, "TCP")?, node_port(service, "UDP")?));
-    let (tcp, udp) = own(&place.site, "dns", ports).await?;
+    let (tcp, udp) = own(&tenant.site, "dns", ports).await?;
     ensure!(tcp == udp, "{tcp} and {udp}");
-    place.answers(Front { address, port: tcp }, Protocol::Tcp, "dns-0").await?;
-    place.answers(Front { address, port: udp }, Protocol::Udp, "dns-0").await?;
+    tenant.answers(Front::tcp(address, tcp), "dns-0").await?;
+    tenant.answers(Front::tcp(address, udp).by(Protocol::Udp), "dns-0").await?;
     Ok(())
 }
 
 async fn stays(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, _) = open(world, "nodes-stay").await?;
+    let (tenant, _) = open(world, "nodes-stay").await?;
     let port = |name: &str| json!({"name": name, "targetPort": "http"});
-    place.site.claim("web", json!([port("a"), port("b")])).await?;
-    let b = number(&place.site, "web", "b").await?;
-    let before = own(&place.site, "web", |service| node_port_of(service, b)).await?;
-    place.site.change("web", json!({"spec": {"ports": [port("b"), port("c"), port("d")]}})).await?;
-    let d = number(&place.site, "web", "d").await?;
-    own(&place.site, "web", |service| node_port_of(service, d)).await?;
-    place.site.change("web", json!({"spec": {"ports": [port("renamed")]}})).await?;
-    ensure!(number(&place.site, "web", "renamed").await? == b, "it is the one that stays in its place");
+    tenant.site.claim("web", json!([port("a"), port("b")])).await?;
+    let b = number(&tenant.site, "web", "b").await?;
+    let before = own(&tenant.site, "web", |service| node_port_of(service, b)).await?;
+    tenant.site.change("web", json!({"spec": {"ports": [port("b"), port("c"), port("d")]}})).await?;
+    let d = number(&tenant.site, "web", "d").await?;
+    own(&tenant.site, "web", |service| node_port_of(service, d)).await?;
+    tenant.site.change("web", json!({"spec": {"ports": [port("renamed")]}})).await?;
+    ensure!(number(&tenant.site, "web", "renamed").await? == b, "it is the one that stays in its place");
     let alone = |service: &Service| {
         let ports = service.spec.as_ref()?.ports.as_ref()?.len();
         node_port_of(service, b).filter(|_| ports == 1)
     };
-    let after = own(&place.site, "web", alone).await?;
+    let after = own(&tenant.site, "web", alone).await?;
     ensure!(after == before, "it was {before} and is {after}");
     Ok(())
 }
 
 async fn turns(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, address) = open(world, "nodes-turn").await?;
-    place.pod("web-0", "web").await?;
-    place.site.claim("web", json!([{"targetPort": "http"}])).await?;
-    service(&place.site, "svc", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}))
+    let (tenant, address) = open(world, "nodes-turn").await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.site.claim("web", json!([{"targetPort": "http"}])).await?;
+    service(&tenant.site, "svc", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}))
         .await?;
-    place.site.claim_with("svc", json!({"serviceName": "svc", "ports": [{"targetPort": 80}]})).await?;
-    own(&place.site, "svc", |service| node_port(service, "TCP")).await?;
-    own(&place.site, "web", |service| node_port(service, "TCP")).await?;
-    place.site.change_class(json!({"spec": {"targets": "Pod"}})).await?;
+    tenant.site.claim_with("svc", json!({"serviceName": "svc", "ports": [{"targetPort": 80}]})).await?;
+    own(&tenant.site, "svc", |service| node_port(service, "TCP")).await?;
+    own(&tenant.site, "web", |service| node_port(service, "TCP")).await?;
+    tenant.site.change_class(json!({"spec": {"targets": "Pod"}})).await?;
     let headless = |service: &Service| (service.spec.as_ref()?.cluster_ip.as_deref() == Some("None")).then_some(());
-    own(&place.site, "web", headless).await?;
+    own(&tenant.site, "web", headless).await?;
     let of_svc = ListParams::default().labels(&format!("{CLAIM_LABEL}=svc"));
     eventually("the Service of a claim that names one to go", LIMIT, async || {
-        Ok(services(&place.site).list(&of_svc).await?.items.is_empty().then_some(()))
+        Ok(services(&tenant.site).list(&of_svc).await?.items.is_empty().then_some(()))
     })
     .await?;
-    place.site.change_class(json!({"spec": {"targets": "Node"}})).await?;
-    let port = own(&place.site, "web", |service| node_port(service, "TCP")).await?;
-    place.answers(Front { address, port }, Protocol::Tcp, "web-0").await.map(drop)
+    tenant.site.change_class(json!({"spec": {"targets": "Node"}})).await?;
+    let port = own(&tenant.site, "web", |service| node_port(service, "TCP")).await?;
+    tenant.answers(Front::tcp(address, port), "web-0").await.map(drop)
 }
 
 async fn no_selector(world: Arc<World>) -> anyhow::Result<()> {
-    let (place, _) = open(world, "nodes-no-selector").await?;
-    service(&place.site, "external", json!({"ports": [{"port": 80}]})).await?;
-    place.site.claim_with("external", json!({"serviceName": "external", "ports": [{"targetPort": 80}]})).await?;
-    place.site.refused("external", Reason::Unsupported, &["has no selector"]).await?;
+    let (tenant, _) = open(world, "nodes-no-selector").await?;
+    service(&tenant.site, "external", json!({"ports": [{"port": 80}]})).await?;
+    tenant.site.claim_with("external", json!({"serviceName": "external", "ports": [{"targetPort": 80}]})).await?;
+    tenant.site.refused("external", Reason::Unsupported, &["has no selector"]).await?;
     let change = Patch::Merge(json!({"spec": {"selector": {"app": "web"}}}));
-    services(&place.site).patch("external", &PatchParams::default(), &change).await?;
-    place.site.verdict("external", ConditionType::Allocated, ("True", Reason::Allocated)).await
+    services(&tenant.site).patch("external", &PatchParams::default(), &change).await?;
+    tenant.site.verdict("external", ConditionType::Allocated, ("True", Reason::Allocated)).await
 }

@@ -8,7 +8,8 @@ use serde_json::json;
 use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::{PodPort, Protocol};
 
-use crate::place::{Place, front, fronts};
+use crate::front::{front, fronts};
+use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -24,38 +25,38 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
 }
 
 async fn tcp(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "tcp", json!({})).await?;
-    place.pod("web-0", "web").await?;
-    let claim = place.site.assigned("web").await?;
-    let answer = place.answers(front(&claim, "")?, Protocol::Tcp, "web-0").await?;
+    let tenant = Tenant::open(&world.cluster, "tcp", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
+    let claim = tenant.site.assigned("web").await?;
+    let answer = tenant.answers(front(&claim, "")?, "web-0").await?;
     ensure!(answer.seen.is_ipv4(), "{answer:?}");
     Ok(())
 }
 
 async fn udp(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "udp", json!({})).await?;
-    place.pod("dns-0", "web").await?;
-    place.site.claim("dns", json!([{"protocol": "UDP", "targetPort": "dns"}])).await?;
-    let claim = place.site.ready("dns").await?;
-    place.answers(front(&claim, "")?, Protocol::Udp, "dns-0").await?;
-    place.closed(front(&claim, "")?, Protocol::Tcp).await
+    let tenant = Tenant::open(&world.cluster, "udp", json!({})).await?;
+    tenant.pod("dns-0", "web").await?;
+    tenant.site.claim("dns", json!([{"protocol": "UDP", "targetPort": "dns"}])).await?;
+    let claim = tenant.site.ready("dns").await?;
+    tenant.answers(front(&claim, "")?.by(Protocol::Udp), "dns-0").await?;
+    tenant.closed(front(&claim, "")?).await
 }
 
 async fn both(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "both", json!({})).await?;
-    place.pod("dns-0", "web").await?;
-    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
-    let claim = place.site.ready("dns").await?;
+    let tenant = Tenant::open(&world.cluster, "both", json!({})).await?;
+    tenant.pod("dns-0", "web").await?;
+    tenant.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let claim = tenant.site.ready("dns").await?;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        place.answers(front(&claim, "")?, protocol, "dns-0").await?;
+        tenant.answers(front(&claim, "")?.by(protocol), "dns-0").await?;
     }
     Ok(())
 }
 
 async fn apart(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world.clone(), "apart", json!({})).await?;
+    let tenant = Tenant::open(&world.cluster, "apart", json!({})).await?;
     let ports = || [PodPort::tcp("dns-tcp", 5353), PodPort::udp("dns-udp", 5354)];
-    place.pod_with("dns-0", "dns", ports()).await?;
+    tenant.pod_with("dns-0", "dns", ports()).await?;
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -67,32 +68,32 @@ async fn apart(world: Arc<World>) -> anyhow::Result<()> {
     });
     world.cluster.apply(&service.to_string()).await?;
     let ports_of_claim = json!([{"protocol": "TCP_UDP", "port": 53, "targetPort": 53}]);
-    place.site.claim_with("dns", json!({"serviceName": "dns", "ports": ports_of_claim})).await?;
-    let front = front(&place.site.ready("dns").await?, "")?;
+    tenant.site.claim_with("dns", json!({"serviceName": "dns", "ports": ports_of_claim})).await?;
+    let front = front(&tenant.site.ready("dns").await?, "")?;
     ensure!(front.port == 53, "{front:?}");
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        place.answers(front, protocol, "dns-0").await?;
+        tenant.answers(front.by(protocol), "dns-0").await?;
     }
     // A pod that comes later is reached by both as well.
-    place.pod_with("dns-1", "dns", ports()).await?;
+    tenant.pod_with("dns-1", "dns", ports()).await?;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        place.only_answer(front, protocol, &["dns-0", "dns-1"]).await?;
+        tenant.only_answer(front.by(protocol), &["dns-0", "dns-1"]).await?;
     }
     Ok(())
 }
 
 async fn asked_for(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "asked-for", json!({})).await?;
-    place.pod("db-0", "web").await?;
-    place.site.claim("db", json!([{"port": 5432, "targetPort": "http"}])).await?;
-    let front = front(&place.site.ready("db").await?, "")?;
+    let tenant = Tenant::open(&world.cluster, "asked-for", json!({})).await?;
+    tenant.pod("db-0", "web").await?;
+    tenant.site.claim("db", json!([{"port": 5432, "targetPort": "http"}])).await?;
+    let front = front(&tenant.site.ready("db").await?, "")?;
     ensure!(front.port == 5432, "{front:?}");
-    place.answers(front, Protocol::Tcp, "db-0").await.map(drop)
+    tenant.answers(front, "db-0").await.map(drop)
 }
 
 async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world.clone(), "by-service", json!({})).await?;
-    place.pod("web-0", "web").await?;
+    let tenant = Tenant::open(&world.cluster, "by-service", json!({})).await?;
+    tenant.pod("web-0", "web").await?;
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -107,30 +108,30 @@ async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
         {"name": "web", "targetPort": "web"},
         {"name": "names", "targetPort": 53, "protocol": "UDP"},
     ]);
-    place.site.claim_with("web", json!({"serviceName": "web", "ports": ports})).await?;
-    let claim = place.site.ready("web").await?;
-    place.answers(front(&claim, "web")?, Protocol::Tcp, "web-0").await?;
-    place.answers(front(&claim, "names")?, Protocol::Udp, "web-0").await.map(drop)
+    tenant.site.claim_with("web", json!({"serviceName": "web", "ports": ports})).await?;
+    let claim = tenant.site.ready("web").await?;
+    tenant.answers(front(&claim, "web")?, "web-0").await?;
+    tenant.answers(front(&claim, "names")?.by(Protocol::Udp), "web-0").await.map(drop)
 }
 
 async fn named(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(world, "named", json!({})).await?;
-    place.pod_with("old-0", "web", [PodPort::tcp("http", 8080)]).await?;
-    place.pod_with("new-0", "web", [PodPort::tcp("http", 9090)]).await?;
-    let claim = place.site.assigned("web").await?;
-    place.only_answer(front(&claim, "")?, Protocol::Tcp, &["old-0", "new-0"]).await
+    let tenant = Tenant::open(&world.cluster, "named", json!({})).await?;
+    tenant.pod_with("old-0", "web", [PodPort::tcp("http", 8080)]).await?;
+    tenant.pod_with("new-0", "web", [PodPort::tcp("http", 9090)]).await?;
+    let claim = tenant.site.assigned("web").await?;
+    tenant.only_answer(front(&claim, "")?, &["old-0", "new-0"]).await
 }
 
 async fn dual_stack(world: Arc<World>) -> anyhow::Result<()> {
     let class = json!({"provider": {"service": {"ipFamilyPolicy": "PreferDualStack"}}});
-    let place = Place::open(world.clone(), "dual-stack", class).await?;
-    place.pod("dns-0", "web").await?;
-    place.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
-    let fronts = fronts(&place.site.ready("dns").await?, "")?;
+    let tenant = Tenant::open(&world.cluster, "dual-stack", class).await?;
+    tenant.pod("dns-0", "web").await?;
+    tenant.site.claim("dns", json!([{"protocol": "TCP_UDP", "targetPort": 5353}])).await?;
+    let fronts = fronts(&tenant.site.ready("dns").await?, "")?;
     ensure!(fronts.len() == if world.cluster.ipv6() { 2 } else { 1 }, "{fronts:?}");
     for front in fronts {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let answer = place.answers(front, protocol, "dns-0").await?;
+            let answer = tenant.answers(front.by(protocol), "dns-0").await?;
             ensure!(answer.seen.is_ipv4() == front.address.is_ipv4(), "{answer:?}");
         }
     }

@@ -11,9 +11,10 @@ use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
 use sharedlb_harness::{LIMIT, Tests, World};
-use sharedlb_testbed::{Protocol, eventually};
+use sharedlb_testbed::eventually;
 
-use crate::place::{Place, front};
+use crate::front::front;
+use crate::tenant::Tenant;
 
 /// An address of MetalLB's pool that no other test is given.
 const ADDRESS: &str = "10.99.0.249";
@@ -28,12 +29,12 @@ async fn refused_alone(world: Arc<World>) -> anyhow::Result<()> {
     let class = json!({
         "provider": {"service": {"annotations": annotations, "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}},
     });
-    let place = Place::open(world, "shared-address", class).await?;
-    place.pod("web-0", "web").await?;
-    let good = front(&place.site.assigned("good").await?, "")?;
-    place.answers(good, Protocol::Tcp, "web-0").await?;
+    let tenant = Tenant::open(&world.cluster, "shared-address", class).await?;
+    tenant.pod("web-0", "web").await?;
+    let good = front(&tenant.site.assigned("good").await?, "")?;
+    tenant.answers(good, "web-0").await?;
 
-    let services = Api::<Service>::namespaced(admin, &place.site.namespace);
+    let services = Api::<Service>::namespaced(admin, &tenant.site.namespace);
     let foreign: Service = serde_json::from_value(json!({
         "metadata": {"name": "foreign", "annotations": annotations},
         "spec": {
@@ -49,22 +50,22 @@ async fn refused_alone(world: Arc<World>) -> anyhow::Result<()> {
     })
     .await?;
 
-    place.site.claim("bad", json!([{"port": 8443, "targetPort": "http"}])).await?;
-    place.site.verdict("bad", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
+    tenant.site.claim("bad", json!([{"port": 8443, "targetPort": "http"}])).await?;
+    tenant.site.verdict("bad", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
     let begun = Instant::now();
-    let told = place.site.event("bad", Reason::ProviderRefused.as_str()).await?;
+    let told = tenant.site.event("bad", Reason::ProviderRefused.as_str()).await?;
     ensure!(told.contains("lost its address when port 8443/TCP was opened"), "{told}");
     // Traffic of the others comes back, and stays.
-    place.answers(good, Protocol::Tcp, "web-0").await?;
-    place.site.ready("good").await?;
+    tenant.answers(good, "web-0").await?;
+    tenant.site.ready("good").await?;
     ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
-    place.only_answer(good, Protocol::Tcp, &["web-0"]).await?;
-    let bad = place.site.claims.get("bad").await?;
+    tenant.only_answer(good, &["web-0"]).await?;
+    let bad = tenant.site.claims.get("bad").await?;
     let ingress = bad.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     ensure!(ingress.is_none(), "{:?}", bad.status);
 
     // What was in its way goes: it is tried again by itself.
     services.delete("foreign", &DeleteParams::default()).await?;
-    let bad = front(&place.site.ready("bad").await.context("it is tried again")?, "")?;
-    place.answers(bad, Protocol::Tcp, "web-0").await.map(drop)
+    let bad = front(&tenant.site.ready("bad").await.context("it is tried again")?, "")?;
+    tenant.answers(bad, "web-0").await.map(drop)
 }

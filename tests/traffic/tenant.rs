@@ -1,7 +1,7 @@
-//! A team with Services of type LoadBalancer, and who asks them.
+//! A team with pods, claims and Services of type LoadBalancer, and who asks them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
 use sharedlb_harness::{LIMIT, Site};
-use sharedlb_testbed::{Client, Cluster, Pod, PodPort, PodSpec, Protocol, eventually};
+use sharedlb_testbed::{Answer, Client, Cluster, Families, Pod, PodPort, PodSpec, Protocol, eventually};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// How often somebody is asked before one believes that nobody else answers.
-const QUESTIONS: usize = 15;
+use crate::front::{Front, only_answer};
 
-/// The same where nobody is to answer at all: each may take as long as an attempt.
+/// How often somebody is asked where nobody is to answer at all: each question may
+/// take as long as an attempt.
 const SILENT_QUESTIONS: usize = 5;
 
 /// How long one attempt may take from inside.
@@ -34,9 +34,6 @@ pub(crate) struct Tenant {
     pub(crate) services: Api<Service>,
     pub(crate) client: Client,
 }
-
-/// Where a Service is reached: an address, a port and what it speaks.
-pub(crate) type Front = (IpAddr, u16, Protocol);
 
 /// Gives the load balancers' addresses a route from the node, as any has that is
 /// connected to the world. (What is not captured on the way gets lost there.)
@@ -62,7 +59,8 @@ impl Tenant {
         Self::of(Site::in_class(cluster, name, class).await?)
     }
 
-    fn of(site: Site) -> anyhow::Result<Self> {
+    /// A namespace and a class that are there.
+    pub(crate) fn of(site: Site) -> anyhow::Result<Self> {
         let services = Api::namespaced(site.cluster.admin(), &site.namespace);
         Ok(Self { services, client: site.cluster.client()?, site })
     }
@@ -71,7 +69,28 @@ impl Tenant {
     /// `dns` by TCP and UDP (5353).
     pub(crate) async fn pod(&self, name: &str, app: &str) -> anyhow::Result<Pod> {
         let ports = [PodPort::tcp("http", 8080), PodPort::udp("dns", 5353), PodPort::tcp("dns-tcp", 5353)];
-        let spec = PodSpec::new(&self.site.namespace, name).label("app", app);
+        self.pod_with(name, app, ports).await
+    }
+
+    /// A pod labelled `app: <app>` with these ports.
+    pub(crate) async fn pod_with(
+        &self,
+        name: &str,
+        app: &str,
+        ports: impl IntoIterator<Item = PodPort>,
+    ) -> anyhow::Result<Pod> {
+        self.pod_of(Families::All, name, app, ports).await
+    }
+
+    /// A pod labelled `app: <app>` with these ports, and addresses of these families only.
+    pub(crate) async fn pod_of(
+        &self,
+        families: Families,
+        name: &str,
+        app: &str,
+        ports: impl IntoIterator<Item = PodPort>,
+    ) -> anyhow::Result<Pod> {
+        let spec = PodSpec::new(&self.site.namespace, name).label("app", app).families(families);
         self.site.cluster.pod(ports.into_iter().fold(spec, PodSpec::port)).await
     }
 
@@ -134,7 +153,7 @@ impl Tenant {
         let wanted: BTreeSet<_> = ports.iter().map(|(port, protocol)| (*port, protocol.as_str())).collect();
         self.until(name, &format!("ports {wanted:?}"), |service| {
             let fronts = fronts(service);
-            let found: BTreeSet<_> = fronts.iter().map(|(_, port, protocol)| (*port, protocol.as_str())).collect();
+            let found: BTreeSet<_> = fronts.iter().map(|front| (front.port, front.protocol.as_str())).collect();
             (is_ready(service) && found == wanted).then_some(fronts)
         })
         .await
@@ -187,9 +206,19 @@ impl Tenant {
         .await
     }
 
+    /// Asks from outside until this pod has answered.
+    pub(crate) async fn answers(&self, front: Front, pod: &str) -> anyhow::Result<Answer> {
+        eventually(&format!("{pod} to answer at {front:?}"), LIMIT, async || {
+            let answer = self.ask(front).await?;
+            ensure!(answer.name == pod, "{} answers", answer.name);
+            Ok(Some(answer))
+        })
+        .await
+    }
+
     /// Asks from outside until these pods have answered and nobody else does.
     pub(crate) async fn only_answer(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
-        only_answer(pods, &format!("{front:?} from outside"), async || self.ask(front).await).await
+        only_answer(pods, &format!("{front:?} from outside"), async || Ok(self.ask(front).await?.name)).await
     }
 
     /// Asks from inside of the cluster until these pods have answered and nobody
@@ -220,31 +249,18 @@ impl Tenant {
     }
 
     /// Asks from outside, once.
-    pub(crate) async fn ask(&self, (address, port, protocol): Front) -> anyhow::Result<String> {
-        Ok(match protocol {
-            Protocol::Tcp => self.client.tcp(address, port).await?.name,
-            Protocol::Udp => self.client.udp(address, port).await?.name,
-        })
+    pub(crate) async fn ask(&self, front: Front) -> anyhow::Result<Answer> {
+        match front.protocol {
+            Protocol::Tcp => self.client.tcp(front.address, front.port).await,
+            Protocol::Udp => self.client.udp(front.address, front.port).await,
+        }
     }
 }
 
-async fn only_answer(pods: &[&str], at: &str, ask: impl AsyncFn() -> anyhow::Result<String>) -> anyhow::Result<()> {
-    let wanted: BTreeSet<_> = pods.iter().map(|&pod| pod.to_owned()).collect();
-    eventually(&format!("{pods:?} alone to answer at {at}"), LIMIT, async || {
-        let mut answered = BTreeSet::new();
-        for _ in 0..QUESTIONS {
-            answered.insert(ask().await?);
-        }
-        ensure!(answered == wanted, "{answered:?} have answered");
-        Ok(Some(()))
-    })
-    .await
-}
-
 /// This program is on the node, where all pods are.
-async fn ask_inside((address, port, _): Front) -> anyhow::Result<String> {
+async fn ask_inside(front: Front) -> anyhow::Result<String> {
     let asking = async {
-        let mut stream = TcpStream::connect(SocketAddr::new(address, port)).await?;
+        let mut stream = TcpStream::connect(SocketAddr::new(front.address, front.port)).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         anyhow::Ok(text.split(' ').next().unwrap_or_default().to_owned())
@@ -260,7 +276,7 @@ pub(crate) fn fronts(service: &Service) -> Vec<Front> {
         let Some(address) = ingress.ip.as_ref().and_then(|ip| ip.parse().ok()) else { continue };
         for port in ingress.ports.iter().flatten() {
             let protocol = if port.protocol == "UDP" { Protocol::Udp } else { Protocol::Tcp };
-            fronts.push((address, u16::try_from(port.port).unwrap_or_default(), protocol));
+            fronts.push(Front { address, port: u16::try_from(port.port).unwrap_or_default(), protocol });
         }
     }
     fronts

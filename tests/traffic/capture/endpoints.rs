@@ -35,7 +35,7 @@ async fn by_hand(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.silent(front).await?;
     place.replica.kill().await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN + 1)]}})).await?;
-    place.thief.silent((front.0, OWN + 1, front.2)).await?;
+    place.thief.silent(front.at(OWN + 1)).await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN)]}})).await?;
     place.thief.silent(front).await?;
     place.replica.start()?;

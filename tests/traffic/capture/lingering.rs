@@ -34,7 +34,7 @@ async fn lingering(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let ports = json!([{"name": "http", "port": OWN, "targetPort": "http"}]);
     next.site.claim_with("next", json!({"selector": {"app": "next"}, "ports": ports})).await?;
     next.site.ready("next").await?;
-    for number in [OWN, own.1 + 1, OWN] {
+    for number in [OWN, own.port + 1, OWN] {
         place.thief.change("evil", json!({"spec": {"ports": [port(number)]}})).await?;
         next.only_answer(own, &["next-0"]).await?;
         next.only_answer_inside(own, &["next-0"]).await?;

@@ -14,7 +14,8 @@ use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
 use crate::SHAREDLB;
-use crate::tenant::{Front, Tenant};
+use crate::front::Front;
+use crate::tenant::Tenant;
 
 /// The number of the victim's port, and that of the thief's.
 pub(crate) const VICTIMS: u16 = 5432;
@@ -56,17 +57,17 @@ impl Place {
         let services = Api::namespaced(client, &thief.site.namespace);
         let thief = Tenant { site: Site { claims, ..thief.site.clone() }, services, ..thief };
         thief.pod(THIEF, "evil").await?;
-        let place = Self { replica, victim, thief, front: (address.parse()?, VICTIMS, Tcp) };
+        let place = Self { replica, victim, thief, front: Front::tcp(address.parse()?, VICTIMS) };
         place.only_the_bank(QUESTIONS).await?;
         Ok(place)
     }
 
     /// The thief's Service, with a port of its own at the shared address.
     pub(crate) async fn thiefs_service(&self) -> anyhow::Result<Front> {
-        let annotations = json!({"sharedlb.dev/address": self.front.0.to_string()});
+        let annotations = json!({"sharedlb.dev/address": self.front.address.to_string()});
         self.thief.service_with("evil", annotations, json!({"ports": [port(OWN)]})).await?;
         let own = self.thief.served("evil", &[(OWN, Tcp)]).await?[0];
-        ensure!(own.0 == self.front.0, "{own:?} is not at {:?}", self.front);
+        ensure!(own.address == self.front.address, "{own:?} is not at {:?}", self.front);
         self.thief.only_answer(own, &[THIEF]).await?;
         self.thief.only_answer_inside(own, &[THIEF]).await?;
         Ok(own)
@@ -93,7 +94,8 @@ impl Place {
     async fn answers(&self, front: Front, questions: usize) -> Answers {
         let mut answers = Answers::new();
         for _ in 0..questions {
-            for answer in [self.victim.ask(front).await, self.victim.ask_inside(front).await] {
+            for answer in [self.victim.ask(front).await.map(|answer| answer.name), self.victim.ask_inside(front).await]
+            {
                 *answers.entry(answer.unwrap_or_default()).or_default() += 1;
             }
         }
@@ -109,7 +111,7 @@ impl Place {
         };
         let outside = async {
             loop {
-                note(self.victim.ask(self.front).await);
+                note(self.victim.ask(self.front).await.map(|answer| answer.name));
             }
         };
         let inside = async {

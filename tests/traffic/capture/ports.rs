@@ -50,7 +50,7 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     // Nor does it get a number that is free, and may be given to another tenant.
     // (Here is no other Service that kube-proxy could choose.)
     place.thief.change("evil", json!({"spec": {"ports": [port(FREE)]}})).await?;
-    place.thief.silent((own.0, FREE, Tcp)).await?;
+    place.thief.silent(own.at(FREE)).await?;
     // What is open goes on meanwhile, whatever the thief's spec says.
     place.thief.change("evil", json!({"spec": {"ports": [port(VICTIMS)]}})).await?;
     place.thief.only_answer(own, &[THIEF]).await?;

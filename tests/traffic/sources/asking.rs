@@ -55,9 +55,9 @@ async fn assigned(world: Arc<World>) -> anyhow::Result<()> {
     tenant.pod("web-0", "web").await?;
     tenant.service_with("web", json!({"sharedlb.dev/assign-ports": "true"}), json!({})).await?;
     let front = tenant.ready("web", 1).await?[0];
-    ensure!(front.1 >= 20000, "{front:?}");
+    ensure!(front.port >= 20000, "{front:?}");
     tenant.only_answer(front, &["web-0"]).await?;
-    tenant.closed((front.0, 80, Tcp)).await?;
+    tenant.closed(front.at(80)).await?;
     let service = tenant.services.get("web").await?;
     ensure!(ip_modes(&service).iter().all(|mode| mode == "Proxy"), "{:?}", service.status);
     Ok(())
@@ -72,7 +72,7 @@ async fn both(world: Arc<World>) -> anyhow::Result<()> {
     ]);
     tenant.service_with("dns", json!({"sharedlb.dev/assign-ports": "true"}), json!({"ports": ports})).await?;
     let fronts = tenant.ready("dns", 2).await?;
-    ensure!(fronts[0].1 == fronts[1].1 && fronts[0].1 >= 20000, "{fronts:?}");
+    ensure!(fronts[0].port == fronts[1].port && fronts[0].port >= 20000, "{fronts:?}");
     for front in fronts {
         tenant.only_answer(front, &["dns-0"]).await?;
     }
@@ -94,7 +94,7 @@ async fn both_by_name(world: Arc<World>) -> anyhow::Result<()> {
     let assigned = json!({"sharedlb.dev/assign-ports": "true"});
     tenant.service_with("dns", assigned, json!({"ports": [udp, tcp]})).await?;
     let before = tenant.ready("dns", 2).await?;
-    ensure!(before[0].1 == before[1].1, "{before:?}");
+    ensure!(before[0].port == before[1].port, "{before:?}");
     for front in &before {
         tenant.only_answer(*front, &["dns-0"]).await?;
     }
@@ -145,13 +145,13 @@ async fn address(world: Arc<World>) -> anyhow::Result<()> {
     let second = tenant.site.load_balancer(1, "an address", |lb| lb.address.clone()).await?;
     tenant.service_with("web", json!({"sharedlb.dev/address": second}), json!({})).await?;
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
-    ensure!(front.0.to_string() == second, "{front:?}");
+    ensure!(front.address.to_string() == second, "{front:?}");
     tenant.service("old", json!({"loadBalancerIP": "192.0.2.1"})).await?;
     tenant.told("old", "Allocated", "AddressUnknown").await?;
     tenant.change("old", json!({"spec": {"loadBalancerIP": second, "ports": [{"name": "http", "port": 81}]}})).await?;
     tenant.change("old", json!({"spec": {"ports": [{"name": "http", "port": 81, "targetPort": "http"}]}})).await?;
     let front = tenant.served("old", &[(81, Tcp)]).await?[0];
-    ensure!(front.0.to_string() == second, "{front:?}");
+    ensure!(front.address.to_string() == second, "{front:?}");
     tenant.only_answer(front, &["old-0"]).await?;
     tenant.service_with("bad", json!({"sharedlb.dev/address": "Not An Address"}), json!({})).await?;
     let message = tenant.told("bad", "Allocated", "Rejected").await?;

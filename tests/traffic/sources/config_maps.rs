@@ -17,7 +17,8 @@ use sharedlb_testbed::{Cluster, Protocol, eventually};
 
 use super::killed::killed_after_each_write;
 use crate::SHAREDLB;
-use crate::tenant::{Front, Tenant};
+use crate::front::Front;
+use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -87,7 +88,7 @@ impl<'a> Maps<'a> {
             let status = claim.status.context("a status")?;
             let current = status.observed_generation == claim.metadata.generation;
             let given = status.ports.first().is_some_and(|given| given.port.get() == found);
-            Ok((current && given).then_some((address, found, protocol)))
+            Ok((current && given).then_some(Front { address, port: found, protocol }))
         })
         .await
     }
@@ -123,7 +124,7 @@ async fn bound(world: Arc<World>) -> anyhow::Result<()> {
     let front = maps.bound("mine", Tcp, None).await?;
     tenant.only_answer(front, &["web-0"]).await?;
     let note = tenant.event("ConfigMap", "mine", "Bound").await?;
-    ensure!(note == format!("{}/TCP of {} leads to Service web", front.1, front.0), "{note}");
+    ensure!(note == format!("{}/TCP of {} leads to Service web", front.port, front.address), "{note}");
     ensure!(maps.data("mine").await?.get("theirs").is_some_and(|value| value == "stays"));
     let claim = tenant.site.claims.get("configmap-mine").await?;
     ensure!(claim.labels().get("sharedlb.dev/source").is_some_and(|source| source == "configmap"));
@@ -138,7 +139,7 @@ async fn by_number(world: Arc<World>) -> anyhow::Result<()> {
     maps.change("mine", json!({"data": {"bind-port": "5433"}})).await?;
     let front = maps.bound("mine", Tcp, Some(5433)).await?;
     tenant.only_answer(front, &["web-0"]).await?;
-    tenant.closed((front.0, 5432, Tcp)).await?;
+    tenant.closed(front.at(5432)).await?;
     // Without the ask it keeps what it has, and that is not a new ask.
     maps.change("mine", json!({"data": {"bind-port": null}})).await?;
     maps.bound("mine", Tcp, Some(5433)).await?;
@@ -251,7 +252,7 @@ async fn given_back(world: Arc<World>) -> anyhow::Result<()> {
     let (mine, other) = (maps.bound("mine", Tcp, None).await?, maps.bound("other", Tcp, None).await?);
     maps.api.delete("mine", &DeleteParams::default()).await?;
     tenant.site.gone("configmap-mine").await?;
-    tenant.site.released("configmap-mine", mine.1).await?;
+    tenant.site.released("configmap-mine", mine.port).await?;
     tenant.closed(mine).await?;
     tenant.only_answer(other, &["web-0"]).await?;
     maps.change("other", json!({"metadata": {"labels": {"app": null}}})).await?;
@@ -291,7 +292,7 @@ async fn killed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     };
     let gone = async || Ok(tenant.site.claims.get_opt("configmap-mine").await?.is_none());
     killed_after_each_write(&mut replica, delete, gone).await?;
-    tenant.site.released("configmap-mine", front.1).await?;
+    tenant.site.released("configmap-mine", front.port).await?;
     clear(&tenant, replica).await
 }
 

@@ -112,7 +112,7 @@ async fn namespace_deleted(world: Arc<World>) -> anyhow::Result<()> {
         Ok(namespaces.get_opt("going").await?.is_none().then_some(()))
     })
     .await?;
-    tenant.site.released("service-web", front.1).await
+    tenant.site.released("service-web", front.port).await
 }
 
 async fn by_hand(world: Arc<World>) -> anyhow::Result<()> {

@@ -112,7 +112,7 @@ async fn while_down(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         let front = tenant.served(name, &[(port, Tcp)]).await?[0];
         tenant.only_answer(front, &[&format!("{name}-0")]).await?;
         for old in [8003, 8004] {
-            tenant.closed((front.0, old, Tcp)).await?;
+            tenant.closed(front.at(old)).await?;
         }
         tenant.delete(name).await?;
     }

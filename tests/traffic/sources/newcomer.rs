@@ -17,6 +17,7 @@ use sharedlb_testbed::Protocol::Tcp;
 use sharedlb_testbed::{Cluster, PodPort, PodSpec, eventually};
 
 use crate::SHAREDLB;
+use crate::front::Front;
 use crate::tenant::Tenant;
 
 /// The namespace of the README's manifests, and the class of both files.
@@ -62,7 +63,7 @@ async fn newcomer(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         let claim = tenant.site.ready("redis").await?.status.context("a status")?;
         let address = claim.address.context("an address")?;
         let port = claim.ports.first().context("a port")?.port.get();
-        tenant.only_answer((address.parse()?, port, Tcp), &["redis-0"]).await?;
+        tenant.only_answer(Front::tcp(address.parse()?, port), &["redis-0"]).await?;
         bound(&tenant).await?;
         // The rest of the examples, of which not all pods are there.
         let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples/claims.yaml");
@@ -92,5 +93,5 @@ async fn bound(tenant: &Tenant) -> anyhow::Result<()> {
     })
     .await?;
     ensure!(port >= 20000, "it has port {port}");
-    tenant.only_answer((address, port, Tcp), &["redis-0"]).await
+    tenant.only_answer(Front::tcp(address, port), &["redis-0"]).await
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::Protocol::Tcp;
 
+use crate::front::Front;
 use crate::tenant::{Tenant, fronts, ip_modes};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -30,14 +31,14 @@ async fn two_tenants(world: Arc<World>) -> anyhow::Result<()> {
     red.service_with("web", assigned.clone(), json!({})).await?;
     blue.service_with("web", assigned, json!({})).await?;
     let (at_red, at_blue) = (red.ready("web", 1).await?[0], blue.ready("web", 1).await?[0]);
-    ensure!(at_red.0 == at_blue.0 && at_red.1 != at_blue.1, "{at_red:?} {at_blue:?}");
+    ensure!(at_red.address == at_blue.address && at_red.port != at_blue.port, "{at_red:?} {at_blue:?}");
     for _ in 0..2 {
         red.only_answer(at_red, &["red-0"]).await?;
         blue.only_answer(at_blue, &["blue-0"]).await?;
         red.only_answer_inside(at_red, &["red-0"]).await?;
         blue.only_answer_inside(at_blue, &["blue-0"]).await?;
         // Neither has port 80 of the address, whatever its Service says.
-        ensure!(red.ask_inside((at_red.0, 80, Tcp)).await.is_err(), "somebody answers on port 80");
+        ensure!(red.ask_inside(at_red.at(80)).await.is_err(), "somebody answers on port 80");
         // And so it is after one has changed.
         red.change("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await?;
         red.told("web", "Honoured", "SessionAffinity").await?;
@@ -53,11 +54,11 @@ async fn own_numbers(world: Arc<World>) -> anyhow::Result<()> {
     // One address: red has 80 of it, and blue has 81.
     red.service("web", json!({})).await?;
     let at_red = red.served("web", &[(80, Tcp)]).await?[0];
-    let address = json!({"sharedlb.dev/address": at_red.0.to_string()});
+    let address = json!({"sharedlb.dev/address": at_red.address.to_string()});
     let port = |number: u16| json!({"name": format!("http-{number}"), "port": number, "targetPort": "http"});
     blue.service_with("web", address, json!({"ports": [port(81)]})).await?;
     let at_blue = blue.served("web", &[(81, Tcp)]).await?[0];
-    ensure!(at_red.0 == at_blue.0, "{at_red:?} {at_blue:?}");
+    ensure!(at_red.address == at_blue.address, "{at_red:?} {at_blue:?}");
     for (tenant, front, pod) in [(&red, at_red, "red-0"), (&blue, at_blue, "blue-0")] {
         tenant.only_answer(front, &[pod]).await?;
         tenant.only_answer_inside(front, &[pod]).await?;
@@ -85,7 +86,7 @@ async fn taken_over(world: Arc<World>) -> anyhow::Result<()> {
     let address = tenant.until("web", "an address of MetalLB", |service| {
         service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?.ip.clone()
     });
-    let before = (address.await?.parse()?, 8088, Tcp);
+    let before = Front::tcp(address.await?.parse()?, 8088);
     tenant.only_answer(before, &["web-0"]).await?;
     tenant.delete("web").await?;
     tenant.service("web", json!({"ports": port})).await?;

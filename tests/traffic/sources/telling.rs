@@ -29,7 +29,7 @@ async fn kubectl(world: Arc<World>) -> anyhow::Result<()> {
     let tenant = Tenant::open(&world.cluster, "kubectl", json!({"loadBalancers": {"max": 1}})).await?;
     tenant.pod("web-0", "web").await?;
     tenant.service("web", json!({})).await?;
-    let address = tenant.served("web", &[(80, Tcp)]).await?[0].0.to_string();
+    let address = tenant.served("web", &[(80, Tcp)]).await?[0].address.to_string();
     tenant.event("Service", "web", "Ready").await?;
     let run = async |arguments: &[&str]| world.cluster.kubectl_output(arguments).await;
     let got = run(&["get", "svc", "web", "-n", "kubectl"]).await?;

@@ -1,0 +1,75 @@
+//! Where ports are reached, and who answers there.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, ensure};
+use sharedlb_crds::SharedLB;
+use sharedlb_harness::{LIMIT, slots};
+use sharedlb_testbed::{Protocol, eventually};
+
+/// How often somebody is asked before one believes that nobody else answers.
+const QUESTIONS: usize = 20;
+
+/// A port of a load balancer, at one of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Front {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+}
+
+impl Front {
+    /// A TCP port.
+    pub(crate) fn tcp(address: IpAddr, port: u16) -> Self {
+        Self { address, port, protocol: Protocol::Tcp }
+    }
+
+    /// The same port by another protocol.
+    pub(crate) fn by(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    /// Another port at the same address.
+    pub(crate) fn at(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+}
+
+/// Where a claim's port is reached first, by TCP.
+pub(crate) fn front(claim: &SharedLB, port: &str) -> anyhow::Result<Front> {
+    fronts(claim, port)?.into_iter().next().context("the claim has no address")
+}
+
+/// Where a claim's port is reached, IPv4 first, by TCP.
+pub(crate) fn fronts(claim: &SharedLB, port: &str) -> anyhow::Result<Vec<Front>> {
+    let (.., number) = *slots(claim).get(port).with_context(|| format!("no port {port:?} in {:?}", claim.status))?;
+    let ingress = claim.status.as_ref().and_then(|status| status.load_balancer.as_ref()).context("no address")?;
+    let mut addresses = Vec::new();
+    for ingress in &ingress.ingress {
+        let listed = ingress.ports.iter().any(|port| port.port.get() == number);
+        ensure!(listed, "port {number} is not in {ingress:?}");
+        addresses.push(ingress.ip.as_ref().context("an address")?.parse::<IpAddr>()?);
+    }
+    addresses.sort();
+    Ok(addresses.into_iter().map(|address| Front::tcp(address, number)).collect())
+}
+
+/// Asks until these pods have answered and nobody else does. `ask` returns the name of
+/// the pod that answered.
+pub(crate) async fn only_answer(
+    pods: &[&str],
+    at: &str,
+    ask: impl AsyncFn() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let wanted: BTreeSet<_> = pods.iter().map(|&pod| pod.to_owned()).collect();
+    eventually(&format!("{pods:?} alone to answer at {at}"), LIMIT, async || {
+        let mut answered = BTreeSet::new();
+        for _ in 0..QUESTIONS {
+            answered.insert(ask().await?);
+        }
+        ensure!(answered == wanted, "{answered:?} have answered");
+        Ok(Some(()))
+    })
+    .await
+}
