@@ -20,6 +20,7 @@ pub mod load_balancer;
 pub mod process;
 mod provider;
 pub mod sources;
+pub mod version;
 pub mod watches;
 
 pub use sharedlb_kubernetes as kubernetes;

@@ -14,6 +14,7 @@ use sharedlb::dry_run;
 use sharedlb::leader::{self, Terms};
 use sharedlb::process::tasks;
 use sharedlb::sources;
+use sharedlb::version;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +25,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Puts many L4 workloads on one cloud load balancer.
 #[derive(Debug, Parser)]
-#[command(name = "sharedlb", version, about)]
+#[command(name = "sharedlb", version, long_version = version::long(), about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +41,7 @@ enum Command {
         #[arg(long, value_name = "DIR", env = "SHAREDLB_CRDS_WRITE")]
         write: Option<PathBuf>,
     },
-    /// Print the version.
+    /// Print the version, the commit and the features of this build.
     Version,
 }
 
@@ -181,7 +182,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Controller(args) => return run_controller(*args),
         Command::Crds { write } => crds(write)?,
-        Command::Version => println!("sharedlb {}", env!("CARGO_PKG_VERSION")),
+        Command::Version => println!("sharedlb {}", version::long()),
     }
     Ok(ExitCode::SUCCESS)
 }

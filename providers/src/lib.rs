@@ -35,6 +35,15 @@ pub use model::{
     ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
 };
 
+/// The providers that this build has, by the names of their Cargo features.
+/// [`memory`] is always there.
+pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "aws")]
+    "aws",
+    #[cfg(feature = "service")]
+    "service",
+];
+
 /// Programs one kind of load balancer. This page is the whole contract: a provider that keeps
 /// it, and passes [`conformance`], is complete.
 ///

@@ -9,13 +9,23 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sharedlb_providers::{Applied, ChangeSet, Decorator, Error, LbName, Observed, Provider};
 
 use crate::kubernetes::writes::WriteError;
+use crate::version;
 
 /// The values of the label `verdict` of `sharedlb_claims`.
 pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
+
+/// Which build this is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    commit: &'static str,
+    features: String,
+}
 
 /// Labels of [`Metrics::claims`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +101,8 @@ impl Default for Metrics {
             leader: Gauge::default(),
         };
         let registry = &mut metrics.registry;
+        let build = BuildLabels { version: version::VERSION, commit: version::COMMIT, features: version::features() };
+        registry.register("build", "The build that this process runs", Info::new(build));
         registry.register("claims", "SharedLB objects, by verdict", metrics.claims.clone());
         registry.register(
             "slots",
