@@ -85,8 +85,11 @@ build: rust ## Build the controller, as it is to be released: target/release/sha
 	    && objcopy --strip-debug --add-gnu-debuglink=sharedlb.debug sharedlb sharedlb.stripped \
 	    && mv sharedlb.stripped sharedlb
 
-generate: rust ## Write the generated files: crds/*.yaml
+# Helm is built by Go. Users need neither, since the files are committed.
+generate: rust ## Write the generated files: crds/*.yaml, and deploy/*.yaml from the chart
 	cargo run --quiet -- crds --write crds
+	cargo run --quiet -- crds --write deploy/chart/files/crds
+	deploy/generate
 
 lint: rust $(CARGO_DENY) ## Check what can be read: formatting, licences, clippy, docs
 	@$(STEP) 60 Formatting cargo fmt --all --check

@@ -22,6 +22,7 @@ pub(crate) enum Binary {
     ControllerManager,
     KubeProxy,
     MetalLb,
+    Helm,
 }
 
 impl Binary {
@@ -39,6 +40,9 @@ impl Binary {
         if parts.metallb {
             wanted.push(Self::MetalLb);
         }
+        if parts.helm {
+            wanted.push(Self::Helm);
+        }
         wanted
     }
 
@@ -51,6 +55,7 @@ impl Binary {
             Self::ControllerManager => "kube-controller-manager",
             Self::KubeProxy => "kube-proxy",
             Self::MetalLb => "metallb-controller",
+            Self::Helm => "helm",
         }
     }
 
@@ -63,6 +68,7 @@ impl Binary {
             Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
             Self::KubeProxy => "k8s.io/kubernetes/cmd/kube-proxy",
             Self::MetalLb => "go.universe.tf/metallb/controller",
+            Self::Helm => "helm.sh/helm/v4/cmd/helm",
         }
     }
 }
@@ -72,6 +78,7 @@ impl Binary {
 pub(crate) struct Assets {
     binaries: BTreeMap<Binary, PathBuf>,
     metallb_crds: PathBuf,
+    prometheus_crds: PathBuf,
     python: Option<PathBuf>,
 }
 
@@ -82,12 +89,15 @@ impl Assets {
         let cache = cache_folder()?;
         let control_plane = Module::open(&sources.join("control-plane"), &cache)?;
         let metallb = Module::open(&sources.join("metallb"), &cache)?;
+        let helm = Module::open(&sources.join("helm"), &cache)?;
+        let prometheus = Module::open(&sources.join("prometheus-operator"), &cache)?;
 
         let mut binaries = BTreeMap::new();
         let mut missing = Vec::new();
         for binary in Binary::wanted(parts) {
             let module = match binary {
                 Binary::MetalLb => &metallb,
+                Binary::Helm => &helm,
                 _ => &control_plane,
             };
             let path = provided(binary).unwrap_or_else(|| module.built(binary));
@@ -101,8 +111,13 @@ impl Assets {
         if parts.metallb && !metallb_crds.is_dir() {
             metallb.copy_folder("go.universe.tf/metallb", "config/crd/bases", &metallb_crds)?;
         }
+        let prometheus_crds = prometheus.cache.join("crds");
+        if parts.helm && !prometheus_crds.is_dir() {
+            let folder = "example/prometheus-operator-crd";
+            prometheus.copy_folder("github.com/prometheus-operator/prometheus-operator", folder, &prometheus_crds)?;
+        }
         let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
-        Ok(Self { binaries, metallb_crds, python })
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python })
     }
 
     /// Where the binary is.
@@ -116,6 +131,11 @@ impl Assets {
     /// The folder with MetalLB's CRDs.
     pub(crate) fn metallb_crds(&self) -> &Path {
         &self.metallb_crds
+    }
+
+    /// The folder with the CRDs of the Prometheus operator.
+    pub(crate) fn prometheus_crds(&self) -> &Path {
+        &self.prometheus_crds
     }
 
     /// The Python that has what the stand-in for AWS needs.

@@ -221,6 +221,10 @@ impl Cluster {
         self.controller_manager.as_ref().context("the cluster has no controller manager")
     }
 
+    pub(crate) fn testbed(&self) -> &Testbed {
+        &self.testbed
+    }
+
     pub(crate) fn network(&self) -> Network {
         self.testbed.network
     }

@@ -64,6 +64,7 @@ mod cluster;
 mod component;
 mod control_plane;
 mod go_build;
+mod helm;
 mod http;
 mod isolation;
 mod kubectl;
@@ -111,6 +112,9 @@ pub struct Parts {
     /// MetalLB's controller with a pool of addresses, so that Services of
     /// type LoadBalancer get one.
     pub metallb: bool,
+    /// Helm, for [`Cluster::helm`], and the CRDs of the Prometheus operator, for
+    /// [`Cluster::install_prometheus_crds`].
+    pub helm: bool,
     /// The stand-in for AWS Elastic Load Balancing, for [`AwsPeer::start`].
     pub aws: bool,
     /// The API server stores all objects as JSON, so that whoever follows
@@ -133,6 +137,7 @@ impl Parts {
         controller_manager: false,
         node: false,
         metallb: false,
+        helm: false,
         aws: false,
         json_storage: false,
         node_ports: None,
