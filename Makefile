@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Everything is a step after another; cargo has its own ways to use all cores.
 .NOTPARALLEL:
-.PHONY: help test nightly chaos demo demo-shell bench soak build generate lint clean bins rust go
+.PHONY: help test nightly chaos demo demo-shell bench soak build image generate lint clean bins rust go
 
 # The versions that are needed, from where they are written down anyway.
 RUST_NEEDED := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -38,7 +38,7 @@ test: rust go lint demo ## Check everything: lint, the demo, and all tests
 
 # Takes hours: what a change of the model, of allocation or of leadership should
 # pass besides `make test`.
-nightly: test ## Check more than make test does: larger models, long chaos, a long soak
+nightly: test image ## Check more than make test does: the image, larger models, long chaos, a long soak
 	@$(STEP) 3600 'Larger scopes of the model' cargo --config 'profile.test.package.sharedlb.opt-level=2' \
 	    test --package sharedlb --all-features --lib class::model -- --ignored --nocapture --test-threads=1
 	@for seed in 1 2 3; do \
@@ -84,6 +84,9 @@ build: rust ## Build the controller, as it is to be released: target/release/sha
 	cd $(TARGET)/release && objcopy --only-keep-debug sharedlb sharedlb.debug \
 	    && objcopy --strip-debug --add-gnu-debuglink=sharedlb.debug sharedlb sharedlb.stripped \
 	    && mv sharedlb.stripped sharedlb
+
+image: rust ## Build the image with Docker or buildah (IMAGE: its name without the tag), and start it
+	@$(STEP) 3600 'The image' deploy/image/make
 
 # Helm is built by Go. Users need neither, since the files are committed.
 generate: rust ## Write the generated files: crds/*.yaml, and deploy/*.yaml from the chart
