@@ -58,7 +58,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             // The API server tells it some time after the definition counts.
             eventually("kubectl to explain a field", LIMIT, async || {
                 let shown = cluster.kubectl_output(&["explain", "slb.spec.ports.port"]).await?;
-                ensure!(shown.contains("Left out or 0:"), "{shown}");
+                ensure!(shown.contains("If left out or 0"), "{shown}");
                 Ok(Some(()))
             })
             .await
