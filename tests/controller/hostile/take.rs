@@ -9,7 +9,7 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
-use sharedlb_harness::{LIMIT, Tests, World, slots};
+use sharedlb_harness::{LIMIT, Tests, World, condition, slots};
 use sharedlb_testbed::eventually;
 
 use super::tenant::{Tenant, change, create, forbidden};
@@ -74,10 +74,6 @@ async fn born_with_status(world: Arc<World>) -> anyhow::Result<()> {
             "finalizers": ["sharedlb.dev/release-ports"],
             "annotations": {"sharedlb.dev/claim": format!("{victims}/neighbour"), "sharedlb.dev/owner": victims},
             "labels": {"sharedlb.dev/class": tenant.site.class, "sharedlb.dev/claim": "neighbour"},
-            "ownerReferences": [{
-                "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB", "name": "neighbour",
-                "uid": victims_claim.uid(), "controller": false,
-            }],
             "managedFields": [{
                 "manager": "sharedlb", "operation": "Apply", "apiVersion": "sharedlb.dev/v1alpha1",
                 "fieldsType": "FieldsV1", "fieldsV1": {"f:status": {}},
@@ -88,6 +84,19 @@ async fn born_with_status(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(made.uid() != victims_claim.uid(), "it has the victim's uid");
     ensure!(made.creation_timestamp() >= victims_claim.creation_timestamp(), "it is older than it is");
     tenant.site.refused("forged", Reason::PortTaken, &[&port.to_string()]).await?;
+    // Sooner or later Kubernetes deletes an object whose owner is in another namespace.
+    let owner = json!({
+        "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB", "name": "neighbour",
+        "uid": victims_claim.uid(), "controller": false,
+    });
+    let owned = json!({"status": status(port), "metadata": {"ownerReferences": [owner]}});
+    tenant.forged("owned", json!({"port": port, "targetPort": "http"}), owned).await?;
+    eventually("the owned claim to be refused or deleted", LIMIT, async || {
+        let Some(claim) = tenant.site.claims.get_opt("owned").await? else { return Ok(Some(())) };
+        let is_refused = condition(&claim, ConditionType::Allocated).is_some_and(|found| found.status == "False");
+        Ok(is_refused.then_some(()))
+    })
+    .await?;
     tenant.victim_is_safe().await
 }
 
