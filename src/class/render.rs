@@ -396,13 +396,12 @@ fn target(claim: &ClaimObject, slot: &HeldSlot) -> Option<IntOrString> {
     spec.ports.iter().find(|port| *port.name == *slot.name)?.target()
 }
 
-/// The ports that have been served, now or before. A load balancer that lost its address
-/// takes all ports out of the status: once it has one again, those that were opened are
-/// back. A port that became one of two transports has been served on one of them.
+/// The ports that are served, or were until something came in the way. A load balancer that
+/// loses its address takes all ports out of the status; a port is back once it is open
+/// there again. A port that became one of two transports has been served on one of them.
 fn served_once(claim: &ClaimObject, slots: &[HeldSlot], open: &BTreeSet<FrontPort>) -> Vec<FrontPort> {
     let before = opened_before(&claim.status);
-    let once =
-        |slot: &HeldSlot, port| open.contains(&port) || (slot.opened && (before.is_empty() || before.contains(&port)));
+    let once = |slot: &HeldSlot, port| open.contains(&port) || (slot.opened && before.contains(&port));
     slots.iter().flat_map(|slot| slot.key.front_ports().filter(move |port| once(slot, *port))).collect()
 }
 
