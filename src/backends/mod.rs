@@ -76,6 +76,13 @@ struct SlicesOf {
     endpoints: usize,
 }
 
+impl SlicesOf {
+    /// The IP families that Kubernetes has listed, and whether there are endpoints.
+    fn listed(&self) -> (BTreeSet<IpFamily>, bool) {
+        (self.slices.iter().filter_map(|slice| slice.family).collect(), self.endpoints > 0)
+    }
+}
+
 impl Backends {
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
@@ -128,7 +135,7 @@ impl Backends {
         let mut counts = false;
         for Changed { old, new } in inner.slices.apply_event(event) {
             let Some(service) = new.as_ref().or(old.as_ref()).map(|slice| slice.service.clone()) else { continue };
-            let before = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
+            let before = inner.slices_of.get(&service).map(SlicesOf::listed);
             if let Some(old) = old {
                 inner.forget_slice(&old);
             }
@@ -139,8 +146,8 @@ impl Backends {
             }
             inner.signal(&service);
             counts |= inner.counted;
-            let now = inner.slices_of.get(&service).map_or((0, 0), |known| (known.slices.len(), known.endpoints));
-            if (before.0 == 0, before.1 == 0) != (now.0 == 0, now.1 == 0) {
+            let now = inner.slices_of.get(&service).map(SlicesOf::listed);
+            if before != now {
                 changed.push(service);
             }
         }
@@ -241,6 +248,13 @@ impl Backends {
         }
     }
 
+    /// Whether Kubernetes has listed the pods of this Service in all its IP families. Just
+    /// after the Service is created, one family is listed and the other is not yet.
+    #[must_use]
+    pub fn has_listed_all(&self, service: &ObjectKey) -> bool {
+        self.read().has_listed_all(service)
+    }
+
     /// Why a transport of a port of this Service has no backend, for the user; `None`: each
     /// has one, or it is not known yet.
     #[must_use]
@@ -263,7 +277,7 @@ impl Backends {
         }
         let unserved = |transport: &&Transport| inner.of(service, port, **transport, count).is_empty();
         let unserved: Vec<&ServicePort> = protocol.transports().iter().filter(unserved).filter_map(&port_of).collect();
-        let unknown = (ours || found.has_selector) && !inner.slices_of.contains_key(service);
+        let unknown = (ours || found.has_selector) && !inner.has_listed_all(service);
         if unserved.is_empty() || unknown {
             return None;
         }
@@ -292,6 +306,14 @@ impl Backends {
 }
 
 impl Inner {
+    fn has_listed_all(&self, service: &ObjectKey) -> bool {
+        let Some(slices) = self.slices_of.get(service) else { return false };
+        let Some(found) = self.services.get(service) else { return true };
+        let (listed, _) = slices.listed();
+        // Without a selector, Kubernetes lists nothing.
+        !found.has_selector || found.families.iter().all(|family| listed.contains(family))
+    }
+
     fn forget_slice(&mut self, slice: &SliceObject) {
         if let Some(known) = self.slices_of.get_mut(&slice.service) {
             known.slices.retain(|known| known.meta.key != slice.meta.key);

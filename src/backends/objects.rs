@@ -133,6 +133,8 @@ pub struct SliceObject {
     /// the label; but if the Service has a selector, that controller corrects every slice
     /// with the label at once.
     pub(super) by_kubernetes: bool,
+    /// The IP family of its endpoints; `None`: it has names instead of addresses
+    pub(super) family: Option<IpFamily>,
     pub(super) ports: Vec<(Arc<str>, Transport, NonZeroU16)>,
     pub(super) endpoints: Vec<EndpointObject>,
 }
@@ -165,6 +167,7 @@ impl SliceObject {
                 name: service.map(String::as_str).unwrap_or_default().into(),
             },
             by_kubernetes: label(SLICE_MANAGED_BY.0).is_some_and(|writer| writer == SLICE_MANAGED_BY.1),
+            family: IpFamily::parse(&slice.address_type),
             ports: ports.collect(),
             endpoints: slice.endpoints.iter().filter_map(|found| EndpointObject::parse(found, &meta)).collect(),
             meta,

@@ -409,6 +409,32 @@ fn a_further_endpoint_is_no_news_but_the_first_and_the_last_are() {
     assert_eq!(slice(&backends, "a", 3, both(), ready(0..0)), [key("dns")]);
 }
 
+/// Kubernetes creates the EndpointSlices of the two families one after the other.
+#[test]
+fn why_a_dual_stack_service_leads_nowhere_is_known_once_both_families_are_listed() {
+    let backends = Backends::default();
+    let mut spec = ports();
+    spec["ipFamilies"] = json!(["IPv4", "IPv6"]);
+    service(&backends, spec);
+    assert_eq!(slice(&backends, "a", 1, both(), vec![]), [key("dns")]);
+    assert!(!backends.has_listed_all(&key("dns")));
+    assert_eq!(why_none_of_both(&backends), None);
+    let of_v6: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {
+            "namespace": "team", "name": "b", "uid": "b", "resourceVersion": "2",
+            "labels": {
+                "kubernetes.io/service-name": "dns", "endpointslice.kubernetes.io/managed-by": SLICE_MANAGED_BY.1,
+            },
+        },
+        "addressType": "IPv6", "ports": both(), "endpoints": [],
+    }))
+    .unwrap();
+    let changes = backends.watched_slice(Event::Apply(SliceObject::parse(&of_v6)));
+    assert_eq!(changes.services, [key("dns")], "the verdicts on its claims change");
+    assert!(backends.has_listed_all(&key("dns")));
+    assert!(why_none_of_both(&backends).is_some_and(|why| why.contains("no pod matches")));
+}
+
 #[test]
 fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
     let backends = Backends::default();

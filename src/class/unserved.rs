@@ -39,6 +39,9 @@ impl Class {
         if reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0 {
             return Some(no_backends("no node of the cluster may take traffic".to_owned()));
         }
+        if reach.targets == TargetKind::Pod && !backends.has_listed_all(service) {
+            return None;
+        }
         if let Some(family) = listener.idle_families.first() {
             let why = self.why_none_of(service, *family, around);
             let index = held.index;
