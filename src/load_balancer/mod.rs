@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sharedlb_providers::{
-    Backend, BackendSet, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, replay,
+    Applied, Backend, BackendSet, Change, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed,
+    replay,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -145,15 +146,40 @@ impl LbLoop {
         }
     }
 
-    /// Brings the load balancer to its desired state. Returns when to go on with postponed
-    /// changes.
+    /// Brings the load balancer to its desired state, as far as that can be done now.
+    /// Returns when to go on with postponed changes.
     async fn converge(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
+        let observed = self.observe(plan, kept).await?;
+        let exists = observed.is_some();
+        let mut observed = observed.unwrap_or_default();
+        let wanted = self.wanted(plan, &observed, kept);
+        let turn = turn(plan, &observed, wanted, kept);
+        if exists && turn.changes.is_empty() {
+            kept.unclosed = None;
+            kept.observed = Some(Some(observed));
+            return Ok(kept.coalescing_until);
+        }
+        let applied = self.apply(plan, &turn, exists, kept).await?;
+        // Which backends a new load balancer takes is known only now.
+        let at_once = !exists || !applied.postponed.is_empty();
+        // A listener that failed may have been left half done, and what stood in
+        // its way is worth knowing; so are the limits and addresses of a new load
+        // balancer.
+        let known = exists && applied.failed.is_empty();
+        self.note_applied(&turn, applied, &mut observed, kept);
+        kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
+        kept.there = matches!(kept.observed, Some(Some(_)));
+        Ok(if at_once { Some(Instant::now()) } else { kept.coalescing_until })
+    }
+
+    /// The load balancer as it was last seen, or is: whether it exists is noted, and
+    /// whether it has an address.
+    async fn observe(&self, plan: &Plan, kept: &mut State) -> Result<Option<Observed>, Error> {
         let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
             Some(known) => known,
             None => plan.provider.observe(&self.name).await?,
         };
-        let exists = observed.is_some();
-        self.note_presence(exists, kept);
+        self.note_presence(observed.is_some(), kept);
         let attributes = plan.provider.attributes(plan.index);
         match &observed {
             Some(observed) if !observed.addresses.is_empty() || observed.load_balancer.attributes == attributes => {
@@ -162,54 +188,27 @@ impl LbLoop {
             // Deleted, or with other settings, it loses its address by no listener's fault.
             _ => kept.trials = Trials::default(),
         }
-        let mut observed = observed.unwrap_or_default();
-        let wanted = self.wanted(plan, &observed, kept);
-        // A listener that is as planned by now has not failed, whatever was reported.
-        kept.failed.retain(|key, failed| {
-            let found = observed.load_balancer.listeners.get(key);
-            wanted.listeners.get(key).is_some_and(|wanted| wanted.owner == failed.owner && found != Some(wanted))
-        });
-        let waiting: BTreeSet<ListenerKey> = kept.failed.keys().copied().collect();
-        let changes = observed.changes_to(&wanted, &waiting);
-        kept.unconfigured.take_if(|_| !changes.contains(&Change::Configure));
-        // What is freed goes to the listener that has waited longest for it, so all that
-        // lack room are tried together.
-        let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
-        let (now, later): (Vec<Change>, Vec<Change>) =
-            changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
-        // What `now` leads to, with the backends that listeners have until their
-        // successors open.
-        let mut towards = wanted.clone();
-        let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
-        let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
-        towards.listeners.extend(meanwhile);
-        let coalesce = plan.provider.capabilities().coalesce;
-        let (mut now, put_off) = kept.coalesce(now, &observed.load_balancer, &towards, coalesce);
-        if exists && now.is_empty() {
-            kept.unclosed = None;
-            kept.observed = Some(Some(observed));
-            return Ok(kept.coalescing_until);
-        }
-        kept.oldest_first(&mut now);
-        // Providers that write the whole must not be given what is to wait.
-        let mut target = observed.load_balancer.clone();
-        replay(&mut target, &towards, &now);
-        let all = later.is_empty() && put_off.is_empty();
-        debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
+        Ok(observed)
+    }
 
-        let set = ChangeSet::new(&target, &now).while_waiting(&waiting);
-        let applied = match plan.provider.apply(&self.name, set).await {
-            Ok(applied) => applied,
+    async fn apply(&self, plan: &Plan, turn: &Turn, exists: bool, kept: &mut State) -> Result<Applied, Error> {
+        let set = ChangeSet::new(&turn.target, &turn.changes).while_waiting(&turn.waiting);
+        match plan.provider.apply(&self.name, set).await {
+            Ok(applied) => Ok(applied),
             Err(error) => {
-                // The outcome tells what was closed before the failure, and that the
+                // The outcome has what was closed before the failure, and that the
                 // load balancer does not exist, if it cannot be created.
                 let unmade = !exists && error.is_refusal();
-                if unmade || now.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(_))) {
+                if unmade || turn.changes.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(_))) {
                     kept.observed = plan.provider.observe(&self.name).await.ok();
                 }
-                return Err(if exists { error } else { self.unmade(plan, error) });
+                Err(if exists { error } else { self.unmade(plan, error) })
             }
-        };
+        }
+    }
+
+    /// Takes in what the provider made of the changes.
+    fn note_applied(&self, turn: &Turn, applied: Applied, observed: &mut Observed, kept: &mut State) {
         let done = |change: &&Change| match change {
             Change::Configure => applied.unconfigured.is_none(),
             _ => change
@@ -217,35 +216,27 @@ impl LbLoop {
                 .iter()
                 .all(|key| !applied.failed.contains_key(key) && !applied.postponed.contains(key)),
         };
-        self.log_changes(now.iter().filter(done), &observed.load_balancer, &target);
-        replay(&mut observed.load_balancer, &target, now.iter().filter(done));
+        let done: Vec<&Change> = turn.changes.iter().filter(done).collect();
+        self.log_changes(done.iter().copied(), &observed.load_balancer, &turn.target);
+        replay(&mut observed.load_balancer, &turn.target, done.iter().copied());
         let opened_at = Instant::now();
-        for key in now.iter().filter(done).flat_map(opened) {
-            let Some(listener) = target.listeners.get(&key) else { continue };
+        for key in done.iter().copied().flat_map(opened) {
+            let Some(listener) = turn.target.listeners.get(&key) else { continue };
             kept.trials.opened(key, &listener.owner, opened_at);
         }
-        self.note_listener_failures(&now, &applied.failed, &wanted, kept);
-        if now.iter().filter(done).any(makes_room) {
+        self.note_listener_failures(&turn.changes, &applied.failed, &turn.wanted, kept);
+        if done.iter().copied().any(makes_room) {
             kept.room_was_made();
         }
         // It belongs to no claim, so no verdict has the failure; it is retried all the same.
-        let unclosed = applied.failed.iter().find(|(key, _)| !wanted.listeners.contains_key(key));
+        let unclosed = applied.failed.iter().find(|(key, _)| !turn.wanted.listeners.contains_key(key));
         kept.unclosed = unclosed.map(|(_, error)| Failing::again(kept.unclosed.as_ref(), error.clone()));
-        if now.contains(&Change::Configure) {
-            self.note_configured(applied.unconfigured, &mut observed, &waiting, kept);
+        if turn.changes.contains(&Change::Configure) {
+            self.note_configured(applied.unconfigured, observed, &turn.waiting, kept);
         }
         if !applied.addresses.is_empty() {
             observed.addresses = applied.addresses;
         }
-        // A listener that failed may have been left half done, and what stood in
-        // its way is worth knowing; so are the limits and addresses of a new load
-        // balancer.
-        let known = exists && applied.failed.is_empty();
-        kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
-        kept.there = matches!(kept.observed, Some(Some(_)));
-        // Which backends a new load balancer takes is known only now.
-        let at_once = !exists || !applied.postponed.is_empty();
-        Ok(if at_once { Some(Instant::now()) } else { kept.coalescing_until })
     }
 
     /// The error of a load balancer that cannot be created.
@@ -421,6 +412,49 @@ impl LbLoop {
             (self.on_outcome)(outcome);
         }
     }
+}
+
+/// What is applied in one run of an LB loop.
+struct Turn {
+    changes: Vec<Change>,
+    /// What the changes lead to
+    target: LoadBalancer,
+    /// What the load balancer should be: the target, unless some of it has to wait
+    wanted: LoadBalancer,
+    /// The listeners that failed, and are retried later
+    waiting: BTreeSet<ListenerKey>,
+}
+
+/// The changes from what is observed to what is wanted, without those that have to wait.
+fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept: &mut State) -> Turn {
+    // A listener that is as planned by now has not failed, whatever was reported.
+    kept.failed.retain(|key, failed| {
+        let found = observed.load_balancer.listeners.get(key);
+        wanted.listeners.get(key).is_some_and(|wanted| wanted.owner == failed.owner && found != Some(wanted))
+    });
+    let waiting: BTreeSet<ListenerKey> = kept.failed.keys().copied().collect();
+    let changes = observed.changes_to(&wanted, &waiting);
+    kept.unconfigured.take_if(|_| !changes.contains(&Change::Configure));
+    // What is freed goes to the listener that has waited longest for it, so all that
+    // lack room are tried together.
+    let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
+    let (now, later): (Vec<Change>, Vec<Change>) =
+        changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
+    // What `now` leads to, with the backends that listeners have until their
+    // successors open.
+    let mut towards = wanted.clone();
+    let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
+    let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
+    towards.listeners.extend(meanwhile);
+    let coalesce = plan.provider.capabilities().coalesce;
+    let (mut changes, put_off) = kept.coalesce(now, &observed.load_balancer, &towards, coalesce);
+    kept.oldest_first(&mut changes);
+    // Providers that write the whole must not be given what is to wait.
+    let mut target = observed.load_balancer.clone();
+    replay(&mut target, &towards, &changes);
+    let all = later.is_empty() && put_off.is_empty();
+    debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
+    Turn { changes, target, wanted, waiting }
 }
 
 /// Whether a change closes a listener.
