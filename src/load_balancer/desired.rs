@@ -27,7 +27,7 @@ pub struct Plan {
     pub index: u32,
     /// Its place among the plans of this load balancer
     pub number: u64,
-    /// The slots; `None`: the load balancer shall go
+    /// The slots; `None`: the load balancer is to be removed
     pub slots: Option<Vec<Planned>>,
     /// What matters to it: the Services whose endpoints are its backends, and
     /// [`nodes`](crate::backends::nodes::key)
@@ -35,7 +35,7 @@ pub struct Plan {
     /// How traffic gets to pods
     pub reach: Reach,
     keys: HashSet<ListenerKey>,
-    /// Claims whose listeners stay as they are, since nobody can read what they hold
+    /// Claims whose listeners stay as they are, since what they hold cannot be read
     untouched: BTreeSet<ObjectKey>,
 }
 
@@ -44,7 +44,7 @@ pub struct Plan {
 pub struct Planned {
     /// Where their traffic goes
     pub target: Arc<Target>,
-    /// Those of its slots that shall be open
+    /// Those of its slots that should be open
     pub slots: Arc<[HeldSlot]>,
 }
 
@@ -88,13 +88,13 @@ impl Plan {
         self
     }
 
-    /// Whether this slot shall be open.
+    /// Whether this slot should be open.
     #[must_use]
     pub fn has(&self, key: ListenerKey) -> bool {
         self.keys.contains(&key)
     }
 
-    /// The slots that shall be open.
+    /// The slots that should be open.
     pub fn keys(&self) -> impl Iterator<Item = ListenerKey> {
         self.keys.iter().copied()
     }
@@ -105,8 +105,8 @@ impl Plan {
         self.keys.iter().any(|key| !later.keys.contains(key))
     }
 
-    /// Whether it asks this provider for just these slots, lets traffic get to
-    /// pods in this way, and leaves these claims.
+    /// Whether it has exactly these slots, for this provider and this way to pods, and
+    /// leaves the listeners of these claims untouched.
     #[must_use]
     pub fn is(
         &self,

@@ -11,13 +11,13 @@ use sharedlb_providers::{Applied, Change, ChangeSet, Decorator, Error, LbName, O
 pub(crate) enum Answers {
     /// As it should
     Fine,
-    /// It can't be asked.
+    /// It cannot be observed.
     None,
-    /// It carries so many changes out, and then nothing more is heard of it.
+    /// It carries so many changes out, and then does not answer.
     LostAfter(u8),
-    /// It carries everything out, and can't be asked after that.
+    /// It carries everything out, and cannot be observed after that.
     ThenNone,
-    /// It carries everything out, and says of the first listener that it failed.
+    /// It carries everything out, and reports the first listener as failed.
     OneDenied,
     /// It carries everything out, but serves nothing yet.
     NotReady,
@@ -29,7 +29,7 @@ pub(crate) enum Answers {
     NoSettings,
 }
 
-/// A load balancer in memory that answers as it is told.
+/// A load balancer in memory whose answers a test chooses.
 pub(super) struct FaultyProvider {
     memory: Memory,
     answers: Mutex<Answers>,

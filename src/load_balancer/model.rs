@@ -38,7 +38,7 @@ const FIRST_PORT: u16 = 20001;
 pub(crate) type ByPort<T> = [Option<T>; 3];
 /// The load balancer as it is; `None`: it does not exist.
 pub(crate) type There = Option<ByPort<Open>>;
-/// The claim that each port is planned for; `None`: the load balancer shall go.
+/// The claim that each port is planned for; `None`: the load balancer is to be removed.
 pub(crate) type Slots = Option<ByPort<u8>>;
 
 /// A [`Plan`], with its place among those of its load balancer.
@@ -48,8 +48,8 @@ pub(crate) struct Numbered {
     pub(crate) slots: Slots,
 }
 
-/// An open listener: whom its tag names, and whose pods it leads to (a bit for
-/// each claim).
+/// An open listener: the claim that its tag names, and the claims whose pods get its
+/// traffic (a bit for each).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
     pub(crate) owner: u8,
@@ -60,7 +60,7 @@ pub(crate) struct Open {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Memories {
     pub(crate) observed: Option<There>,
-    /// How often in a row it could not be reached, up to two, since then it is told
+    /// How often in a row it could not be reached, up to two: then that is reported
     unreachable: u8,
     /// Whether it is to be tried again although nothing happens
     pub(crate) again: bool,
@@ -187,7 +187,7 @@ fn name(index: u32) -> LbName {
     LbName::new("default", index, "cluster", "uid-of-class")
 }
 
-/// The plan itself, carried out by nobody.
+/// The plan itself, without anything that carries it out.
 pub(crate) fn plan_of(index: u32, numbered: &Numbered) -> Arc<Plan> {
     plan(UNTOLD.clone(), index, numbered)
 }

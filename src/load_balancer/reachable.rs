@@ -1,5 +1,5 @@
 //! What the ports of Services lead to, as far as a load balancer can send traffic there,
-//! remembered until it changes: a change of one Service must not cost a look at a thousand.
+//! cached until it changes, so that a change of one Service does not cost reading a thousand.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

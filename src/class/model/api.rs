@@ -18,7 +18,7 @@ impl State {
         self.born[claim] += 1;
         let new = Claim { version, born, asks, deleting: false, finalizer: false, status: Default::default() };
         self.claims[claim] = Some(new);
-        self.told(claim, Event::Put(new));
+        self.queue(claim, Event::Put(new));
     }
 
     /// A user deletes it: it goes at once, unless there is a finalizer.
@@ -31,7 +31,7 @@ impl State {
         }
     }
 
-    /// A user asks for another port.
+    /// A user requests another port.
     pub(super) fn edit(&mut self, claim: usize, asks: Option<u8>) {
         if let Some(mut there) = self.claims[claim] {
             self.edited[claim] = true;
@@ -70,10 +70,10 @@ impl State {
                     }
                 }
                 if let Some(slot) = status.held {
-                    let resting = &mut self.resting[usize::from(slot.lb)][usize::from(slot.port)];
-                    match *resting {
-                        Some(who) if who != by => _ = self.wrong.insert(Wrong::NotRested),
-                        _ => *resting = None,
+                    let cooling_down = &mut self.cooling_down[usize::from(slot.lb)][usize::from(slot.port)];
+                    match *cooling_down {
+                        Some(process) if process != by => _ = self.wrong.insert(Wrong::CoolDownIgnored),
+                        _ => *cooling_down = None,
                     }
                 }
                 Some(self.put(claim, Claim { status, ..there }))
@@ -92,7 +92,7 @@ impl State {
                 if let Some(record) = record.filter(|record| !record.rested)
                     && self.class.record(slot).map(|before| before.claim) != Some(record.claim)
                 {
-                    self.resting[lb][port] = Some(record.claim);
+                    self.cooling_down[lb][port] = Some(record.claim);
                 }
             }
         }
@@ -108,18 +108,18 @@ impl State {
     fn put(&mut self, claim: usize, new: Claim) -> Claim {
         let new = Claim { version: self.next_version(claim), ..new };
         self.claims[claim] = Some(new);
-        self.told(claim, Event::Put(new));
+        self.queue(claim, Event::Put(new));
         new
     }
 
     fn remove(&mut self, claim: usize, there: Claim) {
         self.claims[claim] = None;
-        self.told(claim, Event::Gone { born: there.born });
+        self.queue(claim, Event::Gone { born: there.born });
     }
 
-    /// Every watch is about to tell it. One that lags too far behind is broken
-    /// off, and does not tell all of what happened.
-    fn told(&mut self, claim: usize, event: Event) {
+    /// Queues an event in every watch. A watch that lags too far behind is interrupted,
+    /// and misses events.
+    fn queue(&mut self, claim: usize, event: Event) {
         for controller in self.controllers.iter_mut().flatten() {
             let view = &mut Arc::make_mut(controller).claims[claim];
             view.coming.push(event);
@@ -139,7 +139,7 @@ pub(super) enum Fed {
 }
 
 impl View {
-    /// Takes in the next thing that the watch tells.
+    /// Takes in the next event of the watch.
     pub(super) fn watch(&mut self, claim: usize) {
         let event = self.coming.remove(0);
         self.feed(claim, Fed::Watched(event));
@@ -151,7 +151,7 @@ impl View {
         self.feed(claim, Fed::Listed(there));
     }
 
-    /// What changes nothing is as good as told at once.
+    /// Delivers events that change nothing at once, so that they make no further states.
     pub(super) fn skip_what_is_no_news(&mut self, claim: usize) {
         while let Some(&event) = self.coming.first() {
             let before = (self.known, self.deleted, self.disturbed);

@@ -13,7 +13,7 @@ use super::{Action, World};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::Open;
 
-/// More steps than it can take to come to rest.
+/// More steps than it can take until nothing is left to do.
 const STEPS_MAX: usize = 400;
 
 /// States from which everything is known to become as desired, by their hash.
@@ -44,7 +44,9 @@ pub(super) fn properties() -> Vec<Property<World>> {
         Property::always("a held slot never moves", |_, state: &State| !state.wrong.contains(&Wrong::Moved)),
         Property::always("what is served stays served", |_, state: &State| !state.wrong.contains(&Wrong::Cut)),
         Property::always("a release is recorded first", |_, state: &State| !state.wrong.contains(&Wrong::Unrecorded)),
-        Property::always("a released port rests", |_, state: &State| !state.wrong.contains(&Wrong::NotRested)),
+        Property::always("a released port cools down", |_, state: &State| {
+            !state.wrong.contains(&Wrong::CoolDownIgnored)
+        }),
         Property::always("without further faults all becomes as desired", |world: &World, state: &State| {
             world.settles(state)
         }),
@@ -52,8 +54,8 @@ pub(super) fn properties() -> Vec<Property<World>> {
             let claims = state.claims.iter().take(world.scope.claims.len());
             claims.into_iter().all(|claim| claim.is_some_and(|claim| is_ready(&claim)))
         }),
-        Property::sometimes("what a deleted claim had rests", |_, state: &State| {
-            state.claims.contains(&None) && state.resting.iter().flatten().any(Option::is_some)
+        Property::sometimes("the port of a deleted claim cools down", |_, state: &State| {
+            state.claims.contains(&None) && state.cooling_down.iter().flatten().any(Option::is_some)
         }),
     ]
 }
@@ -80,7 +82,7 @@ impl World {
     /// Whether everything becomes as desired if nothing goes wrong any more, and
     /// no user does anything, and stays so.
     fn settles(&self, state: &State) -> bool {
-        let mut state = State { left: Budget::default(), resting: Default::default(), ..state.clone() };
+        let mut state = State { left: Budget::default(), cooling_down: Default::default(), ..state.clone() };
         state.wrong.clear();
         let mut path = Vec::new();
         loop {
@@ -106,7 +108,7 @@ impl World {
                     .get_or_insert_with(|| format!("it does not come to rest: {next:#?}"));
                 return false;
             }
-            state = State { resting: Default::default(), ..next };
+            state = State { cooling_down: Default::default(), ..next };
             state.wrong.clear();
         }
         self.settled.fine.lock().unwrap().extend(path);

@@ -14,32 +14,31 @@
 //! does in every order.
 //!
 //! What it leaves out:
-//! - Time is either "not yet" or "the delay is over". Backoffs and rests are
-//!   not there: whatever is to be tried again may be tried at once. So is the
-//!   class loop: it may run at any time, so that a wake-up which is forgotten
-//!   would not be noticed, and neither would a verdict that is thought to stand.
-//! - Messages, numbers, events and the order of entries. Strangers' ports, UDP,
-//!   claims of several ports, quotas, addresses asked for, other classes, what
-//!   can't be parsed, finalizers removed by force, and Services and endpoints,
+//! - Time is either "not yet" or "the delay is over". There are no backoffs and no
+//!   debounce: every retry may come at once, and the class loop may run at any time. So
+//!   the model does not notice a missing wake-up, nor a cached verdict that is outdated.
+//! - Messages, numbers, Events and the order of entries. Foreign ports, UDP,
+//!   claims of several ports, quotas, requested addresses, other classes,
+//!   unparsable objects, finalizers removed by force, and Services and endpoints,
 //!   which are always there.
 //! - The deletion of a class. A load balancer beyond the minimum comes and goes
 //!   only where the scope says so.
 //! - Between the calls that an LB loop makes in one run nothing else happens,
 //!   unless the process ends there. A process that is gone changes no load
-//!   balancer any more: its last call ends sooner than a port rests.
+//!   balancer any more: its last call ends before a cool-down does.
 //! - A write of the class' status is answered in the moment in which it arrives, and
 //!   one of a process that is gone never arrives.
-//! - A write to a claim that a living process has given up (no answer in time) and that
-//!   is carried out later.
-//! - What is put back when a write to the class fails: a failed one is forgotten, and
-//!   the class decides anew.
-//! - A watch lags by at most two events for each claim, and then lists afresh;
-//!   of the class it tells the latest status only.
-//! - A claim created again may be told that it is served while its namesake's
-//!   listener is still open, and is then closed for a moment: "what is served
-//!   stays served" is asked only for the first claim of a name. Nor is it asked
-//!   for one that was edited: edited there and back, it may be closed for a
-//!   moment although its slot never left its status, since that was asked for.
+//! - A write to a claim that timed out in a living process and that the API server
+//!   carries out later.
+//! - The state that a failed write to the class restores: the write is dropped, and
+//!   the class decides again.
+//! - A watch lags by at most two events for each claim, and then lists again;
+//!   of the class it reports the latest status only.
+//! - A recreated claim may be reported as served while the listener of its predecessor is
+//!   still open, and is then closed for a moment: "what is served stays served" is
+//!   checked only for the first claim of a name. Nor is it checked for a claim that was
+//!   edited: edited to another port and back, it may be closed for a moment although its
+//!   slot never left its status.
 
 mod api;
 mod check;
@@ -65,7 +64,7 @@ struct Scope {
     claims: Vec<Option<u8>>,
     /// How many of them are there at first; the others may be created
     at_first: usize,
-    /// The ports that an edit may ask for
+    /// The ports that an edit may request
     edits: Vec<Option<u8>>,
     /// Load balancers that are there in any case, and at most: two
     min: u8,
@@ -94,13 +93,13 @@ enum Action {
     Delete(u8),
     /// A user creates it again, as it was at first.
     Create(u8),
-    /// A user asks for another port.
+    /// A user requests another port.
     Edit(u8, Option<u8>),
-    /// The watch tells the next event of a claim.
+    /// The watch reports the next event of a claim.
     Watch(u8, u8),
     /// It is broken off, and starts again with a list.
     Relist(u8, u8),
-    /// The watch tells the latest status of the class.
+    /// The watch reports the latest status of the class.
     WatchClass(u8),
     /// The class loop reconciles the class.
     Run(u8),
@@ -160,59 +159,59 @@ impl World {
     }
 
     /// What goes on between a controller and the API server.
-    fn api_actions(who: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
+    fn api_actions(process: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
         for (claim, view) in (0..).zip(&controller.claims) {
             match view.write {
                 Some(Pending::Sent(_)) => {
-                    actions.push(Action::Arrive(who, claim));
+                    actions.push(Action::Arrive(process, claim));
                     if state.left.lost > 0 {
-                        actions.push(Action::ArriveUnanswered(who, claim));
+                        actions.push(Action::ArriveUnanswered(process, claim));
                     }
                 }
-                Some(Pending::Answered { .. }) => actions.push(Action::Answer(who, claim)),
+                Some(Pending::Answered { .. }) => actions.push(Action::Answer(process, claim)),
                 None => {}
             }
             if !view.coming.is_empty() {
-                actions.push(Action::Watch(who, claim));
+                actions.push(Action::Watch(process, claim));
                 if view.coming.len() > 1 {
-                    actions.push(Action::Relist(who, claim));
+                    actions.push(Action::Relist(process, claim));
                 }
             }
         }
         if controller.class_write.is_some() {
-            actions.extend([ClassAnswer::Done, ClassAnswer::Not].map(|answer| Action::ArriveClass(who, answer)));
+            actions.extend([ClassAnswer::Done, ClassAnswer::Not].map(|answer| Action::ArriveClass(process, answer)));
             if state.left.lost > 0 {
-                actions.push(Action::ArriveClass(who, ClassAnswer::Lost));
+                actions.push(Action::ArriveClass(process, ClassAnswer::Lost));
             }
         } else if controller.class.version < state.class.version {
-            actions.push(Action::WatchClass(who));
+            actions.push(Action::WatchClass(process));
         }
-        actions.push(Action::Run(who));
+        actions.push(Action::Run(process));
     }
 
     /// What goes on between a controller and the load balancers.
-    fn lb_actions(who: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
+    fn lb_actions(process: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
         for (lb, lb_loop) in (0..).zip(&controller.loops) {
             let Some(lb_loop) = lb_loop else { continue };
             let told = lb_loop.memories.last_reported.as_ref().map(|told| told.plan);
             if lb_loop.unheard {
-                actions.push(Action::Hear(who, lb));
+                actions.push(Action::Hear(process, lb));
             }
             if lb_loop.taken.is_some() {
-                actions.push(Action::Apply(who, lb, Answers::Fine));
+                actions.push(Action::Apply(process, lb, Answers::Fine));
                 let changes = 0..4;
                 if state.left.lost > 0 {
                     let faults = [Answers::None, Answers::ThenNone, Answers::OneDenied];
-                    actions.extend(faults.map(|answers| Action::Apply(who, lb, answers)));
-                    actions.extend(changes.clone().map(|n| Action::Apply(who, lb, Answers::LostAfter(n))));
+                    actions.extend(faults.map(|answers| Action::Apply(process, lb, answers)));
+                    actions.extend(changes.clone().map(|n| Action::Apply(process, lb, Answers::LostAfter(n))));
                 }
                 if state.left.crashes > 0 {
-                    actions.extend(changes.map(|n| Action::CrashAfter(who, lb, n)));
+                    actions.extend(changes.map(|n| Action::CrashAfter(process, lb, n)));
                 }
             } else if told != Some(lb_loop.plans.current) || lb_loop.memories.again {
-                actions.push(Action::Take(who, lb));
+                actions.push(Action::Take(process, lb));
             } else if lb_loop.memories.observed != Some(state.there[usize::from(lb)]) {
-                actions.push(Action::Resync(who, lb));
+                actions.push(Action::Resync(process, lb));
             }
         }
     }
@@ -232,31 +231,31 @@ impl World {
             Action::Delete(claim) => state.delete(at(claim)),
             Action::Create(claim) => state.create(at(claim), self.scope.claims[at(claim)]),
             Action::Edit(claim, asks) => state.edit(at(claim), asks),
-            Action::Watch(who, claim) => state.controller(who).claims[at(claim)].watch(at(claim)),
-            Action::Relist(who, claim) => state.relist(who, at(claim)),
-            Action::WatchClass(who) => state.watch_class(who),
-            Action::Run(who) => state.run(who, &self.real),
-            Action::ArriveClass(who, answer) => state.arrive_class(who, &self.real, answer),
-            Action::Arrive(who, claim) => state.arrive(who, at(claim), false),
-            Action::ArriveUnanswered(who, claim) => state.arrive(who, at(claim), true),
-            Action::Answer(who, claim) => state.answer(who, at(claim)),
-            Action::Take(who, lb) => state.take(who, at(lb)),
-            Action::Apply(who, lb, answers) => state.carry_out_plan(who, at(lb), &self.real, answers),
-            Action::Hear(who, lb) => state.hear(who, at(lb)),
-            Action::Resync(who, lb) => state.resync(who, at(lb)),
-            Action::Crash(who) => {
-                state.end(who, self.scope.strays);
-                state.start(who);
+            Action::Watch(process, claim) => state.controller(process).claims[at(claim)].watch(at(claim)),
+            Action::Relist(process, claim) => state.relist(process, at(claim)),
+            Action::WatchClass(process) => state.watch_class(process),
+            Action::Run(process) => state.run(process, &self.real),
+            Action::ArriveClass(process, answer) => state.arrive_class(process, &self.real, answer),
+            Action::Arrive(process, claim) => state.arrive(process, at(claim), false),
+            Action::ArriveUnanswered(process, claim) => state.arrive(process, at(claim), true),
+            Action::Answer(process, claim) => state.answer(process, at(claim)),
+            Action::Take(process, lb) => state.take(process, at(lb)),
+            Action::Apply(process, lb, answers) => state.carry_out_plan(process, at(lb), &self.real, answers),
+            Action::Hear(process, lb) => state.hear(process, at(lb)),
+            Action::Resync(process, lb) => state.resync(process, at(lb)),
+            Action::Crash(process) => {
+                state.end(process, self.scope.strays);
+                state.start(process);
             }
-            Action::CrashAfter(who, lb, changes) => {
-                state.carry_out_plan(who, at(lb), &self.real, Answers::LostAfter(changes));
-                state.end(who, self.scope.strays);
-                state.start(who);
+            Action::CrashAfter(process, lb, changes) => {
+                state.carry_out_plan(process, at(lb), &self.real, Answers::LostAfter(changes));
+                state.end(process, self.scope.strays);
+                state.start(process);
             }
             Action::Stray(claim) => state.stray(at(claim)),
             Action::Wait => state.wait(),
             Action::Second => state.start(1),
-            Action::End(who) => state.end(who, self.scope.strays),
+            Action::End(process) => state.end(process, self.scope.strays),
         }
         if !self.scope.late_answers {
             state.answer_at_once();
@@ -279,7 +278,7 @@ impl Model for World {
             left: self.scope.left,
             born: [0; 3],
             edited: [false; 3],
-            resting: Default::default(),
+            cooling_down: Default::default(),
             wrong: BTreeSet::new(),
         };
         for (claim, asks) in self.scope.claims.iter().enumerate().take(self.scope.at_first) {
@@ -291,12 +290,12 @@ impl Model for World {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         self.user_actions(state, actions);
-        for who in [0, 1] {
-            let Some(controller) = &state.controllers[usize::from(who)] else { continue };
-            Self::api_actions(who, controller, state, actions);
-            Self::lb_actions(who, controller, state, actions);
+        for process in [0, 1] {
+            let Some(controller) = &state.controllers[usize::from(process)] else { continue };
+            Self::api_actions(process, controller, state, actions);
+            Self::lb_actions(process, controller, state, actions);
             if state.left.crashes > 0 {
-                actions.push(Action::Crash(who));
+                actions.push(Action::Crash(process));
             }
         }
         let strays = (0..).zip(&state.strays).filter(|(_, stray)| stray.is_some());

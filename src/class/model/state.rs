@@ -231,8 +231,8 @@ pub(super) enum Wrong {
     Moved,
     /// A slot went from a claim under our finalizer, unrecorded.
     Unrecorded,
-    /// A port was given to somebody else before its delay was over.
-    NotRested,
+    /// A port was given to another claim before its cool-down was over.
+    CoolDownIgnored,
     /// A listener was closed, or led elsewhere, whose claim holds it and wants it.
     Cut,
 }
@@ -251,8 +251,8 @@ pub(super) struct State {
     pub(super) born: [u8; 3],
     /// The claims that were ever edited
     pub(super) edited: [bool; 3],
-    /// The ports whose delay is not over, each with who gave it back last
-    pub(super) resting: [ByPort<u8>; 2],
+    /// The ports that cool down, each with the claim that released it last
+    pub(super) cooling_down: [ByPort<u8>; 2],
     pub(super) wrong: BTreeSet<Wrong>,
 }
 

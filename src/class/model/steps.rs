@@ -74,21 +74,21 @@ impl Controller {
 }
 
 impl State {
-    pub(super) fn controller(&mut self, who: u8) -> &mut Controller {
-        Arc::make_mut(self.controllers[usize::from(who)].as_mut().expect("it runs"))
+    pub(super) fn controller(&mut self, process: u8) -> &mut Controller {
+        Arc::make_mut(self.controllers[usize::from(process)].as_mut().expect("it runs"))
     }
 
     /// The class loop reconciles the class.
-    pub(super) fn run(&mut self, who: u8, real: &Real) {
-        self.controller(who).step(real, None);
+    pub(super) fn run(&mut self, process: u8, real: &Real) {
+        self.controller(process).step(real, None);
     }
 
     /// The API server carries out a write of the class' status, and answers.
-    pub(super) fn arrive_class(&mut self, who: u8, real: &Real, answer: ClassAnswer) {
-        let Some(write) = self.controller(who).class_write.take() else { return };
+    pub(super) fn arrive_class(&mut self, process: u8, real: &Real, answer: ClassAnswer) {
+        let Some(write) = self.controller(process).class_write.take() else { return };
         let arrives = answer != ClassAnswer::Not;
         let written = if arrives { self.carry_out_class(write.version, write.lbs) } else { None };
-        let controller = self.controller(who);
+        let controller = self.controller(process);
         let Some(version) = written.filter(|_| answer == ClassAnswer::Done) else { return };
         controller.class = Class { version, lbs: write.lbs };
         if let Some(recorded) = write.recorded {
@@ -97,16 +97,16 @@ impl State {
     }
 
     /// The API server carries out a write that was sent.
-    pub(super) fn arrive(&mut self, who: u8, claim: usize, lost: bool) {
-        let Some(Pending::Sent(write)) = self.controller(who).claims[claim].write else { return };
+    pub(super) fn arrive(&mut self, process: u8, claim: usize, lost: bool) {
+        let Some(Pending::Sent(write)) = self.controller(process).claims[claim].write else { return };
         let written = self.carry_out(claim, write).filter(|_| !lost);
-        self.controller(who).claims[claim].write =
+        self.controller(process).claims[claim].write =
             Some(Pending::Answered { born: write.born, written, gives: write.gives });
     }
 
     /// The answer to a write comes in.
-    pub(super) fn answer(&mut self, who: u8, claim: usize) {
-        let view = &mut self.controller(who).claims[claim];
+    pub(super) fn answer(&mut self, process: u8, claim: usize) {
+        let view = &mut self.controller(process).claims[claim];
         if let Some(Pending::Answered { written, .. }) = view.write {
             view.answered(claim, written);
         }
@@ -114,43 +114,43 @@ impl State {
 
     /// Where answers take no time: every one that has been given comes in.
     pub(super) fn answer_at_once(&mut self) {
-        for who in [0, 1] {
-            if self.controllers[usize::from(who)].is_some() {
-                (0..3).for_each(|claim| self.answer(who, claim));
+        for process in [0, 1] {
+            if self.controllers[usize::from(process)].is_some() {
+                (0..3).for_each(|claim| self.answer(process, claim));
             }
         }
     }
 
     /// The watch of claims is broken off, and begins with a list.
-    pub(super) fn relist(&mut self, who: u8, claim: usize) {
+    pub(super) fn relist(&mut self, process: u8, claim: usize) {
         let there = self.claims[claim];
-        self.controller(who).claims[claim].list(claim, there);
+        self.controller(process).claims[claim].list(claim, there);
     }
 
     /// The watch tells the class' latest status.
-    pub(super) fn watch_class(&mut self, who: u8) {
-        self.controller(who).class = self.class;
+    pub(super) fn watch_class(&mut self, process: u8) {
+        self.controller(process).class = self.class;
     }
 
     /// An LB loop takes up its plan.
-    pub(super) fn take(&mut self, who: u8, lb: usize) {
-        if let Some(lb_loop) = &mut self.controller(who).loops[lb] {
+    pub(super) fn take(&mut self, process: u8, lb: usize) {
+        if let Some(lb_loop) = &mut self.controller(process).loops[lb] {
             lb_loop.taken = Some(lb_loop.plans.current);
         }
     }
 
     /// It looks at its load balancer although nothing is known to have changed.
-    pub(super) fn resync(&mut self, who: u8, lb: usize) {
-        if let Some(lb_loop) = &mut self.controller(who).loops[lb] {
+    pub(super) fn resync(&mut self, process: u8, lb: usize) {
+        if let Some(lb_loop) = &mut self.controller(process).loops[lb] {
             lb_loop.memories.observed = None;
             lb_loop.taken = Some(lb_loop.plans.current);
         }
     }
 
     /// It carries the plan out that it has taken, and tells what became of it.
-    pub(super) fn carry_out_plan(&mut self, who: u8, lb: usize, real: &Real, answers: Answers) {
+    pub(super) fn carry_out_plan(&mut self, process: u8, lb: usize, real: &Real, answers: Answers) {
         let there = self.there[lb];
-        let Some(lb_loop) = &mut self.controller(who).loops[lb] else { return };
+        let Some(lb_loop) = &mut self.controller(process).loops[lb] else { return };
         let Some(plan) = lb_loop.taken.take() else { return };
         let index = u8::try_from(lb).unwrap();
         let (memories, after) = real.run(index, &lb_loop.memories, &plan, &there, answers);
@@ -183,8 +183,8 @@ impl State {
     }
 
     /// The class loop takes in what an LB loop has told.
-    pub(super) fn hear(&mut self, who: u8, lb: usize) {
-        let controller = self.controller(who);
+    pub(super) fn hear(&mut self, process: u8, lb: usize) {
+        let controller = self.controller(process);
         if let Some(lb_loop) = &mut controller.loops[lb] {
             lb_loop.unheard = false;
             let told = lb_loop.memories.last_reported.as_ref();
@@ -193,8 +193,8 @@ impl State {
     }
 
     /// A process ends. What it had sent may still arrive.
-    pub(super) fn end(&mut self, who: u8, strays: bool) {
-        let Some(controller) = self.controllers[usize::from(who)].take() else { return };
+    pub(super) fn end(&mut self, process: u8, strays: bool) {
+        let Some(controller) = self.controllers[usize::from(process)].take() else { return };
         for (claim, view) in controller.claims.iter().enumerate() {
             if let Some(Pending::Sent(write)) = view.write
                 && strays
@@ -205,9 +205,9 @@ impl State {
     }
 
     /// A process starts, and fills its caches.
-    pub(super) fn start(&mut self, who: u8) {
+    pub(super) fn start(&mut self, process: u8) {
         let started = Controller::started(&self.claims, self.class);
-        self.controllers[usize::from(who)] = Some(Arc::new(started));
+        self.controllers[usize::from(process)] = Some(Arc::new(started));
     }
 
     /// What a process that is gone had sent arrives.
@@ -233,7 +233,7 @@ impl State {
                 over(&mut write.lbs);
             }
         }
-        self.resting = Default::default();
+        self.cooling_down = Default::default();
     }
 
     /// Whether any delay runs.
