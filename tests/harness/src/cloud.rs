@@ -1,6 +1,7 @@
 //! Stands in for a cloud: gives every Service of type LoadBalancer an address,
 //! as the controllers of clouds do, and does nothing else.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -22,13 +23,17 @@ pub(crate) async fn serve_addresses(client: Client) {
     let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
     let services = services.default_backoff().applied_objects();
     pin_mut!(services);
-    let mut given = 0;
+    // An event may be from before the Service got its address: it gets the same again.
+    let (mut given, mut last) = (HashMap::new(), 0);
     while let Some(service) = services.next().await {
         // An error means that it is listed again.
         let Ok(service) = service else { continue };
         if wants_address(&service) {
-            given += 1;
-            give(&client, &service, given).await;
+            let number = *given.entry(service.uid()).or_insert_with(|| {
+                last += 1;
+                last
+            });
+            give(&client, &service, number).await;
         }
     }
 }
