@@ -39,15 +39,30 @@ impl Class {
         if reach.targets == TargetKind::Node && backends.knows(reach) && backends.nodes() == 0 {
             return Some(no_backends("no node of the cluster may take traffic".to_owned()));
         }
-        if reach.targets == TargetKind::Pod && !backends.has_listed_all(service) {
-            return None;
-        }
         if let Some(family) = listener.idle_families.first() {
+            if !self.lacks_family((service, &port), slot, *family, around) {
+                return None;
+            }
             let why = self.why_none_of(service, *family, around);
             let index = held.index;
             return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
         }
         self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, around)
+    }
+
+    /// Whether a port of a Service leads to no address of this family. `false` also while its
+    /// endpoints are not listed, or the load balancer does not know of them yet.
+    pub(super) fn lacks_family(
+        &self,
+        (service, port): (&ObjectKey, &PortRef),
+        slot: &HeldSlot,
+        family: IpFamily,
+        around: &Surroundings<'_>,
+    ) -> bool {
+        let reach = self.reach();
+        let is_listed = reach.targets == TargetKind::Node || around.backends.has_listed_all(service);
+        let reached = around.backends.reached(service, port, slot.key.protocol, reach);
+        is_listed && !reached.backends.iter().any(|backend| IpFamily::of(backend.address) == family)
     }
 
     /// Why a Service has no backend of this family.

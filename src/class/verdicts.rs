@@ -94,12 +94,9 @@ impl Class {
         let claim = &state.claim;
         let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, around);
         let why_none_of = |slot: &HeldSlot, family| {
-            let (service, _) = claim.target.of_port(&slot.name, Some(slot.key.port))?;
-            let is_listed = self.targets() == TargetKind::Node || around.backends.has_listed_all(service);
-            if !is_listed {
-                return None;
-            }
-            Some(self.why_none_of(service, family, around))
+            let (service, port) = claim.target.of_port(&slot.name, Some(slot.key.port))?;
+            let lacks = self.lacks_family((service, &port), slot, family, around);
+            lacks.then(|| self.why_none_of(service, family, around))
         };
         render::programmed(claim, held, outcome, why_none, why_none_of)
     }
