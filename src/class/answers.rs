@@ -110,8 +110,7 @@ impl ClassLoop {
         }
         let result = result.map(|written| {
             let change = written.and_then(|service| self.settings.backends.written_service(service));
-            let services = change.iter().flat_map(|change| change.old.iter().chain(&change.new));
-            services.for_each(|service| self.service_changed(service));
+            self.services_changed(change.as_slice());
         });
         let Some(now) = self.as_it_is_now(claim) else { return };
         let key = self.class_of(&now);

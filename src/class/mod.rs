@@ -280,11 +280,7 @@ impl ClassLoop {
                     self.touch_classes_by_namespace();
                 }
             }
-            ClusterEvent::Services(changes) => {
-                // A Service may have a new owner: the claims of both owners are concerned.
-                let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
-                services.for_each(|service| self.service_changed(service));
-            }
+            ClusterEvent::Services(changes) => self.services_changed(&changes),
             ClusterEvent::Endpoints(changes) => {
                 for key in changes.services {
                     if let Some(service) = self.settings.backends.service(&key) {
@@ -396,6 +392,13 @@ impl ClassLoop {
         };
         let notice = Notice::warning(Reason::LoadBalancerGone.as_str(), note);
         self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
+    }
+
+    /// Has the claims that depend on these Services checked again.
+    fn services_changed(&mut self, changes: &[Changed<ServiceObject>]) {
+        // A Service may have a new owner: the claims of both owners are concerned.
+        let services = changes.iter().flat_map(|change| change.old.iter().chain(&change.new));
+        services.for_each(|service| self.service_changed(service));
     }
 
     /// Has the claims that depend on a Service checked again.
