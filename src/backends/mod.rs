@@ -216,14 +216,6 @@ impl Backends {
         }
     }
 
-    /// Whether Kubernetes has listed the pods of this Service. It does so a moment after
-    /// the Service is created, and creates an EndpointSlice even for a selector that matches
-    /// no pod.
-    #[must_use]
-    pub fn has_listed(&self, service: &ObjectKey) -> bool {
-        self.read().slices_of.contains_key(service)
-    }
-
     /// The backends of this port of this Service: its ready endpoints, or if there are none,
     /// those that still serve while they terminate. `count` selects the endpoints that may
     /// be backends at all.
@@ -248,11 +240,12 @@ impl Backends {
         }
     }
 
-    /// Whether Kubernetes has listed the pods of this Service in all its IP families. Just
-    /// after the Service is created, one family is listed and the other is not yet.
+    /// Whether Kubernetes has listed the pods of this Service in all its IP families. It does
+    /// so a moment after the Service is created, one family after the other, and creates an
+    /// EndpointSlice even for a selector that matches no pod.
     #[must_use]
-    pub fn has_listed_all(&self, service: &ObjectKey) -> bool {
-        self.read().has_listed_all(service)
+    pub fn has_listed(&self, service: &ObjectKey) -> bool {
+        self.read().has_listed(service)
     }
 
     /// Why a transport of a port of this Service has no backend, for the user; `None`: each
@@ -277,7 +270,7 @@ impl Backends {
         }
         let unserved = |transport: &&Transport| inner.of(service, port, **transport, count).is_empty();
         let unserved: Vec<&ServicePort> = protocol.transports().iter().filter(unserved).filter_map(&port_of).collect();
-        let unknown = (ours || found.has_selector) && !inner.has_listed_all(service);
+        let unknown = (ours || found.has_selector) && !inner.has_listed(service);
         if unserved.is_empty() || unknown {
             return None;
         }
@@ -306,7 +299,7 @@ impl Backends {
 }
 
 impl Inner {
-    fn has_listed_all(&self, service: &ObjectKey) -> bool {
+    fn has_listed(&self, service: &ObjectKey) -> bool {
         let Some(slices) = self.slices_of.get(service) else { return false };
         let Some(found) = self.services.get(service) else { return true };
         let (listed, _) = slices.listed();

@@ -417,7 +417,7 @@ fn why_a_dual_stack_service_leads_nowhere_is_known_once_both_families_are_listed
     spec["ipFamilies"] = json!(["IPv4", "IPv6"]);
     service(&backends, spec);
     assert_eq!(slice(&backends, "a", 1, both(), vec![]), [key("dns")]);
-    assert!(!backends.has_listed_all(&key("dns")));
+    assert!(!backends.has_listed(&key("dns")));
     assert_eq!(why_none_of_both(&backends), None);
     let of_v6: EndpointSlice = serde_json::from_value(json!({
         "metadata": {
@@ -431,7 +431,7 @@ fn why_a_dual_stack_service_leads_nowhere_is_known_once_both_families_are_listed
     .unwrap();
     let changes = backends.watched_slice(Event::Apply(SliceObject::parse(&of_v6)));
     assert_eq!(changes.services, [key("dns")], "the verdicts on its claims change");
-    assert!(backends.has_listed_all(&key("dns")));
+    assert!(backends.has_listed(&key("dns")));
     assert!(why_none_of_both(&backends).is_some_and(|why| why.contains("no pod matches")));
 }
 

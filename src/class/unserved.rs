@@ -8,6 +8,7 @@ use sharedlb_providers::{Backend, IpFamily, Transport};
 use super::claims::ClaimState;
 use super::state::{Class, Surroundings};
 use crate::allocation::{Held, HeldSlot};
+use crate::api::claim::ClaimObject;
 use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::outcome::{Failure, ListenerOutcome};
@@ -40,37 +41,34 @@ impl Class {
             return Some(no_backends("no node of the cluster may take traffic".to_owned()));
         }
         if let Some(family) = listener.idle_families.first() {
-            if !self.lacks_family((service, &port), slot, *family, around) {
-                return None;
-            }
-            let why = self.why_none_of(service, *family, around);
+            let why = self.why_none_of(claim, slot, *family, around)?;
             let index = held.index;
             return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
         }
         self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, around)
     }
 
-    /// Whether a port of a Service leads to no address of this family. `false` also while its
-    /// endpoints are not listed, or the load balancer does not know of them yet.
-    pub(super) fn lacks_family(
+    /// Why a slot has no backend of this family; `None`: not known yet. The load balancer
+    /// reports what it knew: meanwhile there may be backends, which it is about to get.
+    pub(super) fn why_none_of(
         &self,
-        (service, port): (&ObjectKey, &PortRef),
+        claim: &ClaimObject,
         slot: &HeldSlot,
         family: IpFamily,
         around: &Surroundings<'_>,
-    ) -> bool {
-        let reach = self.reach();
-        let is_listed = reach.targets == TargetKind::Node || around.backends.has_listed_all(service);
-        let reached = around.backends.reached(service, port, slot.key.protocol, reach);
-        is_listed && !reached.backends.iter().any(|backend| IpFamily::of(backend.address) == family)
-    }
-
-    /// Why a Service has no backend of this family.
-    pub(super) fn why_none_of(&self, service: &ObjectKey, family: IpFamily, around: &Surroundings<'_>) -> String {
-        match self.targets() {
+    ) -> Option<String> {
+        let settings = self.settings.as_ref()?;
+        let (reach, protocol) = (settings.reach(), slot.key.protocol);
+        let (service, port) = claim.target.port_through(slot, reach.targets)?;
+        if reach.targets == TargetKind::Pod && !around.backends.has_listed(service) {
+            return None;
+        }
+        let found = around.backends.reached(service, &port, protocol, reach).backends;
+        let lacks = usable(&*settings.provider, &[family].into(), protocol, found).idle_families.contains(&family);
+        lacks.then(|| match reach.targets {
             TargetKind::Pod => around.backends.why_none_of(service, family),
             TargetKind::Node => format!("no node of the cluster has an {family} address"),
-        }
+        })
     }
 
     /// Why the load balancer cannot use the backends of a slot, or only for one transport.
@@ -128,9 +126,69 @@ fn lead_apart(class: &str, backends: &BTreeSet<Backend>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+    use sharedlb_crds::SharedLBClassStatus;
     use sharedlb_providers::Protocol;
+    use sharedlb_providers::memory::Memory;
 
     use super::*;
+    use crate::backends::{Backends, ServiceObject, SliceObject};
+    use crate::class::companion;
+    use crate::class::dropped_fields::DroppedFields;
+    use crate::class::state::ClassSettings;
+    use crate::fixtures::{self, claim};
+
+    /// A class with default settings.
+    fn class() -> Class {
+        let spec = json!({"ports": {"dynamic": [{"min": 20000, "max": 20007}]}});
+        let spec = fixtures::class(spec, &SharedLBClassStatus::default(), false).spec.unwrap();
+        let mut class = Class::new(Some("default".into()));
+        class.settings = Some(ClassSettings { spec, provider: Arc::new(Memory::default()) });
+        class
+    }
+
+    #[test]
+    fn a_missing_family_is_reported_once_all_are_listed_and_while_a_transport_lacks_it() {
+        let ports = json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 53}]);
+        let status = json!({"loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP_UDP", "port": 20001}]});
+        let claim = claim("web").protected().ports(ports).status(status).build();
+        let slot = claim.request.held.clone().unwrap().slots[0].clone();
+        let (class, backends, namespaces) = (class(), Backends::default(), BTreeMap::new());
+        let around = Surroundings { namespaces: &namespaces, backends: &backends, dropped: DroppedFields::default() };
+        let why = || class.why_none_of(&claim, &slot, IpFamily::V6, &around);
+
+        let mut service: Service = companion::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
+        service.spec.as_mut().unwrap().ip_families = Some(vec!["IPv4".into(), "IPv6".into()]);
+        backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        let list = |version: u32, family: &str, address: &str, transports: &[&str]| {
+            let port = |transport: &&str| json!({"name": format!("{}-20001", transport.to_lowercase()), "protocol": transport, "port": 53});
+            let slice: EndpointSlice = serde_json::from_value(json!({
+                "metadata": {
+                    "name": family, "namespace": "team", "uid": family, "resourceVersion": version.to_string(),
+                    "labels": {
+                        "kubernetes.io/service-name": service.metadata.name,
+                        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                    },
+                },
+                "addressType": family, "ports": transports.iter().map(port).collect::<Vec<_>>(),
+                "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": "web-0"}}],
+            }))
+            .unwrap();
+            backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+        };
+        list(1, "IPv4", "10.244.0.1", &["TCP", "UDP"]);
+        assert_eq!(why(), None, "IPv6 is not listed yet");
+        list(2, "IPv6", "fd00::1", &["TCP"]);
+        assert_eq!(why().as_deref(), Some("no ready pod has an IPv6 address"), "for UDP");
+        list(3, "IPv6", "fd00::1", &["TCP", "UDP"]);
+        assert_eq!(why(), None, "the load balancer is about to get it");
+    }
 
     fn backends(tcp: &[(u8, u16)], udp: &[(u8, u16)]) -> BTreeSet<Backend> {
         let backend = |&(host, port): &(u8, u16)| Backend {

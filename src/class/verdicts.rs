@@ -93,11 +93,7 @@ impl Class {
     ) -> Programmed {
         let claim = &state.claim;
         let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, around);
-        let why_none_of = |slot: &HeldSlot, family| {
-            let (service, port) = claim.target.of_port(&slot.name, Some(slot.key.port))?;
-            let lacks = self.lacks_family((service, &port), slot, family, around);
-            lacks.then(|| self.why_none_of(service, family, around))
-        };
+        let why_none_of = |slot: &HeldSlot, family| self.why_none_of(claim, slot, family, around);
         render::programmed(claim, held, outcome, why_none, why_none_of)
     }
 }
