@@ -281,7 +281,7 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
         }
         Change::Backends(key) => {
             let (had, has) = (backends(before, key), backends(now, key));
-            for (what, backends) in [("gets", less(&has, &had)), ("loses", less(&had, &has))] {
+            for (what, backends) in [("gets", &has - &had), ("loses", &had - &has)] {
                 if !backends.is_empty() {
                     let (owner, backends) = (owner(now, key), named(&backends));
                     lines.push((Sign::Changed, format!("listener {key} of {owner} {what} {backends}")));
@@ -291,11 +291,6 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
         // Other kinds of changes are not printed.
         _ => lines.push((Sign::Changed, format!("{change:?}"))),
     }
-}
-
-/// The backends that are not among these others.
-fn less(backends: &BackendSet, others: &BackendSet) -> BackendSet {
-    backends.difference(others).cloned().collect()
 }
 
 /// The number of backends, and the first of them.

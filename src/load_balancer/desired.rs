@@ -15,8 +15,8 @@ use crate::api::claim::claim_key;
 use crate::api::target::{PortRef, Target};
 use crate::backends::{Reach, nodes};
 use crate::kubernetes::ObjectKey;
-use crate::load_balancer::reachable::Reachable;
 use crate::load_balancer::share::{LeftOut, Limits, shares, subset};
+use crate::load_balancer::usable::Usable;
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
 /// that are confirmed in the API.
@@ -143,7 +143,7 @@ pub struct Wanted {
     pub left_out: BTreeMap<ListenerKey, LeftOut>,
 }
 
-/// The load balancer as the plan and its backends make it. `reachable` is what a port
+/// The load balancer as the plan and its backends make it. `usable` is what a port
 /// of a Service leads to now, `observed` is the load balancer as it is, and `limits` is
 /// what fits.
 #[must_use]
@@ -152,7 +152,7 @@ pub fn desired(
     attributes: Attributes,
     observed: &Observed,
     limits: Limits,
-    mut reachable: impl FnMut(&ObjectKey, &PortRef, Protocol) -> Reachable,
+    mut usable: impl FnMut(&ObjectKey, &PortRef, Protocol) -> Usable,
 ) -> Wanted {
     let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for Planned { target, slots } in plan.slots.iter().flatten() {
@@ -164,15 +164,15 @@ pub fn desired(
             };
             let to = target.port_through(slot, plan.reach.targets);
             let of = |key: ListenerKey| match &to {
-                Some((service, port)) => reachable(service, port, key.protocol),
-                None => Reachable { idle: true, ..Reachable::default() },
+                Some((service, port)) => usable(service, port, key.protocol),
+                None => Usable::default(),
             };
-            for (key, reachable) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, of) {
-                idle.extend(reachable.idle.then_some(key));
-                if !reachable.idle_families.is_empty() {
-                    idle_families.insert(key, reachable.idle_families);
+            for (key, usable) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, of) {
+                idle.extend((!usable.served).then_some(key));
+                if !usable.idle_families.is_empty() {
+                    idle_families.insert(key, usable.idle_families);
                 }
-                listeners.insert(key, Listener { owner: owner.clone(), backends: reachable.backends });
+                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends });
             }
         }
     }
@@ -194,9 +194,9 @@ fn serving(
     found: &BTreeMap<ListenerKey, Listener>,
     owner: &Owner,
     key: ListenerKey,
-    mut reachable: impl FnMut(ListenerKey) -> Reachable,
-) -> Vec<(ListenerKey, Reachable)> {
-    let own = reachable(key);
+    mut usable: impl FnMut(ListenerKey) -> Usable,
+) -> Vec<(ListenerKey, Usable)> {
+    let own = usable(key);
     if found.contains_key(&key) || !own.backends.is_empty() {
         return vec![(key, own)];
     }
@@ -208,8 +208,8 @@ fn serving(
         is_part && of_claim && !plan.has(*other)
     };
     let all = ListenerKey::of_number(key.port).into_iter();
-    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, reachable(key))).collect();
-    if replaced.iter().any(|(_, reachable)| !reachable.backends.is_empty()) { replaced } else { vec![(key, own)] }
+    let replaced: Vec<_> = all.filter(is_replaced).map(|key| (key, usable(key))).collect();
+    if replaced.iter().any(|(_, usable)| !usable.backends.is_empty()) { replaced } else { vec![(key, own)] }
 }
 
 /// Leaves out the backends that don't fit.
@@ -267,8 +267,8 @@ mod tests {
             transport: None,
         };
         let reached = |_: &ObjectKey, _: &PortRef, protocol: Protocol| match ready.contains(&protocol) {
-            true => Reachable { backends: [backend.clone()].into(), ..Reachable::default() },
-            false => Reachable { idle: true, ..Reachable::default() },
+            true => Usable { backends: [backend.clone()].into(), served: true, ..Usable::default() },
+            false => Usable::default(),
         };
         let limits = Limits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
@@ -304,7 +304,7 @@ mod tests {
                 .transports()
                 .iter()
                 .filter(|transport| ready.iter().any(|ready| ready.transports().contains(transport)));
-            Reachable { backends: ready.map(|transport| backend(*transport)).collect(), ..Reachable::default() }
+            Usable { backends: ready.map(|transport| backend(*transport)).collect(), served: true, ..Usable::default() }
         };
         let limits = Limits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);

@@ -10,13 +10,13 @@ pub(crate) mod faulty_provider;
 #[cfg(test)]
 pub(crate) mod model;
 pub mod outcome;
-pub mod reachable;
 pub mod share;
 mod state;
 #[cfg(test)]
 mod tests;
 mod trial;
 pub mod usable;
+mod usable_cache;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl LbLoop {
                 () = wait_until(again) => {}
                 _ = resync.tick() => {
                     kept.observed = None;
-                    kept.reachable.clear();
+                    kept.usable.clear();
                 }
             }
         }
@@ -120,6 +120,7 @@ impl LbLoop {
         if kept.services != plan.services {
             self.backends.interest(&kept.services, &plan.services, &self.signal);
             kept.services.clone_from(&plan.services);
+            kept.usable.retain(&kept.services);
         }
     }
 
@@ -258,10 +259,10 @@ impl LbLoop {
             of_listener: can.max_targets_per_listener,
             in_all: observed.capacity.targets.or(can.default_targets),
         };
-        kept.reachable.refresh(plan, &observed.families, &self.signal.take_changed());
-        let reachable = |service: &_, port: &_, protocol| kept.reachable.of(service, port, protocol, &self.backends);
+        kept.usable.refresh(plan, &observed.families, &self.signal.take_changed());
+        let usable = |service: &_, port: &_, protocol| kept.usable.of(service, port, protocol, &self.backends);
         let attributes = plan.provider.attributes(plan.index);
-        let wanted = desired(plan, attributes, observed, limits, reachable);
+        let wanted = desired(plan, attributes, observed, limits, usable);
         (kept.idle, kept.idle_families, kept.left_out) = (wanted.idle, wanted.idle_families, wanted.left_out);
         let mut wanted = wanted.load_balancer;
         let owner_of = |key| wanted.listeners.get(&key).map(|listener| &listener.owner);
@@ -312,7 +313,7 @@ impl LbLoop {
                     let (before, after) = (backends(before).unwrap_or_default(), backends(after).unwrap_or_default());
                     debug!(
                         class = %self.class, load_balancer = %self.name, listener = %key,
-                        added = after.difference(&before).count(), removed = before.difference(&after).count(),
+                        added = (&after - &before).len(), removed = (&before - &after).len(),
                         "backends changed"
                     );
                 }

@@ -9,8 +9,8 @@ use sharedlb_crds::Reason;
 use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
 use tokio::time::Instant;
 
-use super::reachable::ReachableCache;
 use super::trial::Trials;
+use super::usable_cache::UsableCache;
 use crate::class::render::whole_seconds;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Plan;
@@ -59,7 +59,7 @@ pub(super) struct State {
     /// The Services that the last plan depends on
     pub(super) services: BTreeSet<ObjectKey>,
     /// Where the ports of these lead
-    pub(super) reachable: ReachableCache,
+    pub(super) usable: UsableCache,
     pub(super) last_reported: Option<Outcome>,
 }
 

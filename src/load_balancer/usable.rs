@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use sharedlb_providers::{Backend, IpFamily, Protocol, Provider, Transport};
+use sharedlb_providers::{Backend, BackendSet, IpFamily, Protocol, Provider, Transport};
 
 use crate::backends::transports_with_backends;
 
 /// What of a listener's backends gets traffic.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usable {
     /// Those that do, as the provider observes them
-    pub backends: BTreeSet<Backend>,
+    pub backends: BackendSet,
     /// Whether each transport of the listener leads to one
     pub served: bool,
     /// The IP families of the load balancer in which a transport leads to none,
@@ -49,7 +49,7 @@ pub fn usable(
     }
     let served =
         protocol.transports().iter().all(|transport| marks.contains(&None) || marks.contains(&Some(*transport)));
-    Usable { backends, served, idle_families }
+    Usable { backends: backends.into(), served, idle_families }
 }
 
 /// For a load balancer that sends TCP and UDP of a listener to the same backends:
@@ -103,7 +103,7 @@ mod tests {
     fn each_transport_keeps_its_own_backends_where_the_provider_can() {
         let all = apart(&["10.244.0.1:5353"], &["10.244.0.1:5354"]);
         let usable = usable(&memory(false), &BTreeSet::new(), BOTH, all.clone());
-        assert_eq!(usable, Usable { backends: all, served: true, idle_families: BTreeSet::new() });
+        assert_eq!(usable, Usable { backends: all.into(), served: true, idle_families: BTreeSet::new() });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::ops::Deref;
+use std::ops::{Deref, Sub};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -123,10 +123,13 @@ impl BackendSet {
     pub fn contains(&self, backend: &Backend) -> bool {
         self.0.binary_search(backend).is_ok()
     }
+}
 
-    /// The backends that are not among `others`.
-    pub fn difference<'a>(&'a self, others: &'a Self) -> impl Iterator<Item = &'a Backend> {
-        self.iter().filter(|backend| !others.contains(backend))
+impl Sub for &BackendSet {
+    type Output = BackendSet;
+
+    fn sub(self, others: Self) -> BackendSet {
+        self.iter().filter(|backend| !others.contains(backend)).cloned().collect()
     }
 }
 
