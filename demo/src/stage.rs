@@ -9,7 +9,7 @@ use sharedlb_testbed::{Cluster, Testbed};
 
 use crate::terminal::Terminal;
 
-/// Where the controller answers: as by default, for whoever asks from the shell.
+/// The port of health and metrics: the default one, for use from the shell.
 const PORT: u16 = 8080;
 
 /// Everything that the story and the shell need.

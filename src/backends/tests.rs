@@ -451,8 +451,8 @@ fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
     assert!(!woken());
 }
 
-/// The watch often tells of a write of ours after its reply has come, when it is no
-/// news any more.
+/// The watch often reports a write of ours after its reply, when the cache has that version
+/// already.
 #[test]
 fn the_reply_to_a_write_of_a_service_wakes_who_is_interested_in_it() {
     let backends = Backends::default();

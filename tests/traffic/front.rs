@@ -8,7 +8,7 @@ use sharedlb_crds::SharedLB;
 use sharedlb_harness::{LIMIT, slots};
 use sharedlb_testbed::{Protocol, eventually};
 
-/// How often somebody is asked before one believes that nobody else answers.
+/// The number of attempts after which no other pod is expected to answer.
 const QUESTIONS: usize = 20;
 
 /// A port of a load balancer, at one of its addresses.
@@ -55,8 +55,8 @@ pub(crate) fn fronts(claim: &SharedLB, port: &str) -> anyhow::Result<Vec<Front>>
     Ok(addresses.into_iter().map(|address| Front::tcp(address, number)).collect())
 }
 
-/// Asks until these pods have answered and nobody else does. `ask` returns the name of
-/// the pod that answered.
+/// Connects until these pods have answered, and requires that no other does. `ask` returns
+/// the name of the pod that answered.
 pub(crate) async fn only_answer(
     pods: &[&str],
     at: &str,

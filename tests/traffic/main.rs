@@ -1,5 +1,5 @@
 //! Real traffic: clients outside and inside of the cluster reach the pods of claims
-//! and of their sources, and nobody else's, through addresses of MetalLB and the rules
+//! and of their sources, and no others, through addresses of MetalLB and the rules
 //! of kube-proxy.
 //!
 //! There are two rounds. In the first, each test has a controller of its own, that

@@ -21,8 +21,7 @@ use tokio::net::TcpStream;
 
 use crate::front::{Front, only_answer};
 
-/// How often somebody is asked where nobody is to answer at all: each question may
-/// take as long as an attempt.
+/// The number of attempts where no answer is expected: each may take as long as its limit.
 const SILENT_QUESTIONS: usize = 5;
 
 /// How long one attempt may take from inside.
@@ -216,13 +215,13 @@ impl Tenant {
         .await
     }
 
-    /// Asks from outside until these pods have answered and nobody else does.
+    /// Connects from outside until these pods have answered, and requires that no other does.
     pub(crate) async fn only_answer(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
         only_answer(pods, &format!("{front:?} from outside"), async || Ok(self.ask(front).await?.name)).await
     }
 
-    /// Asks from inside of the cluster until these pods have answered and nobody
-    /// else does.
+    /// Connects from inside of the cluster until these pods have answered, and requires that
+    /// no other does.
     pub(crate) async fn only_answer_inside(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
         only_answer(pods, &format!("{front:?} from inside"), async || ask_inside(front).await).await
     }

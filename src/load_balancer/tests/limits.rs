@@ -56,7 +56,7 @@ async fn of_more_backends_than_fit_each_listener_gets_a_fair_share_and_that_is_t
     assert_eq!(outcome.listeners[&tcp(20001)].left_out, None);
     let left_out = outcome.listeners[&tcp(20002)].left_out.unwrap();
     assert_eq!((left_out.served, left_out.all, left_out.limit, left_out.of_listener), (8, 20, 10, false));
-    assert!(outcome.listeners.values().all(|listener| listener.failure.is_none()), "nobody failed for it");
+    assert!(outcome.listeners.values().all(|listener| listener.failure.is_none()), "no listener failed for it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -183,7 +183,7 @@ async fn a_change_of_endpoints_reaches_the_load_balancer_and_is_told_only_if_it_
     let told = running.reported.lock().unwrap().len();
     running.endpoints(&a, 3).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 3)]));
-    assert_eq!(running.reported.lock().unwrap().len(), told, "more of them are no news");
+    assert_eq!(running.reported.lock().unwrap().len(), told, "further ones change no outcome");
 
     running.backends.watched_slice(Event::Init);
     running.backends.watched_slice(Event::InitDone);

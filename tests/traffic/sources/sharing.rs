@@ -38,7 +38,7 @@ async fn two_tenants(world: Arc<World>) -> anyhow::Result<()> {
         red.only_answer_inside(at_red, &["red-0"]).await?;
         blue.only_answer_inside(at_blue, &["blue-0"]).await?;
         // Neither has port 80 of the address, whatever its Service says.
-        ensure!(red.ask_inside(at_red.at(80)).await.is_err(), "somebody answers on port 80");
+        ensure!(red.ask_inside(at_red.at(80)).await.is_err(), "port 80 is answered");
         // And so it is after one has changed.
         red.change("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await?;
         red.told("web", "Honoured", "SessionAffinity").await?;
