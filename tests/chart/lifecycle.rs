@@ -11,11 +11,10 @@ use kube::{Api, ResourceExt as _};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::{LIMIT, Site, Tests, definitions_established, repository, slots};
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::release::{self, Controller, NAME, NAMESPACE, values};
-use crate::repository;
-use sharedlb_harness::{LIMIT, Site, Tests, slots};
 
 /// The chart as it was before `status.ports[].opened` was in the CRDs.
 const EARLIER: &str = "tests/chart/sharedlb-0.1.0-alpha.1.tgz";
@@ -93,7 +92,7 @@ async fn uninstall(cluster: &Arc<Cluster>) -> anyhow::Result<()> {
 
 async fn take_over(cluster: &Arc<Cluster>) -> anyhow::Result<()> {
     cluster.kubectl_output(&["apply", "-k", &repository("deploy")?]).await?;
-    release::until_served(cluster).await?;
+    definitions_established(cluster).await?;
     let controller = Controller::start(cluster).await?;
     let site = Site::with_pod(cluster, "take-over", json!({})).await?;
     let before = site.assigned("web").await?;

@@ -7,9 +7,8 @@ mod manifests;
 mod release;
 mod values;
 
+use sharedlb_harness::{AtOnce, add_cloud, run_tests};
 use sharedlb_testbed::{Cluster, Parts, Testbed};
-
-use sharedlb_harness::{AtOnce, add_cloud, repository, run_tests};
 
 /// Where the values `ci/full-values.yaml` have load balancers.
 const OTHER_NAMESPACE: &str = "load-balancers";

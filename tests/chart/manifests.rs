@@ -7,12 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::{LIMIT, Site, Tests, repository};
 use sharedlb_testbed::{Cluster, eventually};
 use tokio::process::Command;
 
 use crate::release::{self, Controller};
-use crate::repository;
-use sharedlb_harness::{LIMIT, Site, Tests};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![

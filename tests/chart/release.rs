@@ -1,19 +1,16 @@
 //! The release of the chart, and the controller that it describes.
 
 use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 use kube::Api;
+use sharedlb_harness::{self as harness, LIMIT, definitions_established, repository};
 use sharedlb_testbed::{Cluster, eventually};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-
-use crate::repository;
-use sharedlb_harness::LIMIT;
+use tokio::process::Command;
 
 pub(crate) const NAMESPACE: &str = "sharedlb-system";
 
@@ -33,20 +30,13 @@ pub(crate) fn values(name: &str) -> anyhow::Result<String> {
 /// Installs a chart, and waits until claims and classes can be created.
 pub(crate) async fn install(cluster: &Cluster, chart: &str, further: &[&str]) -> anyhow::Result<String> {
     let printed = cluster.helm(&[&["install", NAME, chart, "--namespace", NAMESPACE], further].concat()).await?;
-    until_served(cluster).await?;
+    definitions_established(cluster).await?;
     Ok(printed)
 }
 
 /// Upgrades the release to a chart.
 pub(crate) async fn upgrade(cluster: &Cluster, chart: &str, further: &[&str]) -> anyhow::Result<String> {
     cluster.helm(&[&["upgrade", NAME, chart, "--namespace", NAMESPACE], further].concat()).await
-}
-
-/// Waits until the API server serves claims and classes.
-pub(crate) async fn until_served(cluster: &Cluster) -> anyhow::Result<()> {
-    let wait = [&["wait", "--for=condition=Established", "--timeout=60s"][..], &CRDS].concat();
-    // kubectl fails while a CRD has no conditions at all.
-    eventually("the CRDs to be served", LIMIT, async || cluster.kubectl_output(&wait).await.map(Some)).await.map(drop)
 }
 
 const CRDS: [&str; 2] = ["crd/sharedlbs.sharedlb.dev", "crd/sharedlbclasses.sharedlb.dev"];
@@ -85,8 +75,7 @@ pub(crate) async fn container(cluster: &Cluster) -> anyhow::Result<Container> {
 /// The controller as the kubelet would start it: the arguments, the environment and the
 /// rights are those of the Deployment. It ends when this is dropped.
 pub(crate) struct Controller {
-    child: Child,
-    port: u16,
+    process: harness::Controller,
     ready: String,
 }
 
@@ -111,7 +100,8 @@ impl Controller {
         let container = container(cluster).await?;
         let ready = container.readiness_probe.and_then(|probe| probe.http_get?.path).context("there is a probe")?;
         let port = container.ports.iter().flatten().next().context("the container has a port")?.container_port;
-        let log = OpenOptions::new().create(true).append(true).open(cluster.logs().join("controller.log"))?;
+        let log = cluster.logs().join("controller.log");
+        let output = OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new(env!("CARGO_BIN_EXE_sharedlb"))
             .args(container.args.unwrap_or_default())
             .env_clear()
@@ -120,31 +110,25 @@ impl Controller {
             )
             .env("SHAREDLB_KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(output.try_clone()?)
+            .stderr(output)
             .kill_on_drop(true)
             .spawn()
             .context("starting the controller")?;
-        Ok(Self { child, port: port.try_into()?, ready })
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.try_into()?));
+        Ok(Self { process: harness::Controller::of(child, address, log), ready })
     }
 
     /// A page, which is there.
     pub(crate) async fn page(&self, path: &str) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let (head, text) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-        ensure!(head.starts_with("HTTP/1.0 200 "), "{path}: {answer}");
-        Ok(text.to_owned())
+        let answer = self.process.get(path).await?;
+        ensure!(answer.status().is_success(), "{path}: {answer:?}");
+        Ok(answer.into_body())
     }
 
     /// Ends it, so that it gives back its Lease.
-    pub(crate) async fn terminate(mut self) -> anyhow::Result<()> {
-        let pid = self.child.id().context("the controller had ended by itself")?;
-        Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().await?;
-        tokio::time::timeout(LIMIT, self.child.wait()).await.context("waiting for the controller to end")??;
-        Ok(())
+    pub(crate) async fn terminate(self) -> anyhow::Result<()> {
+        self.process.terminate().await.map(drop)
     }
 }
 

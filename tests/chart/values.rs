@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
+use sharedlb_harness::{Tests, definitions_established, repository};
 use sharedlb_testbed::Cluster;
 
+use crate::OTHER_NAMESPACE;
 use crate::release::{self, Controller, NAME, NAMESPACE, values};
-use crate::{OTHER_NAMESPACE, repository};
-use sharedlb_harness::Tests;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("with each of its values files, the chart passes strict validation", |cluster| async move {
             let crds = repository("crds")?;
             cluster.kubectl_output(&["apply", "--server-side", "-f", &crds]).await?;
-            release::until_served(&cluster).await?;
+            definitions_established(&cluster).await?;
             for file in values_files()? {
                 validate(&cluster, &file).await.with_context(|| file.clone())?;
             }

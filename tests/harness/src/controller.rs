@@ -129,7 +129,7 @@ impl Launch {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", self.binary.display()))?;
-        Ok(Controller { child, address, log })
+        Ok(Controller::of(child, address, log))
     }
 
     /// Starts it, and returns when it is ready.
@@ -166,6 +166,12 @@ pub struct Controller {
 }
 
 impl Controller {
+    /// A process that was started in another way than by [`Launch`], where it answers, and
+    /// the file of its log. It must be killed on drop.
+    pub fn of(child: Child, address: SocketAddr, log: PathBuf) -> Self {
+        Self { child, address, log }
+    }
+
     /// Asks it for a page.
     ///
     /// # Errors
