@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 use crate::diff::diff;
 use crate::model::{
-    Backend, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
+    Backend, BackendSet, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -386,7 +386,7 @@ fn tcp(number: u16) -> ListenerKey {
 
 fn listener(claim: &str, backends: impl IntoIterator<Item = Backend>) -> Listener {
     let owner = Owner { namespace: "team-a".into(), claim: claim.into(), port: "main".into() };
-    Listener { owner, backends: backends.into_iter().collect() }
+    Listener::new(owner, backends.into_iter().collect::<BackendSet>())
 }
 
 /// A listener of both transports, with these backends for TCP and for UDP.

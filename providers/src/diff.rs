@@ -33,6 +33,9 @@ pub enum Change {
     Backends(ListenerKey),
     /// Change the recorded owner of a listener that stays open.
     Own(ListenerKey),
+    /// Change the options of a listener that stays open. If its load balancer can have them
+    /// only in another place, the listener may close for a moment.
+    Options(ListenerKey),
 }
 
 impl Change {
@@ -41,7 +44,9 @@ impl Change {
     pub fn listeners(&self) -> BTreeSet<ListenerKey> {
         match self {
             Self::Configure => BTreeSet::new(),
-            Self::Close(key) | Self::Open(key) | Self::Backends(key) | Self::Own(key) => [*key].into(),
+            Self::Close(key) | Self::Open(key) | Self::Backends(key) | Self::Own(key) | Self::Options(key) => {
+                [*key].into()
+            }
             Self::Replace { close, open } => close | open,
         }
     }
@@ -50,8 +55,8 @@ impl Change {
 /// The changes from `observed` to `desired`, in the order in which they are carried out:
 ///
 /// 1. settings;
-/// 2. what takes traffic away from a wrong receiver: listeners that close, and
-///    listeners that another claim gets;
+/// 2. what takes traffic away from a wrong receiver, or from clients that are no longer served:
+///    listeners that close, listeners that another claim gets, and options;
 /// 3. listeners that replace others of the same claim;
 /// 4. listeners that open;
 /// 5. backends, and names of ports.
@@ -69,6 +74,9 @@ pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
             open.push(Change::Open(*key));
             continue;
         };
+        if found.options != wanted.options {
+            reassign.push(Change::Options(*key));
+        }
         let changes = if found.owner.is_same_claim(&wanted.owner) { &mut alter } else { &mut reassign };
         if found.owner != wanted.owner {
             changes.push(Change::Own(*key));
@@ -153,6 +161,12 @@ pub fn replay<'a>(
                     found.owner.clone_from(&wanted.owner);
                 }
             }
+            Change::Options(key) => {
+                if let (Some(found), Some(wanted)) = (load_balancer.listeners.get_mut(key), desired.listeners.get(key))
+                {
+                    found.options.clone_from(&wanted.options);
+                }
+            }
         }
     }
 }
@@ -196,6 +210,9 @@ mod tests {
                     Change::Own(key) => prop_assert_eq!(&replayed.listeners[key].owner, &a.listeners[key].owner),
                     Change::Backends(key) => {
                         prop_assert_eq!(&replayed.listeners[key].backends, &a.listeners[key].backends);
+                    }
+                    Change::Options(key) => {
+                        prop_assert_eq!(&replayed.listeners[key].options, &a.listeners[key].options);
                     }
                     _ => for key in change.listeners() {
                         prop_assert_eq!(replayed.listeners.get(&key), a.listeners.get(&key));
@@ -250,6 +267,7 @@ mod tests {
             Change::Replace { close: [key("53/TCP")].into(), open: [key("53/TCP_UDP")].into() },
             Change::Open(key("20002/TCP")),
             Change::Backends(key("20003/TCP")),
+            Change::Options(key("20004/TCP")),
         ];
         let expected = serde_json::json!([
             "configure",
@@ -258,6 +276,7 @@ mod tests {
             {"replace": {"close": ["53/TCP"], "open": ["53/TCP_UDP"]}},
             {"open": "20002/TCP"},
             {"backends": "20003/TCP"},
+            {"options": "20004/TCP"},
         ]);
         assert_eq!(serde_json::to_value(&changes).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Vec<Change>>(expected).unwrap(), changes);
@@ -283,7 +302,7 @@ mod tests {
         let with = |protocols: &[Protocol], owner: &Owner| {
             let listener = |protocol: &Protocol| {
                 let key = ListenerKey { port: NonZeroU16::MIN, protocol: *protocol };
-                (key, Listener { owner: owner.clone(), backends: BackendSet::default() })
+                (key, Listener::new(owner.clone(), BackendSet::default()))
             };
             LoadBalancer { listeners: protocols.iter().map(listener).collect(), ..LoadBalancer::default() }
         };

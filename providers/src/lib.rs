@@ -31,8 +31,8 @@ pub use decorator::Decorator;
 pub use diff::{Change, diff, replay};
 pub use error::{Details, Error};
 pub use model::{
-    Address, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener,
-    ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
+    Address, AffinitySupport, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName,
+    Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
 };
 
 /// The providers that this build has, by the names of their Cargo features.

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 
 use crate::diff::{Change, replay};
 use crate::model::{
-    Address, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey, LoadBalancer, Observed,
+    Address, AffinitySupport, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey,
+    LoadBalancer, Observed,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -171,6 +172,8 @@ impl Provider for Memory {
         Capabilities {
             backends_by_transport: !state.one_set_of_backends,
             node_targets: true,
+            source_ranges: true,
+            session_affinity: AffinitySupport::Timeout,
             default_targets: state.limits.targets,
             coalesce: state.coalesce,
             ..Capabilities::new(Cloud::LISTENERS)

@@ -165,7 +165,7 @@ mod tests {
         let port = NonZeroU16::new(80).expect("not zero");
         let key = ListenerKey { port, protocol: Protocol::Tcp };
         let owner = Owner { namespace: "team".into(), claim: "redis".into(), port: "".into() };
-        let listener = Listener { owner, backends: [].into() };
+        let listener = Listener::new(owner, []);
         let wanted = LoadBalancer { attributes: Attributes::new(), listeners: [(key, listener)].into() };
         let open = [Change::Open(key)];
         real.apply(&there, ChangeSet::new(&wanted, &open)).await.expect("it is there");

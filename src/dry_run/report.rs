@@ -279,6 +279,13 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
             let (former, owner) = (owner(before, key), owner(now, key));
             lines.push((Sign::Changed, format!("listener {key} of {former} → {owner}")));
         }
+        Change::Options(key) => {
+            let options = |of: &LoadBalancer| {
+                of.listeners.get(key).and_then(|found| serde_json::to_value(&found.options).ok()).unwrap_or_default()
+            };
+            let what = format!("options of listener {key} of {}", owner(now, key));
+            lines.push(line(&what, &options(before), &options(now)));
+        }
         Change::Backends(key) => {
             let (had, has) = (backends(before, key), backends(now, key));
             for (what, backends) in [("gets", &has - &had), ("loses", &had - &has)] {
@@ -395,9 +402,8 @@ mod tests {
             transport: None,
         };
         let owner = |claim: &str| Owner { namespace: "team".into(), claim: claim.into(), port: "".into() };
-        let listener = |claim: &str, backends: &[Backend]| Listener {
-            owner: owner(claim),
-            backends: backends.iter().cloned().collect(),
+        let listener = |claim: &str, backends: &[Backend]| {
+            Listener::new(owner(claim), backends.iter().cloned().collect::<BackendSet>())
         };
         let all: Vec<Backend> = (1..=4).map(|n| backend(n, None)).collect();
         let before = LoadBalancer {

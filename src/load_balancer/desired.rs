@@ -172,7 +172,7 @@ pub fn desired(
                 if !usable.idle_families.is_empty() {
                     idle_families.insert(key, usable.idle_families);
                 }
-                listeners.insert(key, Listener { owner: owner.clone(), backends: usable.backends });
+                listeners.insert(key, Listener::new(owner.clone(), usable.backends));
             }
         }
     }
@@ -255,7 +255,7 @@ mod tests {
         let planned = Planned { target: claim.target.clone(), slots };
         let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
-        let listener = Listener { owner, backends: BackendSet::default() };
+        let listener = Listener::new(owner, BackendSet::default());
         let mut observed = Observed::default();
         observed.load_balancer.listeners = found.iter().map(|protocol| (key(*protocol), listener.clone())).collect();
         let backend = Backend {
@@ -290,7 +290,7 @@ mod tests {
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
         let mut observed = Observed::default();
         observed.load_balancer.listeners =
-            [(key(Protocol::TcpUdp), Listener { owner, backends: BackendSet::default() })].into();
+            [(key(Protocol::TcpUdp), Listener::new(owner, BackendSet::default()))].into();
         let backend = |transport| Backend {
             address: Ipv4Addr::new(10, 244, 0, 1).into(),
             port: NonZeroU16::MIN,

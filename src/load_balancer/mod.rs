@@ -308,6 +308,7 @@ impl LbLoop {
                 Change::Close(key) => log("listener closed", key),
                 Change::Replace { open, .. } => open.iter().for_each(|key| log("listener replaced", key)),
                 Change::Own(key) => log("listener given to another claim", key),
+                Change::Options(key) => log("options of the listener changed", key),
                 Change::Backends(key) => {
                     let backends = |of: &LoadBalancer| of.listeners.get(key).map(|listener| listener.backends.clone());
                     let (before, after) = (backends(before).unwrap_or_default(), backends(after).unwrap_or_default());
@@ -479,7 +480,7 @@ fn meanwhile(later: &[Change], found: &LoadBalancer, wanted: &LoadBalancer) -> B
             successors.flat_map(|listener| listener.backends_of(transport)).collect()
         });
         let backends = BackendSet::from(backends);
-        (backends != found.backends).then(|| (key, Listener { owner: found.owner.clone(), backends }))
+        (backends != found.backends).then(|| (key, Listener { backends, ..found.clone() }))
     };
     replaced.filter_map(listener).collect()
 }

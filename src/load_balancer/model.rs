@@ -13,7 +13,8 @@ use serde_json::json;
 use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{self, Memory};
 use sharedlb_providers::{
-    Backend, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+    Backend, BackendSet, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
+    Provider,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -220,7 +221,7 @@ fn listener(open: Open) -> Listener {
         provider_id: None,
         transport: None,
     };
-    Listener { owner: owner(open.owner), backends: pods.map(backend).collect() }
+    Listener::new(owner(open.owner), pods.map(backend).collect::<BackendSet>())
 }
 
 fn open(listener: &Listener) -> Open {

@@ -8,7 +8,7 @@ use super::config::{self, GroupAttributes, Probe, joined};
 use super::known::{Known, Nlb, Port};
 use super::names::{self, GROUP_ATTRIBUTES, Target};
 use super::settings::Settings;
-use crate::model::{Attributes, LbName, Listener, ListenerKey, LoadBalancer, Observed};
+use crate::model::{Attributes, BackendSet, LbName, Listener, ListenerKey, LoadBalancer, Observed};
 
 /// The value of a setting that differs between target groups.
 const VARIOUS: &str = "not the same for all";
@@ -18,8 +18,8 @@ pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Opt
     let nlb = known.nlb.as_ref()?;
     let listeners = known.ports.iter().filter_map(|(number, port)| {
         let (protocol, owner, group) = port.serves(settings, name)?;
-        let backends = group.targets.iter().map(Target::backend).collect();
-        Some((ListenerKey { port: *number, protocol }, Listener { owner, backends }))
+        let backends: BackendSet = group.targets.iter().map(Target::backend).collect();
+        Some((ListenerKey { port: *number, protocol }, Listener::new(owner, backends)))
     });
     Some(Observed {
         load_balancer: LoadBalancer { listeners: listeners.collect(), attributes: attributes(settings, name, known) },

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::{
-    Address, Backend, Capacity, FrontPort, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
-    Transport,
+    Address, Backend, Capacity, FrontPort, IpFamily, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed,
+    Owner, Protocol, SessionAffinity, Transport,
 };
 
 /// Load balancers with few claims, ports and backends, so that two of them have much in
@@ -70,8 +71,18 @@ fn listeners() -> impl Strategy<Value = Listener> {
             port: "".into(),
         }),
     ];
-    (owner, prop::collection::btree_set(backends(), 0..4))
-        .prop_map(|(owner, backends)| Listener { owner, backends: backends.into() })
+    (owner, prop::collection::btree_set(backends(), 0..4), options())
+        .prop_map(|(owner, backends, options)| Listener { options, ..Listener::new(owner, backends) })
+}
+
+fn options() -> impl Strategy<Value = ListenerOptions> {
+    let ranges = prop::sample::subsequence(vec!["10.0.0.0/8", "192.0.2.0/24", "fd00::/8"], 0..=2);
+    let timeout = prop::option::of((1u64..3).prop_map(Duration::from_secs));
+    let affinity = prop::option::of(timeout.prop_map(|timeout| SessionAffinity { timeout }));
+    (ranges, affinity).prop_map(|(ranges, session_affinity)| ListenerOptions {
+        source_ranges: ranges.into_iter().map(|range| range.parse().unwrap()).collect(),
+        session_affinity,
+    })
 }
 
 fn backends() -> impl Strategy<Value = Backend> {

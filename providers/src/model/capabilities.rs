@@ -27,6 +27,10 @@ pub struct Capabilities {
     pub pod_targets: bool,
     /// Whether node ports can be targets
     pub node_targets: bool,
+    /// Whether a listener can serve the clients of certain addresses only
+    pub source_ranges: bool,
+    /// Session affinity
+    pub session_affinity: AffinitySupport,
     /// Ports that no claim gets, even if it requests them
     pub reserved: Vec<FrontPort>,
     /// The listeners of each load balancer, if the class does not set them
@@ -49,8 +53,9 @@ pub struct Capabilities {
 impl Capabilities {
     /// The capabilities of most load balancers: every protocol, TCP and UDP of one number for
     /// different claims, one listener for both with the same backends, and pods as targets.
-    /// They have at most `listeners` listeners, which is also the default; targets have no
-    /// limit, and changes are not coalesced.
+    /// They have neither source ranges nor session affinity. They have at most `max_listeners`
+    /// listeners, which is also the default; targets have no limit, and changes are not
+    /// coalesced.
     #[must_use]
     pub fn new(max_listeners: u32) -> Self {
         Self {
@@ -60,6 +65,8 @@ impl Capabilities {
             backends_by_transport: false,
             pod_targets: true,
             node_targets: false,
+            source_ranges: false,
+            session_affinity: AffinitySupport::None,
             reserved: Vec::new(),
             default_listeners: max_listeners,
             max_listeners,
@@ -68,6 +75,17 @@ impl Capabilities {
             coalesce: Duration::ZERO,
         }
     }
+}
+
+/// Whether listeners can have session affinity by the address of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AffinitySupport {
+    /// They cannot.
+    None,
+    /// They can, and the load balancer has a timeout of its own.
+    FixedTimeout,
+    /// They can, with any timeout.
+    Timeout,
 }
 
 /// The capacity of one load balancer.

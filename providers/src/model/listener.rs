@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use super::options::ListenerOptions;
 use super::port::{Protocol, Transport};
 
 /// A front port of a load balancer, with its backends.
@@ -21,9 +22,18 @@ pub struct Listener {
     /// Its backends; a listener may have none, and then refuses connections
     #[serde(default)]
     pub backends: BackendSet,
+    /// Which clients it serves, and how it distributes them
+    #[serde(default, skip_serializing_if = "ListenerOptions::is_default")]
+    pub options: ListenerOptions,
 }
 
 impl Listener {
+    /// A listener with default options.
+    #[must_use]
+    pub fn new(owner: Owner, backends: impl Into<BackendSet>) -> Self {
+        Self { owner, backends: backends.into(), options: ListenerOptions::default() }
+    }
+
     /// The backends of one of its transports: the reverse of [`Backend::by_transport`].
     #[must_use]
     pub fn backends_of(&self, transport: Transport) -> BTreeSet<Backend> {
@@ -213,7 +223,7 @@ mod tests {
     fn each_transport_of_a_listener_reads_back_with_its_own_backends() {
         let of = |transport| backends(if transport == Transport::Tcp { &[1, 2] } else { &[2, 3] });
         let owner = Owner { namespace: "".into(), claim: "".into(), port: "".into() };
-        let listener = Listener { owner, backends: Backend::by_transport(Protocol::TcpUdp, of).into() };
+        let listener = Listener::new(owner, Backend::by_transport(Protocol::TcpUdp, of));
         let marks: Vec<_> = listener.backends.iter().map(|backend| (backend.port.get(), backend.transport)).collect();
         assert_eq!(marks, [(1, Some(Transport::Tcp)), (2, None), (3, Some(Transport::Udp))]);
         for transport in [Transport::Tcp, Transport::Udp] {

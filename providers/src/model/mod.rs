@@ -12,6 +12,7 @@ pub(crate) mod arbitrary;
 mod capabilities;
 mod listener;
 mod name;
+mod options;
 mod port;
 #[cfg(test)]
 mod serde_tests;
@@ -23,9 +24,10 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 pub use self::address::{Address, IpFamily};
-pub use self::capabilities::{Capabilities, Capacity};
+pub use self::capabilities::{AffinitySupport, Capabilities, Capacity};
 pub use self::listener::{Backend, BackendSet, Listener, Owner};
 pub use self::name::{LbName, fnv1a};
+pub use self::options::{ListenerOptions, SessionAffinity};
 pub use self::port::{FrontPort, ListenerKey, ParseError, Protocol, Transport};
 
 /// Settings of a load balancer as a whole, by their names in its API.

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::arbitrary::observations;
 use super::{
-    Address, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey, LoadBalancer,
-    Observed, Owner, Protocol, Transport,
+    Address, AffinitySupport, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey,
+    ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
 };
 
 proptest! {
@@ -42,12 +42,16 @@ fn the_form_of_a_load_balancer_is_stable() {
     };
     let redis = Owner { namespace: "team-a".into(), claim: "redis".into(), port: "main".into() };
     let dns = Owner { namespace: "team-b".into(), claim: "dns".into(), port: "".into() };
+    let options = ListenerOptions {
+        source_ranges: ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()].into(),
+        session_affinity: Some(SessionAffinity { timeout: Some(Duration::from_secs(10800)) }),
+    };
     let observed = Observed {
         load_balancer: LoadBalancer {
             attributes: [("type".into(), "LoadBalancer".into())].into(),
             listeners: [
-                (key("20417/TCP"), Listener { owner: redis, backends: [pod].into() }),
-                (key("20001/TCP_UDP"), Listener { owner: dns, backends: [node].into() }),
+                (key("20417/TCP"), Listener::new(redis, [pod])),
+                (key("20001/TCP_UDP"), Listener { options, ..Listener::new(dns, [node]) }),
             ]
             .into(),
         },
@@ -71,6 +75,10 @@ fn the_form_of_a_load_balancer_is_stable() {
                         "providerId": "aws:///eu-central-1a/i-0123456789abcdef0",
                         "transport": "UDP",
                     }],
+                    "options": {
+                        "sourceRanges": ["10.0.0.0/8", "fd00::/8"],
+                        "sessionAffinity": {"timeoutSeconds": 10800},
+                    },
                 },
                 "20417/TCP": {
                     "owner": {"namespace": "team-a", "claim": "redis", "port": "main"},
@@ -98,6 +106,8 @@ fn the_form_of_capabilities_is_stable() {
         backends_by_transport: true,
         pod_targets: true,
         node_targets: false,
+        source_ranges: true,
+        session_affinity: AffinitySupport::FixedTimeout,
         reserved: vec!["22/TCP".parse().unwrap()],
         default_listeners: 50,
         max_listeners: 100,
@@ -112,6 +122,8 @@ fn the_form_of_capabilities_is_stable() {
         "backendsByTransport": true,
         "podTargets": true,
         "nodeTargets": false,
+        "sourceRanges": true,
+        "sessionAffinity": "FixedTimeout",
         "reserved": ["22/TCP"],
         "defaultListeners": 50,
         "maxListeners": 100,

@@ -6,7 +6,7 @@ use sharedlb_kubernetes::ObjectMeta;
 
 use super::*;
 use crate::diff::diff;
-use crate::model::{Backend, Listener, Owner, Protocol};
+use crate::model::{Backend, BackendSet, Listener, Owner, Protocol};
 use crate::service::marks::Marks;
 
 fn lb() -> LbName {
@@ -27,7 +27,7 @@ fn listener(hosts: impl IntoIterator<Item = u8>) -> Listener {
         transport: None,
     };
     let owner = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
-    Listener { owner, backends: hosts.into_iter().map(backend).collect() }
+    Listener::new(owner, hosts.into_iter().map(backend).collect::<BackendSet>())
 }
 
 fn wanted(listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> LoadBalancer {

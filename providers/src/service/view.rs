@@ -35,11 +35,11 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
             Some(Record { listener, owner, .. }) if !listeners.contains_key(listener) => {
                 let of = |transport| records[&FrontPort { transport, ..*port }].backends.clone();
                 let backends = Backend::by_transport(listener.protocol, of);
-                listeners.insert(*listener, Listener { owner: owner.clone(), backends: backends.into() });
+                listeners.insert(*listener, Listener::new(owner.clone(), backends));
             }
             Some(_) => {}
             None => {
-                listeners.insert((*port).into(), Listener { owner: Owner::unknown(), backends: BackendSet::default() });
+                listeners.insert((*port).into(), Listener::new(Owner::unknown(), BackendSet::default()));
             }
         }
     }

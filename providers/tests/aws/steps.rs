@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use sharedlb_providers::{
-    Applied, Backend, ChangeSet, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider, diff,
+    Applied, Backend, BackendSet, ChangeSet, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
+    Provider, diff,
 };
 
 pub(crate) fn lb(index: u32) -> LbName {
@@ -27,7 +28,7 @@ pub(crate) fn listener(claim: &str, hosts: impl IntoIterator<Item = u8>) -> List
         transport: None,
     };
     let owner = Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() };
-    Listener { owner, backends: hosts.into_iter().map(backend).collect() }
+    Listener::new(owner, hosts.into_iter().map(backend).collect::<BackendSet>())
 }
 
 pub(crate) fn wanted(

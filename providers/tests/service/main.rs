@@ -22,8 +22,8 @@ use serde_json::json;
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::service::{ServiceProvider, Settings};
 use sharedlb_providers::{
-    Address, Applied, Backend, ChangeSet, Error, IpFamily, LbName, Listener, ListenerKey, LoadBalancer, Observed,
-    Owner, Protocol, Provider, conformance, diff,
+    Address, Applied, Backend, BackendSet, ChangeSet, Error, IpFamily, LbName, Listener, ListenerKey, LoadBalancer,
+    Observed, Owner, Protocol, Provider, conformance, diff,
 };
 use sharedlb_testbed::{Cluster, Parts, enter};
 
@@ -406,8 +406,6 @@ fn listener(claim: &str, backends: u8) -> Listener {
         provider_id: None,
         transport: None,
     };
-    Listener {
-        owner: Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() },
-        backends: (1..=backends).map(backend).collect(),
-    }
+    let owner = Owner { namespace: "team-a".into(), claim: claim.into(), port: "".into() };
+    Listener::new(owner, (1..=backends).map(backend).collect::<BackendSet>())
 }

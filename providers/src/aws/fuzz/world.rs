@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::names;
 use super::super::settings::{Settings, TargetKind, tests::settings};
 use super::cloud::{Fault, Paging, list, text};
-use crate::model::{Backend, LbName, Listener, ListenerKey, Owner, Protocol};
+use crate::model::{Backend, BackendSet, LbName, Listener, ListenerKey, Owner, Protocol};
 use crate::mutate::{near, odd};
 
 /// The load balancer's ARN, whether it is ours or adopted.
@@ -278,8 +278,8 @@ impl Unit {
             provider_id: Some(format!("aws:///eu-central-1a/i-0{host}").into()),
             transport: None,
         };
-        let backends = hosts.iter().map(backend).collect();
-        Some((ListenerKey { port, protocol: *protocol }, Listener { owner, backends }))
+        let backends: BackendSet = hosts.iter().map(backend).collect();
+        Some((ListenerKey { port, protocol: *protocol }, Listener::new(owner, backends)))
     }
 
     fn listener(&self, at: usize) -> Option<Value> {
