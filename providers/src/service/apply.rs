@@ -36,7 +36,7 @@ impl ServiceProvider {
         let mut unconfigured = None;
         let mut refused = None;
         let mut service = match there {
-            Some(service) if !plan.closing.is_empty() || plan.lets_go => {
+            Some(service) if !plan.closing.is_empty() => {
                 self.write_what_stays(name, service, &mut plan, &mut unconfigured).await?
             }
             Some(service) => service,
@@ -56,7 +56,6 @@ impl ServiceProvider {
         let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
-        plan.fail_what_would_not_close(set.changes, &service.seen);
         plan.postponed.extend(plan.openings.iter().flat_map(Opening::listeners));
         Ok(Applied {
             failed: plan.failed,

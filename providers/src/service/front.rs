@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 
 use super::marks::{ATTRIBUTES, Marks};
 use crate::model::{Address, Attributes, FrontPort, IpFamily, LbName, Transport};
@@ -28,10 +29,12 @@ pub(super) mod attribute {
 }
 
 /// A Service of ours as observed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Front {
     /// The attributes that we have set, with the values they have now.
     pub(super) attributes: Attributes,
+    /// All its ports, as the API server has them.
+    pub(super) ports: Vec<ServicePort>,
     /// Ports that are ours by their names.
     pub(super) ours: BTreeSet<FrontPort>,
     /// Foreign ports, with their names.
@@ -58,6 +61,27 @@ impl Fixed {
     }
 }
 
+/// What a port of the Service is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// A listener of ours
+    Listener,
+    /// Nothing: it keeps a Service without listeners
+    Parked,
+    /// Another client, which has added it
+    Foreign,
+}
+
+impl Holder {
+    fn of(port: &ServicePort, front: FrontPort) -> Self {
+        match port.name.as_deref().unwrap_or_default() {
+            name if name == port_name(front) => Self::Listener,
+            name if (name, front) == PARKED => Self::Parked,
+            _ => Self::Foreign,
+        }
+    }
+}
+
 /// The name of a Service port of ours.
 pub(super) fn port_name(port: FrontPort) -> String {
     format!("{}-{}", port.transport.to_string().to_lowercase(), port.port)
@@ -79,15 +103,15 @@ impl Front {
         for port in spec.ports.iter().flatten() {
             // A port of another protocol conflicts with none of ours.
             let Some(front) = front_port(port) else { continue };
-            let name = port.name.as_deref().unwrap_or_default();
-            if name == port_name(front) {
-                ours.insert(front);
-            } else if (name, front) != PARKED {
-                foreign.insert(front, name.into());
+            match Holder::of(port, front) {
+                Holder::Listener => _ = ours.insert(front),
+                Holder::Parked => {}
+                Holder::Foreign => _ = foreign.insert(front, port.name.clone().unwrap_or_default()),
             }
         }
         Self {
             attributes: read_attributes(service, &spec),
+            ports: spec.ports.unwrap_or_default(),
             ours,
             foreign,
             addresses: read_addresses(service),
@@ -109,7 +133,34 @@ pub(super) struct Wanted<'a> {
     pub(super) seen: Option<&'a Front>,
 }
 
-/// The Service for a server-side apply: all of our part, and nothing else.
+impl Wanted<'_> {
+    /// The ports that the Service has, as far as they stay, and the new ones. A port that
+    /// stays keeps its node port, and what other clients have set in it.
+    fn service_ports(&self) -> Vec<ServicePort> {
+        let seen: &[ServicePort] = self.seen.map_or(&[], |front| &front.ports);
+        let parked_is_free = self.seen.is_none_or(|front| {
+            !front.foreign.contains_key(&PARKED.1) && front.foreign.values().all(|name| name != PARKED.0)
+        });
+        let is_parked = self.ports.is_empty() && parked_is_free;
+        let stays = |port: &&ServicePort| match front_port(port) {
+            None => true,
+            Some(front) => match Holder::of(port, front) {
+                Holder::Listener => self.ports.contains(&front),
+                Holder::Parked => is_parked,
+                Holder::Foreign => true,
+            },
+        };
+        let mut ports: Vec<ServicePort> = seen.iter().filter(stays).cloned().collect();
+        let is_there = |port: &&FrontPort| !self.seen.is_some_and(|front| front.ours.contains(port));
+        ports.extend(self.ports.iter().filter(is_there).map(|port| service_port(port_name(*port), *port)));
+        if is_parked && !ports.iter().any(|port| port.name.as_deref() == Some(PARKED.0)) {
+            ports.push(service_port(PARKED.0.into(), PARKED.1));
+        }
+        ports
+    }
+}
+
+/// The Service that is created: all of our part.
 pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
     let attributes = wanted.attributes;
     let annotations = attributes
@@ -117,13 +168,6 @@ pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wante
         .filter_map(|(key, value)| Some((key.strip_prefix(attribute::ANNOTATION)?.to_owned(), value.clone())))
         .chain([(ATTRIBUTES.to_owned(), attributes.keys().cloned().collect::<Vec<_>>().join(","))])
         .collect();
-    let parked_is_free = wanted.seen.is_none_or(|front| {
-        !front.foreign.contains_key(&PARKED.1) && front.foreign.values().all(|name| name != PARKED.0)
-    });
-    let mut ports: Vec<_> = wanted.ports.iter().map(|port| service_port(port_name(*port), *port)).collect();
-    if ports.is_empty() && parked_is_free {
-        ports.push(service_port(PARKED.0.into(), PARKED.1));
-    }
     Service {
         metadata: ObjectMeta {
             name: Some(name.to_string()),
@@ -144,11 +188,34 @@ pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wante
             load_balancer_ip: attributes.get(attribute::LOAD_BALANCER_IP).cloned(),
             load_balancer_class: fixed.load_balancer_class.clone().flatten(),
             ip_families: Some(fixed.ip_families.clone()).filter(|families| !families.is_empty()),
-            ports: Some(ports).filter(|ports| !ports.is_empty()),
+            ports: Some(wanted.service_ports()).filter(|ports| !ports.is_empty()),
             ..ServiceSpec::default()
         }),
         status: None,
     }
+}
+
+/// The merge patch by which an existing Service, at the version `there`, gets all of our part.
+///
+/// It also empties `managedFields`. There is an entry in them for every field of every port,
+/// and the API server evaluates them on each write: with 900 ports, a write takes it 50 ms
+/// without and 180 to 300 ms with them (docs/decisions/026).
+pub(super) fn merge_patch(service: &Service, there: &sharedlb_kubernetes::ObjectMeta, seen: &Front) -> Value {
+    let mut patch = json!(service);
+    patch["metadata"]["uid"] = json!(there.uid);
+    patch["metadata"]["resourceVersion"] = json!(there.version.to_string());
+    patch["metadata"]["managedFields"] = json!([{}]);
+    // What the class does not set any more.
+    for key in seen.attributes.keys() {
+        let (of, key) = match key.strip_prefix(attribute::ANNOTATION) {
+            Some(annotation) => (&mut patch["metadata"]["annotations"], annotation),
+            None => (&mut patch["spec"], key.as_str()),
+        };
+        if of.get(key).is_none() {
+            of[key] = Value::Null;
+        }
+    }
+    patch
 }
 
 fn service_port(name: String, port: FrontPort) -> ServicePort {
@@ -225,7 +292,11 @@ mod tests {
         assert_eq!(named_ports(&service), [("tcp-20417", 20417, "TCP"), ("udp-20417", 20417, "UDP")]);
         let front = Front::read(&service);
         let fixed = Fixed { load_balancer_class: Some(None), ..Fixed::default() };
-        assert_eq!(front, Front { attributes: attributes(), ours: ports.into(), fixed, ..Front::default() });
+        let all = service.spec.unwrap().ports.unwrap();
+        assert_eq!(
+            front,
+            Front { attributes: attributes(), ports: all, ours: ports.into(), fixed, ..Front::default() }
+        );
     }
 
     #[test]
@@ -234,6 +305,54 @@ mod tests {
         assert_eq!(named_ports(&service), [("parked", 1, "TCP")]);
         let front = Front::read(&service);
         assert_eq!((front.ours, front.foreign), Default::default());
+    }
+
+    /// The merge patch that gives this Service these attributes and ports.
+    fn patched(service: &Service, attributes: &Attributes, ports: &[FrontPort]) -> Value {
+        let seen = Front::read(service);
+        let there = sharedlb_kubernetes::ObjectMeta::of(service);
+        merge_patch(&rendered(attributes, ports, Some(&seen)), &there, &seen)
+    }
+
+    #[test]
+    fn ports_that_stay_are_as_they_were_and_foreign_ones_stay() {
+        let (one, two, three) = (port(1001, Transport::Tcp), port(1002, Transport::Tcp), port(1003, Transport::Tcp));
+        let mut service = rendered(&attributes(), &[one, two], None);
+        let found = service.spec.as_mut().unwrap().ports.as_mut().unwrap();
+        found[1].node_port = Some(30002);
+        found.push(service_port("theirs".into(), port(22, Transport::Tcp)));
+        found.push(ServicePort { protocol: Some("SCTP".into()), ..service_port("sctp".into(), three) });
+        let patch = patched(&service, &attributes(), &[two, three]);
+        let ports: Vec<ServicePort> = serde_json::from_value(patch["spec"]["ports"].clone()).unwrap();
+        let named = |port: &ServicePort| (port.name.clone().unwrap(), port.node_port);
+        let expected = [("tcp-1002", Some(30002)), ("theirs", None), ("sctp", None), ("tcp-1003", None)];
+        assert_eq!(ports.iter().map(named).collect::<Vec<_>>(), expected.map(|(name, port)| (name.to_owned(), port)));
+        assert_eq!(named_ports(&rendered(&attributes(), &[], Some(&Front::default()))), [("parked", 1, "TCP")]);
+    }
+
+    #[test]
+    fn a_parked_port_goes_with_the_first_listener_and_stays_without() {
+        let service = rendered(&attributes(), &[], None);
+        let names = |ports: &[FrontPort]| {
+            let patch = patched(&service, &attributes(), ports);
+            patch["spec"]["ports"].as_array().unwrap().iter().map(|port| port["name"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[port(1001, Transport::Tcp)]), ["tcp-1001"]);
+        assert_eq!(names(&[]), ["parked"]);
+    }
+
+    #[test]
+    fn what_the_class_no_longer_sets_is_removed_and_what_others_have_set_is_not_named() {
+        let mut more = attributes();
+        more.insert("annotation/a.b/d".into(), "z".into());
+        more.insert(attribute::LOAD_BALANCER_IP.into(), "192.0.2.1".into());
+        let mut service = rendered(&more, &[], None);
+        service.metadata.annotations.as_mut().unwrap().insert("theirs.example.com/x".into(), "y".into());
+        let patch = patched(&service, &attributes(), &[]);
+        let annotations = patch["metadata"]["annotations"].as_object().unwrap();
+        assert_eq!((annotations.get("a.b/d"), annotations.get("theirs.example.com/x")), (Some(&Value::Null), None));
+        assert_eq!(patch["spec"].get("loadBalancerIP"), Some(&Value::Null));
+        assert_eq!(annotations["a.b/c"], json!("x,y"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ struct Class {
     addresses: Vec<std::net::IpAddr>,
 }
 
-/// An API server that stores applied objects unchanged.
+/// An API server that stores objects as they are written.
 #[derive(Default)]
 struct ApiServer {
     objects: BTreeMap<String, Value>,
@@ -41,6 +41,22 @@ struct ApiServer {
 }
 
 impl ApiServer {
+    fn write(&mut self, verb: &str, resource: &str, path: &str, object: &Value) -> (u16, Value) {
+        self.version += 1;
+        let mut written = object.clone();
+        // The version is not rendered.
+        let metadata = written["metadata"].as_object_mut().expect("it has metadata");
+        metadata.retain(|field, _| field != "resourceVersion" && field != "uid");
+        self.written.push(json!({verb: resource, "object": written}));
+        let stored = self.objects.entry(path.to_owned()).or_default();
+        json_patch::merge(stored, object);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        stored["metadata"]["uid"] = json!(format!("uid-of-{name}"));
+        stored["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        stored["metadata"]["namespace"] = json!("lbs");
+        (200, stored.clone())
+    }
+
     fn answer(&mut self, method: &Method, path: &str, body: &[u8]) -> (u16, Value) {
         let what: Vec<&str> = path.rsplitn(3, '/').collect();
         let (name, resource) = (what[0], what[1]);
@@ -53,19 +69,15 @@ impl ApiServer {
                 Some(object) => (200, object.clone()),
                 None => (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"})),
             },
+            Method::POST => {
+                let object: Value = serde_json::from_slice(body).expect("an object");
+                let name = object["metadata"]["name"].as_str().expect("it has a name").to_owned();
+                self.write("create", path.rsplit('/').next().unwrap_or_default(), &format!("{path}/{name}"), &object)
+            }
             Method::PATCH => {
-                let mut object: Value = serde_json::from_slice(body).expect("an object");
-                self.version += 1;
-                let mut applied = object.clone();
-                // The version is not rendered.
-                let metadata = applied["metadata"].as_object_mut().expect("it has metadata");
-                metadata.retain(|field, _| field != "resourceVersion" && field != "uid");
-                self.written.push(json!({"apply": resource, "object": applied}));
-                object["metadata"]["uid"] = json!(format!("uid-of-{name}"));
-                object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-                object["metadata"]["namespace"] = json!("lbs");
-                self.objects.insert(path.to_owned(), object.clone());
-                (200, object)
+                let object: Value = serde_json::from_slice(body).expect("an object");
+                let verb = if resource == "services" { "merge" } else { "apply" };
+                self.write(verb, resource, path, &object)
             }
             Method::DELETE => {
                 self.objects.remove(path);

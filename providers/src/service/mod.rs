@@ -6,12 +6,14 @@
 //! written before the Service's ports, and deleted after them; slices that an interrupted
 //! apply has left at a port are deleted before the port opens again. Ports close in a write
 //! of their own before any port opens, so that no closing waits for an opening (see `apply`).
-//! Every write is a server-side apply that can be repeated, so the next apply completes an
+//! Every write sets all of our part and can be repeated, so the next apply completes an
 //! interrupted one. An observation takes no call: two watches and the replies to our writes
 //! fill a cache.
 //!
-//! Fields that other clients add to the Service are foreign: an apply does not change them,
-//! and their ports are reported as foreign.
+//! Fields that other clients add to the Service are foreign: our writes do not change them,
+//! and their ports are reported as foreign. The Service itself is written by merge patches of
+//! the version that was observed, since a list of many ports makes server-side apply slow
+//! (see `front::merge_patch`).
 
 mod api;
 mod apply;
@@ -35,7 +37,7 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use sharedlb_kubernetes::names::FIELD_MANAGER;
 
@@ -193,7 +195,7 @@ impl ServiceProvider {
     }
 
     /// Writes our part of the Service: these ports and attributes. An existing Service must be
-    /// the one that was observed, since its foreign ports are left out.
+    /// as it was observed, since its ports are written as a whole.
     async fn write_service(
         &self,
         name: &LbName,
@@ -211,17 +213,36 @@ impl ServiceProvider {
                 None => self.settings.ip_families.iter().map(ToString::to_string).collect(),
             },
         };
-        let mut service = front::render(&self.marks, name, &fixed, &wanted);
-        if let Some(there) = there {
-            service.metadata.uid = Some(there.meta.uid.to_string());
-            service.metadata.resource_version = Some(there.meta.version.to_string());
-        }
-        let written = self.write(name.as_str(), &service).await?;
+        let service = front::render(&self.marks, name, &fixed, &wanted);
+        let services: Api<Service> = self.api();
+        let writing = self.watches.write::<Service>(name.as_str());
+        let written = match there {
+            None => {
+                let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+                call(self.what::<Service>("create", name.as_str()), services.create(&params, &service)).await?
+            }
+            Some(there) => {
+                let patch = Patch::Merge(front::merge_patch(&service, &there.meta, &there.seen));
+                let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+                let reply = services.patch(name.as_str(), &params, &patch);
+                call(self.what::<Service>("patch", name.as_str()), reply).await?
+            }
+        };
+        writing.written(&written);
         entry(&written, &self.marks).map(Arc::new).ok_or_else(|| self.not_ours(name))
     }
 
+    /// Applies the slice, and caches the reply.
     async fn write_slice(&self, slice: Slice) -> Result<(), Error> {
-        self.write(&slice.name(), &slice.object(&self.marks)).await.map(drop)
+        let name = slice.name();
+        let writing = self.watches.write::<EndpointSlice>(&name);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let slices: Api<EndpointSlice> = self.api();
+        let object = Patch::Apply(slice.object(&self.marks));
+        let reply = slices.patch(&name, &params, &object);
+        let written = call(self.what::<EndpointSlice>("patch", &name), reply).await?;
+        writing.written(&written);
+        Ok(())
     }
 
     async fn delete_slice(&self, SliceId { name, uid }: SliceId) -> Result<(), Error> {
@@ -254,16 +275,6 @@ impl ServiceProvider {
         }
         writing.deleted(&service.meta.uid);
         Ok(false)
-    }
-
-    /// Writes an object, and caches the reply.
-    async fn write<K: Watched>(&self, name: &str, object: &K) -> Result<K, Error> {
-        let writing = self.watches.write::<K>(name);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let api: Api<K> = self.api();
-        let reply = call(self.what::<K>("patch", name), api.patch(name, &params, &Patch::Apply(object))).await?;
-        writing.written(&reply);
-        Ok(reply)
     }
 
     fn api<K: Watched>(&self) -> Api<K> {

@@ -18,9 +18,6 @@ pub(super) struct Plan<'a> {
     pub(super) attributes: Attributes,
     /// Whether the settings are still to be changed
     pub(super) configures: bool,
-    /// Whether a foreign port has the place of one of ours: a write of the Service without it
-    /// gives up our part of the port, so that its owner can remove it
-    pub(super) lets_go: bool,
     /// Our ports that the Service has and keeps
     pub(super) stays: BTreeSet<FrontPort>,
     /// Our ports that are closed before any port opens
@@ -104,7 +101,6 @@ impl<'a> Plan<'a> {
             desired,
             attributes: desired.attributes.clone(),
             configures: changes.iter().any(|change| matches!(change, Change::Configure)),
-            lets_go: false,
             stays: BTreeSet::new(),
             closing: BTreeSet::new(),
             in_place: BTreeSet::new(),
@@ -117,7 +113,6 @@ impl<'a> Plan<'a> {
             plan.failed.extend(taken.map(|taken| (*listener, Error::port_in_use(taken))));
         }
         let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
-        plan.lets_go = changed.iter().any(|key| plan.failed.contains_key(key));
         let units = plan.units(changes);
         plan.stays = plan.staying(changes, &open);
         let (narrowing, openings): (Vec<_>, Vec<_>) =
@@ -302,22 +297,6 @@ impl<'a> Plan<'a> {
             }
         }
         work
-    }
-
-    /// A port that another field manager applies too stays after we close it.
-    pub(super) fn fail_what_would_not_close(&mut self, changes: &[Change], service: &Front) {
-        let closed = changes.iter().flat_map(|change| match change {
-            Change::Close(listener) => [*listener].into(),
-            Change::Replace { close, .. } => close.clone(),
-            _ => BTreeSet::new(),
-        });
-        for listener in closed {
-            let open = listener.front_ports().find(|port| service.ours.contains(port) && self.closing.contains(port));
-            if let Some(port) = open.filter(|port| !self.stays.contains(port)) {
-                let why = format!("{port} stays open: another client has added it to the Service too");
-                self.failed.insert(listener, Error::port_in_use(why));
-            }
-        }
     }
 }
 
