@@ -51,6 +51,13 @@ impl ClaimFixture {
         self
     }
 
+    /// Names this Service instead of selecting pods.
+    pub(crate) fn by_service(mut self, name: &str) -> Self {
+        self.0["spec"].as_object_mut().expect("it has a spec").remove("selector");
+        self.0["spec"]["serviceName"] = json!(name);
+        self
+    }
+
     /// Under our finalizer.
     pub(crate) fn protected(mut self) -> Self {
         self.0["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);

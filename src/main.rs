@@ -46,6 +46,8 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+// A flag may be given twice: arguments are appended to those of the manifests.
+#[command(args_override_self = true)]
 struct ControllerArgs {
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "SHAREDLB_LISTEN", default_value = "0.0.0.0:8080")]

@@ -63,7 +63,8 @@ pub struct Reached {
 /// The parts of a change of EndpointSlices or nodes that the class loop needs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EndpointChanges {
-    /// The Services that got their first EndpointSlice or endpoint, or lost the last one
+    /// The Services that got their first EndpointSlice, endpoint or ready endpoint, or lost the
+    /// last one
     pub services: Vec<ObjectKey>,
     /// Whether endpoints are counted and their number may have changed
     pub counts: bool,
@@ -76,10 +77,26 @@ struct SlicesOf {
     endpoints: usize,
 }
 
+/// What the EndpointSlices of a Service have, as far as [`Backends::why_none`] depends on it.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    families: BTreeSet<IpFamily>,
+    has_endpoints: bool,
+    has_ready_endpoints: bool,
+}
+
 impl SlicesOf {
-    /// The IP families that Kubernetes has listed, and whether there are endpoints.
-    fn listed(&self) -> (BTreeSet<IpFamily>, bool) {
-        (self.slices.iter().filter_map(|slice| slice.family).collect(), self.endpoints > 0)
+    /// The IP families that Kubernetes has listed.
+    fn families(&self) -> BTreeSet<IpFamily> {
+        self.slices.iter().filter_map(|slice| slice.family).collect()
+    }
+
+    fn listed(&self) -> Listed {
+        Listed {
+            families: self.families(),
+            has_endpoints: self.endpoints > 0,
+            has_ready_endpoints: self.slices.iter().flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.ready),
+        }
     }
 }
 
@@ -134,22 +151,25 @@ impl Backends {
         let mut changed = Vec::new();
         let mut counts = false;
         for Changed { old, new } in inner.slices.apply_event(event) {
-            let Some(service) = new.as_ref().or(old.as_ref()).map(|slice| slice.service.clone()) else { continue };
-            let before = inner.slices_of.get(&service).map(SlicesOf::listed);
+            // Its label may name another Service than before.
+            let services: BTreeSet<ObjectKey> = old.iter().chain(&new).map(|slice| slice.service.clone()).collect();
+            let listed = |inner: &Inner| -> Vec<Option<Listed>> {
+                services.iter().map(|service| inner.slices_of.get(service).map(SlicesOf::listed)).collect()
+            };
+            let before = listed(&inner);
             if let Some(old) = old {
                 inner.forget_slice(&old);
             }
             if let Some(new) = new {
-                let known = inner.slices_of.entry(service.clone()).or_default();
+                let known = inner.slices_of.entry(new.service.clone()).or_default();
                 known.endpoints += new.endpoints.len();
                 known.slices.push(new);
             }
-            inner.signal(&service);
             counts |= inner.counted;
-            let now = inner.slices_of.get(&service).map(SlicesOf::listed);
-            if before != now {
-                changed.push(service);
-            }
+            let now = listed(&inner);
+            services.iter().for_each(|service| inner.signal(service));
+            let differs = services.into_iter().zip(before).zip(now).filter(|((_, before), now)| before != now);
+            changed.extend(differs.map(|((service, _), _)| service));
         }
         EndpointChanges { services: changed, counts }
     }
@@ -302,9 +322,9 @@ impl Inner {
     fn has_listed(&self, service: &ObjectKey) -> bool {
         let Some(slices) = self.slices_of.get(service) else { return false };
         let Some(found) = self.services.get(service) else { return true };
-        let (listed, _) = slices.listed();
+        let families = slices.families();
         // Without a selector, Kubernetes lists nothing.
-        !found.has_selector || found.families.iter().all(|family| listed.contains(family))
+        !found.has_selector || found.families.iter().all(|family| families.contains(family))
     }
 
     fn forget_slice(&mut self, slice: &SliceObject) {

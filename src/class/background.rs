@@ -67,6 +67,19 @@ impl Class {
         };
         let write = match (found, desired) {
             (None, None) => None,
+            // The watch reports its end, unless a finalizer keeps it.
+            (Some(found), desired) if is_ours(&found) && found.meta.deleting => {
+                let kept = desired.is_some() && !found.meta.finalizers.is_empty();
+                let why = kept.then(|| {
+                    format!(
+                        "Service {} is being deleted, and its finalizers keep it: remove {}",
+                        found.meta.key.name,
+                        found.meta.finalizers.join(", "),
+                    )
+                });
+                self.claims.get_mut(claim)?.service_is_fine = true;
+                return self.set_companion_error(claim, why);
+            }
             // A claim that can't be parsed keeps its Service; a foreign one stays.
             (Some(found), None) if claim.spec.is_err() || !is_ours(&found) => None,
             (Some(found), None) => Some(CompanionWrite::Delete(found.meta.clone())),
@@ -121,5 +134,63 @@ impl Class {
                 self.set_companion_error(claim, Some(format!("its companion Service could not be written: {error}")));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::runtime::watcher::Event;
+    use sharedlb_crds::TargetKind;
+
+    use super::*;
+    use crate::backends::Backends;
+    use crate::class::dropped_fields::DroppedFields;
+    use crate::fixtures::claim;
+
+    /// The writes to the companion Service of a claim, which Kubernetes has with these
+    /// finalizers, if it has been deleted or not.
+    fn writes(claim: &Arc<ClaimObject>, deleted: bool, finalizers: &[&str]) -> (usize, Option<String>) {
+        let own = companion::desired(claim, TargetKind::Pod, None).unwrap();
+        let mut own = own.unwrap_or_else(|| companion::desired(&selecting(), TargetKind::Pod, None).unwrap().unwrap());
+        own.metadata.uid = Some("uid-of-service".into());
+        own.metadata.resource_version = Some("1".into());
+        own.metadata.deletion_timestamp = deleted.then(|| Time(now().time));
+        own.metadata.finalizers = Some(finalizers.iter().map(ToString::to_string).collect());
+        let backends = Backends::default();
+        backends.watched_service(Event::Apply(ServiceObject::parse(&own)));
+        let namespaces = BTreeMap::new();
+        let around = Surroundings { namespaces: &namespaces, backends: &backends, dropped: DroppedFields::default() };
+        let mut class = Class::new(Some("default".into()));
+        class.insert_claim(None, claim.clone());
+        let effects = class.protect_and_accompany(std::slice::from_ref(claim), &now(), &around);
+        let writes = effects.iter().filter(|effect| matches!(effect, Effect::Companion(..))).count();
+        (writes, class.claims.get(claim).unwrap().companion_error.clone())
+    }
+
+    fn now() -> Now {
+        Now { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() }
+    }
+
+    fn selecting() -> Arc<ClaimObject> {
+        claim("web").holds(0, 20001).build()
+    }
+
+    /// A tenant may put a finalizer on it, and let its claim name another Service.
+    #[test]
+    fn a_companion_service_that_is_being_deleted_is_not_deleted_again() {
+        let naming = claim("web").holds(0, 20001).by_service("other").build();
+        assert_eq!(writes(&naming, false, &[]), (1, None));
+        assert_eq!(writes(&naming, true, &["example.com/keep"]), (0, None));
+    }
+
+    #[test]
+    fn a_claim_whose_companion_service_cannot_go_says_what_keeps_it() {
+        assert_eq!(writes(&selecting(), true, &[]), (0, None), "the watch reports its end");
+        let (count, why) = writes(&selecting(), true, &["example.com/keep"]);
+        assert_eq!(count, 0);
+        assert!(why.unwrap().ends_with("remove example.com/keep"));
     }
 }

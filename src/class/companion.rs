@@ -25,8 +25,8 @@ use crate::kubernetes::{ObjectKey, names};
 /// The longest value of a label, in characters.
 const LABEL_VALUE_MAX: usize = 63;
 
-/// The claims that depend on a Service: the one whose companion it is; or those that name
-/// it, and the one whose companion would have its name.
+/// The claims that depend on a Service: the one whose companion it is, or would be by its
+/// name, and those that name it.
 #[must_use]
 pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<ClaimObject>>) -> Vec<Arc<ClaimObject>> {
     let ObjectKey { namespace, name } = &service.meta.key;
@@ -34,13 +34,15 @@ pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<Claim
     let owner = service.owner.as_ref();
     let owner =
         owner.and_then(|(owner, _)| claims.get(&ObjectKey { namespace: namespace.clone(), name: owner.clone() }));
-    if let Some(claim) = owner.filter(|claim| is_own(claim)) {
-        return vec![claim.clone()];
-    }
+    let owner = owner.filter(|claim| is_own(claim));
+    let is_companion_of = |claim: &Arc<ClaimObject>| match owner {
+        Some(owner) => Arc::ptr_eq(owner, claim),
+        None => is_own(claim),
+    };
     let names = |claim: &ClaimObject| claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(name));
     let first = ObjectKey { namespace: namespace.clone(), name: "".into() };
     let all = claims.range(first..).take_while(|(key, _)| key.namespace == *namespace).map(|(_, claim)| claim);
-    all.filter(|claim| names(claim) || is_own(claim)).cloned().collect()
+    all.filter(|claim| names(claim) || is_companion_of(claim)).cloned().collect()
 }
 
 /// The companion Service that a claim should have. `None`: it should have none, since it

@@ -29,18 +29,40 @@ use crate::process::metrics::Counted;
 /// answered, such as by an admission webhook, leaves room for the others.
 const GIVES_AT_ONCE: usize = 32;
 
-/// The other writes to claims and companion Services that are sent at once, of all
-/// classes. They are few, so that an API server with much to do has no long queue of
-/// them, behind which a claim would wait for its port: 16 writes of 5 ms are 3,200 a
-/// second.
-const FOLLOW_UPS_AT_ONCE: usize = 16;
+/// The writes that follow, of each kind ([`Lane`]), that are sent at once, of all classes.
+/// They are few, so that an API server with much to do has no long queue of them, behind
+/// which a claim would wait for its port: 8 writes of 5 ms are 1,600 a second.
+const FOLLOW_UPS_AT_ONCE: usize = 8;
 
 /// The same of one class: half of it, as of the others.
 const FOLLOW_UPS_OF_CLASS_AT_ONCE: usize = FOLLOW_UPS_AT_ONCE / 2;
 
-/// The process-wide limit of [`FOLLOW_UPS_AT_ONCE`].
-pub(super) fn follow_ups() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(FOLLOW_UPS_AT_ONCE))
+/// What a write to a claim or a companion Service waits for: writes of the same kind.
+#[derive(Clone, Copy)]
+enum Lane {
+    /// Slots change hands by it
+    Gives,
+    /// A port opens only after it
+    Opens,
+    /// A status is brought up to date by it, or a claim is let go
+    Reports,
+}
+
+/// The process-wide limits of [`FOLLOW_UPS_AT_ONCE`].
+#[derive(Clone)]
+pub(super) struct FollowUps {
+    opens: Arc<Semaphore>,
+    reports: Arc<Semaphore>,
+}
+
+impl FollowUps {
+    pub(super) fn of_all_classes() -> Self {
+        Self::at_once(FOLLOW_UPS_AT_ONCE)
+    }
+
+    fn at_once(limit: usize) -> Self {
+        Self { opens: Arc::new(Semaphore::new(limit)), reports: Arc::new(Semaphore::new(limit)) }
+    }
 }
 
 /// How many writes to claims and companion Services are sent at once.
@@ -48,24 +70,26 @@ pub(super) fn follow_ups() -> Arc<Semaphore> {
 struct Permits {
     /// Of one class, by which slots change hands
     gives: Arc<Semaphore>,
-    /// Of the same class, all others
-    follow_ups: Arc<Semaphore>,
-    /// Of all classes, all others
-    all_follow_ups: Arc<Semaphore>,
+    of_class: FollowUps,
+    of_all: FollowUps,
 }
 
 impl Permits {
-    fn new(all_follow_ups: Arc<Semaphore>) -> Self {
+    fn new(of_all: FollowUps) -> Self {
         Self {
             gives: Arc::new(Semaphore::new(GIVES_AT_ONCE)),
-            follow_ups: Arc::new(Semaphore::new(FOLLOW_UPS_OF_CLASS_AT_ONCE)),
-            all_follow_ups,
+            of_class: FollowUps::at_once(FOLLOW_UPS_OF_CLASS_AT_ONCE),
+            of_all,
         }
     }
 
     /// Waits until a write may be sent. It counts for as long as the permits live.
-    async fn acquire(&self, gives: bool) -> Vec<OwnedSemaphorePermit> {
-        let needed = if gives { vec![&self.gives] } else { vec![&self.follow_ups, &self.all_follow_ups] };
+    async fn acquire(&self, lane: Lane) -> Vec<OwnedSemaphorePermit> {
+        let needed = match lane {
+            Lane::Gives => vec![&self.gives],
+            Lane::Opens => vec![&self.of_class.opens, &self.of_all.opens],
+            Lane::Reports => vec![&self.of_class.reports, &self.of_all.reports],
+        };
         let mut permits = Vec::new();
         for semaphore in needed {
             // None of them is ever closed.
@@ -88,9 +112,9 @@ pub(super) struct Running {
 }
 
 impl Running {
-    fn new(all_follow_ups: Arc<Semaphore>) -> Self {
+    fn new(follow_ups: FollowUps) -> Self {
         Self {
-            permits: Permits::new(all_follow_ups),
+            permits: Permits::new(follow_ups),
             load_balancers: BTreeMap::new(),
             ending: BTreeMap::new(),
             signals: Arc::default(),
@@ -131,7 +155,12 @@ impl ClassLoop {
     fn write_claim(&mut self, key: &Key, write: ClaimWrite) {
         let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
         tokio::spawn(async move {
-            let _permits = permits.acquire(write.awaited_by.is_some()).await;
+            let lane = match write.what {
+                _ if write.awaited_by.is_some() => Lane::Gives,
+                ClaimChange::Protect => Lane::Opens,
+                ClaimChange::Status { .. } | ClaimChange::Release => Lane::Reports,
+            };
+            let _permits = permits.acquire(lane).await;
             let meta = &write.claim.meta;
             let result = match &write.what {
                 ClaimChange::Status { status, .. } => writer.claim_status(meta, status).await,
@@ -145,7 +174,7 @@ impl ClassLoop {
     fn write_companion(&mut self, key: &Key, claim: Arc<ClaimObject>, write: CompanionWrite) {
         let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
         tokio::spawn(async move {
-            let _permits = permits.acquire(false).await;
+            let _permits = permits.acquire(Lane::Opens).await;
             let result = companion(&writer, write).await.map(|written| written.map(Box::new));
             _ = sender.send(Input::Answer(Answer::Companion(claim, result)));
         });

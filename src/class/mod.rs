@@ -40,7 +40,7 @@ use jiff::Timestamp;
 use kube::Client;
 use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -50,7 +50,7 @@ use self::decide::Left;
 pub(crate) use self::decide::once::decide_once;
 use self::dropped_fields::DroppedFields;
 use self::effect::Answer;
-use self::executor::Running;
+use self::executor::{FollowUps, Running};
 use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::Writer;
 use crate::allocation::holds_all;
@@ -138,7 +138,7 @@ pub struct ClassLoop {
     classes: BTreeMap<Key, Class>,
     running: BTreeMap<Arc<str>, Running>,
     /// How many writes that no port waits for are sent at once, for all classes
-    follow_ups: Arc<Semaphore>,
+    follow_ups: FollowUps,
     /// Classes to be reconciled now
     dirty: BTreeSet<Key>,
     /// When classes are to be reconciled even if nothing happens
@@ -163,7 +163,7 @@ impl ClassLoop {
             dropped: DroppedFields::default(),
             classes: BTreeMap::new(),
             running: BTreeMap::new(),
-            follow_ups: executor::follow_ups(),
+            follow_ups: FollowUps::of_all_classes(),
             dirty: BTreeSet::new(),
             due: BTreeMap::new(),
         };

@@ -246,7 +246,9 @@ impl Class {
             state.rendered = Some(verdict);
             return None;
         }
-        if let Some(until) = transitions::may_wait_until(&claim.status, &status).filter(|until| *until > now.time) {
+        if let Some(until) =
+            transitions::may_wait_until(&claim.status, &status, now.time).filter(|until| *until > now.time)
+        {
             return Some(Effect::WakeAt(at(until, now)));
         }
         state.writes.begin();

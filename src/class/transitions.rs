@@ -81,21 +81,23 @@ pub fn reached(status: &SharedLBStatus) -> Option<String> {
 /// Until when a claim with this status is expected to become ready by itself; `None`: it
 /// is ready, or needs a change to become so.
 #[must_use]
-pub fn passes_until(status: &SharedLBStatus) -> Option<Timestamp> {
+pub fn passes_until(status: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
     let ready = find(&status.conditions, ConditionType::Ready)?;
-    is_pending(ready).then(|| ready.last_transition_time.0.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
+    // The clock of a former leader may have been ahead.
+    let since = ready.last_transition_time.0.min(now);
+    is_pending(ready).then(|| since.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
 }
 
 /// Until when the second of two statuses need not be written after the first. Both have
 /// the same ports, and say that the claim waits for something that comes by itself; they
 /// differ only in what that is, and in which of the ports are open. `None`: write it now.
 #[must_use]
-pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus) -> Option<Timestamp> {
+pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
     let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
         status.ports.iter().map(|port| PortStatus { opened: false, ..port.clone() }).collect()
     };
     let is_same = ports(before) == ports(after) && before.observed_generation == after.observed_generation;
-    passes_until(before).filter(|_| is_same && passes_until(after).is_some())
+    passes_until(before, now).filter(|_| is_same && passes_until(after, now).is_some())
 }
 
 #[cfg(test)]
@@ -173,15 +175,26 @@ mod tests {
         let (given, waiting) = (at(&given), open(vec![("x".into(), None)]));
         assert_eq!((given.ports[0].opened, waiting.ports[0].opened), (false, true));
         let (idle, ready) = (open(vec![("x".into(), Some(no_backends))]), open(Vec::new()));
-        assert_eq!(may_wait_until(&given, &waiting), Some(Timestamp::UNIX_EPOCH + PASSING));
-        assert_eq!(may_wait_until(&given, &ready), None);
-        assert_eq!(may_wait_until(&given, &idle), None);
-        assert_eq!(may_wait_until(&ready, &waiting), None, "a claim that was ready");
-        assert_eq!(may_wait_until(&SharedLBStatus::default(), &given), None, "a claim without a status");
+        let may_wait =
+            |before: &SharedLBStatus, after: &SharedLBStatus| may_wait_until(before, after, Timestamp::UNIX_EPOCH);
+        assert_eq!(may_wait(&given, &waiting), Some(Timestamp::UNIX_EPOCH + PASSING));
+        assert_eq!(may_wait(&given, &ready), None);
+        assert_eq!(may_wait(&given, &idle), None);
+        assert_eq!(may_wait(&ready, &waiting), None, "a claim that was ready");
+        assert_eq!(may_wait(&SharedLBStatus::default(), &given), None, "a claim without a status");
         let edited = SharedLBStatus { observed_generation: Some(7), ..waiting.clone() };
-        assert_eq!(may_wait_until(&given, &edited), None, "an edit is answered");
+        assert_eq!(may_wait(&given, &edited), None, "an edit is answered");
         let moved = SharedLBStatus { ports: Vec::new(), ..waiting };
-        assert_eq!(may_wait_until(&given, &moved), None, "other ports");
+        assert_eq!(may_wait(&given, &moved), None, "other ports");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_back_no_status() {
+        let claim = claim("web").protected().build();
+        let verdict = Verdict { programmed: Programmed::Pending, open: BTreeSet::new(), ..served(&claim) };
+        let now = Timestamp::UNIX_EPOCH;
+        let ahead = status(&claim, Some("default"), &verdict, now + Duration::from_secs(3600));
+        assert_eq!(passes_until(&ahead, now), Some(now + PASSING));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl ServiceSource {
             return None;
         }
         let reported = report(status::of_claim(self, request, claim, facts.now))?;
-        let until = status::may_wait_until(self, claim).filter(|until| *until > facts.now);
+        let until = status::may_wait_until(self, claim, facts.now).filter(|until| *until > facts.now);
         Some(until.map_or(reported, Step::Wait))
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a selector that matches nothing is NoBackends until a pod comes", no_match),
         test.test("a claim whose last pod is not ready is NoBackends, and keeps its port", last_pod_unready),
         test.test("a named port that no pod has is NoBackends until a pod has it", no_such_port),
+        test.test("a named port that no pod has is named once the pods are ready", no_such_port_of_ready),
         test.test("pods that number a named port differently are all reached", named_differently),
         test.test("a Service that does not exist is NoBackends until it does", no_service),
         test.test("a port that the Service does not have is NoBackends, and the message names it", no_service_port),
@@ -94,6 +95,17 @@ async fn no_such_port(world: Arc<World>) -> anyhow::Result<()> {
     Backend::create(world.cluster.admin(), &site.namespace, ("admin-0", "web"), &[("admin", 9000, "TCP")]).await?;
     site.ready("web").await?;
     Ok(())
+}
+
+/// The same, but its pod becomes ready after the claim has said that none is.
+async fn no_such_port_of_ready(world: Arc<World>) -> anyhow::Result<()> {
+    let site = Site::open(&world.cluster, "no-such-port-of-ready", json!({})).await?;
+    let pod = Backend::create(world.cluster.admin(), &site.namespace, ("web-0", "web"), &[("http", 80, "TCP")]).await?;
+    pod.set_ready(false).await?;
+    site.claim("web", json!([{"targetPort": "admin"}])).await?;
+    site.without_backends("web", &["is ready"]).await?;
+    pod.set_ready(true).await?;
+    site.has_no_backends("web", &["admin", "correct targetPort"]).await
 }
 
 async fn named_differently(world: Arc<World>) -> anyhow::Result<()> {

@@ -29,7 +29,7 @@ app.kubernetes.io/name: {{ include "sharedlb.name" . }}
 {{/* Helm itself adds app.kubernetes.io/managed-by. */}}
 {{- define "sharedlb.labels" -}}
 {{ include "sharedlb.selectorLabels" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | toString | toYaml }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}

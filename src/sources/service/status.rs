@@ -105,13 +105,13 @@ pub(super) fn waiting(
 /// Until when the verdict on a claim need not be copied to its Service: the claim waits for
 /// something that comes by itself, the Service says no more than that or nothing yet, and
 /// its addresses are those of the claim. `None`: copy it now.
-pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim) -> Option<Timestamp> {
+pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim, now: Timestamp) -> Option<Timestamp> {
     let ready = conditions::find(&service.conditions, &qualified(ConditionType::Ready.as_str()));
     let is_waiting = match ready {
         Some(ready) => ready.reason == Reason::Pending.as_str(),
         None => !service.has_our_conditions(),
     };
-    transitions::passes_until(&claim.status).filter(|_| is_waiting && ingress(claim) == service.ingress)
+    transitions::passes_until(&claim.status, now).filter(|_| is_waiting && ingress(claim) == service.ingress)
 }
 
 /// Advice in the messages of a claim, and the corresponding advice for its Service.

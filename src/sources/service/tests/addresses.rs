@@ -104,6 +104,17 @@ fn a_source_that_is_switched_off_takes_addresses_from_kube_proxy_and_does_nothin
 }
 
 #[test]
+fn a_service_that_is_deleted_after_its_source_was_switched_off_is_gone() {
+    let left = settled(plain());
+    let mut world = World::new(Arc::new(Retired), plain());
+    (world.object, world.claim) = (left.object, left.claim);
+    world.delete(|world| &mut world.object);
+    let world = world.settled();
+    assert_eq!(world.done, ["finalizer"]);
+    assert_eq!(world.object.unwrap()["metadata"]["finalizers"], json!(["team.dev/theirs"]));
+}
+
+#[test]
 fn the_write_that_takes_an_address_from_kube_proxy_says_how_to_do_it_by_hand() {
     let mut world = settled(plain());
     captured(&mut world);
