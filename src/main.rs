@@ -247,3 +247,16 @@ fn crds(write: Option<PathBuf>) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in `extraArgs` of the chart, or a patch of the Deployment.
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+        let parsed = Cli::try_parse_from(["sharedlb", "controller", "--resync-seconds=600", "--resync-seconds=60"]);
+        let Command::Controller(args) = parsed.unwrap().command else { panic!("it is the command controller") };
+        assert_eq!(args.resync_seconds, 60);
+    }
+}
