@@ -190,7 +190,7 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let make = provider::maker(providers, cluster_id.clone(), options.aws_call_rate, provider_fence);
     let (class_loop, inbox) = ClassLoop::new(Settings {
-        make_provider: Box::new(move |class, spec| adapt(make(class, spec))),
+        make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),
         client: client.clone(),
         cluster_id,
         resync: options.resync,

@@ -1,17 +1,21 @@
 //! Creates the provider of a class from its spec.
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use kube::Client;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
-use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
+use sharedlb_crds::{
+    IpFamilyPolicy, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
+};
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::service::{self, ServiceProvider};
 use sharedlb_providers::{IpFamily, Provider};
 
-use crate::api::class::{ClassObject, addresses};
+use crate::api::class::ClassObject;
 use crate::class::MakeProvider;
 use crate::leader::Fence;
 
@@ -25,11 +29,15 @@ pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fenc
         async move { Box::new(fence.act().await) as Box<dyn Any + Send> }.boxed()
     };
     let clients = Clients::new(Rates::DOCUMENTED.times(aws_call_rate), Arc::new(act));
-    Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec| -> Box<dyn Provider> {
+    Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec, addresses: &[Vec<IpAddr>]| -> Box<dyn Provider> {
         let class = class.meta.key.name.to_string();
         match &spec.provider {
             ProviderSpec::Service(given) => {
-                let settings = service_settings(given, spec, client.clone(), cluster_id.clone(), class);
+                let settings = service_settings(given, addresses, client.clone(), cluster_id.clone(), class);
+                Box::new(ServiceProvider::new(settings))
+            }
+            ProviderSpec::Vip(_) => {
+                let settings = vip_settings(addresses, client.clone(), cluster_id.clone(), class);
                 Box::new(ServiceProvider::new(settings))
             }
             ProviderSpec::Aws(given) => {
@@ -41,7 +49,7 @@ pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fenc
 
 fn service_settings(
     given: &ServiceSpec,
-    spec: &SharedLBClassSpec,
+    addresses: &[Vec<IpAddr>],
     client: Client,
     cluster_id: String,
     class: String,
@@ -56,7 +64,26 @@ fn service_settings(
         allocate_load_balancer_node_ports: given.allocate_load_balancer_node_ports,
         ip_family_policy: given.ip_family_policy.map(|policy| policy.as_str().to_owned()),
         ip_families: given.ip_families.iter().copied().map(ip_family).collect(),
-        addresses: addresses(spec).collect(),
+        // `spec.loadBalancerIP` of a Service is one address.
+        addresses: addresses.iter().filter_map(|all| all.first().copied()).collect(),
+    }
+}
+
+/// Services that no other controller takes for its own.
+fn vip_settings(addresses: &[Vec<IpAddr>], client: Client, cluster_id: String, class: String) -> service::Settings {
+    let families: Vec<IpFamily> = addresses.first().into_iter().flatten().copied().map(IpFamily::of).collect();
+    let policy = if families.len() > 1 { IpFamilyPolicy::RequireDualStack } else { IpFamilyPolicy::SingleStack };
+    service::Settings {
+        client,
+        namespace: ServiceSpec::default().namespace,
+        cluster_id,
+        annotations: BTreeMap::new(),
+        load_balancer_class: Some(format!("vip.sharedlb.dev/{class}")),
+        allocate_load_balancer_node_ports: false,
+        ip_family_policy: Some(policy.as_str().to_owned()),
+        ip_families: families,
+        addresses: Vec::new(),
+        class,
     }
 }
 

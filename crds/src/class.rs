@@ -54,6 +54,10 @@ use crate::provider::{Provider, ProviderSchema};
         "addresses in subnetMappings are for one load balancer: set loadBalancers.max to 1, or leave them out",
     ),
     validation = (
+        "!has(self.provider.vip) || (has(self.addresses) && self.addresses.size() > 0)",
+        "the provider vip serves the addresses that it is given: set addresses, one of each IP family for each load balancer",
+    ),
+    validation = (
         "!has(self.provider.aws) || !has(self.addresses)",
         "AWS gives its load balancers their addresses: leave addresses out; in provider.aws, subnetMappings can choose them",
     )
@@ -69,8 +73,10 @@ pub struct SharedLBClassSpec {
     /// How many load balancers the class has.
     #[serde(default)]
     pub load_balancers: LoadBalancerLimits,
-    /// The IP addresses of the load balancers, one for each, for providers
-    /// that do not assign them.
+    /// The IP addresses of the load balancers, for providers that do not assign
+    /// them: ranges, each of one IP family. Load balancer i has the i-th IPv4
+    /// address and the i-th IPv6 address. The family of the first range comes
+    /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -319,9 +325,13 @@ pub struct LoadBalancerStatus {
     /// Which load balancer of the class it is, from 0 on.
     #[serde(default)]
     pub index: u32,
-    /// Its IP address or host name.
+    /// Its first IP address or host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// All its IP addresses and host names; `address` is the first one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub addresses: Vec<String>,
     /// How many listeners it has for claims.
     #[serde(default)]
     pub listeners: u32,
@@ -348,6 +358,22 @@ pub struct LoadBalancerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+impl LoadBalancerStatus {
+    /// All its addresses, the first one first. Earlier versions wrote `address` alone.
+    pub fn all_addresses(&self) -> impl Iterator<Item = &str> {
+        all_addresses(&self.addresses, self.address.as_deref())
+    }
+}
+
+/// `addresses`, or if there are none, `address`.
+pub(crate) fn all_addresses<'a>(
+    addresses: &'a [String],
+    address: Option<&'a str>,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let first = address.filter(|_| addresses.is_empty());
+    addresses.iter().map(String::as_str).chain(first)
 }
 
 /// The capacity of a load balancer.

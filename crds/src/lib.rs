@@ -26,7 +26,7 @@ pub use definitions::{crds, yaml};
 pub use port::{PortRange, Protocol, Transport};
 pub use provider::{
     AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
-    AwsTargetGroupIpAddressType, IpFamily, IpFamilyPolicy, Provider, ServiceProvider,
+    AwsTargetGroupIpAddressType, IpFamily, IpFamilyPolicy, Provider, ServiceProvider, VipProvider,
 };
 pub use shared_lb::{
     Ingress, IngressPort, LoadBalancerIngress, PortStatus, SharedLB, SharedLBPort, SharedLBSpec, SharedLBStatus,

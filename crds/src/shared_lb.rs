@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::class::all_addresses;
 use crate::port::{Protocol, Transport};
 
 /// The requested ports on a shared load balancer, and the pods that their
@@ -185,9 +186,13 @@ pub struct SharedLBStatus {
     /// Which load balancer of the class the ports are on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer_index: Option<u32>,
-    /// The address of the load balancer: an IP address or a host name.
+    /// The first address of the load balancer: an IP address or a host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// All addresses of the load balancer; `address` is the first one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub addresses: Vec<String>,
     /// The ports and their targets, in a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
@@ -207,6 +212,14 @@ pub struct SharedLBStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+impl SharedLBStatus {
+    /// All addresses of the load balancer, the first one first. Earlier versions wrote
+    /// `address` alone.
+    pub fn all_addresses(&self) -> impl Iterator<Item = &str> {
+        all_addresses(&self.addresses, self.address.as_deref())
+    }
 }
 
 /// A port that the SharedLB has.

@@ -384,13 +384,13 @@ impl Occupancy {
         let next = (0..max).find(|index| candidates.binary_search(index).is_err());
         candidates.extend(next);
         let Some(address) = &claim.address else { return Ok(candidates) };
-        let planned = (0..max).zip(&self.policy.addresses);
-        let known = self.known.iter().flat_map(|(&index, lb)| lb.addresses.iter().map(move |address| (index, address)));
-        let addresses: BTreeSet<(u32, &Address)> = planned.chain(known).filter(|&(index, _)| index < max).collect();
-        let matching: BTreeSet<u32> =
-            addresses.iter().filter(|(_, a)| *a == address).map(|&(index, _)| index).collect();
+        let planned = (0..max).zip(&*self.policy.addresses);
+        let planned = planned.flat_map(|(index, all)| all.iter().map(move |&ip| (index, Address::Ip(ip))));
+        let known = self.known.iter().flat_map(|(&index, lb)| lb.addresses.iter().map(move |a| (index, a.clone())));
+        let addresses: BTreeSet<(u32, Address)> = planned.chain(known).filter(|&(index, _)| index < max).collect();
+        let matching: BTreeSet<u32> = addresses.iter().filter(|(_, a)| a == address).map(|&(index, _)| index).collect();
         if matching.is_empty() {
-            let known = addresses.into_iter().map(|(_, address)| address.clone()).collect();
+            let known = addresses.into_iter().map(|(_, address)| address).collect();
             return Err(Refusal::AddressUnknown { address: address.clone(), known });
         }
         Ok(matching.into_iter().collect())

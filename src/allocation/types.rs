@@ -1,6 +1,7 @@
 //! The input and the output of allocation.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -132,7 +133,7 @@ pub struct Policy {
     /// How many load balancers the class may have
     pub max: u32,
     /// The addresses of its load balancers, by index, if the class sets them
-    pub addresses: Vec<Address>,
+    pub addresses: Arc<[Vec<IpAddr>]>,
     /// Listeners for each load balancer
     pub listeners: u32,
     /// The most listeners that the class could set for a load balancer of the provider

@@ -1,7 +1,6 @@
 //! Converts a `SharedLBClass` to the controller's type.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -12,17 +11,18 @@ use sharedlb_crds::{
     AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
-use sharedlb_providers::{Address, Capabilities};
+use sharedlb_providers::Capabilities;
 
 use crate::allocation::Policy;
 use crate::allocation::ports::PortSet;
+use crate::api::addresses::{self, AddressesByIndex};
 use crate::api::claim::parse_part;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 
 /// The most load balancers of a class, as in its schema. An object with a larger range must
 /// not make the controller enumerate millions of addresses.
-const LOAD_BALANCERS_MAX: u32 = 1000;
+pub(super) const LOAD_BALANCERS_MAX: u32 = 1000;
 
 /// A class in the API.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,13 +76,10 @@ pub fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) ->
         .max_by(|a, b| (a.meta.created, &b.meta.key).cmp(&(b.meta.created, &a.meta.key)))
 }
 
-/// Why a class cannot be carried out, for its author.
+/// Why a class cannot be carried out by its provider, for its author.
 #[must_use]
 pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<String> {
     let kind = spec.provider.kind();
-    if let Some(range) = spec.addresses.iter().find(|range| range.min > range.max) {
-        return Some(format!("spec.addresses: {} is above {}: swap min and max", range.min, range.max));
-    }
     match spec.targets {
         Some(TargetKind::Node) if !can.node_targets => Some(format!(
             "spec.targets: the provider {kind} cannot send traffic to node ports: leave it out, or set it to Pod"
@@ -94,26 +91,25 @@ pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<Strin
     }
 }
 
-/// The limits of the class and its provider. `namespaces` are all namespaces, with their
-/// labels.
+/// The limits of the class and its provider. `addresses` are those of its load balancers, and
+/// `namespaces` are all namespaces, with their labels.
 #[must_use]
 pub fn policy<'a>(
     spec: &SharedLBClassSpec,
     can: &Capabilities,
+    addresses: AddressesByIndex,
     namespaces: impl Iterator<Item = (&'a Arc<str>, &'a BTreeMap<String, String>)>,
 ) -> Policy {
     let set = |ranges: &[sharedlb_crds::PortRange]| {
         PortSet::of_ranges(&ranges.iter().map(|range| range.min..=range.max).collect::<Vec<_>>())
     };
     let max = spec.load_balancers.max.min(LOAD_BALANCERS_MAX);
-    let addresses: Vec<Address> = addresses(spec).map(Address::Ip).collect();
-    let given = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
     Policy {
         dynamic: set(&spec.ports.dynamic),
         requestable: set(&spec.ports.requestable),
         reserved: can.reserved.iter().copied().collect(),
         // Where addresses are given, each load balancer needs one.
-        max: if addresses.is_empty() { max } else { max.min(given) },
+        max: addresses::load_balancers(spec).map_or(max, |given| max.min(given)),
         addresses,
         listeners: spec
             .load_balancers
@@ -147,38 +143,21 @@ fn selector(selector: &LabelSelector) -> Selector {
     Selector::try_from(selector.clone()).unwrap_or_else(|_| Expression::In(String::new(), BTreeSet::new()).into())
 }
 
-/// The addresses of the class' load balancers, in their order.
-pub fn addresses(spec: &SharedLBClassSpec) -> impl Iterator<Item = IpAddr> + '_ {
-    let max = usize::try_from(spec.load_balancers.max.min(LOAD_BALANCERS_MAX)).unwrap_or(usize::MAX);
-    spec.addresses.iter().flat_map(|range| between(range.min, range.max)).take(max)
-}
-
-fn between(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
-    match (first, last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            Box::new((u32::from(first)..=u32::from(last)).map(|address| IpAddr::V4(address.into())))
-        }
-        (IpAddr::V6(first), IpAddr::V6(last)) => {
-            Box::new((u128::from(first)..=u128::from(last)).map(|address| IpAddr::V6(address.into())))
-        }
-        _ => Box::new(std::iter::empty()),
-    }
-}
-
 /// Whether the class adopts an existing load balancer.
 #[must_use]
 pub fn adopts(spec: &SharedLBClassSpec) -> bool {
     match &spec.provider {
         Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
-        Provider::Service(_) => false,
+        Provider::Service(_) | Provider::Vip(_) => false,
     }
 }
 
-/// Whether both specs have the same provider and settings of it.
+/// Whether both specs have the same provider and settings of it, but for the addresses of
+/// load balancers.
 #[must_use]
 pub fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
-    // A Service's addresses, and the kind of an AWS target group, are the provider's business.
-    a.provider == b.provider && a.addresses == b.addresses && a.targets == b.targets
+    // The kind of an AWS target group is the provider's business.
+    a.provider == b.provider && a.targets == b.targets
 }
 
 #[cfg(test)]
@@ -221,19 +200,5 @@ mod tests {
         ]);
         assert_eq!(allowed_namespaces(&spec, namespaces.iter()), Some(BTreeSet::from(["yes".into()])));
         assert_eq!(allowed_namespaces(&SharedLBClassSpec::default(), namespaces.iter()), None);
-    }
-
-    #[test]
-    fn addresses_are_counted_out_over_all_ranges_up_to_the_maximum() {
-        let ranges = json!([
-            {"min": "10.0.0.10", "max": "10.0.0.11"}, {"min": "fd00::1", "max": "fd00:ffff::"},
-        ]);
-        let mut spec =
-            SharedLBClassSpec { addresses: serde_json::from_value(ranges).unwrap(), ..SharedLBClassSpec::default() };
-        spec.load_balancers.max = 3;
-        let all: Vec<String> = addresses(&spec).map(|address| address.to_string()).collect();
-        assert_eq!(all, ["10.0.0.10", "10.0.0.11", "fd00::1"]);
-        spec.load_balancers.max = u32::MAX;
-        assert_eq!(addresses(&spec).count(), 1000, "what got past the schema does not fill the memory");
     }
 }

@@ -1,5 +1,6 @@
 //! Conversions of API objects to the controller's types.
 
+pub mod addresses;
 pub mod claim;
 pub mod class;
 pub mod companion_name;

@@ -144,7 +144,10 @@ impl ClassLoop {
         match (result, what) {
             (Ok(written), what) => {
                 match what {
-                    ClassChange::Status(status) => self.publish_class_transitions(class, status),
+                    ClassChange::Status(status) => {
+                        written.status.iter().for_each(|kept| self.dropped.learn_of_class(status, kept));
+                        self.publish_class_transitions(class, status);
+                    }
                     ClassChange::Protect => {}
                     ClassChange::Release => info!(class = %name, "class deleted"),
                 }

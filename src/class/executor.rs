@@ -16,6 +16,7 @@ use super::effect::{Figures, StartLoadBalancer};
 use super::state::ClassSettings;
 use super::writes::{WriteError, Writer};
 use super::{ClassLoop, Input, Key};
+use crate::api::addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, same_provider};
 use crate::backends::{ServiceObject, Signal};
@@ -206,20 +207,22 @@ impl ClassLoop {
         self.running.entry(key.clone().unwrap_or_default()).or_insert_with(|| Running::new(follow_ups.clone()))
     }
 
-    /// Creates the provider of a class, if its spec differs from that of the current one.
+    /// Creates the provider of a class, if its settings differ from those of the current one.
     pub(super) fn ensure_provider(&mut self, key: &Key) {
         let Some(class) = self.classes.get_mut(key) else { return };
         let Some(object) = class.object.clone() else { return };
         let Ok(spec) = &object.spec else { return };
-        if let Some(settings) = class.settings.as_mut().filter(|settings| same_provider(&settings.spec, spec)) {
+        let addresses = addresses::assign(spec, &class.kept_addresses(spec));
+        let is_same = |settings: &ClassSettings| same_provider(&settings.spec, spec) && settings.addresses == addresses;
+        if let Some(settings) = class.settings.as_mut().filter(|settings| is_same(settings)) {
             settings.spec.clone_from(spec);
             return;
         }
-        let provider = (self.settings.make_provider)(&object, spec);
+        let provider = (self.settings.make_provider)(&object, spec, &addresses);
         let fenced = Fenced { provider, fence: self.settings.fence.clone() };
         let counted =
             Counted { provider: Box::new(fenced), kind: spec.provider.kind(), metrics: self.settings.metrics.clone() };
-        let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted) };
+        let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted), addresses };
         if settings.counts_targets() {
             self.settings.backends.count();
         }

@@ -25,6 +25,7 @@ mod newcomers;
 pub mod render;
 mod state;
 mod step;
+mod suspension;
 #[cfg(test)]
 mod tests;
 pub mod transitions;
@@ -33,6 +34,7 @@ mod verdicts;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +56,7 @@ use self::executor::{FollowUps, Running};
 use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::Writer;
 use crate::allocation::holds_all;
+use crate::api::addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
@@ -67,8 +70,9 @@ use crate::process::readiness::Part;
 use crate::process::tasks::Tasks;
 use crate::watches::{ClusterEvent, NamespaceObject};
 
-/// Creates the provider of a class.
-pub type MakeProvider = Box<dyn Fn(&ClassObject, &SharedLBClassSpec) -> Box<dyn Provider> + Send + Sync>;
+/// Creates the provider of a class, whose load balancers have these addresses by index.
+pub type MakeProvider =
+    Box<dyn Fn(&ClassObject, &SharedLBClassSpec, &[Vec<IpAddr>]) -> Box<dyn Provider> + Send + Sync>;
 
 /// The dependencies and options of the class loop.
 pub struct Settings {
@@ -339,13 +343,32 @@ impl ClassLoop {
             self.forget_running(old);
             self.due.remove(&key);
         }
+        let alike = old.zip(new.as_deref()).is_some_and(|(old, new)| addresses::occupy_alike(old, new));
         self.class(&key).replace_object(new);
         self.dirty.insert(key);
+        if !alike {
+            self.compare_addresses();
+        }
         let default = default_class(self.class_objects.objects().values()).map(|class| class.meta.key.name.clone());
         if default != self.default_class {
             info!(class = default.as_deref(), "default class");
             let before = std::mem::replace(&mut self.default_class, default);
             self.regroup_unnamed(&before);
+        }
+    }
+
+    /// Finds out again which classes have addresses of another class, and reconciles those for
+    /// which that has changed.
+    fn compare_addresses(&mut self) {
+        let all: Vec<Arc<ClassObject>> = self.class_objects.objects().values().cloned().collect();
+        for object in &all {
+            let conflict = addresses::conflict(object, all.iter().map(|other| &**other));
+            let key = Some(object.meta.key.name.clone());
+            let class = self.class(&key);
+            if class.address_conflict != conflict {
+                class.address_conflict = conflict;
+                self.dirty.insert(key);
+            }
         }
     }
 

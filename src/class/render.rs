@@ -10,8 +10,7 @@ use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, Po
 use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 
 use crate::allocation::{Assignment, Held, HeldSlot};
-use crate::api::claim::claim_key;
-use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
+use crate::api::claim::{ClaimObject, api_protocol, api_transport, claim_key, opened as opened_before, parse_address};
 pub use crate::kubernetes::conditions::whole_seconds;
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, Outcome};
@@ -213,7 +212,7 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
         && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
     let addresses: Vec<Address> = match &verdict.addresses {
         Some(addresses) => addresses.to_vec(),
-        None => before.address.as_deref().map(crate::api::claim::parse_address).into_iter().collect(),
+        None => before.all_addresses().map(parse_address).collect(),
     };
     let held = verdict.held.as_ref();
     let slots = held.map_or(&[][..], |held| &held.slots);
@@ -221,6 +220,7 @@ pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: 
         class_name: held.and(class).map(str::to_owned),
         load_balancer_index: held.map(|held| held.index),
         address: held.and(addresses.first()).map(Address::to_string),
+        addresses: held.map_or_else(Vec::new, |_| addresses.iter().map(Address::to_string).collect()),
         summary: (!slots.is_empty()).then(|| summary(claim, slots)),
         load_balancer: ingress(&addresses, served_once(claim, slots, &verdict.open)),
         ports: slots.iter().map(|slot| port_status(claim, slot, &verdict.open)).collect(),

@@ -1,6 +1,7 @@
 //! The state of one class: its object, its claims, and its load balancers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::Obstacle;
 use crate::allocation::Assignment;
+use crate::api::addresses::{self, AddressesByIndex};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::{Backends, Reach};
@@ -80,6 +82,10 @@ pub(super) struct Class {
     pub(super) debounce_until: Option<Instant>,
     /// Why the class gives no new ports
     pub(super) suspended: Option<Obstacle>,
+    /// The address that another class has
+    pub(super) address_conflict: Option<String>,
+    /// Why the addresses of the class cannot be used: then it creates no load balancers
+    pub(super) addresses_refused: Option<String>,
     /// When its figures were last exported
     pub(super) exported: Option<Instant>,
     /// When its status was last written
@@ -90,9 +96,18 @@ pub(super) struct Class {
 pub(super) struct ClassSettings {
     pub(super) spec: SharedLBClassSpec,
     pub(super) provider: Arc<dyn Provider>,
+    /// The addresses of its load balancers, as far as the class sets them
+    pub(super) addresses: AddressesByIndex,
 }
 
 impl ClassSettings {
+    /// The settings of a class none of whose load balancers has an address yet.
+    #[cfg(test)]
+    pub(super) fn new(spec: SharedLBClassSpec, provider: Arc<dyn Provider>) -> Self {
+        let addresses = addresses::assign(&spec, &BTreeMap::new());
+        Self { spec, provider, addresses }
+    }
+
     /// How the traffic of the class gets to pods.
     pub(super) fn reach(&self) -> Reach {
         Reach::of(&self.spec, &self.provider.capabilities())
@@ -293,6 +308,24 @@ impl Class {
     pub(super) fn debounce(&mut self, decision_took: Duration, now: Instant) {
         let debounce = decision_took * DEBOUNCE_FACTOR;
         self.debounce_until = (debounce > DEBOUNCE_MIN).then(|| now + debounce);
+    }
+
+    /// The addresses that load balancers have from the provider of the class. They never
+    /// change, whatever the spec says.
+    pub(super) fn kept_addresses(&self, spec: &SharedLBClassSpec) -> BTreeMap<u32, Vec<IpAddr>> {
+        if !addresses::gives_addresses(spec) {
+            return BTreeMap::new();
+        }
+        let status = self.object.iter().flat_map(|class| &class.status);
+        let recorded = status.flat_map(addresses::recorded);
+        // One that is being created may not be recorded yet.
+        let given = |settings: &ClassSettings, index: u32| {
+            let addresses = settings.addresses.get(usize::try_from(index).ok()?)?;
+            Some((index, addresses.clone()))
+        };
+        let indices = || self.load_balancers.keys().copied();
+        let given = self.settings.iter().flat_map(|settings| indices().filter_map(|index| given(settings, index)));
+        recorded.chain(given).filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     /// How the traffic of the class gets to pods.

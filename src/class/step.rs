@@ -15,11 +15,12 @@ use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Fi
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::{self, Obstacle, Programmed, Verdict, find};
-use super::state::{Class, ClassSettings, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
+use super::state::{Class, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
+use super::suspension::unreadable_spec;
 use super::transitions;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
-use crate::api::class::{ClassObject, policy, unsupported};
+use crate::api::class::{ClassObject, policy};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::process::metrics::VERDICTS;
@@ -57,14 +58,16 @@ impl Class {
         if !class.meta.deleting && !class.has_finalizer() {
             return vec![self.write_class(class, ClassChange::Protect, now)];
         }
-        let suspended = self.suspension(class, settings);
-        self.suspended = suspended;
+        let refused = self.refuse_addresses(&settings.spec);
+        let suspended = self.suspension(class, settings, refused.as_deref());
+        (self.addresses_refused, self.suspended) = (refused, suspended);
         if let Some(effects) = self.admit(class, now, around) {
             return effects;
         }
         let claims = self.claims.all().map(|state| &state.claim).collect();
         let Some(facts) = self.facts(class, claims, now, around) else { return Vec::new() };
         let (mut decision, occupancy) = decide(&facts);
+        around.dropped.remove_from_class(&mut decision.status);
         self.ledger = Ledger::after(&decision, &facts.claims, &facts.policy, occupancy);
         let assignments = std::mem::take(&mut decision.assignments);
         let unsettled = self.claims.all().zip(assignments).filter(|(state, got)| !state.is_settled(got.as_ref()));
@@ -86,33 +89,6 @@ impl Class {
         }
     }
 
-    /// Why the class gives no new ports.
-    fn suspension(&self, class: &ClassObject, settings: &ClassSettings) -> Option<Obstacle> {
-        let name = &class.meta.key.name;
-        if let Some(message) = unreadable_spec(class) {
-            return Some(Obstacle::new(Reason::Unsupported, message));
-        }
-        if class.meta.deleting {
-            return Some(Obstacle::new(
-                Reason::NoClass,
-                format!("class {name} is being deleted: choose another class"),
-            ));
-        }
-        if let Some(why) = unsupported(&settings.spec, &settings.provider.capabilities()) {
-            return Some(Obstacle::new(Reason::Unsupported, why));
-        }
-        let unreadable = |what: String| {
-            let message = format!(
-                "the status of {what} can't be read, so nothing new is given in class {name}: correct or remove it"
-            );
-            Some(Obstacle { reason: None, message })
-        };
-        if class.status.is_err() {
-            return unreadable(format!("class {name}"));
-        }
-        unreadable(format!("SharedLB {}", self.claims.first_unparsable()?))
-    }
-
     /// The input of a decision on these claims. `None`: the class' spec could never be parsed.
     pub(super) fn facts<'a>(
         &'a self,
@@ -123,7 +99,8 @@ impl Class {
     ) -> Option<Facts<'a>> {
         let settings = self.settings.as_ref()?;
         let namespaces = around.namespaces.iter().map(|(key, namespace)| (&key.name, &namespace.labels));
-        let mut policy = policy(&settings.spec, &settings.provider.capabilities(), namespaces);
+        let mut policy =
+            policy(&settings.spec, &settings.provider.capabilities(), settings.addresses.clone(), namespaces);
         if self.suspended.is_some() {
             policy.namespaces = Some(BTreeSet::new());
         }
@@ -133,6 +110,7 @@ impl Class {
             spec: &settings.spec,
             policy: Arc::new(policy),
             suspended: self.suspended.clone(),
+            confined_to: self.addresses_refused.as_ref().map(|_| self.load_balancers.keys().copied().collect()),
             counted: counts.as_ref().map(|counts| self.claims.all().map(|state| counts.of(state)).collect()),
             targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
             claims,
@@ -476,14 +454,6 @@ fn not_before(last: Option<Instant>, now: &Now) -> Option<Instant> {
 fn at(due: Timestamp, now: &Now) -> Instant {
     let wait = if due <= now.time { Duration::ZERO } else { due.duration_since(now.time).unsigned_abs() };
     now.instant + wait
-}
-
-fn unreadable_spec(class: &ClassObject) -> Option<String> {
-    let error = class.spec.as_ref().err()?;
-    Some(format!(
-        "the spec of class {} can't be read ({error}): correct it; until then nothing of it is changed",
-        class.meta.key.name
-    ))
 }
 
 fn differs_in_numbers_only(a: &SharedLBClassStatus, b: &SharedLBClassStatus) -> bool {

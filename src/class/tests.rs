@@ -1,7 +1,11 @@
-//! The class loop: what it makes of answers.
+//! The class loop: what it makes of answers, and of classes that concern each other.
+
+use std::sync::Mutex;
 
 use kube::client::Body;
 use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use sharedlb_crds::CLASS_FINALIZER;
 use sharedlb_providers::memory::Memory;
 
 use super::effect::{ClaimChange, ClaimWrite};
@@ -12,6 +16,11 @@ use crate::process::readiness::Readiness;
 
 /// A class loop whose writes are never answered.
 fn class_loop() -> ClassLoop {
+    class_loop_with(Box::new(|_, _, _| Box::new(Memory::default())))
+}
+
+/// A class loop whose writes are never answered, with these providers.
+fn class_loop_with(make_provider: MakeProvider) -> ClassLoop {
     let silent =
         tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, kube::Error>>());
     let client = Client::new(silent, "default");
@@ -21,7 +30,7 @@ fn class_loop() -> ClassLoop {
         cluster_id: "cluster".into(),
         resync: Duration::from_secs(600),
         address_within: Some(ADDRESS_WITHIN),
-        make_provider: Box::new(|_, _| Box::new(Memory::default())),
+        make_provider,
         backends: Arc::default(),
         events,
         reporting_sources: Vec::new(),
@@ -51,4 +60,118 @@ async fn a_claim_whose_class_changes_while_a_write_is_in_flight_may_be_written_a
     class_loop.claim_answered(ClaimWrite { claim: sent, what, awaited_by: None }, Ok(ClaimObject::clone(&written)));
 
     assert!(class_loop.state(&written).unwrap().writes.are_free(Instant::now()));
+}
+
+/// A class of the provider `vip` with the addresses from `min` to `max`, at this version. Its
+/// load balancer 0 has the address `has`.
+fn vip(name: &str, version: u64, min: &str, max: &str, has: Option<&str>) -> ClassObject {
+    let load_balancers: Vec<Value> =
+        has.iter().map(|address| json!({"index": 0, "address": address, "addresses": [address]})).collect();
+    let object = json!({
+        "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
+        "metadata": {
+            "name": name, "uid": name, "resourceVersion": version.to_string(), "generation": version,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": [CLASS_FINALIZER],
+        },
+        "spec": {"provider": {"vip": {}}, "addresses": [{"min": min, "max": max}]},
+        "status": {"loadBalancers": load_balancers},
+    });
+    ClassObject::parse(&serde_json::from_value(object).unwrap())
+}
+
+fn applied(class: ClassObject) -> ClusterEvent {
+    ClusterEvent::Class(Event::Apply(class))
+}
+
+/// The class in its current state.
+fn state<'a>(class_loop: &'a ClassLoop, name: &str) -> &'a Class {
+    &class_loop.classes[&Some(name.into())]
+}
+
+/// Why the class gives no new ports.
+fn suspended(class_loop: &ClassLoop, name: &str) -> Option<String> {
+    state(class_loop, name).suspended.clone().map(|obstacle| obstacle.message)
+}
+
+#[tokio::test]
+async fn a_class_with_an_address_of_another_creates_nothing_until_that_class_gives_the_address_up() {
+    let mut class_loop = class_loop();
+    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.watched(applied(vip("b", 1, "203.0.113.19", "203.0.113.29", None)));
+    class_loop.reconcile_all();
+    assert_eq!(suspended(&class_loop, "a"), None);
+    assert!(state(&class_loop, "a").load_balancers.contains_key(&0));
+    let why = suspended(&class_loop, "b").expect("it has an address of the other class");
+    assert!(why.contains("203.0.113.19") && why.contains("class a"), "{why}");
+    assert!(state(&class_loop, "b").load_balancers.is_empty(), "it would be at an address of another class");
+
+    // A status that does not change the addresses concerns no other class.
+    state_mut(&mut class_loop, "b").class_write = None;
+    class_loop.watched(applied(vip("a", 2, "203.0.113.10", "203.0.113.19", None)));
+    assert_eq!(class_loop.dirty, BTreeSet::from([Some("a".into())]));
+    class_loop.watched(applied(vip("a", 3, "203.0.113.10", "203.0.113.18", None)));
+    assert_eq!(class_loop.dirty, BTreeSet::from(["a", "b"].map(|name| Some(name.into()))));
+    class_loop.reconcile_all();
+    assert_eq!(suspended(&class_loop, "b"), None);
+    assert!(state(&class_loop, "b").load_balancers.contains_key(&0));
+}
+
+#[tokio::test]
+async fn a_class_with_an_address_of_another_gets_it_once_that_class_is_gone() {
+    let mut class_loop = class_loop();
+    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.watched(applied(vip("b", 1, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.reconcile_all();
+    assert!(suspended(&class_loop, "b").is_some());
+    state_mut(&mut class_loop, "b").class_write = None;
+    class_loop.watched(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
+    class_loop.reconcile_all();
+    assert_eq!(suspended(&class_loop, "b"), None);
+}
+
+#[tokio::test]
+async fn a_load_balancer_keeps_its_address_when_the_list_changes_and_after_a_restart() {
+    let mut class_loop = recording();
+    class_loop.0.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.11", None)));
+    class_loop.0.reconcile_all();
+    assert_eq!(class_loop.last_made(), ["203.0.113.10", "203.0.113.11"]);
+
+    // It is not in the class' status yet that load balancer 0 has its address.
+    class_loop.0.watched(applied(vip("a", 2, "203.0.113.20", "203.0.113.21", None)));
+    state_mut(&mut class_loop.0, "a").class_write = None;
+    class_loop.0.reconcile_all();
+    assert_eq!(class_loop.last_made(), ["203.0.113.10", "203.0.113.21"]);
+    let why = suspended(&class_loop.0, "a").expect("the list is refused");
+    assert!(why.contains("load balancer 0 has 203.0.113.10"), "{why}");
+    assert_eq!(state(&class_loop.0, "a").load_balancers.keys().collect::<Vec<_>>(), [&0], "it goes on");
+
+    let mut restarted = recording();
+    restarted.0.watched(applied(vip("a", 3, "203.0.113.20", "203.0.113.21", Some("203.0.113.10"))));
+    restarted.0.reconcile_all();
+    assert_eq!(restarted.last_made(), ["203.0.113.10", "203.0.113.21"]);
+    assert!(suspended(&restarted.0, "a").is_some());
+    assert!(state(&restarted.0, "a").load_balancers.contains_key(&0));
+}
+
+fn state_mut<'a>(class_loop: &'a mut ClassLoop, name: &str) -> &'a mut Class {
+    class_loop.classes.get_mut(&Some(name.into())).unwrap()
+}
+
+/// A class loop, and the addresses of the providers that it has created.
+struct Recording(ClassLoop, Arc<Mutex<Vec<Vec<String>>>>);
+
+fn recording() -> Recording {
+    let made: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+    let recorded = made.clone();
+    let make = move |_: &ClassObject, _: &SharedLBClassSpec, addresses: &[Vec<IpAddr>]| -> Box<dyn Provider> {
+        recorded.lock().unwrap().push(addresses.iter().flatten().map(ToString::to_string).collect());
+        Box::new(Memory::default())
+    };
+    Recording(class_loop_with(Box::new(make)), made)
+}
+
+impl Recording {
+    fn last_made(&self) -> Vec<String> {
+        self.1.lock().unwrap().last().cloned().unwrap_or_default()
+    }
 }

@@ -75,7 +75,7 @@ impl Class {
         let heard = self.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
         let addresses: Vec<Address> = match heard {
             Some(outcome) => outcome.addresses.to_vec(),
-            None => claim.status.address.as_deref().map(parse_address).into_iter().collect(),
+            None => claim.status.all_addresses().map(parse_address).collect(),
         };
         let here = addresses.first().filter(|_| !addresses.contains(asked))?;
         Some(format!(

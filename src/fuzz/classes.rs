@@ -13,6 +13,7 @@ use sharedlb_providers::memory::{Cloud, Memory};
 use super::mutate::near;
 use super::{claim_json, config, is_fit};
 use crate::allocation::Assignment;
+use crate::api::addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, policy, unsupported};
 use crate::class::decide_once;
@@ -64,8 +65,10 @@ pub(super) fn decided(class: &Value, claims: &[Arc<ClaimObject>]) -> (Vec<Option
     let can = Memory::new(Cloud::default()).capabilities();
     let namespaces: BTreeMap<Arc<str>, BTreeMap<String, String>> =
         BTreeMap::from([("team".into(), BTreeMap::from([("a".to_owned(), "b".to_owned())]))]);
-    let mut policy = policy(&spec, &can, namespaces.iter());
-    if class.spec.is_err() || class.status.is_err() || unsupported(&spec, &can).is_some() {
+    let kept = BTreeMap::new();
+    let mut policy = policy(&spec, &can, addresses::assign(&spec, &kept), namespaces.iter());
+    let refused = unsupported(&spec, &can).or_else(|| addresses::refusal(&spec, &kept));
+    if class.spec.is_err() || class.status.is_err() || refused.is_some() {
         policy.namespaces = Some(BTreeSet::new());
     }
     decide_once(&class, &spec, policy, claims)

@@ -110,7 +110,7 @@ impl Edited {
         let object = self.claim();
         let class = class(json!({}), &SharedLBClassStatus::default(), false);
         let spec = class.spec.clone().unwrap();
-        let policy = policy(&spec, &Memory::new(Cloud::default()).capabilities(), [].into_iter());
+        let policy = policy(&spec, &Memory::new(Cloud::default()).capabilities(), Arc::default(), [].into_iter());
         let (mut assignments, _) = decide_once(&class, &spec, policy, std::slice::from_ref(&object));
         let got = assignments.remove(0).unwrap();
         assert_eq!(got.refused, [], "there is room for all");

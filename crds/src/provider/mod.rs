@@ -2,6 +2,7 @@
 
 mod aws;
 mod service;
+mod vip;
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ pub use self::aws::{
     AwsTargetGroupIpAddressType,
 };
 pub use self::service::{IpFamily, IpFamilyPolicy, ServiceProvider};
+pub use self::vip::VipProvider;
 
 /// The provider of a class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub enum Provider {
     Service(ServiceProvider),
     /// A Network Load Balancer of AWS.
     Aws(Box<AwsProvider>),
+    /// Virtual IP addresses that the nodes of the cluster serve.
+    Vip(VipProvider),
 }
 
 impl Provider {
@@ -28,6 +32,7 @@ impl Provider {
         match self {
             Provider::Service(_) => "service",
             Provider::Aws(_) => "aws",
+            Provider::Vip(_) => "vip",
         }
     }
 }
@@ -44,11 +49,11 @@ impl Default for Provider {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "[has(self.service), has(self.aws)].filter(given, given).size() == 1",
-        "give exactly one provider; there are: service, aws",
+        "[has(self.service), has(self.aws), has(self.vip)].filter(given, given).size() == 1",
+        "give exactly one provider; there are: service, aws, vip",
     ),
     validation = (
-        "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws)",
+        "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws) && has(self.vip) == has(oldSelf.vip)",
         "the kind of provider cannot be changed: make a new class, and move the claims to it",
     )
 )]
@@ -61,4 +66,9 @@ pub(crate) struct ProviderSchema {
     /// programs. Needs credentials with the permissions to do that.
     #[serde(skip_serializing_if = "Option::is_none")]
     aws: Option<AwsProvider>,
+    /// Virtual IP addresses, which are the `addresses` of the class: kube-proxy
+    /// or Cilium on every node accepts traffic to them. The packets must be
+    /// brought to the nodes: by BGP, by routes, or by keepalived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vip: Option<VipProvider>,
 }

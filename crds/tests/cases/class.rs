@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, accepts, object, refuses, schema_refuses, set};
+use super::{Case, accepts, object, refuses, schema_refuses, set, unset};
 
 /// The smallest good class.
 fn class() -> Value {
@@ -20,12 +20,21 @@ fn service(config: Value) -> Value {
     with("provider", json!({ "service": config }))
 }
 
+/// The smallest good class of the provider `vip`.
+fn vip() -> Value {
+    let spec = json!({ "provider": { "vip": {} }, "addresses": [{ "min": "203.0.113.10", "max": "203.0.113.19" }] });
+    object("SharedLBClass", "default", spec)
+}
+
 pub(super) fn cases() -> Vec<Case> {
-    [whole(), service_provider(), port_ranges(), limits(), addresses(), namespaces()].into_iter().flatten().collect()
+    [whole(), service_provider(), vip_provider(), port_ranges(), limits(), addresses(), namespaces()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn whole() -> Vec<Case> {
-    const ONE: &str = "give exactly one provider; there are: service, aws";
+    const ONE: &str = "give exactly one provider; there are: service, aws, vip";
     vec![
         accepts("a class of just a provider", class()),
         refuses(
@@ -45,10 +54,12 @@ fn whole() -> Vec<Case> {
         refuses("a class of a provider that there is not", with("provider", json!({ "carrierPigeon": {} })), ONE),
         refuses(
             "a provider whose kind is changed",
-            with("provider", json!({})),
+            set(vip(), "/spec/provider", json!({ "service": {} })),
             "the kind of provider cannot be changed",
         )
-        .after(class()),
+        .after(vip()),
+        refuses("a provider that is removed", with("provider", json!({})), "the kind of provider cannot be changed")
+            .after(class()),
         schema_refuses(
             "a class without a provider",
             object("SharedLBClass", "default", json!({})),
@@ -109,6 +120,20 @@ fn service_provider() -> Vec<Case> {
             service(json!({ "ipFamilies": ["IPv5"] })),
             r#"supported values: "IPv4", "IPv6""#,
         ),
+    ]
+}
+
+fn vip_provider() -> Vec<Case> {
+    const ADDRESSES: &str = "the provider vip serves the addresses that it is given: set addresses";
+    let of_both_families = json!([
+        { "min": "203.0.113.10", "max": "203.0.113.19" }, { "min": "2001:db8::10", "max": "2001:db8::19" },
+    ]);
+    vec![
+        accepts("virtual addresses of one family", vip()),
+        accepts("virtual addresses of both families", set(vip(), "/spec/addresses", of_both_families)),
+        refuses("virtual addresses that are not given", unset(vip(), "/spec/addresses"), ADDRESSES),
+        refuses("an empty list of virtual addresses", set(vip(), "/spec/addresses", json!([])), ADDRESSES),
+        refuses("virtual addresses that are removed", unset(vip(), "/spec/addresses"), ADDRESSES).after(vip()),
     ]
 }
 

@@ -49,7 +49,7 @@ fn policy() -> Policy {
         requestable: ranges(&[(1, 65535)]),
         reserved: BTreeSet::from([FrontPort { port: number(22), transport: Transport::Tcp }]),
         max: 2,
-        addresses: Vec::new(),
+        addresses: Arc::default(),
         listeners: 4,
         max_listeners: 1000,
         targets: None,
@@ -114,7 +114,7 @@ impl Claim {
     }
 
     fn at(mut self, address: &str) -> Self {
-        self.address = Some(Address::Hostname(address.into()));
+        self.address = Some(crate::api::claim::parse_address(address));
         self
     }
 

@@ -338,8 +338,15 @@ fn an_address_chooses_the_load_balancer_and_an_unknown_one_says_which_there_are(
 
 #[test]
 fn an_address_that_the_class_gives_to_a_later_load_balancer_opens_that_one() {
-    let addresses = ["lb-0", "lb-1"].map(|name| Address::Hostname(name.into())).to_vec();
-    let policy = Policy { addresses, ..policy() };
-    let result = run(&[claim("a", 1).any("x").at("lb-1")], &existing(1), &policy);
-    assert_eq!(result[0].granted.as_ref().unwrap().index, 1);
+    let addresses = [["10.0.0.10", "fd00::10"], ["10.0.0.11", "fd00::11"]];
+    let addresses = addresses.map(|of_one| of_one.map(|address| address.parse().unwrap()).to_vec());
+    let policy = Policy { addresses: addresses.into(), ..policy() };
+    let asked = |address| run(&[claim("a", 1).any("x").at(address)], &existing(1), &policy);
+    for address in ["10.0.0.11", "fd00::11"] {
+        assert_eq!(asked(address)[0].granted.as_ref().unwrap().index, 1, "by either family");
+    }
+    assert_eq!(
+        message(&asked("fd00::12")[0]),
+        "no load balancer of class default has the address fd00::12: ask for 10.0.0.10, fd00::10, 10.0.0.11 or fd00::11, or leave address out"
+    );
 }

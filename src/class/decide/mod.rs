@@ -36,6 +36,8 @@ pub(super) struct Facts<'a> {
     pub(super) policy: Arc<Policy>,
     /// Why the class gives no new ports
     pub(super) suspended: Option<Obstacle>,
+    /// The load balancers that have LB loops, if no others may be created
+    pub(super) confined_to: Option<BTreeSet<u32>>,
     /// The claims of the class, the older first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
     /// Their requests with the current targets of their ports; `None`: the provider has no
@@ -171,7 +173,7 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
         LoadBalancerState {
             addresses: match outcome {
                 Some(outcome) => outcome.addresses.to_vec(),
-                None => listed.and_then(|lb| lb.address.as_deref()).map(parse_address).into_iter().collect(),
+                None => listed.into_iter().flat_map(LoadBalancerStatus::all_addresses).map(parse_address).collect(),
             },
             capacity: match outcome {
                 Some(outcome) => outcome.capacity,
@@ -234,7 +236,9 @@ fn plan(
     let known = before.load_balancers.iter().map(|lb| lb.index).chain(facts.outcomes.keys().copied());
     // One that was never listed may exist all the same, if something of it is given back.
     let recorded = records.released.iter().filter(|(_, entries)| !entries.is_empty()).map(|(&index, _)| index);
-    let indices: BTreeSet<u32> = known.chain(0..always).chain(used.keys().copied()).chain(recorded).collect();
+    let may_exist = |index: &u32| facts.confined_to.as_ref().is_none_or(|running| running.contains(index));
+    let standing = (0..always).filter(may_exist);
+    let indices: BTreeSet<u32> = known.chain(standing).chain(used.keys().copied()).chain(recorded).collect();
     let delay = if facts.class.meta.deleting { 0 } else { limits.empty_delay_seconds };
     let mut empty_since = BTreeMap::new();
     for index in indices {

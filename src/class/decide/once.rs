@@ -24,6 +24,7 @@ pub(crate) fn decide_once(
         spec,
         policy: Arc::new(policy),
         suspended: unreadable.map(|message| Obstacle::new(Reason::Unsupported, message)),
+        confined_to: None,
         claims: claims.iter().collect(),
         counted: None,
         targets_closing: 0,

@@ -11,6 +11,7 @@ use sharedlb_providers::{Address, Capacity as ProviderCapacity};
 use super::records::Records;
 use super::{Decision, Facts};
 use crate::allocation::Policy;
+use crate::api::addresses::gives_addresses;
 use crate::class::render::{class_condition, find};
 use crate::load_balancer::outcome::Outcome;
 
@@ -37,6 +38,12 @@ pub(super) fn class_status(
                 let nowhere = outcome.is_some_and(|outcome| outcome.addresses.is_empty());
                 nowhere.then(|| (Reason::Pending, "the load balancer has no address yet".to_owned()))
             });
+            // One that could not be asked yet is as it was.
+            let heard = outcome.filter(|outcome| outcome.exists.is_some());
+            let addresses = match heard {
+                Some(outcome) => addresses(index, outcome, facts),
+                None => listed.all_addresses().map(str::to_owned).collect(),
+            };
             let conditions = match outcome {
                 Some(_) => vec![class_condition(
                     ConditionType::Ready,
@@ -52,12 +59,11 @@ pub(super) fn class_status(
                 let names_it = message.starts_with(&format!("load balancer {index} "));
                 failure = Some((reason, if names_it { message } else { format!("load balancer {index}: {message}") }));
             }
-            // One that could not be asked yet is as it was.
-            let heard = outcome.filter(|outcome| outcome.exists.is_some());
             let used = decision.used.get(&index).copied().unwrap_or_default();
             LoadBalancerStatus {
                 index,
-                address: heard.map_or(listed.address, |outcome| outcome.addresses.first().map(Address::to_string)),
+                address: addresses.first().cloned(),
+                addresses,
                 listeners: used.listeners,
                 targets: facts.policy.targets.map(|_| used.targets),
                 capacity: Some(capacity(heard, listed.capacity, &facts.policy)),
@@ -93,6 +99,17 @@ pub(super) fn class_status(
             ),
             ready,
         ],
+    }
+}
+
+/// The addresses of a load balancer. Those that the provider gives it are recorded as they
+/// were given, whatever another client makes of them: after a restart, the load balancer keeps
+/// them by this record.
+fn addresses(index: u32, outcome: &Outcome, facts: &Facts<'_>) -> Vec<String> {
+    let given = usize::try_from(index).ok().and_then(|index| facts.policy.addresses.get(index));
+    match given.filter(|_| gives_addresses(facts.spec) && outcome.exists == Some(true)) {
+        Some(given) => given.iter().map(ToString::to_string).collect(),
+        None => outcome.addresses.iter().map(Address::to_string).collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use sharedlb_providers::memory::{Cloud, Memory};
 use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
 
 use super::*;
+use crate::api::addresses::assign;
 use crate::api::class::policy;
 use crate::class::render::{self, Programmed, Verdict, find};
 use crate::fixtures::{ClaimFixture, claim, class};
@@ -63,7 +64,8 @@ impl World {
         let class = class(self.spec.clone(), &self.status, self.deleting);
         let spec = class.spec.clone().unwrap();
         let claims: Vec<_> = self.claims.iter().map(ClaimFixture::build).collect();
-        let mut policy = policy(&spec, &Self::provider().capabilities(), std::iter::empty());
+        let mut policy =
+            policy(&spec, &Self::provider().capabilities(), assign(&spec, &BTreeMap::new()), std::iter::empty());
         policy.targets = self.targets.map(|(limit, _)| limit);
         let counted = self.targets.map(|(_, of_each)| {
             let count = |claim: &Arc<ClaimObject>| {
@@ -78,6 +80,7 @@ impl World {
             spec: &spec,
             policy: Arc::new(policy),
             suspended: None,
+            confined_to: None,
             claims: claims.iter().collect(),
             counted,
             targets_closing: 0,
@@ -265,9 +268,10 @@ fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
         let spec = class.spec.clone().unwrap();
         let (decision, _) = decide(&Facts {
             class: &class,
-            policy: Arc::new(policy(&spec, &World::provider().capabilities(), std::iter::empty())),
+            policy: Arc::new(policy(&spec, &World::provider().capabilities(), Arc::default(), std::iter::empty())),
             spec: &spec,
             suspended: None,
+            confined_to: None,
             claims: claims.iter().collect(),
             counted: None,
             targets_closing: 0,
@@ -448,4 +452,20 @@ fn ports_that_were_served_stay_in_the_status_while_their_listener_is_replaced() 
     let ports = &status.load_balancer.unwrap().ingress[0].ports;
     let ports: Vec<_> = ports.iter().map(|port| (port.port.get(), port.protocol)).collect();
     assert_eq!(ports, [(20001, sharedlb_crds::Transport::Tcp)], "UDP has not been served yet, TCP has");
+}
+
+#[test]
+fn the_addresses_that_a_load_balancer_was_given_are_recorded_whatever_another_client_makes_of_them() {
+    let of_class =
+        |provider: &str| json!({"provider": {provider: {}}, "addresses": [{"min": "10.0.0.9", "max": "10.0.0.9"}]});
+    for (provider, recorded) in [("vip", "10.0.0.9"), ("service", "10.0.0.1")] {
+        let mut world = World::new(Vec::new()).with(of_class(provider));
+        world.seen(&[], &[]);
+        world.decide();
+        assert_eq!(world.status.load_balancers[0].addresses, [recorded], "{provider}");
+        assert_eq!(world.status.load_balancers[0].address.as_deref(), Some(recorded));
+        world.outcomes.clear();
+        world.decide();
+        assert_eq!(world.status.load_balancers[0].addresses, [recorded], "after a restart");
+    }
 }

@@ -104,7 +104,7 @@ impl World {
         let spec = object.spec.clone().unwrap();
         match &mut self.class.settings {
             Some(settings) => settings.spec = spec,
-            None => self.class.settings = Some(ClassSettings { spec, provider: Arc::new(Memory::default()) }),
+            None => self.class.settings = Some(ClassSettings::new(spec, Arc::new(Memory::default()))),
         }
         self.class.replace_object(Some(Arc::new(object)));
     }

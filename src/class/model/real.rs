@@ -156,7 +156,7 @@ impl Real {
         let class_object = self.object(&known.lbs);
         let spec = class_object.spec.clone().unwrap();
         class.replace_object(Some(class_object));
-        class.settings = Some(ClassSettings { spec, provider: self.provider.clone() });
+        class.settings = Some(ClassSettings::new(spec, self.provider.clone()));
         for (n, claim) in known.claims.iter().enumerate() {
             if let Some(claim) = claim {
                 class.insert_claim(None, self.claim(n, &claim.claim, &exact[n]));
@@ -396,6 +396,7 @@ fn status_json(status: &Status) -> Value {
     }
     if status.address {
         json["address"] = json!("lb");
+        json["addresses"] = json!(["lb"]);
     }
     json
 }
