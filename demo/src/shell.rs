@@ -13,6 +13,7 @@ use crate::stage::Stage;
 /// does not.
 pub(crate) async fn open(stage: Stage) -> anyhow::Result<ExitCode> {
     let shell = std::env::var("SHELL").unwrap_or_else(|_| "bash".to_owned());
+    stage.offer_vips().await?;
     welcome(&stage);
     let mut command = stage.terminal.command(&shell);
     let status = command.status().await.with_context(|| format!("running {shell}"))?;
@@ -30,6 +31,7 @@ This is a shell in the cluster, until `exit`. Things to try:
   kubectl apply -f demo/manifests/redis.yaml    claim a port for the pods of team-red
   kubectl get slb -A                            see which one it is
   ask ADDRESS PORT [udp]                        reach it as a client outside of the cluster
+  kubectl apply -f demo/manifests/vip.yaml      claim a port at a virtual address: docs/vip.md
   kubectl describe slb redis -n team-red        see what became of it, and when
   kubectl get pods -A -l team --show-labels     see what else could be claimed
   kubectl get slbc shared -o yaml               see the class, and what is left of it

@@ -50,6 +50,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Offers a class of virtual IP addresses. The clients send all their packets to the
+    /// node, and so those for these addresses too.
+    pub(crate) async fn offer_vips(&self) -> anyhow::Result<()> {
+        let terminal = &self.terminal;
+        terminal.headline("The administrator offers virtual IP addresses too, which the nodes themselves serve");
+        terminal.run("kubectl apply -f demo/manifests/vip-class.yaml").await?;
+        terminal.run("kubectl wait --for=condition=Ready slbc/vip --timeout=30s").await?;
+        Ok(())
+    }
+
     /// Where the controller's log is.
     pub(crate) fn controller_log(&self) -> &Path {
         self.controller.log_file()
