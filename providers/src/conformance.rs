@@ -13,7 +13,8 @@ use futures::future::BoxFuture;
 
 use crate::diff::diff;
 use crate::model::{
-    Backend, BackendSet, FrontPort, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Transport,
+    Backend, BackendSet, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner,
+    Protocol, SessionAffinity, Transport,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -64,6 +65,8 @@ pub const SUITE: &[(&str, Test)] = &[
     ("a_port_stays_open_while_its_protocol_changes", |peer| {
         Box::pin(a_port_stays_open_while_its_protocol_changes(peer))
     }),
+    ("a_listener_changes_its_options", |peer| Box::pin(a_listener_changes_its_options(peer))),
+    ("a_crash_while_options_change_is_made_good", |peer| Box::pin(a_crash_while_options_change(peer))),
 ];
 
 async fn what_does_not_exist_is_observed_as_none(peer: &dyn Peer) {
@@ -294,6 +297,36 @@ async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
     }
 }
 
+async fn a_listener_changes_its_options(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let none = ListenerOptions::default();
+    for options in options_of(&*provider).into_iter().chain([none]) {
+        let desired = wanted(&*provider, with_options(&options));
+        converge(&*provider, &lb(0), &desired).await.expect("the options are changed");
+        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired, "{options:?}");
+    }
+}
+
+/// From each of the options to the next ones: the process is killed after every number of
+/// calls, and the next one reaches the same state as one that was not killed.
+async fn a_crash_while_options_change(peer: &dyn Peer) {
+    let alive = peer.provider().await;
+    let all = options_of(&*alive);
+    for (before, after) in all.iter().zip(all.iter().cycle().skip(1)) {
+        for calls in 0..100 {
+            converge(&*alive, &lb(0), &wanted(&*alive, with_options(before))).await.expect("the listeners open");
+            let desired = wanted(&*alive, with_options(after));
+            let died = dies_after(peer, calls, &desired).await;
+            converge(&*peer.provider().await, &lb(0), &desired).await.expect("the next process goes on");
+            let found = observe(peer, &lb(0)).await.load_balancer;
+            assert_eq!(found, desired, "killed after {calls} calls on the way from {before:?} to {after:?}");
+            if !died {
+                break;
+            }
+        }
+    }
+}
+
 /// Works towards this state in a process that is killed after `calls` calls. Returns whether
 /// it was killed before it was done.
 async fn dies_after(peer: &dyn Peer, calls: usize, desired: &LoadBalancer) -> bool {
@@ -370,6 +403,34 @@ fn everything(provider: &dyn Provider) -> Vec<(ListenerKey, Listener)> {
         all.push((ListenerKey { port: port(20200), protocol: Protocol::Udp }, listener("udp", [v4(2)])));
     }
     all
+}
+
+/// A listener with these options, one of the same options and another owner, and one with
+/// none.
+fn with_options(options: &ListenerOptions) -> [(ListenerKey, Listener); 3] {
+    let with = |listener: Listener| Listener { options: options.clone(), ..listener };
+    [
+        (tcp(20000), with(listener("changes", [v4(1)]))),
+        (tcp(20001), with(listener("changes-too", []))),
+        (tcp(20002), listener("stays", [v4(2)])),
+    ]
+}
+
+/// Different options that the provider has.
+fn options_of(provider: &dyn Provider) -> Vec<ListenerOptions> {
+    let can = provider.capabilities();
+    let options = |ranges: &[&str], seconds: Option<u64>| ListenerOptions {
+        source_ranges: ranges.iter().map(|range| range.parse().expect("it is a range")).collect(),
+        session_affinity: seconds.map(|seconds| SessionAffinity { timeout: Some(Duration::from_secs(seconds)) }),
+    };
+    let all = [
+        options(&[], Some(60)),
+        options(&["192.0.2.0/24"], None),
+        options(&["192.0.2.0/24", "2001:db8::/32"], Some(60)),
+    ];
+    let offered = all.iter().filter(|options| can.source_ranges || options.source_ranges.is_empty());
+    let offered: BTreeSet<_> = offered.map(|options| options.offered_by(&can)).collect();
+    offered.into_iter().filter(|options| !options.is_default()).collect()
 }
 
 fn lb(index: u32) -> LbName {
