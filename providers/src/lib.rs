@@ -20,6 +20,7 @@ pub mod model;
 #[path = "../../tests/fuzz/mutate.rs"]
 mod mutate;
 #[cfg(feature = "service")]
+#[allow(dead_code, reason = "the provider `vip` will use more of it")]
 pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
-use super::ServiceProvider;
 use super::cache::Entry;
 use super::front::Front;
+use super::name::ServiceName;
 use super::plan::{Opening, Plan, SliceWork, SlicesThere};
-use crate::model::{LbName, ListenerKey};
+use super::services::Services;
+use crate::model::ListenerKey;
 use crate::{Applied, ChangeSet, Error};
 
 /// The most concurrent writes of slices.
@@ -29,9 +30,10 @@ const CONCURRENT_WRITES: usize = 8;
 /// 1,000 takes at most 20; openings that were not tried by then are postponed.
 const TRIES: usize = 24;
 
-impl ServiceProvider {
-    pub(super) async fn carry_out(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
-        let there = self.service(name).await?;
+impl Services {
+    /// Carries out the changes of one Service, and creates it if it does not exist.
+    pub(crate) async fn carry_out(&self, name: &ServiceName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        let there = self.find(name).await?;
         let mut plan = Plan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
         let mut unconfigured = None;
         let mut refused = None;
@@ -68,7 +70,7 @@ impl ServiceProvider {
     /// Creates the Service with all ports that open, or, if that is refused, without them.
     async fn create(
         &self,
-        name: &LbName,
+        name: &ServiceName,
         plan: &mut Plan<'_>,
         refused: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
@@ -100,7 +102,7 @@ impl ServiceProvider {
     /// Writes the Service with the ports that stay. Settings that are refused delay no port.
     async fn write_what_stays(
         &self,
-        name: &LbName,
+        name: &ServiceName,
         service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
         unconfigured: &mut Option<Error>,
@@ -124,7 +126,7 @@ impl ServiceProvider {
     /// that is known. Openings that are left in the plan were not tried.
     async fn open(
         &self,
-        name: &LbName,
+        name: &ServiceName,
         mut service: Arc<Entry<Front>>,
         plan: &mut Plan<'_>,
         mut refused: Option<Error>,
@@ -219,7 +221,7 @@ impl ServiceProvider {
     /// The changes of the slices of the Service with this uid.
     fn slices_at(
         &self,
-        name: &LbName,
+        name: &ServiceName,
         service_uid: &Arc<str>,
         work: impl FnOnce(&SlicesThere<'_>) -> Vec<SliceWork>,
     ) -> Vec<SliceWork> {

@@ -1,5 +1,5 @@
-//! The objects of one kind, by load balancer, and which load balancers another client has
-//! changed.
+//! The objects of one kind, by the Service that they are or belong to, and which Services
+//! another client has changed.
 //!
 //! A watch also reports our own writes, before or after their replies. So no change of an
 //! object is reported while it is written: after the write, the cached object is compared
@@ -12,12 +12,14 @@ use kube::runtime::watcher::Event;
 use sharedlb_kubernetes::cache::{self, Cached, Changed};
 use sharedlb_kubernetes::{ObjectKey, ObjectMeta};
 
+use super::name::ServiceName;
 use crate::model::LbName;
 
 /// An object in compact form.
 #[derive(Debug, Clone)]
 pub(super) struct Entry<T> {
-    pub(super) load_balancer: LbName,
+    /// The Service that it is or belongs to
+    pub(super) service: ServiceName,
     pub(super) meta: ObjectMeta,
     pub(super) seen: T,
 }
@@ -50,19 +52,23 @@ impl<T: Clone + PartialEq> Cache<T> {
         self.objects.get(&self.key(name))
     }
 
-    /// The objects of one load balancer, whose names all begin with its name.
-    pub(super) fn of<'a>(&'a self, load_balancer: &'a LbName) -> impl Iterator<Item = &'a Entry<T>> {
-        self.objects
-            .objects()
-            .range(self.key(load_balancer.as_str())..)
-            .map(|(_, entry)| &**entry)
-            .take_while(|entry| entry.meta.key.name.starts_with(load_balancer.as_str()))
-            .filter(|entry| entry.load_balancer == *load_balancer)
+    /// The objects of one Service, whose names all begin with its name.
+    pub(super) fn of<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Entry<T>> {
+        self.beginning_with(service.as_str()).filter(|entry| entry.service == *service)
     }
 
-    /// Takes in an event of the watch. Returns the load balancers that another client has
-    /// changed. Objects in the first list are no change.
-    pub(super) fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<LbName> {
+    /// The objects of all Services of one load balancer, whose names all begin with its name.
+    pub(super) fn of_load_balancer<'a>(&'a self, name: &'a LbName) -> impl Iterator<Item = &'a Entry<T>> {
+        self.beginning_with(name.as_str()).filter(move |entry| entry.service.load_balancer() == name)
+    }
+
+    fn beginning_with<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Entry<T>> {
+        let from_there = self.objects.objects().range(self.key(name)..).map(|(_, entry)| &**entry);
+        from_there.take_while(move |entry| entry.meta.key.name.starts_with(name))
+    }
+
+    /// Takes in an event of the watch. Returns the Services that another client has changed. Objects in the first list are no change.
+    pub(super) fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<ServiceName> {
         let was_filled = self.objects.is_filled();
         let changes = self.objects.apply_event(event);
         if was_filled { self.changed(changes) } else { Vec::new() }
@@ -70,7 +76,7 @@ impl<T: Clone + PartialEq> Cache<T> {
 
     /// Takes in that the watch reported the end of an object, at this version, or that the
     /// object is no longer ours.
-    pub(super) fn apply_delete(&mut self, meta: &ObjectMeta) -> Vec<LbName> {
+    pub(super) fn apply_delete(&mut self, meta: &ObjectMeta) -> Vec<ServiceName> {
         let change = self.objects.apply_delete(meta);
         if self.objects.is_filled() { self.changed(change) } else { Vec::new() }
     }
@@ -95,15 +101,15 @@ impl<T: Clone + PartialEq> Cache<T> {
         self.writing.insert(key, None);
     }
 
-    /// Records the end of a write, whatever its result. Returns the load balancer if another
-    /// client has changed the object meanwhile.
-    pub(super) fn end_write(&mut self, name: &str) -> Option<LbName> {
+    /// Records the end of a write, whatever its result. Returns the Service if another client
+    /// has changed the object meanwhile.
+    pub(super) fn end_write(&mut self, name: &str) -> Option<ServiceName> {
         let key = self.key(name);
         let expected = self.writing.remove(&key)?;
         difference(expected.as_deref(), self.objects.get(&key).map(|known| &**known))
     }
 
-    fn changed(&self, changes: impl IntoIterator<Item = Changed<Entry<T>>>) -> Vec<LbName> {
+    fn changed(&self, changes: impl IntoIterator<Item = Changed<Entry<T>>>) -> Vec<ServiceName> {
         let is_written = |entry: &Entry<T>| self.writing.contains_key(&entry.meta.key);
         let settled = |change: &Changed<_>| !change.new.iter().chain(&change.old).any(|entry| is_written(entry));
         let changes = changes.into_iter().filter(settled);
@@ -115,14 +121,13 @@ impl<T: Clone + PartialEq> Cache<T> {
     }
 }
 
-/// The load balancer of an object that is another one, or has another content,
-/// than before.
-fn difference<T: PartialEq>(before: Option<&Entry<T>>, now: Option<&Entry<T>>) -> Option<LbName> {
+/// The Service of an object that is another one, or has another content, than before.
+fn difference<T: PartialEq>(before: Option<&Entry<T>>, now: Option<&Entry<T>>) -> Option<ServiceName> {
     let same = match (before, now) {
         (Some(before), Some(now)) => before.meta.uid == now.meta.uid && before.seen == now.seen,
         (before, now) => before.is_none() && now.is_none(),
     };
-    now.or(before).filter(|_| !same).map(|entry| entry.load_balancer.clone())
+    now.or(before).filter(|_| !same).map(|entry| entry.service.clone())
 }
 
 #[cfg(test)]
@@ -131,8 +136,8 @@ mod tests {
 
     const NAME: &str = "slb-0-tcp";
 
-    fn lb() -> LbName {
-        LbName::from_recorded("slb-0")
+    fn service() -> ServiceName {
+        ServiceName::main(&LbName::from_recorded("slb-0"))
     }
 
     fn meta(name: &str, uid: &str, version: u64) -> ObjectMeta {
@@ -147,7 +152,7 @@ mod tests {
     }
 
     fn entry(uid: &str, version: u64, seen: &'static str) -> Entry<&'static str> {
-        Entry { load_balancer: lb(), meta: meta(NAME, uid, version), seen }
+        Entry { service: service(), meta: meta(NAME, uid, version), seen }
     }
 
     fn present(uid: &str, version: u64, seen: &'static str) -> Event<Entry<&'static str>> {
@@ -170,8 +175,8 @@ mod tests {
     fn what_somebody_else_changed_is_told_and_what_does_not_matter_is_not() {
         let mut cache = filled_with("before");
         assert_eq!(cache.apply_event(present("a", 2, "before")), []);
-        assert_eq!(cache.apply_event(present("a", 3, "after")), [lb()]);
-        assert_eq!(cache.apply_delete(&meta(NAME, "a", 4)), [lb()]);
+        assert_eq!(cache.apply_event(present("a", 3, "after")), [service()]);
+        assert_eq!(cache.apply_delete(&meta(NAME, "a", 4)), [service()]);
         assert_eq!(seen(&cache), None);
     }
 
@@ -207,7 +212,7 @@ mod tests {
         assert_eq!(cache.apply_event(present("a", 2, "ours")), []);
         assert_eq!(cache.apply_event(present("a", 3, "theirs")), []);
         cache.apply_write(entry("a", 2, "ours"));
-        assert_eq!(cache.end_write(NAME), Some(lb()));
+        assert_eq!(cache.end_write(NAME), Some(service()));
         assert_eq!(seen(&cache), Some("theirs"));
     }
 
@@ -216,7 +221,7 @@ mod tests {
         let mut cache = filled_with("before");
         cache.begin_write(NAME);
         assert_eq!(cache.apply_event(present("a", 2, "theirs")), []);
-        assert_eq!(cache.end_write(NAME), Some(lb()));
+        assert_eq!(cache.end_write(NAME), Some(service()));
         cache.begin_write(NAME);
         assert_eq!(cache.end_write(NAME), None);
     }
@@ -236,7 +241,7 @@ mod tests {
                 assert_eq!(seen(&cache), None);
                 assert_eq!(cache.apply_delete(&meta(NAME, "a", 9)), []);
             }
-            assert_eq!(cache.apply_event(present("b", 10, "another")), [lb()]);
+            assert_eq!(cache.apply_event(present("b", 10, "another")), [service()]);
             assert_eq!(seen(&cache), Some("another"));
         }
     }
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn an_object_whose_labels_were_removed_is_known_again_once_we_have_written_it() {
         let mut cache = filled_with("before");
-        assert_eq!(cache.apply_delete(&meta(NAME, "a", 2)), [lb()]);
+        assert_eq!(cache.apply_delete(&meta(NAME, "a", 2)), [service()]);
         cache.begin_write(NAME);
         cache.apply_write(entry("a", 3, "ours"));
         assert_eq!(cache.end_write(NAME), None);
@@ -262,7 +267,7 @@ mod tests {
 
         let mut cache = filled_with("before");
         cache.apply_event(Event::Init);
-        assert_eq!(cache.apply_event(Event::InitDone), [lb()], "they were removed while the watch was away");
+        assert_eq!(cache.apply_event(Event::InitDone), [service()], "they were removed while the watch was away");
         cache.begin_write(NAME);
         cache.apply_write(entry("a", 3, "ours"));
         assert_eq!(seen(&cache), Some("ours"));
@@ -272,7 +277,7 @@ mod tests {
     fn a_new_list_tells_what_was_missed_and_keeps_what_we_wrote_meanwhile() {
         let mut cache = filled_with("before");
         cache.apply_event(Event::Init);
-        assert_eq!(cache.apply_event(Event::InitDone), [lb()], "it was deleted while the watch was away");
+        assert_eq!(cache.apply_event(Event::InitDone), [service()], "it was deleted while the watch was away");
 
         cache.apply_event(Event::Init);
         cache.begin_write(NAME);
@@ -283,15 +288,15 @@ mod tests {
     }
 
     #[test]
-    fn the_objects_of_a_load_balancer_are_those_whose_names_begin_with_its_name() {
+    fn the_objects_of_a_service_are_those_whose_names_begin_with_its_name() {
         let mut cache = filled_with("before");
         for other in ["slb-00-tcp", "slb-", "tlb-0-tcp"] {
-            let load_balancer = LbName::from_recorded("slb-00");
-            let other = Entry { load_balancer, meta: meta(other, other, 2), seen: "other" };
+            let service = ServiceName::main(&LbName::from_recorded("slb-00"));
+            let other = Entry { service, meta: meta(other, other, 2), seen: "other" };
             cache.apply_event(Event::Apply(other));
         }
-        let load_balancer = lb();
-        let names = cache.of(&load_balancer).map(|entry| entry.meta.key.name.to_string());
+        let service = service();
+        let names = cache.of(&service).map(|entry| entry.meta.key.name.to_string());
         assert_eq!(names.collect::<Vec<_>>(), ["slb-0-tcp"]);
     }
 }

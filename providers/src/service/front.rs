@@ -3,27 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::marks::{ATTRIBUTES, Marks};
-use crate::model::{Address, Attributes, FrontPort, IpFamily, LbName, Transport};
+use super::name::ServiceName;
+use super::status;
+use crate::model::{Address, Attributes, FrontPort, IpFamily, Transport};
 
 /// A Service must have a port. It has this one while there is no listener, so that the
 /// address stays. (1/TCP, tcpmux, is not in use today.)
-const PARKED: (&str, FrontPort) = ("parked", FrontPort { port: NonZeroU16::MIN, transport: Transport::Tcp });
+pub(crate) const PARKED: (&str, FrontPort) = ("parked", FrontPort { port: NonZeroU16::MIN, transport: Transport::Tcp });
 
 /// The type of our Services.
 pub(super) const TYPE: &str = "LoadBalancer";
 
-/// Keys of the attributes, named as in a Service's `spec`.
-pub(super) mod attribute {
+/// Keys of the attributes, named as in a Service.
+pub(crate) mod attribute {
     pub(crate) const TYPE: &str = "type";
     pub(crate) const EXTERNAL_TRAFFIC_POLICY: &str = "externalTrafficPolicy";
     pub(crate) const ALLOCATE_NODE_PORTS: &str = "allocateLoadBalancerNodePorts";
     pub(crate) const IP_FAMILY_POLICY: &str = "ipFamilyPolicy";
     pub(crate) const LOAD_BALANCER_IP: &str = "loadBalancerIP";
+    /// CIDRs, with commas between them; empty: all clients are served.
+    pub(crate) const LOAD_BALANCER_SOURCE_RANGES: &str = "loadBalancerSourceRanges";
+    pub(crate) const SESSION_AFFINITY: &str = "sessionAffinity";
+    /// In seconds; only with affinity.
+    pub(crate) const AFFINITY_TIMEOUT: &str = "sessionAffinityConfig.clientIP.timeoutSeconds";
+    /// The addresses in the status, where we write that; see [`status`](super::status).
+    pub(crate) const STATUS: &str = "status.loadBalancer.ingress";
     /// Followed by the annotation's own key.
     pub(crate) const ANNOTATION: &str = "annotation/";
 }
@@ -161,7 +170,7 @@ impl Wanted<'_> {
 }
 
 /// The Service that is created: all of our part.
-pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
+pub(super) fn render(marks: &Marks, name: &ServiceName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
     let attributes = wanted.attributes;
     let annotations = attributes
         .iter()
@@ -172,7 +181,7 @@ pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wante
         metadata: ObjectMeta {
             name: Some(name.to_string()),
             namespace: Some(marks.namespace.clone()),
-            labels: Some(marks.service_labels(name)),
+            labels: Some(marks.service_labels(name.load_balancer())),
             annotations: Some(annotations),
             ..ObjectMeta::default()
         },
@@ -186,6 +195,14 @@ pub(super) fn render(marks: &Marks, name: &LbName, fixed: &Fixed, wanted: &Wante
                 .map(|value| value == "true"),
             ip_family_policy: attributes.get(attribute::IP_FAMILY_POLICY).cloned(),
             load_balancer_ip: attributes.get(attribute::LOAD_BALANCER_IP).cloned(),
+            load_balancer_source_ranges: attributes.get(attribute::LOAD_BALANCER_SOURCE_RANGES).map(|ranges| {
+                // An empty list takes away what another client has set.
+                ranges.split(',').filter(|range| !range.is_empty()).map(ToOwned::to_owned).collect()
+            }),
+            session_affinity: attributes.get(attribute::SESSION_AFFINITY).cloned(),
+            session_affinity_config: attributes.get(attribute::AFFINITY_TIMEOUT).map(|seconds| SessionAffinityConfig {
+                client_ip: Some(ClientIPConfig { timeout_seconds: seconds.parse().ok() }),
+            }),
             load_balancer_class: fixed.load_balancer_class.clone().flatten(),
             ip_families: Some(fixed.ip_families.clone()).filter(|families| !families.is_empty()),
             ports: Some(wanted.service_ports()).filter(|ports| !ports.is_empty()),
@@ -209,6 +226,8 @@ pub(super) fn merge_patch(service: &Service, there: &sharedlb_kubernetes::Object
     for key in seen.attributes.keys() {
         let (of, key) = match key.strip_prefix(attribute::ANNOTATION) {
             Some(annotation) => (&mut patch["metadata"]["annotations"], annotation),
+            // They are no fields of the spec, and go with the affinity and the Service.
+            None if [attribute::AFFINITY_TIMEOUT, attribute::STATUS].contains(&key.as_str()) => continue,
             None => (&mut patch["spec"], key.as_str()),
         };
         if of.get(key).is_none() {
@@ -240,6 +259,15 @@ fn read_attributes(service: &Service, spec: &ServiceSpec) -> Attributes {
         attribute::ALLOCATE_NODE_PORTS => spec.allocate_load_balancer_node_ports.map(|allocate| allocate.to_string()),
         attribute::IP_FAMILY_POLICY => spec.ip_family_policy.clone(),
         attribute::LOAD_BALANCER_IP => spec.load_balancer_ip.clone(),
+        attribute::LOAD_BALANCER_SOURCE_RANGES => {
+            Some(spec.load_balancer_source_ranges.clone().unwrap_or_default().join(","))
+        }
+        attribute::SESSION_AFFINITY => spec.session_affinity.clone(),
+        attribute::AFFINITY_TIMEOUT => {
+            let config = spec.session_affinity_config.as_ref()?;
+            config.client_ip.as_ref()?.timeout_seconds.map(|seconds| seconds.to_string())
+        }
+        attribute::STATUS => Some(status::read(service)),
         key => annotation(key.strip_prefix(attribute::ANNOTATION)?),
     };
     let keys = annotation(ATTRIBUTES).unwrap_or_default();
@@ -259,9 +287,10 @@ fn read_addresses(service: &Service) -> Vec<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::LbName;
 
-    fn name() -> LbName {
-        LbName::from_recorded("slb-default-0-0123456789")
+    fn name() -> ServiceName {
+        ServiceName::main(&LbName::from_recorded("slb-default-0-0123456789"))
     }
 
     fn port(number: u16, transport: Transport) -> FrontPort {

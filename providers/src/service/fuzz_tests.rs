@@ -66,7 +66,7 @@ fn slice_json() -> Value {
 
 fn read(slice: &Value) -> Option<SeenSlice> {
     let slice: EndpointSlice = serde_json::from_value(slice.clone()).ok()?;
-    SeenSlice::read(&slice, &LbName::from_recorded(NAME), &marks())
+    SeenSlice::read(&slice, &LbName::from_recorded(NAME), &marks()).map(|(_, seen)| seen)
 }
 
 #[test]

@@ -34,9 +34,9 @@ struct Class {
 
 /// An API server that stores objects as they are written.
 #[derive(Default)]
-struct ApiServer {
+pub(crate) struct ApiServer {
     objects: BTreeMap<String, Value>,
-    written: Vec<Value>,
+    pub(crate) written: Vec<Value>,
     version: u64,
 }
 
@@ -76,8 +76,16 @@ impl ApiServer {
             }
             Method::PATCH => {
                 let object: Value = serde_json::from_slice(body).expect("an object");
-                let verb = if resource == "services" { "merge" } else { "apply" };
-                self.write(verb, resource, path, &object)
+                match path.strip_suffix("/status") {
+                    Some(of) => self.write("mergeStatus", "services", of, &object),
+                    None if resource == "services" => self.write("merge", resource, path, &object),
+                    None => self.write("apply", resource, path, &object),
+                }
+            }
+            // A collection
+            Method::DELETE if !name.starts_with("slb-") => {
+                self.written.push(json!({"deletecollection": name}));
+                (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
             }
             Method::DELETE => {
                 self.objects.remove(path);
@@ -89,7 +97,7 @@ impl ApiServer {
     }
 }
 
-fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
+pub(crate) fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
     let server = server.clone();
     let service = tower::service_fn(move |request: Request<Body>| {
         let server = server.clone();

@@ -9,6 +9,7 @@ use sharedlb_kubernetes::names::{
     SLICE_MANAGED_BY_LABEL,
 };
 
+use super::name::ServiceName;
 use crate::model::{LbName, fnv1a};
 
 /// Annotation of an EndpointSlice: the owner of its listener.
@@ -26,14 +27,14 @@ const MAX_LABEL_VALUE: usize = 63;
 
 /// The namespace and the marks of the objects of one class of one cluster.
 #[derive(Debug, Clone)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     pub(super) namespace: String,
     class: String,
     cluster_id: String,
 }
 
 impl Marks {
-    pub(super) fn new(namespace: &str, class: &str, cluster_id: &str) -> Self {
+    pub(crate) fn new(namespace: &str, class: &str, cluster_id: &str) -> Self {
         Self { namespace: namespace.into(), class: label_value(class), cluster_id: label_value(cluster_id) }
     }
 
@@ -42,9 +43,9 @@ impl Marks {
         format!("{CLASS_LABEL}={},{CLUSTER_ID_LABEL}={}", self.class, self.cluster_id)
     }
 
-    /// The label selector of one load balancer's EndpointSlices.
-    pub(super) fn selector_of_slices(&self, name: &LbName) -> String {
-        format!("{},{SERVICE_NAME_LABEL}={name}", self.selector())
+    /// The label selector of one Service's EndpointSlices.
+    pub(super) fn selector_of_slices(&self, service: &ServiceName) -> String {
+        format!("{},{SERVICE_NAME_LABEL}={service}", self.selector())
     }
 
     /// Labels of the Service.
@@ -60,9 +61,9 @@ impl Marks {
 
     /// Labels of an EndpointSlice. Kubernetes' own controllers ignore it because of its
     /// `managed-by`.
-    pub(super) fn slice_labels(&self, name: &LbName) -> BTreeMap<String, String> {
-        let mut labels = self.service_labels(name);
-        labels.insert(SERVICE_NAME_LABEL.into(), name.to_string());
+    pub(super) fn slice_labels(&self, service: &ServiceName) -> BTreeMap<String, String> {
+        let mut labels = self.service_labels(service.load_balancer());
+        labels.insert(SERVICE_NAME_LABEL.into(), service.to_string());
         labels.insert(SLICE_MANAGED_BY_LABEL.into(), "sharedlb.dev".into());
         labels
     }

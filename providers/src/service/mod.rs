@@ -18,42 +18,37 @@
 mod api;
 mod apply;
 mod cache;
-mod front;
+pub(crate) mod front;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
-mod golden_tests;
-mod marks;
+pub(crate) mod golden_tests;
+pub(crate) mod marks;
+mod name;
 mod plan;
+pub(crate) mod services;
 mod slices;
+pub(crate) mod status;
 mod view;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client};
-use sharedlb_kubernetes::names::FIELD_MANAGER;
+use kube::Client;
 
-use self::api::{What, call};
-use self::cache::Entry;
-use self::front::{Fixed, Front, Wanted, attribute};
+use self::front::attribute;
 use self::marks::Marks;
-use self::plan::SliceId;
-use self::slices::Slice;
-use self::watch::{Watched, Watches, entry};
-use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, Observed};
+pub(crate) use self::name::ServiceName;
+use self::services::{Created, Services};
+use crate::model::{Attributes, Capabilities, IpFamily, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The most listeners of a Service. They keep the object, of which a port takes up some
 /// 200 bytes with its managed fields, far below etcd's limit of 1.5 MiB.
-const MAX_LISTENERS: u32 = 1000;
+pub(crate) const MAX_LISTENERS: u32 = 1000;
 
 /// The settings of the Services of a class.
 #[derive(Clone)]
@@ -86,8 +81,7 @@ pub struct Settings {
 /// The provider of a class.
 pub struct ServiceProvider {
     settings: Settings,
-    marks: Marks,
-    watches: Watches,
+    services: Services,
 }
 
 impl ServiceProvider {
@@ -96,8 +90,12 @@ impl ServiceProvider {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let marks = Marks::new(&settings.namespace, &settings.class, &settings.cluster_id);
-        let watches = Watches::start(&settings.client, &marks);
-        Self { settings, marks, watches }
+        let created = Created {
+            load_balancer_class: settings.load_balancer_class.clone(),
+            ip_families: settings.ip_families.clone(),
+        };
+        let services = Services::new(settings.client.clone(), marks, created);
+        Self { settings, services }
     }
 }
 
@@ -140,175 +138,18 @@ impl Provider for ServiceProvider {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        let Some(service) = self.service(name).await? else { return Ok(None) };
-        let caches = self.watches.caches();
-        let slices = caches.slices.of(name).map(|slice| &slice.seen);
-        Ok(Some(view::observed(&service.seen, &service.meta.uid, slices)))
+        Ok(self.services.observe(&ServiceName::main(name)).await?.map(|part| part.observed))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
-        self.carry_out(name, set).await
+        self.services.carry_out(&ServiceName::main(name), set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
-        let going = self.delete_service(name).await?;
-        let slices: Api<EndpointSlice> = self.api();
-        let which = ListParams::default().labels(&self.marks.selector_of_slices(name));
-        // Kubernetes' garbage collector would delete them too, if it runs.
-        call(
-            self.what::<EndpointSlice>("deletecollection", name.as_str()),
-            slices.delete_collection(&DeleteParams::default(), &which),
-        )
-        .await?;
-        if going { Err(self.still_going(name)) } else { Ok(()) }
+        self.services.delete(&ServiceName::main(name)).await
     }
 
     fn changes(&self) -> BoxStream<'static, LbName> {
-        self.watches.changes().boxed()
-    }
-}
-
-impl ServiceProvider {
-    /// The Service of a load balancer, if it exists and is ours.
-    async fn service(&self, name: &LbName) -> Result<Option<Arc<Entry<Front>>>, Error> {
-        self.watches.filled().await?;
-        let known = self.watches.caches().services.get(name.as_str()).cloned();
-        let service = match known {
-            Some(service) => Some(service),
-            // A foreign one is not in the cache, and must not be taken over. (One that is
-            // created between this read and our write would be; but no client chooses a name
-            // with this hash by accident.)
-            None => match self.get_service(name).await? {
-                Some(service) => Some(Arc::new(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?)),
-                None => None,
-            },
-        };
-        match service {
-            Some(service) if service.seen.deleting => Err(self.still_going(name)),
-            service => Ok(service),
-        }
-    }
-
-    async fn get_service(&self, name: &LbName) -> Result<Option<Service>, Error> {
-        let services: Api<Service> = self.api();
-        call(self.what::<Service>("get", name.as_str()), services.get_opt(name.as_str())).await
-    }
-
-    /// Writes our part of the Service: these ports and attributes. An existing Service must be
-    /// as it was observed, since its ports are written as a whole.
-    async fn write_service(
-        &self,
-        name: &LbName,
-        attributes: &Attributes,
-        ports: &BTreeSet<FrontPort>,
-        there: Option<&Entry<Front>>,
-    ) -> Result<Arc<Entry<Front>>, Error> {
-        let seen = there.map(|there| &there.seen);
-        let wanted = Wanted { attributes, ports, seen };
-        let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
-        let fixed = Fixed {
-            load_balancer_class: class.or_else(|| Some(self.settings.load_balancer_class.clone())),
-            ip_families: match seen {
-                Some(seen) => seen.fixed.ip_families.clone(),
-                None => self.settings.ip_families.iter().map(ToString::to_string).collect(),
-            },
-        };
-        let service = front::render(&self.marks, name, &fixed, &wanted);
-        let services: Api<Service> = self.api();
-        let writing = self.watches.write::<Service>(name.as_str());
-        let written = match there {
-            None => {
-                let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-                call(self.what::<Service>("create", name.as_str()), services.create(&params, &service)).await?
-            }
-            Some(there) => {
-                let patch = Patch::Merge(front::merge_patch(&service, &there.meta, &there.seen));
-                let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-                let reply = services.patch(name.as_str(), &params, &patch);
-                call(self.what::<Service>("patch", name.as_str()), reply).await?
-            }
-        };
-        writing.written(&written);
-        entry(&written, &self.marks).map(Arc::new).ok_or_else(|| self.not_ours(name))
-    }
-
-    /// Applies the slice, and caches the reply.
-    async fn write_slice(&self, slice: Slice) -> Result<(), Error> {
-        let name = slice.name();
-        let writing = self.watches.write::<EndpointSlice>(&name);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let slices: Api<EndpointSlice> = self.api();
-        let object = Patch::Apply(slice.object(&self.marks));
-        let reply = slices.patch(&name, &params, &object);
-        let written = call(self.what::<EndpointSlice>("patch", &name), reply).await?;
-        writing.written(&written);
-        Ok(())
-    }
-
-    async fn delete_slice(&self, SliceId { name, uid }: SliceId) -> Result<(), Error> {
-        let slices: Api<EndpointSlice> = self.api();
-        let writing = self.watches.write::<EndpointSlice>(&name);
-        let params = DeleteParams::default();
-        let reply = async { gone_is_none(slices.delete(&name, &params).await) };
-        call(self.what::<EndpointSlice>("delete", &name), reply).await?;
-        writing.deleted(&uid);
-        Ok(())
-    }
-
-    /// Deletes the Service if it is ours. Returns whether a cloud's finalizer keeps it.
-    async fn delete_service(&self, name: &LbName) -> Result<bool, Error> {
-        let writing = self.watches.write::<Service>(name.as_str());
-        let found = self.get_service(name).await?;
-        let Some(service) = found.as_ref().and_then(|service| entry(service, &self.marks)) else {
-            return Ok(false);
-        };
-        let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(service.meta.uid.to_string()), resource_version: None }),
-            ..DeleteParams::background()
-        };
-        let services: Api<Service> = self.api();
-        let reply = async { gone_is_none(services.delete(name.as_str(), &params).await) };
-        let reply = call(self.what::<Service>("delete", name.as_str()), reply).await?;
-        if let Some(held) = reply.and_then(|reply| reply.left()).filter(is_held) {
-            writing.written(&held);
-            return Ok(true);
-        }
-        writing.deleted(&service.meta.uid);
-        Ok(false)
-    }
-
-    fn api<K: Watched>(&self) -> Api<K> {
-        Api::namespaced(self.settings.client.clone(), &self.settings.namespace)
-    }
-
-    fn what<'a, K: Watched>(&'a self, verb: &'a str, name: &'a str) -> What<'a> {
-        What { verb, resource: K::RESOURCE, namespace: &self.settings.namespace, name }
-    }
-
-    fn not_ours(&self, name: &LbName) -> Error {
-        Error::refused(format!(
-            "Service {}/{name} exists and is not ours (its labels do not say so): rename or delete it",
-            self.settings.namespace
-        ))
-    }
-
-    fn still_going(&self, name: &LbName) -> Error {
-        Error::not_ready(format!(
-            "Service {}/{name} is being deleted: the cloud's controller has not released its load balancer yet",
-            self.settings.namespace
-        ))
-    }
-}
-
-/// Whether a deleted object is kept by finalizers.
-fn is_held(service: &Service) -> bool {
-    service.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
-}
-
-/// The deletion of a missing object succeeds.
-fn gone_is_none<T>(reply: kube::Result<T>) -> kube::Result<Option<T>> {
-    match reply {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        reply => reply.map(Some),
+        self.services.changes().boxed()
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::cache::Entry;
 use super::front::Front;
+use super::name::ServiceName;
 use super::slices::{Place, SeenSlice, Slice, arrange};
 use crate::Error;
 use crate::diff::Change;
-use crate::model::{Attributes, FrontPort, LbName, ListenerKey, LoadBalancer};
+use crate::model::{Attributes, FrontPort, ListenerKey, LoadBalancer};
 
 /// The plan of one apply.
 pub(super) struct Plan<'a> {
@@ -70,16 +71,16 @@ pub(super) struct SliceId {
     pub(super) uid: Arc<str>,
 }
 
-/// The observed slices of a load balancer.
+/// The observed slices of a Service.
 pub(super) struct SlicesThere<'a> {
-    pub(super) load_balancer: &'a LbName,
+    pub(super) service: &'a ServiceName,
     pub(super) service_uid: &'a Arc<str>,
     of_port: BTreeMap<FrontPort, BTreeMap<Place, (SliceId, &'a SeenSlice)>>,
 }
 
 impl<'a> SlicesThere<'a> {
     pub(super) fn new(
-        load_balancer: &'a LbName,
+        service: &'a ServiceName,
         service_uid: &'a Arc<str>,
         there: impl Iterator<Item = &'a Entry<SeenSlice>>,
     ) -> Self {
@@ -88,7 +89,7 @@ impl<'a> SlicesThere<'a> {
             let id = SliceId { name: meta.key.name.clone(), uid: meta.uid.clone() };
             of_port.entry(seen.place.port).or_default().insert(seen.place, (id, seen));
         }
-        Self { load_balancer, service_uid, of_port }
+        Self { service, service_uid, of_port }
     }
 }
 
@@ -285,7 +286,7 @@ impl<'a> Plan<'a> {
         work.delete = stale.map(|(_, (id, _))| id.clone()).collect();
         for (place, backends) in arranged {
             let slice = Slice {
-                load_balancer: there.load_balancer.clone(),
+                service: there.service.clone(),
                 service_uid: there.service_uid.clone(),
                 listener: key,
                 owner: listener.owner.clone(),

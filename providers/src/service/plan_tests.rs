@@ -6,11 +6,11 @@ use sharedlb_kubernetes::ObjectMeta;
 
 use super::*;
 use crate::diff::diff;
-use crate::model::{Backend, BackendSet, Listener, Owner, Protocol};
+use crate::model::{Backend, BackendSet, LbName, Listener, Owner, Protocol};
 use crate::service::marks::Marks;
 
-fn lb() -> LbName {
-    LbName::from_recorded("slb-default-0-0123456789")
+fn service() -> ServiceName {
+    ServiceName::main(&LbName::from_recorded("slb-default-0-0123456789"))
 }
 
 fn key(port: u16, protocol: Protocol) -> ListenerKey {
@@ -48,21 +48,21 @@ fn writes(from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>) 
 
 /// The slices that are deleted before ports open, written, and deleted last.
 fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let (lb, uid, marks) = (lb(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
-    let new = Plan::new(from, &[], None).slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));
+    let (service, uid, marks) = (service(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
+    let new = Plan::new(from, &[], None).slices_to_open(&SlicesThere::new(&service, &uid, [].into_iter()));
     let there: Vec<Entry<SeenSlice>> = new
         .into_iter()
         .flat_map(|work| work.write)
         .map(|slice| {
             let meta = ObjectMeta::of(&slice.object(&marks));
             let seen = SeenSlice { place: slice.place, slice: Some(slice) };
-            Entry { load_balancer: lb.clone(), meta, seen }
+            Entry { service: service.clone(), meta, seen }
         })
         .collect();
-    let there = SlicesThere::new(&lb, &uid, there.iter());
+    let there = SlicesThere::new(&service, &uid, there.iter());
     let plan = Plan::new(to, &diff(from, to), Some(front));
     let (mut first, mut written, mut last) = (Vec::new(), Vec::new(), Vec::new());
-    let short = |name: &str| name.strip_prefix(&format!("{lb}-")).unwrap().to_owned();
+    let short = |name: &str| name.strip_prefix(&format!("{service}-")).unwrap().to_owned();
     for work in plan.slices_to_open(&there).into_iter().chain(plan.slices_in_place(&there)) {
         let delete = if work.delete_first { &mut first } else { &mut last };
         delete.extend(work.delete.iter().map(|id| short(&id.name)));
@@ -123,8 +123,8 @@ fn a_port_that_a_has_foreign_is_left_out_and_its_neighbours_are_not() {
         matches!(&plan.failed[&key(20000, Protocol::TcpUdp)], Error::PortInUse(why) if format!("{why:#}").contains("theirs"))
     );
     assert_eq!(plan.ports_with(&plan.openings), ports(&[key(20001, Protocol::Tcp)]));
-    let (lb, uid) = (lb(), "uid".into());
-    let slices = plan.slices_to_open(&SlicesThere::new(&lb, &uid, [].into_iter()));
+    let (service, uid) = (service(), "uid".into());
+    let slices = plan.slices_to_open(&SlicesThere::new(&service, &uid, [].into_iter()));
     assert_eq!(slices.iter().map(|work| work.listener).collect::<Vec<_>>(), [Some(key(20001, Protocol::Tcp))]);
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::front::port_name;
 use super::marks::{Marks, OWNER, PROTOCOL};
+use super::name::ServiceName;
 use crate::model::{Backend, FrontPort, IpFamily, LbName, ListenerKey, Owner, Protocol, Transport};
 
 /// The most endpoints of an EndpointSlice, by the API server's validation.
@@ -23,7 +24,7 @@ const MAX_ENDPOINTS: usize = 1000;
 /// One EndpointSlice as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slice {
-    pub(super) load_balancer: LbName,
+    pub(super) service: ServiceName,
     /// The uid of its Service: a recreated Service is another one.
     pub(super) service_uid: Arc<str>,
     pub(super) listener: ListenerKey,
@@ -32,7 +33,7 @@ pub(super) struct Slice {
     pub(super) backends: Vec<Backend>,
 }
 
-/// The key of a slice within its load balancer. Its name has nothing else, so that a slice
+/// The key of a slice within its Service. Its name has nothing else, so that a slice
 /// keeps its name when its listener changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -86,8 +87,8 @@ pub(super) fn arrange<'a>(
 }
 
 impl Place {
-    /// `<load balancer>-20417-tcp-v4-6379-0`
-    pub(super) fn name(&self, load_balancer: &LbName) -> String {
+    /// `<Service>-20417-tcp-v4-6379-0`
+    pub(super) fn name(&self, service: &ServiceName) -> String {
         let FrontPort { port, transport } = self.port;
         let transport = transport.to_string().to_lowercase();
         let family = match self.family {
@@ -95,12 +96,12 @@ impl Place {
             IpFamily::V6 => "v6",
         };
         let target = self.target.map_or("none".into(), |target| target.to_string());
-        format!("{load_balancer}-{port}-{transport}-{family}-{target}-{}", self.chunk)
+        format!("{service}-{port}-{transport}-{family}-{target}-{}", self.chunk)
     }
 
-    fn parse(name: &str, load_balancer: &LbName) -> Option<Self> {
-        let rest = name.strip_prefix(load_balancer.as_str())?.strip_prefix('-')?;
-        let &[port, transport, family, target, chunk] = rest.split('-').collect::<Vec<_>>().as_slice() else {
+    /// Parses what follows the name of the Service in that of a slice.
+    fn parse(text: &str) -> Option<Self> {
+        let &[port, transport, family, target, chunk] = text.split('-').collect::<Vec<_>>().as_slice() else {
             return None;
         };
         let transport = match transport {
@@ -121,7 +122,7 @@ impl Place {
 
 impl Slice {
     pub(super) fn name(&self) -> String {
-        self.place.name(&self.load_balancer)
+        self.place.name(&self.service)
     }
 
     /// The slice for a server-side apply.
@@ -131,7 +132,7 @@ impl Slice {
             metadata: ObjectMeta {
                 name: Some(self.name()),
                 namespace: Some(marks.namespace.clone()),
-                labels: Some(marks.slice_labels(&self.load_balancer)),
+                labels: Some(marks.slice_labels(&self.service)),
                 annotations: Some(
                     [
                         (OWNER.to_owned(), self.owner.to_string()),
@@ -142,7 +143,7 @@ impl Slice {
                 owner_references: Some(vec![OwnerReference {
                     api_version: "v1".into(),
                     kind: "Service".into(),
-                    name: self.load_balancer.to_string(),
+                    name: self.service.to_string(),
                     uid: self.service_uid.to_string(),
                     ..OwnerReference::default()
                 }]),
@@ -164,19 +165,20 @@ impl Slice {
 
 impl SeenSlice {
     /// Parses a slice of a load balancer of ours; `None`: its name is not one of ours.
-    pub(super) fn read(object: &EndpointSlice, load_balancer: &LbName, marks: &Marks) -> Option<Self> {
-        let place = Place::parse(object.metadata.name.as_deref()?, load_balancer)?;
+    pub(super) fn read(object: &EndpointSlice, load_balancer: &LbName, marks: &Marks) -> Option<(ServiceName, Self)> {
+        let (service, after) = ServiceName::split(object.metadata.name.as_deref()?, load_balancer)?;
+        let place = Place::parse(after)?;
         // It is as we wrote it only if we would write the same.
-        let slice = read_slice(object, load_balancer, place).filter(|slice| same(object, &slice.object(marks)));
-        Some(Self { place, slice })
+        let slice = read_slice(object, &service, place).filter(|slice| same(object, &slice.object(marks)));
+        Some((service, Self { place, slice }))
     }
 }
 
-fn read_slice(object: &EndpointSlice, load_balancer: &LbName, place: Place) -> Option<Slice> {
+fn read_slice(object: &EndpointSlice, service: &ServiceName, place: Place) -> Option<Slice> {
     let annotations = object.metadata.annotations.as_ref()?;
     let protocol: Protocol = annotations.get(PROTOCOL)?.parse().ok()?;
     Some(Slice {
-        load_balancer: load_balancer.clone(),
+        service: service.clone(),
         service_uid: object.metadata.owner_references.as_ref()?.first()?.uid.as_str().into(),
         listener: ListenerKey { port: place.port.port, protocol },
         owner: Owner::parse(annotations.get(OWNER)?)?,

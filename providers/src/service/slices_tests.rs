@@ -9,6 +9,10 @@ fn load_balancer() -> LbName {
     LbName::from_recorded("slb-default-0-0123456789")
 }
 
+fn service() -> ServiceName {
+    ServiceName::main(&load_balancer())
+}
+
 fn marks() -> Marks {
     Marks::new("lbs", "default", "cluster")
 }
@@ -39,7 +43,7 @@ fn v6(host: u16, port: u16) -> Backend {
 
 fn slice(place: Place, backends: Vec<Backend>) -> Slice {
     Slice {
-        load_balancer: load_balancer(),
+        service: service(),
         service_uid: "uid".into(),
         listener: ListenerKey { port: place.port.port, protocol: Protocol::TcpUdp },
         owner: Owner { namespace: "team-a".into(), claim: "redis".into(), port: "main".into() },
@@ -57,6 +61,12 @@ fn as_seen(slices: &[Slice]) -> Vec<SeenSlice> {
     slices.iter().map(|slice| SeenSlice { place: slice.place, slice: Some(slice.clone()) }).collect()
 }
 
+fn read(object: &EndpointSlice) -> Option<SeenSlice> {
+    let (of, seen) = SeenSlice::read(object, &load_balancer(), &marks())?;
+    assert_eq!(of, service());
+    Some(seen)
+}
+
 fn sizes(slices: &[Slice]) -> Vec<(String, usize)> {
     let prefix = format!("{}-20417-tcp-", load_balancer());
     slices.iter().map(|s| (s.name().strip_prefix(&prefix).unwrap().to_owned(), s.backends.len())).collect()
@@ -70,7 +80,7 @@ fn named(sizes: &[(&str, usize)]) -> Vec<(String, usize)> {
 fn a_slice_reads_back_as_it_was_rendered() {
     for backends in [vec![], vec![v4(1, 6379), v4(2, 6379)], vec![v6(1, 6379)]] {
         for slice in arranged(backends, &[]) {
-            let seen = SeenSlice::read(&slice.object(&marks()), &load_balancer(), &marks());
+            let seen = read(&slice.object(&marks()));
             assert_eq!(seen, Some(SeenSlice { place: slice.place, slice: Some(slice) }));
         }
     }
@@ -140,12 +150,12 @@ fn a_slice_that_somebody_altered_is_seen_as_altered() {
     for (number, alter) in alterations.iter().enumerate() {
         let mut object = original.clone();
         alter(&mut object);
-        let seen = SeenSlice::read(&object, &load_balancer(), &marks()).unwrap();
+        let seen = read(&object).unwrap();
         assert_eq!(seen.slice, None, "alteration {number}");
     }
     let mut labelled = original.clone();
     labelled.metadata.labels.as_mut().unwrap().insert("somebody.else/label".into(), "x".into());
-    assert!(SeenSlice::read(&labelled, &load_balancer(), &marks()).unwrap().slice.is_some());
+    assert!(read(&labelled).unwrap().slice.is_some());
 }
 
 #[test]
@@ -153,6 +163,6 @@ fn what_is_not_named_as_ours_is_not_ours() {
     let mut object = arranged([v4(1, 6379)], &[])[0].object(&marks());
     for name in ["somebody-elses", "slb-default-0-0123456789-x", "slb-default-0-0123456789-1-tcp-v4-2-0-0"] {
         object.metadata.name = Some(name.into());
-        assert_eq!(SeenSlice::read(&object, &load_balancer(), &marks()), None, "{name}");
+        assert_eq!(read(&object), None, "{name}");
     }
 }

@@ -88,6 +88,7 @@ mod tests {
     use super::*;
     use crate::model::{IpFamily, LbName, Protocol, Transport};
     use crate::service::front::Fixed;
+    use crate::service::name::ServiceName;
     use crate::service::slices::{Slice, arrange};
 
     const NUMBER: NonZeroU16 = NonZeroU16::new(20417).unwrap();
@@ -111,7 +112,7 @@ mod tests {
 
     fn slices(port: FrontPort, protocol: Protocol, claim: &str, hosts: &[u8]) -> Vec<SeenSlice> {
         let slice = |(place, backends)| Slice {
-            load_balancer: LbName::from_recorded("slb-default-0-0123456789"),
+            service: ServiceName::main(&LbName::from_recorded("slb-default-0-0123456789")),
             service_uid: "uid".into(),
             listener: ListenerKey { port: NUMBER, protocol },
             owner: Owner { namespace: "team".into(), claim: claim.into(), port: "".into() },

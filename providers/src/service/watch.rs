@@ -22,6 +22,7 @@ use super::api::What;
 use super::cache::{Cache, Entry};
 use super::front::Front;
 use super::marks::Marks;
+use super::name::ServiceName;
 use super::slices::SeenSlice;
 use crate::model::LbName;
 use crate::{Details, Error};
@@ -45,14 +46,14 @@ pub(super) trait Watched:
     /// Its name in a role.
     const RESOURCE: &'static str;
 
-    /// Parses it, if it is ours.
-    fn read(&self, load_balancer: &LbName, marks: &Marks) -> Option<Self::Seen>;
+    /// Parses it, if it is ours: the Service that it is or belongs to, and its compact form.
+    fn read(&self, load_balancer: &LbName, marks: &Marks) -> Option<(ServiceName, Self::Seen)>;
 
     /// The cache of its kind.
     fn cache(caches: &mut Caches) -> &mut Cache<Self::Seen>;
 
     /// Whether a change of an object is reported as a change of its load balancer.
-    fn matters(caches: &Caches, load_balancer: &LbName) -> bool;
+    fn matters(caches: &Caches, service: &ServiceName) -> bool;
 }
 
 impl Watched for Service {
@@ -60,15 +61,16 @@ impl Watched for Service {
 
     const RESOURCE: &'static str = "services";
 
-    fn read(&self, load_balancer: &LbName, _marks: &Marks) -> Option<Front> {
-        (self.metadata.name.as_deref() == Some(load_balancer.as_str())).then(|| Front::read(self))
+    fn read(&self, load_balancer: &LbName, _marks: &Marks) -> Option<(ServiceName, Front)> {
+        let (service, after) = ServiceName::split(self.metadata.name.as_deref()?, load_balancer)?;
+        after.is_empty().then(|| (service, Front::read(self)))
     }
 
     fn cache(caches: &mut Caches) -> &mut Cache<Front> {
         &mut caches.services
     }
 
-    fn matters(_: &Caches, _: &LbName) -> bool {
+    fn matters(_: &Caches, _: &ServiceName) -> bool {
         true
     }
 }
@@ -78,7 +80,7 @@ impl Watched for EndpointSlice {
 
     const RESOURCE: &'static str = "endpointslices";
 
-    fn read(&self, load_balancer: &LbName, marks: &Marks) -> Option<SeenSlice> {
+    fn read(&self, load_balancer: &LbName, marks: &Marks) -> Option<(ServiceName, SeenSlice)> {
         SeenSlice::read(self, load_balancer, marks)
     }
 
@@ -87,8 +89,8 @@ impl Watched for EndpointSlice {
     }
 
     /// The deletion of a slice after that of its Service is not reported.
-    fn matters(caches: &Caches, load_balancer: &LbName) -> bool {
-        caches.services.get(load_balancer.as_str()).is_some()
+    fn matters(caches: &Caches, service: &ServiceName) -> bool {
+        caches.services.get(service.as_str()).is_some()
     }
 }
 
@@ -108,9 +110,10 @@ impl Caches {
         Self { services, slices, subscribers: Vec::new(), errors: BTreeMap::new() }
     }
 
-    fn tell<K: Watched>(&mut self, changed: impl IntoIterator<Item = LbName>) {
-        for load_balancer in changed {
-            if K::matters(self, &load_balancer) {
+    fn tell<K: Watched>(&mut self, changed: impl IntoIterator<Item = ServiceName>) {
+        for service in changed {
+            if K::matters(self, &service) {
+                let load_balancer = service.load_balancer();
                 self.subscribers.retain(|subscriber| subscriber.unbounded_send(load_balancer.clone()).is_ok());
             }
         }
@@ -287,6 +290,6 @@ impl<K: Watched> Drop for Writing<'_, K> {
 /// An object in compact form; `None` if it is not ours.
 pub(super) fn entry<K: Watched>(object: &K, marks: &Marks) -> Option<Entry<K::Seen>> {
     let load_balancer = marks.load_balancer(object.meta())?;
-    let seen = object.read(&load_balancer, marks)?;
-    Some(Entry { load_balancer, meta: ObjectMeta::of(object), seen })
+    let (service, seen) = object.read(&load_balancer, marks)?;
+    Some(Entry { service, meta: ObjectMeta::of(object), seen })
 }

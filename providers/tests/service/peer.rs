@@ -224,7 +224,7 @@ static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
 /// A client whose process dies after so many calls. Lists and watches are not
 /// counted: they go on by themselves, and change nothing.
-fn dying_after(client: Client, calls: usize) -> Client {
+pub(crate) fn dying_after(client: Client, calls: usize) -> Client {
     let made = Arc::new(AtomicUsize::new(0));
     let service = tower::service_fn(move |request: Request<Body>| {
         let (client, made) = (client.clone(), made.clone());
