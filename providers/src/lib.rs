@@ -20,8 +20,10 @@ pub mod model;
 #[path = "../../tests/fuzz/mutate.rs"]
 mod mutate;
 #[cfg(feature = "service")]
-#[allow(dead_code, reason = "the provider `vip` will use more of it")]
+#[cfg_attr(not(feature = "vip"), allow(dead_code, reason = "the provider `vip` uses more of it"))]
 pub mod service;
+#[cfg(feature = "vip")]
+pub mod vip;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +45,8 @@ pub const FEATURES: &[&str] = &[
     "aws",
     #[cfg(feature = "service")]
     "service",
+    #[cfg(feature = "vip")]
+    "vip",
 ];
 
 /// Programs one kind of load balancer. This page is the whole contract: a provider that keeps

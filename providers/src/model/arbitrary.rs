@@ -75,7 +75,7 @@ fn listeners() -> impl Strategy<Value = Listener> {
         .prop_map(|(owner, backends, options)| Listener { options, ..Listener::new(owner, backends) })
 }
 
-fn options() -> impl Strategy<Value = ListenerOptions> {
+pub(crate) fn options() -> impl Strategy<Value = ListenerOptions> {
     let ranges = prop::sample::subsequence(vec!["10.0.0.0/8", "192.0.2.0/24", "fd00::/8"], 0..=2);
     let timeout = prop::option::of((1u64..3).prop_map(Duration::from_secs));
     let affinity = prop::option::of(timeout.prop_map(|timeout| SessionAffinity { timeout }));

@@ -1,8 +1,9 @@
-//! The `service` provider against a real API server: the suite that every
-//! provider passes, and what only this one does.
+//! The providers `service` and `vip` against a real API server: the suite that every
+//! provider passes, and what only these do.
 
 mod peer;
 mod refused;
+mod vip;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,6 +33,13 @@ use refused::{
     a_listener_whose_successor_is_refused_stays, a_load_balancer_beyond_a_quota_is_told_and_not_made,
     a_quota_that_is_used_up_is_told_and_holds_up_no_closing, listeners_whose_slices_are_refused_fail_alone,
     refused_listeners_among_many_are_found_in_few_writes, settings_that_are_refused_hold_up_no_port,
+};
+use vip::{
+    VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other, a_service_has_its_address_for_kube_proxy,
+    a_status_that_is_altered_is_told_and_written_again, a_status_that_is_fought_over_is_reported_and_left_for_a_while,
+    both_families_are_served_and_ranges_of_one_only_that, nothing_of_a_deleted_load_balancer_with_groups_stays,
+    only_what_is_in_the_status_is_an_address, options_are_fields_of_a_service_of_their_own,
+    options_that_are_altered_by_hand_are_told_and_made_good,
 };
 
 /// Much more than anything takes.
@@ -74,6 +82,18 @@ const TESTS: &[(&str, Test)] = tests![
     a_listener_whose_successor_is_refused_stays,
 ];
 
+const VIP_TESTS: &[(&str, Test)] = tests![
+    a_service_has_its_address_for_kube_proxy,
+    a_status_that_is_altered_is_told_and_written_again,
+    only_what_is_in_the_status_is_an_address,
+    a_status_that_is_fought_over_is_reported_and_left_for_a_while,
+    options_are_fields_of_a_service_of_their_own,
+    options_that_are_altered_by_hand_are_told_and_made_good,
+    a_foreign_service_in_the_place_of_a_group_delays_no_other,
+    both_families_are_served_and_ranges_of_one_only_that,
+    nothing_of_a_deleted_load_balancer_with_groups_stays,
+];
+
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts::API_ONLY)?;
     let runtime = tokio::runtime::Runtime::new()?;
@@ -81,9 +101,9 @@ fn main() -> anyhow::Result<()> {
     let trial = |kind: &str,
                  name: &'static str,
                  run: Box<dyn FnOnce(ApiServer, Arc<Cluster>) -> BoxFuture<'static, ()> + Send>| {
-        let (cluster, runtime) = (cluster.clone(), runtime.handle().clone());
+        let (cluster, runtime, kind) = (cluster.clone(), runtime.handle().clone(), kind.to_owned());
         Trial::test(format!("{kind}::{name}"), move || {
-            let namespace: String = name.replace('_', "-").chars().take(LONGEST_LABEL).collect();
+            let namespace: String = format!("{kind}-{name}").replace('_', "-").chars().take(LONGEST_LABEL).collect();
             runtime.block_on(async {
                 let server = ApiServer::with_namespace(cluster.admin(), namespace.trim_matches('-')).await;
                 run(server, cluster).await;
@@ -97,7 +117,14 @@ fn main() -> anyhow::Result<()> {
     let own = TESTS.iter().map(|&(name, test)| {
         trial("service", name, Box::new(move |server, cluster| Box::pin(async move { test(&server, &cluster).await })))
     });
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), suite.chain(own).collect());
+    let suite_of_vip = conformance::SUITE.iter().map(|&(name, test)| {
+        trial("vip-conformance", name, Box::new(move |server, _| Box::pin(async move { test(&VipPeer(server)).await })))
+    });
+    let of_vip = VIP_TESTS.iter().map(|&(name, test)| {
+        trial("vip", name, Box::new(move |server, cluster| Box::pin(async move { test(&server, &cluster).await })))
+    });
+    let all = suite.chain(own).chain(suite_of_vip).chain(of_vip);
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), all.collect());
     drop(cluster);
     conclusion.exit()
 }

@@ -1,0 +1,293 @@
+//! The distribution of a load balancer to Services: one for each group of listeners with the
+//! same options. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::options;
+use crate::Error;
+use crate::diff::{Change, diff, replay};
+use crate::model::{
+    Address, Attributes, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer,
+    Observed, Owner,
+};
+use crate::service::front::attribute;
+use crate::service::{ServiceName, status};
+
+/// The most different options of one namespace on a load balancer, without the default ones:
+/// each is a Service, with a ClusterIP and rules on every node.
+const MAX_OPTIONS: usize = 8;
+
+/// Followed by the name of a Service: an observed attribute of a load balancer one of whose
+/// Services is not as it should be, so that it differs from the desired ones.
+const DIFFERS: &str = "service/";
+
+/// The Services of a load balancer, each observed as if it were a load balancer of its own.
+pub(super) type Parts = BTreeMap<ServiceName, Observed>;
+
+/// The desired Services of a load balancer.
+#[derive(Debug, Default)]
+pub(super) struct Distribution {
+    /// Each as a load balancer of its own, whose listeners have default options: the options
+    /// are among its attributes.
+    pub(super) targets: BTreeMap<ServiceName, LoadBalancer>,
+    /// Listeners that cannot have their options
+    pub(super) failed: BTreeMap<ListenerKey, Error>,
+}
+
+/// Listeners with the same options.
+#[derive(Debug, Default)]
+struct Group {
+    options: ListenerOptions,
+    listeners: BTreeMap<ListenerKey, Listener>,
+}
+
+impl Group {
+    fn of(options: &ListenerOptions) -> Self {
+        Self { options: options.clone(), ..Self::default() }
+    }
+}
+
+/// Changes of one Service.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The whole Service after the changes
+    pub(super) target: LoadBalancer,
+    pub(super) changes: Vec<Change>,
+}
+
+/// The observation of a load balancer from those of its Services. `None`: it has none.
+///
+/// Its settings are those of the Service with its own name. A listener that is in two
+/// Services has an unknown owner, which differs from every desired one.
+pub(super) fn merge(parts: &Parts) -> Option<Observed> {
+    let (_, any) = parts.first_key_value()?;
+    let main = parts.iter().find(|(name, _)| name.is_main()).map(|(_, part)| part);
+    let settings = main.map(|main| settings(&main.load_balancer.attributes)).unwrap_or_default();
+    let mut observed = Observed {
+        load_balancer: LoadBalancer { attributes: settings.clone(), listeners: BTreeMap::new() },
+        addresses: addresses(&settings),
+        families: main.unwrap_or(any).families.clone(),
+        capacity: Capacity { listeners: None, targets: None },
+        ..Observed::default()
+    };
+    for (name, part) in parts {
+        let found = options::read(&part.load_balancer.attributes);
+        let expected = settings_with(&settings, &found);
+        if !name.is_main() && (is_unused(part) || self::settings(&part.load_balancer.attributes) != expected) {
+            let why = if is_unused(part) { "unused" } else { "altered" };
+            observed.load_balancer.attributes.insert(format!("{DIFFERS}{name}"), why.to_owned());
+        }
+        observed.foreign.extend(&part.foreign);
+        for (key, listener) in &part.load_balancer.listeners {
+            let listener = Listener { options: found.clone(), ..listener.clone() };
+            let listeners = &mut observed.load_balancer.listeners;
+            if listeners.insert(*key, listener).is_some() {
+                listeners.insert(*key, Listener { options: found.clone(), ..Listener::new(Owner::unknown(), []) });
+            }
+        }
+    }
+    Some(observed)
+}
+
+/// The addresses of a Service with these attributes, as it has them in its status.
+pub(super) fn addresses(attributes: &Attributes) -> Vec<Address> {
+    let text = attributes.get(attribute::STATUS).map(String::as_str).unwrap_or_default();
+    status::addresses(text).map(Address::Ip).collect()
+}
+
+/// Whether a Service has no listeners, neither ours nor foreign ones.
+pub(super) fn is_unused(part: &Observed) -> bool {
+    part.load_balancer.listeners.is_empty() && part.foreign.is_empty()
+}
+
+/// Distributes the desired listeners to Services. `configures`: whether the Services that
+/// exist get the desired settings.
+///
+/// A listener beyond the limit of options keeps the ones that it has, unless by them clients
+/// are served that no longer should be.
+pub(super) fn distribute(name: &LbName, parts: &Parts, desired: &LoadBalancer, configures: bool) -> Distribution {
+    let failed = refused(name, parts, &desired.listeners);
+    let mut groups = BTreeMap::from([(ServiceName::main(name), Group::default())]);
+    let (refused, placed): (Vec<_>, Vec<_>) = desired.listeners.iter().partition(|(key, _)| failed.contains_key(key));
+    for (key, listener) in placed {
+        let options = &listener.options;
+        let group = groups.entry(service_of(name, options)).or_insert_with(|| Group::of(options));
+        group.listeners.insert(*key, with_default_options(listener));
+    }
+    for (key, listener) in refused {
+        let Some((service, found)) = found_at(parts, *key) else { continue };
+        let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
+        if options::within(&group.options, &listener.options) {
+            group.listeners.insert(*key, with_default_options(listener));
+        }
+    }
+    let mut targets = BTreeMap::new();
+    let wanted = settings(&desired.attributes);
+    for (service, Group { options, listeners }) in groups {
+        let mut attributes = match parts.get(&service) {
+            Some(part) if !configures => settings(&part.load_balancer.attributes),
+            _ => settings_with(&wanted, &options),
+        };
+        attributes.extend(options::attributes(&options));
+        targets.insert(service, LoadBalancer { attributes, listeners });
+    }
+    for (service, part) in parts {
+        let LoadBalancer { attributes, .. } = &part.load_balancer;
+        let empty = || LoadBalancer { attributes: attributes.clone(), listeners: BTreeMap::new() };
+        targets.entry(service.clone()).or_insert_with(empty);
+    }
+    Distribution { targets, failed }
+}
+
+/// The changes that take traffic away from a wrong receiver, or from clients that are no
+/// longer served. They are carried out in all Services before anything opens in one: a port
+/// is in no two Services at a time.
+pub(super) fn closing(part: &LoadBalancer, target: &LoadBalancer) -> Option<Step> {
+    let is_reassigned = |key: &ListenerKey| {
+        let owner = |of: &LoadBalancer| of.listeners.get(key).map(|listener| listener.owner.clone());
+        owner(part).zip(owner(target)).is_some_and(|(before, after)| !before.is_same_claim(&after))
+    };
+    let takes_away = |change: &Change| match change {
+        Change::Close(_) => true,
+        Change::Own(key) | Change::Backends(key) => is_reassigned(key),
+        Change::Configure => options::KEYS.iter().any(|key| part.attributes.get(*key) != target.attributes.get(*key)),
+        _ => false,
+    };
+    let mut changes = diff(part, target);
+    changes.retain(takes_away);
+    let mut towards = part.clone();
+    replay(&mut towards, target, &changes);
+    (!changes.is_empty()).then_some(Step { target: towards, changes })
+}
+
+/// Listeners whose ports other Services have.
+#[derive(Debug, Default)]
+pub(super) struct Blocked {
+    /// Those of which the port stays there, and why
+    pub(super) failed: BTreeMap<ListenerKey, Error>,
+    /// Those of which the port is about to close there
+    pub(super) postponed: BTreeSet<ListenerKey>,
+}
+
+/// Takes the listeners out of the targets whose ports other Services have.
+pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalancer>) -> Blocked {
+    let stays = |name: &ServiceName, port: FrontPort| {
+        let has = |listeners: &BTreeMap<ListenerKey, Listener>| listeners.keys().any(|key| key.has(port));
+        parts[name].foreign.contains(&port) || targets.get(name).is_some_and(|target| has(&target.listeners))
+    };
+    let mut blocked = Blocked::default();
+    for (name, target) in &*targets {
+        let open = parts.get(name).map(|part| &part.load_balancer.listeners);
+        for key in target.listeners.keys().filter(|key| !open.is_some_and(|open| open.contains_key(key))) {
+            let others = key.front_ports().flat_map(|port| having(parts, port).map(move |other| (other, port)));
+            for (other, port) in others.filter(|(other, _)| *other != name) {
+                if stays(other, port) {
+                    let why = format!("{port} is open in the Service {other}, which has the same address");
+                    blocked.failed.insert(*key, Error::port_in_use(why));
+                } else {
+                    blocked.postponed.insert(*key);
+                }
+            }
+        }
+    }
+    blocked.postponed.retain(|key| !blocked.failed.contains_key(key));
+    let is_blocked = |key: &ListenerKey| blocked.failed.contains_key(key) || blocked.postponed.contains(key);
+    for (name, target) in targets {
+        let open = parts.get(name).map(|part| &part.load_balancer.listeners);
+        target.listeners.retain(|key, _| open.is_some_and(|open| open.contains_key(key)) || !is_blocked(key));
+    }
+    blocked
+}
+
+/// The Services that have this port, as ours or as a foreign one.
+fn having(parts: &Parts, port: FrontPort) -> impl Iterator<Item = &ServiceName> {
+    let has = move |part: &Observed| {
+        part.foreign.contains(&port) || part.load_balancer.listeners.keys().any(|key| key.has(port))
+    };
+    parts.iter().filter(move |(_, part)| has(part)).map(|(name, _)| name)
+}
+
+/// The Service of the listeners with these options.
+fn service_of(name: &LbName, options: &ListenerOptions) -> ServiceName {
+    if options.is_default() { ServiceName::main(name) } else { ServiceName::beside(name, &options::identity(options)) }
+}
+
+/// The Service that a listener is in, and the options of that Service.
+fn found_at(parts: &Parts, key: ListenerKey) -> Option<(&ServiceName, ListenerOptions)> {
+    let (name, part) = parts.iter().find(|(_, part)| part.load_balancer.listeners.contains_key(&key))?;
+    Some((name, options::read(&part.load_balancer.attributes)))
+}
+
+/// The listeners that cannot have their options, and why. Options that a namespace has already
+/// precede new ones.
+fn refused(name: &LbName, parts: &Parts, listeners: &BTreeMap<ListenerKey, Listener>) -> BTreeMap<ListenerKey, Error> {
+    let mut of_namespace: BTreeMap<&Arc<str>, BTreeSet<&ListenerOptions>> = BTreeMap::new();
+    let mut of_service: BTreeMap<ServiceName, BTreeSet<&ListenerOptions>> = BTreeMap::new();
+    for Listener { owner, options, .. } in listeners.values().filter(|listener| !listener.options.is_default()) {
+        of_namespace.entry(&owner.namespace).or_default().insert(options);
+        of_service.entry(service_of(name, options)).or_default().insert(options);
+    }
+    let has = |namespace: &Arc<str>, options: &ListenerOptions| {
+        parts.get(&service_of(name, options)).is_some_and(|part| {
+            options::read(&part.load_balancer.attributes) == *options
+                && part.load_balancer.listeners.values().any(|listener| listener.owner.namespace == *namespace)
+        })
+    };
+    let mut refused = BTreeMap::new();
+    for (namespace, all) in of_namespace {
+        let (had, new): (Vec<_>, Vec<_>) = all.into_iter().partition(|options| has(namespace, options));
+        let beyond: BTreeSet<_> = had.into_iter().chain(new).skip(MAX_OPTIONS).collect();
+        let fails = |listener: &Listener| listener.owner.namespace == *namespace && beyond.contains(&listener.options);
+        let too_many = || {
+            Error::refused(format!(
+                "the claims of namespace {namespace} on this load balancer have {MAX_OPTIONS} different combinations \
+                 of loadBalancerSourceRanges and sessionAffinity, which is the most that there can be: use one of \
+                 them, or delete a claim"
+            ))
+        };
+        refused.extend(listeners.iter().filter(|(_, listener)| fails(listener)).map(|(key, _)| (*key, too_many())));
+    }
+    // The hash in the names of Services is short.
+    for (service, all) in of_service.into_iter().filter(|(_, all)| all.len() > 1) {
+        let has_it = |options: &&ListenerOptions| {
+            let attributes = parts.get(&service).map(|part| &part.load_balancer.attributes);
+            attributes.is_some_and(|attributes| options::read(attributes) == **options)
+        };
+        let first = all.iter().copied().find(|options| has_it(options)).or(all.first().copied());
+        let others: BTreeSet<_> = all.iter().copied().filter(|options| Some(*options) != first).collect();
+        let same_hash = || {
+            Error::refused(format!(
+                "these loadBalancerSourceRanges and sessionAffinity have the same hash as others that are in use, by \
+                 which their Service {service} is named: change them a little"
+            ))
+        };
+        let fails = listeners.iter().filter(|(_, listener)| others.contains(&listener.options));
+        refused.extend(fails.map(|(key, _)| (*key, same_hash())));
+    }
+    refused
+}
+
+fn with_default_options(listener: &Listener) -> Listener {
+    Listener { options: ListenerOptions::default(), ..listener.clone() }
+}
+
+/// The settings among the attributes of a Service or a load balancer.
+fn settings(attributes: &Attributes) -> Attributes {
+    let is_setting = |key: &str| !key.starts_with(DIFFERS) && !options::KEYS.contains(&key);
+    attributes.iter().filter(|(key, _)| is_setting(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// The settings of a Service with these options. Addresses of a family of which no client is
+/// served are not in its status.
+fn settings_with(settings: &Attributes, options: &ListenerOptions) -> Attributes {
+    let mut settings = settings.clone();
+    if let Some(text) = settings.get_mut(attribute::STATUS) {
+        *text = status::text(status::addresses(text).filter(|ip| options::serve(options, IpFamily::of(*ip))));
+    }
+    settings
+}
+
+#[cfg(test)]
+#[path = "groups_tests.rs"]
+mod tests;

@@ -1,0 +1,274 @@
+//! Services of options, as data.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::arbitrary::load_balancers;
+use crate::model::{BackendSet, Protocol, SessionAffinity};
+
+fn lb() -> LbName {
+    LbName::from_recorded("slb-default-0-44d0a5b833")
+}
+
+/// The desired settings of a load balancer of both families.
+fn dual_stack() -> Attributes {
+    [("type", "LoadBalancer"), (attribute::STATUS, "203.0.113.10,2001:db8::10")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+fn tcp(number: u16) -> ListenerKey {
+    ListenerKey { port: NonZeroU16::new(number).unwrap(), protocol: Protocol::Tcp }
+}
+
+fn ranges(ranges: &[&str]) -> ListenerOptions {
+    let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    ListenerOptions { source_ranges, ..ListenerOptions::default() }
+}
+
+/// Session affinity with this timeout.
+fn affinity(seconds: u64) -> ListenerOptions {
+    let timeout = Some(Duration::from_secs(seconds));
+    ListenerOptions { session_affinity: Some(SessionAffinity { timeout }), ..ListenerOptions::default() }
+}
+
+fn of_namespace(namespace: &str, options: ListenerOptions) -> Listener {
+    let owner = Owner { namespace: namespace.into(), claim: "claim".into(), port: "".into() };
+    Listener { options, ..Listener::new(owner, BackendSet::default()) }
+}
+
+fn listener(options: ListenerOptions) -> Listener {
+    of_namespace("team", options)
+}
+
+fn desired(listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> LoadBalancer {
+    LoadBalancer { attributes: dual_stack(), listeners: listeners.into_iter().collect() }
+}
+
+/// Load balancers that a provider may be given: no two listeners have a port in common, and
+/// each affinity has a timeout.
+fn valid() -> impl Strategy<Value = LoadBalancer> {
+    load_balancers().prop_map(|load_balancer| {
+        let mut valid = desired([]);
+        for (key, mut listener) in load_balancer.listeners {
+            if let Some(affinity) = &mut listener.options.session_affinity {
+                affinity.timeout.get_or_insert(Duration::from_secs(10_800));
+            }
+            if !listener.owner.is_unknown() && !valid.listeners.keys().any(|other| other.overlaps(key)) {
+                valid.listeners.insert(key, listener);
+            }
+        }
+        valid
+    })
+}
+
+/// Services as data.
+#[derive(Default)]
+struct World {
+    parts: Parts,
+    /// The steps that are still carried out
+    steps: usize,
+}
+
+impl World {
+    fn carry_out(&mut self, name: &ServiceName, step: Step) {
+        let Some(left) = self.steps.checked_sub(1) else { return };
+        self.steps = left;
+        self.parts.entry(name.clone()).or_default().load_balancer = step.target;
+        let ports = self.parts.values().flat_map(|part| part.load_balancer.listeners.keys());
+        let ports: Vec<FrontPort> = ports.flat_map(|key| key.front_ports()).collect();
+        let different: BTreeSet<_> = ports.iter().collect();
+        assert_eq!(ports.len(), different.len(), "a port is in two Services");
+    }
+
+    /// As the provider does, and again while something is postponed. Returns the listeners
+    /// that failed.
+    fn apply(&mut self, desired: &LoadBalancer) -> BTreeMap<ListenerKey, Error> {
+        loop {
+            let Blocked { failed, postponed } = self.apply_once(desired);
+            if postponed.is_empty() || self.steps == 0 {
+                return failed;
+            }
+        }
+    }
+
+    fn apply_once(&mut self, desired: &LoadBalancer) -> Blocked {
+        let configures = merge(&self.parts).is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
+        let Distribution { mut targets, failed } = distribute(&lb(), &self.parts, desired, configures);
+        for (name, target) in &targets {
+            let part = self.parts.get(name).map(|part| part.load_balancer.clone()).unwrap_or_default();
+            if let Some(step) = closing(&part, target) {
+                self.carry_out(name, step);
+            }
+        }
+        let mut blocked = block(&self.parts, &mut targets);
+        blocked.failed.extend(failed);
+        for (name, target) in targets {
+            let changes = diff(&self.parts.get(&name).cloned().unwrap_or_default().load_balancer, &target);
+            if !changes.is_empty() {
+                self.carry_out(&name, Step { target, changes });
+            }
+        }
+        if self.steps > 0 {
+            self.parts.retain(|name, part| name.is_main() || !is_unused(part));
+        }
+        blocked
+    }
+
+    fn of(desired: &LoadBalancer) -> Self {
+        let mut world = Self { steps: usize::MAX, ..Self::default() };
+        assert_eq!(world.apply(desired), BTreeMap::new());
+        world
+    }
+
+    fn seen(&self) -> Observed {
+        merge(&self.parts).expect("it exists")
+    }
+
+    fn names(&self) -> Vec<&ServiceName> {
+        self.parts.keys().collect()
+    }
+
+    fn part(&mut self, options: &ListenerOptions) -> &mut Observed {
+        self.parts.get_mut(&service_of(&lb(), options)).expect("it exists")
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_load_balancer_reads_back_from_its_services(wanted in valid()) {
+        prop_assert_eq!(World::of(&wanted).seen().load_balancer, wanted);
+    }
+
+    #[test]
+    fn no_port_is_in_two_services_and_an_interrupted_change_is_completed(
+        before in valid(), after in valid(), steps in 0usize..8,
+    ) {
+        let mut world = World::of(&before);
+        world.steps = steps;
+        _ = world.apply(&after);
+        world.steps = usize::MAX;
+        prop_assert_eq!(world.apply(&after), BTreeMap::new());
+        let all: BTreeSet<_> = after.listeners.values().map(|listener| service_of(&lb(), &listener.options)).collect();
+        prop_assert!(world.names().into_iter().all(|name| name.is_main() || all.contains(name)), "{:?}", world.names());
+        prop_assert_eq!(world.seen().load_balancer, after);
+    }
+}
+
+#[test]
+fn listeners_with_the_same_options_share_a_service() {
+    let world = World::of(&desired([
+        (tcp(1001), listener(ranges(&["192.0.2.0/24"]))),
+        (tcp(1002), of_namespace("other", ranges(&["192.0.2.0/24"]))),
+        (tcp(1003), listener(ListenerOptions::default())),
+    ]));
+    assert_eq!(world.names(), [&ServiceName::main(&lb()), &service_of(&lb(), &ranges(&["192.0.2.0/24"]))]);
+}
+
+#[test]
+fn an_address_of_a_family_without_a_source_range_is_not_in_the_status() {
+    let v4 = ranges(&["192.0.2.0/24"]);
+    let mut world = World::of(&desired([(tcp(1001), listener(v4.clone()))]));
+    assert_eq!(world.part(&v4).load_balancer.attributes[attribute::STATUS], "203.0.113.10");
+    assert_eq!(world.seen().addresses.len(), 2, "the load balancer has both");
+}
+
+#[test]
+fn a_service_that_was_altered_or_has_no_listeners_is_a_difference() {
+    let options = affinity(60);
+    let wanted = desired([(tcp(1001), listener(options.clone()))]);
+    type Alter = fn(&mut Observed);
+    let alterations: [(&str, Alter); 3] = [
+        ("the status is wiped", |part| {
+            part.load_balancer.attributes.insert(attribute::STATUS.to_owned(), String::new());
+        }),
+        ("a setting is altered", |part| {
+            part.load_balancer.attributes.insert("type".to_owned(), "ClusterIP".to_owned());
+        }),
+        ("another affinity", |part| {
+            part.load_balancer.attributes.insert(attribute::AFFINITY_TIMEOUT.to_owned(), "61".to_owned());
+        }),
+    ];
+    for (what, alter) in alterations {
+        let mut world = World::of(&wanted);
+        alter(world.part(&options));
+        assert_ne!(world.seen().load_balancer, wanted, "{what}");
+        world.apply(&wanted);
+        assert_eq!(world.seen().load_balancer, wanted, "{what}");
+    }
+    let mut world = World::of(&wanted);
+    world.part(&options).load_balancer.listeners.clear();
+    let empty = desired([]);
+    assert_ne!(world.seen().load_balancer, empty);
+    world.apply(&empty);
+    assert_eq!(world.names(), [&ServiceName::main(&lb())]);
+}
+
+#[test]
+fn what_is_altered_is_not_repaired_before_its_time() {
+    let options = affinity(60);
+    let wanted = desired([(tcp(1001), listener(options.clone()))]);
+    let mut world = World::of(&wanted);
+    world.part(&options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9".to_owned());
+    let targets = distribute(&lb(), &world.parts, &world.seen().load_balancer, false).targets;
+    assert_eq!(closing(&world.part(&options).load_balancer, &targets[&service_of(&lb(), &options)]), None);
+    assert_eq!(targets[&service_of(&lb(), &options)], world.part(&options).load_balancer);
+}
+
+#[test]
+fn source_ranges_that_another_client_removed_come_back_before_anything_opens() {
+    let options = ranges(&["192.0.2.0/24"]);
+    let wanted = desired([(tcp(1001), listener(options.clone())), (tcp(1002), listener(affinity(60)))]);
+    let mut world = World::of(&desired([(tcp(1001), listener(options.clone()))]));
+    let ranges = attribute::LOAD_BALANCER_SOURCE_RANGES;
+    world.part(&options).load_balancer.attributes.insert(ranges.to_owned(), String::new());
+    let name = service_of(&lb(), &options);
+    let targets = distribute(&lb(), &world.parts, &wanted, false).targets;
+    let step = closing(&world.parts[&name].load_balancer, &targets[&name]).expect("it is corrected first");
+    assert_eq!(step.changes, [Change::Configure]);
+    assert_eq!(step.target.attributes[ranges], "192.0.2.0/24");
+}
+
+#[test]
+fn a_port_that_another_service_of_the_load_balancer_has_is_refused_alone() {
+    let mut world = World::of(&desired([(tcp(1001), listener(affinity(60)))]));
+    let theirs = FrontPort { port: NonZeroU16::new(1002).unwrap(), transport: crate::model::Transport::Tcp };
+    world.part(&affinity(60)).foreign.insert(theirs);
+    let failed = world.apply(&desired([1001, 1002, 1003].map(|port| (tcp(port), listener(affinity(120))))));
+    assert!(matches!(&failed[&tcp(1002)], Error::PortInUse(why) if why.to_string().contains("1002/TCP")), "{failed:?}");
+    assert_eq!(world.part(&affinity(120)).load_balancer.listeners.len(), 2);
+    assert!(world.names().contains(&&service_of(&lb(), &affinity(60))), "a Service with a foreign port stays");
+}
+
+#[test]
+fn a_namespace_has_eight_different_options_and_other_namespaces_have_theirs() {
+    let nth = |number: u16| (tcp(1000 + number), listener(affinity(number.into())));
+    let mut wanted = desired((2..=9).map(nth));
+    let mut world = World::of(&wanted);
+    // The first one sorts before those that the namespace has.
+    wanted.listeners.extend([nth(1), (tcp(2001), of_namespace("other", affinity(1)))]);
+    let failed = world.apply(&wanted);
+    assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1001)]);
+    let why = failed[&tcp(1001)].to_string();
+    assert!(why.contains("namespace team") && why.contains("8 different"), "{why}");
+    wanted.listeners.remove(&tcp(1001));
+    assert_eq!(world.seen().load_balancer, wanted);
+}
+
+#[test]
+fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_served() {
+    let eight = (1..=8).map(|number| (tcp(1000 + number), listener(affinity(number.into()))));
+    let with = |options| desired(eight.clone().chain([(tcp(2000), listener(options))]));
+    for (before, after, stays) in [
+        (ListenerOptions::default(), affinity(60), true),
+        (ListenerOptions::default(), ranges(&["192.0.2.0/24"]), false),
+    ] {
+        let mut world = World::of(&with(before.clone()));
+        assert_eq!(world.apply(&with(after)).into_keys().collect::<Vec<_>>(), [tcp(2000)]);
+        let found = world.seen().load_balancer.listeners.get(&tcp(2000)).map(|found| found.options.clone());
+        assert_eq!(found, stays.then_some(before));
+    }
+}

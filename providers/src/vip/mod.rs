@@ -1,0 +1,306 @@
+//! The `vip` provider: addresses of one's own, which every node serves.
+//!
+//! A load balancer is a Service of ours of type LoadBalancer, as with the provider
+//! [`service`](crate::service); but we write its status ourselves, with `ipMode: VIP`, so that
+//! kube-proxy (or what replaces it) on every node sends packets for the address and the ports
+//! to the pods. How such packets reach a node is not our concern: a router has a route, or a
+//! node the address.
+//!
+//! kube-proxy has source ranges and session affinity for a Service as a whole. So listeners
+//! with other options than the default ones are in Services of their own, one for each group
+//! of equal options (see `groups`), with the same addresses. Two Services with the same address
+//! and port would be undefined: a port that goes from one group to another closes in the old
+//! Service before it opens in the new one.
+//!
+//! The addresses in the status are settings of the load balancer: a status that another client
+//! has altered is observed as different, and is written again (see `rewrites`).
+
+#[cfg(test)]
+mod golden_tests;
+mod groups;
+mod options;
+mod rewrites;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt as _};
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use sharedlb_kubernetes::events::{Events, Notice};
+use sharedlb_kubernetes::names::FIELD_MANAGER;
+use tokio::time::Instant;
+use tracing::warn;
+
+use self::groups::{Distribution, Parts, Step};
+use self::rewrites::{FOUGHT_AFTER, Rewrites};
+use crate::diff::{Change, diff};
+use crate::model::{AffinitySupport, Attributes, Capabilities, IpFamily, LbName, Observed};
+use crate::service::front::{PARKED, attribute};
+use crate::service::marks::Marks;
+use crate::service::services::{Created, Part, Services};
+use crate::service::{MAX_LISTENERS, ServiceName, status};
+use crate::{Applied, ChangeSet, Error, Provider};
+
+/// Before the name of a class: the `loadBalancerClass` of its Services. Other controllers leave
+/// Services of a class alone that is not theirs.
+const CLASS_PREFIX: &str = "vip.sharedlb.dev/";
+
+/// How long an apply begins writes.
+const BEGINS_FOR: Duration = Duration::from_secs(2);
+
+/// The settings of the Services of a class.
+#[derive(Clone)]
+pub struct Settings {
+    /// The API server
+    pub client: Client,
+    /// The namespace of the Services, which must exist
+    pub namespace: String,
+    /// The id of this cluster, in the labels of its objects
+    pub cluster_id: String,
+    /// The class
+    pub class: String,
+    /// The addresses of each load balancer by its index: one, or one of each family
+    pub addresses: Vec<Vec<IpAddr>>,
+    /// The recorder of Events
+    pub events: Events,
+}
+
+/// The provider of a class.
+pub struct Vip {
+    services: Services,
+    addresses: Vec<Vec<IpAddr>>,
+    events: Events,
+    rewrites: Rewrites,
+}
+
+impl Vip {
+    /// A provider that watches its Services and EndpointSlices from now on, until it is
+    /// dropped. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let Settings { client, namespace, cluster_id, class, addresses, events } = settings;
+        let created = Created {
+            load_balancer_class: Some(format!("{CLASS_PREFIX}{class}")),
+            ip_families: addresses.first().into_iter().flatten().map(|address| IpFamily::of(*address)).collect(),
+        };
+        let services = Services::new(client, Marks::new(&namespace, &class, &cluster_id), created);
+        Self { services, addresses, events, rewrites: Rewrites::default() }
+    }
+}
+
+#[async_trait]
+impl Provider for Vip {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            // A Service has a port for each transport.
+            listeners_for_tcp_udp: 2,
+            backends_by_transport: true,
+            // Node ports would be those of this Service itself.
+            node_targets: false,
+            source_ranges: true,
+            session_affinity: AffinitySupport::Timeout,
+            // A Service without listeners has this port.
+            reserved: vec![PARKED.1],
+            ..Capabilities::new(MAX_LISTENERS)
+        }
+    }
+
+    fn attributes(&self, index: u32) -> Attributes {
+        let addresses = usize::try_from(index).ok().and_then(|index| self.addresses.get(index));
+        let addresses = addresses.map(Vec::as_slice).unwrap_or_default();
+        let policy = if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        [
+            (attribute::TYPE, "LoadBalancer".to_owned()),
+            (attribute::EXTERNAL_TRAFFIC_POLICY, "Cluster".to_owned()),
+            (attribute::ALLOCATE_NODE_PORTS, false.to_string()),
+            (attribute::IP_FAMILY_POLICY, policy.to_owned()),
+            (attribute::STATUS, status::text(addresses.iter().copied())),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    fn object(&self, name: &LbName) -> String {
+        format!("Service {}/{name}", self.services.namespace())
+    }
+
+    async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
+        Ok(groups::merge(&self.parts(name).await?))
+    }
+
+    async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
+        let began = Instant::now();
+        let parts = self.parts(name).await?;
+        let configures = set.changes.contains(&Change::Configure);
+        let Distribution { mut targets, failed } = groups::distribute(name, &parts, set.desired, configures);
+        let mut applied = Applied { failed, ..Applied::default() };
+        let closings: Vec<(&ServiceName, Step)> = parts
+            .iter()
+            .filter_map(|(service, part)| {
+                let target = targets.get(service)?;
+                Some((service, groups::closing(&part.load_balancer, target)?))
+            })
+            .collect();
+        for (service, step) in &closings {
+            self.carry_out(service, step, &mut applied).await?;
+        }
+        let parts = if closings.is_empty() { parts } else { self.parts(name).await? };
+        let blocked = groups::block(&parts, &mut targets);
+        applied.failed.extend(blocked.failed);
+        applied.postponed.extend(blocked.postponed);
+        for (service, target) in &targets {
+            let changes = diff(&parts.get(service).map(|part| part.load_balancer.clone()).unwrap_or_default(), target);
+            if changes.is_empty() {
+                continue;
+            }
+            if began.elapsed() > BEGINS_FOR {
+                applied.postponed.extend(changes.iter().flat_map(Change::listeners));
+                continue;
+            }
+            let step = Step { target: target.clone(), changes };
+            match self.carry_out(service, &step, &mut applied).await {
+                // The Service of a group delays no other one.
+                Err(error) if (error.is_refusal() || matches!(error, Error::NotReady(_))) && !service.is_main() => {
+                    let listeners = step.changes.iter().flat_map(Change::listeners);
+                    applied.failed.extend(listeners.map(|key| (key, error.clone())));
+                }
+                done => done?,
+            }
+        }
+
+        let parts = self.parts(name).await?;
+        self.delete_unused(&parts, &mut applied).await?;
+        let main = parts.get(&ServiceName::main(name));
+        applied.addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes)).unwrap_or_default();
+        Ok(applied)
+    }
+
+    async fn delete(&self, name: &LbName) -> Result<(), Error> {
+        let main = ServiceName::main(name);
+        let others = self.services.known(name).await?.into_iter().filter(|service| *service != main);
+        // The one by which the load balancer is found goes last.
+        for service in others.chain([main.clone()]) {
+            self.services.delete(&service).await?;
+        }
+        Ok(())
+    }
+
+    fn changes(&self) -> BoxStream<'static, LbName> {
+        self.services.changes().boxed()
+    }
+}
+
+impl Vip {
+    /// The Services of a load balancer.
+    async fn parts(&self, name: &LbName) -> Result<Parts, Error> {
+        let mut parts = Parts::new();
+        let main = ServiceName::main(name);
+        for service in self.services.known(name).await?.into_iter().chain([main]) {
+            let found = self.services.observe(&service).await?;
+            parts.extend(found.map(|part| (part.name, part.observed)));
+        }
+        Ok(parts)
+    }
+
+    /// Carries out the changes of one Service, and writes its status if that is not as it
+    /// should be.
+    async fn carry_out(&self, name: &ServiceName, step: &Step, applied: &mut Applied) -> Result<(), Error> {
+        let Step { target, changes } = step;
+        let mut unconfigured = None;
+        if !self.is_about_status(name, step).await? {
+            let done = self.services.carry_out(name, ChangeSet::new(target, changes)).await?;
+            applied.failed.extend(done.failed);
+            applied.postponed.extend(done.postponed);
+            unconfigured = done.unconfigured;
+        }
+        match self.write_status(name, &target.attributes).await {
+            Err(error) if error.is_refusal() => {
+                // Without its address in the status, the Service serves nothing.
+                let opens = changes.iter().filter(|change| matches!(change, Change::Open(_) | Change::Replace { .. }));
+                applied.failed.extend(opens.flat_map(Change::listeners).map(|key| (key, error.clone())));
+                unconfigured.get_or_insert(error);
+            }
+            written => written?,
+        }
+        applied.unconfigured = applied.unconfigured.take().or(unconfigured);
+        Ok(())
+    }
+
+    /// Whether a step changes nothing but the status. The Service itself is not written then:
+    /// that would remove the record of the client that has written the status.
+    async fn is_about_status(&self, name: &ServiceName, Step { target, changes }: &Step) -> Result<bool, Error> {
+        let Some(part) = self.services.observe(name).await? else { return Ok(false) };
+        let mut attributes = part.observed.load_balancer.attributes;
+        let status = attributes.get_mut(attribute::STATUS).zip(target.attributes.get(attribute::STATUS));
+        let Some((found, wanted)) = status else { return Ok(false) };
+        found.clone_from(wanted);
+        Ok(*changes == [Change::Configure] && attributes == target.attributes)
+    }
+
+    /// Writes the addresses of these attributes into the status of the Service, unless they
+    /// are there.
+    async fn write_status(&self, name: &ServiceName, attributes: &Attributes) -> Result<(), Error> {
+        let Some((part, wanted)) = self.services.observe(name).await?.zip(attributes.get(attribute::STATUS)) else {
+            return Ok(());
+        };
+        if part.observed.load_balancer.attributes.get(attribute::STATUS) == Some(wanted) {
+            return Ok(());
+        }
+        let (uid, now) = (&part.meta.uid, Instant::now());
+        let wait = self.rewrites.wait(uid, wanted, now);
+        if !wait.is_zero() {
+            return Err(self.fought(name, wait));
+        }
+        if self.rewrites.record(uid, wanted, now) == FOUGHT_AFTER {
+            self.report_fight(&part).await?;
+        }
+        let addresses: Vec<IpAddr> = status::addresses(wanted).collect();
+        self.services.write_status(&part, &addresses).await
+    }
+
+    /// Publishes an Event on a Service of which another client alters the status.
+    async fn report_fight(&self, part: &Part) -> Result<(), Error> {
+        let service = self.services.get(&part.name).await?;
+        let writer = service.as_ref().and_then(last_writer_of_status);
+        let writer = writer.map_or_else(|| "another client".to_owned(), |manager| format!("the client {manager:?}"));
+        let note = format!(
+            "{writer} (by the managedFields of the Service) has changed the addresses in the status {FOUGHT_AFTER} \
+             times within a minute: keep it from doing so. They are written again, in growing pauses"
+        );
+        warn!(service = %part.name, note, "the status of a Service is fought over");
+        self.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));
+        Ok(())
+    }
+
+    fn fought(&self, name: &ServiceName, wait: Duration) -> Error {
+        Error::refused(format!(
+            "another client changes the addresses in the status of Service {}/{name} again and again; they are written \
+             in {} s: ask the admin to look at the Events of the Service",
+            self.services.namespace(),
+            wait.as_secs() + 1
+        ))
+    }
+
+    /// Deletes the Services of groups that have no listeners any more.
+    async fn delete_unused(&self, parts: &Parts, applied: &mut Applied) -> Result<(), Error> {
+        for (name, _) in parts.iter().filter(|(name, part)| !name.is_main() && groups::is_unused(part)) {
+            match self.services.delete(name).await {
+                Err(error @ Error::NotReady(_)) => _ = applied.unconfigured.get_or_insert(error),
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The field manager that last wrote a part of the status, apart from ours. The API server
+/// records only clients that use server-side apply, since our Services have no `managedFields`
+/// (docs/decisions/026).
+fn last_writer_of_status(service: &Service) -> Option<&str> {
+    let writes = service.metadata.managed_fields.iter().flatten();
+    let of_status = writes.filter(|write| write.subresource.as_deref() == Some("status"));
+    let others = of_status.filter(|write| write.manager.as_deref() != Some(FIELD_MANAGER));
+    others.max_by_key(|write| write.time.as_ref().map(|time| time.0))?.manager.as_deref()
+}

@@ -1,0 +1,116 @@
+//! The options of a group of listeners, as attributes of the group's Service.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::model::{Attributes, IpFamily, ListenerOptions, SessionAffinity};
+use crate::service::front::attribute;
+
+/// The attributes that options are made of.
+pub(super) const KEYS: [&str; 3] =
+    [attribute::LOAD_BALANCER_SOURCE_RANGES, attribute::SESSION_AFFINITY, attribute::AFFINITY_TIMEOUT];
+
+const NO_AFFINITY: &str = "None";
+const CLIENT_IP: &str = "ClientIP";
+
+/// The timeout of affinity that the API server sets where none is given.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10_800);
+
+/// The attributes of a Service with these options. Those of the default ones are among them:
+/// else a Service would keep what another client has set.
+pub(super) fn attributes(options: &ListenerOptions) -> Attributes {
+    let affinity = if options.session_affinity.is_some() { CLIENT_IP } else { NO_AFFINITY };
+    let timeout = options.session_affinity.map(|affinity| affinity.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    [
+        Some((attribute::LOAD_BALANCER_SOURCE_RANGES, ranges(options))),
+        Some((attribute::SESSION_AFFINITY, affinity.to_owned())),
+        timeout.map(|timeout| (attribute::AFFINITY_TIMEOUT, timeout.as_secs().to_string())),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// The options of a Service with these attributes.
+pub(super) fn read(attributes: &Attributes) -> ListenerOptions {
+    let value = |key: &str| attributes.get(key).map(String::as_str).unwrap_or_default();
+    let ranges = value(attribute::LOAD_BALANCER_SOURCE_RANGES).split(',').filter_map(|range| range.parse().ok());
+    let timeout = value(attribute::AFFINITY_TIMEOUT).parse().ok().map(Duration::from_secs);
+    ListenerOptions {
+        source_ranges: ranges.collect(),
+        session_affinity: (value(attribute::SESSION_AFFINITY) == CLIENT_IP).then_some(SessionAffinity { timeout }),
+    }
+}
+
+/// A text that tells these options from all others. The name of a Service is derived from it,
+/// so it must be the same in every version.
+pub(super) fn identity(options: &ListenerOptions) -> String {
+    attributes(options).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
+}
+
+/// Whether clients of this family are served. kube-proxy takes source ranges without one of a
+/// family for no restriction of that family.
+pub(super) fn serve(options: &ListenerOptions, family: IpFamily) -> bool {
+    let ranges = &options.source_ranges;
+    ranges.is_empty() || ranges.iter().any(|range| IpFamily::of(range.addr()) == family)
+}
+
+/// Whether every client that is served with these options is served with the others too.
+pub(super) fn within(options: &ListenerOptions, others: &ListenerOptions) -> bool {
+    let contained = |range: &IpNet| others.source_ranges.iter().any(|other| other.contains(range));
+    let ranges = &options.source_ranges;
+    others.source_ranges.is_empty() || (!ranges.is_empty() && ranges.iter().all(contained))
+}
+
+fn ranges(options: &ListenerOptions) -> String {
+    // In the order of the set, so that equal sets are equal texts.
+    let ranges: BTreeSet<&IpNet> = options.source_ranges.iter().collect();
+    ranges.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::arbitrary::options;
+
+    fn with(ranges: &[&str]) -> ListenerOptions {
+        let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        ListenerOptions { source_ranges, ..ListenerOptions::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn options_read_back_as_they_were_written(mut options in options()) {
+            if let Some(affinity) = &mut options.session_affinity {
+                affinity.timeout.get_or_insert(DEFAULT_TIMEOUT);
+            }
+            prop_assert_eq!(read(&attributes(&options)), options);
+        }
+    }
+
+    #[test]
+    fn a_family_without_a_range_is_not_served() {
+        assert!(serve(&with(&[]), IpFamily::V6));
+        let ranges = with(&["10.0.0.0/8"]);
+        assert!(serve(&ranges, IpFamily::V4) && !serve(&ranges, IpFamily::V6));
+    }
+
+    #[test]
+    fn ranges_that_serve_further_clients_are_not_within_others() {
+        let (all, wide, narrow) = (with(&[]), with(&["10.0.0.0/8", "fd00::/8"]), with(&["10.1.0.0/16"]));
+        for (options, others, expected) in [
+            (&narrow, &wide, true),
+            (&wide, &narrow, false),
+            (&wide, &all, true),
+            (&all, &wide, false),
+            (&all, &all, true),
+        ] {
+            assert_eq!(within(options, others), expected, "{options:?} and {others:?}");
+        }
+    }
+}

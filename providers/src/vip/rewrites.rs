@@ -1,0 +1,109 @@
+//! How often the status of a Service is written again because another client has altered it.
+//!
+//! Two controllers that both write a status would do so for ever, as fast as the API server
+//! answers. So each rewrite from the third on waits twice as long as the one before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The rewrites within a minute, after which another client seems to fight for the status.
+pub(super) const FOUGHT_AFTER: u32 = 3;
+
+/// How long a status must stay as it was written, beyond the pause, to count as accepted.
+const ACCEPTED_AFTER: Duration = Duration::from_secs(60);
+
+/// The pause after the rewrite by which a fight is noticed.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The last writes of each status, by the uid of the Service.
+#[derive(Debug, Default)]
+pub(super) struct Rewrites(Mutex<BTreeMap<Arc<str>, Written>>);
+
+/// The last write of a status.
+#[derive(Debug, Clone)]
+struct Written {
+    status: String,
+    at: Instant,
+    /// How often it was written after it had been altered
+    again: u32,
+}
+
+impl Written {
+    /// The pause before the next rewrite.
+    fn pause(&self) -> Duration {
+        match self.again.checked_sub(FOUGHT_AFTER) {
+            None => Duration::ZERO,
+            Some(more) => PAUSE_MIN.saturating_mul(1 << more.min(16)).min(PAUSE_MAX),
+        }
+    }
+
+    /// Whether it may still be altered by a client that did so before.
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < ACCEPTED_AFTER + self.pause()
+    }
+}
+
+impl Rewrites {
+    /// How long the next write of this status has to wait; zero: it may be written.
+    pub(super) fn wait(&self, uid: &str, status: &str, now: Instant) -> Duration {
+        let written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = written.get(uid).filter(|written| written.status == status);
+        written.map(|written| (written.at + written.pause()).saturating_duration_since(now)).unwrap_or_default()
+    }
+
+    /// Records a write of this status. Returns how many rewrites there were by now.
+    pub(super) fn record(&self, uid: &Arc<str>, status: &str, now: Instant) -> u32 {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, written| written.is_recent(now));
+        let again = all.get(uid).filter(|written| written.status == status).map_or(0, |written| written.again + 1);
+        all.insert(uid.clone(), Written { status: status.to_owned(), at: now, again });
+        again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "203.0.113.10";
+
+    /// Writes the status as soon as it may be written. Returns the wait, and the rewrites.
+    fn write(rewrites: &Rewrites, now: &mut Instant) -> (u64, u32) {
+        let uid = Arc::from("uid");
+        let wait = rewrites.wait(&uid, STATUS, *now);
+        *now += wait;
+        (wait.as_secs(), rewrites.record(&uid, STATUS, *now))
+    }
+
+    #[test]
+    fn a_status_that_is_fought_over_is_written_again_in_growing_pauses() {
+        let (rewrites, mut now) = (Rewrites::default(), Instant::now());
+        let writes: Vec<_> = (0..11).map(|_| write(&rewrites, &mut now)).collect();
+        let (waits, again): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60]);
+        assert_eq!(again, (0..11).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_status_that_is_accepted_may_be_written_again_at_once() {
+        let (rewrites, mut now) = (Rewrites::default(), Instant::now());
+        let fight: Vec<_> = (0..5).map(|_| write(&rewrites, &mut now)).collect();
+        assert_eq!(fight.last(), Some(&(1, 4)));
+        now += Duration::from_secs(120);
+        assert_eq!([0, 1].map(|_| write(&rewrites, &mut now)), [(0, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn the_status_of_another_service_and_another_address_are_no_rewrites() {
+        let (rewrites, now) = (Rewrites::default(), Instant::now());
+        for (uid, status) in [("a", STATUS), ("b", STATUS), ("a", "203.0.113.11")] {
+            assert_eq!(rewrites.record(&uid.into(), status, now), 0);
+        }
+    }
+}
