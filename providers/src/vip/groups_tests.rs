@@ -272,3 +272,16 @@ fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_se
         assert_eq!(found, stays.then_some(before));
     }
 }
+
+#[test]
+fn options_with_the_hash_of_others_are_refused_and_decide_about_nobody_elses_clients() {
+    let (theirs, ours) = (ranges(&["10.24.156.30/32"]), ranges(&["10.10.154.2/32"]));
+    assert_eq!(service_of(&lb(), &theirs), service_of(&lb(), &ours), "their hashes are the same");
+    let mut wanted = desired([(tcp(1001), listener(theirs.clone()))]);
+    let mut world = World::of(&wanted);
+    // These sort before the ones that are in use.
+    wanted.listeners.insert(tcp(1000), of_namespace("attacker", ours));
+    let failed = world.apply(&wanted);
+    assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1000)]);
+    assert_eq!(world.seen().load_balancer, desired([(tcp(1001), listener(theirs))]));
+}
