@@ -188,7 +188,7 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let count = move |result| of_events.api_write("Event", "create", result);
     let (events, write_events) = Events::new(events, count);
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
-    let make = provider::maker(providers, cluster_id.clone(), options.aws_call_rate, provider_fence);
+    let make = provider::maker(providers, events.clone(), cluster_id.clone(), options.aws_call_rate, provider_fence);
     let (class_loop, inbox) = ClassLoop::new(Settings {
         make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),
         client: client.clone(),

@@ -1,29 +1,34 @@
 //! Creates the provider of a class from its spec.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use kube::Client;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
-use sharedlb_crds::{
-    IpFamilyPolicy, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
-};
+use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::service::{self, ServiceProvider};
+use sharedlb_providers::vip::{self, Vip};
 use sharedlb_providers::{IpFamily, Provider};
 
 use crate::api::class::ClassObject;
 use crate::class::MakeProvider;
+use crate::kubernetes::events::Events;
 use crate::leader::Fence;
 
 /// Returns the function that creates providers, which share clients and budgets within the
 /// process. `aws_call_rate` is a fraction of the rates that AWS documents. (The client of
 /// the API server has a fence of its own.)
 #[must_use]
-pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fence: Fence) -> MakeProvider {
+pub(crate) fn maker(
+    client: Client,
+    events: Events,
+    cluster_id: String,
+    aws_call_rate: f64,
+    fence: Fence,
+) -> MakeProvider {
     let act = move || {
         let fence = fence.clone();
         async move { Box::new(fence.act().await) as Box<dyn Any + Send> }.boxed()
@@ -36,10 +41,14 @@ pub(crate) fn maker(client: Client, cluster_id: String, aws_call_rate: f64, fenc
                 let settings = service_settings(given, addresses, client.clone(), cluster_id.clone(), class);
                 Box::new(ServiceProvider::new(settings))
             }
-            ProviderSpec::Vip(_) => {
-                let settings = vip_settings(addresses, client.clone(), cluster_id.clone(), class);
-                Box::new(ServiceProvider::new(settings))
-            }
+            ProviderSpec::Vip(_) => Box::new(Vip::new(vip::Settings {
+                client: client.clone(),
+                namespace: ServiceSpec::default().namespace,
+                cluster_id: cluster_id.clone(),
+                class,
+                addresses: addresses.to_vec(),
+                events: events.clone(),
+            })),
             ProviderSpec::Aws(given) => {
                 Box::new(Aws::new(aws_settings(given, spec.targets, cluster_id.clone(), class), &clients))
             }
@@ -66,24 +75,6 @@ fn service_settings(
         ip_families: given.ip_families.iter().copied().map(ip_family).collect(),
         // `spec.loadBalancerIP` of a Service is one address.
         addresses: addresses.iter().filter_map(|all| all.first().copied()).collect(),
-    }
-}
-
-/// Services that no other controller takes for its own.
-fn vip_settings(addresses: &[Vec<IpAddr>], client: Client, cluster_id: String, class: String) -> service::Settings {
-    let families: Vec<IpFamily> = addresses.first().into_iter().flatten().copied().map(IpFamily::of).collect();
-    let policy = if families.len() > 1 { IpFamilyPolicy::RequireDualStack } else { IpFamilyPolicy::SingleStack };
-    service::Settings {
-        client,
-        namespace: ServiceSpec::default().namespace,
-        cluster_id,
-        annotations: BTreeMap::new(),
-        load_balancer_class: Some(format!("vip.sharedlb.dev/{class}")),
-        allocate_load_balancer_node_ports: false,
-        ip_family_policy: Some(policy.as_str().to_owned()),
-        ip_families: families,
-        addresses: Vec::new(),
-        class,
     }
 }
 
