@@ -56,7 +56,9 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             for (verb, resource, namespace) in SOURCES {
                 ensure!(!may(&cluster, NAME, verb, resource, namespace).await?, "it may {verb} {resource}");
             }
-            ensure!(!may(&cluster, NAME, "create", SLICES, NAMESPACE).await?, "it may create {SLICES}");
+            for (verb, resource) in [("create", SLICES), ("patch", "services/status")] {
+                ensure!(!may(&cluster, NAME, verb, resource, NAMESPACE).await?, "it may {verb} {resource}");
+            }
             release::uninstall(&cluster).await?;
             release::remove_crds(&cluster).await
         }),

@@ -36,6 +36,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             ["patch", "sharedlb.dev", "sharedlbclasses/status", ""],
             ["create", "", "services", "team-a"],
             ["patch", "discovery.k8s.io", "endpointslices", "sharedlb-system"],
+            ["patch", "", "services/status", "sharedlb-system"],
             ["create", "events.k8s.io", "events", "team-a"],
             ["create", "coordination.k8s.io", "leases", "sharedlb-system"],
             ["watch", "", "nodes", ""],
