@@ -1,6 +1,6 @@
 //! Real traffic: clients outside and inside of the cluster reach the pods of claims
-//! and of their sources, and no others, through addresses of MetalLB and the rules
-//! of kube-proxy.
+//! and of their sources, and no others, through addresses of MetalLB, or of one's own,
+//! and the rules of kube-proxy.
 //!
 //! There are two rounds. In the first, each test has a controller of its own, that
 //! it kills or starts with other flags, and so they run one at a time. Each finds
@@ -18,6 +18,7 @@ mod shared_address;
 mod sharing;
 mod sources;
 mod tenant;
+mod vip;
 
 use sharedlb_harness::{AtOnce, Program, World, start_installed};
 use sharedlb_testbed::Parts;
@@ -34,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     tenant::lead_to_load_balancers()?;
 
     let cluster = program.round(AtOnce::One, cluster, |test| {
-        let trials = [sources::trials_of_their_own(test), capture::trials(test)];
+        let trials = [sources::trials_of_their_own(test), capture::trials(test), vip::trials_of_their_own(test)];
         trials.into_iter().flatten().collect()
     });
 
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<()> {
             nodes::trials(test),
             shared_address::trials(test),
             sources::trials(test),
+            vip::trials(test),
         ];
         trials.into_iter().flatten().collect()
     });

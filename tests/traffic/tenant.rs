@@ -37,8 +37,11 @@ pub(crate) struct Tenant {
 /// Gives the load balancers' addresses a route from the node, as any has that is
 /// connected to the world. (What is not captured on the way gets lost there.)
 pub(crate) fn lead_to_load_balancers() -> anyhow::Result<()> {
-    let added = Command::new("ip").args(["route", "add", "10.99.0.0/24", "via", "10.99.9.2"]).status()?;
-    ensure!(added.success(), "ip route add: {added}");
+    // Those of MetalLB, and those of classes with addresses of one's own.
+    for addresses in ["10.99.0.0/24", "203.0.113.0/24"] {
+        let added = Command::new("ip").args(["route", "add", addresses, "via", "10.99.9.2"]).status()?;
+        ensure!(added.success(), "ip route add {addresses}: {added}");
+    }
     Ok(())
 }
 

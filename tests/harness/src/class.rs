@@ -18,7 +18,12 @@ impl Site {
     /// Creates the class of this site. What `spec` does not say is the default,
     /// but for the Services' node ports.
     pub async fn create_class(&self, spec: Value) -> anyhow::Result<()> {
-        let mut full = json!({"provider": {"service": {"allocateLoadBalancerNodePorts": false}}});
+        let of_services = spec["provider"].as_object().is_none_or(|provider| provider.contains_key("service"));
+        let mut full = if of_services {
+            json!({"provider": {"service": {"allocateLoadBalancerNodePorts": false}}})
+        } else {
+            json!({})
+        };
         merge(&mut full, spec);
         let class: SharedLBClass = serde_json::from_value(json!({
             "apiVersion": "sharedlb.dev/v1alpha1",
