@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 
 use crate::diff::diff;
 use crate::model::{
-    Backend, BackendSet, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner,
-    Protocol, SessionAffinity, Transport,
+    Backend, BackendSet, Capabilities, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer,
+    Observed, Owner, Protocol, SessionAffinity, Transport,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -53,6 +53,7 @@ pub const SUITE: &[(&str, Test)] = &[
         Box::pin(tcp_and_udp_of_one_listener_lead_apart(peer))
     }),
     ("a_listener_changes_its_owner", |peer| Box::pin(a_listener_changes_its_owner(peer))),
+    ("a_listener_has_the_options_that_are_wanted", |peer| Box::pin(a_listener_has_its_options(peer))),
     ("a_closed_listener_is_gone_and_its_neighbour_stays", |peer| Box::pin(a_closed_listener_is_gone(peer))),
     ("a_foreign_listener_is_observed_and_never_changed", |peer| Box::pin(a_foreign_listener_is_never_changed(peer))),
     ("one_listener_fails_and_the_others_do_not", |peer| Box::pin(one_listener_fails_alone(peer))),
@@ -65,7 +66,6 @@ pub const SUITE: &[(&str, Test)] = &[
     ("a_port_stays_open_while_its_protocol_changes", |peer| {
         Box::pin(a_port_stays_open_while_its_protocol_changes(peer))
     }),
-    ("a_listener_changes_its_options", |peer| Box::pin(a_listener_changes_its_options(peer))),
     ("a_crash_while_options_change_is_made_good", |peer| Box::pin(a_crash_while_options_change(peer))),
 ];
 
@@ -138,6 +138,30 @@ async fn a_listener_changes_its_owner(peer: &dyn Peer) {
         let desired = wanted(&*provider, [(tcp(20000), listener(owner, [v4(1)]))]);
         converge(&*provider, &lb(0), &desired).await.expect("the owner is written down");
         assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+    }
+}
+
+/// They are there when it opens, and change in place, without effect on its backends and its
+/// neighbour.
+async fn a_listener_has_its_options(peer: &dyn Peer) {
+    let provider = peer.provider().await;
+    let can = provider.capabilities();
+    for &protocol in &can.protocols {
+        for (claim, options) in [("first", wide(&can)), ("first", narrow(&can)), ("second", wide(&can))] {
+            for options in [options, ListenerOptions::default()] {
+                let key = ListenerKey { port: port(20000), protocol };
+                let with_options = Listener { options, ..listener(claim, [v4(1), v4(2)]) };
+                let desired = wanted(&*provider, [(key, with_options), (tcp(20001), listener("other", [v4(9)]))]);
+                converge(&*provider, &lb(0), &desired).await.expect("the options are changed");
+                assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+            }
+        }
+        for options in [wide(&can), narrow(&can), wide(&can)] {
+            let key = ListenerKey { port: port(20000), protocol };
+            let desired = wanted(&*provider, [(key, Listener { options, ..listener("third", [v4(1)]) })]);
+            converge(&*provider, &lb(0), &desired).await.expect("the options are changed");
+            assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired);
+        }
     }
 }
 
@@ -248,7 +272,12 @@ async fn deleting_twice_is_deleting_once(peer: &dyn Peer) {
 /// state as one that was not killed.
 async fn a_crash_between_any_two_calls(peer: &dyn Peer) {
     let alive = peer.provider().await;
-    let other = [(tcp(20000), listener("other", [v4(7), v6(7)])), (tcp(20009), listener("new", [v4(8)]))];
+    let can = alive.capabilities();
+    let other = [
+        (tcp(20000), Listener { options: wide(&can), ..listener("other", [v4(7), v6(7)]) }),
+        (tcp(20009), listener("new", [v4(8)])),
+        (tcp(20400), Listener { options: narrow(&can), ..listener("with-options", [v4(1)]) }),
+    ];
     let steps = [wanted(&*alive, everything(&*alive)), wanted(&*alive, other), wanted(&*alive, [])];
     for (step, desired) in steps.iter().enumerate() {
         for calls in 0..100 {
@@ -294,16 +323,6 @@ async fn a_port_stays_open_while_its_protocol_changes(peer: &dyn Peer) {
                 break;
             }
         }
-    }
-}
-
-async fn a_listener_changes_its_options(peer: &dyn Peer) {
-    let provider = peer.provider().await;
-    let none = ListenerOptions::default();
-    for options in options_of(&*provider).into_iter().chain([none]) {
-        let desired = wanted(&*provider, with_options(&options));
-        converge(&*provider, &lb(0), &desired).await.expect("the options are changed");
-        assert_eq!(observe(peer, &lb(0)).await.load_balancer, desired, "{options:?}");
     }
 }
 
@@ -394,6 +413,7 @@ fn everything(provider: &dyn Provider) -> Vec<(ListenerKey, Listener)> {
         .map(|key| (key, listener("claim", [v4(1), v4(2), v6(1)])))
         .collect();
     all.push((tcp(20100), listener("without-backends", [])));
+    all.push((tcp(20400), Listener { options: wide(&capabilities), ..listener("with-options", [v4(1)]) }));
     if capabilities.backends_by_transport {
         let key = ListenerKey { port: port(20300), protocol: Protocol::TcpUdp };
         all.push((key, apart("claim", [v4(1), v4(2)], [v4(2), v6(1)])));
@@ -431,6 +451,23 @@ fn options_of(provider: &dyn Provider) -> Vec<ListenerOptions> {
     let offered = all.iter().filter(|options| can.source_ranges || options.source_ranges.is_empty());
     let offered: BTreeSet<_> = offered.map(|options| options.offered_by(&can)).collect();
     offered.into_iter().filter(|options| !options.is_default()).collect()
+}
+
+/// Options that the provider has; the default ones, if it has none.
+fn wide(can: &Capabilities) -> ListenerOptions {
+    options(can, &["10.0.0.0/8", "fd00::/8"], 10_800)
+}
+
+/// Other options, which exclude clients that [`wide`] admits.
+fn narrow(can: &Capabilities) -> ListenerOptions {
+    options(can, &["10.1.0.0/16"], 60)
+}
+
+fn options(can: &Capabilities, ranges: &[&str], timeout_seconds: u64) -> ListenerOptions {
+    let ranges = ranges.iter().filter(|_| can.source_ranges);
+    let session_affinity = Some(SessionAffinity { timeout: Some(Duration::from_secs(timeout_seconds)) });
+    let source_ranges = ranges.map(|range| range.parse().expect("it is a range")).collect();
+    ListenerOptions { source_ranges, session_affinity }.offered_by(can)
 }
 
 fn lb(index: u32) -> LbName {

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ListenerKey, LoadBalancer, Observed, Owner};
+use crate::model::{Listener, ListenerKey, LoadBalancer, Observed};
 
 /// One step from the observed to the desired state. It names what differs, and how; the
 /// values are in the desired load balancer.
@@ -22,7 +22,8 @@ pub enum Change {
     Open(ListenerKey),
     /// Replace listeners by others of the same claim that have a front port in common with
     /// them: TCP by TCP_UDP, for example. A listener that works is closed only when its
-    /// successor can take over, and stays if the successor is refused.
+    /// successor can take over, and stays if the successor is refused. One that serves clients
+    /// which its successor excludes is closed first instead.
     Replace {
         /// The listeners that close
         close: BTreeSet<ListenerKey>,
@@ -34,7 +35,8 @@ pub enum Change {
     /// Change the recorded owner of a listener that stays open.
     Own(ListenerKey),
     /// Change the options of a listener that stays open. If its load balancer can have them
-    /// only in another place, the listener may close for a moment.
+    /// only in another place, the listener may close for a moment. If it fails, no other change
+    /// of the listener is carried out.
     Options(ListenerKey),
 }
 
@@ -110,17 +112,16 @@ impl Observed {
 /// The replacements, and the keys of all listeners in them. A listener with an unknown owner
 /// counts as one of the claim that gets its port.
 fn replacements(observed: &LoadBalancer, desired: &LoadBalancer) -> (Vec<Change>, BTreeSet<ListenerKey>) {
-    let going: Vec<(&ListenerKey, &Owner)> = observed
-        .listeners
-        .iter()
-        .filter(|(key, _)| !desired.listeners.contains_key(key))
-        .map(|(key, listener)| (key, &listener.owner))
-        .collect();
+    let going: Vec<(&ListenerKey, &Listener)> =
+        observed.listeners.iter().filter(|(key, _)| !desired.listeners.contains_key(key)).collect();
     let mut replacements: BTreeMap<BTreeSet<ListenerKey>, BTreeSet<ListenerKey>> = BTreeMap::new();
     for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !observed.listeners.contains_key(key)) {
-        let succeeds = |owner: &Owner| owner.is_unknown() || owner.is_same_claim(&wanted.owner);
+        let succeeds = |found: &Listener| {
+            let same_claim = found.owner.is_unknown() || found.owner.is_same_claim(&wanted.owner);
+            same_claim && !found.options.admits_more_than(&wanted.options)
+        };
         let close: BTreeSet<ListenerKey> =
-            going.iter().filter(|(old, owner)| old.overlaps(*key) && succeeds(owner)).map(|(old, _)| **old).collect();
+            going.iter().filter(|(old, found)| old.overlaps(*key) && succeeds(found)).map(|(old, _)| **old).collect();
         if !close.is_empty() {
             replacements.entry(close).or_default().insert(*key);
         }
@@ -185,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::model::arbitrary::load_balancers;
-    use crate::model::{BackendSet, Listener, Protocol};
+    use crate::model::{BackendSet, ListenerOptions, Owner, Protocol};
 
     proptest! {
         #[test]
@@ -230,7 +231,7 @@ mod tests {
         fn what_takes_traffic_from_a_wrong_receiver_comes_before_what_opens(a in load_balancers(), b in load_balancers()) {
             let changes = diff(&a, &b);
             let reassigns = |change: &Change| match change {
-                Change::Close(_) => true,
+                Change::Close(_) | Change::Options(_) => true,
                 Change::Own(key) => !a.listeners[key].owner.is_same_claim(&b.listeners[key].owner),
                 _ => false,
             };
@@ -242,14 +243,26 @@ mod tests {
         }
 
         #[test]
+        fn no_listener_waits_for_a_successor_that_excludes_clients_of_it(a in load_balancers(), b in load_balancers()) {
+            for change in diff(&a, &b) {
+                let Change::Replace { close, open } = change else { continue };
+                for (closes, opens) in close.iter().flat_map(|key| open.iter().map(move |open| (key, open))) {
+                    let (before, after) = (&a.listeners[closes].options, &b.listeners[opens].options);
+                    prop_assert!(!closes.overlaps(*opens) || !before.admits_more_than(after), "{closes}, {opens}");
+                }
+            }
+        }
+
+        #[test]
         fn a_listener_never_closes_alone_that_has_a_successor(a in load_balancers(), b in load_balancers()) {
             for change in diff(&a, &b) {
                 let Change::Close(key) = change else { continue };
-                let owner = &a.listeners[&key].owner;
+                let Listener { owner, options, .. } = &a.listeners[&key];
                 let succeeds = |(new, listener): (&ListenerKey, &Listener)| {
                     new.overlaps(key)
                         && !a.listeners.contains_key(new)
                         && (owner.is_unknown() || listener.owner.is_same_claim(owner))
+                        && !options.admits_more_than(&listener.options)
                 };
                 prop_assert!(!b.listeners.iter().any(succeeds));
             }
@@ -321,5 +334,21 @@ mod tests {
         assert_eq!(changes(&[tcp, udp], &Owner::unknown(), &[both]), ["Replace"], "its record was lost");
         let other = Owner { claim: "other".into(), ..claim.clone() };
         assert_eq!(changes(&[tcp, udp], &other, &[both]), ["Close", "Close", "Open"], "it is another claim's");
+    }
+
+    #[test]
+    fn a_listener_that_serves_excluded_clients_closes_before_its_successor_opens() {
+        let owner = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
+        let with = |protocol, ranges: &[&str]| {
+            let mut options = ListenerOptions::default();
+            options.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            let listener = Listener { options, ..Listener::new(owner.clone(), BackendSet::default()) };
+            let key = ListenerKey { port: NonZeroU16::MIN, protocol };
+            (key, LoadBalancer { listeners: [(key, listener)].into(), ..LoadBalancer::default() })
+        };
+        let (tcp, narrow) = with(Protocol::Tcp, &["10.0.0.0/8"]);
+        let (both, narrower) = with(Protocol::TcpUdp, &["10.1.0.0/16"]);
+        assert_eq!(diff(&narrow, &narrower), [Change::Close(tcp), Change::Open(both)]);
+        assert_eq!(diff(&narrower, &narrow), [Change::Replace { close: [both].into(), open: [tcp].into() }]);
     }
 }

@@ -38,6 +38,9 @@ struct State {
     coalesce: Duration,
     families: BTreeSet<IpFamily>,
     one_set_of_backends: bool,
+    lacks_source_ranges: bool,
+    /// `None`: with any timeout
+    affinity: Option<AffinitySupport>,
     calls: usize,
 }
 
@@ -118,6 +121,13 @@ impl Cloud {
         self.state().one_set_of_backends = true;
     }
 
+    /// From now on listeners can have these options.
+    pub fn offer(&self, source_ranges: bool, session_affinity: AffinitySupport) {
+        let mut state = self.state();
+        state.lacks_source_ranges = !source_ranges;
+        state.affinity = Some(session_affinity);
+    }
+
     /// Nothing is refused any more.
     pub fn accept_all(&self) {
         let mut state = self.state();
@@ -172,8 +182,8 @@ impl Provider for Memory {
         Capabilities {
             backends_by_transport: !state.one_set_of_backends,
             node_targets: true,
-            source_ranges: true,
-            session_affinity: AffinitySupport::Timeout,
+            source_ranges: !state.lacks_source_ranges,
+            session_affinity: state.affinity.unwrap_or(AffinitySupport::Timeout),
             default_targets: state.limits.targets,
             coalesce: state.coalesce,
             ..Capabilities::new(Cloud::LISTENERS)
@@ -217,8 +227,11 @@ impl Provider for Memory {
                 unconfigured = Some(Error::refused("it is not repaired on demand"));
             }
         }
-        let mut failed = BTreeMap::new();
+        let mut failed: BTreeMap<ListenerKey, Error> = BTreeMap::new();
         for change in set.changes {
+            if change.listeners().iter().any(|key| failed.contains_key(key)) {
+                continue;
+            }
             let mut state = self.call()?;
             let limits = capacity(state.limits);
             let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_with::{DurationSeconds, serde_as, skip_serializing_none};
 
@@ -15,7 +15,8 @@ use super::capabilities::{AffinitySupport, Capabilities};
 #[non_exhaustive]
 pub struct ListenerOptions {
     /// The addresses of the clients that are served, without host bits
-    /// ([`IpNet::trunc`]); empty: all clients
+    /// ([`IpNet::trunc`]); empty: all clients. If there is no range of an IP family, no client
+    /// of that family is served
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub source_ranges: BTreeSet<IpNet>,
     /// Session affinity; `None`: each connection goes to any backend
@@ -45,6 +46,22 @@ impl ListenerOptions {
         *self == Self::default()
     }
 
+    /// Whether a client is served that `other` excludes.
+    #[must_use]
+    pub fn admits_more_than(&self, other: &Self) -> bool {
+        let (these, those) = (self.admitted(), other.admitted());
+        !these.iter().all(|range| those.iter().any(|other| other.contains(range)))
+    }
+
+    /// The addresses of the clients that are served, in as few ranges as possible: a range
+    /// that is covered by several others is part of one of these.
+    fn admitted(&self) -> Vec<IpNet> {
+        if self.source_ranges.is_empty() {
+            return vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
+        }
+        IpNet::aggregate(&self.source_ranges.iter().copied().collect())
+    }
+
     /// The options that load balancers with these capabilities have if these are requested:
     /// without session affinity where they have none, without its timeout where that cannot
     /// be set. Source ranges stay: a listener must not open without them, and the caller
@@ -57,5 +74,35 @@ impl ListenerOptions {
             AffinitySupport::Timeout => self.session_affinity,
         };
         Self { source_ranges: self.source_ranges.clone(), session_affinity }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_ranges(ranges: &[&str]) -> ListenerOptions {
+        let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        ListenerOptions { source_ranges, ..ListenerOptions::default() }
+    }
+
+    #[test]
+    fn ranges_are_compared_by_the_clients_that_they_admit() {
+        let admits_more = |these: &[&str], those: &[&str]| with_ranges(these).admits_more_than(&with_ranges(those));
+        assert!(admits_more(&[], &["10.0.0.0/8"]));
+        assert!(!admits_more(&["10.0.0.0/8"], &[]));
+        assert!(!admits_more(&[], &["0.0.0.0/0", "::/0"]));
+        assert!(admits_more(&[], &["0.0.0.0/0"]), "clients of IPv6");
+        assert!(admits_more(&["10.0.0.0/8"], &["10.0.0.0/9"]));
+        assert!(!admits_more(&["10.0.0.0/8"], &["10.0.0.0/9", "10.128.0.0/9"]), "both halves");
+        assert!(!admits_more(&["10.0.0.0/9", "10.1.0.0/16"], &["10.0.0.0/8"]));
+        assert!(admits_more(&["fd00::/8"], &["10.0.0.0/8"]));
+    }
+
+    #[test]
+    fn a_load_balancer_without_source_ranges_is_not_offered_fewer() {
+        let asked = ListenerOptions { session_affinity: Some(SessionAffinity::default()), ..with_ranges(&["::/0"]) };
+        let offered = asked.offered_by(&Capabilities::new(1));
+        assert_eq!(offered, with_ranges(&["::/0"]));
     }
 }
