@@ -20,7 +20,7 @@ pub(super) const GROUPS: &str = "target group attributes";
 pub(super) fn wanted(settings: &Settings) -> Attributes {
     let mut wanted = Attributes::from([
         (HEALTH_CHECK.to_owned(), Probe::wanted(&settings.health_check).to_string()),
-        (GROUPS.to_owned(), GroupAttributes::wanted(settings).summary()),
+        (GROUPS.to_owned(), GroupAttributes::wanted(settings, false).summary()),
     ]);
     wanted.extend(settings.tags.iter().map(|(key, value)| (format!("tag {key}"), value.clone())));
     if settings.load_balancer_arn.is_none() {
@@ -104,25 +104,36 @@ impl std::fmt::Display for Probe {
     }
 }
 
-/// The attributes of target groups that a class can set.
+/// The attributes of a target group: those that a class can set, and stickiness, by which the
+/// listener of a claim has session affinity.
 pub(super) struct GroupAttributes {
     deregistration_delay_seconds: Option<u32>,
     preserve_client_ip: Option<bool>,
     proxy_protocol_v2: bool,
     kind: TargetKind,
+    sticky: bool,
 }
+
+/// Stickiness in the text of [`GroupAttributes::summary`].
+const STICKY: &str = "stickiness=source_ip";
 
 impl GroupAttributes {
     /// The value of the tag for AWS' defaults, which means the same as no tag.
     pub(super) const DEFAULT: &str = "default";
 
-    pub(super) fn wanted(settings: &Settings) -> Self {
+    pub(super) fn wanted(settings: &Settings, sticky: bool) -> Self {
         Self {
             deregistration_delay_seconds: settings.deregistration_delay_seconds,
             preserve_client_ip: settings.preserve_client_ip,
             proxy_protocol_v2: settings.proxy_protocol_v2,
             kind: settings.target_kind,
+            sticky,
         }
+    }
+
+    /// Whether stickiness is among the attributes in this text.
+    pub(super) fn are_sticky(summary: &str) -> bool {
+        summary.split(' ').any(|attribute| attribute == STICKY)
     }
 
     /// All of them in one text, of the characters that the value of a tag may have.
@@ -131,19 +142,15 @@ impl GroupAttributes {
             self.deregistration_delay_seconds.map(|seconds| format!("deregistration_delay={seconds}")),
             self.preserve_client_ip.map(|preserve| format!("preserve_client_ip={preserve}")),
             self.proxy_protocol_v2.then(|| "proxy_protocol_v2=true".to_owned()),
+            self.sticky.then(|| STICKY.to_owned()),
         ];
         let given: Vec<String> = given.into_iter().flatten().collect();
         if given.is_empty() { Self::DEFAULT.to_owned() } else { given.join(" ") }
     }
 
-    /// Whether a new target group has them by default.
-    pub(super) fn are_default(&self) -> bool {
-        self.summary() == Self::DEFAULT
-    }
-
     /// All of them as in AWS' API, for the target group of this listener, with defaults. (API
     /// reference, TargetGroupAttribute. For UDP, clients' addresses are always preserved, and
-    /// any other value is an error.)
+    /// any other value is an error. Stickiness of Network Load Balancers has no timeout.)
     pub(super) fn to_aws(&self, key: ListenerKey) -> Vec<TargetGroupAttribute> {
         let delay = self.deregistration_delay_seconds.unwrap_or(300).to_string();
         let preserve = self.preserve_client_ip.unwrap_or(self.kind == TargetKind::Node);
@@ -152,6 +159,8 @@ impl GroupAttributes {
             Some(("deregistration_delay.timeout_seconds", delay)),
             preserve,
             Some(("proxy_protocol_v2.enabled", self.proxy_protocol_v2.to_string())),
+            Some(("stickiness.enabled", self.sticky.to_string())),
+            Some(("stickiness.type", "source_ip".to_owned())),
         ];
         let attribute = |(key, value): (&str, String)| TargetGroupAttribute::builder().key(key).value(value).build();
         all.into_iter().flatten().map(attribute).collect()

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{CROSS_ZONE, Probe};
+use super::config::{CROSS_ZONE, GroupAttributes, Probe};
 use super::limits::Limits;
-use super::names::{self, Tags, Target};
+use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
 use super::settings::Settings;
-use crate::model::{Address, Capacity, FrontPort, LbName, ListenerKey, Owner, Protocol};
+use crate::model::{
+    Address, Capacity, FrontPort, LbName, ListenerKey, ListenerOptions, Owner, Protocol, SessionAffinity,
+};
 
 /// How long an observation is trusted while changes keep failing.
 const TRUSTED: Duration = Duration::from_secs(60);
@@ -123,11 +125,32 @@ pub(super) struct Group {
     pub(super) tags: Tags,
     /// Whether a load balancer uses it
     pub(super) used: bool,
-    /// Whether it certainly has the attributes that the class has for target groups
-    pub(super) has_attributes: bool,
+    /// The summary of its attributes; `None`: it is not known whether it has them. Those of a
+    /// target group that is in use are in the tag of its listener
+    pub(super) attributes: Option<String>,
+}
+
+/// A complete listener, with its target group.
+pub(super) struct Serving<'a> {
+    pub(super) protocol: Protocol,
+    pub(super) owner: Owner,
+    pub(super) options: ListenerOptions,
+    pub(super) group: &'a Group,
 }
 
 impl Door {
+    /// The summary of the attributes of its target group.
+    pub(super) fn group_attributes(&self) -> &str {
+        self.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str)
+    }
+
+    /// The options that its target group gives it.
+    pub(super) fn options(&self) -> ListenerOptions {
+        let is_sticky = GroupAttributes::are_sticky(self.group_attributes());
+        let session_affinity = is_sticky.then_some(SessionAffinity { timeout: None });
+        ListenerOptions { session_affinity, ..ListenerOptions::default() }
+    }
+
     /// Whether it can be modified to this listener while it is open. Otherwise it closes
     /// first: a listener of another protocol and another claim, since traffic has to leave
     /// the wrong receiver before anything is created; and one of a protocol that we never
@@ -141,14 +164,14 @@ impl Door {
 impl Port {
     /// The listener of this port, if it is complete: it forwards to its own target group, and
     /// has the tags of its owner.
-    pub(super) fn serves(&self, settings: &Settings, name: &LbName) -> Option<(Protocol, Owner, &Group)> {
+    pub(super) fn serves(&self, settings: &Settings, name: &LbName) -> Option<Serving<'_>> {
         let listener = self.listener.as_ref()?;
         let (protocol, group) = (listener.protocol?, self.used_group()?);
         let key = |port| ListenerKey { port, protocol };
         let expected = |port| names::group_name(settings, name, key(port));
         let port = group.port()?;
         let owner = names::owner(&listener.tags)?;
-        (group.name == expected(port)).then_some((protocol, owner, group))
+        (group.name == expected(port)).then(|| Serving { protocol, owner, group, options: listener.options() })
     }
 
     /// The target group that the listener forwards to, if it is ours.

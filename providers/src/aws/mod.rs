@@ -40,7 +40,7 @@ use self::limits::Limits;
 use self::names::Target;
 use self::observe::Observation;
 pub use self::settings::{HealthCheck, IpAddressType, Scheme, Settings, SubnetMapping, TargetKind};
-use crate::model::{Attributes, Backend, Capabilities, LbName, Observed};
+use crate::model::{AffinitySupport, Attributes, Backend, Capabilities, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// How long changes of backends are coalesced into one call to register and one to
@@ -124,6 +124,14 @@ impl Provider for Aws {
             node_targets: true,
             default_targets: Some(self.targets_unseen()),
             max_targets_per_listener: Some(limits::TARGETS_PER_GROUP),
+            session_affinity: match self.settings.target_kind {
+                // By `stickiness` of target groups, which has no timeout (API reference,
+                // TargetGroupAttribute). All protocols have it but TLS (NLB user guide, "Edit
+                // target group attributes").
+                TargetKind::Pod => AffinitySupport::FixedTimeout,
+                // On the node, kube-proxy sends each connection to any pod.
+                TargetKind::Node => AffinitySupport::None,
+            },
             coalesce: COALESCE,
             ..Capabilities::new(limits::LISTENERS)
         }

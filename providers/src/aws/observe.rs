@@ -251,7 +251,7 @@ impl Observation<'_> {
                 Some(port) => {
                     let used = !group.load_balancer_arns().is_empty();
                     let group =
-                        Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used, has_attributes: false };
+                        Group { arn, name, targets, probe: Probe::from_aws(&group), tags, used, attributes: None };
                     known.ports.entry(port).or_default().groups.push(group);
                 }
                 None => {

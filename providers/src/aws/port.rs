@@ -24,6 +24,14 @@ use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
 use super::settings::{Settings, TargetKind};
 use crate::model::{LbName, Listener, ListenerKey, Protocol};
 
+/// What a listener should be, as AWS has it.
+struct Wanted {
+    key: ListenerKey,
+    targets: BTreeSet<Target>,
+    attributes: GroupAttributes,
+    tags: Tags,
+}
+
 /// Works on the ports of one load balancer.
 pub(super) struct Ports<'a> {
     pub(super) region: &'a Region,
@@ -53,33 +61,31 @@ impl Ports<'_> {
             self.leave_groups(port, None, turn).await;
             return Ok(());
         };
-        let targets = self.targets(key, listener)?;
+        let wanted = Wanted {
+            key,
+            targets: self.targets(key, listener)?,
+            attributes: GroupAttributes::wanted(self.settings, listener.options.session_affinity.is_some()),
+            tags: names::tags_of_port(self.settings, self.name, &listener.owner),
+        };
         if port.listener.as_ref().is_some_and(|found| !found.can_become(key, &listener.owner)) {
             self.close(port, turn).await?;
         }
-        let tags = names::tags_of_port(self.settings, self.name, &listener.owner);
-        match self.serve(port, key, (&targets, &tags), turn).await {
+        match self.serve(port, &wanted, turn).await {
             Ok(group) => {
                 self.leave_groups(port, Some(&group), turn).await;
                 Ok(())
             }
             Err(failure) => {
-                self.leave_unfinished(port, &targets, &failure, turn).await;
+                self.leave_unfinished(port, &wanted.targets, &failure, turn).await;
                 Err(failure)
             }
         }
     }
 
     /// Has the port served by its own target group, and returns the name of that.
-    async fn serve(
-        &self,
-        port: &mut Port,
-        key: ListenerKey,
-        wanted: (&BTreeSet<Target>, &Tags),
-        turn: &mut Turn,
-    ) -> Result<String, Failure> {
-        let mut group = self.group(port, key, wanted.1, turn).await?;
-        let done = self.fill(port, &mut group, key, wanted, turn).await;
+    async fn serve(&self, port: &mut Port, wanted: &Wanted, turn: &mut Turn) -> Result<String, Failure> {
+        let mut group = self.group(port, wanted.key, &wanted.tags, turn).await?;
+        let done = self.fill(port, &mut group, wanted, turn).await;
         let name = group.name.clone();
         port.groups.push(group);
         done.map(|()| name)
@@ -175,8 +181,8 @@ impl Ports<'_> {
         let arn = reply.target_groups.unwrap_or_default().into_iter().find_map(|group| group.target_group_arn);
         let arn = arn.ok_or_else(|| Failure::invalid("CreateTargetGroup", "the answer has no ARN".into()))?;
         let (name, targets, tags) = (name.to_owned(), BTreeSet::new(), tags.clone());
-        let has_attributes = GroupAttributes::wanted(self.settings).are_default();
-        Ok(Group { arn, name, targets, probe, tags, used: false, has_attributes })
+        let attributes = Some(GroupAttributes::DEFAULT.to_owned());
+        Ok(Group { arn, name, targets, probe, tags, used: false, attributes })
     }
 
     /// Attributes, targets and listener of a target group.
@@ -184,15 +190,24 @@ impl Ports<'_> {
         &self,
         port: &mut Port,
         group: &mut Group,
-        key: ListenerKey,
-        (targets, tags): (&BTreeSet<Target>, &Tags),
+        Wanted { key, targets, attributes, tags }: &Wanted,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
+        let (key, summary) = (*key, attributes.summary());
         let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
-        // The attributes of one that is in use are in the tag of its listener.
-        if !in_use && !group.has_attributes {
-            self.set_group_attributes(&group.arn, key, turn).await?;
-            group.has_attributes = true;
+        match &mut port.listener {
+            Some(listener) if in_use => {
+                let was_sticky = GroupAttributes::are_sticky(listener.group_attributes());
+                if was_sticky != GroupAttributes::are_sticky(&summary) {
+                    self.change_group_attributes(&group.arn, listener, key, attributes, turn).await?;
+                }
+            }
+            _ if group.attributes.as_ref() != Some(&summary) => {
+                group.attributes = None;
+                self.set_group_attributes(&group.arn, key, attributes, turn).await?;
+                group.attributes = Some(summary);
+            }
+            _ => {}
         }
         // Clients of another claim must not reach the pods of the former one, and no client
         // may reach targets that a failed attempt has left in a group.
@@ -201,9 +216,9 @@ impl Ports<'_> {
         }
         self.register(group, targets, turn).await?;
         match &mut port.listener {
-            None => port.listener = Some(self.create_listener(group, key, tags, turn).await?),
+            None => port.listener = Some(self.create_listener(group, key, attributes, tags, turn).await?),
             Some(listener) if !in_use || listener.protocol != Some(key.protocol) => {
-                self.modify_listener(listener, key, &group.arn, turn).await?;
+                self.modify_listener(listener, key, &group.arn, attributes, turn).await?;
                 port.groups.iter_mut().for_each(|other| other.used = false);
             }
             Some(_) => {}
@@ -238,16 +253,44 @@ impl Ports<'_> {
         Ok(())
     }
 
-    /// Sets the attributes that the class has for target groups.
-    pub(super) async fn set_group_attributes(
+    /// Changes the attributes of the target group that a listener uses, and then the
+    /// listener's tag.
+    pub(super) async fn change_group_attributes(
+        &self,
+        group: &str,
+        listener: &mut Door,
+        key: ListenerKey,
+        attributes: &GroupAttributes,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        self.set_group_attributes(group, key, attributes, turn).await?;
+        self.tag_with_attributes(listener, attributes, turn).await
+    }
+
+    /// Records the attributes of a target group in the tag of its listener.
+    async fn tag_with_attributes(
+        &self,
+        listener: &mut Door,
+        attributes: &GroupAttributes,
+        turn: &mut Turn,
+    ) -> Result<(), Failure> {
+        let summary = attributes.summary();
+        if listener.group_attributes() == summary {
+            return Ok(());
+        }
+        let given = Tags::from([(GROUP_ATTRIBUTES.to_owned(), summary)]);
+        self.tag([(listener.arn.as_str(), &mut listener.tags)].into_iter(), &given, turn).await
+    }
+
+    async fn set_group_attributes(
         &self,
         arn: &str,
         key: ListenerKey,
+        attributes: &GroupAttributes,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
-        let attributes = GroupAttributes::wanted(self.settings).to_aws(key);
         let request = self.region.client().await.modify_target_group_attributes();
-        let request = request.target_group_arn(arn).set_attributes(Some(attributes));
+        let request = request.target_group_arn(arn).set_attributes(Some(attributes.to_aws(key)));
         self.region.call("ModifyTargetGroupAttributes", turn, || request.clone().send()).await.map(drop)
     }
 
@@ -280,12 +323,13 @@ impl Ports<'_> {
         &self,
         group: &Group,
         key: ListenerKey,
+        attributes: &GroupAttributes,
         tags: &Tags,
         turn: &mut Turn,
     ) -> Result<Door, Failure> {
-        let (attributes, mut tags) = (GroupAttributes::wanted(self.settings), tags.clone());
-        if !attributes.are_default() {
-            tags.insert(GROUP_ATTRIBUTES.to_owned(), attributes.summary());
+        let (summary, mut tags) = (attributes.summary(), tags.clone());
+        if summary != GroupAttributes::DEFAULT {
+            tags.insert(GROUP_ATTRIBUTES.to_owned(), summary);
         }
         let request = self.region.client().await.create_listener();
         let request = request
@@ -313,6 +357,7 @@ impl Ports<'_> {
         listener: &mut Door,
         key: ListenerKey,
         group: &str,
+        attributes: &GroupAttributes,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
         let other_protocol = (listener.protocol != Some(key.protocol)).then(|| protocol(key.protocol));
@@ -321,12 +366,7 @@ impl Ports<'_> {
         self.region.call("ModifyListener", turn, || request.clone().send()).await?;
         listener.protocol = Some(key.protocol);
         listener.group = Some(group.to_owned());
-        let given = Tags::from([(GROUP_ATTRIBUTES.to_owned(), GroupAttributes::wanted(self.settings).summary())]);
-        let says = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
-        if given[GROUP_ATTRIBUTES] == says {
-            return Ok(());
-        }
-        self.tag([(listener.arn.as_str(), &mut listener.tags)].into_iter(), &given, turn).await
+        self.tag_with_attributes(listener, attributes, turn).await
     }
 
     pub(super) async fn close(&self, port: &mut Port, turn: &mut Turn) -> Result<(), Failure> {

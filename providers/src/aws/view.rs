@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use super::config::{self, GroupAttributes, Probe, joined};
-use super::known::{Known, Nlb, Port};
-use super::names::{self, GROUP_ATTRIBUTES, Target};
+use super::known::{Known, Nlb, Port, Serving};
+use super::names::{self, Target};
 use super::settings::Settings;
 use crate::model::{Attributes, BackendSet, LbName, Listener, ListenerKey, LoadBalancer, Observed};
 
@@ -17,9 +17,9 @@ const VARIOUS: &str = "not the same for all";
 pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Option<Observed> {
     let nlb = known.nlb.as_ref()?;
     let listeners = known.ports.iter().filter_map(|(number, port)| {
-        let (protocol, owner, group) = port.serves(settings, name)?;
+        let Serving { protocol, owner, options, group } = port.serves(settings, name)?;
         let backends: BackendSet = group.targets.iter().map(Target::backend).collect();
-        Some((ListenerKey { port: *number, protocol }, Listener::new(owner, backends)))
+        Some((ListenerKey { port: *number, protocol }, Listener { options, ..Listener::new(owner, backends) }))
     });
     Some(Observed {
         load_balancer: LoadBalancer { listeners: listeners.collect(), attributes: attributes(settings, name, known) },
@@ -36,7 +36,7 @@ pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Opt
 /// and listeners that forward elsewhere.
 pub(super) fn drift(known: &Known, settings: &Settings, name: &LbName) -> BTreeMap<NonZeroU16, String> {
     let drift = |port: &Port| {
-        let serves = port.serves(settings, name).map(|(_, _, group)| group);
+        let serves = port.serves(settings, name).map(|serving| serving.group);
         if serves.is_none() && port.listener.is_some() {
             return Some(
                 "its listener does not forward to the target group made for it, or has lost its tags".to_owned(),
@@ -100,9 +100,10 @@ pub(super) fn probe_differs(settings: &Settings, port: &Port) -> bool {
     port.used_group().is_some_and(|group| group.probe != wanted)
 }
 
-/// Whether a target group that a listener uses has other attributes than the class.
+/// Whether a target group that a listener uses has other attributes than the class. Stickiness
+/// is an option of the listener.
 pub(super) fn group_attributes_differ(settings: &Settings, port: &Port) -> bool {
     let Some(listener) = &port.listener else { return false };
-    let given = listener.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str);
-    given != GroupAttributes::wanted(settings).summary()
+    let given = listener.group_attributes();
+    given != GroupAttributes::wanted(settings, GroupAttributes::are_sticky(given)).summary()
 }

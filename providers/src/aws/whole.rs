@@ -11,7 +11,7 @@ use super::clients::Region;
 use super::config::{self, GroupAttributes, Probe};
 use super::failure::{Code, Failure};
 use super::known::{Known, Nlb};
-use super::names::{self, GROUP_ATTRIBUTES, Tags};
+use super::names::{self, Tags};
 use super::observe;
 use super::port::Ports;
 use super::settings::Settings;
@@ -85,20 +85,11 @@ impl Whole<'_> {
                 && let Some(group) = port.used_group().map(|group| group.arn.clone())
                 && let Some(listener) = &mut port.listener
             {
-                let given = [(GROUP_ATTRIBUTES.to_owned(), GroupAttributes::wanted(self.settings).summary())];
-                let done = async {
-                    ports
-                        .set_group_attributes(&group, ListenerKey { port: *number, protocol }, &mut turn.clone())
-                        .await?;
-                    ports
-                        .tag(
-                            [(listener.arn.as_str(), &mut listener.tags)].into_iter(),
-                            &given.into(),
-                            &mut turn.clone(),
-                        )
-                        .await
-                };
-                results.push(done.await);
+                let sticky = GroupAttributes::are_sticky(listener.group_attributes());
+                let attributes = GroupAttributes::wanted(self.settings, sticky);
+                let key = ListenerKey { port: *number, protocol };
+                let mut turn = turn.clone();
+                results.push(ports.change_group_attributes(&group, listener, key, &attributes, &mut turn).await);
             }
         }
         results.into_iter().collect()

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sharedlb_providers::aws::{HealthCheck, Settings, TargetKind};
 use sharedlb_providers::conformance::Peer as _;
-use sharedlb_providers::{Change, ChangeSet, Error, FrontPort, Listener, ListenerKey, Protocol, Provider, Transport};
+use sharedlb_providers::{
+    Change, ChangeSet, Error, FrontPort, Listener, ListenerKey, ListenerOptions, Protocol, Provider, SessionAffinity,
+    Transport,
+};
 use sharedlb_testbed::AwsFault;
 
 use crate::peer::{Cloud, text};
@@ -24,6 +27,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_load_balancer_deleted_by_hand_is_made_anew,
     target_groups_that_a_dead_process_left_are_taken_up_or_removed,
     settings_that_the_class_changes_reach_what_there_is,
+    session_affinity_comes_and_goes_and_the_settings_of_the_class_stay,
     a_number_changes_its_protocol,
     targets_change_from_pods_to_nodes,
     an_adopted_load_balancer_keeps_all_but_our_listeners,
@@ -206,6 +210,36 @@ async fn settings_that_the_class_changes_reach_what_there_is(cloud: &Cloud) {
     let group = cloud.listeners(&lb(0)).await[&20000]["DefaultActions"][0]["TargetGroupArn"].clone();
     let attributes = cloud.call("describe_target_group_attributes", json!({"TargetGroupArn": group})).await;
     assert_eq!(value(&attributes["Attributes"], "deregistration_delay.timeout_seconds"), "300");
+}
+
+async fn session_affinity_comes_and_goes_and_the_settings_of_the_class_stay(cloud: &Cloud) {
+    let provider = cloud.provider_with(Settings { deregistration_delay_seconds: Some(7), ..cloud.settings() });
+    let with = |affinity: bool| {
+        let mut options = ListenerOptions::default();
+        options.session_affinity = affinity.then(SessionAffinity::default);
+        [(tcp(20000), Listener { options, ..listener("a", [1, 2]) }), (tcp(20001), listener("b", []))]
+    };
+    let attributes = async |port: u64| {
+        let group = cloud.listeners(&lb(0)).await[&port]["DefaultActions"][0]["TargetGroupArn"].clone();
+        cloud.call("describe_target_group_attributes", json!({"TargetGroupArn": group})).await["Attributes"].clone()
+    };
+    for affinity in [true, false, true] {
+        converge(&provider, 0, with(affinity)).await;
+        is_as_wanted(&provider, with(affinity)).await;
+        for (port, expected) in [(20000, affinity), (20001, false)] {
+            let found = attributes(port).await;
+            assert_eq!(value(&found, "stickiness.enabled"), expected.to_string(), "port {port}");
+            assert_eq!(value(&found, "deregistration_delay.timeout_seconds"), "7", "port {port}");
+        }
+    }
+    // A setting of the class that changes takes no affinity away.
+    let provider = cloud.provider().await;
+    converge(&*provider, 0, with(true)).await;
+    is_as_wanted(&*cloud.provider().await, with(true)).await;
+    let found = attributes(20000).await;
+    assert_eq!(value(&found, "stickiness.enabled"), "true");
+    assert_eq!(value(&found, "stickiness.type"), "source_ip");
+    assert_eq!(value(&found, "deregistration_delay.timeout_seconds"), "300");
 }
 
 /// The value of a key in a list of keys and values.

@@ -57,6 +57,12 @@ def check_group(attributes: dict[str, str], protocol: str) -> None:
     delay = attributes.get("deregistration_delay.timeout_seconds", "0")
     if not delay.isdigit() or int(delay) > 3600:
         raise invalid(f"The deregistration delay '{delay}' is not from 0 to 3600")
+    # "stickiness.type: source_ip for Network Load Balancers."
+    if attributes.get("stickiness.type", "source_ip") != "source_ip":
+        raise invalid(f"Stickiness type '{attributes['stickiness.type']}' is not supported with {protocol}")
+    # "Sticky sessions are not supported with TLS listeners and TLS target groups."
+    if protocol == "TLS" and attributes.get("stickiness.enabled") == "true":
+        raise refused("InvalidConfigurationRequest", "Stickiness is not supported with TLS")
     # "Client IP preservation can't be disabled for UDP and TCP_UDP target groups."
     if protocol in ("UDP", "TCP_UDP") and attributes.get("preserve_client_ip.enabled") == "false":
         raise refused("InvalidConfigurationRequest", f"Client IP preservation can't be disabled with {protocol}")

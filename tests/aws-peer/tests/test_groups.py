@@ -275,6 +275,14 @@ def test_attributes(site):
         modify(tcp, "deregistration_delay.timeout_seconds", "3601")
     with refused("ValidationError"):
         modify(tcp, "slow_start.duration_seconds", "30")
+    for group in (tcp, udp):
+        modify(group, "stickiness.enabled", "true")
+        assert attributes(group)["stickiness.enabled"] == "true"
+        modify(group, "stickiness.type", "source_ip")
+        with refused("ValidationError"):
+            modify(group, "stickiness.type", "lb_cookie")
+        with refused("ValidationError"):
+            modify(group, "stickiness.lb_cookie.duration_seconds", "60")
     with refused("InvalidConfigurationRequest"):
         modify(udp, "preserve_client_ip.enabled", "false")
 

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::super::names;
 use super::super::settings::{Settings, TargetKind, tests::settings};
 use super::cloud::{Fault, Paging, list, text};
-use crate::model::{Backend, BackendSet, LbName, Listener, ListenerKey, Owner, Protocol};
+use crate::model::{
+    Backend, BackendSet, LbName, Listener, ListenerKey, ListenerOptions, Owner, Protocol, SessionAffinity,
+};
 use crate::mutate::{near, odd};
 
 /// The load balancer's ARN, whether it is ours or adopted.
@@ -279,7 +281,9 @@ impl Unit {
             transport: None,
         };
         let backends: BackendSet = hosts.iter().map(backend).collect();
-        Some((ListenerKey { port, protocol: *protocol }, Listener::new(owner, backends)))
+        let session_affinity = (claim % 2 == 1).then(SessionAffinity::default);
+        let options = ListenerOptions { session_affinity, ..ListenerOptions::default() };
+        Some((ListenerKey { port, protocol: *protocol }, Listener { options, ..Listener::new(owner, backends) }))
     }
 
     fn listener(&self, at: usize) -> Option<Value> {
