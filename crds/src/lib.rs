@@ -29,7 +29,8 @@ pub use provider::{
     AwsTargetGroupIpAddressType, IpFamily, IpFamilyPolicy, Provider, ServiceProvider, VipProvider,
 };
 pub use shared_lb::{
-    Ingress, IngressPort, LoadBalancerIngress, PortStatus, SharedLB, SharedLBPort, SharedLBSpec, SharedLBStatus,
+    ClientIpConfig, Ingress, IngressPort, LoadBalancerIngress, PortStatus, SessionAffinity, SessionAffinityConfig,
+    SharedLB, SharedLBPort, SharedLBSpec, SharedLBStatus,
 };
 
 /// The API group of every type here.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
@@ -54,6 +55,10 @@ use crate::port::{Protocol, Transport};
         "has(self.serviceName) || self.ports.all(p, !has(p.targetPort) \
          || (string(p.targetPort).size() <= 15 && !string(p.targetPort).contains('--')))",
         "with a selector, a named targetPort is a port of the pods' containers, whose names have at most 15 characters and no '--'",
+    ),
+    validation = (
+        "!has(self.sessionAffinityConfig) || (has(self.sessionAffinity) && self.sessionAffinity == 'ClientIP')",
+        "sessionAffinityConfig has no effect without session affinity: set sessionAffinity to ClientIP, or remove sessionAffinityConfig",
     )
 )]
 pub struct SharedLBSpec {
@@ -111,6 +116,83 @@ pub struct SharedLBSpec {
         "two ports ask for one number with the same protocol: change one of them, or use one port with the protocol TCP_UDP",
     ))]
     pub ports: Vec<SharedLBPort>,
+    /// The addresses of the clients that the ports serve, as in a Service: 1
+    /// to 64 ranges in CIDR notation, IPv4 or IPv6. Clients outside of them
+    /// cannot connect, from the first packet on. If all ranges are of one IP
+    /// family, clients of the other family cannot connect either, except that
+    /// 0.0.0.0/0 without a range of IPv6 stands for all clients. Default: all
+    /// clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 64), inner(length(max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = (
+        "self.size() > 0",
+        "an empty list names no clients: leave loadBalancerSourceRanges out to serve all clients",
+    ))]
+    #[x_kube(validation = (
+        "self.all(range, isCIDR(range))",
+        "a range is an IPv4 or IPv6 address with the length of its prefix: 10.0.0.0/8, or fd00::/8",
+    ))]
+    pub load_balancer_source_ranges: Vec<IpNet>,
+    /// ClientIP: all connections of a client to a port go to the same pod, as
+    /// long as that can take traffic. None: each connection goes to any pod.
+    /// Default: None.
+    #[serde(default, skip_serializing_if = "SessionAffinity::is_none")]
+    pub session_affinity: SessionAffinity,
+    /// Settings of the session affinity, which must be ClientIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+}
+
+/// Whether connections of one client go to one pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SessionAffinity {
+    /// Each connection goes to any pod.
+    #[default]
+    None,
+    /// All connections of a client, by its address, go to the same pod.
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}
+
+impl SessionAffinity {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// Settings of the session affinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAffinityConfig {
+    /// Settings of the affinity ClientIP.
+    #[serde(default, rename = "clientIP", skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+/// Settings of the affinity ClientIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    /// For how many seconds after its last connection a client goes to the
+    /// same pod, 1 to 86400 (a day). Load balancers whose timeout cannot be
+    /// set keep a client for at least as long. Default: 10800 (three hours).
+    #[serde(default = "default_affinity_timeout_seconds")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub timeout_seconds: u32,
+}
+
+impl Default for ClientIpConfig {
+    fn default() -> Self {
+        Self { timeout_seconds: default_affinity_timeout_seconds() }
+    }
+}
+
+/// As in a Service.
+fn default_affinity_timeout_seconds() -> u32 {
+    10_800
 }
 
 /// One requested port.
@@ -160,6 +242,15 @@ pub struct SharedLBPort {
         "must be the name of a port (lower-case letters, digits and '-', with at least one letter), or a number without quotes",
     ))]
     pub target_port: Option<IntOrString>,
+}
+
+impl SharedLBSpec {
+    /// The timeout of the session affinity, in seconds; `None`: no affinity is requested.
+    #[must_use]
+    pub fn affinity_timeout_seconds(&self) -> Option<u32> {
+        let config = self.session_affinity_config.and_then(|config| config.client_ip).unwrap_or_default();
+        (self.session_affinity == SessionAffinity::ClientIp).then_some(config.timeout_seconds)
+    }
 }
 
 impl SharedLBPort {

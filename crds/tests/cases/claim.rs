@@ -26,7 +26,10 @@ fn many_ports(count: usize) -> Value {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [backends(), class_and_address(), port_lists(), single_ports()].into_iter().flatten().collect()
+    [backends(), class_and_address(), port_lists(), single_ports(), source_ranges(), session_affinity()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn backends() -> Vec<Case> {
@@ -157,6 +160,60 @@ fn single_ports() -> Vec<Case> {
             "a protocol that there is not",
             ports(json!([{ "port": 1, "protocol": "SCTP" }])),
             r#"supported values: "TCP", "UDP", "TCP_UDP""#,
+        ),
+    ]
+}
+
+fn source_ranges() -> Vec<Case> {
+    const RANGE: &str = "a range is an IPv4 or IPv6 address with the length of its prefix";
+    let with = |ranges: Value| set(claim(), "/spec/loadBalancerSourceRanges", ranges);
+    let many = |count: usize| with((0..count).map(|n| json!(format!("10.0.{n}.0/24"))).collect());
+    vec![
+        accepts("source ranges of both IP families", with(json!(["10.0.0.0/8", "fd00::/8"]))),
+        accepts("a source range with bits behind its prefix", with(json!(["10.1.2.3/8"]))),
+        accepts("source ranges that are narrowed", with(json!(["10.0.0.0/24"]))).after(with(json!(["10.0.0.0/8"]))),
+        accepts("source ranges that are removed", claim()).after(with(json!(["10.0.0.0/8"]))),
+        accepts("64 source ranges", many(64)),
+        schema_refuses("65 source ranges", many(65), "must have at most 64 items"),
+        refuses("an empty list of source ranges", with(json!([])), "an empty list names no clients"),
+        refuses("a source range without the length of its prefix", with(json!(["10.0.0.1"])), RANGE),
+        refuses("a source range with too long a prefix", with(json!(["10.0.0.0/33"])), RANGE),
+        refuses("a source range that is none", with(json!(["10.0.0.0/8", "office"])), RANGE),
+        schema_refuses("a source range that is no text", with(json!([10])), r#"must be of type string"#),
+    ]
+}
+
+fn session_affinity() -> Vec<Case> {
+    const CONFIG: &str = "sessionAffinityConfig has no effect without session affinity";
+    let affinity = |kind: &str| set(claim(), "/spec/sessionAffinity", json!(kind));
+    let timeout = |kind: &str, seconds: Value| {
+        set(affinity(kind), "/spec/sessionAffinityConfig", json!({ "clientIP": { "timeoutSeconds": seconds } }))
+    };
+    vec![
+        accepts("session affinity", affinity("ClientIP")),
+        accepts("no session affinity, in words", affinity("None")),
+        accepts("session affinity with a timeout", timeout("ClientIP", json!(86400))),
+        accepts("session affinity that is added", affinity("ClientIP")).after(claim()),
+        accepts(
+            "session affinity with empty settings",
+            set(affinity("ClientIP"), "/spec/sessionAffinityConfig", json!({ "clientIP": {} })),
+        ),
+        schema_refuses(
+            "session affinity that there is not",
+            affinity("Cookie"),
+            r#"supported values: "None", "ClientIP""#,
+        ),
+        schema_refuses("a timeout of 0", timeout("ClientIP", json!(0)), "greater than or equal to 1"),
+        schema_refuses(
+            "a timeout of more than a day",
+            timeout("ClientIP", json!(86401)),
+            "less than or equal to 86400",
+        ),
+        refuses("a timeout without session affinity", timeout("None", json!(60)), CONFIG),
+        refuses(
+            "a timeout where session affinity is left out",
+            set(claim(), "/spec/sessionAffinityConfig", json!({ "clientIP": { "timeoutSeconds": 60 } })),
+            CONFIG,
         ),
     ]
 }
