@@ -63,6 +63,7 @@ fn all_new() -> Vec<Claim> {
         created: number.into(),
         address: None,
         ports: vec![PortRequest { name: "".into(), protocol: Protocol::Tcp, number: None, target: None, targets: 0 }],
+        options: Some(Arc::default()),
         held: None,
     };
     (0..CLAIMS).map(claim).collect()
@@ -101,6 +102,7 @@ fn policy() -> Policy {
         namespaces: None,
         protocols: Protocol::ALL.into(),
         tcp_and_udp_share_a_number: true,
+        lacking: Vec::new(),
         listeners_for_tcp_udp: 2,
     }
 }

@@ -58,6 +58,12 @@ impl ClaimFixture {
         self
     }
 
+    /// With this field of the spec.
+    pub(crate) fn spec(mut self, field: &str, value: Value) -> Self {
+        self.0["spec"][field] = value;
+        self
+    }
+
     /// Under our finalizer.
     pub(crate) fn protected(mut self) -> Self {
         self.0["metadata"]["finalizers"] = json!([CLAIM_FINALIZER]);

@@ -31,7 +31,9 @@ use self::reshape::{named, room_of};
 use self::room::Filled;
 pub use self::room::Room;
 pub(crate) use self::types::same;
-pub use self::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
+pub use self::types::{
+    Assignment, Claim, Held, HeldSlot, LackingOption, ListenerOption, LoadBalancerState, Policy, PortRequest, Released,
+};
 use crate::allocation::ports::Space;
 use crate::kubernetes::ObjectKey;
 
@@ -446,6 +448,9 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
     }
     if !policy.protocols.contains(&port.protocol) {
         return Some(Refusal::Unsupported { protocol: port.protocol });
+    }
+    if let Some(lacking) = claim.lacks(&policy.lacking) {
+        return Some(Refusal::UnsupportedOption(lacking));
     }
     let key = ListenerKey { port: port.number?, protocol: port.protocol };
     let reserved = key.front_ports().any(|port| policy.reserved.contains(&port));

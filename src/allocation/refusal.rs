@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sharedlb_crds::Reason;
 use sharedlb_providers::{Address, FrontPort, ListenerKey, Protocol};
 
-use super::{Policy, PortRequest};
+use super::{LackingOption, ListenerOption, Policy, PortRequest};
 
 /// Why a port of a claim got no slot. Its text is for the claim's author.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Refusal {
         /// What was asked for
         protocol: Protocol,
     },
+    /// The provider's listeners cannot have an option that the claim requests.
+    UnsupportedOption(LackingOption),
     /// The number may not be requested.
     PortNotAllowed {
         /// What was asked for
@@ -189,7 +191,7 @@ impl Refusal {
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
             Self::NotPermitted { .. } => Reason::NotPermitted,
-            Self::Unsupported { .. } => Reason::Unsupported,
+            Self::Unsupported { .. } | Self::UnsupportedOption(_) => Reason::Unsupported,
             Self::PortNotAllowed { .. } => Reason::PortNotAllowed,
             Self::QuotaExceeded { .. } | Self::TooManyReleased { .. } => Reason::QuotaExceeded,
             Self::AddressUnknown { .. } => Reason::AddressUnknown,
@@ -219,6 +221,7 @@ impl Refusal {
             Self::Unsupported { protocol } => {
                 format!("the load balancers of class {class} have no {protocol} listeners")
             }
+            Self::UnsupportedOption(lacking) => format!("{}: {}", lacking.of_class(class), lacking.instead),
             Self::PortNotAllowed { key, reserved: true } => {
                 format!("port {key} is kept by the load balancers of class {class} for themselves: ask for another")
             }
@@ -295,6 +298,29 @@ impl Refusal {
             "delete a claim, or ask the admin to widen spec.ports.dynamic or raise spec.loadBalancers.max"
         } else {
             "delete a claim, or ask the admin to raise spec.loadBalancers.max"
+        }
+    }
+}
+
+impl LackingOption {
+    /// The message for the author of a claim that holds its ports, and now requests the option.
+    #[must_use]
+    pub fn message_of_held(&self, class: &str) -> String {
+        let consequence = match self.option {
+            ListenerOption::SourceRanges => "so the ports of the claim are closed, and stay reserved for it",
+            ListenerOption::SessionAffinity => "so connections of one client go to any pod",
+        };
+        format!("{}, {consequence}: {}", self.of_class(class), self.instead)
+    }
+
+    fn of_class(&self, class: &str) -> String {
+        match self.option {
+            ListenerOption::SourceRanges => {
+                format!("the load balancers of class {class} cannot keep clients out by loadBalancerSourceRanges")
+            }
+            ListenerOption::SessionAffinity => {
+                format!("the load balancers of class {class} cannot have sessionAffinity ClientIP")
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Protocol};
+use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, ListenerOptions, Protocol};
 
 use super::{Refusal, Room};
 use crate::allocation::ports::PortSet;
@@ -23,6 +23,8 @@ pub struct Claim {
     pub address: Option<Address>,
     /// The requested ports
     pub ports: Vec<PortRequest>,
+    /// The requested options of its listeners; `None`: the spec can't be parsed
+    pub options: Option<Arc<ListenerOptions>>,
     /// The slots in its status
     pub held: Option<Held>,
 }
@@ -150,6 +152,54 @@ pub struct Policy {
     pub tcp_and_udp_share_a_number: bool,
     /// Listeners that a port of protocol `TCP_UDP` takes up: one, or two
     pub listeners_for_tcp_udp: u32,
+    /// The options that listeners cannot have
+    pub lacking: Vec<LackingOption>,
+}
+
+/// An option of listeners that the load balancers of a class cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LackingOption {
+    /// The option
+    pub option: ListenerOption,
+    /// What the author of a claim that requests it can do
+    pub instead: &'static str,
+}
+
+/// An option of listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerOption {
+    /// `loadBalancerSourceRanges`
+    SourceRanges,
+    /// `sessionAffinity`
+    SessionAffinity,
+}
+
+impl ListenerOption {
+    /// Whether it is one of these.
+    #[must_use]
+    pub fn is_in(self, options: &ListenerOptions) -> bool {
+        match self {
+            Self::SourceRanges => !options.source_ranges.is_empty(),
+            Self::SessionAffinity => options.session_affinity.is_some(),
+        }
+    }
+}
+
+impl Claim {
+    /// The first of these options that the claim requests.
+    #[must_use]
+    pub fn lacks(&self, lacking: &[LackingOption]) -> Option<LackingOption> {
+        let options = self.options.as_deref()?;
+        lacking.iter().find(|lacking| lacking.option.is_in(options)).copied()
+    }
+
+    /// Whether its listeners must not be open, since those of the class cannot exclude the
+    /// clients that it excludes.
+    #[must_use]
+    pub fn must_stay_closed(&self, lacking: &[LackingOption]) -> bool {
+        let cannot_exclude = lacking.iter().any(|lacking| lacking.option == ListenerOption::SourceRanges);
+        cannot_exclude && self.options.as_deref().is_some_and(|options| ListenerOption::SourceRanges.is_in(options))
+    }
 }
 
 impl Policy {

@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ipnet::IpNet;
 use kube::api::DynamicObject;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SOURCE_LABEL, SharedLBSpec, SharedLBStatus, Transport};
-use sharedlb_providers::{Address, FrontPort, ListenerKey, Owner, Protocol, model};
+use sharedlb_providers::{Address, FrontPort, ListenerKey, ListenerOptions, Owner, Protocol, SessionAffinity, model};
 
 use crate::allocation::{Claim, Held, HeldSlot, PortRequest};
 use crate::api::target::Target;
@@ -85,6 +87,7 @@ impl ClaimObject {
                 // Its request is unknown: it keeps its slots.
                 Err(_) => held.iter().flat_map(|held| held.slots.iter()).map(as_request).collect(),
             },
+            options: spec.as_ref().ok().map(|spec| Arc::new(options(spec))),
             held,
         };
         let has_finalizer = meta.finalizers.iter().any(|finalizer| finalizer == CLAIM_FINALIZER);
@@ -113,6 +116,9 @@ impl ClaimObject {
         self.class_name.as_deref().or(self.status.class_name.as_deref())
     }
 }
+
+/// The longest timeout of session affinity, in seconds, as in the schema.
+const AFFINITY_SECONDS_MAX: u32 = 86_400;
 
 /// The longest error about an object, in bytes: it leaves room for advice in a message.
 const ERROR_MAX: usize = 400;
@@ -171,6 +177,29 @@ pub(crate) fn request(port: &sharedlb_crds::SharedLBPort) -> PortRequest {
         target: port.target(),
         targets: 0,
     }
+}
+
+/// The options that a claim requests for its listeners.
+fn options(spec: &SharedLBSpec) -> ListenerOptions {
+    // A timeout past the schema must not make a load balancer refuse the whole.
+    let timeout = |seconds: u32| Duration::from_secs(seconds.clamp(1, AFFINITY_SECONDS_MAX).into());
+    let affinity = spec.affinity_timeout_seconds().map(|seconds| SessionAffinity { timeout: Some(timeout(seconds)) });
+    let mut options = ListenerOptions::default();
+    options.source_ranges = source_ranges(&spec.load_balancer_source_ranges);
+    options.session_affinity = affinity;
+    options
+}
+
+/// The ranges in their canonical form; none: all clients. As for Kubernetes' own controllers of
+/// load balancers, 0.0.0.0/0 stands for all clients, unless there are ranges of IPv6 too.
+fn source_ranges(ranges: &[IpNet]) -> BTreeSet<IpNet> {
+    let merged = IpNet::aggregate(&ranges.to_vec());
+    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = merged.into_iter().partition(|range| range.addr().is_ipv4());
+    let is_all = |ranges: &[IpNet]| ranges.iter().any(|range| range.prefix_len() == 0);
+    if is_all(&v4) && (v6.is_empty() || is_all(&v6)) {
+        return BTreeSet::new();
+    }
+    ranges.iter().map(IpNet::trunc).collect()
 }
 
 fn as_request(slot: &HeldSlot) -> PortRequest {
@@ -300,6 +329,33 @@ mod tests {
     fn a_status_whose_slots_cannot_be_parsed_is_illegible() {
         assert!(claim(spec(), json!({"ports": [{"name": "x", "port": 99999}]})).unparsable);
         assert!(!claim(spec(), Value::Null).unparsable);
+    }
+
+    #[test]
+    fn options_have_one_form_whatever_way_they_are_written() {
+        let options = |fields: Value| {
+            let mut spec = spec();
+            spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            claim(spec, Value::Null).request.options.map(|options| (*options).clone())
+        };
+        let ranges = |ranges: &[&str]| options(json!({"loadBalancerSourceRanges": ranges})).unwrap().source_ranges;
+        let parsed = |ranges: &[&str]| -> BTreeSet<IpNet> { ranges.iter().map(|r| r.parse().unwrap()).collect() };
+        assert_eq!(options(json!({})), Some(ListenerOptions::default()));
+        assert_eq!(ranges(&["10.1.2.3/8", "10.0.0.0/8"]), parsed(&["10.0.0.0/8"]));
+        for all in [&["0.0.0.0/0", "10.0.0.0/8"][..], &["0.0.0.0/0", "::/0"], &["128.0.0.0/1", "0.0.0.0/1"]] {
+            assert_eq!(ranges(all), BTreeSet::new(), "{all:?}");
+        }
+        for some in [&["::/0"][..], &["0.0.0.0/0", "fd00::/8"]] {
+            assert_eq!(ranges(some), parsed(some), "{some:?}");
+        }
+        let timeout = |affinity: Value| {
+            options(affinity).unwrap().session_affinity.map(|affinity| affinity.timeout.unwrap().as_secs())
+        };
+        let config = |seconds: u32| json!({"clientIP": {"timeoutSeconds": seconds}});
+        assert_eq!(timeout(json!({"sessionAffinity": "ClientIP"})), Some(10800));
+        assert_eq!(timeout(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config(7)})), Some(7));
+        assert_eq!(timeout(json!({"sessionAffinity": "None", "sessionAffinityConfig": config(7)})), None);
+        assert_eq!(options(json!({"loadBalancerSourceRanges": ["nonsense"]})), None, "they are not known");
     }
 
     #[test]

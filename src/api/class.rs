@@ -11,10 +11,10 @@ use sharedlb_crds::{
     AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
-use sharedlb_providers::Capabilities;
+use sharedlb_providers::{AffinitySupport, Capabilities};
 
-use crate::allocation::Policy;
 use crate::allocation::ports::PortSet;
+use crate::allocation::{LackingOption, ListenerOption, Policy};
 use crate::api::addresses::{self, AddressesByIndex};
 use crate::api::claim::parse_part;
 use crate::kubernetes::ObjectMeta;
@@ -123,7 +123,30 @@ pub fn policy<'a>(
         protocols: can.protocols.clone(),
         tcp_and_udp_share_a_number: can.tcp_and_udp_share_a_number,
         listeners_for_tcp_udp: can.listeners_for_tcp_udp,
+        lacking: lacking(spec, can),
     }
+}
+
+/// The options that listeners of the class cannot have.
+#[must_use]
+pub fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<LackingOption> {
+    let source_ranges = (!can.source_ranges).then_some(LackingOption {
+        option: ListenerOption::SourceRanges,
+        instead: match spec.provider {
+            Provider::Aws(_) => {
+                "remove them, and ask the admin for a class whose security groups (spec.provider.aws.securityGroups) admit these clients only"
+            }
+            Provider::Service(_) => "remove them, or use a class of the provider vip",
+        },
+    });
+    let session_affinity = (can.session_affinity == AffinitySupport::None).then_some(LackingOption {
+        option: ListenerOption::SessionAffinity,
+        instead: match spec.provider {
+            Provider::Aws(_) => "set it to None, or ask the admin for a class with spec.targets Pod",
+            Provider::Service(_) => "set it to None, or use a class of the provider vip",
+        },
+    });
+    source_ranges.into_iter().chain(session_affinity).collect()
 }
 
 fn allowed_namespaces<'a>(

@@ -53,7 +53,7 @@ mod tests {
     fn plan(number: u64, ports: Option<&[u16]>) -> Plan {
         let planned = |port: &u16| {
             let claim = claim(&format!("c{port}")).holds(0, *port).build();
-            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
+            Planned::of(&claim, claim.request.held.clone().unwrap().slots)
         };
         let slots = ports.map(|ports| ports.iter().map(planned).collect());
         let mut plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, slots);

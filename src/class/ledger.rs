@@ -139,7 +139,10 @@ impl Ledger {
 
 /// Whether a claim requests the same.
 fn asks_alike(before: &Claim, now: &Claim) -> bool {
-    before.created == now.created && before.address == now.address && before.ports == now.ports
+    before.created == now.created
+        && before.address == now.address
+        && before.ports == now.ports
+        && before.options == now.options
 }
 
 /// Whether a claim holds the same slots, which lead to the same targets. Whether they

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, PortStatus, Reason, SharedLBStatus};
-use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
+use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey, ListenerOptions};
 
 use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, claim_key, opened as opened_before, parse_address};
@@ -94,6 +95,9 @@ pub struct Served {
     pub left_out: Vec<(Arc<str>, LeftOut)>,
     /// Why the load balancer has no address, if that is overdue
     pub no_address: Option<Failure>,
+    /// The timeout of session affinity that is requested, where the load balancer has another
+    /// one
+    pub least_affinity: Option<Duration>,
 }
 
 /// An IP family of the load balancer in which a port has no backend.
@@ -107,12 +111,14 @@ pub struct IdleFamily {
     pub why: String,
 }
 
-/// The state of these slots on the load balancer. `why_none` returns why a port has no
+/// The state of these slots on the load balancer, whose listeners should have these options
+/// (`None`: not known, since the spec can't be parsed). `why_none` returns why a port has no
 /// backends, and `why_none_of` why it has none of an IP family.
 #[must_use]
 pub fn programmed(
     claim: &ClaimObject,
     held: &Held,
+    options: Option<&ListenerOptions>,
     outcome: Option<&Outcome>,
     why_none: impl Fn(&HeldSlot, &ListenerOutcome) -> Option<Failure>,
     why_none_of: impl Fn(&HeldSlot, IpFamily) -> Option<String>,
@@ -133,6 +139,7 @@ pub fn programmed(
         if let Some(failure) = listeners.iter().find_map(|listener| listener.failure.as_ref()) {
             return Programmed::Failed(failure.clone());
         }
+        pending |= listeners.iter().any(|listener| options.is_some_and(|options| listener.options != *options));
         let most_left_out = listeners.iter().filter_map(|listener| listener.left_out).min_by_key(|out| out.served);
         served.left_out.extend(most_left_out.map(|left_out| (slot.name.clone(), left_out)));
         if let Some(idle) = listeners.iter().find(|listener| !listener.backends) {
@@ -288,12 +295,8 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
         (Programmed::Unknown | Programmed::Pending, _) => {
             Finding::new("Unknown", Reason::Pending, "waiting for the load balancer")
         }
-        (Programmed::Served(Served { left_out, .. }), Some(held)) if !left_out.is_empty() => {
-            some_left_out(left_out, held.index)
-        }
-        (Programmed::Served(_), _) => {
-            Finding::new("True", Reason::Programmed, "the load balancer serves every port that is allocated")
-        }
+        (Programmed::Served(served), Some(held)) if !served.left_out.is_empty() => some_left_out(served, held.index),
+        (Programmed::Served(served), _) => Finding::new("True", Reason::Programmed, every_port_is_served(served)),
         (Programmed::Failed(failure), _) => Finding::new("False", failure.reason, &*failure.message),
     };
     let ready = match &verdict.programmed {
@@ -313,9 +316,17 @@ fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [F
     [allocated, programmed, ready]
 }
 
+fn every_port_is_served(served: &Served) -> String {
+    let at_least = served.least_affinity.map(|timeout| {
+        let seconds = timeout.as_secs();
+        format!("; session affinity lasts for at least {seconds} s, since the load balancer has a timeout of its own")
+    });
+    format!("the load balancer serves every port that is allocated{}", at_least.unwrap_or_default())
+}
+
 /// "port redis: 120 of 1400 backends get traffic, since …"
-fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
-    let served = |(port, out): &(Arc<str>, LeftOut)| {
+fn some_left_out(served: &Served, index: u32) -> Finding {
+    let some_served = |(port, out): &(Arc<str>, LeftOut)| {
         let each = if out.of_listener { "for each port" } else { "for all ports together" };
         let LeftOut { served, all, limit, .. } = out;
         of_port(
@@ -323,9 +334,9 @@ fn some_left_out(left_out: &[(Arc<str>, LeftOut)], index: u32) -> Finding {
             &format!("{served} of {all} backends get traffic, since load balancer {index} takes {limit} {each}"),
         )
     };
-    let ports: Vec<String> = left_out.iter().take(LISTED_PORTS).map(served).collect();
-    let served = "the load balancer serves every port that is allocated";
-    Finding::new("True", Reason::BackendsLeftOut, format!("{served}; {}", ports.join("; ")))
+    let ports: Vec<String> = served.left_out.iter().take(LISTED_PORTS).map(some_served).collect();
+    let message = format!("{}; {}", every_port_is_served(served), ports.join("; "));
+    Finding::new("True", Reason::BackendsLeftOut, message)
 }
 
 fn no_backends(without: &[(Arc<str>, Option<Failure>)]) -> Finding {

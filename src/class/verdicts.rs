@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use sharedlb_crds::{Reason, TargetKind};
-use sharedlb_providers::Address;
+use sharedlb_providers::{Address, AffinitySupport};
 
 use super::claims::ClaimState;
 use super::state::{Class, Surroundings};
-use crate::allocation::{Assignment, Held, HeldSlot};
+use crate::allocation::{Assignment, Held, HeldSlot, LackingOption, ListenerOption};
 use crate::api::claim::{ClaimObject, parse_address};
+use crate::api::class::lacking;
 use crate::class::companion;
 use crate::class::render::{self, Obstacle, Programmed, Verdict};
-use crate::load_balancer::outcome::{ListenerOutcome, Outcome};
+use crate::load_balancer::outcome::{Failure, ListenerOutcome, Outcome};
 use crate::process::tasks;
 
 impl Class {
@@ -94,7 +95,45 @@ impl Class {
         let claim = &state.claim;
         let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, around);
         let why_none_of = |slot: &HeldSlot, family| self.why_none_of(claim, slot, family, around);
-        render::programmed(claim, held, outcome, why_none, why_none_of)
+        let (Some(settings), Some(requested)) = (&self.settings, claim.request.options.as_deref()) else {
+            return render::programmed(claim, held, None, outcome, why_none, why_none_of);
+        };
+        let can = settings.provider.capabilities();
+        let offered = requested.offered_by(&can);
+        let mut programmed = render::programmed(claim, held, Some(&offered), outcome, why_none, why_none_of);
+        if let Programmed::Served(served) = &mut programmed
+            && can.session_affinity == AffinitySupport::FixedTimeout
+        {
+            served.least_affinity = requested.session_affinity.and_then(|affinity| affinity.timeout);
+        }
+        match claim.request.lacks(&lacking(&settings.spec, &can)) {
+            Some(lacking) => self.lacks(claim, lacking, programmed, outcome),
+            None => programmed,
+        }
+    }
+
+    /// The state of the slots of a claim that requests an option which its listeners cannot
+    /// have, where `programmed` is their state without it.
+    fn lacks(
+        &self,
+        claim: &ClaimObject,
+        lacking: LackingOption,
+        programmed: Programmed,
+        outcome: Option<&Outcome>,
+    ) -> Programmed {
+        if matches!(programmed, Programmed::Failed(_)) {
+            return programmed;
+        }
+        let closes = lacking.option == ListenerOption::SourceRanges
+            && outcome.is_some_and(|outcome| !render::open(claim, outcome).is_empty());
+        match outcome.and_then(|outcome| outcome.failure.clone()).filter(|_| closes) {
+            Some(failure) => Programmed::Failed(failure),
+            None if closes => Programmed::Pending,
+            None => {
+                let message = lacking.message_of_held(self.name.as_deref().unwrap_or_default());
+                Programmed::Failed(Failure { reason: Reason::Unsupported, message: message.into() })
+            }
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) fn claim_json(name: &str, first: u16) -> Value {
         },
         "spec": {
             "className": "default", "selector": {"app": "redis"}, "address": "10.0.0.1",
+            "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
             "ports": [
                 {"name": "a", "protocol": "TCP", "port": first, "targetPort": 6379},
                 {"name": "b", "protocol": "TCP_UDP", "targetPort": "dns"},

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use sharedlb_crds::TargetKind;
 use sharedlb_providers::{
-    Attributes, IpFamily, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol, Provider,
+    Attributes, IpFamily, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner, Protocol, Provider,
 };
 
 use crate::allocation::{HeldSlot, same};
-use crate::api::claim::claim_key;
+use crate::api::claim::{ClaimObject, claim_key};
 use crate::api::target::{PortRef, Target};
 use crate::backends::{Reach, nodes};
 use crate::kubernetes::ObjectKey;
@@ -44,13 +44,24 @@ pub struct Plan {
 pub struct Planned {
     /// Where their traffic goes
     pub target: Arc<Target>,
+    /// The options that the claim requests; `None`: its spec can't be parsed, so its listeners
+    /// keep theirs
+    pub options: Option<Arc<ListenerOptions>>,
     /// Those of its slots that should be open
     pub slots: Arc<[HeldSlot]>,
 }
 
+impl Planned {
+    /// These slots of a claim.
+    #[must_use]
+    pub fn of(claim: &ClaimObject, slots: Arc<[HeldSlot]>) -> Self {
+        Self { target: claim.target.clone(), options: claim.request.options.clone(), slots }
+    }
+}
+
 impl PartialEq for Planned {
     fn eq(&self, other: &Self) -> bool {
-        same(&self.target, &other.target) && same(&self.slots, &other.slots)
+        same(&self.target, &other.target) && self.options == other.options && same(&self.slots, &other.slots)
     }
 }
 
@@ -155,7 +166,9 @@ pub fn desired(
     mut usable: impl FnMut(&ObjectKey, &PortRef, Protocol) -> Usable,
 ) -> Wanted {
     let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-    for Planned { target, slots } in plan.slots.iter().flatten() {
+    let can = plan.provider.capabilities();
+    for Planned { target, options, slots } in plan.slots.iter().flatten() {
+        let requested = options.as_ref().map(|options| options.offered_by(&can));
         for slot in slots.iter() {
             let owner = Owner {
                 namespace: target.claim.namespace.clone(),
@@ -167,12 +180,18 @@ pub fn desired(
                 Some((service, port)) => usable(service, port, key.protocol),
                 None => Usable::default(),
             };
-            for (key, usable) in serving(plan, &observed.load_balancer.listeners, &owner, slot.key, of) {
+            let found = &observed.load_balancer.listeners;
+            for (key, usable) in serving(plan, found, &owner, slot.key, of) {
+                let kept = || found.get(&key).filter(|found| found.owner.is_same_claim(&owner));
+                let options = requested.clone().or_else(|| Some(kept()?.options.clone()));
+                // Without a spec, it is not known which clients a listener may serve: one that is
+                // closed stays closed.
+                let Some(options) = options else { continue };
                 idle.extend((!usable.served).then_some(key));
                 if !usable.idle_families.is_empty() {
                     idle_families.insert(key, usable.idle_families);
                 }
-                listeners.insert(key, Listener::new(owner.clone(), usable.backends));
+                listeners.insert(key, Listener { options, ..Listener::new(owner.clone(), usable.backends) });
             }
         }
     }
@@ -252,7 +271,7 @@ mod tests {
         }));
         let claim = claim.build();
         let slots = claim.request.held.clone().unwrap().slots;
-        let planned = Planned { target: claim.target.clone(), slots };
+        let planned = Planned::of(&claim, slots);
         let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
         let listener = Listener::new(owner, BackendSet::default());
@@ -285,7 +304,7 @@ mod tests {
         let claim = claim("web").protected().ports(json!(ports));
         let claim = claim.status(json!({"loadBalancerIndex": 0, "ports": slots})).build();
         let slots = claim.request.held.clone().unwrap().slots;
-        let planned = Planned { target: claim.target.clone(), slots };
+        let planned = Planned::of(&claim, slots);
         let plan = Plan::new(Arc::new(Memory::new(Cloud::default())), 0, Some(vec![planned]));
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "former".into() };
         let mut observed = Observed::default();

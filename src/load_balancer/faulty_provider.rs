@@ -27,6 +27,8 @@ pub(crate) enum Answers {
     ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
+    /// It changes the options of no listener that is open, and replaces none.
+    NoOptions,
 }
 
 /// A load balancer in memory whose answers a test chooses.
@@ -84,6 +86,17 @@ impl Decorator for FaultyProvider {
                 let applied = self.memory.apply(name, set.with_changes(&closes)).await?;
                 if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
+            Answers::NoOptions => {
+                let (refused, others): (Vec<Change>, Vec<Change>) = set
+                    .changes
+                    .iter()
+                    .cloned()
+                    .partition(|change| matches!(change, Change::Options(_) | Change::Replace { .. }));
+                let mut applied = self.memory.apply(name, set.with_changes(&others)).await?;
+                let refused = refused.iter().flat_map(Change::listeners);
+                applied.failed.extend(refused.map(|key| (key, Error::refused("no such options"))));
+                Ok(applied)
+            }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, set).await?;
                 let configures = set.changes.iter().any(|change| change.listeners().is_empty());
@@ -120,7 +133,8 @@ impl Decorator for FaultyProvider {
             | Answers::NotReady
             | Answers::OneAtATime
             | Answers::ClosesOnly
-            | Answers::NoSettings => self.memory.delete(name).await,
+            | Answers::NoSettings
+            | Answers::NoOptions => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

@@ -162,7 +162,7 @@ impl LbLoop {
         }
         let applied = self.apply(plan, &turn, exists, kept).await?;
         // Which backends a new load balancer takes is known only now.
-        let at_once = !exists || !applied.postponed.is_empty();
+        let at_once = !exists || !applied.postponed.is_empty() || turn.reopens;
         // A listener that failed may have been left half done, and what stood in
         // its way is worth knowing; so are the limits and addresses of a new load
         // balancer.
@@ -200,7 +200,9 @@ impl LbLoop {
                 // The outcome has what was closed before the failure, and that the
                 // load balancer does not exist, if it cannot be created.
                 let unmade = !exists && error.is_refusal();
-                if unmade || turn.changes.iter().any(|change| matches!(change, Change::Close(_) | Change::Own(_))) {
+                let takes_away =
+                    |change: &Change| matches!(change, Change::Close(_) | Change::Own(_) | Change::Options(_));
+                if unmade || turn.changes.iter().any(takes_away) {
                     kept.observed = plan.provider.observe(&self.name).await.ok();
                 }
                 Err(if exists { error } else { self.unmade(plan, error) })
@@ -225,7 +227,7 @@ impl LbLoop {
             let Some(listener) = turn.target.listeners.get(&key) else { continue };
             kept.trials.opened(key, &listener.owner, opened_at);
         }
-        self.note_listener_failures(&turn.changes, &applied.failed, &turn.wanted, kept);
+        self.note_listener_failures(turn, &applied.failed, &observed.load_balancer, kept);
         if done.iter().copied().any(makes_room) {
             kept.room_was_made();
         }
@@ -354,21 +356,23 @@ impl LbLoop {
 
     fn note_listener_failures(
         &self,
-        tried: &[Change],
+        turn: &Turn,
         failed: &BTreeMap<ListenerKey, Error>,
-        wanted: &LoadBalancer,
+        found: &LoadBalancer,
         kept: &mut State,
     ) {
-        for key in tried.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key)) {
+        for key in turn.changes.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key)) {
             kept.failed.remove(&key);
         }
         for (key, error) in failed {
             let (name, why) = (&self.name, format_args!("{error:#}"));
             warn!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener failed");
             // One that could not be closed belongs to no claim any more.
-            let Some(owner) = wanted.listeners.get(key).map(|listener| listener.owner.clone()) else { continue };
-            let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error.clone());
-            kept.failed.insert(*key, Failed { owner, failing });
+            let Some(wanted) = turn.wanted.listeners.get(key) else { continue };
+            let not_in_force = found.listeners.get(key).and_then(|found| not_in_force(*key, found, wanted));
+            let error = not_in_force.map_or_else(|| error.clone(), |what| error.clone().within(what));
+            let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error);
+            kept.failed.insert(*key, Failed { owner: wanted.owner.clone(), failing });
         }
     }
 
@@ -425,6 +429,8 @@ struct Turn {
     wanted: LoadBalancer,
     /// The listeners that failed, and are retried later
     waiting: BTreeSet<ListenerKey>,
+    /// Whether a listener closes that is wanted, and opens in the next turn
+    reopens: bool,
 }
 
 /// The changes from what is observed to what is wanted, without those that have to wait.
@@ -435,16 +441,16 @@ fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept: &mut State
         wanted.listeners.get(key).is_some_and(|wanted| wanted.owner == failed.owner && found != Some(wanted))
     });
     let waiting: BTreeSet<ListenerKey> = kept.failed.keys().copied().collect();
-    let changes = observed.changes_to(&wanted, &waiting);
+    let mut towards = wanted.clone();
+    towards.listeners.retain(|key, wanted| !serves_excluded_clients(*key, &observed.load_balancer, wanted, kept));
+    let changes = observed.changes_to(&towards, &waiting);
     kept.unconfigured.take_if(|_| !changes.contains(&Change::Configure));
     // What is freed goes to the listener that has waited longest for it, so all that
     // lack room are tried together.
     let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
     let (now, later): (Vec<Change>, Vec<Change>) =
         changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
-    // What `now` leads to, with the backends that listeners have until their
-    // successors open.
-    let mut towards = wanted.clone();
+    // With the backends that listeners have until their successors open.
     let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
     let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
     towards.listeners.extend(meanwhile);
@@ -455,8 +461,30 @@ fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept: &mut State
     let mut target = observed.load_balancer.clone();
     replay(&mut target, &towards, &changes);
     let all = later.is_empty() && put_off.is_empty();
-    debug_assert!(!all || target == wanted, "the diff does not lead to what is desired");
-    Turn { changes, target, wanted, waiting }
+    debug_assert!(!all || target == towards, "the diff does not lead to what is desired");
+    let reopens =
+        changes.iter().any(|change| matches!(change, Change::Close(key) if wanted.listeners.contains_key(key)));
+    Turn { changes, target, wanted, waiting, reopens }
+}
+
+/// Whether a listener still serves clients that the edited claim excludes, since the change of
+/// its options failed. It closes then: its options are tried again when it opens.
+fn serves_excluded_clients(key: ListenerKey, found: &LoadBalancer, wanted: &Listener, kept: &State) -> bool {
+    let has_failed = kept.failed.get(&key).is_some_and(|failed| failed.failing.is_reported());
+    has_failed && found.listeners.get(&key).is_some_and(|found| found.options.admits_more_than(&wanted.options))
+}
+
+/// That a listener does not have its options yet, for a message.
+fn not_in_force(key: ListenerKey, found: &Listener, wanted: &Listener) -> Option<String> {
+    if found.options.admits_more_than(&wanted.options) {
+        return Some(format!("port {key} still serves clients outside of loadBalancerSourceRanges"));
+    }
+    let what = if found.options.source_ranges == wanted.options.source_ranges {
+        "sessionAffinity"
+    } else {
+        "loadBalancerSourceRanges"
+    };
+    (found.options != wanted.options).then(|| format!("{what} of port {key} is not in force yet"))
 }
 
 /// Whether a change closes a listener.

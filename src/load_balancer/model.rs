@@ -198,7 +198,7 @@ fn plan(provider: Arc<dyn Provider>, index: u32, Numbered { number, slots }: &Nu
         let planned = |(port, claim): (usize, &Option<u8>)| {
             let object = &OBJECTS[usize::from((*claim)?)];
             let slots = [HeldSlot { name: "x".into(), key: key(port), opened: false, target: None }];
-            Some(Planned { target: object.target.clone(), slots: slots.into() })
+            Some(Planned::of(object, slots.into()))
         };
         slots.iter().enumerate().filter_map(planned).collect()
     });
@@ -330,9 +330,8 @@ impl Reported {
             .enumerate()
             .filter_map(|(port, told)| {
                 let ReportedListener { owner: claim, open, backends, failure: why } = (*told)?;
-                let (owner, failure) = (owner(claim), why.map(failure));
-                let idle_families = BTreeSet::new();
-                Some((key(port), ListenerOutcome { owner, open, backends, idle_families, left_out: None, failure }))
+                let closed = ListenerOutcome::closed(&owner(claim));
+                Some((key(port), ListenerOutcome { open, backends, failure: why.map(failure), ..closed }))
             })
             .collect();
         let seen = observed(index, &[None, None, None]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, Owner};
+use sharedlb_providers::{Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, ListenerOptions, Owner};
 
 use crate::api::claim::claim_key;
 use crate::kubernetes::ObjectKey;
@@ -53,6 +53,8 @@ pub struct ListenerOutcome {
     pub owner: Owner,
     /// Whether it is open
     pub open: bool,
+    /// The options that it has
+    pub options: ListenerOptions,
     /// Whether each of its transports has a backend with a ready pod
     pub backends: bool,
     /// The IP families of the load balancer in which it has no such backend,
@@ -71,6 +73,7 @@ impl ListenerOutcome {
         Self {
             owner: owner.clone(),
             open: false,
+            options: ListenerOptions::default(),
             backends: false,
             idle_families: BTreeSet::new(),
             left_out: None,
@@ -202,8 +205,7 @@ mod tests {
     fn listener(port: u16, claim: &str, backends: bool) -> (ListenerKey, ListenerOutcome) {
         let owner = Owner { namespace: "team".into(), claim: claim.into(), port: "x".into() };
         let key = ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp };
-        let idle_families = BTreeSet::new();
-        (key, ListenerOutcome { owner, open: true, backends, idle_families, left_out: None, failure: None })
+        (key, ListenerOutcome { open: true, backends, ..ListenerOutcome::closed(&owner) })
     }
 
     fn outcome(address: &str, listeners: &[(ListenerKey, ListenerOutcome)]) -> Outcome {

@@ -259,8 +259,8 @@ impl State {
                 let backends = !found.backends.is_empty() && !self.idle.contains(key);
                 let left_out = self.left_out.get(key).copied();
                 let idle_families = self.idle_families.get(key).cloned().unwrap_or_default();
-                let owner = found.owner.clone();
-                (*key, ListenerOutcome { owner, open: true, backends, idle_families, left_out, failure: None })
+                let (owner, options) = (found.owner.clone(), found.options.clone());
+                (*key, ListenerOutcome { owner, open: true, options, backends, idle_families, left_out, failure: None })
             })
             .collect();
         for (key, failed) in &self.failed {

@@ -16,6 +16,7 @@ mod classes;
 mod dry_run;
 mod hostile;
 mod life;
+mod options;
 mod refusals;
 mod release;
 mod scaling;
@@ -46,6 +47,7 @@ fn main() -> anyhow::Result<()> {
             life::trials(test),
             release::trials(test),
             refusals::trials(test),
+            options::trials(test),
             boundaries::trials(test),
             changes::trials(test),
             backends::trials(test),

@@ -13,7 +13,9 @@ use std::num::NonZeroU16;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, Protocol, Transport};
+use sharedlb_providers::{
+    Address, Capacity, FrontPort, ListenerKey, ListenerOptions, Protocol, SessionAffinity, Transport,
+};
 
 use super::choice::preferred;
 use super::*;
@@ -58,13 +60,14 @@ fn policy() -> Policy {
         protocols: Protocol::ALL.into(),
         tcp_and_udp_share_a_number: true,
         listeners_for_tcp_udp: 1,
+        lacking: Vec::new(),
     }
 }
 
 /// A claim that asks for nothing yet; the older, the lower its age.
 fn claim(name: &str, created: i64) -> Claim {
     let id = ObjectKey { namespace: "team".into(), name: name.into() };
-    Claim { id, created, address: None, ports: Vec::new(), held: None }
+    Claim { id, created, address: None, ports: Vec::new(), options: Some(Arc::default()), held: None }
 }
 
 impl Claim {
@@ -110,6 +113,20 @@ impl Claim {
     /// Every port has so many.
     fn with_targets(mut self, targets: u32) -> Self {
         self.ports.iter_mut().for_each(|port| port.targets = targets);
+        self
+    }
+
+    /// It serves the clients of this range alone.
+    fn excluding(self, range: &str) -> Self {
+        self.with_options(|options| options.source_ranges = [range.parse().unwrap()].into())
+    }
+
+    fn with_affinity(self) -> Self {
+        self.with_options(|options| options.session_affinity = Some(SessionAffinity::default()))
+    }
+
+    fn with_options(mut self, change: impl FnOnce(&mut ListenerOptions)) -> Self {
+        change(Arc::make_mut(self.options.as_mut().unwrap()));
         self
     }
 

@@ -15,12 +15,16 @@ fn claims() -> impl Strategy<Value = Vec<Claim>> {
         prop_oneof![Just("team-a"), Just("team-b")],
         prop::collection::vec(port, 1..3),
         prop::collection::vec(held, 0..3),
+        prop::bool::weighted(0.2),
     );
     prop::collection::vec(one, 0..12).prop_map(|raw| {
         raw.into_iter()
             .enumerate()
-            .map(|(n, (created, namespace, ports, held))| {
+            .map(|(n, (created, namespace, ports, held, is_affine))| {
                 let mut made = claim(&format!("c{n}"), created).of(namespace);
+                if is_affine {
+                    made = made.with_affinity();
+                }
                 for (name, protocol, port, targets) in ports {
                     if made.ports.iter().all(|known| &*known.name != name) {
                         made = made.asks(name, protocol, port).with_targets(targets);
@@ -58,8 +62,11 @@ fn load_balancers() -> impl Strategy<Value = LoadBalancers> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let limits = (1u32..8, prop::option::of(1u32..16));
-    (1u32..4, limits, 1u32..12, any::<bool>(), 1u32..3).prop_map(|(max, (listeners, targets), quota, share, two)| {
+    let affinity = LackingOption { option: ListenerOption::SessionAffinity, instead: "do without" };
+    let listeners = (any::<bool>(), 1u32..3, any::<bool>());
+    (1u32..4, limits, 1u32..12, listeners).prop_map(move |(max, (listeners, targets), quota, (share, two, lacks))| {
         Policy {
+            lacking: lacks.then_some(affinity).into_iter().collect(),
             max,
             listeners,
             targets,

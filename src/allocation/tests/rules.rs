@@ -33,6 +33,22 @@ fn added_ports_must_fit_on_the_claims_own_load_balancer_or_are_refused_alone() {
 }
 
 #[test]
+fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_it_holds() {
+    for option in [ListenerOption::SourceRanges, ListenerOption::SessionAffinity] {
+        let policy = Policy { lacking: vec![LackingOption { option, instead: "do without" }], ..policy() };
+        let asks = |claim: Claim| claim.excluding("10.0.0.0/8").with_affinity();
+        let new = asks(claim("new", 1).any("x"));
+        let held = asks(claim("held", 2).any("x").any("added").holds(0, "x", tcp(20005)));
+        let result = run(&[new, held], &existing(1), &policy);
+        assert_eq!(slots(&result[0]), []);
+        assert_eq!(reasons(&result[0]), [("x", Some(Reason::Unsupported))]);
+        assert_eq!(slots(&result[1]), [(0, "x", tcp(20005))]);
+        assert_eq!(reasons(&result[1]), [("added", Some(Reason::Unsupported))]);
+        assert!(result[1].refused[0].1.message("default").ends_with(": do without"));
+    }
+}
+
+#[test]
 fn of_two_claims_that_hold_one_slot_the_elder_keeps_it_and_the_other_is_told_and_gets_a_new_one() {
     let older = claim("older", 1).any("x").holds(0, "x", tcp(20005));
     let younger = claim("younger", 2).any("x").holds(0, "x", tcp(20005));

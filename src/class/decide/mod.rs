@@ -199,7 +199,7 @@ fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
 
 /// Plans every load balancer: the slots that are confirmed in the API, under our
 /// finalizer. What may have to move on, since its targets are not known yet, is not
-/// opened before. Returns since when each that holds nothing has held nothing.
+/// opened before; what would serve clients that its claim excludes is not open. Returns since when each that holds nothing has held nothing.
 fn plan(
     decision: &mut Decision,
     before: &SharedLBClassStatus,
@@ -218,7 +218,7 @@ fn plan(
         let Some(confirmed) = claim.request.held.as_ref().filter(|confirmed| confirmed.index == granted.index) else {
             continue;
         };
-        if claim.has_finalizer {
+        if claim.has_finalizer && !claim.request.must_stay_closed(&facts.policy.lacking) {
             let known = facts.is_known(n);
             let slots = if known && same(&confirmed.slots, &granted.slots) {
                 granted.slots.clone()
@@ -228,7 +228,7 @@ fn plan(
                 let stays = |slot: &HeldSlot| (known || slot.opened) && !is_lost(slot.key);
                 confirmed_slots(confirmed, granted).filter(stays).collect()
             };
-            planned.entry(granted.index).or_default().push(Planned { target: claim.target.clone(), slots });
+            planned.entry(granted.index).or_default().push(Planned::of(claim, slots));
         }
     }
     let limits = &facts.spec.load_balancers;

@@ -6,11 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason, ReleasedPort};
 use sharedlb_providers::memory::{Cloud, Memory};
-use sharedlb_providers::{Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
+use sharedlb_providers::{Capabilities, Capacity as ProviderCapacity, ListenerKey, Owner, Provider};
 
 use super::*;
 use crate::api::addresses::assign;
-use crate::api::class::policy;
+use crate::api::class::{lacking, policy};
 use crate::class::render::{self, Programmed, Verdict, find};
 use crate::fixtures::{ClaimFixture, claim, class};
 use crate::kubernetes::cache::Cache;
@@ -26,6 +26,8 @@ struct World {
     targets: Option<(u32, u32)>,
     /// Whether Kubernetes has listed the pods
     listed: bool,
+    /// Whether listeners can have neither source ranges nor session affinity
+    lacking: bool,
     status: SharedLBClassStatus,
     claims: Vec<ClaimFixture>,
     outcomes: BTreeMap<u32, Outcome>,
@@ -42,6 +44,7 @@ impl World {
             deleting: false,
             targets: None,
             listed: true,
+            lacking: false,
             status,
             claims,
             outcomes,
@@ -67,6 +70,9 @@ impl World {
         let mut policy =
             policy(&spec, &Self::provider().capabilities(), assign(&spec, &BTreeMap::new()), std::iter::empty());
         policy.targets = self.targets.map(|(limit, _)| limit);
+        if self.lacking {
+            policy.lacking = lacking(&spec, &Capabilities::new(50));
+        }
         let counted = self.targets.map(|(_, of_each)| {
             let count = |claim: &Arc<ClaimObject>| {
                 let mut request = claim.request.clone();
@@ -102,15 +108,11 @@ impl World {
     fn seen(&mut self, planned: &[ClaimFixture], open: &[(u16, &str)]) {
         let planned = planned.iter().map(|claim| {
             let claim = claim.build();
-            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
+            Planned::of(&claim, claim.request.held.clone().unwrap().slots)
         });
         let listener = |&(port, name): &(u16, &str)| {
             let owner = Owner { namespace: "team".into(), claim: name.into(), port: "x".into() };
-            let idle_families = BTreeSet::new();
-            (
-                tcp(port),
-                ListenerOutcome { owner, open: true, backends: true, idle_families, left_out: None, failure: None },
-            )
+            (tcp(port), ListenerOutcome { open: true, backends: true, ..ListenerOutcome::closed(&owner) })
         };
         let outcome = Outcome {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
@@ -165,6 +167,26 @@ fn a_slot_is_planned_only_once_it_is_in_the_api_under_our_finalizer() {
 
     world.claims = vec![claim("a").protected().status(status)];
     assert_eq!(planned(&world.decide(), 0), [20001]);
+}
+
+#[test]
+fn a_claim_that_excludes_clients_whom_its_class_cannot_exclude_is_not_open_and_keeps_its_slots() {
+    let excludes = |claim: ClaimFixture| claim.spec("loadBalancerSourceRanges", json!(["10.0.0.0/8"]));
+    let affine = |claim: ClaimFixture| claim.spec("sessionAffinity", json!("ClientIP"));
+    let held = claim("a").holds(0, 20001);
+    let mut world = World::new(vec![excludes(held.clone()), affine(claim("b").holds(0, 20002)), excludes(claim("c"))]);
+    world.seen(std::slice::from_ref(&held), &[(20001, "a")]);
+    world.lacking = true;
+    let decision = world.decide();
+    assert_eq!(planned(&decision, 0), [20002], "without session affinity, it stays open");
+    assert_eq!(world.status.load_balancers[0].listeners, 2);
+    assert!(world.released().is_empty(), "its listener closes, and its slot is not given back");
+    let [a, b, c] = [0, 1, 2].map(|n| decision.assignments[n].clone().unwrap());
+    assert!(a.refused.is_empty() && b.refused.is_empty() && a.granted.is_some() && b.granted.is_some());
+    assert_eq!(c.granted, None);
+    assert_eq!(c.refused[0].1.reason(), Some(Reason::Unsupported));
+    world.claims[0] = held;
+    assert_eq!(planned(&world.decide(), 0), [20001, 20002], "they are removed again");
 }
 
 #[test]
@@ -412,7 +434,8 @@ fn a_port_that_is_renamed_goes_on_being_planned_before_its_status_says_so_and_no
     // What was opened for the port by its former name serves it.
     world.seen(&[claim("a").holds(0, 20001)], &[(20001, "a")]);
     let held = world.decide().assignments[0].clone().unwrap().granted.unwrap();
-    let programmed = render::programmed(&renamed.build(), &held, world.outcomes.get(&0), |_, _| None, |_, _| None);
+    let programmed =
+        render::programmed(&renamed.build(), &held, None, world.outcomes.get(&0), |_, _| None, |_, _| None);
     assert!(matches!(programmed, Programmed::Served { .. }), "{programmed:?}");
 }
 

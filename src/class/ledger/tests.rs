@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER};
-use sharedlb_providers::memory::Memory;
-use sharedlb_providers::{Address, Capacity, FrontPort, Owner, Transport};
+use sharedlb_providers::memory::{Cloud, Memory};
+use sharedlb_providers::{Address, AffinitySupport, Capacity, FrontPort, Owner, Transport};
 use tokio::time::Instant;
 
 use crate::api::claim::ClaimObject;
@@ -31,6 +31,8 @@ type Port = (&'static str, Option<u16>);
 enum Act {
     /// A claim is created, or edited to ask for these ports.
     Ask(usize, Vec<Port>),
+    /// A claim is edited to have session affinity, or none.
+    Affinity(usize, bool),
     /// A claim gets another label.
     Label(usize),
     /// A claim is deleted: it goes when our finalizer does.
@@ -57,6 +59,7 @@ struct World {
     backends: Backends,
     /// How often newcomers were given ports without a decision
     admitted: usize,
+    cloud: Cloud,
 }
 
 fn name(number: usize) -> String {
@@ -68,7 +71,8 @@ fn parse(claim: &Value) -> Arc<ClaimObject> {
 }
 
 impl World {
-    fn new() -> Self {
+    /// A class whose listeners can have session affinity, or not.
+    fn new(affinity: AffinitySupport) -> Self {
         let class_object = json!({
             "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
             "metadata": {
@@ -89,7 +93,9 @@ impl World {
             version: 1,
             backends: Backends::default(),
             admitted: 0,
+            cloud: Cloud::default(),
         };
+        world.cloud.offer(true, affinity);
         world.show_class();
         world
     }
@@ -104,7 +110,9 @@ impl World {
         let spec = object.spec.clone().unwrap();
         match &mut self.class.settings {
             Some(settings) => settings.spec = spec,
-            None => self.class.settings = Some(ClassSettings::new(spec, Arc::new(Memory::default()))),
+            None => {
+                self.class.settings = Some(ClassSettings::new(spec, Arc::new(Memory::new(self.cloud.clone()))))
+            }
         }
         self.class.replace_object(Some(Arc::new(object)));
     }
@@ -138,6 +146,9 @@ impl World {
     fn act(&mut self, act: &Act) {
         match act {
             Act::Ask(number, ports) => self.ask(*number, ports),
+            Act::Affinity(number, has) => self.edit(*number, |claim| {
+                claim["spec"]["sessionAffinity"] = json!(if *has { "ClientIP" } else { "None" });
+            }),
             Act::Label(number) => self.edit(*number, |claim| claim["metadata"]["labels"] = json!({"a": "b"})),
             Act::Delete(number) => self.edit(*number, |claim| {
                 claim["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");
@@ -332,6 +343,7 @@ fn act() -> impl Strategy<Value = Act> {
     let claim = || 0_usize..8;
     prop_oneof![
         8 => (claim(), ports()).prop_map(|(claim, ports)| Act::Ask(claim, ports)),
+        2 => (claim(), any::<bool>()).prop_map(|(claim, has)| Act::Affinity(claim, has)),
         1 => claim().prop_map(Act::Label),
         1 => claim().prop_map(Act::Delete),
         1 => claim().prop_map(Act::Remove),
@@ -347,8 +359,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_newcomer_gets_what_a_decision_would_give_it(acts in proptest::collection::vec(act(), 1..60)) {
-        let mut world = World::new();
+    fn a_newcomer_gets_what_a_decision_would_give_it(
+        acts in proptest::collection::vec(act(), 1..60), has_affinity in any::<bool>(),
+    ) {
+        let mut world = World::new(if has_affinity { AffinitySupport::Timeout } else { AffinitySupport::None });
         for act in &acts {
             world.act(act);
             for (slot, claims) in world.held() {
@@ -360,7 +374,7 @@ proptest! {
 
 #[test]
 fn a_claim_that_comes_after_all_others_have_their_ports_takes_no_decision() {
-    let mut world = World::new();
+    let mut world = World::new(AffinitySupport::Timeout);
     world.ask(0, &[("TCP", None)]);
     world.settle();
     assert_eq!(world.admitted, 0, "the first one begins a load balancer");

@@ -296,7 +296,7 @@ fn around() -> Surroundings<'static> {
 fn slots_of(plan: &Plan) -> Slots {
     plan.slots.as_ref().map(|planned| {
         let mut slots = [None; 3];
-        for Planned { target, slots: held } in planned {
+        for Planned { target, slots: held, .. } in planned {
             for slot in held.iter() {
                 let former = slots[port_of(slot.key)].replace(claim_of(&target.claim.name));
                 assert_eq!(former, None, "two claims are planned on one port");

@@ -121,7 +121,7 @@ fn opened_and_reached(claim: &ClaimObject, open: &[u16], addresses: &[&str]) -> 
     });
     let outcome = outcome(addresses.clone(), listeners.collect());
     let held = claim.request.held.clone().unwrap();
-    let programmed = programmed(claim, &held, Some(&outcome), |_, _| None, |_, _| None);
+    let programmed = programmed(claim, &held, None, Some(&outcome), |_, _| None, |_, _| None);
     let open = super::open(claim, &outcome);
     let verdict = Verdict { held: Some(held), refused: None, programmed, addresses: Some(addresses), open };
     let status = status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);

@@ -6,6 +6,7 @@ mod drift;
 mod families;
 mod limits;
 mod nodes;
+mod options;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,7 +93,7 @@ impl Running {
     async fn plan_by(&self, claims: &[ClaimFixture], reach: Reach) {
         let planned = claims.iter().map(|claim| {
             let claim = claim.build();
-            Planned { slots: claim.request.held.clone().unwrap().slots, target: claim.target.clone() }
+            Planned::of(&claim, claim.request.held.clone().unwrap().slots)
         });
         let plan = Plan::new(self.provider.clone(), 0, Some(planned.collect())).by(reach);
         self.plans.send_replace(Arc::new(plan));
