@@ -30,6 +30,8 @@ fn service_json() -> Value {
         },
         "spec": {
             "type": "LoadBalancer", "loadBalancerClass": "sharedlb.dev/default", "externalTrafficPolicy": "Local",
+            "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
             "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
         },
         "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ipMode": "Proxy"}]}, "conditions": [{

@@ -142,7 +142,10 @@ pub(super) fn claim<S: Source>(source: &ObjectMeta, spec: SharedLBSpec) -> Share
 /// The merge patch that sets a claim right.
 pub(super) fn correction<S: Source>(spec: &SharedLBSpec) -> Value {
     // A field that is left out would stay as it is.
-    let mut whole = json!({"className": null, "selector": null, "serviceName": null, "address": null, "ports": null});
+    let mut whole = json!({
+        "className": null, "selector": null, "serviceName": null, "address": null, "ports": null,
+        "loadBalancerSourceRanges": null, "sessionAffinity": null, "sessionAffinityConfig": null,
+    });
     if let (Value::Object(whole), Ok(Value::Object(spec))) = (&mut whole, serde_json::to_value(spec)) {
         whole.extend(spec);
     }

@@ -53,16 +53,28 @@ impl<S: Source> Writer<S> {
                 let found = counted(&self.metrics, "SharedLB", "get", found).await?;
                 Ok(OwnedClaim::parse::<S>(&found))
             }
-            result => Ok(OwnedClaim::parse::<S>(&result?)),
+            result => {
+                let created = OwnedClaim::parse::<S>(&result?);
+                match created.as_ref().filter(|created| lacks_source_ranges(&json!(claim.spec), created)) {
+                    // It would be served to all clients.
+                    Some(open_to_all) => self.delete(&open_to_all.meta).await.and(Err(older_definition())),
+                    None => Ok(created),
+                }
+            }
         }
     }
 
     /// Corrects a claim.
     pub(super) async fn correct(&self, claim: &ObjectMeta, patch: Value) -> Result<Option<OwnedClaim>, WriteError> {
+        let spec = patch["spec"].clone();
         let (params, patch) = merge_patch(claim, patch);
         let api = self.claims_in(&claim.key.namespace);
         let written = async { Ok(api.patch(&claim.key.name, &params, &patch).await?) };
-        Ok(OwnedClaim::parse::<S>(&counted(&self.metrics, "SharedLB", "patch", written).await?))
+        let corrected = OwnedClaim::parse::<S>(&counted(&self.metrics, "SharedLB", "patch", written).await?);
+        match corrected {
+            Some(corrected) if lacks_source_ranges(&spec, &corrected) => Err(older_definition()),
+            corrected => Ok(corrected),
+        }
     }
 
     /// Deletes a claim. Returns it if finalizers keep it.
@@ -98,6 +110,20 @@ impl<S: Source> Writer<S> {
     fn claims_in(&self, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &self.claims)
     }
+}
+
+/// Whether the API server has dropped the source ranges of this spec.
+fn lacks_source_ranges(sent: &Value, kept: &OwnedClaim) -> bool {
+    let has_some = sent["loadBalancerSourceRanges"].as_array().is_some_and(|ranges| !ranges.is_empty());
+    has_some && kept.spec.as_ref().is_ok_and(|spec| spec.load_balancer_source_ranges.is_empty())
+}
+
+fn older_definition() -> WriteError {
+    WriteError::Refused(
+        "the API server drops loadBalancerSourceRanges of SharedLBs: ask the admin to apply the \
+         CustomResourceDefinitions of this version"
+            .to_owned(),
+    )
 }
 
 fn merge_patch(meta: &ObjectMeta, mut patch: Value) -> (PatchParams, Patch<Value>) {

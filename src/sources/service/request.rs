@@ -2,11 +2,14 @@
 //! Pure.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use kube::ResourceExt as _;
-use sharedlb_crds::{ADDRESS_ANNOTATION, ASSIGN_PORTS_ANNOTATION, Reason, SharedLBPort, SharedLBSpec};
+use sharedlb_crds::{
+    ADDRESS_ANNOTATION, ASSIGN_PORTS_ANNOTATION, ClientIpConfig, Reason, SessionAffinity, SessionAffinityConfig,
+    SharedLBPort, SharedLBSpec,
+};
 
 use super::super::{OwnedClaim, Refusal, owned, ports};
 use crate::backends::ServicePort;
@@ -45,6 +48,9 @@ pub(super) struct Wanted {
     class: String,
     service: String,
     address: Option<String>,
+    source_ranges: Vec<IpNet>,
+    session_affinity: SessionAffinity,
+    session_affinity_config: Option<SessionAffinityConfig>,
     /// All ports that can be shared, which may be more than a claim can have
     ports: Vec<SharedLBPort>,
     /// The numbers of the ports that cannot be shared
@@ -70,14 +76,16 @@ impl Request {
 impl Handling {
     fn parse(service: &Service, spec: &ServiceSpec, class: &str) -> Self {
         let unsupported = |message: String| Self::Closed(Refusal { reason: Reason::Unsupported, message });
-        if let Some(message) = kept_out(service, spec, class) {
-            return unsupported(message);
-        }
+        let rejected = |message: String| Self::Kept(Refusal { reason: Reason::Rejected, message });
+        let source_ranges = match source_ranges(service, spec) {
+            Ok(ranges) => ranges,
+            Err(message) => return rejected(message),
+        };
         if !owned::is_class_name(class) {
             let class = text::value(class);
-            let message =
-                format!("class {class} cannot exist: give the name of a class, as kubectl get slbc lists them");
-            return Self::Kept(Refusal { reason: Reason::Rejected, message });
+            return rejected(format!(
+                "class {class} cannot exist: give the name of a class, as kubectl get slbc lists them"
+            ));
         }
         let annotation = |key: &str| service.annotations().get(key).filter(|value| !value.is_empty());
         let of_service: Vec<ServicePort> = spec.ports.iter().flatten().map(ServicePort::parse).collect();
@@ -92,7 +100,18 @@ impl Handling {
         let address = annotation(ADDRESS_ANNOTATION)
             .or(spec.load_balancer_ip.as_ref().filter(|address| !address.is_empty()))
             .cloned();
-        Self::Served(Wanted { class: class.to_owned(), service: service.name_any(), address, ports, unshareable })
+        let session_affinity = session_affinity(spec);
+        Self::Served(Wanted {
+            class: class.to_owned(),
+            service: service.name_any(),
+            address,
+            source_ranges,
+            session_affinity,
+            session_affinity_config: session_affinity_config(spec)
+                .filter(|_| session_affinity == SessionAffinity::ClientIp),
+            ports,
+            unshareable,
+        })
     }
 }
 
@@ -113,6 +132,9 @@ impl Wanted {
             class_name: Some(self.class.clone()),
             service_name: Some(self.service.clone()),
             address: self.address.clone(),
+            load_balancer_source_ranges: self.source_ranges.clone(),
+            session_affinity: self.session_affinity,
+            session_affinity_config: self.session_affinity_config,
             ports,
             ..SharedLBSpec::default()
         };
@@ -143,50 +165,45 @@ fn listed(numbers: &BTreeSet<i32>) -> String {
     format!("port{} {list}", if numbers.len() == 1 { "" } else { "s" })
 }
 
-/// Why nothing may be opened for a Service: it admits only some clients, and SharedLB
-/// cannot reject the others.
+/// The ranges of the addresses of clients; none: all clients.
 ///
 /// As everywhere in Kubernetes, the field has precedence over the annotation.
-fn kept_out(service: &Service, spec: &ServiceSpec, class: &str) -> Option<String> {
+fn source_ranges(service: &Service, spec: &ServiceSpec) -> Result<Vec<IpNet>, String> {
     let field = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).map(|ranges| ranges.trim());
-    let (name, it, ranges): (String, _, Vec<&str>) = if field.is_empty() {
-        let ranges = annotation.filter(|ranges| !ranges.is_empty())?;
-        (format!("annotation {SOURCE_RANGES_ANNOTATION}"), "it", ranges.split(',').collect())
-    } else {
-        ("loadBalancerSourceRanges".to_owned(), "them", field.iter().map(String::as_str).collect())
-    };
+    let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).filter(|_| field.is_empty());
+    let of_annotation = annotation.iter().flat_map(|ranges| ranges.split(','));
+    let texts = field.iter().map(String::as_str).chain(of_annotation).map(str::trim);
+    let ranges: Result<Vec<IpNet>, String> = texts.filter(|range| !range.is_empty()).map(range).collect();
+    // A Service with IPv6 alone has no other clients.
     let only_v6 = spec.ip_families.as_deref().is_some_and(|families| families == ["IPv6"]);
-    (!admits_all_clients(&ranges, only_v6)).then(|| {
-        format!(
-            "{name}: class {class} cannot keep other clients out, so nothing is opened: remove {it}, let all in with 0.0.0.0/0, or use another load balancer"
-        )
+    let is_all_v6 = |range: &IpNet| range.addr().is_ipv6() && range.prefix_len() == 0;
+    ranges.map(|ranges| if only_v6 && ranges.iter().any(is_all_v6) { Vec::new() } else { ranges })
+}
+
+fn range(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        let text = text::value(text);
+        format!("source range {text} is not a range of addresses: write it as in 10.0.0.0/8 or fd00::/8")
     })
 }
 
-/// Whether these ranges admit every client. As in Kubernetes' own helper for cloud
-/// controllers (`IsAllowAll`), 0.0.0.0/0 among them is enough. ::/0 alone rejects IPv4
-/// clients, so it admits every client only of a Service with IPv6 alone.
-fn admits_all_clients(ranges: &[&str], only_v6: bool) -> bool {
-    let all_of = |range: &str| {
-        let (address, length) = range.trim().split_once('/')?;
-        let address: IpAddr = address.parse().ok()?;
-        (length.parse() == Ok(0_u8)).then_some(address)
-    };
-    ranges.iter().filter_map(|range| all_of(range)).any(|address| address.is_ipv4() || only_v6)
+fn session_affinity(spec: &ServiceSpec) -> SessionAffinity {
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => SessionAffinity::ClientIp,
+        _ => SessionAffinity::None,
+    }
+}
+
+/// The settings of session affinity. Kubernetes sets the timeout of every Service that has it.
+fn session_affinity_config(spec: &ServiceSpec) -> Option<SessionAffinityConfig> {
+    let timeout = spec.session_affinity_config.as_ref()?.client_ip.as_ref()?.timeout_seconds?;
+    let client_ip = Some(ClientIpConfig { timeout_seconds: timeout.try_into().ok()? });
+    Some(SessionAffinityConfig { client_ip })
 }
 
 /// The fields of a Service that have no effect although it is served.
 fn unhonoured(spec: &ServiceSpec) -> Option<(&'static str, String)> {
-    let local = (spec.external_traffic_policy.as_deref() == Some("Local")).then_some((
-        "ExternalTrafficPolicy",
-        "externalTrafficPolicy Local: pods see the address of a node instead of the client's, and traffic goes to the pods of all nodes",
-    ));
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then_some((
-        "SessionAffinity",
-        "sessionAffinity ClientIP: connections of one client through the shared load balancer go to any pod",
-    ));
-    let found: Vec<_> = local.into_iter().chain(affinity).collect();
-    let (reason, _) = found.first()?;
-    Some((reason, found.iter().map(|(_, message)| *message).collect::<Vec<_>>().join("; ")))
+    let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let message = "externalTrafficPolicy Local: pods see the address of a node instead of the client's, and traffic goes to the pods of all nodes";
+    is_local.then(|| ("ExternalTrafficPolicy", message.to_owned()))
 }

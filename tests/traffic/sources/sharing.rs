@@ -41,7 +41,7 @@ async fn two_tenants(world: Arc<World>) -> anyhow::Result<()> {
         ensure!(red.ask_inside(at_red.at(80)).await.is_err(), "port 80 is answered");
         // And so it is after one has changed.
         red.change("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await?;
-        red.told("web", "Honoured", "SessionAffinity").await?;
+        red.told("web", "Programmed", "Unsupported").await?;
     }
     Ok(())
 }

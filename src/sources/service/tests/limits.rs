@@ -29,49 +29,63 @@ fn a_claim_whose_status_cannot_be_read_takes_no_address_away() {
 }
 
 #[test]
-fn source_ranges_that_keep_clients_out_are_never_ignored() {
-    let ranges = json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]});
-    let only_v6 = json!({"loadBalancerSourceRanges": ["::/0"], "ipFamilies": ["IPv4", "IPv6"]});
-    let half = json!({"loadBalancerSourceRanges": ["0.0.0.0/1"]});
-    for refused in [
-        service(json!({}), ranges.clone()),
-        service(json!({ RANGES: "192.0.2.0/24" }), json!({})),
-        service(json!({ RANGES: "192.0.2.0/24, ::/0" }), json!({})),
+fn source_ranges_go_to_the_claim() {
+    let field = |ranges: &[&str]| json!({"loadBalancerSourceRanges": ranges});
+    let only_v6 = |ranges: &[&str]| json!({"loadBalancerSourceRanges": ranges, "ipFamilies": ["IPv6"]});
+    for (annotation, spec, expected) in [
+        ("", field(&["192.0.2.0/24"]), json!(["192.0.2.0/24"])),
+        ("", field(&[" 192.0.2.0/24 ", "fd00::/8"]), json!(["192.0.2.0/24", "fd00::/8"])),
+        ("", field(&["::/0"]), json!(["::/0"])),
+        ("", only_v6(&["::/0"]), json!(null)),
+        ("", only_v6(&["fd00::/8"]), json!(["fd00::/8"])),
+        ("192.0.2.0/24, fd00::/8", json!({}), json!(["192.0.2.0/24", "fd00::/8"])),
+        (" ", json!({}), json!(null)),
         // The field counts, as for Kubernetes' own helper.
-        service(json!({ RANGES: "0.0.0.0/0" }), ranges),
-        service(json!({}), only_v6),
-        service(json!({}), half),
+        ("0.0.0.0/0", field(&["192.0.2.0/24"]), json!(["192.0.2.0/24"])),
     ] {
-        let world = settled(refused.clone());
-        assert_eq!(world.done, ["status"], "{refused}");
-        assert_eq!(condition(&world, "Allocated")["reason"], "Unsupported");
-        assert_eq!(world.events, ["Unsupported"]);
+        let annotated =
+            |world: &World<Services>| world.claim.as_ref().unwrap()["spec"]["loadBalancerSourceRanges"].clone();
+        let wanted = service(json!({ RANGES: annotation }), spec);
+        let fresh = settled(wanted.clone());
+        assert_eq!(annotated(&fresh), expected, "{wanted}");
+        let mut edited = settled(plain());
+        edited.edit(&json!({"metadata": {"annotations": wanted["metadata"]["annotations"]}, "spec": wanted["spec"]}));
+        let mut edited = edited.settled();
+        assert_eq!(annotated(&edited), expected, "{wanted}");
+        edited.edit(&json!({
+            "metadata": {"annotations": {RANGES: null}}, "spec": {"loadBalancerSourceRanges": null, "ipFamilies": null},
+        }));
+        assert_eq!(annotated(&edited.settled()), json!(null), "{wanted}");
     }
-    let mut world = settled(plain());
-    world.done.clear();
-    world.edit(&json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}));
-    assert_eq!(world.settled().done, ["status", "delete", "gone", "finalizer"], "what was open is closed");
 }
 
 #[test]
-fn source_ranges_that_admit_all_clients_are_served() {
-    for (annotations, spec) in [
-        (json!({}), json!({"loadBalancerSourceRanges": ["0.0.0.0/0"]})),
-        (json!({}), json!({"loadBalancerSourceRanges": ["10.0.0.0/8", " 0.0.0.0/0 ", "::/0"]})),
-        (json!({}), json!({"loadBalancerSourceRanges": ["::/0"], "ipFamilies": ["IPv6"]})),
-        (json!({ RANGES: "10.0.0.0/8, 0.0.0.0/0" }), json!({})),
-        (json!({ RANGES: " " }), json!({})),
-        (json!({ RANGES: "10.0.0.0/8" }), json!({"loadBalancerSourceRanges": ["0.0.0.0/0"]})),
-    ] {
-        let mut world = settled(plain());
-        world.done.clear();
-        let kept = (ingress(&world).clone(), world.claim.clone());
-        world.edit(&json!({"metadata": {"annotations": annotations}, "spec": spec}));
-        let world = world.settled();
-        assert!(world.done.is_empty(), "{annotations} {spec}: {:?}", world.done);
-        assert_eq!((ingress(&world).clone(), world.claim.clone()), kept);
-        assert_eq!(condition(&world, "Ready")["status"], "True");
-    }
+fn source_ranges_that_cannot_be_read_open_nothing_and_change_nothing() {
+    let fresh = settled(service(json!({ RANGES: "10.0.0.0/8, office" }), json!({})));
+    assert!(fresh.claim.is_none());
+    assert_eq!(condition(&fresh, "Allocated")["reason"], "Rejected");
+    let message = condition(&fresh, "Allocated")["message"].as_str().unwrap();
+    assert!(message.starts_with("source range office is not a range of addresses"), "{message}");
+    let mut world = settled(service(json!({}), json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]})));
+    let kept = world.claim.clone();
+    world.edit(&json!({"spec": {"loadBalancerSourceRanges": ["office"]}}));
+    let world = world.settled();
+    assert_eq!(world.claim, kept, "its former ranges stay in force");
+    assert_eq!(condition(&world, "Ready")["reason"], "Rejected");
+}
+
+#[test]
+fn session_affinity_goes_to_the_claim() {
+    let claim_of = |spec: Value| settled(service(json!({}), spec)).claim.unwrap()["spec"].clone();
+    let of_timeout = |seconds: u32| json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
+    let spec = claim_of(of_timeout(60));
+    assert_eq!(spec["sessionAffinity"], "ClientIP");
+    assert_eq!(spec["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 60}}));
+    assert_eq!(claim_of(json!({"sessionAffinity": "None"}))["sessionAffinity"], json!(null));
+    let mut world = settled(service(json!({}), of_timeout(60)));
+    world.edit(&json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": null}}));
+    let spec = world.settled().claim.unwrap()["spec"].clone();
+    assert_eq!((&spec["sessionAffinity"], &spec["sessionAffinityConfig"]), (&json!(null), &json!(null)));
 }
 
 #[test]
