@@ -136,14 +136,14 @@ pub fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<LackingOptio
             Provider::Aws(_) => {
                 "remove them, and ask the admin for a class whose security groups (spec.provider.aws.securityGroups) admit these clients only"
             }
-            Provider::Service(_) => "remove them, or use a class of the provider vip",
+            Provider::Service(_) | Provider::Vip(_) => "remove them, or use a class of the provider vip",
         },
     });
     let session_affinity = (can.session_affinity == AffinitySupport::None).then_some(LackingOption {
         option: ListenerOption::SessionAffinity,
         instead: match spec.provider {
             Provider::Aws(_) => "set it to None, or ask the admin for a class with spec.targets Pod",
-            Provider::Service(_) => "set it to None, or use a class of the provider vip",
+            Provider::Service(_) | Provider::Vip(_) => "set it to None, or use a class of the provider vip",
         },
     });
     source_ranges.into_iter().chain(session_affinity).collect()

@@ -119,24 +119,30 @@ async fn taken_away(world: Arc<World>) -> anyhow::Result<()> {
     site.claim("web", json!([{"port": 9001, "targetPort": "http"}])).await?;
     let before = slots(&site.ready("web").await?);
     // By its name, it is no longer ours.
-    stranger_applies(&site, json!([{"name": "theirs", "port": 9001, "protocol": "TCP"}])).await?;
+    change_port(&site, 9001, Some("theirs")).await?;
     site.verdict("web", ConditionType::Programmed, ("False", Reason::PortInUse)).await?;
     site.verdict("web", ConditionType::Ready, ("False", Reason::PortInUse)).await?;
     site.event("web", Reason::PortInUse.as_str()).await?;
     site.undisturbed(&neighbour).await?;
-    stranger_applies(&site, json!([])).await?;
+    change_port(&site, 9001, None).await?;
     let after = slots(&site.ready("web").await?);
     ensure!(after == before, "{after:?}");
     site.undisturbed(&neighbour).await
 }
 
-/// Makes these all the ports that a stranger wants on the class's first
-/// Service.
-async fn stranger_applies(site: &Site, ports: Value) -> anyhow::Result<()> {
-    let name = site.fronts(1).await?[0].name_any();
-    let service = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": ports}});
-    let params = PatchParams::apply("stranger").force();
-    site.services().patch(&name, &params, &Patch::Apply(service)).await?;
+/// Another client renames a port of the class's first Service, or removes it.
+async fn change_port(site: &Site, number: u16, name: Option<&str>) -> anyhow::Result<()> {
+    let service = site.fronts(1).await?.remove(0);
+    let mut ports = service.spec.clone().unwrap_or_default().ports.unwrap_or_default();
+    match name {
+        Some(name) => {
+            let port = ports.iter_mut().find(|port| port.port == i32::from(number)).context("it has the port")?;
+            port.name = Some(name.to_owned());
+        }
+        None => ports.retain(|port| port.port != i32::from(number)),
+    }
+    let patch = Patch::Merge(json!({"spec": {"ports": ports}}));
+    site.services().patch(&service.name_any(), &PatchParams::default(), &patch).await?;
     Ok(())
 }
 

@@ -71,10 +71,10 @@ impl Writes {
     }
 }
 
-/// Requires that there were at most so many writes for each of so many objects, besides
-/// the one by which each was created.
-pub fn at_most(counts: &Counts, each: usize, objects: usize) -> anyhow::Result<()> {
+/// Requires that there were at most so many writes, besides those by which so many objects
+/// were created.
+pub fn at_most(counts: &Counts, most: usize, objects: usize) -> anyhow::Result<()> {
     let all = counts.values().sum::<usize>() - objects;
-    ensure!(all <= each * objects, "{all} writes for {objects} objects, more than {each} each: {counts:?}");
+    ensure!(all <= most, "{all} writes for {objects} objects, more than {most}: {counts:?}");
     Ok(())
 }

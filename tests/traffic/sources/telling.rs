@@ -82,5 +82,5 @@ async fn writes(world: Arc<World>) -> anyhow::Result<()> {
             tenant.event("Service", name, "Ready").await?;
         }
     }
-    at_most(&writes.counts(), 5, COUNTED)
+    at_most(&writes.counts(), 5 * COUNTED, COUNTED)
 }
