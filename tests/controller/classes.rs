@@ -19,6 +19,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a smaller range binds new ports only", smaller_range),
         test.test("a smaller max evicts nobody", smaller_max),
         test.test("a class with targets that its provider cannot serve is not accepted", unsupported_targets),
+        test.test("a class with addresses that cannot be used is not accepted, and serves on", unusable_addresses),
         test.test("a class says how many load balancers and listeners it has", class_status),
         test.test("an annotation that the class gets reaches its load balancers", annotations),
     ]
@@ -163,6 +164,23 @@ async fn unsupported_targets(world: Arc<World>) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn unusable_addresses(world: Arc<World>) -> anyhow::Result<()> {
+    let site = Site::with_pod(&world.cluster, "unusable-addresses", json!({})).await?;
+    let neighbour = site.neighbour().await?;
+    let ipv4 = json!({"min": "203.0.113.10", "max": "203.0.113.19"});
+    let both = json!([ipv4, {"min": "2001:db8::10", "max": "2001:db8::19"}]);
+    site.change_class(json!({"spec": {"addresses": both}})).await?;
+    let message = site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
+    ensure!(message.contains("remove the ranges of one family"), "{message}");
+    site.claim("web", json!([{"targetPort": "http"}])).await?;
+    site.refused("web", Reason::Unsupported, &["spec.addresses"]).await?;
+    site.undisturbed(&neighbour).await?;
+    site.change_class(json!({"spec": {"addresses": [ipv4]}})).await?;
+    site.class_verdict(ConditionType::Accepted, ("True", Reason::Accepted)).await?;
+    site.ready("web").await?;
+    Ok(())
+}
+
 async fn class_status(world: Arc<World>) -> anyhow::Result<()> {
     let class = json!({"loadBalancers": {"max": 3, "listenersPerLoadBalancer": 5}});
     let site = Site::with_pod(&world.cluster, "class-status", class).await?;
@@ -170,7 +188,7 @@ async fn class_status(world: Arc<World>) -> anyhow::Result<()> {
     site.ready("dns").await?;
     let address = sharedlb_harness::addresses(&site.fronts(1).await?[0]);
     let found = site.load_balancer(0, "two listeners", |found| (found.listeners == 2).then(|| found.clone())).await?;
-    ensure!(found.address.as_ref() == address.first(), "{found:?}");
+    ensure!(found.address.as_ref() == address.first() && found.addresses == address, "{found:?}");
     ensure!(found.capacity.as_ref().is_some_and(|capacity| capacity.listeners == 5), "{found:?}");
     for (kind, reason) in [(ConditionType::Accepted, Reason::Accepted), (ConditionType::Ready, Reason::Ready)] {
         site.class_verdict(kind, ("True", reason)).await?;

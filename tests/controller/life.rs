@@ -35,6 +35,7 @@ async fn a_claim(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(port_names(&services[0]) == [format!("tcp-{port}")], "{:?}", services[0].spec);
     ensure!(status.class_name.as_deref() == Some("a-claim"), "{status:?}");
     ensure!(status.address.as_ref() == addresses(&services[0]).first(), "{status:?}");
+    ensure!(status.addresses == addresses(&services[0]), "{status:?}");
     ensure!(status.summary.as_ref().is_some_and(|summary| summary.starts_with(&format!("{port}/TCP"))), "{status:?}");
     ensure!(ingress_ports(&claim) == [(port, Transport::Tcp)], "{status:?}");
     site.leads_to(port, &[&pod]).await
