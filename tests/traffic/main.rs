@@ -7,6 +7,7 @@
 //! nothing of the others. In the second, one controller serves all tests, which run
 //! side by side.
 
+mod addresses;
 mod backends;
 mod capture;
 mod edits;
@@ -51,6 +52,7 @@ fn main() -> anyhow::Result<()> {
             shared_address::trials(test),
             sources::trials(test),
             vip::trials(test),
+            addresses::trials(test),
         ];
         trials.into_iter().flatten().collect()
     });
