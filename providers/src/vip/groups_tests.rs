@@ -274,7 +274,7 @@ fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_se
 }
 
 #[test]
-fn options_with_the_hash_of_others_are_refused_and_decide_about_nobody_elses_clients() {
+fn options_with_the_hash_of_others_are_refused_and_change_nothing() {
     let (theirs, ours) = (ranges(&["10.24.156.30/32"]), ranges(&["10.10.154.2/32"]));
     assert_eq!(service_of(&lb(), &theirs), service_of(&lb(), &ours), "their hashes are the same");
     let mut wanted = desired([(tcp(1001), listener(theirs.clone()))]);

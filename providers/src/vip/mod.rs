@@ -143,8 +143,16 @@ impl Provider for Vip {
                 Some((service, groups::closing(&part.load_balancer, target)?))
             })
             .collect();
+        let mut refused = None;
         for (service, step) in &closings {
-            self.carry_out(service, step, &mut applied).await?;
+            match self.carry_out(service, step, &mut applied).await {
+                Err(error) if error.is_refusal() => _ = refused.get_or_insert(error),
+                done => done?,
+            }
+        }
+        // Nothing opens while a port may be open elsewhere.
+        if let Some(error) = refused {
+            return Err(error);
         }
         let parts = if closings.is_empty() { parts } else { self.parts(name).await? };
         let blocked = groups::block(&parts, &mut targets);
@@ -249,15 +257,17 @@ impl Vip {
             return Ok(());
         }
         let (uid, now) = (&part.meta.uid, Instant::now());
-        let wait = self.rewrites.wait(uid, wanted, now);
-        if !wait.is_zero() {
-            return Err(self.fought(name, wait));
+        let next = self.rewrites.next(uid, wanted, now);
+        if !next.wait.is_zero() {
+            return Err(self.fought(name));
         }
-        if self.rewrites.record(uid, wanted, now) == FOUGHT_AFTER {
+        if next.number == FOUGHT_AFTER {
             self.report_fight(&part).await?;
         }
         let addresses: Vec<IpAddr> = status::addresses(wanted).collect();
-        self.services.write_status(&part, &addresses).await
+        self.services.write_status(&part, &addresses).await?;
+        self.rewrites.record(uid, wanted, now);
+        Ok(())
     }
 
     /// Publishes an Event on a Service of which another client alters the status.
@@ -274,12 +284,11 @@ impl Vip {
         Ok(())
     }
 
-    fn fought(&self, name: &ServiceName, wait: Duration) -> Error {
+    fn fought(&self, name: &ServiceName) -> Error {
         Error::refused(format!(
-            "another client changes the addresses in the status of Service {}/{name} again and again; they are written \
-             in {} s: ask the admin to look at the Events of the Service",
-            self.services.namespace(),
-            wait.as_secs() + 1
+            "another client changes the addresses in the status of Service {}/{name} again and again, so they are \
+             written again in growing pauses: ask the admin to look at the Events of the Service",
+            self.services.namespace()
         ))
     }
 

@@ -34,6 +34,15 @@ struct Written {
     again: u32,
 }
 
+/// A write that is about to be made.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    /// How many rewrites it makes; 0: it is the first write
+    pub(super) number: u32,
+    /// How long it has to wait
+    pub(super) wait: Duration,
+}
+
 impl Written {
     /// The pause before the next rewrite.
     fn pause(&self) -> Duration {
@@ -50,20 +59,24 @@ impl Written {
 }
 
 impl Rewrites {
-    /// How long the next write of this status has to wait; zero: it may be written.
-    pub(super) fn wait(&self, uid: &str, status: &str, now: Instant) -> Duration {
-        let written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = written.get(uid).filter(|written| written.status == status);
-        written.map(|written| (written.at + written.pause()).saturating_duration_since(now)).unwrap_or_default()
-    }
-
-    /// Records a write of this status. Returns how many rewrites there were by now.
-    pub(super) fn record(&self, uid: &Arc<str>, status: &str, now: Instant) -> u32 {
+    /// The next write of this status.
+    pub(super) fn next(&self, uid: &str, status: &str, now: Instant) -> Next {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, written| written.is_recent(now));
-        let again = all.get(uid).filter(|written| written.status == status).map_or(0, |written| written.again + 1);
+        match all.get(uid).filter(|written| written.status == status) {
+            None => Next { number: 0, wait: Duration::ZERO },
+            Some(written) => {
+                let wait = (written.at + written.pause()).saturating_duration_since(now);
+                Next { number: written.again + 1, wait }
+            }
+        }
+    }
+
+    /// Records that this status was written.
+    pub(super) fn record(&self, uid: &Arc<str>, status: &str, now: Instant) {
+        let again = self.next(uid, status, now).number;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(uid.clone(), Written { status: status.to_owned(), at: now, again });
-        again
     }
 }
 
@@ -76,9 +89,10 @@ mod tests {
     /// Writes the status as soon as it may be written. Returns the wait, and the rewrites.
     fn write(rewrites: &Rewrites, now: &mut Instant) -> (u64, u32) {
         let uid = Arc::from("uid");
-        let wait = rewrites.wait(&uid, STATUS, *now);
-        *now += wait;
-        (wait.as_secs(), rewrites.record(&uid, STATUS, *now))
+        let next = rewrites.next(&uid, STATUS, *now);
+        *now += next.wait;
+        rewrites.record(&uid, STATUS, *now);
+        (next.wait.as_secs(), next.number)
     }
 
     #[test]
@@ -103,7 +117,8 @@ mod tests {
     fn the_status_of_another_service_and_another_address_are_no_rewrites() {
         let (rewrites, now) = (Rewrites::default(), Instant::now());
         for (uid, status) in [("a", STATUS), ("b", STATUS), ("a", "203.0.113.11")] {
-            assert_eq!(rewrites.record(&uid.into(), status, now), 0);
+            assert_eq!(rewrites.next(uid, status, now), Next { number: 0, wait: Duration::ZERO });
+            rewrites.record(&uid.into(), status, now);
         }
     }
 }
