@@ -340,8 +340,8 @@ mod tests {
     fn a_listener_that_serves_excluded_clients_closes_before_its_successor_opens() {
         let owner = Owner { namespace: "team".into(), claim: "claim".into(), port: "".into() };
         let with = |protocol, ranges: &[&str]| {
-            let mut options = ListenerOptions::default();
-            options.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            let options = ListenerOptions { source_ranges, ..ListenerOptions::default() };
             let listener = Listener { options, ..Listener::new(owner.clone(), BackendSet::default()) };
             let key = ListenerKey { port: NonZeroU16::MIN, protocol };
             (key, LoadBalancer { listeners: [(key, listener)].into(), ..LoadBalancer::default() })
