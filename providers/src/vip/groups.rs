@@ -104,8 +104,8 @@ pub(super) fn is_unused(part: &Observed) -> bool {
 /// Distributes the desired listeners to Services. `configures`: whether the Services that
 /// exist get the desired settings.
 ///
-/// A listener beyond the limit of options keeps the ones that it has, unless by them clients
-/// are served that no longer should be.
+/// A listener that cannot have its options keeps the ones that it has, unless by them clients
+/// are served that no longer should be, or it goes to another claim: then it closes.
 pub(super) fn distribute(name: &LbName, parts: &Parts, desired: &LoadBalancer, configures: bool) -> Distribution {
     let failed = refused(name, parts, &desired.listeners);
     let mut groups = BTreeMap::from([(ServiceName::main(name), Group::default())]);
@@ -116,9 +116,11 @@ pub(super) fn distribute(name: &LbName, parts: &Parts, desired: &LoadBalancer, c
         group.listeners.insert(*key, with_default_options(listener));
     }
     for (key, listener) in refused {
-        let Some((service, found)) = found_at(parts, *key) else { continue };
+        let Some((service, part)) = found_at(parts, *key) else { continue };
+        let found = options::read(&part.load_balancer.attributes);
         let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
-        if options::within(&group.options, &listener.options) {
+        let same_claim = part.load_balancer.listeners[key].owner.is_same_claim(&listener.owner);
+        if same_claim && !group.options.admits_more_than(&listener.options) {
             group.listeners.insert(*key, with_default_options(listener));
         }
     }
@@ -213,10 +215,9 @@ fn service_of(name: &LbName, options: &ListenerOptions) -> ServiceName {
     if options.is_default() { ServiceName::main(name) } else { ServiceName::beside(name, &options::identity(options)) }
 }
 
-/// The Service that a listener is in, and the options of that Service.
-fn found_at(parts: &Parts, key: ListenerKey) -> Option<(&ServiceName, ListenerOptions)> {
-    let (name, part) = parts.iter().find(|(_, part)| part.load_balancer.listeners.contains_key(&key))?;
-    Some((name, options::read(&part.load_balancer.attributes)))
+/// The Service that a listener is in.
+fn found_at(parts: &Parts, key: ListenerKey) -> Option<(&ServiceName, &Observed)> {
+    parts.iter().find(|(_, part)| part.load_balancer.listeners.contains_key(&key))
 }
 
 /// The listeners that cannot have their options, and why. Options that a namespace has already

@@ -271,6 +271,12 @@ fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_se
         let found = world.seen().load_balancer.listeners.get(&tcp(2000)).map(|found| found.options.clone());
         assert_eq!(found, stays.then_some(before));
     }
+    let mut world = World::of(&with(ListenerOptions::default()));
+    let mut of_another = with(affinity(60));
+    let owner = Owner { claim: "another".into(), ..of_another.listeners[&tcp(2000)].owner.clone() };
+    of_another.listeners.insert(tcp(2000), Listener { owner, ..listener(affinity(60)) });
+    world.apply(&of_another);
+    assert!(!world.seen().load_balancer.listeners.contains_key(&tcp(2000)), "another claim gets the port");
 }
 
 #[test]

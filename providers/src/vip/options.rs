@@ -1,9 +1,6 @@
 //! The options of a group of listeners, as attributes of the group's Service.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 use crate::model::{Attributes, IpFamily, ListenerOptions, SessionAffinity};
 use crate::service::front::attribute;
@@ -58,17 +55,8 @@ pub(super) fn serve(options: &ListenerOptions, family: IpFamily) -> bool {
     ranges.is_empty() || ranges.iter().any(|range| IpFamily::of(range.addr()) == family)
 }
 
-/// Whether every client that is served with these options is served with the others too.
-pub(super) fn within(options: &ListenerOptions, others: &ListenerOptions) -> bool {
-    let contained = |range: &IpNet| others.source_ranges.iter().any(|other| other.contains(range));
-    let ranges = &options.source_ranges;
-    others.source_ranges.is_empty() || (!ranges.is_empty() && ranges.iter().all(contained))
-}
-
 fn ranges(options: &ListenerOptions) -> String {
-    // In the order of the set, so that equal sets are equal texts.
-    let ranges: BTreeSet<&IpNet> = options.source_ranges.iter().collect();
-    ranges.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    options.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -98,19 +86,5 @@ mod tests {
         assert!(serve(&with(&[]), IpFamily::V6));
         let ranges = with(&["10.0.0.0/8"]);
         assert!(serve(&ranges, IpFamily::V4) && !serve(&ranges, IpFamily::V6));
-    }
-
-    #[test]
-    fn ranges_that_serve_further_clients_are_not_within_others() {
-        let (all, wide, narrow) = (with(&[]), with(&["10.0.0.0/8", "fd00::/8"]), with(&["10.1.0.0/16"]));
-        for (options, others, expected) in [
-            (&narrow, &wide, true),
-            (&wide, &narrow, false),
-            (&wide, &all, true),
-            (&all, &wide, false),
-            (&all, &all, true),
-        ] {
-            assert_eq!(within(options, others), expected, "{options:?} and {others:?}");
-        }
     }
 }
