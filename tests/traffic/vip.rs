@@ -40,6 +40,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("an IPv6 address of one's own is reached", ipv6),
         test.test("clients outside of the source ranges get no answer, by TCP and by UDP", source_ranges),
         test.test("a client with session affinity reaches one pod", session_affinity),
+        test.test("a claim gets and loses source ranges and affinity, and its neighbour stays open", options_of_claims),
     ]
 }
 
@@ -135,6 +136,57 @@ async fn deleted_meanwhile(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.site.delete_class().await?;
     tenant.site.class_gone().await?;
     replica.kill().await
+}
+
+async fn options_of_claims(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = open(&world.cluster, "vip-claims", "203.0.113.7").await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.pod("web-1", "web").await?;
+    let neighbour = front(&tenant.site.assigned("neighbour").await?, "")?;
+    let ports = json!([{"protocol": "TCP_UDP", "targetPort": 5353}]);
+    let spec = json!({"selector": {"app": "web"}, "ports": ports, "loadBalancerSourceRanges": ["192.0.2.0/24"]});
+    tenant.site.claim_with("web", spec).await?;
+    let front = front(&tenant.site.ready("web").await?, "")?;
+    ensure!(front.address == neighbour.address, "{front:?}, {neighbour:?}");
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        tenant.silent(front.by(protocol)).await?;
+    }
+    tenant.only_answer(neighbour, &["web-0", "web-1"]).await?;
+    for (edit, admitted, sticky) in [
+        (json!({"loadBalancerSourceRanges": [CLIENT]}), true, false),
+        (json!({"sessionAffinity": "ClientIP"}), true, true),
+        (json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}), false, true),
+        (json!({"loadBalancerSourceRanges": null}), true, true),
+    ] {
+        tenant.site.change("web", json!({"spec": edit})).await?;
+        tenant.site.ready("web").await?;
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let front = front.by(protocol);
+            if !admitted {
+                tenant.closed(front).await?;
+                tenant.silent(front).await?;
+            } else if sticky {
+                one_answers(&tenant, front).await?;
+            } else {
+                tenant.only_answer(front, &["web-0", "web-1"]).await?;
+            }
+        }
+        tenant.only_answer(neighbour, &["web-0", "web-1"]).await?;
+    }
+    Ok(())
+}
+
+/// Connects until one pod gives all answers.
+async fn one_answers(tenant: &Tenant, front: Front) -> anyhow::Result<()> {
+    eventually(&format!("one pod to give all answers at {front:?}"), LIMIT, async || {
+        let first = tenant.ask(front).await?.name;
+        for _ in 0..20 {
+            let next = tenant.ask(front).await?.name;
+            ensure!(next == first, "{first} and {next} answer");
+        }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// A load balancer that a test makes itself, in the namespace of a tenant.
@@ -236,13 +288,5 @@ async fn session_affinity(world: Arc<World>) -> anyhow::Result<()> {
     let mut affinity = ListenerOptions::default();
     affinity.session_affinity = Some(SessionAffinity { timeout: Some(Duration::from_secs(600)) });
     own.open(&all, &affinity).await?;
-    eventually("one pod to give all answers", LIMIT, async || {
-        let first = tenant.ask(front).await?.name;
-        for _ in 0..20 {
-            let next = tenant.ask(front).await?.name;
-            ensure!(next == first, "{first} and {next} answer");
-        }
-        Ok(Some(()))
-    })
-    .await
+    one_answers(&tenant, front).await
 }
