@@ -9,7 +9,9 @@ use std::sync::Arc;
 use sharedlb_crds::{AddressRange, Provider, SharedLBClassSpec, SharedLBClassStatus};
 use sharedlb_providers::IpFamily;
 
-use crate::api::class::{ClassObject, LOAD_BALANCERS_MAX};
+/// The most load balancers of a class, as in its schema. An object with a larger range must
+/// not make the controller enumerate millions of addresses.
+pub(super) const LOAD_BALANCERS_MAX: u32 = 1000;
 
 /// The addresses of the load balancers of a class, by index.
 pub type AddressesByIndex = Arc<[Vec<IpAddr>]>;
@@ -82,7 +84,7 @@ fn nth(list: &[AddressRange], index: u32) -> Option<IpAddr> {
 }
 
 /// The first address that is in both ranges.
-fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
+pub(super) fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
     // IPv4 addresses are less than IPv6 addresses, so that no range of one family has
     // anything in common with one of the other.
     let first = a.min.max(b.min);
@@ -192,69 +194,6 @@ fn changed(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> Optio
 
 fn join(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-}
-
-/// Why the addresses of a class are not free for it, for its author: another class has them,
-/// and is older or has a load balancer there.
-#[must_use]
-pub fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a ClassObject>) -> Option<String> {
-    let spec = class.spec.as_ref().ok().filter(|spec| !spec.addresses.is_empty())?;
-    let others = all.filter(|other| other.meta.key != class.meta.key);
-    // By name, so that the message stays the same.
-    others.filter_map(|other| Some((&other.meta.key, conflict_with(class, spec, other)?))).min().map(|(_, why)| why)
-}
-
-fn conflict_with(class: &ClassObject, spec: &SharedLBClassSpec, other: &ClassObject) -> Option<String> {
-    let gives = |class: &ClassObject| class.spec.as_ref().is_ok_and(gives_addresses);
-    if !gives(class) && !gives(other) {
-        // Other controllers assign them, and know networks that may have the same address,
-        // and Services that may share one.
-        return None;
-    }
-    let name = &other.meta.key.name;
-    if let Some((address, index)) = in_use(spec, class, other) {
-        return Some(format!(
-            "spec.addresses: {address} is the address of load balancer {index} of class {name}: remove it from the list"
-        ));
-    }
-    let theirs = other.spec.as_ref().ok()?;
-    let age = |class: &ClassObject| (class.meta.created, class.meta.key.clone());
-    if age(class) < age(other) || in_use(theirs, other, class).is_some() {
-        // It is the other class that is refused.
-        return None;
-    }
-    let pairs = spec.addresses.iter().flat_map(|range| theirs.addresses.iter().map(move |other| (range, other)));
-    let common = pairs.filter_map(|(a, b)| first_common(a, b)).min()?;
-    Some(format!(
-        "spec.addresses: {common} is also an address of class {name}, which is older: remove it from the list of one of the two"
-    ))
-}
-
-/// An address in the spec of a class that a load balancer of the other class has, with the
-/// index of that, if no load balancer of the class itself has it.
-fn in_use(spec: &SharedLBClassSpec, class: &ClassObject, other: &ClassObject) -> Option<(IpAddr, u32)> {
-    let of = |class: &ClassObject| -> Vec<(IpAddr, u32)> {
-        let all = class.status.iter().flat_map(recorded);
-        all.flat_map(|(index, addresses)| addresses.into_iter().map(move |address| (address, index))).collect()
-    };
-    let is_listed = |address: IpAddr| spec.addresses.iter().any(|range| (range.min..=range.max).contains(&address));
-    let common: Vec<(IpAddr, u32)> = of(other).into_iter().filter(|(address, _)| is_listed(*address)).collect();
-    if common.is_empty() {
-        return None;
-    }
-    let own = of(class);
-    common.into_iter().filter(|(address, _)| own.iter().all(|(own, _)| own != address)).min()
-}
-
-/// Whether a change of a class may change what is [in conflict](conflict) with it.
-#[must_use]
-pub fn occupy_alike(a: &ClassObject, b: &ClassObject) -> bool {
-    fn occupied(class: &ClassObject) -> impl Iterator<Item = (u32, Vec<&str>)> {
-        let listed = class.status.iter().flat_map(|status| &status.load_balancers);
-        listed.map(|lb| (lb.index, lb.all_addresses().collect()))
-    }
-    let ranges = |class: &ClassObject| class.spec.as_ref().ok().map(|spec| spec.addresses.clone());
-    a.meta.uid == b.meta.uid && ranges(a) == ranges(b) && occupied(a).eq(occupied(b))
 }
 
 #[cfg(test)]

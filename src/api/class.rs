@@ -15,14 +15,10 @@ use sharedlb_providers::{AffinitySupport, Capabilities};
 
 use crate::allocation::ports::PortSet;
 use crate::allocation::{LackingOption, ListenerOption, Policy};
-use crate::api::addresses::{self, AddressesByIndex};
+use crate::api::addresses::{self, AddressesByIndex, LOAD_BALANCERS_MAX};
 use crate::api::claim::parse_part;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
-
-/// The most load balancers of a class, as in its schema. An object with a larger range must
-/// not make the controller enumerate millions of addresses.
-pub(super) const LOAD_BALANCERS_MAX: u32 = 1000;
 
 /// A class in the API.
 #[derive(Debug, Clone, PartialEq)]

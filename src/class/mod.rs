@@ -56,7 +56,7 @@ use self::executor::{FollowUps, Running};
 use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::Writer;
 use crate::allocation::holds_all;
-use crate::api::addresses;
+use crate::api::address_conflicts;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
@@ -343,7 +343,7 @@ impl ClassLoop {
             self.forget_running(old);
             self.due.remove(&key);
         }
-        let alike = old.zip(new.as_deref()).is_some_and(|(old, new)| addresses::occupy_alike(old, new));
+        let alike = old.zip(new.as_deref()).is_some_and(|(old, new)| address_conflicts::occupy_alike(old, new));
         self.class(&key).replace_object(new);
         self.dirty.insert(key);
         if !alike {
@@ -362,7 +362,7 @@ impl ClassLoop {
     fn compare_addresses(&mut self) {
         let all: Vec<Arc<ClassObject>> = self.class_objects.objects().values().cloned().collect();
         for object in &all {
-            let conflict = addresses::conflict(object, all.iter().map(|other| &**other));
+            let conflict = address_conflicts::conflict(object, all.iter().map(|other| &**other));
             let key = Some(object.meta.key.name.clone());
             let class = self.class(&key);
             if class.address_conflict != conflict {
