@@ -18,6 +18,7 @@ use crate::class::decide::Left;
 use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
 use crate::class::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
+use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome};
 
 /// More steps than a history of claims needs to settle.
@@ -287,7 +288,8 @@ impl World {
                 let claim = &planned.target.claim;
                 let owner =
                     Owner { namespace: claim.namespace.clone(), claim: claim.name.clone(), port: slot.name.clone() };
-                (slot.key, ListenerOutcome { open: true, backends: true, ..ListenerOutcome::closed(&owner) })
+                let options = planned.options.as_deref().cloned().unwrap_or_default();
+                (slot.key, ListenerOutcome { open: true, options, backends: true, ..ListenerOutcome::closed(&owner) })
             })
         });
         let port = |port| FrontPort { port, transport: Transport::Tcp };
@@ -318,6 +320,15 @@ impl World {
             }
         }
         held
+    }
+
+    /// The claims of the first load balancer whose listeners shall have session affinity.
+    fn planned_with_affinity(&self) -> BTreeSet<String> {
+        let plan = &self.class.load_balancers[&0].current;
+        let is_affine =
+            |planned: &&Planned| planned.options.as_ref().is_some_and(|options| options.session_affinity.is_some());
+        let affine = plan.slots.iter().flatten().filter(is_affine);
+        affine.map(|planned| planned.target.claim.name.to_string()).collect()
     }
 
     fn settle(&mut self) {
@@ -384,4 +395,23 @@ fn a_claim_that_comes_after_all_others_have_their_ports_takes_no_decision() {
     }
     let all: BTreeSet<_> = world.held().into_keys().collect();
     assert_eq!(all.len(), 4);
+}
+
+#[test]
+fn an_edit_of_options_takes_a_decision_and_reaches_the_plan() {
+    let mut world = World::new(AffinitySupport::Timeout);
+    for claim in [0, 1] {
+        world.ask(claim, &[("TCP", None)]);
+        world.settle();
+    }
+    let admitted = world.admitted;
+    world.act(&Act::Affinity(0, true));
+    world.ask(2, &[("TCP", None)]);
+    world.reconcile();
+    assert_eq!(world.admitted, admitted);
+    world.settle();
+    assert_eq!(world.planned_with_affinity(), [name(0)].into());
+    world.act(&Act::Affinity(1, true));
+    world.settle();
+    assert_eq!(world.planned_with_affinity(), [name(0), name(1)].into(), "nothing else has changed");
 }

@@ -190,3 +190,34 @@ fn a_claim_has_all_addresses_of_its_load_balancer_and_keeps_them_while_those_are
     let again = status(&by_an_earlier_version, Some("default"), &unknown, Timestamp::UNIX_EPOCH);
     assert_eq!(again.addresses, ["10.0.0.1"]);
 }
+
+#[test]
+fn an_edit_is_programmed_once_the_listener_has_its_options() {
+    let claim = claim("web").holds(0, 20001).build();
+    let held = claim.request.held.clone().unwrap();
+    let mut narrow = ListenerOptions::default();
+    narrow.source_ranges = ["10.0.0.0/8".parse().unwrap()].into();
+    let programmed = |wanted: &ListenerOptions, found: &ListenerOptions| {
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "x".into() };
+        let listener =
+            ListenerOutcome { open: true, options: found.clone(), backends: true, ..ListenerOutcome::closed(&owner) };
+        let outcome = outcome(Arc::default(), [(held.slots[0].key, listener)].into());
+        programmed(&claim, &held, Some(wanted), Some(&outcome), |_, _| None, |_, _| None)
+    };
+    assert_eq!(programmed(&narrow, &narrow), Programmed::Served(Served::default()));
+    assert_eq!(programmed(&narrow, &ListenerOptions::default()), Programmed::Pending);
+    assert_eq!(programmed(&ListenerOptions::default(), &narrow), Programmed::Pending);
+}
+
+#[test]
+fn a_timeout_that_cannot_be_set_counts_as_the_least() {
+    let claim = claim("web").holds(0, 20001).build();
+    let least_affinity = Some(Duration::from_secs(600));
+    let programmed = Programmed::Served(Served { least_affinity, ..Served::default() });
+    let verdict = Verdict { programmed, ..served(&claim) };
+    let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
+    let programmed = find(&status.conditions, ConditionType::Programmed).unwrap();
+    assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "Programmed"));
+    assert!(programmed.message.contains("session affinity lasts for at least 600 s"), "{}", programmed.message);
+    assert_eq!(find(&status.conditions, ConditionType::Ready).unwrap().status, "True");
+}
