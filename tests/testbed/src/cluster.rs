@@ -40,6 +40,7 @@ pub struct Cluster {
     etcd: Component,
     api_server: Component,
     controller_manager: Option<Component>,
+    kube_proxy: Option<Component>,
     others: Vec<Component>,
     kubelet: Option<(Kubelet, AbortHandle)>,
     pub(crate) next_node: AtomicU8,
@@ -58,7 +59,8 @@ impl Cluster {
         let (controllers, proxy, balancer) =
             tokio::try_join!(cluster.start_controller_manager(), cluster.start_kube_proxy(), cluster.start_metallb(),)?;
         cluster.controller_manager = controllers;
-        cluster.others.extend([proxy, balancer].into_iter().flatten());
+        cluster.kube_proxy = proxy;
+        cluster.others.extend(balancer);
         let seconds = started.elapsed().as_secs_f32();
         eprintln!("testbed: the cluster is up after {seconds:.1} s");
         Ok(cluster)
@@ -86,6 +88,7 @@ impl Cluster {
             etcd,
             api_server,
             controller_manager: None,
+            kube_proxy: None,
             others: Vec::new(),
             kubelet: None,
             next_node: AtomicU8::new(2),
@@ -215,6 +218,22 @@ impl Cluster {
     pub async fn restart_controller_manager(&self) -> anyhow::Result<()> {
         self.stop_controller_manager().await?;
         self.resume_controller_manager().await
+    }
+
+    /// Kills kube-proxy: the rules of the node stay as they are.
+    pub async fn stop_kube_proxy(&self) -> anyhow::Result<()> {
+        self.the_kube_proxy()?.stop().await
+    }
+
+    /// Starts it again, and waits until it has programmed what there is.
+    pub async fn resume_kube_proxy(&self) -> anyhow::Result<()> {
+        let component = self.the_kube_proxy()?;
+        component.start()?;
+        kube_proxy_ready(component).await
+    }
+
+    fn the_kube_proxy(&self) -> anyhow::Result<&Component> {
+        self.kube_proxy.as_ref().context("the cluster has no kube-proxy")
     }
 
     fn the_controller_manager(&self) -> anyhow::Result<&Component> {
