@@ -27,9 +27,12 @@ use crate::tenant::Tenant;
 /// The clients' address, from which they connect.
 const CLIENT: &str = "10.99.9.2/32";
 
-/// Tests that stop the controller.
+/// Tests that stop the controller or kube-proxy.
 pub(crate) fn trials_of_their_own(test: &Tests<Cluster>) -> Vec<Trial> {
-    vec![test.test("a claim that is deleted while no controller runs has no port once one does", deleted_meanwhile)]
+    vec![
+        test.test("a claim that is deleted while no controller runs has no port once one does", deleted_meanwhile),
+        test.test("addresses of one's own are served as they should be once kube-proxy runs again", without_kube_proxy),
+    ]
 }
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
@@ -41,6 +44,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("clients outside of the source ranges get no answer, by TCP and by UDP", source_ranges),
         test.test("a client with session affinity reaches one pod", session_affinity),
         test.test("a claim gets and loses source ranges and affinity, and its neighbour stays open", options_of_claims),
+        test.test("the source ranges of a Service are in force on an address of one's own", options_of_services),
     ]
 }
 
@@ -176,6 +180,20 @@ async fn options_of_claims(world: Arc<World>) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn options_of_services(world: Arc<World>) -> anyhow::Result<()> {
+    let tenant = open(&world.cluster, "vip-services", "203.0.113.9").await?;
+    tenant.pod("web-0", "web").await?;
+    tenant.service("web", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
+    let served = tenant.served("web", &[(80, Protocol::Tcp)]).await?;
+    let front = *served.first().context("it is served")?;
+    tenant.silent(front).await?;
+    tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": [CLIENT]}})).await?;
+    tenant.answers(front, "web-0").await?;
+    tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}})).await?;
+    tenant.closed(front).await?;
+    tenant.silent(front).await
+}
+
 /// Connects until one pod gives all answers.
 async fn one_answers(tenant: &Tenant, front: Front) -> anyhow::Result<()> {
     eventually(&format!("one pod to give all answers at {front:?}"), LIMIT, async || {
@@ -187,6 +205,35 @@ async fn one_answers(tenant: &Tenant, front: Front) -> anyhow::Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+async fn without_kube_proxy(cluster: Arc<Cluster>) -> anyhow::Result<()> {
+    let mut replica = Replica::alone(SHAREDLB, &cluster, &[]).await?;
+    let tenant = open(&cluster, "vip-kube-proxy", "203.0.113.8").await?;
+    tenant.pod("web-0", "web").await?;
+    let (stays, goes) = (tenant.site.assigned("stays").await?, tenant.site.assigned("goes").await?);
+    let (stays, goes) = (front(&stays, "")?, front(&goes, "")?);
+    tenant.answers(goes, "web-0").await?;
+    cluster.stop_kube_proxy().await?;
+    tenant.only_answer(stays, &["web-0"]).await?;
+    tenant.site.delete("goes").await?;
+    let comes = front(&tenant.site.assigned("comes").await?, "")?;
+    let narrowed = json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}});
+    tenant.site.change("stays", narrowed).await?;
+    tenant.site.ready("stays").await?;
+    cluster.resume_kube_proxy().await?;
+    tenant.answers(comes, "web-0").await?;
+    for front in [goes, stays] {
+        tenant.closed(front).await?;
+        tenant.silent(front).await?;
+    }
+    // Nothing of it is left for the tests after this one.
+    for claim in ["stays", "comes"] {
+        tenant.site.delete(claim).await?;
+    }
+    tenant.site.delete_class().await?;
+    tenant.site.class_gone().await?;
+    replica.kill().await
 }
 
 /// A load balancer that a test makes itself, in the namespace of a tenant.
