@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_whose_slots_cannot_be_parsed_is_illegible() {
+    fn a_status_whose_slots_cannot_be_parsed_is_unparsable() {
         assert!(claim(spec(), json!({"ports": [{"name": "x", "port": 99999}]})).unparsable);
         assert!(!claim(spec(), Value::Null).unparsable);
     }

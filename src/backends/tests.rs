@@ -93,7 +93,7 @@ fn both_hosts(backends: &Backends) -> [Vec<String>; 2] {
 }
 
 #[test]
-fn what_somebody_wrote_by_hand_gets_no_traffic_unless_the_class_says_so() {
+fn handwritten_endpoints_get_no_traffic_unless_the_class_allows_them() {
     let backends = Backends::default();
     service(&backends, ports());
     slice_of("me", &backends, "by-hand", 1, both(), vec![endpoint(1, true, true, false)]);
@@ -121,7 +121,7 @@ fn what_says_that_kubernetes_wrote_it_counts_only_where_kubernetes_would_correct
 }
 
 #[test]
-fn nothing_leads_to_whoever_sends_it_to_machines_nearby_or_to_many() {
+fn loopback_link_local_and_multicast_endpoints_are_ignored() {
     for address in [
         "127.0.0.1",
         "127.8.9.10",
@@ -251,7 +251,7 @@ fn why_none_of_both(backends: &Backends) -> Option<String> {
 }
 
 #[test]
-fn a_named_port_that_no_ready_pod_has_is_told_by_its_protocol_and_name() {
+fn a_missing_named_port_is_reported_with_protocol_and_name() {
     let backends = Backends::default();
     service_to(&backends, json!("dns-tcp"), json!("dns-udp"));
     // What Kubernetes writes of pods that have none of the ports.
@@ -272,7 +272,7 @@ fn a_named_port_that_no_ready_pod_has_is_told_by_its_protocol_and_name() {
 }
 
 #[test]
-fn one_name_for_tcp_and_udp_is_told_to_be_of_one_protocol() {
+fn a_name_that_only_one_protocol_has_is_reported() {
     let backends = Backends::default();
     service_to(&backends, json!("dns"), json!("dns"));
     let udp_only = json!([{"name": "dns", "port": 5353, "protocol": "UDP"}]);
@@ -328,7 +328,7 @@ fn endpoints_that_no_selector_finds_are_not_called_pods() {
 }
 
 #[test]
-fn a_family_that_a_service_lacks_is_told_with_the_way_out_and_one_that_its_pods_lack_is_not_blamed_on_it() {
+fn a_missing_family_is_reported_for_the_service_or_for_its_pods() {
     let of_families = |families: Value| {
         let backends = Backends::default();
         let mut spec = ports();
@@ -400,7 +400,7 @@ fn a_service_whose_port_gets_another_name_has_its_endpoints_all_the_time() {
 }
 
 #[test]
-fn a_further_endpoint_is_no_news_but_the_first_and_the_last_are() {
+fn only_the_first_and_last_endpoint_change_the_verdict() {
     let backends = Backends::default();
     service(&backends, ports());
     let ready = |hosts: std::ops::Range<u8>| hosts.map(|host| endpoint(host, true, true, false)).collect();
@@ -436,7 +436,7 @@ fn why_a_dual_stack_service_leads_nowhere_is_known_once_both_families_are_listed
 }
 
 #[test]
-fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
+fn a_change_of_a_service_wakes_only_its_users() {
     let backends = Backends::default();
     let signal = Arc::new(Signal::default());
     let of_dns = BTreeSet::from([key("dns")]);
@@ -454,7 +454,7 @@ fn who_is_interested_in_a_service_is_woken_by_its_changes_and_by_no_others() {
 /// The watch often reports a write of ours after its reply, when the cache has that version
 /// already.
 #[test]
-fn the_reply_to_a_write_of_a_service_wakes_who_is_interested_in_it() {
+fn the_reply_to_a_write_of_a_service_wakes_its_users() {
     let backends = Backends::default();
     let signal = Arc::new(Signal::default());
     let woken = || futures::FutureExt::now_or_never(signal.woken()).is_some();
@@ -469,7 +469,7 @@ fn the_reply_to_a_write_of_a_service_wakes_who_is_interested_in_it() {
 }
 
 #[test]
-fn a_change_of_endpoints_is_told_to_who_counts_them_and_to_nobody_else() {
+fn a_change_of_endpoints_wakes_only_claims_that_count_them() {
     let backends = Backends::default();
     let event = |version: u32| {
         let slice = json!({

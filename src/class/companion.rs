@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_matters_to_who_names_it_and_to_the_claim_in_the_place_of_whose_own_it_stands() {
+    fn a_service_concerns_claims_that_name_it_and_the_claim_whose_companion_it_replaces() {
         let claims = [claim("web"), naming(json!([{"targetPort": 53}]))];
         let claims = claims.map(|claim| (claim.meta.key.clone(), Arc::new(claim))).into();
         let names = |service: &ServiceObject| -> Vec<String> {
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_does_not_do_for_nodes_is_told_of() {
+    fn a_service_unsuitable_for_node_targets_is_reported() {
         let claim = naming(json!([{"targetPort": 80}]));
         let why = |named: Option<&ServiceObject>| desired(&claim, TargetKind::Node, named).unwrap_err();
         assert!(why(None).starts_with("Service dns does not exist in namespace team"));

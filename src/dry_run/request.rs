@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_with_and_without_a_namespace_are_told_apart() {
+    fn objects_with_and_without_a_namespace_are_distinguished() {
         let class = object(resource("apis/sharedlb.dev/v1alpha1", "sharedlbclasses"), "", "default");
         assert_eq!(
             operation(

@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn a_claim_that_nobody_meant_takes_nothing_from_its_neighbours(
+    fn a_malformed_claim_changes_no_other_claim(
         object in prop_oneof![near(claim_json("redis", 20000), ""), near(claim_json("redis", 20000), "/metadata")],
     ) {
         let Some(odd) = parse(&object) else { return Ok(()) };
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_claim_is_told_is_short_and_can_be_read_again(
+    fn statuses_are_short_and_can_be_parsed(
         object in near(claim_json("redis", 20000), ""), said in "\\PC{0,40}|(.|\n|\u{1b}){0,3000}", heard in any::<bool>(),
     ) {
         let Some(claim) = parse(&object) else { return Ok(()) };

@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_a_class_asks_for_nobody_loses_a_port(object in near(class_json(), "/spec")) {
+    fn no_class_spec_takes_a_port_from_a_claim(object in near(class_json(), "/spec")) {
         let (claims, class) = (claims(), parse(&object).unwrap());
         prop_assert!(class.spec.as_ref().err().is_none_or(|error| is_fit([error.clone()])));
         let (decided, status) = decided(&object, &claims);
@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_class_status_says_nobody_loses_a_port(object in near(class_json(), "/status")) {
+    fn no_class_status_takes_a_port_from_a_claim(object in near(class_json(), "/status")) {
         let claims = claims();
         let (decided, status) = decided(&object, &claims);
         prop_assert!(all_held(&decided, &claims), "{:?}", decided);
@@ -113,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn metadata_that_nobody_meant_does_no_harm(object in near(class_json(), "/metadata")) {
+    fn malformed_metadata_does_no_harm(object in near(class_json(), "/metadata")) {
         if parse(&object).is_some() {
             let claims = claims();
             prop_assert!(all_held(&decided(&object, &claims).0, &claims));

@@ -86,7 +86,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn traffic_goes_to_pods_whatever_is_told(
+    fn traffic_goes_only_to_pods_for_any_endpoints(
         service in near(service_json(), ""), events in prop::collection::vec(told(), 0..12),
     ) {
         let backends = Backends::default();

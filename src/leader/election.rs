@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_lease_is_waited_for_since_it_was_last_seen_to_change() {
+    fn a_foreign_lease_expires_by_the_time_of_its_last_observed_change() {
         let mut one = election("one");
         // What it says of its times is an hour old, and counts for nothing.
         one.saw(Some(record("other", -3600)), at(0));

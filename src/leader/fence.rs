@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lapsed_lets_nobody_pass_and_is_never_opened_again() {
+    fn a_lapsed_fence_stays_closed() {
         let fence = lapsed();
         assert!(!fence.extend(Moment::now().after(Duration::from_secs(60))), "too late");
         assert!(fence.pass().now_or_never().is_none());

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn if_the_address_does_not_come_back_it_was_nobodys_fault() {
+    fn if_the_address_does_not_come_back_no_listener_is_the_cause() {
         let mut world = World::opened(&[1]);
         world.seen_after(1, false);
         world.seen_after(29, false);

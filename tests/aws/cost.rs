@@ -19,9 +19,9 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a new port costs three writes, a closed one two, and no reads", port),
         test.test("a port without backends costs two writes", empty_port),
         test.test("several changes of endpoints cost one call for each target group", endpoints),
-        test.test("a start costs reads only, and claims are served meanwhile", start),
+        test.test("a start makes only reads, and claims are served meanwhile", start),
         test.test("in a steady state there are no calls", steady),
-        test.test("a resync reads, and writes nothing where nothing changed", resync),
+        test.test("a resync only reads if nothing changed", resync),
     ]
 }
 

@@ -14,7 +14,7 @@ use sharedlb_harness::{DryRun, Tests, slots};
 use crate::setting::{FLAGS, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
-    vec![test.test("a dry run says what would be opened and closed, and only reads", only_reads)]
+    vec![test.test("a dry run reports what would be opened and closed, and only reads", only_reads)]
 }
 
 async fn only_reads(world: Arc<World>) -> anyhow::Result<()> {

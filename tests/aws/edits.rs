@@ -19,7 +19,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a Service's port is renamed ten times by tags alone", service_renamed),
         test.test("a claim's port is renamed ten times by tags alone", claim_renamed),
-        test.test("UDP joins TCP on a claim's port and leaves it, and its pods are always reached", protocol_changed),
+        test.test("adding UDP to a claim's TCP port, and removing it, interrupts no traffic", protocol_changed),
         test.test("UDP joins TCP on a claim's port to a Service, and its pods are always reached", protocol_to_service),
         test.test("UDP joins TCP on a Service's port, and its pods are always reached", udp_joins),
     ]

@@ -15,16 +15,16 @@ use crate::setting::{Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("an answer that is lost makes nothing twice, whichever it is", lost),
-        test.test("calls that do not arrive are made again", unreached),
-        test.test("while AWS throttles, claims say so, and go on after it", throttled),
-        test.test("a call that is not allowed is told by the name of its permission", denied),
-        test.test("a stranger who is first on an assigned port has it, and the claim gets another", stranger_first),
-        test.test("a port that was asked for and that a stranger took is told", stranger_on_asked),
-        test.test("a claim moves on when somebody else used up the listeners", no_listeners),
-        test.test("a claim moves on when somebody else used up the targets", no_targets),
-        test.test("a security group that is gone is told", security_group),
-        test.test("a load balancer that is protected stays, and the class says so", protected),
+        test.test("a lost answer to any call creates nothing twice", lost),
+        test.test("calls that do not arrive are retried", unreached),
+        test.test("while AWS throttles, claims report it, and continue afterwards", throttled),
+        test.test("a denied call is reported with the missing permission", denied),
+        test.test("if a foreign listener opens an assigned port first, the claim gets another port", stranger_first),
+        test.test("a requested port with a foreign listener is reported", stranger_on_asked),
+        test.test("a claim moves to another load balancer if foreign listeners use up the limit", no_listeners),
+        test.test("a claim moves to another load balancer if foreign targets use up the limit", no_targets),
+        test.test("a missing security group is reported", security_group),
+        test.test("a load balancer with deletion protection stays, and the class reports it", protected),
     ]
 }
 

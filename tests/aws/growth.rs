@@ -17,11 +17,14 @@ use crate::setting::{Setting, World};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("120 claims make three load balancers", hundred_and_twenty),
-        test.test("a claim whose targets do not fit goes to the next load balancer", targets),
-        test.test("a claim whose pods turn out to be too many goes on before it is opened", targets_found_later),
-        test.test("a load balancer that is being made is told, and used once it is ready", provisioning),
+        test.test("a claim whose targets do not fit is assigned to the next load balancer", targets),
+        test.test(
+            "a claim that gets more targets than fit moves to the next load balancer before it is opened",
+            targets_found_later,
+        ),
+        test.test("a load balancer that is being provisioned is reported, and used once it is active", provisioning),
         test.test("one port for TCP and UDP is one listener", tcp_udp),
-        test.test("with a class its load balancers go, and nothing is left", gone),
+        test.test("deleting a class deletes its load balancers, and leaves nothing", gone),
     ]
 }
 

@@ -20,7 +20,7 @@ const ENOUGH: usize = 12;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("killed after any call, it makes nothing twice and leaves nothing behind", after),
+        test.test("killed after any call, the controller creates nothing twice and leaves nothing behind", after),
         test.test("killed before any call, it makes nothing twice and leaves nothing behind", before),
     ]
 }

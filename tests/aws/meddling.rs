@@ -13,10 +13,10 @@ use crate::setting::{FLAGS, RESYNCING, Setting, World};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("what was changed by hand is as it was after a resync", by_hand),
-        test.test("a load balancer that was deleted by hand is made anew, and the class says so", deleted),
-        test.test("another cluster's load balancers of the same class name stay as they are", another_cluster),
-        test.test("an adopted load balancer gets our listeners, and keeps its own and itself", adopted),
+        test.test("a resync reverts changes by hand", by_hand),
+        test.test("a load balancer that was deleted by hand is recreated, and the class reports it", deleted),
+        test.test("load balancers of another cluster's class of the same name are unchanged", another_cluster),
+        test.test("an adopted load balancer gets our listeners, and keeps its settings and foreign listeners", adopted),
     ]
 }
 

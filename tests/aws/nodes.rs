@@ -15,7 +15,7 @@ use crate::setting::{FLAGS, Setting, World};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("with targets: Node, instances are registered at the node port, and follow the nodes", nodes),
-        test.test("where no node is an instance, the claim says so", no_instance),
+        test.test("a claim reports that no node is an instance", no_instance),
     ]
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             }
             Ok(())
         }),
-        test.test("alerts and dashboard ask for metrics that the controller has", |cluster| async move {
+        test.test("alerts and dashboard use only metrics that the controller exports", |cluster| async move {
             metrics(&cluster).await
         }),
     ]

@@ -21,7 +21,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             }
             cluster.kubectl_output(&["delete", "-f", &crds]).await.map(drop)
         }),
-        test.test("a value that the chart does not have is refused", |cluster| async move {
+        test.test("an unknown or invalid value is rejected", |cluster| async move {
             for (value, named) in [
                 ("replicaCout=3", "replicaCout"),
                 ("replicaCount=many", "replicaCount"),

@@ -15,10 +15,10 @@ use sharedlb_testbed::eventually;
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a namespace that the class does not allow is refused, and served once it does", not_permitted),
-        test.test("a namespace that is no longer allowed keeps what it has and gets nothing new", no_longer_permitted),
-        test.test("a namespace that has its quota is refused, and others are not", quota),
+        test.test("a namespace that is no longer allowed keeps its ports and gets no new ones", no_longer_permitted),
+        test.test("a namespace at its quota is refused, and others are not", quota),
         test.test("a namespace is deleted with its claims, and their ports are released", namespace_deleted),
-        test.test("a claim can be deleted while its class is away", class_away),
+        test.test("a claim can be deleted without its class", class_away),
     ]
 }
 

@@ -13,10 +13,10 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a port that is removed is released, and the others stay", removed),
         test.test("a port that is renamed keeps its number", renamed),
-        test.test("a port that changes from assigned to asked-for gets its number", now_asked_for),
-        test.test("a port that asks for the number that it has keeps it", same_number),
-        test.test("a port that asks for a taken number is refused, and the holder keeps it", asks_for_taken),
-        test.test("a port that no longer asks for its number keeps it", no_longer_asked_for),
+        test.test("a port that changes from assigned to requested gets its number", now_asked_for),
+        test.test("a port that requests the number that it has keeps it", same_number),
+        test.test("a port that requests a taken number is refused, and the holder keeps it", asks_for_taken),
+        test.test("a port that no longer requests its number keeps it", no_longer_asked_for),
         test.test("a port that changes its protocol is another port", other_protocol),
         test.test("a changed target changes no port", other_target),
     ]

@@ -13,14 +13,14 @@ use sharedlb_testbed::eventually;
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a class that does not exist is NoClass until it does", no_class),
-        test.test("without a className, the newest default class counts, and a claim stays with its class", defaults),
-        test.test("a class that is deleted while used serves its claims and takes no new ones", deleted_while_used),
-        test.test("a class that nobody uses goes at once, with its load balancers", deleted_unused),
-        test.test("a smaller range binds new ports only", smaller_range),
-        test.test("a smaller max evicts nobody", smaller_max),
+        test.test("without a className, the newest default class applies, and a claim keeps its class", defaults),
+        test.test("a class that is deleted while used serves its claims and admits no new ones", deleted_while_used),
+        test.test("an unused class is deleted at once, with its load balancers", deleted_unused),
+        test.test("a smaller range applies to new ports only", smaller_range),
+        test.test("a smaller max moves no claim", smaller_max),
         test.test("a class with targets that its provider cannot serve is not accepted", unsupported_targets),
         test.test("a class with addresses that cannot be used is not accepted, and serves on", unusable_addresses),
-        test.test("a class says how many load balancers and listeners it has", class_status),
+        test.test("the status of a class counts its load balancers and listeners", class_status),
         test.test("an annotation that the class gets reaches its load balancers", annotations),
     ]
 }

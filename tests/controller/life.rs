@@ -13,12 +13,12 @@ use sharedlb_testbed::eventually;
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a claim gets a port, an address and its pods", a_claim),
-        test.test("a port that is asked for by number is the one that is given", asked_for),
+        test.test("a requested port number is assigned", asked_for),
         test.test("a TCP_UDP port is one entry in ports and two in ingress", both_protocols),
         test.test("all ports of a claim are on one load balancer", several_ports),
         test.test("a claim may have 64 ports", sixty_four_ports),
-        test.test("a claim's spec and generation are nobody's but the user's", spec_untouched),
-        test.test("where load balancers have both families, a port leads to IPv4 and IPv6 pods", dual_stack),
+        test.test("only the user changes a claim's spec and generation", spec_untouched),
+        test.test("on dual-stack load balancers, a port sends traffic to IPv4 and IPv6 pods", dual_stack),
     ]
 }
 

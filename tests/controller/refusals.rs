@@ -13,16 +13,16 @@ use sharedlb_harness::{Site, Tests, World, slots};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("an address that no load balancer has is refused, and the message names those there are", address),
-        test.test("an address that a load balancer has leads to that one", known_address),
+        test.test("an address that no load balancer has is refused, and the message lists the known ones", address),
+        test.test("a claim with a known address is assigned to that load balancer", known_address),
         test.test("a port outside of the requestable ranges is refused", not_allowed),
-        test.test("a port that is taken is refused, and given when it is free", taken),
-        test.test("a port that is taken on one load balancer is given on the next one", taken_on_one),
-        test.test("a port that a stranger holds is refused, and goes on being the stranger's", foreign),
-        test.test("a port that a stranger takes from a claim is PortInUse until it comes back", taken_away),
-        test.test("a full class refuses, and serves who waits when somebody goes", full),
+        test.test("a port that is taken is refused, and assigned once it is free", taken),
+        test.test("a port that is taken on one load balancer is assigned on the next one", taken_on_one),
+        test.test("a port of a foreign Service is refused, and stays with that Service", foreign),
+        test.test("a claim's port that a foreign Service takes is PortInUse until it is free again", taken_away),
+        test.test("a full class refuses claims, and serves a waiting one when another is deleted", full),
         test.test("a claim with more ports than fit on any load balancer is refused", too_many),
-        test.test("one port too many is refused alone, and the claim's others go on", added_port),
+        test.test("one port too many is refused alone, and the claim's other ports stay", added_port),
         test.test("a dynamic range without a free port refuses", no_dynamic_port),
     ]
 }

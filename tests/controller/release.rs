@@ -13,10 +13,10 @@ use sharedlb_testbed::eventually;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("a port that is given back is recorded, closed, and rests for all others", rests),
-        test.test("a claim that is created again has its port back at once", created_again),
-        test.test("a port without a reclaim delay is anybody's once it is closed", no_delay),
-        test.test("a claim can be deleted while its load balancer is out of reach", no_wait_for_cloud),
+        test.test("a released port is recorded, closed, and cools down", rests),
+        test.test("a recreated claim gets its port back at once", created_again),
+        test.test("a port without a reclaim delay is free for any claim once it is closed", no_delay),
+        test.test("a claim can be deleted while its load balancer is unreachable", no_wait_for_cloud),
         test.test("a class without claims keeps its Service, its address and a parked port", parked),
     ]
 }

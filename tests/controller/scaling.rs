@@ -14,12 +14,12 @@ use sharedlb_testbed::eventually;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("a full load balancer gets a second one beside it, which goes when it is empty", second),
+        test.test("when a load balancer is full a second one is created, and deleted once empty", second),
         test.test("an empty load balancer stays for as long as emptyDelaySeconds says", stays_empty),
         test.test("a class has as many load balancers as min says", minimum),
         test.test("a claim is not ready before its load balancer has an address", no_address_yet),
-        test.test("a Service that was deleted by hand is made again with all its ports", made_again),
-        test.test("a port that was removed by hand from a Service is opened again", repaired),
+        test.test("a Service that was deleted by hand is recreated with all its ports", made_again),
+        test.test("a port that was removed by hand from a Service is reopened", repaired),
     ]
 }
 

@@ -13,12 +13,15 @@ use sharedlb_harness::LIMIT;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("a claim whose status was wiped has its port again", wiped),
-        test.test("a claim whose status names an older's port gets a port of its own", stolen_by_younger),
-        test.test("a claim whose status names a younger one's port leaves it be or is told", stolen_by_elder),
-        test.test("a claim whose status names a load balancer that there is not gets a port", no_such_index),
-        test.test("a condition that somebody else wrote is set right", condition_set_right),
-        test.test("a class whose status was wiped gives no held port to anybody else", class_wiped),
+        test.test("a claim whose status was cleared gets its port again", wiped),
+        test.test("a claim whose status names an older claim's port gets a port of its own", stolen_by_younger),
+        test.test(
+            "if an older claim's status names a younger claim's port, both end with ports of their own",
+            stolen_by_elder,
+        ),
+        test.test("a claim whose status names a load balancer that does not exist gets a port", no_such_index),
+        test.test("a condition that another client wrote is corrected", condition_set_right),
+        test.test("a class whose status was cleared assigns no held port to another claim", class_wiped),
     ]
 }
 

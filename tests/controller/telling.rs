@@ -25,13 +25,13 @@ const AT_ONCE: usize = 8;
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("kubectl get slb shows class, address, ports and readiness", columns),
-        test.test("that a claim is open is told by one Event, and what is wrong with it by another", events),
+        test.test("an open claim is reported by one Event, and a failure by another", events),
         test.test("a new claim costs five writes, until it is ready and its Event is there", writes),
         test.test("kubectl describe slb shows why a claim is refused", described),
         test.test("metrics count claims by verdict and slots by state", metrics),
-        test.test("metrics tell of runs, provider calls and writes", loops_in_metrics),
+        test.test("metrics count reconciles, provider calls and writes", loops_in_metrics),
         test.test("a decision is one line of the log, with class, claim and load balancer", log),
-        test.test("the pages for health and readiness say that all is well", pages),
+        test.test("/healthz and /readyz report success", pages),
     ]
 }
 

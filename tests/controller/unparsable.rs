@@ -16,11 +16,11 @@ use sharedlb_testbed::{Cluster, eventually};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("a claim whose spec cannot be parsed keeps its port and is told", spec),
-        test.test("a claim that never could be parsed is told, and works once it can", new_spec),
+        test.test("a claim whose spec cannot be parsed keeps its port and reports it", spec),
+        test.test("a claim that could never be parsed reports it, and is served once it can", new_spec),
         test.test("a claim that cannot be parsed can be deleted", deleted),
-        test.test("while a claim's status cannot be parsed, its class gives nothing new and says so", status),
-        test.test("a class that cannot be parsed takes nothing from its claims", class),
+        test.test("while a claim's status cannot be parsed, its class assigns nothing and reports it", status),
+        test.test("a class that cannot be parsed releases no port", class),
     ]
 }
 

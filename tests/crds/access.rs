@@ -18,17 +18,17 @@ const CONTROLLER: &str = "system:serviceaccount:sharedlb-system:sharedlb";
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     let mut trials = vec![
-        test.test("whoever may edit a namespace may edit its claims, but not their status", |cluster| async move {
+        test.test("an editor of a namespace may edit its claims, but not their status", |cluster| async move {
             tenant(&cluster.admin(), "edit", &["create", "patch", "delete", "get", "watch"], &[]).await
         }),
-        test.test("whoever administers a namespace may edit its claims, but not their status", |cluster| async move {
+        test.test("an admin of a namespace may edit its claims, but not their status", |cluster| async move {
             tenant(&cluster.admin(), "admin", &["create", "patch", "delete", "get", "watch"], &[]).await
         }),
-        test.test("whoever may view a namespace may view its claims and no more", |cluster| async move {
+        test.test("a viewer of a namespace may only view its claims", |cluster| async move {
             tenant(&cluster.admin(), "view", &["get", "list", "watch"], &["create", "patch", "delete"]).await
         }),
     ];
-    trials.push(test.test("the controller may do what it does", |cluster| async move {
+    trials.push(test.test("the controller has the rights that it needs", |cluster| async move {
         for [verb, group, resource, namespace] in [
             ["watch", "sharedlb.dev", "sharedlbs", ""],
             ["patch", "sharedlb.dev", "sharedlbs", "team-a"],
@@ -53,7 +53,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
         }
         Ok(())
     }));
-    trials.push(test.test("the controller may do no more than it does", |cluster| async move {
+    trials.push(test.test("the controller has no other rights", |cluster| async move {
         let does = Question {
             user: CONTROLLER,
             verb: "patch",
@@ -82,7 +82,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
         }
         Ok(())
     }));
-    trials.push(test.test("what only a source needs is in the role of that source", |cluster| async move {
+    trials.push(test.test("rights that only a source needs are in the role of that source", |cluster| async move {
         let client = &cluster.admin();
         bind(client, "base-only", "sharedlb").await?;
         let may = |verb, group, resource| Question { user: "base-only", verb, group, resource, namespace: "default" };

@@ -62,7 +62,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             ensure!(account.is_some_and(|account| account.contains("eks.amazonaws.com/role-arn:")), "{account:?}");
             Ok(())
         }),
-        test.test("a node that is emptied, or lost, leaves a replica on another one", |cluster| async move {
+        test.test("when a node is drained or lost, a replica remains on another node", |cluster| async move {
             let (client, namespace) = (cluster.admin(), "sharedlb-system");
             let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get("sharedlb").await?;
             let spec = deployment.spec.context("it has a spec")?;

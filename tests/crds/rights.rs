@@ -1,4 +1,4 @@
-//! SECURITY.md tells every right that the controller has, and no other.
+//! SECURITY.md lists every right that the controller has, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ type Rights = BTreeMap<(String, String), BTreeSet<String>>;
 const NAMESPACED: &str = "in the namespace";
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
-    vec![test.test("SECURITY.md tells every right that the controller has, and no other", |cluster| async move {
+    vec![test.test("SECURITY.md lists every right that the controller has, and no other", |cluster| async move {
         let (told, given) = (told()?, given(&cluster).await?);
         for (what, verbs) in &given {
             ensure!(told.get(what) == Some(verbs), "{what:?} may {verbs:?}, and it is told {:?}", told.get(what));

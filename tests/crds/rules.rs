@@ -19,7 +19,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             test.test(&case.name.clone(), move |cluster| async move { try_case(cluster.admin(), number, case).await })
         })
         .collect();
-    trials.push(test.test("fills in everything that a class leaves out", |cluster| async move {
+    trials.push(test.test("all fields of a class have defaults", |cluster| async move {
         let class = json!({
             "apiVersion": "sharedlb.dev/v1alpha1",
             "kind": "SharedLBClass",
@@ -31,7 +31,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
         ensure!(*spec == defaults, "the API server made it {spec}, the Rust types {defaults}");
         Ok(())
     }));
-    trials.push(test.test("fills in the name and the protocol of a port", |cluster| async move {
+    trials.push(test.test("name and protocol of a port have defaults", |cluster| async move {
         let claim = json!({
             "apiVersion": "sharedlb.dev/v1alpha1",
             "kind": "SharedLB",

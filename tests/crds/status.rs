@@ -54,7 +54,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
                 ["NAME PROVIDER DEFAULT LOADBALANCERS READY AGE", "columns service true 2 of 10, 87 listeners True"];
             same_table(&shown, expected)
         }),
-        test.test("kubectl explain tells what the fields are for", |cluster| async move {
+        test.test("kubectl explain describes the fields", |cluster| async move {
             // The API server tells it some time after the definition counts.
             eventually("kubectl to explain a field", LIMIT, async || {
                 let shown = cluster.kubectl_output(&["explain", "slb.spec.ports.port"]).await?;

@@ -11,10 +11,10 @@ use crate::setting::Setting;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("while the API server refuses connections it waits, says so, and then goes on", refused),
-        test.test("an API server that restarts is waited for", restarted),
-        test.test("watches that end with 410 Gone are begun again, and nothing is missed", gone),
-        test.test("started while the API server is away, it waits for it", away_at_start),
+        test.test("while the API server refuses connections, the controller waits and reports it", refused),
+        test.test("the controller waits for an API server that restarts", restarted),
+        test.test("watches that end with 410 Gone are restarted, and no change is missed", gone),
+        test.test("started without an API server, the controller waits for it", away_at_start),
     ]
 }
 

@@ -22,12 +22,12 @@ const GROWING: [u64; 8] = [1, 1, 1, 2, 1, 1, 3, 1];
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("killed again and again in a burst, it moves no port, loses none and gives none twice", in_a_burst),
+        test.test("killed repeatedly in a burst, the controller moves, loses and duplicates no port", in_a_burst),
         test.test(
-            "killed again and again while claims go, it releases each port and disturbs no other",
+            "killed repeatedly while claims are deleted, the controller releases each port and disturbs no other",
             in_a_clearance,
         ),
-        test.test("killed while the class grows, it makes no load balancer twice", growing),
+        test.test("killed while the class grows, the controller creates no load balancer twice", growing),
     ]
 }
 

@@ -22,7 +22,7 @@ const NODE_PORTS: usize = 2768;
 const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
-    vec![test.test("without a free node port a claim waits alone, and gets the one that another gives back", used_up)]
+    vec![test.test("without a free node port, a claim waits alone, and gets the next one that is released", used_up)]
 }
 
 async fn used_up(cluster: Arc<Cluster>) -> anyhow::Result<()> {

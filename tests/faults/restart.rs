@@ -25,9 +25,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("started before its definitions are there, it says so, and works once they are", no_definitions),
-        test.test("a restart with everything settled writes nothing", settled),
-        test.test("SIGTERM ends it within five seconds, successfully, also in the middle of a burst", terminated),
+        test.test("started without its CRDs, the controller reports it, and works once they exist", no_definitions),
+        test.test("a restart in a steady state writes nothing", settled),
+        test.test("SIGTERM ends the controller within five seconds with success, also during a burst", terminated),
     ]
 }
 

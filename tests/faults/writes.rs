@@ -15,8 +15,8 @@ const BURST: usize = 30;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("a conflict on every second write delays it, and does no more", conflicts),
-        test.test("a write whose answer is lost is neither missing nor done twice", lost_answers),
+        test.test("a conflict on every second write only delays it", conflicts),
+        test.test("a write whose answer is lost is neither lost nor repeated", lost_answers),
     ]
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("pods without an address of the load balancer's family are NoBackends until one has one", no_address),
         test.test("a Service of one family is NoBackends behind a load balancer of the other", service_of_one_family),
-        test.test("an address that leads to no pod is named, and the other one serves", half_served),
+        test.test("an address without pods is reported, and the other one serves", half_served),
     ]
 }
 

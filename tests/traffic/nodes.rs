@@ -20,12 +20,15 @@ use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("every node leads to the pods of a claim with a selector", by_selector),
-        test.test("every node leads to the pods of a Service that a claim names", by_service),
-        test.test("a port of TCP and UDP is one port of every node", both_transports),
-        test.test("the port of a node stays with its port when others come and go", stays),
-        test.test("a class that turns to pods makes headless Services of those of node ports", turns),
-        test.test("a Service without a selector does not do for nodes, and the claim is told", no_selector),
+        test.test("every node forwards to the pods of a claim with a selector", by_selector),
+        test.test("every node forwards to the pods of a Service that a claim names", by_service),
+        test.test("a TCP_UDP port is one port on every node", both_transports),
+        test.test("a node port stays with its port while others are added and removed", stays),
+        test.test("switching a class to pods makes its NodePort companion Services headless", turns),
+        test.test(
+            "a Service without a selector is not supported with node targets, and the claim reports it",
+            no_selector,
+        ),
     ]
 }
 

@@ -16,10 +16,10 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("TCP reaches the pods that a selector finds", tcp),
         test.test("UDP reaches the pods that a selector finds", udp),
         test.test("TCP and UDP come through one port", both),
-        test.test("TCP and UDP of one number each reach the port that their targetPort names", apart),
-        test.test("a port that is asked for by number is reached there", asked_for),
+        test.test("TCP and UDP on one number each reach their own targetPort", apart),
+        test.test("a requested port number gets traffic", asked_for),
         test.test("traffic reaches the pods of a Service that is named", by_service),
-        test.test("a named port leads to whatever number each pod has for it", named),
+        test.test("a named port is resolved for each pod", named),
         test.test("IPv4 and IPv6 reach the same pods", dual_stack),
     ]
 }

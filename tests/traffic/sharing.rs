@@ -12,9 +12,9 @@ use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("many claims share one address, and each port leads to its own pods", one_address),
-        test.test("a deleted claim's port is closed, and the others go on", deleted),
-        test.test("a claim that is created again is reached where it was", created_again),
+        test.test("many claims share one address, and each port sends traffic to its own pods", one_address),
+        test.test("a deleted claim's port is closed, and the others keep serving", deleted),
+        test.test("a recreated claim is reached at its former port", created_again),
         test.test("a second load balancer has its own address, and both work", second),
         test.test("the address stays while the class has no claim", address_stays),
     ]

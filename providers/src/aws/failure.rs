@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_can_do_is_told_apart_from_what_passes() {
+    fn failures_to_fix_are_distinguished_from_temporary_ones() {
         assert!(matches!(said("CreateListener", "DuplicateListener", 400), Error::PortInUse(_)));
         assert!(matches!(said("CreateListener", "TooManyListeners", 400), Error::NoRoom(_)));
         assert!(matches!(said("RegisterTargets", "TooManyTargets", 400), Error::NoRoom(_)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_user_is_told_when_it_is_tried_again() {
+    fn throttling_reports_the_time_of_the_retry() {
         let failure = Failure::late("CreateListener", Late { paused: Some(Duration::from_millis(2600)) });
         let text = failure.error("eu-central-1").to_string();
         assert!(text.contains("again in 3 s") && text.contains("CreateListener"), "{text}");

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_missing_rights_are_told_with_a_hint_at_the_role() {
+    fn only_missing_rights_mention_the_role() {
         let hints = |error: &Error| format!("{error:#}").contains("the role in deploy/");
         let rights = "services \"slb-0\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \
                       \"services\" in API group \"\" in the namespace \"lbs\"";
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_up_for_all_load_balancers_says_who_can_raise_it() {
+    fn an_exhausted_shared_limit_names_who_can_raise_it() {
         let used_up = [
             (403, "services \"slb-0\" is forbidden: exceeded quota: q, requested: services.loadbalancers=1", "quota"),
             (

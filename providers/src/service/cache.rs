@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_changed_is_told_and_what_does_not_matter_is_not() {
+    fn only_relevant_foreign_changes_are_reported() {
         let mut cache = filled_with("before");
         assert_eq!(cache.apply_event(present("a", 2, "before")), []);
         assert_eq!(cache.apply_event(present("a", 3, "after")), [service()]);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_write_is_not_told_whether_its_echo_comes_before_or_after_the_reply() {
+    fn our_own_write_is_not_reported_in_either_order_of_reply_and_watch_event() {
         let mut cache = filled_with("before");
         cache.begin_write(NAME);
         assert_eq!(cache.apply_event(present("a", 2, "ours")), []);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_changed_during_our_write_is_told_after_it() {
+    fn a_foreign_change_during_our_write_is_reported_after_it() {
         let mut cache = filled_with("before");
         cache.begin_write(NAME);
         assert_eq!(cache.apply_event(present("a", 2, "ours")), []);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_changed_during_a_write_that_failed_is_told_after_it() {
+    fn a_foreign_change_during_a_failed_write_is_reported_after_it() {
         let mut cache = filled_with("before");
         cache.begin_write(NAME);
         assert_eq!(cache.apply_event(present("a", 2, "theirs")), []);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_deleted_is_gone_at_once_and_stays_so_and_can_be_made_anew() {
+    fn a_deleted_object_is_gone_at_once_and_can_be_recreated() {
         for echo_is_early in [true, false] {
             let mut cache = filled_with("before");
             cache.begin_write(NAME);

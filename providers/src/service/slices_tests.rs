@@ -139,7 +139,7 @@ fn an_endpoint_names_its_pod_and_its_node() {
 }
 
 #[test]
-fn a_slice_that_somebody_altered_is_seen_as_altered() {
+fn a_slice_changed_by_another_client_differs() {
     let original = arranged([v4(1, 6379), v4(2, 6379)], &[])[0].object(&marks());
     let alterations: [fn(&mut EndpointSlice); 4] = [
         |object| object.endpoints[0].conditions = None,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_for_both_is_told_from_one_of_each() {
+    fn a_tcp_udp_listener_is_distinguished_from_two_listeners() {
         let both = [slices(TCP, Protocol::TcpUdp, "a", &[1]), slices(UDP, Protocol::TcpUdp, "a", &[1])].concat();
         assert_eq!(seen(&[TCP, UDP], &both), are(&[("20417/TCP_UDP", "a", 1)]));
         let each = [slices(TCP, Protocol::Tcp, "a", &[1]), slices(UDP, Protocol::Udp, "b", &[1, 2])].concat();

@@ -13,17 +13,17 @@ use crate::steps::{alter, converge, is_as_wanted, lb, listener, observe, tcp, wa
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
-    a_port_costs_three_calls_and_no_look,
+    a_port_costs_three_writes_and_no_reads,
     targets_come_and_go_200_in_a_call,
     a_start_reads_and_changes_nothing,
     lists_of_many_pages_are_read_whole,
-    what_has_its_turn_late_is_postponed_and_what_is_begun_is_finished,
-    throttling_is_told_with_when_it_is_tried_again,
-    a_listener_that_fails_for_ever_costs_no_looks,
-    nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up,
+    late_work_is_postponed_and_begun_work_is_finished,
+    throttling_is_reported_with_the_time_of_the_retry,
+    a_listener_that_always_fails_costs_no_observations,
+    only_readiness_is_read_while_a_load_balancer_is_provisioned,
 ];
 
-async fn a_port_costs_three_calls_and_no_look(cloud: &Cloud) {
+async fn a_port_costs_three_writes_and_no_reads(cloud: &Cloud) {
     let provider = cloud.provider().await;
     let first = vec![(tcp(20000), listener("a", [1]))];
     converge(&*provider, 0, first.clone()).await;
@@ -85,7 +85,7 @@ async fn lists_of_many_pages_are_read_whole(cloud: &Cloud) {
     is_as_wanted(&*cloud.provider().await, all).await;
 }
 
-async fn what_has_its_turn_late_is_postponed_and_what_is_begun_is_finished(cloud: &Cloud) {
+async fn late_work_is_postponed_and_begun_work_is_finished(cloud: &Cloud) {
     // Half of the documented rates: 10 writes at once, and then 1.5 a second.
     let provider = Aws::new(cloud.settings(), &cloud.clients(0.5));
     let desired = wanted(&provider, (20000..20020).map(|port| (tcp(port), listener("a", [1]))));
@@ -98,7 +98,7 @@ async fn what_has_its_turn_late_is_postponed_and_what_is_begun_is_finished(cloud
     assert_eq!(cloud.groups().await.len(), open, "nothing is half done");
 }
 
-async fn throttling_is_told_with_when_it_is_tried_again(cloud: &Cloud) {
+async fn throttling_is_reported_with_the_time_of_the_retry(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, []).await;
     cloud.fault(AwsFault::error("busy", &["Create*"], "Throttling", "Rate exceeded").times(None)).await;
@@ -116,7 +116,7 @@ async fn throttling_is_told_with_when_it_is_tried_again(cloud: &Cloud) {
     is_as_wanted(&*provider, all).await;
 }
 
-async fn nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up(cloud: &Cloud) {
+async fn only_readiness_is_read_while_a_load_balancer_is_provisioned(cloud: &Cloud) {
     cloud.0.set(json!({"provisioning_seconds": 3600})).await.expect("it takes its time");
     let provider = cloud.provider().await;
     let one = [(tcp(20000), listener("a", [1]))];
@@ -140,7 +140,7 @@ async fn nothing_is_asked_but_readiness_while_a_load_balancer_is_set_up(cloud: &
     .expect("it serves at last");
 }
 
-async fn a_listener_that_fails_for_ever_costs_no_looks(cloud: &Cloud) {
+async fn a_listener_that_always_fails_costs_no_observations(cloud: &Cloud) {
     let provider = cloud.provider().await;
     let one = [(tcp(20000), listener("a", [1]))];
     converge(&*provider, 0, one.clone()).await;

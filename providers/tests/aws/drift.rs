@@ -20,12 +20,12 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_listener_deleted_by_hand_is_opened_again,
     a_port_that_became_foreign_keeps_no_target_group,
     a_listener_pointed_elsewhere_by_hand_is_pointed_back,
-    one_pointed_elsewhere_that_nobody_wants_any_more_is_closed,
+    a_redirected_listener_that_is_no_longer_desired_is_closed,
     what_is_prepared_for_a_listener_that_waits_stays_until_nothing_waits,
-    targets_changed_by_hand_are_set_right,
-    settings_changed_by_hand_are_set_right,
-    a_load_balancer_deleted_by_hand_is_made_anew,
-    target_groups_that_a_dead_process_left_are_taken_up_or_removed,
+    targets_changed_by_hand_are_corrected,
+    settings_changed_by_hand_are_corrected,
+    a_load_balancer_deleted_by_hand_is_recreated,
+    target_groups_of_a_killed_process_are_used_or_removed,
     settings_that_the_class_changes_reach_what_there_is,
     session_affinity_comes_and_goes_and_the_settings_of_the_class_stay,
     a_number_changes_its_protocol,
@@ -90,7 +90,7 @@ async fn a_listener_pointed_elsewhere_by_hand_is_pointed_back(cloud: &Cloud) {
     }
 }
 
-async fn one_pointed_elsewhere_that_nobody_wants_any_more_is_closed(cloud: &Cloud) {
+async fn a_redirected_listener_that_is_no_longer_desired_is_closed(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
     point_elsewhere(cloud, 20000).await;
@@ -112,7 +112,7 @@ async fn what_is_prepared_for_a_listener_that_waits_stays_until_nothing_waits(cl
     }
 }
 
-async fn targets_changed_by_hand_are_set_right(cloud: &Cloud) {
+async fn targets_changed_by_hand_are_corrected(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
     let group = cloud.listeners(&lb(0)).await[&20000]["DefaultActions"][0]["TargetGroupArn"].clone();
@@ -123,7 +123,7 @@ async fn targets_changed_by_hand_are_set_right(cloud: &Cloud) {
     is_made_good(cloud, &*provider, &two()).await;
 }
 
-async fn settings_changed_by_hand_are_set_right(cloud: &Cloud) {
+async fn settings_changed_by_hand_are_corrected(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
     let arn = cloud.arn(&lb(0)).await;
@@ -146,7 +146,7 @@ async fn settings_changed_by_hand_are_set_right(cloud: &Cloud) {
     }
 }
 
-async fn a_load_balancer_deleted_by_hand_is_made_anew(cloud: &Cloud) {
+async fn a_load_balancer_deleted_by_hand_is_recreated(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, two()).await;
     cloud.call("delete_load_balancer", json!({"LoadBalancerArn": cloud.arn(&lb(0)).await})).await;
@@ -157,7 +157,7 @@ async fn a_load_balancer_deleted_by_hand_is_made_anew(cloud: &Cloud) {
     assert_eq!(cloud.groups().await.len(), 2, "the one that is not wanted any more is gone");
 }
 
-async fn target_groups_that_a_dead_process_left_are_taken_up_or_removed(cloud: &Cloud) {
+async fn target_groups_of_a_killed_process_are_used_or_removed(cloud: &Cloud) {
     for after in 1..3 {
         let dying = cloud.provider().await;
         converge(&*dying, 0, two()).await;

@@ -17,26 +17,26 @@ use crate::steps::{alter, converge, is_as_wanted, lb, listener, observe, tcp, wa
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
-    a_lost_answer_leaves_nothing_double_and_nothing_behind,
+    a_lost_answer_duplicates_nothing_and_leaves_nothing_behind,
     a_gate_that_closes_in_the_middle_lets_no_further_change_pass,
     a_missing_permission_is_named,
-    missing_credentials_are_told_with_what_to_do,
+    missing_credentials_are_reported_with_what_to_do,
     a_foreign_listener_that_came_first_is_in_use,
-    listeners_that_somebody_else_opened_leave_less_room,
-    targets_that_somebody_else_has_leave_less_room,
-    a_full_load_balancer_is_told_as_what_it_holds,
+    foreign_listeners_leave_less_room,
+    foreign_targets_leave_less_room,
+    a_full_load_balancer_reports_its_number_of_listeners,
     pods_of_a_full_load_balancer_are_replaced,
     a_target_group_in_use_for_a_moment_goes_later,
     a_delete_that_is_cut_off_is_finished_by_the_next,
     deletion_protection_says_what_to_do,
     a_load_balancer_with_foreign_listeners_is_not_deleted,
     the_load_balancer_of_another_cluster_is_left_alone,
-    a_security_group_that_is_gone_stops_no_listener,
+    a_missing_security_group_blocks_no_listener,
     what_is_made_carries_the_tag_that_the_policy_wants,
     backends_that_can_be_no_targets_fail_alone,
 ];
 
-async fn a_lost_answer_leaves_nothing_double_and_nothing_behind(cloud: &Cloud) {
+async fn a_lost_answer_duplicates_nothing_and_leaves_nothing_behind(cloud: &Cloud) {
     let udp = ListenerKey { port: tcp(20003).port, protocol: Protocol::Udp };
     let before =
         [(tcp(20000), listener("a", [1, 2])), (tcp(20001), listener("b", [3])), (tcp(20003), listener("d", [6]))];
@@ -113,7 +113,7 @@ async fn a_missing_permission_is_named(cloud: &Cloud) {
     assert!(applied.failed.is_empty());
 }
 
-async fn missing_credentials_are_told_with_what_to_do(cloud: &Cloud) {
+async fn missing_credentials_are_reported_with_what_to_do(cloud: &Cloud) {
     let nobody = aws_config::SdkConfig::builder()
         .behavior_version(aws_config::BehaviorVersion::latest())
         .endpoint_url(cloud.0.url())
@@ -142,7 +142,7 @@ async fn a_foreign_listener_that_came_first_is_in_use(cloud: &Cloud) {
     assert_eq!(cloud.actions().await, [""; 0]);
 }
 
-async fn listeners_that_somebody_else_opened_leave_less_room(cloud: &Cloud) {
+async fn foreign_listeners_leave_less_room(cloud: &Cloud) {
     cloud.0.set(json!({"quotas": {"listeners-per-network-load-balancer": 3}})).await.expect("the quota is small");
     let provider = cloud.provider().await;
     let one = [(tcp(20000), listener("a", [1]))];
@@ -158,7 +158,7 @@ async fn listeners_that_somebody_else_opened_leave_less_room(cloud: &Cloud) {
     assert_eq!((seen.capacity.listeners, seen.foreign.len()), (Some(3), 2));
 }
 
-async fn targets_that_somebody_else_has_leave_less_room(cloud: &Cloud) {
+async fn foreign_targets_leave_less_room(cloud: &Cloud) {
     let provider = cloud.provider().await;
     converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
     assert_eq!(observe(&*provider, 0).await.capacity.targets, Some(1500), "500 in each of three zones");
@@ -175,7 +175,7 @@ async fn targets_that_somebody_else_has_leave_less_room(cloud: &Cloud) {
     assert_eq!(observe(&provider, 0).await.capacity.targets, Some(480), "500 in all");
 }
 
-async fn a_full_load_balancer_is_told_as_what_it_holds(cloud: &Cloud) {
+async fn a_full_load_balancer_reports_its_number_of_listeners(cloud: &Cloud) {
     let provider = cloud.provider().await;
     let one = vec![(tcp(20000), listener("a", 1..=8))];
     converge(&*provider, 0, one.clone()).await;
@@ -284,7 +284,7 @@ async fn the_load_balancer_of_another_cluster_is_left_alone(cloud: &Cloud) {
     is_as_wanted(&theirs, one).await;
 }
 
-async fn a_security_group_that_is_gone_stops_no_listener(cloud: &Cloud) {
+async fn a_missing_security_group_blocks_no_listener(cloud: &Cloud) {
     let one = [(tcp(20000), listener("a", [1]))];
     converge(&*cloud.provider().await, 0, one.clone()).await;
     let security_groups = vec!["sg-00000000000000000".to_owned()];

@@ -30,9 +30,9 @@ use sharedlb_testbed::{Cluster, Parts, enter};
 
 use peer::ApiServer;
 use refused::{
-    a_listener_whose_successor_is_refused_stays, a_load_balancer_beyond_a_quota_is_told_and_not_made,
-    a_quota_that_is_used_up_is_told_and_holds_up_no_closing, listeners_whose_slices_are_refused_fail_alone,
-    refused_listeners_among_many_are_found_in_few_writes, settings_that_are_refused_hold_up_no_port,
+    a_listener_whose_successor_is_refused_stays, a_load_balancer_beyond_a_quota_is_reported_and_not_created,
+    an_exhausted_quota_is_reported_and_delays_no_closing, listeners_whose_slices_are_refused_fail_alone,
+    refused_listeners_among_many_are_found_in_few_writes, refused_settings_delay_no_port,
 };
 use vip::{
     VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other, a_service_has_its_address_for_kube_proxy,
@@ -57,14 +57,14 @@ macro_rules! tests {
 }
 
 const TESTS: &[(&str, Test)] = tests![
-    an_address_that_arrives_is_told_and_shown,
-    our_own_writes_are_not_told,
+    a_new_address_is_reported_and_observed,
+    our_own_writes_are_not_reported,
     a_service_of_that_name_that_is_not_ours_is_left_alone,
     an_annotation_removed_from_the_class_goes_and_the_clouds_stays,
-    what_a_service_keeps_for_ever_is_no_drift,
-    what_somebody_altered_on_the_service_is_told_and_made_good,
-    a_service_deleted_by_hand_is_told_and_made_anew,
-    a_slice_altered_or_deleted_by_hand_is_told_and_made_good,
+    immutable_fields_are_no_drift,
+    a_change_of_the_service_by_another_client_is_reported_and_reverted,
+    a_service_deleted_by_hand_is_reported_and_recreated,
+    a_slice_changed_or_deleted_by_hand_is_reported_and_restored,
     a_port_that_another_client_applies_too_closes_and_its_own_ports_stay,
     a_service_of_ours_has_no_managed_fields,
     an_open_port_keeps_its_node_port_when_others_open_and_close,
@@ -74,11 +74,11 @@ const TESTS: &[(&str, Test)] = tests![
     a_permission_that_is_missing_is_named_at_once,
     a_load_balancer_takes_1000_listeners,
     the_families_of_a_load_balancer_are_those_that_its_service_was_given,
-    a_quota_that_is_used_up_is_told_and_holds_up_no_closing,
-    a_load_balancer_beyond_a_quota_is_told_and_not_made,
+    an_exhausted_quota_is_reported_and_delays_no_closing,
+    a_load_balancer_beyond_a_quota_is_reported_and_not_created,
     refused_listeners_among_many_are_found_in_few_writes,
     listeners_whose_slices_are_refused_fail_alone,
-    settings_that_are_refused_hold_up_no_port,
+    refused_settings_delay_no_port,
     a_listener_whose_successor_is_refused_stays,
 ];
 
@@ -129,7 +129,7 @@ fn main() -> anyhow::Result<()> {
     conclusion.exit()
 }
 
-async fn an_address_that_arrives_is_told_and_shown(server: &ApiServer, _: &Cluster) {
+async fn a_new_address_is_reported_and_observed(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     let applied = converge(&*provider, 0, [(tcp(20000), listener("a", 1))]).await;
     assert_eq!(applied.addresses, []);
@@ -160,7 +160,7 @@ async fn the_families_of_a_load_balancer_are_those_that_its_service_was_given(se
     }
 }
 
-async fn our_own_writes_are_not_told(server: &ApiServer, _: &Cluster) {
+async fn our_own_writes_are_not_reported(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     converge(&*provider, 1, [(tcp(20000), listener("last", 1))]).await;
     let mut changes = provider.changes();
@@ -202,7 +202,7 @@ async fn an_annotation_removed_from_the_class_goes_and_the_clouds_stays(server: 
     assert_eq!(observe(&without, 0).await.load_balancer, wanted(&without, []), "and the cloud's is no drift");
 }
 
-async fn what_a_service_keeps_for_ever_is_no_drift(server: &ApiServer, cluster: &Cluster) {
+async fn immutable_fields_are_no_drift(server: &ApiServer, cluster: &Cluster) {
     let with = |class: &str, policy: &str, ip_families| Settings {
         load_balancer_class: Some(class.into()),
         ip_family_policy: Some(policy.into()),
@@ -227,7 +227,7 @@ async fn what_a_service_keeps_for_ever_is_no_drift(server: &ApiServer, cluster: 
     assert_eq!(spec.ip_families.expect("it has families")[0], "IPv4");
 }
 
-async fn what_somebody_altered_on_the_service_is_told_and_made_good(server: &ApiServer, _: &Cluster) {
+async fn a_change_of_the_service_by_another_client_is_reported_and_reverted(server: &ApiServer, _: &Cluster) {
     let class = Some("example.com/a".to_owned());
     let provider = ServiceProvider::new(Settings { load_balancer_class: class.clone(), ..server.settings() });
     let desired = converge_to(&provider, 0, [(tcp(20000), listener("a", 1))]).await;
@@ -250,7 +250,7 @@ async fn what_somebody_altered_on_the_service_is_told_and_made_good(server: &Api
     assert_eq!(spec.load_balancer_class, class, "which a Service loses with its type");
 }
 
-async fn a_service_deleted_by_hand_is_told_and_made_anew(server: &ApiServer, _: &Cluster) {
+async fn a_service_deleted_by_hand_is_reported_and_recreated(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     let listeners = [(tcp(20000), listener("a", 2)), (tcp(20001), listener("b", 0))];
     converge(&*provider, 0, listeners.clone()).await;
@@ -268,7 +268,7 @@ async fn a_service_deleted_by_hand_is_told_and_made_anew(server: &ApiServer, _: 
     }
 }
 
-async fn a_slice_altered_or_deleted_by_hand_is_told_and_made_good(server: &ApiServer, _: &Cluster) {
+async fn a_slice_changed_or_deleted_by_hand_is_reported_and_restored(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     let listeners = [(tcp(20000), listener("a", 2)), (tcp(20001), listener("b", 1))];
     converge(&*provider, 0, listeners.clone()).await;

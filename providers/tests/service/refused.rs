@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub(crate) async fn a_quota_that_is_used_up_is_told_and_holds_up_no_closing(server: &ApiServer, _: &Cluster) {
+pub(crate) async fn an_exhausted_quota_is_reported_and_delays_no_closing(server: &ApiServer, _: &Cluster) {
     let provider = ServiceProvider::new(Settings { allocate_load_balancer_node_ports: true, ..server.settings() });
     converge(&provider, 0, [(tcp(20000), listener("first", 1)), (tcp(20001), listener("second", 1))]).await;
     server.quota("services.nodeports", 2, 2).await;
@@ -20,7 +20,7 @@ pub(crate) async fn a_quota_that_is_used_up_is_told_and_holds_up_no_closing(serv
     assert_eq!(open(&provider, 0).await, [tcp(20001), tcp(20002)]);
 }
 
-pub(crate) async fn a_load_balancer_beyond_a_quota_is_told_and_not_made(server: &ApiServer, _: &Cluster) {
+pub(crate) async fn a_load_balancer_beyond_a_quota_is_reported_and_not_created(server: &ApiServer, _: &Cluster) {
     let provider = server.provider().await;
     converge(&*provider, 0, []).await;
     server.quota("services.loadbalancers", 1, 1).await;
@@ -69,7 +69,7 @@ pub(crate) async fn listeners_whose_slices_are_refused_fail_alone(server: &ApiSe
     assert!(converge(&*provider, 0, desired).await.failed.is_empty());
 }
 
-pub(crate) async fn settings_that_are_refused_hold_up_no_port(server: &ApiServer, _: &Cluster) {
+pub(crate) async fn refused_settings_delay_no_port(server: &ApiServer, _: &Cluster) {
     converge(&*server.provider().await, 0, [(tcp(20000), listener("goes", 1))]).await;
     server
         .admit_only("!has(object.metadata.annotations) || !('example.com/forbidden' in object.metadata.annotations)")

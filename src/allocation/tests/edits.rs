@@ -88,7 +88,7 @@ fn a_listener_is_replaced_in_place_on_a_full_load_balancer_and_within_a_used_up_
 }
 
 #[test]
-fn what_becomes_free_by_narrowing_rests_and_goes_to_nobody_else() {
+fn a_transport_that_an_edit_removes_cools_down() {
     let narrowed = claim("a", 1).number("x", 53).holds(0, "x", key(53, BOTH));
     let other = claim("b", 2).asks("x", UDP, Some(53));
     let result = run(&[narrowed, other], &existing(1), &Policy { max: 1, ..policy() });
@@ -114,7 +114,7 @@ fn a_port_whose_other_transport_is_anothers_stays_as_it_is_and_says_what_stands_
 }
 
 #[test]
-fn a_port_that_grows_takes_up_no_transport_that_is_foreign_or_rests_for_another() {
+fn a_port_that_grows_takes_no_transport_that_is_foreign_or_cooling_for_another_claim() {
     let udp = FrontPort { port: number(53), transport: Transport::Udp };
     let foreign = LoadBalancerState { foreign: BTreeSet::from([udp]), ..Default::default() };
     let released = Released { key: key(53, UDP), claim: claim("b", 0).id, open: false, targets: 0 };
@@ -128,7 +128,7 @@ fn a_port_that_grows_takes_up_no_transport_that_is_foreign_or_rests_for_another(
 }
 
 #[test]
-fn where_a_number_has_one_listener_the_claims_own_other_port_is_told_of_and_the_way_out() {
+fn a_conflict_with_the_claims_other_port_is_reported_with_a_way_out() {
     let both = claim("a", 1).number("a", 55).asks("b", UDP, Some(55));
     let result = &run(&[both], &existing(1), &without_sharing())[0];
     assert_eq!(reasons(result), [("b", Some(Reason::Unsupported))]);
@@ -360,7 +360,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn whatever_is_edited_a_port_that_is_still_wanted_keeps_its_number_and_nobody_elses_moves(
+    fn an_edit_moves_no_port_that_is_still_requested_and_no_other_claims_port(
         edits in edits(), protocol in prop_oneof![Just(TCP), Just(UDP), Just(BOTH)], halves in prop::collection::vec(20000u16..20010, 0..3),
     ) {
         let policy = Policy { listeners: 1000, ports_per_namespace: 1000, max: 1, ..policy() };

@@ -184,7 +184,7 @@ proptest! {
     }
 
     #[test]
-    fn a_newcomer_moves_nobody(claims in claims(), newcomer in claims(), lbs in load_balancers(), policy in policies()) {
+    fn a_newcomer_moves_no_claim(claims in claims(), newcomer in claims(), lbs in load_balancers(), policy in policies()) {
         let settled = with_status(&claims, &run(&claims, &lbs, &policy));
         let without = run(&settled, &lbs, &policy);
         let newcomers = newcomer.into_iter().enumerate().map(|(n, mut claim)| {
@@ -207,7 +207,7 @@ proptest! {
     // What is held stays held, however much that is: so only who gets something
     // new is looked at.
     #[test]
-    fn whoever_gets_a_new_port_is_within_its_quota_with_all_that_rests(
+    fn new_ports_stay_within_the_quota_including_cooling_ports(
         claims in claims(), lbs in load_balancers(), policy in policies(),
     ) {
         let result = run(&claims, &lbs, &policy);
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn who_is_new_gets_no_more_targets_than_fit_unless_it_has_the_load_balancer_for_itself(
+    fn a_newcomer_exceeds_the_target_limit_only_alone_on_its_load_balancer(
         claims in claims(), lbs in load_balancers(), policy in policies(),
     ) {
         let result = run(&claims, &lbs, &policy);

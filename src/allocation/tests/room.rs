@@ -44,7 +44,7 @@ fn a_refusal_says_how_many_targets_there_are_and_how_many_fit() {
 }
 
 #[test]
-fn what_a_load_balancer_told_counts_also_where_it_is_lower_than_was_thought() {
+fn a_reported_limit_applies_even_if_it_is_lower_than_assumed() {
     let told = LoadBalancerState { capacity: Capacity { listeners: None, targets: Some(5) }, ..Default::default() };
     let claims = [taking("a", 1, 4), taking("b", 2, 4)];
     let result = run(&claims, &LoadBalancers::from([(0, told)]), &limited(10, 2));
@@ -99,7 +99,7 @@ fn a_claim_for_which_there_was_no_room_moves_on_and_keeps_the_number_that_it_ask
 }
 
 #[test]
-fn nobody_moves_on_for_whom_there_was_room_beside_one_for_whom_there_was_none() {
+fn only_the_claims_that_do_not_fit_move() {
     let claims =
         [taking("a", 1, 1).holds_unopened(0, "x", tcp(20001)), taking("b", 2, 1).holds_unopened(0, "x", tcp(20002))];
     assert_eq!(indices(&run(&claims, &without_room(tcp(20002)), &policy())), [Some(0), Some(1)]);
@@ -145,7 +145,7 @@ fn a_claim_that_has_more_targets_than_were_known_moves_on_unless_it_was_ever_ope
 }
 
 #[test]
-fn nobody_moves_on_who_has_more_targets_than_any_load_balancer_takes_or_nowhere_to_go() {
+fn a_claim_that_fits_nowhere_does_not_move() {
     let claims = together([taking("huge", 2, 11), taking("small", 1, 1)]);
     assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 2))), [Some(1), Some(0)], "it gets one for itself");
     assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 1))), [Some(0); 2]);

@@ -49,7 +49,7 @@ fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_i
 }
 
 #[test]
-fn of_two_claims_that_hold_one_slot_the_elder_keeps_it_and_the_other_is_told_and_gets_a_new_one() {
+fn of_two_holders_of_a_slot_the_older_keeps_it_and_the_younger_reports_it_and_gets_another() {
     let older = claim("older", 1).any("x").holds(0, "x", tcp(20005));
     let younger = claim("younger", 2).any("x").holds(0, "x", tcp(20005));
     let result = run(&[younger, older], &existing(1), &policy());
@@ -81,7 +81,7 @@ fn a_status_that_names_a_reserved_port_or_a_load_balancer_beyond_the_maximum_hol
 }
 
 #[test]
-fn narrowing_ranges_maximum_quota_and_namespaces_evicts_nobody() {
+fn narrowing_ranges_maximum_quota_and_namespaces_moves_no_claim() {
     let held = claim("a", 1).any("x").number("y", 6379).holds(1, "x", tcp(20005)).holds(1, "y", tcp(6379));
     let narrow = Policy {
         dynamic: ranges(&[(30000, 30001)]),
@@ -114,7 +114,7 @@ fn a_number_goes_to_the_first_load_balancer_where_it_is_free_and_then_to_the_nex
 }
 
 #[test]
-fn who_asks_for_a_number_goes_before_who_takes_any() {
+fn requested_numbers_are_assigned_before_dynamic_ones() {
     let any = claim("older", 1).any("x");
     let wants = preferred(&any.id, "x", &dynamic()).unwrap();
     let by_number = claim("younger", 2).number("x", wants.get());
@@ -312,7 +312,7 @@ fn cooling(ports: &[(&str, u16)]) -> LoadBalancers {
 }
 
 #[test]
-fn whoever_creates_and_deletes_claims_over_and_over_takes_up_no_more_than_twice_the_quota() {
+fn creating_and_deleting_claims_repeatedly_takes_at_most_twice_the_quota() {
     let policy = Policy { ports_per_namespace: 2, ..policy() };
     let three = cooling(&[("a", 20000), ("b", 20001), ("c", 20002)]);
     let newcomers = [claim("d", 0).any("x"), claim("e", 1).any("x"), claim("f", 2).of("others").any("x")];

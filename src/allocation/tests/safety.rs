@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_released_port_goes_to_nobody_else_while_it_rests_and_to_its_former_claim_at_once() {
+fn a_cooling_port_goes_only_to_its_former_claim() {
     let former = claim("former", 1).any("x");
     let port = slots(&run(std::slice::from_ref(&former), &existing(1), &policy())[0])[0].2;
     let released = vec![Released { key: port, claim: former.id.clone(), open: true, targets: 0 }];
@@ -43,7 +43,7 @@ fn a_released_listener_takes_up_room_until_it_is_closed_but_not_for_its_former_c
 }
 
 #[test]
-fn a_slot_that_is_dropped_rests_in_the_same_run() {
+fn a_released_slot_cools_down_in_the_same_assignment() {
     let one = Policy { max: 1, ..policy() };
     let dropping = claim("a", 1).number("x", 443).holds(0, "x", tcp(20005));
     let waiting = claim("b", 2).number("x", 20005);

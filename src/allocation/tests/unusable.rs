@@ -33,7 +33,7 @@ fn a_claim_that_was_ever_open_stays_on_an_unusable_load_balancer() {
 }
 
 #[test]
-fn nobody_goes_from_one_unusable_load_balancer_to_the_next_or_to_one_that_does_not_exist() {
+fn no_claim_moves_to_an_unusable_or_missing_load_balancer() {
     let waits = claim("a", 1).any("x").holds_unopened(1, "x", tcp(20001));
     let mut all = one_unusable();
     all.get_mut(&0).unwrap().unusable = true;

@@ -190,7 +190,7 @@ fn a_claim_that_excludes_clients_whom_its_class_cannot_exclude_is_not_open_and_k
 }
 
 #[test]
-fn a_load_balancer_is_listed_before_a_slot_on_it_is_given_so_that_narrowing_takes_it_from_nobody() {
+fn a_load_balancer_is_listed_before_a_slot_on_it_is_assigned() {
     let spec = |max: u32| json!({"loadBalancers": {"min": 1, "max": max}});
     let mut world = World::new(vec![claim("a").holds(0, 6379).asks(6379)]).with(spec(2));
     assert!(!world.decide().class_first(), "what there always is need not be listed");
@@ -237,7 +237,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
 }
 
 #[test]
-fn a_load_balancer_stays_while_a_claim_on_it_has_not_been_let_go() {
+fn a_load_balancer_stays_until_its_claims_are_released() {
     let spec = json!({"loadBalancers": {"min": 1, "max": 2, "emptyDelaySeconds": 0}});
     let mut world = World::new(vec![claim("a").holds(1, 20001).deleting()]).with(spec);
     assert!(world.decide().plans[&1].is_some(), "its record would go with it");
@@ -256,7 +256,7 @@ fn a_class_that_is_deleted_keeps_load_balancers_in_use_and_lets_the_others_go() 
 }
 
 #[test]
-fn deciding_again_on_its_own_status_changes_nothing_even_when_no_load_balancer_was_heard() {
+fn deciding_again_on_its_own_status_changes_nothing_even_without_outcomes() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.clone(), claim("gone").holds(0, 20002).deleting()]);
     world.seen(&[a], &[(20001, "a"), (20002, "gone")]);
@@ -271,7 +271,7 @@ fn deciding_again_on_its_own_status_changes_nothing_even_when_no_load_balancer_w
 }
 
 #[test]
-fn a_cache_frozen_over_two_runs_gives_no_slot_twice() {
+fn a_stale_cache_over_two_decisions_assigns_no_slot_twice() {
     // All want one port, the only one that there is on each load balancer.
     let spec = json!({"ports": {"dynamic": [{"min": 20000, "max": 20000}]}});
     let names = ["a", "b", "c"];
@@ -366,7 +366,7 @@ fn the_status_adds_up_whatever_load_balancers_say_that_fits_on_them() {
 }
 
 #[test]
-fn nothing_is_given_on_an_adopted_load_balancer_before_it_was_looked_at() {
+fn nothing_is_assigned_on_an_adopted_load_balancer_before_it_is_observed() {
     let arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/net/edge/0123456789abcdef";
     let aws = json!({"region": "eu-central-1", "vpcId": "vpc-01234567", "loadBalancerArn": arn});
     let spec = json!({"provider": {"aws": aws}, "loadBalancers": {"min": 1, "max": 1}});
@@ -397,7 +397,7 @@ fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why(
 }
 
 #[test]
-fn a_load_balancer_whose_address_is_overdue_says_what_to_look_at_and_so_does_its_class() {
+fn an_overdue_address_is_reported_on_claim_and_class_with_what_to_check() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.clone()]);
     world.seen(&[a], &[(20001, "a")]);

@@ -40,7 +40,7 @@ fn ready_names_the_address_that_leads_to_no_backend() {
 }
 
 #[test]
-fn a_family_that_no_address_is_of_is_not_told() {
+fn a_family_without_an_address_is_not_reported() {
     let (status, reason, _) = ready_with(&["10.0.0.1"], &[("x", IpFamily::V6)]);
     assert_eq!((&*status, &*reason), ("True", "Ready"));
 }
@@ -53,7 +53,7 @@ fn a_port_that_no_address_leads_to_is_not_ready() {
 }
 
 #[test]
-fn a_port_that_is_served_in_part_is_not_ready_for_the_reason_that_is_told_of_it() {
+fn a_partly_served_port_is_not_ready_for_the_reported_reason() {
     let claim = claim("web").holds(0, 20001).build();
     let failure = Failure { reason: Reason::Unsupported, message: "only its TCP gets traffic".into() };
     let without_backends = vec![("dns".into(), Some(failure))];

@@ -13,7 +13,7 @@ async fn without_address() -> Running {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_overdue_is_told_once_with_what_to_look_at_and_costs_no_call() {
+async fn an_overdue_address_is_reported_once_and_costs_no_call() {
     let running = without_address().await;
     assert_eq!((running.last().no_address, running.last().listeners[&tcp(20001)].open), (None, true));
     let (calls, told) = (running.cloud.calls(), running.reported.lock().unwrap().len());
@@ -56,7 +56,7 @@ async fn a_load_balancer_that_cannot_be_made_is_unusable_until_it_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_costs_the_address_is_withdrawn_and_told_and_the_others_go_on() {
+async fn a_listener_that_loses_the_address_is_withdrawn_and_reported() {
     let running = Running::start().await;
     let (a, b) = (claim("a").holds(0, 20001), claim("b").holds(0, 20002));
     running.plan(std::slice::from_ref(&a)).await;

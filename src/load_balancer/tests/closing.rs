@@ -32,7 +32,7 @@ async fn what_is_freed_opens_the_listener_that_has_waited_longest_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_closed_before_an_apply_failed_is_told() {
+async fn listeners_closed_before_a_failed_apply_are_reported() {
     let (running, asked) = {
         let mut running = Running::start().await;
         let asked = Arc::new(FaultyProvider::new(running.cloud.clone()));

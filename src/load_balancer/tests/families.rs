@@ -32,7 +32,7 @@ fn tcp_port() -> serde_json::Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn backends_of_a_family_that_the_load_balancer_lacks_are_left_out_and_told() {
+async fn backends_of_a_missing_family_are_left_out_and_reported() {
     let running = Running::start().await;
     running.cloud.families([IpFamily::V4]);
     let a = claim("a").holds(0, 20001);
@@ -64,7 +64,7 @@ async fn the_families_of_a_load_balancer_that_was_just_made_count_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_family_without_backends_is_told_beside_one_that_is_served() {
+async fn a_family_without_backends_is_reported_beside_a_served_one() {
     let running = Running::start().await;
     running.cloud.families([IpFamily::V4, IpFamily::V6]);
     tokio::time::sleep(RESYNC * 2).await;

@@ -43,7 +43,7 @@ async fn a_port_is_opened_at_once_while_changes_of_backends_are_coalesced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_more_backends_than_fit_each_listener_gets_a_fair_share_and_that_is_told() {
+async fn backends_beyond_the_limit_are_shared_fairly_and_reported() {
     let running = Running::start().await;
     running.cloud.limit(Capacity { listeners: None, targets: Some(10) });
     let (a, b) = (claim("a").holds(0, 20001), claim("b").holds(0, 20002));
@@ -60,7 +60,7 @@ async fn of_more_backends_than_fit_each_listener_gets_a_fair_share_and_that_is_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_that_somebody_else_used_is_known_as_soon_as_it_is_missed() {
+async fn room_used_by_others_is_known_after_the_first_refusal() {
     let running = Running::start().await;
     let a = claim("a").holds(0, 20001);
     running.plan(std::slice::from_ref(&a)).await;
@@ -73,7 +73,7 @@ async fn room_that_somebody_else_used_is_known_as_soon_as_it_is_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_balancer_that_is_gone_is_made_anew_and_that_is_told_once() {
+async fn a_missing_load_balancer_is_recreated_and_reported_once() {
     let running = Running::start().await;
     running.plan(&[claim("a").holds(0, 20001)]).await;
     assert_eq!(running.last().recreated, 0, "it was made for the first time");
@@ -92,7 +92,7 @@ async fn a_load_balancer_that_is_gone_is_made_anew_and_that_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_throttled_is_told_when_it_goes_on() {
+async fn throttling_is_reported_with_the_time_of_the_retry() {
     let (error, wait) = (Error::Throttled { retry_after: Duration::from_secs(7), message: "Rate exceeded".into() }, 30);
     let told = failure(&error, Instant::now() + Duration::from_secs(wait));
     assert_eq!(told.reason, Reason::Throttled);

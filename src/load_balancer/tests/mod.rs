@@ -172,7 +172,7 @@ async fn it_makes_what_is_planned_and_then_makes_no_calls_until_the_resync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_of_endpoints_reaches_the_load_balancer_and_is_told_only_if_it_matters() {
+async fn a_change_of_endpoints_is_applied_and_reported_only_if_the_outcome_changes() {
     let running = Running::start().await;
     let a = claim("a").holds(0, 20001);
     running.plan(std::slice::from_ref(&a)).await;
@@ -324,7 +324,7 @@ async fn a_foreign_port_is_reported_as_foreign_and_as_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_closed_by_hand_is_opened_again_when_it_is_looked_at() {
+async fn a_listener_closed_by_hand_is_reopened_after_an_observation() {
     let running = Running::start().await;
     running.plan(&[claim("a").holds(0, 20001)]).await;
     Memory::new(running.cloud.clone()).delete(&name()).await.unwrap();
@@ -345,7 +345,7 @@ async fn the_listeners_of_a_claim_that_is_to_be_left_alone_stay_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_balancer_that_shall_go_is_deleted_and_told_as_gone() {
+async fn a_load_balancer_that_is_no_longer_desired_is_deleted_and_reported_as_gone() {
     let running = Running::start().await;
     running.plan(&[claim("a").holds(0, 20001)]).await;
     running.plans.send_replace(Arc::new(Plan::new(running.provider.clone(), 0, None)));
@@ -369,7 +369,7 @@ async fn unsure(answers: Answers) -> (Running, Arc<FaultyProvider>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_is_as_planned_has_not_failed_whatever_was_told_of_it() {
+async fn a_listener_as_planned_has_not_failed_even_if_an_error_names_it() {
     let (running, asked) = unsure(Answers::OneDenied).await;
     assert_eq!(running.last().listeners[&tcp(20001)].failure.as_ref().unwrap().reason, Reason::Unreachable);
     asked.answer(Answers::Fine);
@@ -394,7 +394,7 @@ async fn an_outcome_is_about_the_last_plan_of_which_it_is_known_what_became() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_load_balancer_that_could_not_be_looked_at_is_looked_at_again_soon() {
+async fn a_failed_first_observation_is_repeated_soon() {
     let mut made = None;
     let running = Running::with(|cloud| {
         let asked = Arc::new(FaultyProvider::new(cloud));
@@ -410,7 +410,7 @@ async fn a_new_load_balancer_that_could_not_be_looked_at_is_looked_at_again_soon
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_balancer_that_serves_nothing_yet_is_pending_and_looked_at_until_it_does() {
+async fn a_load_balancer_is_pending_and_observed_until_it_serves() {
     let (running, asked) = unsure(Answers::NotReady).await;
     asked.answer(Answers::NotReady);
     tokio::time::sleep(RESYNC * 2).await;
@@ -429,7 +429,7 @@ async fn a_load_balancer_that_serves_nothing_yet_is_pending_and_looked_at_until_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_done_is_told_before_what_is_postponed_is_gone_on_with() {
+async fn results_are_reported_before_postponed_work_continues() {
     let (running, asked) = unsure(Answers::OneAtATime).await;
     asked.answer(Answers::OneAtATime);
     running.plan(&(20001..20005).map(|port| claim(&format!("c-{port}")).holds(0, port)).collect::<Vec<_>>()).await;
@@ -442,7 +442,7 @@ async fn what_is_done_is_told_before_what_is_postponed_is_gone_on_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settings_that_are_refused_are_told_and_hold_up_no_listener() {
+async fn refused_settings_are_reported_and_delay_no_listener() {
     let (running, asked) = unsure(Answers::NoSettings).await;
     tokio::time::sleep(RESYNC).await;
     let outcome = running.last();

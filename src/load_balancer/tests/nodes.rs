@@ -79,7 +79,7 @@ async fn traffic_goes_to_the_port_of_every_node() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_ready_pod_the_nodes_stay_and_it_is_told_that_there_is_no_backend() {
+async fn without_a_ready_pod_the_nodes_stay_and_no_backends_is_reported() {
     let (running, a) = two_nodes().await;
     running.pods(&a.build(), 0).await;
     assert!(!running.last().listeners[&tcp(20001)].backends);

@@ -95,7 +95,7 @@ fn one_of_several_ports_is_named_by_number_or_name() {
 }
 
 #[test]
-fn what_is_wrong_is_told_and_nothing_is_touched() {
+fn a_mistake_is_reported_and_changes_nothing() {
     for (wrong, reason) in [
         (json!({"namespace": null}), "MissingKey"),
         (json!({"namespace": ""}), "MissingKey"),
@@ -171,7 +171,7 @@ fn whatever_is_edited_at_whatever_moment_all_ends_where_a_fresh_one_would() {
 }
 
 #[test]
-fn a_mistake_takes_nothing_from_a_config_map_and_is_told() {
+fn a_mistake_releases_no_port_and_is_reported() {
     for before in variants() {
         for after in mistakes() {
             for (at, mut world) in World::new(services(), before.clone()).on_the_way().into_iter().enumerate() {
@@ -279,7 +279,7 @@ fn a_claim_that_vanishes_takes_what_was_written_back_with_it() {
 }
 
 #[test]
-fn trouble_is_told_once_and_that_it_is_over() {
+fn a_problem_and_its_end_are_reported_once() {
     let mut world = settled(json!({}));
     world.events.clear();
     let ready = |status: &str, reason: &str| {
@@ -295,7 +295,7 @@ fn trouble_is_told_once_and_that_it_is_over() {
 }
 
 #[test]
-fn that_a_part_of_what_is_open_gets_no_traffic_is_told_once() {
+fn a_partly_served_port_is_reported_once() {
     let mut world = settled(json!({}));
     world.events.clear();
     let said = |programmed: &str, ready: &str, message: &str| {
@@ -318,7 +318,7 @@ fn that_a_part_of_what_is_open_gets_no_traffic_is_told_once() {
 }
 
 #[test]
-fn what_the_api_server_does_not_take_is_told() {
+fn a_refusal_of_the_api_server_is_reported() {
     let mut world = World::new(services(), map(json!({"class": "x"})));
     world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
     assert_eq!(world.settled().events, ["Rejected"]);

@@ -166,7 +166,7 @@ fn the_claim_of_a_service_is_created_with_its_finalizer() {
 }
 
 #[test]
-fn a_service_is_told_that_its_claim_waits_only_if_that_takes_long() {
+fn a_waiting_claim_is_reported_only_after_a_while() {
     let mut world = World::new(Arc::new(SOURCE), plain());
     world.is_slow = true;
     let mut world = world.settled();
@@ -182,7 +182,7 @@ fn a_service_is_told_that_its_claim_waits_only_if_that_takes_long() {
 }
 
 #[test]
-fn a_service_that_was_ready_is_told_at_once_that_it_is_not() {
+fn a_service_that_stops_being_ready_reports_it_at_once() {
     let mut world = settled(plain());
     world.is_slow = true;
     world.done.clear();
@@ -267,7 +267,7 @@ fn in_another_class_it_has_no_address_until_that_gives_one() {
 }
 
 #[test]
-fn what_somebody_tampers_with_is_set_right() {
+fn foreign_changes_of_the_claim_are_corrected() {
     let whole = settled(plain()).seen();
     type Tamper = fn(&mut World<Services>);
     let tampers: [(&str, Tamper); 9] = [
@@ -305,7 +305,7 @@ fn a_claim_of_an_earlier_service_of_that_name_is_replaced() {
 }
 
 #[test]
-fn a_users_claim_of_that_name_is_left_alone_and_the_service_is_told() {
+fn a_users_claim_of_that_name_is_not_changed_and_the_service_reports_it() {
     let theirs = json!({"metadata": {"name": "service-web", "namespace": "team"}, "spec": {"ports": []}});
     let mut world = World::new(Arc::new(SOURCE), plain());
     world.claim = Some(theirs.clone());
@@ -318,7 +318,7 @@ fn a_users_claim_of_that_name_is_left_alone_and_the_service_is_told() {
 }
 
 #[test]
-fn what_the_api_server_does_not_take_is_told() {
+fn a_refusal_of_the_api_server_is_reported() {
     let mut world = settled(plain());
     world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
     becomes(&mut world, &two_ports());
@@ -331,7 +331,7 @@ fn what_the_api_server_does_not_take_is_told() {
 }
 
 #[test]
-fn what_is_not_carried_out_is_told_once_and_stays_to_be_read() {
+fn unsupported_fields_are_reported_once_and_stay_in_the_condition() {
     let world = settled(service(json!({}), json!({"externalTrafficPolicy": "Local"}))).restarted().settled();
     assert_eq!(world.events, ["Ready", "ExternalTrafficPolicy"]);
     let told = condition(&world, "Honoured")["message"].as_str().unwrap();

@@ -22,11 +22,11 @@ pub(crate) use setting::World;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("what it says of a new class and its claims is what the controller then does", newcomers),
-        test.test("of a cluster in which all is done it says nothing", settled),
-        test.test("an edit of a class that moves nothing changes the class' status alone", edited_class),
-        test.test("a port that would be closed is shown, and stays open", closing),
-        test.test("what cannot be read in time is an error that says what was awaited", unreachable),
+        test.test("the report for a new class and its claims is what the controller then does", newcomers),
+        test.test("the report is empty if nothing is left to do", settled),
+        test.test("an edit of a class that moves nothing changes only the class' status", edited_class),
+        test.test("a port that would be closed is reported, and stays open", closing),
+        test.test("objects that cannot be read in time are an error that names them", unreachable),
     ]
 }
 

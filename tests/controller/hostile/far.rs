@@ -20,13 +20,16 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a claim can't name a Service of another namespace", service_elsewhere),
         test.test("a selector finds pods of its own namespace only", selector_elsewhere),
         test.test("a ConfigMap can't name another namespace", config_map_elsewhere),
-        test.test("what is owned from elsewhere is kept where it is", owned_from_elsewhere),
-        test.test("the Service beside a claim is set right, whatever its tenant makes of it", own_service_altered),
+        test.test("an object with an owner in another namespace stays unchanged", owned_from_elsewhere),
+        test.test("a companion Service that its tenant alters is corrected", own_service_altered),
         test.test(
-            "a Service that takes the place of the one beside a claim is left alone, and leads nowhere else",
+            "a foreign Service with the name of a companion Service is not changed, and gets no traffic",
             own_service_replaced,
         ),
-        test.test("a Service of a tenant that looks like a load balancer of ours is none", looks_like_a_load_balancer),
+        test.test(
+            "a tenant's Service that looks like a load balancer is not treated as one",
+            looks_like_a_load_balancer,
+        ),
     ]
 }
 

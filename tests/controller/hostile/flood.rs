@@ -18,10 +18,10 @@ const MESSAGE_MAX: usize = 1100;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("claims of many ports take up no more than the quota", big_claims),
-        test.test("whoever creates and deletes claims over and over takes up twice the quota at most", over_and_over),
-        test.test("the status of a claim that asks for all it can stays small", small_status),
-        test.test("classes that a tenant invents are in no metric", invented_classes),
+        test.test("claims with many ports stay within the quota", big_claims),
+        test.test("creating and deleting claims repeatedly takes up at most twice the quota", over_and_over),
+        test.test("the status of a claim with the maximum of everything stays small", small_status),
+        test.test("classes that exist only in claims are in no metric", invented_classes),
     ]
 }
 

@@ -21,11 +21,11 @@ const KUBERNETES: &str = "endpointslice-controller.k8s.io";
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("an editor can't write endpoints at all", no_right),
-        test.test("a Service without a selector leads nowhere, whatever its endpoints say", no_selector),
-        test.test("endpoints by hand beside those of a selector get nothing", beside_a_selector),
-        test.test("endpoints by hand of the Service beside a claim get nothing", beside_a_claim),
-        test.test("an EndpointSlice of Kubernetes that the tenant alters is set right", altered),
-        test.test("no class leads to machines nearby, to itself or to many", never),
+        test.test("a Service without a selector gets no traffic, whatever endpoints it has", no_selector),
+        test.test("handwritten endpoints get no traffic beside those of a selector", beside_a_selector),
+        test.test("handwritten endpoints of a companion Service get no traffic", beside_a_claim),
+        test.test("an EndpointSlice of Kubernetes that a tenant alters is corrected", altered),
+        test.test("no class sends traffic to link-local, loopback or multicast addresses", never),
     ]
 }
 

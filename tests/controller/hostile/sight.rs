@@ -16,8 +16,8 @@ use super::tenant::{Tenant, create, forbidden};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("nothing that a tenant is told names another tenant", not_named),
-        test.test("a tenant sees neither classes, nor load balancers, nor others' claims", not_seen),
+        test.test("no message to a tenant names another tenant", not_named),
+        test.test("a tenant can read neither classes, nor load balancers, nor others' claims", not_seen),
     ]
 }
 

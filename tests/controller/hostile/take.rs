@@ -17,17 +17,17 @@ use super::tenant::{Tenant, change, create, forbidden};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a tenant can't write a status that names another's port", own_status),
-        test.test("a claim that is created with a status, an age and an owner is a new claim", born_with_status),
-        test.test("a claim that is deleted and created again is a newcomer", created_again),
-        test.test("a claim whose finalizer the tenant takes off has it again", finalizer_off),
-        test.test("a claim that goes while its finalizer is off leaves a port that rests", gone_without_finalizer),
-        test.test("a claim that the tenant's own finalizer keeps does not keep its port", own_finalizer),
-        test.test("a claim with the name of a source's is not the source's, and the Service is told", name_of_a_source),
+        test.test("status, age and owner of a new claim are ignored", born_with_status),
+        test.test("a recreated claim is a newcomer", created_again),
+        test.test("a finalizer that a tenant removes is added again", finalizer_off),
+        test.test("the port of a claim that is deleted without its finalizer cools down", gone_without_finalizer),
+        test.test("a deleted claim that only the tenant's finalizer keeps releases its port", own_finalizer),
         test.test(
-            "a Service that is labelled as one of ours, once it has an address, is followed all the same",
-            labelled,
+            "a user's claim with the name of a source's claim is not taken over, and the Service reports it",
+            name_of_a_source,
         ),
-        test.test("a claim that is forged as a source's is set right, and gets nothing besides", forged_as_a_source),
+        test.test("a Service with our label that already has an address is still served", labelled),
+        test.test("a forged claim of a source is corrected, and gains nothing", forged_as_a_source),
     ]
 }
 

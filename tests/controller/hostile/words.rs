@@ -21,9 +21,9 @@ const LINE_MAX: usize = 8 * 1024;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("names and labels that could be more than words are not taken", not_taken),
-        test.test("what a ConfigMap says is told on one line, and not at any length", config_map),
-        test.test("what a Service's annotations say is told on one line, and not at any length", annotations),
+        test.test("names and labels with invalid characters are rejected", not_taken),
+        test.test("text of a ConfigMap is shown on one line, and cut", config_map),
+        test.test("text of a Service's annotations is shown on one line, and cut", annotations),
     ]
 }
 

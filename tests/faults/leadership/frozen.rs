@@ -26,8 +26,8 @@ const MISSED: SignedDuration = SignedDuration::from_secs(3);
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("a leader that wakes after its lease ran out sends nothing, and ends", wakes_late),
-        test.test("one that waits for answers when it is frozen does not try again when it wakes", wakes_refused),
-        test.test("a leader that is frozen for a moment goes on", wakes_early),
+        test.test("a leader that is frozen while it waits for answers does not retry when it wakes", wakes_refused),
+        test.test("a leader that is frozen for a moment continues", wakes_early),
     ]
 }
 

@@ -18,12 +18,12 @@ const AFTER_A_KILL: Duration = Duration::from_secs(20);
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("of two that start at once one acts, and both are ready", at_once),
+        test.test("of two replicas that start at once, one acts and both are ready", at_once),
         test.test("when the leader is stopped, the other one acts within 5 seconds", stopped),
         test.test("when the leader is killed, the other one acts within 20 seconds", killed),
         test.test("a leader that is cut off from the API server ends before another one leads", cut_off),
         test.test("a leader that gets no answers from the API server ends before another one leads", unanswered),
-        test.test("a Lease that was deleted is made again by who had it", deleted),
+        test.test("a deleted Lease is recreated by its holder", deleted),
         test.test("a standby that is stopped leaves the Lease alone", standby_stopped),
     ]
 }

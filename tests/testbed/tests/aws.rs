@@ -26,10 +26,10 @@ fn main() -> anyhow::Result<()> {
     let python = peer.python().to_owned();
     let (of_feed, runtime_of_feed) = (peer.clone(), runtime.clone());
     let mut tests = vec![
-        Trial::test("faults_hit_the_calls_that_they_are_for", move || {
+        Trial::test("faults_affect_only_the_selected_calls", move || {
             Ok(runtime.block_on(faults(&peer)).map_err(|error| format!("{error:#}"))?)
         }),
-        Trial::test("the_feed_tells_what_was_done_and_when", move || {
+        Trial::test("the_feed_reports_calls_and_times", move || {
             Ok(runtime_of_feed.block_on(feed(&of_feed)).map_err(|error| format!("{error:#}"))?)
         }),
     ];

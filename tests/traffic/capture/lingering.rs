@@ -13,7 +13,7 @@ use super::place::{OWN, Place, port};
 use crate::tenant::fronts;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
-    vec![test.test("a claim that a finalizer keeps leaves its Service no address, and no packets", lingering)]
+    vec![test.test("a deleted claim that a finalizer keeps leaves its Service neither address nor packets", lingering)]
 }
 
 async fn lingering(cluster: Arc<Cluster>) -> anyhow::Result<()> {

@@ -22,8 +22,8 @@ const FREE: u16 = 9999;
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("a Service whose ports are edited to the victim's gets none of its packets", running),
-        test.test("nor does it while no controller runs, nor just after one was started", stopped),
-        test.test("nor does a Service that lists both ports, or is made while no controller runs", both),
+        test.test("a Service whose ports are edited gets none of the victim's packets while no controller runs, or just after a start", stopped),
+        test.test("a Service that lists both ports, or is created while no controller runs, gets none of the victim's packets", both),
     ]
 }
 

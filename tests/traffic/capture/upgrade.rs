@@ -21,9 +21,12 @@ const OFF: &[&str] = &["--source-services=false", "--source-configmaps=false"];
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("after an upgrade, no Service keeps an address that kube-proxy captures", upgraded),
-        test.test("nor if its source was switched off by then", switched_off),
         test.test(
-            "without the right to change that, the Service is told with which command an admin does",
+            "after an upgrade with the source switched off, no Service keeps an address that kube-proxy captures",
+            switched_off,
+        ),
+        test.test(
+            "without the right to correct an address, the Service reports the command for an admin",
             without_right,
         ),
     ]

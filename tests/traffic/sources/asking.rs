@@ -15,22 +15,22 @@ use crate::tenant::{Tenant, condition, fronts, ip_modes};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a Service is reached at its own port numbers, at a named port of its pods", by_number),
-        test.test("its ports are assigned if it says so, and its status has the real ones", assigned),
+        test.test("ports are assigned if the annotation says so, and the status has them", assigned),
         test.test("TCP and UDP on one number stay on one number, also if it is assigned", both),
         test.test("TCP and UDP on one number by different names of the pods' ports stay on one, too", both_by_name),
         test.test("TCP and UDP on one number may lead to different ports of the pods", both_apart),
         test.test("TCP and UDP on one number may lead to different numbers", both_apart_by_number),
-        test.test("a Service insists on a load balancer by its address", address),
+        test.test("a Service requests a load balancer by its address", address),
         test.test("pods that are not ready are reached if the Service publishes them", not_ready),
         test.test(
-            "a Service without a selector leads where its EndpointSlices do once the class takes any",
+            "a Service without a selector sends traffic to its EndpointSlices once the class allows any endpoints",
             without_selector,
         ),
         test.test("source ranges that the class cannot have close what was open", source_ranges),
         test.test("source ranges that admit all clients are served", all_clients),
-        test.test("a port that cannot be shared is told, and the others are served and stay open", left_out),
-        test.test("externalTrafficPolicy Local is served, and it is said what is not kept", local),
-        test.test("a port that somebody else has is refused with a word on what to do", taken),
+        test.test("a port that cannot be shared is reported, and the others are served and stay open", left_out),
+        test.test("externalTrafficPolicy Local is served, and its missing effect is reported", local),
+        test.test("a port that another claim holds is refused, and the message says what to do", taken),
     ]
 }
 

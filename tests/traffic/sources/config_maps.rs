@@ -25,18 +25,21 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a ConfigMap gets an address and a port back, and the Service is reached there", bound),
         test.test("a ConfigMap asks for a port by number, and for another one later", by_number),
         test.test("a ConfigMap names one of several ports of the Service", one_of_several),
-        test.test("what is wrong with a ConfigMap is told by an event, and nothing in it is touched", wrong),
-        test.test("a ConfigMap keeps its port while its Service is away", service_comes_and_goes),
-        test.test("a mistake in a ConfigMap is told, and what is bound stays bound", mistakes),
-        test.test("a ConfigMap that is deleted, or no longer one of these, gives its port back", given_back),
-        test.test("a verdict on the claim of a ConfigMap is told of the ConfigMap", verdict),
+        test.test("a mistake in a ConfigMap is reported by an Event, and its data is not changed", wrong),
+        test.test("a ConfigMap keeps its port while its Service does not exist", service_comes_and_goes),
+        test.test("a mistake in a ConfigMap is reported, and its open port stays open", mistakes),
+        test.test("a ConfigMap that is deleted, or loses its label, releases its port", given_back),
+        test.test("the verdict on a ConfigMap's claim is reported on the ConfigMap", verdict),
     ]
 }
 
 pub(crate) fn trials_of_their_own(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("killed after each write, it binds a ConfigMap, follows it, and lets it go", killed),
-        test.test("what happened to ConfigMaps while it was down is made up for", while_down),
+        test.test(
+            "killed after each write, the controller serves a ConfigMap, follows its edits, and releases it",
+            killed,
+        ),
+        test.test("changes of ConfigMaps while the controller was down are applied", while_down),
     ]
 }
 

@@ -17,14 +17,14 @@ use crate::tenant::{Tenant, fronts};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("ports that are added, removed and renumbered are followed", ports),
-        test.test("another selector leads to other pods", selector),
-        test.test("a Service that is no longer of type LoadBalancer is let go, and may come back", type_changed),
-        test.test("a Service that is deleted gives its port back", deleted),
-        test.test("a namespace with Services goes", namespace_deleted),
-        test.test("a claim of a Service that is edited or deleted by hand is set right", by_hand),
-        test.test("while a finalizer keeps its deleted claim, a Service has no address and is told", lingering),
-        test.test("a user's claim of that name is left alone, and the Service is told", name_taken),
-        test.test("what others wrote into the Service stays", foreign),
+        test.test("a changed selector sends traffic to other pods", selector),
+        test.test("a Service that is no longer of type LoadBalancer is released, and may come back", type_changed),
+        test.test("a deleted Service releases its port", deleted),
+        test.test("a namespace with Services can be deleted", namespace_deleted),
+        test.test("a Service's claim that is edited or deleted by hand is corrected", by_hand),
+        test.test("while a finalizer keeps its deleted claim, a Service has no address and reports it", lingering),
+        test.test("a user's claim of that name is not changed, and the Service reports it", name_taken),
+        test.test("fields that other clients wrote into the Service stay", foreign),
     ]
 }
 

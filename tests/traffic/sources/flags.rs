@@ -16,7 +16,7 @@ use crate::tenant::{Tenant, conditions};
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
         test.test("--serve-unclassed-services serves Services without a class by their annotation", unclassed),
-        test.test("sources that are switched off do nothing, and need none of their rights", switched_off),
+        test.test("disabled sources do nothing, and need no rights", switched_off),
     ]
 }
 

@@ -18,9 +18,12 @@ use crate::tenant::{Tenant, condition, fronts};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
-        test.test("killed after each write, it serves a Service, follows its edits, and lets it go", after_each_write),
-        test.test("what happened to Services while it was down is made up for", while_down),
-        test.test("a restart writes nothing to Services that are as they should be", restart),
+        test.test(
+            "killed after each write, the controller serves a Service, follows its edits, and releases it",
+            after_each_write,
+        ),
+        test.test("changes of Services while the controller was down are applied", while_down),
+        test.test("a restart writes nothing to Services that are up to date", restart),
     ]
 }
 

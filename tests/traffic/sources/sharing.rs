@@ -16,7 +16,7 @@ use crate::tenant::{Tenant, fronts, ip_modes};
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("two tenants with port 80 share an address, inside of the cluster too", two_tenants),
-        test.test("a tenant's own port numbers are captured for nobody else", own_numbers),
+        test.test("a tenant's own port numbers capture no other tenant's traffic", own_numbers),
         test.test("a Service that MetalLB served is served at its old port", taken_over),
         test.test("SharedLB and MetalLB leave each other's Services alone", next_to_metallb),
     ]

@@ -19,8 +19,8 @@ const AT_ONCE: usize = 8;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
-        test.test("kubectl get and describe of a Service say where it is and what became of it", kubectl),
-        test.test("what a source writes is counted", counted),
+        test.test("kubectl get and describe of a Service show its address and state", kubectl),
+        test.test("writes of a source are counted", counted),
         test.test("a new Service costs five writes, until it is ready and its Event is there", writes),
     ]
 }

@@ -137,7 +137,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_aws_answers_only_ours_is_changed_and_what_is_told_is_fit(scene in scenes()) {
+    fn for_any_answer_only_our_objects_change_and_reports_are_valid(scene in scenes()) {
         let cloud = scene.cloud();
         let told = scene.play(&cloud);
         only_ours_is_changed(&scene, &cloud)?;
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn pages_and_what_is_told_twice_make_no_difference(scene in true_scenes(), size in 1usize..4) {
+    fn paging_and_duplicates_make_no_difference(scene in true_scenes(), size in 1usize..4) {
         let mut twice = scene.clone();
         for (action, of) in [("DescribeListeners", "Listeners"), ("DescribeTargetGroups", "TargetGroups")] {
             let all = twice.world[action][of].as_array_mut().unwrap();

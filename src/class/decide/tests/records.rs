@@ -25,7 +25,7 @@ fn a_slot_that_its_claim_no_longer_wants_is_recorded_as_released() {
 }
 
 #[test]
-fn a_released_port_rests_until_it_is_closed_and_the_delay_is_over() {
+fn a_released_port_cools_down_until_it_is_closed_and_the_delay_is_over() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.clone().deleting()]).with(json!({"reclaimDelaySeconds": 60}));
     world.seen(std::slice::from_ref(&a), &[(20001, "a")]);
@@ -51,7 +51,7 @@ fn a_released_port_rests_until_it_is_closed_and_the_delay_is_over() {
 }
 
 #[test]
-fn a_port_that_is_given_back_late_in_a_second_rests_no_shorter() {
+fn rounding_to_seconds_shortens_no_cooldown() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]).with(json!({"reclaimDelaySeconds": 60}));
     world.now += SignedDuration::from_millis(900);
     world.seen(&[], &[]);
@@ -78,7 +78,7 @@ fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
 }
 
 #[test]
-fn a_listener_that_was_planned_since_may_be_open_whatever_was_told() {
+fn a_listener_planned_after_a_report_may_be_open() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.deleting()]).with(json!({"reclaimDelaySeconds": 0}));
     // The LB loop has told of an older plan than the one that it is at work on.
@@ -91,7 +91,7 @@ fn a_listener_that_was_planned_since_may_be_open_whatever_was_told() {
 }
 
 #[test]
-fn a_release_is_recorded_on_a_load_balancer_that_nobody_has_listed_yet() {
+fn a_release_is_recorded_on_an_unlisted_load_balancer() {
     // The class' status could not be written since the claim was given its slot.
     let spec = json!({"loadBalancers": {"min": 1, "max": 2}});
     let mut world = World::new(vec![claim("a").holds(1, 20001).deleting()]).with(spec);
@@ -111,7 +111,7 @@ fn a_record_stays_while_the_slot_is_in_its_claims_status() {
 }
 
 #[test]
-fn the_record_names_who_gave_the_port_back_last() {
+fn the_record_names_the_last_holder() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).deleting()]);
     world.seen(&[], &[]);
     world.decide();
@@ -222,7 +222,7 @@ fn no_tenant_can_end_the_rest_of_anothers_ports_with_his_own() {
 }
 
 #[test]
-fn a_claim_that_only_somebody_elses_finalizer_keeps_does_not_keep_its_port_from_others() {
+fn a_claim_kept_only_by_a_foreign_finalizer_keeps_no_port() {
     let held = claim("a").holds(0, 20001).deleting();
     let mut world = World::new(vec![held.clone()]).with(json!({"reclaimDelaySeconds": 60}));
     world.seen(&[], &[]);
@@ -238,7 +238,7 @@ fn a_claim_that_only_somebody_elses_finalizer_keeps_does_not_keep_its_port_from_
 }
 
 #[test]
-fn a_claim_for_which_somebody_else_used_the_room_moves_on_and_what_it_had_is_recorded() {
+fn a_claim_displaced_by_foreign_listeners_moves_and_its_old_slot_is_recorded() {
     let waiting = claim("a").protected().status(json!({
         "className": "default", "loadBalancerIndex": 0, "ports": [{"name": "x", "protocol": "TCP", "port": 20001}],
     }));

@@ -128,7 +128,7 @@ fn of_too_many_ports_those_that_it_has_stay() {
 }
 
 #[test]
-fn what_is_left_out_is_told_beside_what_else_is_wrong() {
+fn left_out_ports_are_reported_beside_other_problems() {
     let mut world = World::new(Arc::new(SOURCE), with_sctp());
     world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
     let world = world.settled();
