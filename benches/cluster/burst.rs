@@ -1,4 +1,4 @@
-//! `burst_ratio`: many claims at once, over what the same writes cost anybody.
+//! `burst_ratio`: many claims at once, over what the same writes cost a bare client.
 //!
 //! The claims are created by 16 connections, and the time runs until all have
 //! ports. What the controller wrote in that time is counted from outside. Then,

@@ -56,7 +56,7 @@ impl Echo {
     }
 
     /// Makes further objects, for the API server to hold as many of them as of
-    /// claims. Nobody answers to these.
+    /// claims. No client answers these.
     pub(crate) async fn surround(&self, count: usize) -> anyhow::Result<()> {
         for_all(0..count, CONNECTIONS, async |number| self.create(OTHERS, number).await.map(drop)).await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Prints a figure, for whoever reads stdout line by line.
+/// Prints a figure on a line of stdout.
 pub(crate) fn print(name: &str, value: f64, unit: &str) {
     println!("{name}\t{value:.2}\t{unit}");
 }

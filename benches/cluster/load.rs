@@ -23,7 +23,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// That of the issue, or a smaller one for trying.
+    /// The full load, or a smaller one for trials.
     fn asked_for() -> anyhow::Result<Self> {
         let claims = match std::env::var("BENCH_CLAIMS") {
             Ok(claims) => claims.parse::<usize>()?.max(200),

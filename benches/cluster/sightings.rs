@@ -85,7 +85,7 @@ where
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
                 let mut expected = expected.lock().unwrap_or_else(PoisonError::into_inner);
                 for sender in shows(&object).iter().filter_map(|what| expected.remove(what)) {
-                    // Whoever no longer waits does not need it.
+                    // A receiver that no longer waits is ignored.
                     let _ = sender.send(Sighted { at, object: object.clone() });
                 }
             }

@@ -17,7 +17,7 @@
 //! the echo, the floor under every latency.
 //!
 //! It fails if the changes could not be made at their rate, if one is not seen
-//! within a minute (so nobody starves), if the queue is not drained within a minute
+//! within a minute (so that no claim starves), if the queue is not drained within a minute
 //! of the last change, or if the memory is not flat: the median of the last quarter
 //! of the time must not be more than [`GROWTH_MAX`] times that of the second
 //! quarter. The first is for warming up.
@@ -150,7 +150,7 @@ pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
     report(&scale, &measured, refused)
 }
 
-/// Makes the changes, at their rate whatever becomes of them, and waits until all
+/// Makes the changes, at their rate, without waiting for results, and waits until all
 /// have been seen. Returns how many there were, and how long that wait was.
 async fn drive(
     scale: &Scale,

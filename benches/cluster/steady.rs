@@ -31,7 +31,7 @@ pub(crate) async fn measure(stage: &Stage, controller: Controller, idle: Duratio
 }
 
 /// What is written is counted twice: as the controller's metrics say, and by the
-/// versions of all objects. The larger number is told.
+/// versions of all objects. The larger number is reported.
 async fn restart(stage: &Stage, mut controller: Controller) -> anyhow::Result<Controller> {
     progress(&format!("{RESTARTS} restarts"));
     let before = versions(&stage.admin).await?;

@@ -15,7 +15,7 @@ use crate::setting::{FLAGS, Setting, World};
 const WRITES: [&str; 8] =
     ["Create*", "Delete*", "Register*", "Deregister*", "Modify*", "Set*", "AddTags", "RemoveTags"];
 
-/// What no load balancer that is there takes more writes than.
+/// An upper limit of the writes for one load balancer.
 const ENOUGH: usize = 12;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -1,6 +1,6 @@
 //! The controller with classes of the provider `aws`, against a stand-in that
 //! enforces AWS' rules: what it makes of claims, what that costs in calls, and
-//! what becomes of it when calls fail, others meddle, or it is killed.
+//! its behaviour when calls fail, others change things, or it is killed.
 //!
 //! Each test has a region of its own, with a class and a namespace. What it
 //! finds there is read by boto3, and compared with what claims were promised.

@@ -1,4 +1,4 @@
-//! What an observer who knows nothing of the controller finds in a region.
+//! The state of a region, read independently of the controller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -65,7 +65,7 @@ impl Seen {
         serde_json::from_slice(&output.stdout).context("what the observer says")
     }
 
-    /// All listeners that are not a stranger's, each with its load balancer.
+    /// All listeners that are not foreign, each with its load balancer.
     pub(crate) fn ours(&self) -> impl Iterator<Item = (&Balancer, &Listener)> {
         let all =
             self.balancers.iter().flat_map(|balancer| balancer.listeners.iter().map(move |each| (balancer, each)));
@@ -73,7 +73,7 @@ impl Seen {
     }
 
     /// Requires that our listeners are just those that the claims name in their
-    /// status, with these targets each, and that no target group is left over.
+    /// status, with these targets each, and that no target group is orphaned.
     pub(crate) fn require(&self, claims: &[SharedLB], targets: &[String]) -> anyhow::Result<()> {
         let promised: BTreeSet<_> = claims.iter().flat_map(promises).collect();
         let found: BTreeSet<_> = self

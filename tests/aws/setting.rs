@@ -228,7 +228,7 @@ impl Setting {
         .await
     }
 
-    /// Waits until the load balancers were looked at anew, the targets last.
+    /// Waits until the load balancers were observed again, the targets last.
     pub(crate) async fn resynced(&self) -> anyhow::Result<()> {
         self.region.forget().await?;
         eventually("a resync", LIMIT, async || {

@@ -1,5 +1,5 @@
 //! Asks the data path, all the time: the ports of claims at the addresses that
-//! they are told, from outside of the cluster, whether a controller runs or not.
+//! they report, from outside of the cluster, whether a controller runs or not.
 //! The observer judges the answers (`observer/traffic.rs`).
 
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use crate::objects;
 use crate::observer::Question;
 use crate::stage::{LIMIT, Stage};
 
-/// How many questions are under way at once, and how long each asker rests. That is
+/// How many questions are under way at once, and the pause of each asker. That is
 /// about 100 questions a second, which leaves the machine to what is tried.
 const ASKERS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(25);
@@ -29,7 +29,7 @@ const PAUSE_INSISTING: Duration = Duration::from_millis(4);
 /// from the beginning.
 const BEAT: Duration = Duration::from_millis(250);
 const BEAT_LIMIT: Duration = Duration::from_secs(3);
-/// After it was away from the API server, kube-proxy is told of all objects at once,
+/// After it was away from the API server, kube-proxy gets all objects at once,
 /// in no order: what it does about the first of them, it may do some milliseconds
 /// before it knows the others.
 const IN_NO_ORDER: Duration = Duration::from_millis(500);

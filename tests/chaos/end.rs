@@ -20,7 +20,7 @@ use crate::stage::Stage;
 use crate::teams::{set_class, set_ready};
 use crate::{cloud, services};
 
-/// Within which all claims must be ready once nobody disturbs any more: a wait
+/// Within which all claims must be ready once all faults are over: a wait
 /// of 60 s, the longest after a listener failed time after time, and as long
 /// again for a machine that is busy.
 pub(crate) const BOUND: Duration = Duration::from_secs(120);
@@ -318,6 +318,6 @@ pub(crate) async fn clear(stage: &Stage) -> anyhow::Result<()> {
     .await
 }
 
-/// Everything of ours bears this, and the strangers' objects that look like ours
+/// Everything of ours bears this, and foreign objects that look like ours
 /// do as well.
 const LEFT: &str = "sharedlb.dev/cluster-id,sharedlb.dev/cluster-id!=another";

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 /// Where the load balancers of all classes are.
 pub(crate) const SYSTEM: &str = "sharedlb-system";
-/// A namespace that nobody has anything to do with.
+/// A namespace outside of the test.
 pub(crate) const BYSTANDERS: &str = "bystanders";
-/// The label of what nobody may change.
+/// The label of objects that must not change.
 pub(crate) const FOREIGN: &str = "chaos.test/foreign";
 
-/// The seconds for which a port of the first class rests, in any of its settings.
+/// The seconds for which a port of the first class cools down, in any of its settings.
 pub(crate) const DELAY: u64 = 3;
 
 /// The class that comes and goes.

@@ -15,9 +15,9 @@ use crate::stage::{Stage, Times};
 /// How the names of the owner's own ports begin.
 pub(crate) const OWN_PORT: &str = "hand-";
 /// How the names begin that the owner gives to ports of ours. They are still
-/// ours to set right.
+/// ours to correct.
 const RENAMED: &str = "renamed-";
-/// How addresses begin that nobody but the owner adds to a slice. No pod has
+/// How addresses begin that only the owner adds to a slice. No pod has
 /// such a one.
 pub(crate) const BY_HAND: &str = "10.245.";
 

@@ -97,7 +97,7 @@ async fn set_finalizers(stage: &Stage, claim: &Value, finalizers: Vec<Value>) ->
     Ok(stage.server.change(Kind::Claim, namespace, name(claim), patch).await.map(drop)?)
 }
 
-/// Writes an EndpointSlice by hand, in the place of the nth before. None: there is
+/// Writes an EndpointSlice by hand, instead of the nth one. None: there is
 /// no such Service, or no pod to lead to.
 pub(crate) async fn write_slice(stage: &Stage, team: u64, nth: u64, slice: HandSlice) -> anyhow::Result<Option<()>> {
     let (server, namespace) = (&stage.server, namespace_name(team));

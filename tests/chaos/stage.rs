@@ -19,7 +19,7 @@ use crate::report::Report;
 /// How long things may take when nothing is in their way.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// The cluster and the region of AWS, who looks at it, and what is done to it.
+/// The cluster and the region of AWS, their observers, and the faults.
 pub(crate) struct Stage {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) region: AwsRegion,

@@ -18,7 +18,7 @@ use crate::stage::{Stage, Times};
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The name of the fault that holds a call.
 const KILL: &str = "kill";
-/// How often it is looked who has ended.
+/// How often ended replicas are looked for.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Lets the faults strike, one after the other: whoever leads, and what is
@@ -35,7 +35,7 @@ pub(crate) async fn strikes(
         }
         revive(replicas).await?;
         let leader = stage.observer.leader();
-        // Nobody may lead just now: then it strikes the first one.
+        // If no replica leads just now, the first one is hit.
         let leads = replicas.iter().position(|replica| replica.is_called(&leader)).unwrap_or(0);
         strike(stage, &mut replicas[leads], step.act).await.with_context(|| format!("{:?}", step.act))?;
         stage.report.count("fault", step.act, Became::Done);

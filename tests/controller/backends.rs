@@ -1,4 +1,4 @@
-//! Where the traffic goes: pods by selector, pods by Service, and nobody.
+//! Where the traffic goes: pods of a selector, pods of a Service, or nowhere.
 
 use std::sync::Arc;
 use std::time::Duration;

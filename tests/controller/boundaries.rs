@@ -1,4 +1,4 @@
-//! Who may use a class, and how much of it.
+//! Which namespaces may use a class, and their quotas.
 
 use std::sync::Arc;
 

@@ -102,7 +102,7 @@ async fn deleted_while_used(world: Arc<World>) -> anyhow::Result<()> {
     site.delete("neighbour").await?;
     site.class_gone().await?;
     ensure!(site.front_services().await?.is_empty(), "its load balancer is still there");
-    // The one that never got anything held nobody up.
+    // The claim without a port delayed no other.
     site.delete("late").await
 }
 

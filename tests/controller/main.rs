@@ -1,5 +1,5 @@
 //! The controller against the real API server, with the rights of `deploy/`:
-//! what becomes of claims and classes, of good ones and of bad ones. Pods are
+//! the results for claims and classes, valid and invalid. Pods are
 //! objects here, and a stand-in for a cloud gives addresses; real traffic is
 //! in `tests/traffic`, and bad times are in `tests/faults`.
 //!

@@ -1,4 +1,4 @@
-//! Claims that cannot have what they ask for: each is told why and what to do,
+//! Claims that cannot have what they ask for: each reports the reason and what to do,
 //! and no other claim of the class notices.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Statuses that somebody else has written into.
+//! Statuses that another client has changed.
 
 use std::sync::Arc;
 

@@ -96,7 +96,7 @@ async fn spec(world: Arc<World>) -> anyhow::Result<()> {
     let status = unsupported(&site, "web").await?;
     site.event("web", Reason::Unsupported.as_str()).await?;
     ensure!(status["ports"][0]["port"] == port, "it has lost its port: {status}");
-    // Nobody gets its port, and it stays open.
+    // No other claim gets its port, and it stays open.
     let class = json!({"spec": {"loadBalancers": {"max": 1}}});
     site.change_class(class).await?;
     site.claim("second", json!([{"port": port, "targetPort": "http"}])).await?;

@@ -1,4 +1,4 @@
-//! Who may do what, once `deploy/` is applied.
+//! RBAC, once `deploy/` is applied.
 
 use std::time::Duration;
 

@@ -76,7 +76,7 @@ async fn in_a_clearance(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     .await?;
     setting.site.all_ready(doomed.start).await?;
     setting.nobody_wronged(doomed.start).await?;
-    // Each comes back to its port, which rests for it.
+    // Each gets back its port, which cools down for it.
     let released = site
         .class_status("all released ports", |status| {
             let released: Vec<_> = status.load_balancers.iter().flat_map(|each| each.released.clone()).collect();

@@ -1,4 +1,4 @@
-//! Objects near those that somebody would mean: good ones, changed here and there
+//! Objects close to valid ones: valid ones, changed in a few places
 //! into what no schema would let pass. Shared by the tests of several crates.
 
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Values that somebody forgot to think of.
+/// Values that are easily forgotten.
 pub(crate) fn odd() -> impl Strategy<Value = Value> {
     let fixed = vec![
         json!(null),

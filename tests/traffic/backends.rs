@@ -59,7 +59,7 @@ async fn terminating(world: Arc<World>) -> anyhow::Result<()> {
     tenant.answers(front, "web-0").await?;
     last.terminate().await?;
     tenant.only_answer(front, &["web-0"]).await?;
-    // Whoever comes next takes over from it.
+    // The next pod takes over from it.
     tenant.pod("web-1", "web").await?;
     tenant.only_answer(front, &["web-1"]).await?;
     last.delete().await

@@ -1,4 +1,4 @@
-//! Where ports are reached, and who answers there.
+//! Where ports are open, and which pod answers.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

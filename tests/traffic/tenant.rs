@@ -170,7 +170,7 @@ impl Tenant {
         .await
     }
 
-    /// Waits until a Service is told this, and says with which words.
+    /// Waits until a Service reports this, and returns the message.
     pub(crate) async fn told(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
         self.until(name, &format!("{kind} {reason}"), |service| {
             let found = condition(service, kind).filter(|condition| condition.reason == reason)?;
@@ -234,7 +234,7 @@ impl Tenant {
         ask_inside(front).await
     }
 
-    /// Asks from outside until nobody answers any more.
+    /// Connects from outside until no pod answers.
     pub(crate) async fn closed(&self, front: Front) -> anyhow::Result<()> {
         let what = format!("nobody to answer at {front:?}");
         eventually(&what, LIMIT, async || Ok(self.ask(front).await.is_err().then_some(()))).await
@@ -296,7 +296,7 @@ pub(crate) fn conditions(service: &Service) -> Vec<&Condition> {
     all.filter(|condition| condition.type_.starts_with("sharedlb.dev/")).collect()
 }
 
-/// What a Service is told about one thing.
+/// A condition of a Service.
 pub(crate) fn condition<'a>(service: &'a Service, kind: &str) -> Option<&'a Condition> {
     conditions(service).into_iter().find(|condition| condition.type_ == format!("sharedlb.dev/{kind}"))
 }

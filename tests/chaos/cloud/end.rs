@@ -44,7 +44,7 @@ pub(crate) async fn as_promised(stage: &Stage, state: &AwsState) -> anyhow::Resu
     let (lacking, other) = (differs(&promised, &found), differs(&found, &promised));
     ensure!(lacking.is_empty() && other.is_empty(), "promised is {lacking:#?}, and instead there is {other:#?}");
     let unused: Vec<_> = groups(state).into_iter().filter(|group| !used.contains(&group.arn)).collect();
-    ensure!(unused.is_empty(), "target groups that serve nobody: {unused:#?}");
+    ensure!(unused.is_empty(), "unused target groups: {unused:#?}");
     Ok(())
 }
 

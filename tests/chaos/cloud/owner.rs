@@ -31,7 +31,7 @@ pub(crate) async fn owner(stage: &Stage, times: Times, steps: &[Step<CloudDeed>]
     }
 }
 
-/// Somebody was faster, or AWS does not allow it.
+/// Another client was faster, or AWS does not allow it.
 fn is_void(error: &anyhow::Error) -> bool {
     let reasons = ["NotFound", "Duplicate", "IncompatibleProtocols", "TargetGroupAssociationLimit"];
     let error = format!("{error:#}");
@@ -135,7 +135,7 @@ async fn open_own(region: &AwsRegion, balancer: &AwsBalancer, port: u64) -> anyh
 }
 
 /// The target group that the owner has for its listeners on this load balancer: it
-/// can be used by one alone. It stays, as a stranger's.
+/// can be used by one alone. It stays, as a foreign one.
 async fn own_group(region: &AwsRegion, balancer: &AwsBalancer) -> anyhow::Result<String> {
     let id = balancer.arn.rsplit('/').next().unwrap_or_default();
     make_group(region, &format!("{BY_HAND}{id}"), &foreign_tags(&[])).await

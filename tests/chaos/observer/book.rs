@@ -38,7 +38,7 @@ pub(super) struct Book {
     pub(super) holders: BTreeMap<Slot, BTreeSet<Key>>,
     /// Who held it last.
     pub(super) last_holder: BTreeMap<Slot, Key>,
-    /// Slots that went, and that nobody had to, or could, record.
+    /// Released slots whose record was not required, or not possible.
     pub(super) unrecorded: BTreeSet<Slot>,
     /// Whose the slots of the class at AWS were, in the order of time.
     pub(super) stints: BTreeMap<Slot, Vec<Stint>>,
@@ -188,7 +188,7 @@ impl Book {
         self.wrongs.push(wrong);
     }
 
-    /// One that ends leaves the Lease to nobody.
+    /// A leader that ends removes the holder from the Lease.
     fn lease(&mut self, object: Option<&Value>) {
         let holder = object.map_or("", |object| text(object, "/spec/holderIdentity"));
         if !holder.is_empty() && holder != self.leader {

@@ -114,7 +114,7 @@ impl Book {
         })
     }
 
-    /// Takes slots from a claim. `unrecorded`: nobody had to, or could, record it.
+    /// Takes slots from a claim. `unrecorded`: a record was not required, or not possible.
     fn let_go(&mut self, key: &Key, claim: &Claim, slots: &BTreeSet<Slot>, unrecorded: bool) {
         for slot in slots {
             if let Some(holders) = self.holders.get_mut(slot) {

@@ -1,4 +1,4 @@
-//! The load balancers at AWS: every state that there was, and who made it so.
+//! The load balancers at AWS: every state, and its author.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -112,7 +112,7 @@ impl Book {
     }
 
     /// Notes the listeners that are closed although their claims want them. What the
-    /// owner altered is set right in whatever way.
+    /// owner altered is corrected, in any way.
     fn note_closed(&mut self, before: &AwsState, at: Instant) {
         let is_left = |arn: &String| all_listeners(&self.cloud.state).any(|(_, listener)| listener.arn == *arn);
         let altered = |arn: &String| self.cloud.altered.contains(arn);
@@ -192,7 +192,7 @@ impl Book {
         let by_hand = |fact: Fact| self.cloud.by_hand.contains(&fact);
         let groups: BTreeMap<&String, &Vec<String>> =
             self.cloud.state.groups.iter().map(|group| (&group.arn, &group.targets)).collect();
-        // One that was made somebody's by hand, or ours again, we know nothing about.
+        // Nothing is known about one whose tags of ownership were changed by hand.
         let judged = self.our_listeners().filter(|(_, listener)| !by_hand(tags(&listener.arn, &listener.tags)));
         let open = judged.map(|(slots, listener)| {
             let led = listener.groups.iter().filter(|group| !by_hand((listener.arn.clone(), group.to_string())));
@@ -261,7 +261,7 @@ fn all_listeners(state: &AwsState) -> impl Iterator<Item = (&AwsBalancer, &AwsLi
 }
 
 /// The slots of a port. The class is in a tag of the load balancer, and its index
-/// in its name, `slb-<class>-<index>-<hash>`, which nobody can change: the class'
+/// in its name, `slb-<class>-<index>-<hash>`, which cannot be changed: the class'
 /// status tells it only later.
 fn slots(on: &AwsBalancer, transports: &[&'static str], port: u16) -> Vec<Slot> {
     let index = on.name.rsplit('-').nth(1).and_then(|index| index.parse().ok());

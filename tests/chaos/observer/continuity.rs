@@ -27,7 +27,7 @@ pub(super) struct Kept {
     pub(super) uid: String,
     /// The revision since which it has it
     pub(super) since: u64,
-    /// Whether the claim has been told that it is open
+    /// Whether the claim has reported it open
     pub(super) told: bool,
 }
 
@@ -72,7 +72,7 @@ impl Book {
         for (slot, (uid, told)) in wanted {
             match self.kept.get_mut(&slot) {
                 Some(kept) => kept.told |= told && kept.claim == *key,
-                // If it is told already, the listener is one from before, and may be on
+                // If it is reported already, the listener is one from before, and may be on
                 // its way to be closed: the claim gave the port up, and has it again.
                 None if !before.contains(&slot) && !told => {
                     self.kept.insert(slot, Kept { claim: key.clone(), uid, since: self.revision, told });

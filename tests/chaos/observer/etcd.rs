@@ -109,7 +109,7 @@ fn take(answer: &Value, from: &mut u64, tell: &impl Fn(Event)) -> anyhow::Result
         let object = object.map(|value| anyhow::Ok(serde_json::from_slice(&bytes(value)?).unwrap_or(Value::Null)));
         let key = String::from_utf8(bytes(&event["kv"]["key"])?)?;
         tell(Event { revision, key, object: object.transpose()?, received });
-        // A write may have several events, which are told together.
+        // A write may have several events, which arrive together.
         *from = revision + 1;
     }
     Ok(())

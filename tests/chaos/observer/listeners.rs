@@ -1,5 +1,5 @@
 //! What is promised to traffic: a listener that is open leads to the pods of the
-//! claim that has its port, and to nobody else's.
+//! claim that has its port, and to no others.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ impl Book {
         self.wrong_once(wrongs);
     }
 
-    /// Records what is wrong now. Until it is set right, every event shows it.
+    /// Records what is wrong now. Until it is corrected, every event shows it.
     pub(super) fn wrong_once(&mut self, wrongs: impl IntoIterator<Item = String>) {
         for wrong in wrongs {
             if !self.wrongs.iter().any(|known| known.ends_with(&wrong)) {

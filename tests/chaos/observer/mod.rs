@@ -52,7 +52,7 @@ pub(crate) struct Seen {
     pub(crate) unheld: Vec<String>,
     /// Slots of claims that no listener is open for.
     pub(crate) closed: Vec<String>,
-    /// Endpoints that somebody added by hand.
+    /// Endpoints that were added by hand.
     pub(crate) by_hand: Vec<String>,
 }
 
@@ -112,7 +112,7 @@ impl Observer {
     }
 
     /// The owner is about to remove its ports from this Service, so that this
-    /// is nobody's fault.
+    /// is not judged.
     pub(crate) fn expect_removal(&self, service: &str) {
         lock(&self.book).expected.insert(service.to_owned());
     }
@@ -189,8 +189,8 @@ impl Drop for Observer {
 }
 
 /// Enters the events of etcd and the calls at AWS in the order of time: each event
-/// only once all is known that was at AWS before it was received, so that what
-/// somebody did because of something there is judged with it.
+/// only once all is known that was at AWS before it was received, so that
+/// a reaction to something there is judged with it.
 async fn enter_all(
     book: Arc<Mutex<Book>>,
     mut events: mpsc::UnboundedReceiver<Event>,

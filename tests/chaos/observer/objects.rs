@@ -161,7 +161,7 @@ impl Class {
     }
 }
 
-/// A Service: somebody's, or one that is a load balancer.
+/// A Service: of a tenant, or one that is a load balancer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Service {
     pub(super) uid: String,

@@ -1,4 +1,4 @@
-//! Who had a slot when. What happens at AWS comes to us by another way than what
+//! Which claim held a slot when. What happens at AWS comes to us by another way than what
 //! happens in the API, so it is compared by time; and the time of a write is known
 //! only from one moment to another, so that nothing is called wrong that may have
 //! been right.
@@ -14,7 +14,7 @@ use crate::objects::{CLOUD, class_name};
 /// A time in which a slot was the same claims'. It lasts until the next one.
 #[derive(Clone, Debug)]
 pub(super) struct Stint {
-    /// Who holds it, or held it last
+    /// Its present or last holder
     pub(super) owners: BTreeSet<Key>,
     /// Whether it may be open: it is held, or recorded as given back, or could not be
     pub(super) may_be_open: bool,
@@ -48,7 +48,7 @@ impl Book {
     }
 
     /// The stints of a slot that there certainly was some of in this time. None:
-    /// at some time of it, it certainly had never been anybody's.
+    /// at some time of it, it had certainly had no holder.
     pub(super) fn certainly(&self, slot: &Slot, from: Instant, until: Instant) -> Option<Vec<&Stint>> {
         let stints = self.stints.get(slot)?;
         if stints.first().is_none_or(|first| from < first.earliest) {

@@ -165,7 +165,7 @@ async fn own_service_replaced(world: Arc<World>) -> anyhow::Result<()> {
     tenant.site.assigned("web").await?;
     let name = beside_claims(&tenant).await?.pop().context("the Service beside the claim")?.name_any();
     let services = tenant.api::<Service>();
-    // The controller makes it again at once: whoever is quicker has it.
+    // The controller recreates it at once: the first of the two wins.
     eventually("the tenant's own Service to have its name", LIMIT, async || {
         services.delete(&name, &DeleteParams::default()).await.ok();
         let spec = json!({"selector": {"app": "nobody"}, "ports": [{"name": "tcp", "port": 1, "targetPort": "http"}]});

@@ -1,4 +1,4 @@
-//! Who wants more than their share, or to make something grow for ever.
+//! Attempts to exceed the quota, or to make something grow without limit.
 
 use std::sync::Arc;
 

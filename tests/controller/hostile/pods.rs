@@ -15,7 +15,7 @@ use sharedlb_testbed::eventually;
 
 use super::tenant::{Tenant, change, create, forbidden, invalid};
 
-/// Who makes EndpointSlices of what a selector finds.
+/// The controller that writes the EndpointSlices of a selector.
 const KUBERNETES: &str = "endpointslice-controller.k8s.io";
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {

@@ -1,4 +1,4 @@
-//! Who wants to see what others have.
+//! Attempts to read data of other tenants.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     ]
 }
 
-/// That a number is taken, anybody finds out who asks the load balancer itself.
-/// Who has it is not said.
+/// Any client finds out that a number is taken by connecting to the load balancer; the message
+/// does not name the holder.
 async fn not_named(world: Arc<World>) -> anyhow::Result<()> {
     let class = json!({"loadBalancers": {"max": 1, "listenersPerLoadBalancer": 4}, "reclaimDelaySeconds": 3600});
     let tenant = Tenant::open(&world, "not-named", class).await?;

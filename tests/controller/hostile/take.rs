@@ -1,4 +1,4 @@
-//! Who wants the port that somebody else has.
+//! Attempts to take another claim's port.
 
 use std::sync::Arc;
 

@@ -94,7 +94,7 @@ async fn wake(cluster: &Cluster, former: &mut Candidate, leader: &Candidate) -> 
     ensure!(sent == 0, "it made {sent} writes after it woke");
     let now = lease(cluster).await?;
     ensure!(now.holder_identity == before.holder_identity, "the Lease was {before:?} and is {now:?}");
-    ensure!(leader.is_leader().await?, "nobody leads");
+    ensure!(leader.is_leader().await?, "no replica leads");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Who leads, and who comes next.
+//! Leader election: which replica leads, and which is next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

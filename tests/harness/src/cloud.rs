@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-/// The annotation of a Service that shall get no address yet.
+/// The annotation of a Service that must get no address yet.
 pub const WITHHELD: &str = "cloud.test/withheld";
 
 /// How soon a write is tried again that failed because the API server is away.

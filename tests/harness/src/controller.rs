@@ -81,7 +81,7 @@ impl Launch {
         Self { port, ..self }
     }
 
-    /// The same with these further flags, in the place of those named before.
+    /// The same with these further flags, instead of those named before.
     #[must_use]
     pub fn flags<T: ToString>(self, flags: impl IntoIterator<Item = T>) -> Self {
         Self { flags: flags.into_iter().map(|flag| flag.to_string()).collect(), ..self }

@@ -95,7 +95,7 @@ impl Book {
     fn enter(&mut self, claim: &SharedLB) {
         let uid = claim.uid().unwrap_or_default();
         let name = claim.name_any();
-        // What it lets go while it is deleted is somebody else's to have.
+        // A slot of a claim that is being deleted may go to another claim.
         if claim.metadata.deletion_timestamp.is_some() {
             return self.strike_out(claim);
         }

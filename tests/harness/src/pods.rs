@@ -23,7 +23,7 @@ pub async fn add_node(client: Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pod that can take traffic, as far as anybody can tell.
+/// A pod that can take traffic, as far as its status shows.
 pub struct Backend {
     pods: Api<Pod>,
     name: String,
@@ -48,7 +48,7 @@ impl Backend {
             "metadata": {"name": name, "labels": {"app": app}},
             "spec": {
                 "nodeName": NODE,
-                // Nobody is there to end it.
+                // No kubelet ends it.
                 "terminationGracePeriodSeconds": 0,
                 "containers": [{"name": "main", "image": "test", "ports": ports}],
             },

@@ -98,7 +98,7 @@ impl Replica {
         self.controller.as_ref().context("no controller runs")
     }
 
-    /// The same, to wait for what becomes of it.
+    /// The same, to wait for its result.
     ///
     /// # Errors
     /// If there is none.

@@ -189,8 +189,8 @@ impl Site {
         Ok(self.claims.get(name).await?)
     }
 
-    /// Waits until the claim is refused for this reason, and requires that the
-    /// user is told so: in the conditions, with these words, and by an Event.
+    /// Waits until the claim is refused for this reason, and requires that
+    /// it is reported: in the conditions, with this message, and by an Event.
     pub async fn refused(&self, name: &str, reason: Reason, words: &[&str]) -> anyhow::Result<()> {
         self.verdict_with(name, ConditionType::Allocated, ("False", reason), words).await?;
         self.verdict_with(name, ConditionType::Ready, ("False", reason), words).await?;

@@ -19,7 +19,7 @@ use crate::http::send;
 /// Python reads a hundred megabytes before it answers, on a machine that may be busy.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// The access key of whoever is tried. Calls with other keys meet no faults,
+/// The access key of the program under test. Calls with other keys meet no faults,
 /// no latency and no throttling.
 pub(crate) const CONTROLLER: &str = "CONTROLLER";
 
@@ -121,7 +121,7 @@ impl AwsRegion {
         format!("http://{}", self.address)
     }
 
-    /// Does a call of Elastic Load Balancing as a stranger: by its name in
+    /// Does a call of Elastic Load Balancing as a foreign user: by its name in
     /// boto3 (`create_listener`), and with its parameters.
     pub async fn call(&self, call: &str, parameters: Value) -> anyhow::Result<Value> {
         self.ask("call", json!({"call": call, "parameters": parameters})).await

@@ -1,4 +1,4 @@
-//! What the stand-in for AWS tells of a region to who must miss no state of it.
+//! The stand-in for AWS reports every state of a region.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub struct AwsDone {
     pub began: Instant,
     /// When all was as after this one
     pub ended: Instant,
-    /// Whether it is of what is tried, and not of a stranger
+    /// Whether it is of the program under test, and not foreign
     pub of_controller: bool,
     /// Its name in the API: `CreateListener`
     pub action: String,
@@ -98,7 +98,7 @@ pub struct AwsGroup {
 }
 
 impl AwsRegion {
-    /// Follows what happens from now on, in a region that nobody follows yet.
+    /// Follows what happens from now on, in a region without a follower.
     pub async fn follow(&self) -> anyhow::Result<AwsFeed> {
         self.ask::<Value>("follow", json!({})).await?;
         Ok(AwsFeed { region: self.clone(), seen: 0 })
@@ -107,7 +107,7 @@ impl AwsRegion {
 
 impl AwsFeed {
     /// What was carried out since it was last asked for, for which it waits so
-    /// long. What an error keeps from being told is told the next time.
+    /// long. After an error, the next call reports what is missing.
     pub async fn next(&mut self, limit: Duration) -> anyhow::Result<AwsNews> {
         let request = json!({"after": self.seen, "seconds": limit.as_secs_f64()});
         let News { until, calls } = self.region.ask("calls", request).await?;

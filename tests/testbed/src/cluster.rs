@@ -201,7 +201,7 @@ impl Cluster {
         control_plane::api_server_ready(&self.api_server, &self.admin).await
     }
 
-    /// Kills kube-controller-manager: nobody makes EndpointSlices, or collects garbage.
+    /// Kills kube-controller-manager: EndpointSlices and garbage collection stop.
     pub async fn stop_controller_manager(&self) -> anyhow::Result<()> {
         self.the_controller_manager()?.stop().await
     }

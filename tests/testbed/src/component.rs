@@ -120,7 +120,7 @@ impl Component {
     }
 }
 
-/// Sees to the program's end, whoever wants it.
+/// Ends the program.
 async fn watch(mut child: Child, stop: oneshot::Receiver<()>, name: &str, log: PathBuf) {
     tokio::select! {
         ended = child.wait() => {

@@ -18,7 +18,7 @@ use crate::isolation::ends_with_us;
 pub(crate) struct Module {
     folder: PathBuf,
     go_mod: String,
-    /// Named by a hash of the versions, so that other versions build anew.
+    /// Named by a hash of the versions, so that other versions are built again.
     pub(crate) cache: PathBuf,
 }
 

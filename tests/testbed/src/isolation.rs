@@ -44,7 +44,7 @@ pub(crate) fn run_again_inside(assets: &Assets) -> anyhow::Result<i32> {
     for variable in UNWANTED {
         inner.env_remove(variable);
     }
-    // Somebody's account must not come into what is tried here.
+    // Credentials of the developer must not reach the test.
     for (variable, _) in std::env::vars_os() {
         if variable.as_encoded_bytes().starts_with(b"AWS_") {
             inner.env_remove(variable);
@@ -94,7 +94,7 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// A folder in memory that nobody outside of the namespace can see.
+/// A folder in memory that is invisible outside of the namespace.
 pub(crate) fn private_folder() -> anyhow::Result<PathBuf> {
     let status = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "mode=755", "testbed", "/run"])

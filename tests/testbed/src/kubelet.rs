@@ -80,7 +80,7 @@ impl Kubelet {
         pin_mut!(events);
         let mut listed = BTreeSet::new();
         while let Some(event) = events.next().await {
-            // The API server is away; once it is back, everything is listed anew.
+            // The API server is away; once it is back, everything is listed again.
             let Ok(event) = event else { return Ok(()) };
             match event {
                 Event::Init => listed.clear(),

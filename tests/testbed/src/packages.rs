@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use crate::{Parts, python};
 
 /// Makes sure that the commands are there. Root on Debian gets them
-/// installed; anybody else is told what to type.
+/// installed; other users get the command to type.
 pub(crate) fn require(parts: Parts) -> anyhow::Result<()> {
     let mut wanted = vec![("ip", "iproute2")];
     if parts.node {

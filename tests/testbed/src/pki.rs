@@ -72,7 +72,7 @@ impl Pki {
         self.kubeconfig(file, "admin", &credentials)
     }
 
-    /// Writes the kubeconfig of whoever holds the token.
+    /// Writes the kubeconfig for a token.
     pub(crate) fn token_kubeconfig(&self, file: &Path, user: &str, token: &str) -> anyhow::Result<()> {
         self.kubeconfig(file, user, &format!("token: {token}"))
     }

@@ -93,7 +93,7 @@ fn answer_udp(name: &str, socket: &UdpSocket) {
             Ok((_, peer)) => {
                 let _ = socket.send_to(answer(name, peer.ip()).as_bytes(), peer);
             }
-            // An earlier answer found nobody any more.
+            // The client of an earlier answer is gone.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
             Err(error) => eprintln!("pod {name}: {error}"),
         }

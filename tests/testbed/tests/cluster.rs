@@ -239,7 +239,7 @@ async fn a_killed_run(_: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Holds a cluster, and a process that nobody watches, until it is killed.
+/// Holds a cluster, and an unwatched process, until it is killed.
 fn hold_a_cluster() -> anyhow::Result<()> {
     let testbed = enter(Parts::API_ONLY)?;
     Runtime::new()?.block_on(async {

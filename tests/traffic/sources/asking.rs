@@ -277,7 +277,7 @@ async fn taken(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(message.contains("80/TCP") && message.contains("sharedlb.dev/assign-ports"), "{message}");
     tenant.event("Service", "late", "PortTaken").await?;
     tenant.delete("web").await?;
-    // It rests for the one who had it.
+    // It cools down for its former holder.
     tenant.service("web", json!({})).await?;
     tenant.served("web", &[(80, Tcp)]).await?;
     tenant.told("late", "Allocated", "PortTaken").await.map(drop)

@@ -115,7 +115,7 @@ async fn tenant_with_web(cluster: &Arc<Cluster>, name: &str) -> anyhow::Result<T
     Ok(tenant)
 }
 
-/// A Service that asks nobody for a load balancer.
+/// A Service that needs no load balancer of its own.
 fn plain() -> Value {
     json!({"type": "ClusterIP", "loadBalancerClass": null, "allocateLoadBalancerNodePorts": null})
 }
@@ -190,14 +190,14 @@ async fn wrong(world: Arc<World>) -> anyhow::Result<()> {
         ensure!(before.resource_version() == after.resource_version(), "it was touched: {after:?}");
         ensure!(tenant.site.claims.get_opt(&format!("configmap-{name}")).await?.is_none(), "{name} has a claim");
     }
-    // None was told twice.
+    // No Event was sent twice.
     let events = Api::<Event>::namespaced(world.cluster.admin(), "map-wrong");
     let told = events.list(&ListParams::default().fields("regarding.kind=ConfigMap")).await?.items.len();
     ensure!(told == 5, "{told} events");
     // And it works once it is right.
     maps.change("no-namespace", json!({"data": {"namespace": "map-wrong"}})).await?;
     tenant.only_answer(maps.bound("no-namespace", Tcp, None).await?, &["web-0"]).await?;
-    // What made it wrong again is told, and what was bound is not any longer.
+    // The new mistake is reported, and the port is closed.
     maps.change("no-namespace", json!({"data": {"namespace": "default"}})).await?;
     maps.unbound("no-namespace").await?;
     tenant.event("ConfigMap", "no-namespace", "OtherNamespace").await.map(drop)

@@ -104,7 +104,7 @@ async fn namespace_deleted(world: Arc<World>) -> anyhow::Result<()> {
     let pod = tenant.pod("web-0", "web").await?;
     tenant.service("web", json!({})).await?;
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
-    // Nobody else would end its process.
+    // Nothing else ends its process.
     pod.delete().await?;
     let namespaces = Api::<Namespace>::all(world.cluster.admin());
     namespaces.delete("going", &DeleteParams::default()).await?;

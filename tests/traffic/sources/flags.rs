@@ -24,7 +24,7 @@ async fn unclassed(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut replica = Replica::alone(SHAREDLB, &cluster, &["--serve-unclassed-services"]).await?;
     let tenant = Tenant::open(&cluster, "unclassed", json!({})).await?;
     tenant.site.fronts(1).await?;
-    // Nobody else may serve Services without a class then. Here MetalLB does, but
+    // No other implementation may serve Services without a class then. Here MetalLB does, but
     // not if it has no such pool.
     let annotations = json!({"sharedlb.dev/class": "unclassed", "metallb.io/address-pool": "none"});
     tenant.pod("web-0", "web").await?;

@@ -133,14 +133,14 @@ async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.told("refused", "Allocated", "Unsupported").await?;
     tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
     tenant.event("Service", "web", "Ready").await?;
-    // A ConfigMap has nowhere to read what it was told.
+    // A ConfigMap has no status for it.
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "wrong", "namespace": "restart", "labels": {"app": "loadbalancer"}},
     });
     cluster.apply(&map.to_string()).await?;
     tenant.event("ConfigMap", "wrong", "MissingKey").await?;
-    // The class is told last.
+    // The class' status is written last.
     tenant.site.class_verdict(ConditionType::Ready, ("True", Reason::Ready)).await?;
     tenant.site.load_balancer(0, "its listener", |found| (found.listeners == 1).then_some(())).await?;
     let ended = replica.terminate().await?;

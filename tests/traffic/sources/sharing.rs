@@ -1,4 +1,4 @@
-//! Several tenants, and others who serve Services too.
+//! Several tenants, and another load balancer implementation.
 
 use std::sync::Arc;
 
@@ -120,7 +120,7 @@ async fn next_to_metallb(world: Arc<World>) -> anyhow::Result<()> {
     ensure!(names == ["service-ours"], "{names:?}");
     let of_metallb = tenant.services.get("ours").await?;
     ensure!(!of_metallb.annotations().contains_key("metallb.io/ip-allocated-from-pool"), "MetalLB took ours up");
-    ensure!(fronts(&tenant.services.get("nobody").await?).is_empty(), "somebody took up what is nobody's");
+    ensure!(fronts(&tenant.services.get("nobody").await?).is_empty(), "a Service without a class was served");
     // The class' own load balancer is MetalLB's, and no claim.
     ensure!(tenant.site.front_services().await?.len() == 1);
     Ok(())

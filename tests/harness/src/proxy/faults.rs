@@ -109,7 +109,7 @@ impl Faults {
     }
 
     /// Whether a list that was asked for before is answered as it was then. It
-    /// says so by its version, so whoever watches from there misses nothing.
+    /// says so by its version, so a watch from there misses nothing.
     pub fn serve_stale_lists(&self, stale: bool) {
         self.stale.store(stale, Ordering::Relaxed);
     }
@@ -138,7 +138,7 @@ impl Faults {
         done: impl AsyncFn() -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
         eventually("the proxy to hold requests back", limit, async || {
-            // In this order: the last write may come while it is looked.
+            // In this order: the last write may arrive during the check.
             let is_done = done().await?;
             let hold = *self.hold.borrow();
             if hold.after == Some(0) {
