@@ -17,7 +17,7 @@ use crate::stage::{CONNECTIONS, Stage, for_all};
 const CLASS: &str = "late";
 
 /// How long all claims may take.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// How often the controller's connections are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(50);

@@ -13,7 +13,7 @@ use crate::stage::Stage;
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
 /// How long it may take until it is ready, or until it has nothing left to do.
-const LIMIT: Duration = Duration::from_secs(5 * 60);
+const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// For how long it does nothing when it has nothing left to do.
 const QUIET: Duration = Duration::from_secs(2);
