@@ -60,12 +60,16 @@ impl Network {
         ip(&[], CABLE)?;
         ip(&["-n", CLIENTS], CLIENTS_END)?;
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forwarding IPv4")?;
+        // By default, a client gets one ICMP error in a second (icmp_ratelimit in the kernel's
+        // ip-sysctl.rst), and the clients of all tests have one address.
+        std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").context("not limiting refusals by IPv4")?;
         // The loopback device, now up, has got its address iff there is IPv6.
         let ipv6 = std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| addresses.contains(" lo"));
         if ipv6 {
             ip(&[], CABLE_V6)?;
             ip(&["-n", CLIENTS], CLIENTS_END_V6)?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("forwarding IPv6")?;
+            std::fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0").context("not limiting refusals by IPv6")?;
         }
         let network = Self { ipv6 };
         for number in 1..=MAX_NODES {
