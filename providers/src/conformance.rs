@@ -437,35 +437,27 @@ fn with_options(options: &ListenerOptions) -> [(ListenerKey, Listener); 3] {
 }
 
 /// Different options that the provider has.
-fn options_of(provider: &dyn Provider) -> Vec<ListenerOptions> {
+fn options_of(provider: &dyn Provider) -> BTreeSet<ListenerOptions> {
     let can = provider.capabilities();
-    let options = |ranges: &[&str], seconds: Option<u64>| ListenerOptions {
-        source_ranges: ranges.iter().map(|range| range.parse().expect("it is a range")).collect(),
-        session_affinity: seconds.map(|seconds| SessionAffinity { timeout: Some(Duration::from_secs(seconds)) }),
-    };
-    let all = [
-        options(&[], Some(60)),
-        options(&["192.0.2.0/24"], None),
-        options(&["192.0.2.0/24", "2001:db8::/32"], Some(60)),
-    ];
-    let offered = all.iter().filter(|options| can.source_ranges || options.source_ranges.is_empty());
-    let offered: BTreeSet<_> = offered.map(|options| options.offered_by(&can)).collect();
-    offered.into_iter().filter(|options| !options.is_default()).collect()
+    let ranges = ["192.0.2.0/24", "2001:db8::/32"];
+    let all = [options(&can, &[], Some(60)), options(&can, &ranges[..1], None), options(&can, &ranges, Some(60))];
+    all.into_iter().filter(|options| !options.is_default()).collect()
 }
 
 /// Options that the provider has; the default ones, if it has none.
 fn wide(can: &Capabilities) -> ListenerOptions {
-    options(can, &["10.0.0.0/8", "fd00::/8"], 10_800)
+    options(can, &["10.0.0.0/8", "fd00::/8"], Some(10_800))
 }
 
 /// Other options, which exclude clients that [`wide`] admits.
 fn narrow(can: &Capabilities) -> ListenerOptions {
-    options(can, &["10.1.0.0/16"], 60)
+    options(can, &["10.1.0.0/16"], Some(60))
 }
 
-fn options(can: &Capabilities, ranges: &[&str], timeout_seconds: u64) -> ListenerOptions {
+fn options(can: &Capabilities, ranges: &[&str], timeout_seconds: Option<u64>) -> ListenerOptions {
     let ranges = ranges.iter().filter(|_| can.source_ranges);
-    let session_affinity = Some(SessionAffinity { timeout: Some(Duration::from_secs(timeout_seconds)) });
+    let affinity = |seconds| SessionAffinity { timeout: Some(Duration::from_secs(seconds)) };
+    let session_affinity = timeout_seconds.map(affinity);
     let source_ranges = ranges.map(|range| range.parse().expect("it is a range")).collect();
     ListenerOptions { source_ranges, session_affinity }.offered_by(can)
 }

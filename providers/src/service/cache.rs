@@ -67,7 +67,8 @@ impl<T: Clone + PartialEq> Cache<T> {
         from_there.take_while(move |entry| entry.meta.key.name.starts_with(name))
     }
 
-    /// Takes in an event of the watch. Returns the Services that another client has changed. Objects in the first list are no change.
+    /// Takes in an event of the watch. Returns the Services that another client has changed.
+    /// Objects in the first list are no change.
     pub(super) fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<ServiceName> {
         let was_filled = self.objects.is_filled();
         let changes = self.objects.apply_event(event);

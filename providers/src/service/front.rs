@@ -160,8 +160,8 @@ impl Wanted<'_> {
             },
         };
         let mut ports: Vec<ServicePort> = seen.iter().filter(stays).cloned().collect();
-        let is_there = |port: &&FrontPort| !self.seen.is_some_and(|front| front.ours.contains(port));
-        ports.extend(self.ports.iter().filter(is_there).map(|port| service_port(port_name(*port), *port)));
+        let is_new = |port: &&FrontPort| !self.seen.is_some_and(|front| front.ours.contains(port));
+        ports.extend(self.ports.iter().filter(is_new).map(|port| service_port(port_name(*port), *port)));
         if is_parked && !ports.iter().any(|port| port.name.as_deref() == Some(PARKED.0)) {
             ports.push(service_port(PARKED.0.into(), PARKED.1));
         }
@@ -169,7 +169,8 @@ impl Wanted<'_> {
     }
 }
 
-/// The Service that is created: all of our part.
+/// All of our part of the Service: it is created like this, and changed by a
+/// [`merge_patch`] of it.
 pub(super) fn render(marks: &Marks, name: &ServiceName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
     let attributes = wanted.attributes;
     let annotations = attributes
@@ -275,9 +276,7 @@ fn read_attributes(service: &Service, spec: &ServiceSpec) -> Attributes {
 }
 
 fn read_addresses(service: &Service) -> Vec<Address> {
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
-    let addresses = ingress.flat_map(|ingress| {
+    let addresses = status::ingress(service).flat_map(|ingress| {
         let ip = ingress.ip.as_ref().and_then(|ip| ip.parse().ok()).map(Address::Ip);
         [ip, ingress.hostname.clone().map(Address::Hostname)]
     });

@@ -97,9 +97,8 @@ impl Services {
         let known = self.watches.caches().services.get(name.as_str()).cloned();
         let service = match known {
             Some(service) => Some(service),
-            // A foreign one is not in the cache, and must not be taken over. (One that is
-            // created between this read and our write would be; but no client chooses a name
-            // with this hash by accident.)
+            // A foreign one is not in the cache. (It is not taken over in any case: a Service
+            // that exists cannot be created.)
             None => match self.get(name).await? {
                 Some(service) => Some(Arc::new(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?)),
                 None => None,

@@ -23,12 +23,16 @@ pub(crate) fn addresses(text: &str) -> impl Iterator<Item = IpAddr> {
     text.split(',').filter_map(|address| address.parse().ok())
 }
 
+/// The entries in the status of a Service.
+pub(super) fn ingress(service: &Service) -> impl Iterator<Item = &LoadBalancerIngress> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    status.and_then(|status| status.ingress.as_ref()).into_iter().flatten()
+}
+
 /// The value of the attribute. What we would not write is in it too, in words that are no
 /// address.
 pub(super) fn read(service: &Service) -> String {
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
-    let found = ingress.map(|LoadBalancerIngress { ip, ip_mode, hostname, .. }| match (ip, hostname) {
+    let found = ingress(service).map(|LoadBalancerIngress { ip, ip_mode, hostname, .. }| match (ip, hostname) {
         (Some(ip), None) if ip_mode.as_deref().is_none_or(|mode| mode == VIP) => ip.clone(),
         (ip, hostname) => {
             let words = [ip.as_deref(), ip_mode.as_deref(), hostname.as_deref()];

@@ -21,6 +21,7 @@ mod groups;
 mod options;
 mod rewrites;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use tracing::warn;
 use self::groups::{Distribution, Parts, Step};
 use self::rewrites::{FOUGHT_AFTER, Rewrites};
 use crate::diff::{Change, diff};
-use crate::model::{AffinitySupport, Attributes, Capabilities, IpFamily, LbName, Observed};
+use crate::model::{AffinitySupport, Attributes, Capabilities, IpFamily, LbName, LoadBalancer, Observed};
 use crate::service::front::{PARKED, attribute};
 use crate::service::marks::Marks;
 use crate::service::services::{Created, Part, Services};
@@ -158,8 +159,9 @@ impl Provider for Vip {
         let blocked = groups::block(&parts, &mut targets);
         applied.failed.extend(blocked.failed);
         applied.postponed.extend(blocked.postponed);
+        let missing = LoadBalancer::default();
         for (service, target) in &targets {
-            let changes = diff(&parts.get(service).map(|part| part.load_balancer.clone()).unwrap_or_default(), target);
+            let changes = diff(parts.get(service).map_or(&missing, |part| &part.load_balancer), target);
             if changes.is_empty() {
                 continue;
             }
@@ -204,8 +206,10 @@ impl Vip {
     /// The Services of a load balancer.
     async fn parts(&self, name: &LbName) -> Result<Parts, Error> {
         let mut parts = Parts::new();
-        let main = ServiceName::main(name);
-        for service in self.services.known(name).await?.into_iter().chain([main]) {
+        let mut services = BTreeSet::from_iter(self.services.known(name).await?);
+        // One of that name that is not ours is refused.
+        services.insert(ServiceName::main(name));
+        for service in services {
             let found = self.services.observe(&service).await?;
             parts.extend(found.map(|part| (part.name, part.observed)));
         }
