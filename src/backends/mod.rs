@@ -70,11 +70,10 @@ pub struct EndpointChanges {
     pub counts: bool,
 }
 
-/// The EndpointSlices of one Service, and how many endpoints they have.
+/// The EndpointSlices of one Service.
 #[derive(Debug, Default)]
 struct SlicesOf {
     slices: Vec<Arc<SliceObject>>,
-    endpoints: usize,
 }
 
 /// What the EndpointSlices of a Service have, as far as [`Backends::why_none`] depends on it.
@@ -94,7 +93,7 @@ impl SlicesOf {
     fn listed(&self) -> Listed {
         Listed {
             families: self.families(),
-            has_endpoints: self.endpoints > 0,
+            has_endpoints: self.slices.iter().any(|slice| !slice.endpoints.is_empty()),
             has_ready_endpoints: self.slices.iter().flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.ready),
         }
     }
@@ -161,9 +160,7 @@ impl Backends {
                 inner.forget_slice(&old);
             }
             if let Some(new) = new {
-                let known = inner.slices_of.entry(new.service.clone()).or_default();
-                known.endpoints += new.endpoints.len();
-                known.slices.push(new);
+                inner.slices_of.entry(new.service.clone()).or_default().slices.push(new);
             }
             counts |= inner.counted;
             let now = listed(&inner);
@@ -330,7 +327,6 @@ impl Inner {
     fn forget_slice(&mut self, slice: &SliceObject) {
         if let Some(known) = self.slices_of.get_mut(&slice.service) {
             known.slices.retain(|known| known.meta.key != slice.meta.key);
-            known.endpoints -= slice.endpoints.len();
             if known.slices.is_empty() {
                 self.slices_of.remove(&slice.service);
             }
