@@ -49,7 +49,7 @@ enum Lane {
     Reports,
 }
 
-/// The process-wide limits of [`FOLLOW_UPS_AT_ONCE`].
+/// The limits of [`Lane::Opens`] and [`Lane::Reports`], of one class or of all.
 #[derive(Clone)]
 pub(super) struct FollowUps {
     opens: Arc<Semaphore>,

@@ -22,6 +22,7 @@ mod ledger;
 #[cfg(test)]
 mod model;
 mod newcomers;
+mod programmed;
 pub mod render;
 mod state;
 mod step;

@@ -11,7 +11,8 @@ use crate::allocation::{Assignment, Held, HeldSlot, LackingOption, ListenerOptio
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::lacking;
 use crate::class::companion;
-use crate::class::render::{self, Obstacle, Programmed, Verdict};
+use crate::class::programmed;
+use crate::class::render::{Obstacle, Programmed, Verdict};
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, Outcome};
 use crate::process::tasks;
 
@@ -31,7 +32,7 @@ impl Class {
                 Some(_) => heard.map(|outcome| outcome.addresses.clone()),
                 None => Some(Arc::default()),
             },
-            open: heard.map(|outcome| render::open(&state.claim, outcome)).unwrap_or_default(),
+            open: heard.map(|outcome| programmed::open(&state.claim, outcome)).unwrap_or_default(),
             held: got.granted.clone(),
         }
     }
@@ -96,11 +97,11 @@ impl Class {
         let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, around);
         let why_none_of = |slot: &HeldSlot, family| self.why_none_of(claim, slot, family, around);
         let (Some(settings), Some(requested)) = (&self.settings, claim.request.options.as_deref()) else {
-            return render::programmed(claim, held, None, outcome, why_none, why_none_of);
+            return programmed::programmed(claim, held, None, outcome, why_none, why_none_of);
         };
         let can = settings.provider.capabilities();
         let offered = requested.offered_by(&can);
-        let mut programmed = render::programmed(claim, held, Some(&offered), outcome, why_none, why_none_of);
+        let mut programmed = programmed::programmed(claim, held, Some(&offered), outcome, why_none, why_none_of);
         if let Programmed::Served(served) = &mut programmed
             && can.session_affinity == AffinitySupport::FixedTimeout
         {
@@ -125,7 +126,7 @@ impl Class {
             return programmed;
         }
         let closes = lacking.option == ListenerOption::SourceRanges
-            && outcome.is_some_and(|outcome| !render::open(claim, outcome).is_empty());
+            && outcome.is_some_and(|outcome| !programmed::open(claim, outcome).is_empty());
         match outcome.and_then(|outcome| outcome.failure.clone()).filter(|_| closes) {
             Some(failure) => Programmed::Failed(failure),
             None if closes => Programmed::Pending,

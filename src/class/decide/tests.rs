@@ -434,8 +434,14 @@ fn a_port_that_is_renamed_goes_on_being_planned_before_its_status_says_so_and_no
     // What was opened for the port by its former name serves it.
     world.seen(&[claim("a").holds(0, 20001)], &[(20001, "a")]);
     let held = world.decide().assignments[0].clone().unwrap().granted.unwrap();
-    let programmed =
-        render::programmed(&renamed.build(), &held, None, world.outcomes.get(&0), |_, _| None, |_, _| None);
+    let programmed = crate::class::programmed::programmed(
+        &renamed.build(),
+        &held,
+        None,
+        world.outcomes.get(&0),
+        |_, _| None,
+        |_, _| None,
+    );
     assert!(matches!(programmed, Programmed::Served { .. }), "{programmed:?}");
 }
 

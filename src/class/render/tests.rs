@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
 
 use sharedlb_providers::memory::Memory;
-use sharedlb_providers::{Capacity, Owner};
+use sharedlb_providers::{Capacity, ListenerOptions, Owner};
 
 use super::*;
+use crate::class::programmed::programmed;
 use crate::class::transitions::transitions;
 use crate::fixtures::{claim, served};
 use crate::kubernetes::events::EventType;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::outcome::MaybeOpen;
+use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome};
 
 fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String, String) {
     let claim = claim("web").holds(0, 20001).build();
@@ -122,7 +123,7 @@ fn opened_and_reached(claim: &ClaimObject, open: &[u16], addresses: &[&str]) -> 
     let outcome = outcome(addresses.clone(), listeners.collect());
     let held = claim.request.held.clone().unwrap();
     let programmed = programmed(claim, &held, None, Some(&outcome), |_, _| None, |_, _| None);
-    let open = super::open(claim, &outcome);
+    let open = crate::class::programmed::open(claim, &outcome);
     let verdict = Verdict { held: Some(held), refused: None, programmed, addresses: Some(addresses), open };
     let status = status(claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
     let opened = status.ports.iter().filter(|port| port.opened).map(|port| port.port.get()).collect();
