@@ -14,7 +14,7 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a new claim with options that its class lacks is refused, and served without them", new_claim),
         test.test("source ranges that are added close the ports, which stay reserved", added_ranges),
-        test.test("session affinity that is added closes nothing, and the claim is told", added_affinity),
+        test.test("session affinity that is added closes nothing, and the claim reports it", added_affinity),
         test.test("a port that is added to a claim with such options is refused alone", added_port),
     ]
 }

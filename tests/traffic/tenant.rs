@@ -171,7 +171,7 @@ impl Tenant {
     }
 
     /// Waits until a Service reports this, and returns the message.
-    pub(crate) async fn told(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
+    pub(crate) async fn reports(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
         self.until(name, &format!("{kind} {reason}"), |service| {
             let found = condition(service, kind).filter(|condition| condition.reason == reason)?;
             Some(found.message.clone())

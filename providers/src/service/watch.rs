@@ -110,7 +110,7 @@ impl Caches {
         Self { services, slices, subscribers: Vec::new(), errors: BTreeMap::new() }
     }
 
-    fn tell<K: Watched>(&mut self, changed: impl IntoIterator<Item = ServiceName>) {
+    fn report<K: Watched>(&mut self, changed: impl IntoIterator<Item = ServiceName>) {
         for service in changed {
             if K::matters(self, &service) {
                 let load_balancer = service.load_balancer();
@@ -227,7 +227,7 @@ impl Shared {
             },
             Event::Delete(object) => cache.apply_delete(&ObjectMeta::of(&object)),
         };
-        caches.tell::<K>(changed);
+        caches.report::<K>(changed);
         caches.errors.remove(K::RESOURCE);
         drop(caches);
         self.progress.notify_waiters();
@@ -283,7 +283,7 @@ impl<K: Watched> Drop for Writing<'_, K> {
     fn drop(&mut self) {
         let mut caches = self.shared.caches();
         let changed = K::cache(&mut caches).end_write(&self.name);
-        caches.tell::<K>(changed);
+        caches.report::<K>(changed);
     }
 }
 

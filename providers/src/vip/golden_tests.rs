@@ -22,7 +22,7 @@ async fn services_and_their_status_are_as_in_the_golden_files() {
     golden::check("vip", |class: &Class| {
         let server = Arc::<Mutex<ApiServer>>::default();
         let client = client(&server);
-        // Nobody writes them.
+        // No Event is written.
         let (events, _) = Events::new(client.clone(), |_| {});
         let settings = Settings {
             client,

@@ -42,7 +42,7 @@ pub(super) fn read(attributes: &Attributes) -> ListenerOptions {
     }
 }
 
-/// A text that tells these options from all others. The name of a Service is derived from it,
+/// A text that only these options have. The name of a Service is derived from it,
 /// so it must be the same in every version.
 pub(super) fn identity(options: &ListenerOptions) -> String {
     attributes(options).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")

@@ -135,7 +135,7 @@ async fn a_new_address_is_reported_and_observed(server: &ApiServer, _: &Cluster)
     assert_eq!(applied.addresses, []);
     let mut changes = provider.changes();
     server.address_arrives(&lb(0), "192.0.2.7").await;
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     assert_eq!(observe(&*provider, 0).await.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
     let applied = converge(&*provider, 0, [(tcp(20001), listener("b", 1))]).await;
     assert_eq!(applied.addresses, [Address::Ip(IpAddr::from([192, 0, 2, 7]))]);
@@ -173,9 +173,9 @@ async fn our_own_writes_are_not_reported(server: &ApiServer, _: &Cluster) {
 
     // Each of the two watches tells in order: what comes first is the first.
     server.address_arrives(&lb(1), "192.0.2.7").await;
-    assert_eq!(told(&mut changes).await, lb(1));
+    assert_eq!(reported(&mut changes).await, lb(1));
     delete_slices(server, &lb(1)).await;
-    assert_eq!(told(&mut changes).await, lb(1));
+    assert_eq!(reported(&mut changes).await, lb(1));
 }
 
 async fn a_service_of_that_name_that_is_not_ours_is_left_alone(server: &ApiServer, _: &Cluster) {
@@ -241,7 +241,7 @@ async fn a_change_of_the_service_by_another_client_is_reported_and_reverted(serv
     ] {
         let written = server.services().patch(lb(0).as_str(), &PatchParams::default(), &Patch::Merge(&altered)).await;
         written.expect("it is altered by hand");
-        assert_eq!(told(&mut changes).await, lb(0));
+        assert_eq!(reported(&mut changes).await, lb(0));
         assert_ne!(observe(&provider, 0).await.load_balancer, desired, "after {altered}");
         converge(&provider, 0, desired.listeners.clone()).await;
         assert_eq!(observe(&provider, 0).await.load_balancer, desired, "after {altered}");
@@ -256,7 +256,7 @@ async fn a_service_deleted_by_hand_is_reported_and_recreated(server: &ApiServer,
     converge(&*provider, 0, listeners.clone()).await;
     let mut changes = provider.changes();
     server.services().delete(lb(0).as_str(), &DeleteParams::default()).await.expect("it is deleted by hand");
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     assert_eq!(provider.observe(&lb(0)).await, Ok(None));
 
     converge(&*provider, 0, listeners.clone()).await;
@@ -279,13 +279,13 @@ async fn a_slice_changed_or_deleted_by_hand_is_reported_and_restored(server: &Ap
     let altered = json!({"endpoints": [{"addresses": ["10.244.9.9"]}]});
     let written = slices.patch(&name, &PatchParams::default(), &Patch::Merge(altered)).await;
     written.expect("it is altered by hand");
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     assert_ne!(observe(&*provider, 0).await.load_balancer, wanted(&*provider, listeners.clone()));
     converge(&*provider, 0, listeners.clone()).await;
     assert_eq!(observe(&*provider, 0).await.load_balancer, wanted(&*provider, listeners.clone()));
 
     slices.delete(&name, &DeleteParams::default()).await.expect("it is deleted by hand");
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     converge(&*provider, 0, listeners.clone()).await;
     assert_eq!(observe(&*server.provider().await, 0).await.load_balancer, wanted(&*provider, listeners));
 }
@@ -296,7 +296,7 @@ async fn a_port_that_another_client_applies_too_closes_and_its_own_ports_stay(se
     let mut changes = provider.changes();
     let theirs = json!([{"name": "tcp-20000", "port": 20000, "protocol": "TCP"}, {"name": "x", "port": 9}]);
     server.apply_foreign(&lb(0), json!({"spec": {"ports": theirs}})).await;
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     let applied = converge(&*provider, 0, []).await;
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
     let ports = server.service(&lb(0)).await.spec.unwrap_or_default().ports.unwrap_or_default();
@@ -345,7 +345,7 @@ async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: 
     assert_eq!(server.slices().await, [], "nothing is served meanwhile");
 
     server.apply_foreign(&lb(0), finalizers(&[])).await;
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     assert_eq!(provider.observe(&lb(0)).await, Ok(None));
     provider.delete(&lb(0)).await.expect("it is gone");
 }
@@ -423,7 +423,7 @@ async fn observe(provider: &dyn Provider, index: u32) -> Observed {
 }
 
 /// The next load balancer that somebody else changed.
-async fn told(changes: &mut BoxStream<'static, LbName>) -> LbName {
+async fn reported(changes: &mut BoxStream<'static, LbName>) -> LbName {
     let next = tokio::time::timeout(LIMIT, changes.next()).await;
     next.expect("a change is told").expect("the provider is there")
 }

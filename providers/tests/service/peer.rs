@@ -69,7 +69,7 @@ impl ApiServer {
         object["apiVersion"] = json!("v1");
         object["kind"] = json!("Service");
         object["metadata"]["name"] = json!(name.as_str());
-        let params = PatchParams::apply("somebody-else").force();
+        let params = PatchParams::apply("another-client").force();
         self.services().patch(name.as_str(), &params, &Patch::Apply(object)).await.expect("the stranger may");
     }
 

@@ -18,7 +18,7 @@ use sharedlb_providers::{
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::peer::{ApiServer, dying_after};
-use crate::{LIMIT, converge, converge_to, lb, listener, observe, open, tcp, told, wanted};
+use crate::{LIMIT, converge, converge_to, lb, listener, observe, open, reported, tcp, wanted};
 
 /// A namespace of the API server, for the suite.
 pub(crate) struct VipPeer(pub(crate) ApiServer);
@@ -150,8 +150,8 @@ pub(crate) async fn a_status_that_is_altered_is_told_and_written_again(server: &
     ] {
         // Each time another Service, or three times would be a fight.
         for service in [lb(0).as_str(), &name] {
-            write_status(server, service, "somebody-else", altered.clone()).await;
-            assert_eq!(told(&mut changes).await, lb(0));
+            write_status(server, service, "another-client", altered.clone()).await;
+            assert_eq!(reported(&mut changes).await, lb(0));
             let observed = observe(&provider, 0).await;
             assert_ne!(observed.load_balancer, desired, "after {altered}");
             converge(&provider, 0, listeners.clone()).await;
@@ -165,8 +165,8 @@ pub(crate) async fn only_what_is_in_the_status_is_an_address(server: &ApiServer,
     let provider = provider(server);
     converge(&provider, 0, [(tcp(20000), listener("a", 1))]).await;
     let mut changes = provider.changes();
-    write_status(server, lb(0).as_str(), "somebody-else", json!([{"ip": "203.0.113.10", "ipMode": "Proxy"}])).await;
-    assert_eq!(told(&mut changes).await, lb(0));
+    write_status(server, lb(0).as_str(), "another-client", json!([{"ip": "203.0.113.10", "ipMode": "Proxy"}])).await;
+    assert_eq!(reported(&mut changes).await, lb(0));
     assert_eq!(observe(&provider, 0).await.addresses, [], "kube-proxy does not serve it");
 }
 
@@ -181,11 +181,11 @@ pub(crate) async fn a_status_that_is_fought_over_is_reported_and_left_for_a_whil
     };
     for number in 1..=3 {
         alter(number).await;
-        assert_eq!(told(&mut changes).await, lb(0));
+        assert_eq!(reported(&mut changes).await, lb(0));
         assert_eq!(converge(&provider, 0, listeners.clone()).await.unconfigured, None, "rewrite {number}");
     }
     alter(4).await;
-    assert_eq!(told(&mut changes).await, lb(0));
+    assert_eq!(reported(&mut changes).await, lb(0));
     let applied = converge(&provider, 0, [(tcp(20001), listener("b", 1))]).await;
     assert!(
         matches!(&applied.unconfigured, Some(Error::Refused(why)) if why.to_string().contains("again and again")),
@@ -246,7 +246,7 @@ pub(crate) async fn options_that_are_altered_by_hand_are_told_and_made_good(serv
             if after.metadata.resource_version == before {
                 continue;
             }
-            assert_eq!(told(&mut changes).await, lb(0));
+            assert_eq!(reported(&mut changes).await, lb(0));
             assert_ne!(observe(&provider, 0).await.load_balancer, desired, "{altered} of {service}");
             converge(&provider, 0, listeners.clone()).await;
             assert_eq!(observe(&provider, 0).await.load_balancer, desired, "{altered} of {service}");

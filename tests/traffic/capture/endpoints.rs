@@ -30,7 +30,7 @@ async fn by_hand(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
     });
     cluster.apply(&slice.to_string()).await?;
-    place.thief.told("evil", "Ready", "NoBackends").await?;
+    place.thief.reports("evil", "Ready", "NoBackends").await?;
     let front = place.thief.until("evil", "an address", |service| fronts(service).first().copied()).await?;
     place.thief.silent(front).await?;
     place.replica.kill().await?;
@@ -40,7 +40,7 @@ async fn by_hand(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.silent(front).await?;
     place.replica.start()?;
     place.thief.silent(front).await?;
-    place.thief.told("evil", "Ready", "NoBackends").await?;
+    place.thief.reports("evil", "Ready", "NoBackends").await?;
     place.thief.silent(front).await?;
     place.clear().await
 }

@@ -23,7 +23,7 @@ async fn lingering(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let held = json!({"metadata": {"finalizers": ["sharedlb.dev/release-ports", "example.com/hold"]}});
     place.thief.site.change("service-evil", held).await?;
     place.thief.site.claims.delete("service-evil", &DeleteParams::default()).await?;
-    place.thief.told("evil", "Ready", "NameTaken").await?;
+    place.thief.reports("evil", "Ready", "NameTaken").await?;
     let status = place.thief.services.get("evil").await?;
     ensure!(fronts(&status).is_empty(), "it has an address: {:?}", status.status);
     place.thief.closed(own).await?;
@@ -45,11 +45,11 @@ async fn lingering(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     next.only_answer(own, &["next-0"]).await?;
     place.replica.start()?;
     place.while_asked(place.edits(5)).await?;
-    place.thief.told("evil", "Ready", "NameTaken").await?;
+    place.thief.reports("evil", "Ready", "NameTaken").await?;
     next.only_answer(own, &["next-0"]).await?;
     next.only_answer_inside(own, &["next-0"]).await?;
     place.thief.site.change("service-evil", json!({"metadata": {"finalizers": null}})).await?;
-    place.thief.told("evil", "Allocated", "PortTaken").await?;
+    place.thief.reports("evil", "Allocated", "PortTaken").await?;
     next.site.delete("next").await?;
     place.clear().await
 }

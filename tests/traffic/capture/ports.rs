@@ -32,7 +32,7 @@ async fn running(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let own = place.thiefs_service().await?;
     place.while_asked(place.edits(TIMES)).await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(VICTIMS)]}})).await?;
-    place.while_asked(place.thief.told("evil", "Allocated", "PortTaken")).await?;
+    place.while_asked(place.thief.reports("evil", "Allocated", "PortTaken")).await?;
     place.only_the_bank(50).await?;
     place.thief.change("evil", json!({"spec": {"ports": [port(OWN)]}})).await?;
     place.thief.served("evil", &[(OWN, Tcp)]).await?;
@@ -57,7 +57,7 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.only_answer_inside(own, &[THIEF]).await?;
     place.only_the_bank(50).await?;
     place.replica.start()?;
-    place.while_asked(place.thief.told("evil", "Allocated", "PortTaken")).await?;
+    place.while_asked(place.thief.reports("evil", "Allocated", "PortTaken")).await?;
     place.only_the_bank(50).await?;
     place.clear().await
 }
@@ -73,8 +73,8 @@ async fn both(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.thief.service_with("new", annotations, json!({"ports": [port(VICTIMS)]})).await?;
     place.only_the_bank(50).await?;
     place.replica.start()?;
-    place.while_asked(place.thief.told("evil", "Allocated", "PortTaken")).await?;
-    place.thief.told("new", "Allocated", "PortTaken").await?;
+    place.while_asked(place.thief.reports("evil", "Allocated", "PortTaken")).await?;
+    place.thief.reports("new", "Allocated", "PortTaken").await?;
     let service = place.thief.services.get("evil").await?;
     ensure!(ip_modes(&service).iter().all(|mode| mode == "Proxy"), "{:?}", service.status);
     place.only_the_bank(50).await?;

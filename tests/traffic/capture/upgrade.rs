@@ -62,7 +62,7 @@ async fn upgraded(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let mut place = Place::open(&cluster, "upgraded", json!({"loadBalancers": {"max": 1}})).await?;
     captured(&mut place).await?;
     place.replica.start()?;
-    place.thief.told("evil", "Allocated", "PortTaken").await?;
+    place.thief.reports("evil", "Allocated", "PortTaken").await?;
     place.victim.only_answer(place.front, &["bank-0"]).await?;
     place.victim.only_answer_inside(place.front, &["bank-0"]).await?;
     // So is one whose ports are its own.
@@ -112,6 +112,6 @@ async fn without_right(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     place.replica.kill().await?;
     install(&cluster).await?;
     place.replica.ready_with(&[]).await?;
-    place.thief.told("evil", "Allocated", "PortTaken").await?;
+    place.thief.reports("evil", "Allocated", "PortTaken").await?;
     place.clear().await
 }

@@ -147,25 +147,25 @@ async fn address(world: Arc<World>) -> anyhow::Result<()> {
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
     ensure!(front.address.to_string() == second, "{front:?}");
     tenant.service("old", json!({"loadBalancerIP": "192.0.2.1"})).await?;
-    tenant.told("old", "Allocated", "AddressUnknown").await?;
+    tenant.reports("old", "Allocated", "AddressUnknown").await?;
     tenant.change("old", json!({"spec": {"loadBalancerIP": second, "ports": [{"name": "http", "port": 81}]}})).await?;
     tenant.change("old", json!({"spec": {"ports": [{"name": "http", "port": 81, "targetPort": "http"}]}})).await?;
     let front = tenant.served("old", &[(81, Tcp)]).await?[0];
     ensure!(front.address.to_string() == second, "{front:?}");
     tenant.only_answer(front, &["old-0"]).await?;
     tenant.service_with("bad", json!({"sharedlb.dev/address": "Not An Address"}), json!({})).await?;
-    let message = tenant.told("bad", "Allocated", "Rejected").await?;
+    let message = tenant.reports("bad", "Allocated", "Rejected").await?;
     ensure!(message.contains("must be the IP address or the lower-case host name"), "{message}");
     tenant.event("Service", "bad", "Rejected").await?;
     tenant.change("bad", json!({"metadata": {"annotations": {"sharedlb.dev/address": null}}})).await?;
-    tenant.told("bad", "Ready", "NoBackends").await.map(drop)
+    tenant.reports("bad", "Ready", "NoBackends").await.map(drop)
 }
 
 async fn not_ready(world: Arc<World>) -> anyhow::Result<()> {
     let tenant = Tenant::open(&world.cluster, "not-ready", json!({})).await?;
     tenant.pod("web-0", "web").await?.set_ready(false).await?;
     tenant.service("web", json!({})).await?;
-    tenant.told("web", "Ready", "NoBackends").await?;
+    tenant.reports("web", "Ready", "NoBackends").await?;
     tenant.change("web", json!({"spec": {"publishNotReadyAddresses": true}})).await?;
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
     tenant.only_answer(front, &["web-0"]).await
@@ -176,14 +176,14 @@ async fn without_selector(world: Arc<World>) -> anyhow::Result<()> {
     let pod = tenant.pod("web-0", "web").await?;
     let address = pod.addresses.first().context("an address")?.to_string();
     tenant.service("web", json!({"selector": null})).await?;
-    tenant.told("web", "Ready", "NoBackends").await?;
+    tenant.reports("web", "Ready", "NoBackends").await?;
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "mine", "namespace": "without-selector", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": [{"addresses": [address]}],
     });
     world.cluster.apply(&slice.to_string()).await?;
-    let message = tenant.told("web", "Ready", "NoBackends").await?;
+    let message = tenant.reports("web", "Ready", "NoBackends").await?;
     ensure!(message.contains("has no selector") && message.contains("spec.endpoints: Any"), "{message}");
     let opened = tenant.until("web", "an address", |service| fronts(service).first().copied()).await?;
     tenant.silent(opened).await?;
@@ -199,12 +199,12 @@ async fn source_ranges(world: Arc<World>) -> anyhow::Result<()> {
     let front = tenant.served("web", &[(80, Tcp)]).await?[0];
     tenant.only_answer(front, &["web-0"]).await?;
     tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}})).await?;
-    let message = tenant.told("web", "Programmed", "Unsupported").await?;
+    let message = tenant.reports("web", "Programmed", "Unsupported").await?;
     ensure!(message.contains("loadBalancerSourceRanges") && message.contains("remove them"), "{message}");
     tenant.event("Service", "web", "Unsupported").await?;
     tenant.closed(front).await?;
     tenant.service("new", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
-    tenant.told("new", "Allocated", "Unsupported").await?;
+    tenant.reports("new", "Allocated", "Unsupported").await?;
     tenant.change("web", json!({"spec": {"loadBalancerSourceRanges": null}})).await?;
     let again = tenant.served("web", &[(80, Tcp)]).await?[0];
     ensure!(again == front, "it was at {front:?} and is at {again:?}");
@@ -237,7 +237,7 @@ async fn left_out(world: Arc<World>) -> anyhow::Result<()> {
     let http = json!({"name": "http", "port": 80, "targetPort": "http"});
     let more = json!([{"name": "sctp", "port": 5060, "protocol": "SCTP"}, http]);
     tenant.change("web", json!({"spec": {"ports": more}})).await?;
-    let message = tenant.told("web", "Allocated", "Unsupported").await?;
+    let message = tenant.reports("web", "Allocated", "Unsupported").await?;
     ensure!(message == "port 5060: only TCP and UDP can be shared: remove it", "{message}");
     tenant.event("Service", "web", "Unsupported").await?;
     let service = tenant.services.get("web").await?;
@@ -248,7 +248,7 @@ async fn left_out(world: Arc<World>) -> anyhow::Result<()> {
     // A new one is served as far as it can be, too.
     tenant.delete("web").await?;
     tenant.service("web", json!({"ports": more})).await?;
-    tenant.told("web", "Ready", "Unsupported").await?;
+    tenant.reports("web", "Ready", "Unsupported").await?;
     tenant.only_answer(front, &["web-0"]).await
 }
 
@@ -273,12 +273,12 @@ async fn taken(world: Arc<World>) -> anyhow::Result<()> {
     tenant.service("web", json!({})).await?;
     tenant.served("web", &[(80, Tcp)]).await?;
     tenant.service("late", json!({})).await?;
-    let message = tenant.told("late", "Allocated", "PortTaken").await?;
+    let message = tenant.reports("late", "Allocated", "PortTaken").await?;
     ensure!(message.contains("80/TCP") && message.contains("sharedlb.dev/assign-ports"), "{message}");
     tenant.event("Service", "late", "PortTaken").await?;
     tenant.delete("web").await?;
     // It cools down for its former holder.
     tenant.service("web", json!({})).await?;
     tenant.served("web", &[(80, Tcp)]).await?;
-    tenant.told("late", "Allocated", "PortTaken").await.map(drop)
+    tenant.reports("late", "Allocated", "PortTaken").await.map(drop)
 }

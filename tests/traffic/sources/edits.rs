@@ -62,7 +62,7 @@ async fn selector(world: Arc<World>) -> anyhow::Result<()> {
     tenant.change("web", json!({"spec": {"selector": {"app": "other"}}})).await?;
     tenant.only_answer(front, &["other-0"]).await?;
     tenant.change("web", json!({"spec": {"selector": {"app": "nobody"}}})).await?;
-    tenant.told("web", "Ready", "NoBackends").await?;
+    tenant.reports("web", "Ready", "NoBackends").await?;
     tenant.closed(front).await
 }
 
@@ -154,7 +154,7 @@ async fn lingering(world: Arc<World>) -> anyhow::Result<()> {
     let kept = json!({"metadata": {"finalizers": ["sharedlb.dev/release-ports", "example.com/hold"]}});
     tenant.site.change("service-web", kept).await?;
     tenant.site.claims.delete("service-web", &DeleteParams::default()).await?;
-    let message = tenant.told("web", "Ready", "NameTaken").await?;
+    let message = tenant.reports("web", "Ready", "NameTaken").await?;
     ensure!(message.contains("finalizer example.com/hold keeps it: remove the finalizer"), "{message}");
     tenant.event("Service", "web", "NameTaken").await?;
     ensure!(fronts(&tenant.services.get("web").await?).is_empty(), "it still has an address");
@@ -169,7 +169,7 @@ async fn name_taken(world: Arc<World>) -> anyhow::Result<()> {
     tenant.pod("web-0", "web").await?;
     let theirs = tenant.site.claim("service-web", json!([{"targetPort": "http"}])).await?;
     tenant.service("web", json!({})).await?;
-    let message = tenant.told("web", "Allocated", "NameTaken").await?;
+    let message = tenant.reports("web", "Allocated", "NameTaken").await?;
     ensure!(message.contains("SharedLB service-web") && message.contains("delete it"), "{message}");
     tenant.event("Service", "web", "NameTaken").await?;
     ensure!(tenant.claim("web").await?.spec == theirs.spec, "it was touched");

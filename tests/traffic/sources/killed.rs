@@ -130,7 +130,7 @@ async fn restart(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     tenant.served("web", &[(80, Tcp)]).await?;
     tenant.service("refused", json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]})).await?;
     tenant.event("Service", "refused", "Unsupported").await?;
-    tenant.told("refused", "Allocated", "Unsupported").await?;
+    tenant.reports("refused", "Allocated", "Unsupported").await?;
     tenant.event("Service", "web", "ExternalTrafficPolicy").await?;
     tenant.event("Service", "web", "Ready").await?;
     // A ConfigMap has no status for it.

@@ -41,7 +41,7 @@ async fn two_tenants(world: Arc<World>) -> anyhow::Result<()> {
         ensure!(red.ask_inside(at_red.at(80)).await.is_err(), "port 80 is answered");
         // And so it is after one has changed.
         red.change("web", json!({"spec": {"sessionAffinity": "ClientIP"}})).await?;
-        red.told("web", "Programmed", "Unsupported").await?;
+        red.reports("web", "Programmed", "Unsupported").await?;
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ async fn own_numbers(world: Arc<World>) -> anyhow::Result<()> {
     }
     // Blue wants red's port too, and does not get it, although its Service lists it.
     blue.change("web", json!({"spec": {"ports": [port(81), port(80)]}})).await?;
-    blue.told("web", "Allocated", "PortTaken").await?;
+    blue.reports("web", "Allocated", "PortTaken").await?;
     ensure!(ip_modes(&blue.services.get("web").await?) == ["Proxy"]);
     red.only_answer_inside(at_red, &["red-0"]).await?;
     red.only_answer(at_red, &["red-0"]).await?;
