@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
+use kube::runtime::watcher::Event;
 use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
 use tokio::sync::mpsc;
@@ -273,8 +274,12 @@ impl ClassLoop {
                 }
             }
             ClusterEvent::Class(event) => {
+                let is_listed = matches!(event, Event::InitDone);
                 for Changed { old, new } in self.class_objects.apply_event(event) {
                     self.class_changed(old.as_deref(), new);
+                }
+                if is_listed {
+                    self.compare_addresses();
                 }
             }
             ClusterEvent::Namespace(event) => {
@@ -347,7 +352,8 @@ impl ClassLoop {
         let alike = old.zip(new.as_deref()).is_some_and(|(old, new)| address_conflicts::occupy_alike(old, new));
         self.class(&key).replace_object(new);
         self.dirty.insert(key);
-        if !alike {
+        // At the start they are compared once, when all are listed.
+        if !alike && self.class_objects.is_filled() {
             self.compare_addresses();
         }
         let default = default_class(self.class_objects.objects().values()).map(|class| class.meta.key.name.clone());

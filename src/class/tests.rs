@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use kube::client::Body;
-use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use sharedlb_crds::CLASS_FINALIZER;
 use sharedlb_providers::memory::Memory;
@@ -79,6 +78,13 @@ fn vip(name: &str, version: u64, min: &str, max: &str, has: Option<&str>) -> Cla
     ClassObject::parse(&serde_json::from_value(object).unwrap())
 }
 
+/// The first list of classes.
+fn list<const N: usize>(class_loop: &mut ClassLoop, classes: [ClassObject; N]) {
+    class_loop.watched(ClusterEvent::Class(Event::Init));
+    classes.into_iter().for_each(|class| class_loop.watched(ClusterEvent::Class(Event::InitApply(class))));
+    class_loop.watched(ClusterEvent::Class(Event::InitDone));
+}
+
 fn applied(class: ClassObject) -> ClusterEvent {
     ClusterEvent::Class(Event::Apply(class))
 }
@@ -96,8 +102,8 @@ fn suspended(class_loop: &ClassLoop, name: &str) -> Option<String> {
 #[tokio::test]
 async fn a_class_with_an_address_of_another_creates_nothing_until_that_class_gives_the_address_up() {
     let mut class_loop = class_loop();
-    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
-    class_loop.watched(applied(vip("b", 1, "203.0.113.19", "203.0.113.29", None)));
+    let of_b = vip("b", 1, "203.0.113.19", "203.0.113.29", None);
+    list(&mut class_loop, [vip("a", 1, "203.0.113.10", "203.0.113.19", None), of_b]);
     class_loop.reconcile_all();
     assert_eq!(suspended(&class_loop, "a"), None);
     assert!(state(&class_loop, "a").load_balancers.contains_key(&0));
@@ -119,7 +125,7 @@ async fn a_class_with_an_address_of_another_creates_nothing_until_that_class_giv
 #[tokio::test]
 async fn a_class_with_an_address_of_another_gets_it_once_that_class_is_gone() {
     let mut class_loop = class_loop();
-    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
+    list(&mut class_loop, [vip("a", 1, "203.0.113.10", "203.0.113.19", None)]);
     class_loop.watched(applied(vip("b", 1, "203.0.113.10", "203.0.113.19", None)));
     class_loop.reconcile_all();
     assert!(suspended(&class_loop, "b").is_some());
