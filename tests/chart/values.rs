@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
-use sharedlb_harness::{Tests, definitions_established, repository};
-use sharedlb_testbed::Cluster;
+use sharedlb_harness::{LIMIT, Tests, definitions_established, repository};
+use sharedlb_testbed::{Cluster, eventually};
 
 use crate::OTHER_NAMESPACE;
 use crate::release::{self, Controller, NAME, NAMESPACE, values};
@@ -76,9 +76,12 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             );
             // The CRDs are not kept by these values.
             release::uninstall(&cluster).await?;
-            let left = cluster.kubectl_output(&["get", "crd", "--output=name"]).await?;
-            ensure!(!left.contains("sharedlb.dev"), "{left}");
-            Ok(())
+            eventually("the CRDs to be deleted", LIMIT, async || {
+                let left = cluster.kubectl_output(&["get", "crd", "--output=name"]).await?;
+                ensure!(!left.contains("sharedlb.dev"), "{left}");
+                Ok(Some(()))
+            })
+            .await
         }),
     ]
 }
