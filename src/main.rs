@@ -19,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// What a list or a burst of claims needed goes back to the system. glibc's allocator keeps
-/// most of it, in arenas of each thread.
+/// most of it, in arenas of each thread. No huge pages (`no_thp`): with them, the process has
+/// twice the memory that it uses.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

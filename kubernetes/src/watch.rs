@@ -16,6 +16,11 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 /// missed for that long after the API server is back, and writes would conflict.)
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// The most objects in one reply to a list. All of them are in memory at once as they came, and
+/// several kinds are listed at the same time: with the default of 500, that is more than what
+/// is kept of 10,000 claims.
+const PAGE: u32 = 100;
+
 /// Watches the objects of one kind for ever, with a list at the start and after
 /// every failure. A failure is passed to `failed`, and the watch is started again
 /// after a wait.
@@ -33,7 +38,7 @@ pub async fn watch_kind<K>(
         .with_max_delay(RETRY_MAX)
         .with_jitter()
         .without_max_times();
-    let mut events = watch(api, config).backoff(ExponentialBackoff::from(backoff)).boxed();
+    let mut events = watch(api, config.page_size(PAGE)).backoff(ExponentialBackoff::from(backoff)).boxed();
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => apply(event),
