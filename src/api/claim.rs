@@ -76,7 +76,8 @@ impl ClaimObject {
                 },
             },
         };
-        let asked: Vec<PortRequest> = spec.iter().flat_map(|spec| &spec.ports).map(request).collect();
+        let asked: Vec<PortRequest> =
+            spec.as_ref().map_or_else(|_| Vec::new(), |spec| spec.ports.iter().map(request).collect());
         let held = held(&status, &asked);
         let request = Claim {
             id: meta.key.clone(),

@@ -23,7 +23,7 @@ pub struct Target {
     own: ObjectKey,
     /// The port of the Service that it names for each port of the claim, by name;
     /// `None`: it names none
-    ports: Vec<(Arc<str>, Option<PortRef>)>,
+    ports: Box<[(Arc<str>, Option<PortRef>)]>,
 }
 
 impl Target {

@@ -26,7 +26,7 @@ pub struct ServiceObject {
     /// Its metadata
     pub meta: ObjectMeta,
     /// Its ports
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// Whether it is of type ExternalName, and so has no endpoints
     pub external_name: bool,
     /// Whether it has a selector, by which Kubernetes finds its pods
@@ -34,11 +34,11 @@ pub struct ServiceObject {
     /// The name and uid of the claim that owns it, if it is a companion Service
     pub owner: Option<(Arc<str>, Arc<str>)>,
     /// Its selector
-    pub selector: Vec<(String, String)>,
+    pub selector: Box<[(String, String)]>,
     /// Its kind
     pub kind: ServiceKind,
     /// The IP families of its endpoints; none: not known
-    pub families: Vec<IpFamily>,
+    pub families: Box<[IpFamily]>,
 }
 
 /// The kinds of Services that companion Services can have, and all others.
@@ -135,8 +135,8 @@ pub struct SliceObject {
     pub(super) by_kubernetes: bool,
     /// The IP family of its endpoints; `None`: it has names instead of addresses
     pub(super) family: Option<IpFamily>,
-    pub(super) ports: Vec<(Arc<str>, Transport, NonZeroU16)>,
-    pub(super) endpoints: Vec<EndpointObject>,
+    pub(super) ports: Box<[(Arc<str>, Transport, NonZeroU16)]>,
+    pub(super) endpoints: Box<[EndpointObject]>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -57,7 +57,8 @@ impl ClaimState {
 /// The claims of one class.
 #[derive(Default)]
 pub(super) struct Claims {
-    states: BTreeMap<(i64, ObjectKey), ClaimState>,
+    /// Boxed, since half of the room in the map is free where claims come one after another
+    states: BTreeMap<(i64, ObjectKey), Box<ClaimState>>,
     /// Those of which not even the slots can be parsed
     unparsable: BTreeSet<(i64, ObjectKey)>,
 }
@@ -69,12 +70,12 @@ fn seniority(claim: &ClaimObject) -> (i64, ObjectKey) {
 impl Claims {
     /// All of them, the older first.
     pub(super) fn all(&self) -> impl Iterator<Item = &ClaimState> + Clone {
-        self.states.values()
+        self.states.values().map(|state| &**state)
     }
 
     /// All of them, the older first.
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut ClaimState> {
-        self.states.values_mut()
+        self.states.values_mut().map(|state| &mut **state)
     }
 
     /// Whether there are none.
@@ -84,12 +85,12 @@ impl Claims {
 
     /// The state of this claim.
     pub(super) fn get(&self, claim: &ClaimObject) -> Option<&ClaimState> {
-        self.states.get(&seniority(claim))
+        self.states.get(&seniority(claim)).map(|state| &**state)
     }
 
     /// The state of this claim.
     pub(super) fn get_mut(&mut self, claim: &ClaimObject) -> Option<&mut ClaimState> {
-        self.states.get_mut(&seniority(claim))
+        self.states.get_mut(&seniority(claim)).map(|state| &mut **state)
     }
 
     /// Removes a claim.
@@ -99,7 +100,7 @@ impl Claims {
 
     fn take(&mut self, key: &(i64, ObjectKey)) -> Option<ClaimState> {
         self.unparsable.remove(key);
-        self.states.remove(key)
+        self.states.remove(key).map(|state| *state)
     }
 
     /// The oldest one of which not even the slots can be parsed.
@@ -130,7 +131,7 @@ impl Claims {
         if state.claim.unparsable {
             self.unparsable.insert(key.clone());
         }
-        self.states.insert(key, state);
+        self.states.insert(key, Box::new(state));
     }
 
     /// Removes the claims that name no class.

@@ -344,7 +344,7 @@ impl Reported {
             no_address: None,
             capacity: if exists { seen.capacity } else { Default::default() },
             foreign: BTreeSet::new(),
-            listeners,
+            listeners: Arc::new(listeners),
             failure: self.failure.map(failure),
             recreated: 0,
         }

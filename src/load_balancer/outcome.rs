@@ -29,8 +29,9 @@ pub struct Outcome {
     pub capacity: Capacity,
     /// Foreign ports on it
     pub foreign: BTreeSet<FrontPort>,
-    /// Our listeners: those that are open, and those that could not be opened
-    pub listeners: BTreeMap<ListenerKey, ListenerOutcome>,
+    /// Our listeners: those that are open, and those that could not be opened. Copies of the
+    /// outcome share them
+    pub listeners: Arc<BTreeMap<ListenerKey, ListenerOutcome>>,
     /// Why the load balancer as a whole is not as planned
     pub failure: Option<Failure>,
     /// How often it was found gone since its LB loop started
@@ -217,7 +218,7 @@ mod tests {
             no_address: None,
             capacity: Capacity::default(),
             foreign: BTreeSet::new(),
-            listeners: listeners.iter().cloned().collect(),
+            listeners: Arc::new(listeners.iter().cloned().collect()),
             failure: None,
             recreated: 0,
         }

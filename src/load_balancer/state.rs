@@ -231,7 +231,7 @@ impl State {
         let failure = self.failure.iter().chain(&self.unconfigured).find(|failing| failing.is_reported());
         let failure = failure.map(|failing| failing.failure.clone());
         let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
-        let mut listeners = known.cloned().unwrap_or_else(|| self.listeners(ours));
+        let mut listeners = known.map_or_else(|| self.listeners(ours), |known| BTreeMap::clone(known));
         if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
             let failure = Failure::from(&Error::not_ready(why.clone()));
             listeners.values_mut().for_each(|found| _ = found.failure.get_or_insert_with(|| failure.clone()));
@@ -248,7 +248,7 @@ impl State {
             reason: Reason::AddressNotAssigned,
             message: format!("{what} has no address yet: ask the admin to look at {object}").into(),
         });
-        let (since, recreated) = (MaybeOpen::default(), self.recreated);
+        let (since, recreated, listeners) = (MaybeOpen::default(), self.recreated, Arc::new(listeners));
         Outcome { plan, since, exists, addresses, no_address, capacity, foreign, listeners, failure, recreated }
     }
 

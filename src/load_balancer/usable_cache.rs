@@ -77,7 +77,8 @@ impl UsableCache {
         let usable = usable(&**provider, families, protocol, reached.backends);
         let usable = Usable { served: usable.served && reached.ready, ..usable };
         let of_port = OfPort { port: port.clone(), protocol, usable: usable.clone() };
-        self.of_services.entry(service.clone()).or_default().push(of_port);
+        // Most Services have one port.
+        self.of_services.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1)).push(of_port);
         usable
     }
 }

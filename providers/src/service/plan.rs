@@ -291,7 +291,7 @@ impl<'a> Plan<'a> {
                 listener: key,
                 owner: listener.owner.clone(),
                 place,
-                backends,
+                backends: backends.into(),
             };
             if seen.get(&place).and_then(|(_, seen)| seen.slice.as_ref()) != Some(&slice) {
                 work.write.push(slice);

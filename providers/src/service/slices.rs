@@ -30,7 +30,7 @@ pub(super) struct Slice {
     pub(super) listener: ListenerKey,
     pub(super) owner: Owner,
     pub(super) place: Place,
-    pub(super) backends: Vec<Backend>,
+    pub(super) backends: Box<[Backend]>,
 }
 
 /// The key of a slice within its Service. Its name has nothing else, so that a slice

@@ -48,7 +48,7 @@ fn slice(place: Place, backends: Vec<Backend>) -> Slice {
         listener: ListenerKey { port: place.port.port, protocol: Protocol::TcpUdp },
         owner: Owner { namespace: "team-a".into(), claim: "redis".into(), port: "main".into() },
         place,
-        backends,
+        backends: backends.into(),
     }
 }
 

@@ -120,7 +120,7 @@ mod tests {
             backends,
         };
         let arranged = arrange(port, &backends(hosts), []);
-        arranged.into_iter().map(|(p, b)| SeenSlice { place: p, slice: Some(slice((p, b))) }).collect()
+        arranged.into_iter().map(|(p, b)| SeenSlice { place: p, slice: Some(slice((p, b.into()))) }).collect()
     }
 
     /// The listeners, each with its claim and its number of backends.

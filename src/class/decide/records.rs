@@ -80,7 +80,7 @@ impl Records {
     pub(super) fn release_orphans(&mut self, facts: &Facts<'_>, untouched: &BTreeSet<ObjectKey>) {
         let mut held: Option<HashSet<(u32, ListenerKey)>> = None;
         for (&index, outcome) in facts.outcomes {
-            for (&key, listener) in &outcome.listeners {
+            for (&key, listener) in &*outcome.listeners {
                 if !outcome.is_orphan(key, listener) || self.is_released(index, key) {
                     continue;
                 }

@@ -122,7 +122,7 @@ impl World {
             no_address: None,
             capacity: ProviderCapacity::default(),
             foreign: BTreeSet::new(),
-            listeners: open.iter().map(listener).collect(),
+            listeners: Arc::new(open.iter().map(listener).collect()),
             failure: None,
             recreated: 0,
         };
@@ -227,7 +227,7 @@ fn a_load_balancer_beyond_the_minimum_goes_after_it_was_empty_for_the_delay() {
         no_address: None,
         capacity: ProviderCapacity::default(),
         foreign: BTreeSet::new(),
-        listeners: BTreeMap::new(),
+        listeners: Arc::default(),
         failure: None,
         recreated: 0,
     };

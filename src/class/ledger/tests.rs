@@ -294,7 +294,7 @@ impl World {
         });
         let port = |port| FrontPort { port, transport: Transport::Tcp };
         let outcome = Outcome {
-            listeners: planned.collect(),
+            listeners: Arc::new(planned.collect()),
             plan: plan.clone(),
             since: MaybeOpen::default(),
             exists: Some(true),

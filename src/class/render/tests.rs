@@ -140,7 +140,7 @@ fn outcome(addresses: Arc<[Address]>, listeners: BTreeMap<ListenerKey, ListenerO
         no_address: None,
         capacity: Capacity::default(),
         foreign: BTreeSet::new(),
-        listeners,
+        listeners: Arc::new(listeners),
         failure: None,
         recreated: 0,
     }

@@ -244,7 +244,8 @@ fn a_claim_displaced_by_foreign_listeners_moves_and_its_old_slot_is_recorded() {
     }));
     let mut world = World::new(vec![waiting.clone()]).with(json!({"loadBalancers": {"min": 2}}));
     world.seen(&[waiting], &[(20001, "a")]);
-    let listener = world.outcomes.get_mut(&0).unwrap().listeners.get_mut(&tcp(20001)).unwrap();
+    let listeners = &mut world.outcomes.get_mut(&0).unwrap().listeners;
+    let listener = Arc::make_mut(listeners).get_mut(&tcp(20001)).unwrap();
     listener.open = false;
     listener.failure = Some(Failure { reason: Reason::NoRoom, message: "full".into() });
     let decision = world.decide();
