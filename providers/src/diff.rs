@@ -35,8 +35,9 @@ pub enum Change {
     /// Change the recorded owner of a listener that stays open.
     Own(ListenerKey),
     /// Change the options of a listener that stays open. If its load balancer can have them
-    /// only in another place, the listener may close for a moment. If it fails, no other change
-    /// of the listener is carried out.
+    /// only in another place, the listener may close for a moment. If it fails, the listener
+    /// keeps its options, and of its other changes only that of its backends is carried out, if
+    /// it stays with its claim.
     Options(ListenerKey),
 }
 

@@ -39,9 +39,22 @@ struct State {
     families: BTreeSet<IpFamily>,
     one_set_of_backends: bool,
     lacks_source_ranges: bool,
+    /// Whether open listeners keep their options
+    keeps_options: bool,
     /// `None`: with any timeout
     affinity: Option<AffinitySupport>,
     calls: usize,
+}
+
+impl State {
+    /// Why this change is refused on demand.
+    fn refuses(&self, change: &Change) -> Option<Error> {
+        if self.keeps_options && matches!(change, Change::Options(_)) {
+            return Some(Error::refused("options do not change on demand"));
+        }
+        let refused = change.listeners().into_iter().find(|listener| self.refused.contains(listener))?;
+        Some(Error::refused(format!("{refused} is refused on demand")))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +139,11 @@ impl Cloud {
         let mut state = self.state();
         state.lacks_source_ranges = !source_ranges;
         state.affinity = Some(session_affinity);
+    }
+
+    /// From now on the options of open listeners can or cannot be changed.
+    pub fn changes_options(&self, changes: bool) {
+        self.state().keeps_options = !changes;
     }
 
     /// Nothing is refused any more.
@@ -228,17 +246,26 @@ impl Provider for Memory {
             }
         }
         let mut failed: BTreeMap<ListenerKey, Error> = BTreeMap::new();
+        // Listeners that keep their options, and stay with their claims
+        let mut unaltered: BTreeSet<ListenerKey> = BTreeSet::new();
         for change in set.changes {
-            if change.listeners().iter().any(|key| failed.contains_key(key)) {
+            let goes_on = matches!(change, Change::Backends(key) if unaltered.contains(key));
+            if !goes_on && change.listeners().iter().any(|key| failed.contains_key(key)) {
                 continue;
             }
             let mut state = self.call()?;
             let limits = capacity(state.limits);
-            let refused = change.listeners().into_iter().find(|listener| state.refused.contains(listener));
+            let error = state.refuses(change);
             let lb = state.load_balancers.entry(name.clone()).or_default();
-            let error = refused.map(|key| Error::refused(format!("{key} is refused on demand")));
             match error.or_else(|| check(lb, set.desired, change, limits)) {
-                Some(error) => failed.extend(change.listeners().into_iter().map(|key| (key, error.clone()))),
+                Some(error) => {
+                    if let Change::Options(key) = change
+                        && stays_with_its_claim(*key, &lb.ours, set.desired)
+                    {
+                        unaltered.insert(*key);
+                    }
+                    failed.extend(change.listeners().into_iter().map(|key| (key, error.clone())));
+                }
                 None => replay(&mut lb.ours, set.desired, [change]),
             }
         }
@@ -282,6 +309,11 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     let held = lb.ours.listeners.len() + lb.foreign.len();
     (listeners > held && listeners > limit as usize)
         .then(|| Error::no_room(format!("the load balancer holds {held} of {limit} listeners")))
+}
+
+fn stays_with_its_claim(key: ListenerKey, ours: &LoadBalancer, desired: &LoadBalancer) -> bool {
+    let both = ours.listeners.get(&key).zip(desired.listeners.get(&key));
+    both.is_some_and(|(found, wanted)| found.owner.is_same_claim(&wanted.owner))
 }
 
 fn addresses(state: &State, name: &LbName, ours: &LoadBalancer) -> Vec<Address> {

@@ -27,8 +27,6 @@ pub(crate) enum Answers {
     ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
-    /// It changes the options of no listener that is open, and replaces none.
-    NoOptions,
 }
 
 /// A load balancer in memory whose answers a test chooses.
@@ -86,17 +84,6 @@ impl Decorator for FaultyProvider {
                 let applied = self.memory.apply(name, set.with_changes(&closes)).await?;
                 if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
-            Answers::NoOptions => {
-                let (refused, others): (Vec<Change>, Vec<Change>) = set
-                    .changes
-                    .iter()
-                    .cloned()
-                    .partition(|change| matches!(change, Change::Options(_) | Change::Replace { .. }));
-                let mut applied = self.memory.apply(name, set.with_changes(&others)).await?;
-                let refused = refused.iter().flat_map(Change::listeners);
-                applied.failed.extend(refused.map(|key| (key, Error::refused("no such options"))));
-                Ok(applied)
-            }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, set).await?;
                 let configures = set.changes.iter().any(|change| change.listeners().is_empty());
@@ -133,8 +120,7 @@ impl Decorator for FaultyProvider {
             | Answers::NotReady
             | Answers::OneAtATime
             | Answers::ClosesOnly
-            | Answers::NoSettings
-            | Answers::NoOptions => self.memory.delete(name).await,
+            | Answers::NoSettings => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

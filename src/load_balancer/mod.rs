@@ -360,7 +360,13 @@ impl LbLoop {
         found: &LoadBalancer,
         kept: &mut State,
     ) {
-        for key in turn.changes.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key)) {
+        // Backends may have changed while the options wait.
+        let has_options = |key: &ListenerKey| {
+            let both = found.listeners.get(key).zip(turn.wanted.listeners.get(key));
+            both.is_none_or(|(found, wanted)| found.options == wanted.options)
+        };
+        let done = turn.changes.iter().flat_map(Change::listeners).filter(|key| !failed.contains_key(key));
+        for key in done.filter(has_options) {
             kept.failed.remove(&key);
         }
         for (key, error) in failed {
@@ -371,7 +377,8 @@ impl LbLoop {
             let not_in_force = found.listeners.get(key).and_then(|found| not_in_force(*key, found, wanted));
             let error = not_in_force.map_or_else(|| error.clone(), |what| error.clone().within(what));
             let failing = Failing::again(kept.failed.get(key).map(|before| &before.failing), error);
-            kept.failed.insert(*key, Failed { owner: wanted.owner.clone(), failing });
+            let options = turn.changes.contains(&Change::Options(*key));
+            kept.failed.insert(*key, Failed { owner: wanted.owner.clone(), failing, options });
         }
     }
 

@@ -285,7 +285,7 @@ impl Memories {
     fn restore(&self, index: u32, plan: &Arc<Plan>, numbered: &Numbered) -> State {
         let failed = self.failed.iter().enumerate().filter_map(|(port, failed)| {
             let (claim, reason) = (*failed)?;
-            Some((key(port), Failed { owner: owner(claim), failing: failing(reason, 1) }))
+            Some((key(port), Failed { owner: owner(claim), failing: failing(reason, 1), options: false }))
         });
         let failing = failing(Reason::Unreachable, self.unreachable.into());
         State {

@@ -103,6 +103,8 @@ impl Failing {
 pub(super) struct Failed {
     pub(super) owner: Owner,
     pub(super) failing: Failing,
+    /// Whether its options were to change. Its backends do not wait for that
+    pub(super) options: bool,
 }
 
 impl State {

@@ -36,8 +36,9 @@ pub(super) fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept:
     // What is freed goes to the listener that has waited longest for it, so all that
     // lack room are tried together.
     let room_is_made = changes.iter().any(|change| matches!(change, Change::Close(_)));
-    let (now, later): (Vec<Change>, Vec<Change>) =
-        changes.into_iter().partition(|change| kept.is_due(change, room_is_made));
+    let (now, later): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| {
+        kept.is_due(change, room_is_made) || waits_only_for_options(change, &observed.load_balancer, &wanted, kept)
+    });
     // With the backends that listeners have until their successors open.
     let meanwhile = meanwhile(&later, &observed.load_balancer, &wanted);
     let now = now.into_iter().chain(meanwhile.keys().copied().map(Change::Backends)).collect();
@@ -60,6 +61,17 @@ pub(super) fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept:
 fn serves_excluded_clients(key: ListenerKey, found: &LoadBalancer, wanted: &Listener, kept: &State) -> bool {
     let has_failed = kept.failed.get(&key).is_some_and(|failed| failed.failing.is_reported());
     has_failed && found.listeners.get(&key).is_some_and(|found| found.options.admits_more_than(&wanted.options))
+}
+
+/// Whether a change is that of the backends of a listener whose options could not be changed. Its
+/// claim is the same, so these are the backends for the clients that it serves: pods that are
+/// gone may by now be another tenant's.
+fn waits_only_for_options(change: &Change, found: &LoadBalancer, wanted: &LoadBalancer, kept: &State) -> bool {
+    let Change::Backends(key) = change else { return false };
+    let (Some(found), Some(wanted)) = (found.listeners.get(key), wanted.listeners.get(key)) else { return false };
+    kept.failed.get(key).is_some_and(|failed| failed.options)
+        && found.options != wanted.options
+        && found.owner.is_same_claim(&wanted.owner)
 }
 
 /// That a listener does not have its options yet, for a message.

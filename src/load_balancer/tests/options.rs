@@ -7,10 +7,8 @@ use super::*;
 
 /// A loop whose load balancer changes the options of no listener that is open.
 async fn refusing() -> Running {
-    let mut running = Running::start().await;
-    let provider = Arc::new(FaultyProvider::new(running.cloud.clone()));
-    provider.answer(Answers::NoOptions);
-    running.provider = provider;
+    let running = Running::start().await;
+    running.cloud.changes_options(false);
     running
 }
 
@@ -67,8 +65,47 @@ async fn a_listener_that_cannot_admit_further_clients_stays_open_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_whose_successor_excludes_clients_does_not_wait_for_it() {
+async fn a_listener_has_the_backends_of_the_moment_while_its_options_cannot_change() {
     let running = refusing().await;
+    let (narrow, wide) = (admits(&["10.0.0.0/8"]), admits(&[]));
+    running.endpoints(&wide, 1).await;
+    running.plan(std::slice::from_ref(&narrow)).await;
+    running.plan(std::slice::from_ref(&wide)).await;
+    tokio::time::sleep(BACKOFF_MAX * 3).await;
+    let failure = running.last().listeners[&tcp(20001)].failure.clone();
+    assert!(failure.is_some());
+    for pods in [3, 0, 2] {
+        running.endpoints(&wide, pods).await;
+        assert_eq!(running.open().await, BTreeMap::from([(20001, pods.into())]));
+        assert_eq!(running.last().listeners[&tcp(20001)].failure, failure, "the options still wait");
+    }
+    assert_eq!(options(&running).await[&tcp(20001)], ranges(&["10.0.0.0/8"]));
+    running.cloud.changes_options(true);
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(options(&running).await[&tcp(20001)], ranges(&[]));
+    assert_eq!(running.last().listeners[&tcp(20001)].failure, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_gets_no_backends_of_another_claim_before_it_has_the_options_of_that() {
+    let running = refusing().await;
+    let (before, after) = (claim("a").holds(0, 20001), claim("b").holds(0, 20001));
+    let after = after.spec("sessionAffinity", json!("ClientIP"));
+    running.endpoints(&before, 1).await;
+    running.endpoints(&after, 2).await;
+    running.plan(&[before]).await;
+    running.plan(std::slice::from_ref(&after)).await;
+    running.endpoints(&after, 3).await;
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 1)]));
+    running.cloud.changes_options(true);
+    tokio::time::sleep(BACKOFF_MAX).await;
+    assert_eq!(running.open().await, BTreeMap::from([(20001, 3)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_whose_successor_excludes_clients_does_not_wait_for_it() {
+    let running = Running::start().await;
     let both = ListenerKey { protocol: Protocol::TcpUdp, ..tcp(20001) };
     let becomes_both = |of: &[&str]| {
         admits(of).ports(json!([{"name": "x", "protocol": "TCP_UDP", "targetPort": 6379}])).status(json!({
@@ -76,10 +113,10 @@ async fn a_listener_whose_successor_excludes_clients_does_not_wait_for_it() {
         }))
     };
     running.plan(&[admits(&["10.0.0.0/8"])]).await;
+    running.cloud.refuse(both);
     running.plan(&[becomes_both(&["10.0.0.0/8"])]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(options(&running).await, BTreeMap::from([(tcp(20001), ranges(&["10.0.0.0/8"]))]), "its successor waits");
-    running.cloud.refuse(both);
     running.plan(&[becomes_both(&["10.1.0.0/16"])]).await;
     assert_eq!(options(&running).await, BTreeMap::new(), "although its successor cannot open");
     running.cloud.accept_all();
