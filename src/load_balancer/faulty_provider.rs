@@ -27,17 +27,20 @@ pub(crate) enum Answers {
     ClosesOnly,
     /// It takes no settings, and goes on with the listeners.
     NoSettings,
+    /// It changes the options of no listener that is open.
+    NoOptions,
 }
 
 /// A load balancer in memory whose answers a test chooses.
 pub(super) struct FaultyProvider {
+    cloud: memory::Cloud,
     memory: Memory,
     answers: Mutex<Answers>,
 }
 
 impl FaultyProvider {
     pub(super) fn new(cloud: memory::Cloud) -> Self {
-        Self { memory: Memory::new(cloud), answers: Mutex::new(Answers::Fine) }
+        Self { memory: Memory::new(cloud.clone()), cloud, answers: Mutex::new(Answers::Fine) }
     }
 
     /// From now on it answers like this.
@@ -84,6 +87,12 @@ impl Decorator for FaultyProvider {
                 let applied = self.memory.apply(name, set.with_changes(&closes)).await?;
                 if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
             }
+            Answers::NoOptions => {
+                self.cloud.changes_options(false);
+                let applied = self.memory.apply(name, set).await;
+                self.cloud.changes_options(true);
+                applied
+            }
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, set).await?;
                 let configures = set.changes.iter().any(|change| change.listeners().is_empty());
@@ -120,7 +129,8 @@ impl Decorator for FaultyProvider {
             | Answers::NotReady
             | Answers::OneAtATime
             | Answers::ClosesOnly
-            | Answers::NoSettings => self.memory.delete(name).await,
+            | Answers::NoSettings
+            | Answers::NoOptions => self.memory.delete(name).await,
             Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;

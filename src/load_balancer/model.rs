@@ -13,8 +13,8 @@ use serde_json::json;
 use sharedlb_crds::Reason;
 use sharedlb_providers::memory::{self, Memory};
 use sharedlb_providers::{
-    Backend, BackendSet, ChangeSet, Error, LbName, Listener, ListenerKey, LoadBalancer, Observed, Owner, Protocol,
-    Provider,
+    Backend, BackendSet, ChangeSet, Error, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed,
+    Owner, Protocol, Provider,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -34,13 +34,31 @@ use crate::process::metrics::Metrics;
 pub(crate) const CLAIMS: [&str; 3] = ["a", "c", "d"];
 /// The first of the ports.
 const FIRST_PORT: u16 = 20001;
+/// The clients that a claim with source ranges serves.
+const SOURCE_RANGE: &str = "10.0.0.0/8";
 
 /// Something for each port of a load balancer.
 pub(crate) type ByPort<T> = [Option<T>; 3];
 /// The load balancer as it is; `None`: it does not exist.
 pub(crate) type There = Option<ByPort<Open>>;
-/// The claim that each port is planned for; `None`: the load balancer is to be removed.
-pub(crate) type Slots = Option<ByPort<u8>>;
+/// What each port is planned for; `None`: the load balancer is to be removed.
+pub(crate) type Slots = Option<ByPort<PlannedPort>>;
+
+/// The clients that a claim wants to be served, or that a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Clients {
+    #[default]
+    All,
+    /// Those of one source range
+    Few,
+}
+
+/// The claim that a port is planned for, and its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PlannedPort {
+    pub(crate) claim: u8,
+    pub(crate) clients: Clients,
+}
 
 /// A [`Plan`], with its place among those of its load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -49,12 +67,13 @@ pub(crate) struct Numbered {
     pub(crate) slots: Slots,
 }
 
-/// An open listener: the claim that its tag names, and the claims whose pods get its
-/// traffic (a bit for each).
+/// An open listener: the claim that its tag names, the claims whose pods get its
+/// traffic (a bit for each), and the clients that it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
     pub(crate) owner: u8,
     pub(crate) pods: u8,
+    pub(crate) clients: Clients,
 }
 
 /// What the LB loop remembers between its runs.
@@ -84,6 +103,7 @@ pub(crate) struct Reported {
 struct ReportedListener {
     owner: u8,
     open: bool,
+    clients: Clients,
     backends: bool,
     failure: Option<Reason>,
 }
@@ -124,18 +144,41 @@ pub(crate) fn claim_of(name: &str) -> u8 {
     u8::try_from(CLAIMS.iter().position(|claim| *claim == name).unwrap()).unwrap()
 }
 
-/// An object of a claim, as far as it is the same whatever becomes of it.
-pub(crate) fn claim_json(claim: u8) -> serde_json::Value {
+/// An object of a claim with these clients, as far as it is the same whatever becomes of it.
+pub(crate) fn claim_json(claim: u8, clients: Clients) -> serde_json::Value {
     let name = CLAIMS[usize::from(claim)];
+    let ranges: &[&str] = match clients {
+        Clients::All => &[],
+        Clients::Few => &[SOURCE_RANGE],
+    };
     json!({
         "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLB",
         "metadata": {"namespace": "team", "name": name, "uid": name, "resourceVersion": "1", "generation": 1},
-        "spec": {"className": "default", "serviceName": name, "ports": [{"name": "x", "targetPort": 6379}]},
+        "spec": {
+            "className": "default", "serviceName": name, "ports": [{"name": "x", "targetPort": 6379}],
+            "loadBalancerSourceRanges": ranges,
+        },
     })
 }
 
-static OBJECTS: LazyLock<[ClaimObject; 3]> =
-    LazyLock::new(|| [0, 1, 2].map(|claim| ClaimObject::parse(&serde_json::from_value(claim_json(claim)).unwrap())));
+/// The clients of a listener with these options.
+pub(crate) fn clients_of(options: &ListenerOptions) -> Clients {
+    if options.source_ranges.is_empty() { Clients::All } else { Clients::Few }
+}
+
+fn options(clients: Clients) -> ListenerOptions {
+    let mut options = ListenerOptions::default();
+    if clients == Clients::Few {
+        options.source_ranges.insert(SOURCE_RANGE.parse().unwrap());
+    }
+    options
+}
+
+/// Every claim, with all clients and with few.
+static OBJECTS: LazyLock<[[ClaimObject; 2]; 3]> = LazyLock::new(|| {
+    let object = |claim, clients| ClaimObject::parse(&serde_json::from_value(claim_json(claim, clients)).unwrap());
+    [0, 1, 2].map(|claim| [Clients::All, Clients::Few].map(|clients| object(claim, clients)))
+});
 
 /// Every claim's Service has one pod, `10.244.0.<claim>`.
 pub(crate) static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
@@ -195,8 +238,9 @@ pub(crate) fn plan_of(index: u32, numbered: &Numbered) -> Arc<Plan> {
 
 fn plan(provider: Arc<dyn Provider>, index: u32, Numbered { number, slots }: &Numbered) -> Arc<Plan> {
     let planned = slots.as_ref().map(|slots| {
-        let planned = |(port, claim): (usize, &Option<u8>)| {
-            let object = &OBJECTS[usize::from((*claim)?)];
+        let planned = |(port, planned): (usize, &Option<PlannedPort>)| {
+            let PlannedPort { claim, clients } = (*planned)?;
+            let object = &OBJECTS[usize::from(claim)][clients as usize];
             let slots = [HeldSlot { name: "x".into(), key: key(port), opened: false, target: None }];
             Some(Planned::of(object, slots.into()))
         };
@@ -221,7 +265,8 @@ fn listener(open: Open) -> Listener {
         provider_id: None,
         transport: None,
     };
-    Listener::new(owner(open.owner), pods.map(backend).collect::<BackendSet>())
+    let listener = Listener::new(owner(open.owner), pods.map(backend).collect::<BackendSet>());
+    Listener { options: options(open.clients), ..listener }
 }
 
 fn open(listener: &Listener) -> Open {
@@ -229,7 +274,11 @@ fn open(listener: &Listener) -> Open {
         std::net::IpAddr::V4(address) => 1 << address.octets()[3],
         std::net::IpAddr::V6(_) => unreachable!("there are none"),
     };
-    Open { owner: claim_of(&listener.owner.claim), pods: listener.backends.iter().map(pod).fold(0, |a, b| a | b) }
+    Open {
+        owner: claim_of(&listener.owner.claim),
+        pods: listener.backends.iter().map(pod).fold(0, |a, b| a | b),
+        clients: clients_of(&listener.options),
+    }
 }
 
 fn load_balancer(index: u32, ports: &ByPort<Open>) -> LoadBalancer {
@@ -274,7 +323,10 @@ fn failure(reason: Reason) -> Failure {
 
 /// What failed so often, and is due.
 fn failing(reason: Reason, times: u32) -> Failing {
-    let error = Error::transient("no answer");
+    let error = match reason {
+        Reason::ProviderRefused => Error::refused("options do not change"),
+        _ => Error::transient("no answer"),
+    };
     let now = Instant::now();
     Failing { error, failure: failure(reason), times, again: now, since: now }
 }
@@ -329,9 +381,9 @@ impl Reported {
             .iter()
             .enumerate()
             .filter_map(|(port, told)| {
-                let ReportedListener { owner: claim, open, backends, failure: why } = (*told)?;
-                let closed = ListenerOutcome::closed(&owner(claim));
-                Some((key(port), ListenerOutcome { open, backends, failure: why.map(failure), ..closed }))
+                let ReportedListener { owner: claim, open, clients, backends, failure: why } = (*told)?;
+                let (closed, options) = (ListenerOutcome::closed(&owner(claim)), options(clients));
+                Some((key(port), ListenerOutcome { open, options, backends, failure: why.map(failure), ..closed }))
             })
             .collect();
         let seen = observed(index, &[None, None, None]);
@@ -354,6 +406,7 @@ impl Reported {
         let told = |listener: &ListenerOutcome| ReportedListener {
             owner: claim_of(&listener.owner.claim),
             open: listener.open,
+            clients: clients_of(&listener.options),
             backends: listener.backends,
             failure: listener.failure.as_ref().map(|failure| failure.reason),
         };

@@ -9,15 +9,17 @@ use super::state::{Claim, Event, Lbs, Pending, Slot, State, View, What, Write, W
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cache, Cached};
-use crate::load_balancer::model::CLAIMS;
+use crate::load_balancer::model::{CLAIMS, Clients};
 
 impl State {
     /// A user creates a claim.
     pub(super) fn create(&mut self, claim: usize, asks: Option<u8>) {
         let (version, born) = (self.next_version(claim), self.born[claim]);
         self.born[claim] += 1;
-        let new = Claim { version, born, asks, deleting: false, finalizer: false, status: Default::default() };
+        let (clients, status) = Default::default();
+        let new = Claim { version, born, asks, clients, deleting: false, finalizer: false, status };
         self.claims[claim] = Some(new);
+        self.forget_excluding(claim);
         self.queue(claim, Event::Put(new));
     }
 
@@ -38,6 +40,23 @@ impl State {
             there.asks = asks;
             there.status.current = false;
             self.put(claim, there);
+        }
+    }
+
+    /// A user wants other clients to be served.
+    pub(super) fn serve(&mut self, claim: usize, clients: Clients) {
+        if let Some(mut there) = self.claims[claim] {
+            self.edited[claim] = true;
+            self.forget_excluding(claim);
+            there.clients = clients;
+            there.status.current = false;
+            self.put(claim, there);
+        }
+    }
+
+    fn forget_excluding(&mut self, claim: usize) {
+        for port in self.excluding.iter_mut().flatten() {
+            port.take_if(|excluding| usize::from(*excluding) == claim);
         }
     }
 

@@ -11,7 +11,7 @@ use super::state::{Budget, Claim, Slot, State, Truth, Wrong};
 use super::steps::ClassAnswer;
 use super::{Action, World};
 use crate::load_balancer::faulty_provider::Answers;
-use crate::load_balancer::model::Open;
+use crate::load_balancer::model::{Clients, Open};
 
 /// More steps than it can take until nothing is left to do.
 const STEPS_MAX: usize = 400;
@@ -43,6 +43,12 @@ pub(super) fn properties() -> Vec<Property<World>> {
         }),
         Property::always("a held slot never moves", |_, state: &State| !state.wrong.contains(&Wrong::Moved)),
         Property::always("what is served stays served", |_, state: &State| !state.wrong.contains(&Wrong::Cut)),
+        Property::always("clients that were excluded stay excluded", |_, state: &State| {
+            listeners(state).all(|(slot, open)| {
+                let excluding = state.excluding[usize::from(slot.lb)][usize::from(slot.port)];
+                open.clients == Clients::Few || excluding != Some(open.owner)
+            })
+        }),
         Property::always("a release is recorded first", |_, state: &State| !state.wrong.contains(&Wrong::Unrecorded)),
         Property::always("a released port cools down", |_, state: &State| {
             !state.wrong.contains(&Wrong::CoolDownIgnored)
@@ -78,12 +84,20 @@ fn is_ready(claim: &Claim) -> bool {
     claim.status.current && claim.status.opened && claim.status.said[2] == Some((Truth::True, Reason::Ready))
 }
 
+impl State {
+    /// Forgets what is known for other properties only.
+    fn forget_history(&mut self) {
+        (self.cooling_down, self.excluding) = Default::default();
+        self.wrong.clear();
+    }
+}
+
 impl World {
     /// Whether everything becomes as desired if nothing goes wrong any more, and
     /// no user does anything, and stays so.
     fn settles(&self, state: &State) -> bool {
-        let mut state = State { left: Budget::default(), cooling_down: Default::default(), ..state.clone() };
-        state.wrong.clear();
+        let mut state = State { left: Budget::default(), ..state.clone() };
+        state.forget_history();
         let mut path = Vec::new();
         loop {
             let mut hasher = DefaultHasher::new();
@@ -108,8 +122,8 @@ impl World {
                     .get_or_insert_with(|| format!("it does not come to rest: {next:#?}"));
                 return false;
             }
-            state = State { cooling_down: Default::default(), ..next };
-            state.wrong.clear();
+            state = next;
+            state.forget_history();
         }
         self.settled.fine.lock().unwrap().extend(path);
         true
@@ -151,7 +165,8 @@ impl World {
             match open {
                 _ if claim.deleting => return complain("a claim does not go"),
                 Some((slot, open)) => {
-                    if !is_ready(claim) || !claim.wants(slot) || open != (Open { owner: by, pods: 1 << by }) {
+                    let wanted = Open { owner: by, pods: 1 << by, clients: claim.clients };
+                    if !is_ready(claim) || !claim.wants(slot) || open != wanted {
                         return complain("a claim is not served");
                     }
                 }

@@ -56,6 +56,7 @@ use self::real::Real;
 use self::state::{Budget, Class, Controller, Pending, State};
 use self::steps::ClassAnswer;
 use crate::load_balancer::faulty_provider::Answers;
+use crate::load_balancer::model::Clients;
 
 /// How much of everything there is.
 #[derive(Debug, Clone)]
@@ -66,6 +67,8 @@ struct Scope {
     at_first: usize,
     /// The ports that an edit may request
     edits: Vec<Option<u8>>,
+    /// Whether users edit source ranges
+    source_ranges: bool,
     /// Load balancers that are there in any case, and at most: two
     min: u8,
     max: u8,
@@ -95,6 +98,8 @@ enum Action {
     Create(u8),
     /// A user requests another port.
     Edit(u8, Option<u8>),
+    /// A user wants other clients to be served.
+    Serve(u8, Clients),
     /// The watch reports the next event of a claim.
     Watch(u8, u8),
     /// It is broken off, and starts again with a list.
@@ -152,6 +157,10 @@ impl World {
                     actions.push(Action::Delete(claim));
                     let other = self.scope.edits.iter().filter(|asks| **asks != there.asks);
                     actions.extend(other.map(|&asks| Action::Edit(claim, asks)));
+                    if self.scope.source_ranges {
+                        let others = [Clients::All, Clients::Few].into_iter().filter(|other| *other != there.clients);
+                        actions.extend(others.map(|clients| Action::Serve(claim, clients)));
+                    }
                 }
                 Some(_) => {}
             }
@@ -205,6 +214,9 @@ impl World {
                     actions.extend(faults.map(|answers| Action::Apply(process, lb, answers)));
                     actions.extend(changes.clone().map(|n| Action::Apply(process, lb, Answers::LostAfter(n))));
                 }
+                if state.left.unchanged > 0 {
+                    actions.push(Action::Apply(process, lb, Answers::NoOptions));
+                }
                 if state.left.crashes > 0 {
                     actions.extend(changes.map(|n| Action::CrashAfter(process, lb, n)));
                 }
@@ -220,8 +232,9 @@ impl World {
     fn act(&self, state: &mut State, action: Action) {
         let at = usize::from;
         match action {
-            Action::Delete(_) | Action::Create(_) | Action::Edit(..) => state.left.users -= 1,
+            Action::Delete(_) | Action::Create(_) | Action::Edit(..) | Action::Serve(..) => state.left.users -= 1,
             Action::ArriveClass(_, ClassAnswer::Lost) | Action::ArriveUnanswered(..) => state.left.lost -= 1,
+            Action::Apply(_, _, Answers::NoOptions) => state.left.unchanged -= 1,
             Action::Apply(_, _, answers) if answers != Answers::Fine => state.left.lost -= 1,
             Action::Crash(_) | Action::CrashAfter(..) => state.left.crashes -= 1,
             Action::Second => state.left.second -= 1,
@@ -231,6 +244,7 @@ impl World {
             Action::Delete(claim) => state.delete(at(claim)),
             Action::Create(claim) => state.create(at(claim), self.scope.claims[at(claim)]),
             Action::Edit(claim, asks) => state.edit(at(claim), asks),
+            Action::Serve(claim, clients) => state.serve(at(claim), clients),
             Action::Watch(process, claim) => state.controller(process).claims[at(claim)].watch(at(claim)),
             Action::Relist(process, claim) => state.relist(process, at(claim)),
             Action::WatchClass(process) => state.watch_class(process),
@@ -278,6 +292,7 @@ impl Model for World {
             left: self.scope.left,
             born: [0; 3],
             edited: [false; 3],
+            excluding: Default::default(),
             cooling_down: Default::default(),
             wrong: BTreeSet::new(),
         };

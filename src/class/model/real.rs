@@ -32,7 +32,8 @@ use crate::kubernetes::writes::Writes;
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::{
-    BACKENDS, CLAIMS, Memories, Numbered, Reported, Slots, There, claim_json, claim_of, key, plan_of, port_of, run,
+    BACKENDS, CLAIMS, Memories, Numbered, PlannedPort, Reported, Slots, There, claim_json, claim_of, clients_of, key,
+    plan_of, port_of, run,
 };
 use crate::load_balancer::outcome::{MaybeOpen, Outcome};
 use crate::watches::NamespaceObject;
@@ -292,13 +293,15 @@ fn around() -> Surroundings<'static> {
     Surroundings { namespaces: &NAMESPACES, backends: &BACKENDS, dropped: DroppedFields::default() }
 }
 
-/// The claim that each port is planned for.
+/// What each port is planned for.
 fn slots_of(plan: &Plan) -> Slots {
     plan.slots.as_ref().map(|planned| {
         let mut slots = [None; 3];
-        for Planned { target, slots: held, .. } in planned {
+        for Planned { target, options, slots: held } in planned {
+            let clients = clients_of(options.as_ref().expect("every claim can be parsed"));
             for slot in held.iter() {
-                let former = slots[port_of(slot.key)].replace(claim_of(&target.claim.name));
+                let port = PlannedPort { claim: claim_of(&target.claim.name), clients };
+                let former = slots[port_of(slot.key)].replace(port);
                 assert_eq!(former, None, "two claims are planned on one port");
             }
         }
@@ -356,7 +359,7 @@ fn number(slot: Slot) -> u16 {
 
 /// The claim as the controller would parse it.
 fn object(n: usize, claim: &Claim) -> ClaimObject {
-    let mut object = claim_json(u8::try_from(n).unwrap());
+    let mut object = claim_json(u8::try_from(n).unwrap(), claim.clients);
     object["metadata"]["uid"] = json!(format!("{}-{}", CLAIMS[n], claim.born));
     object["metadata"]["creationTimestamp"] = json!(format!("2026-01-01T00:00:{:02}Z", claim.born));
     object["metadata"]["generation"] = json!(2);

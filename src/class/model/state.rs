@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sharedlb_crds::Reason;
 
-use crate::load_balancer::model::{ByPort, Memories, Numbered, Reported, There};
+use crate::load_balancer::model::{ByPort, Clients, Memories, Numbered, Reported, There};
 
 /// A front port of a load balancer, counted from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,8 @@ pub(super) struct Claim {
     pub(super) born: u8,
     /// The port that it insists on
     pub(super) asks: Option<u8>,
+    /// The clients that it wants to be served
+    pub(super) clients: Clients,
     pub(super) deleting: bool,
     pub(super) finalizer: bool,
     pub(super) status: Status,
@@ -218,6 +220,8 @@ pub(super) struct Budget {
     pub(super) crashes: u8,
     /// Answers that are lost, of the API and of load balancers
     pub(super) lost: u8,
+    /// Times that a load balancer changes no options
+    pub(super) unchanged: u8,
     /// Deletions, creations and edits
     pub(super) users: u8,
     /// Whether a second controller may start
@@ -251,6 +255,10 @@ pub(super) struct State {
     pub(super) born: [u8; 3],
     /// The claims that were ever edited
     pub(super) edited: [bool; 3],
+    /// The ports where a claim wants few clients, and was closed or served no others since. (Where
+    /// a claim is edited three times, that is noted too early: a plan from between two of
+    /// the edits may still be carried out.)
+    pub(super) excluding: [ByPort<u8>; 2],
     /// The ports that cool down, each with the claim that released it last
     pub(super) cooling_down: [ByPort<u8>; 2],
     pub(super) wrong: BTreeSet<Wrong>,

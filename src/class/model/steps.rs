@@ -7,7 +7,7 @@ use super::real::Real;
 use super::state::{Claim, Class, ClassWrite, Controller, Known, KnownClaim, Lbs, Loop, Pending, Slot, State, Stepped};
 use super::state::{View, Wrong};
 use crate::load_balancer::faulty_provider::Answers;
-use crate::load_balancer::model::There;
+use crate::load_balancer::model::{Clients, Numbered, PlannedPort, There};
 
 /// What becomes of a write of the class' status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,6 +158,20 @@ impl State {
         lb_loop.memories = memories;
         self.there[lb] = after;
         self.note_what_was_cut(index, &there);
+        self.note_excluding(index, &plan);
+    }
+
+    /// Notes the ports that by this plan serve none but the clients of their claims, or are closed.
+    fn note_excluding(&mut self, lb: u8, plan: &Numbered) {
+        let open = self.there[usize::from(lb)].unwrap_or_default();
+        for (port, planned) in plan.slots.iter().flatten().enumerate() {
+            let Some(PlannedPort { claim, clients: Clients::Few }) = *planned else { continue };
+            let serves_all = open[port].is_some_and(|open| open.owner == claim && open.clients == Clients::All);
+            let wanted = self.claims[usize::from(claim)].is_some_and(|claim| claim.clients == Clients::Few);
+            if wanted && !serves_all {
+                self.excluding[usize::from(lb)][port] = Some(claim);
+            }
+        }
     }
 
     fn note_what_was_cut(&mut self, lb: u8, before: &There) {

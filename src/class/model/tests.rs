@@ -16,6 +16,7 @@ fn scope(claims: usize) -> Scope {
         claims: vec![None; claims],
         at_first: claims,
         edits: Vec::new(),
+        source_ranges: false,
         min: 2,
         max: 2,
         ports: 3,
@@ -123,6 +124,26 @@ fn a_claim_that_asks_for_the_port_that_another_one_is_just_being_given() {
     }
 }
 
+#[test]
+fn a_claim_that_excludes_clients_and_is_deleted_or_admits_them_again() {
+    let left = Budget { users: 2, unchanged: 1, ..Budget::default() };
+    holds(&Scope { source_ranges: true, min: 1, max: 1, left, ..scope(1) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_claim_that_excludes_clients_a_crash_and_an_answer_that_is_lost() {
+    let left = Budget { unchanged: 2, ..left(1, 1, 2) };
+    holds(&Scope { source_ranges: true, min: 1, max: 1, left, ..scope(1) });
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn two_claims_that_exclude_clients() {
+    let left = Budget { unchanged: 2, ..left(0, 0, 2) };
+    holds(&Scope { source_ranges: true, min: 1, max: 1, left, ..scope(2) });
+}
+
 /// What `lease` is for.
 #[test]
 fn two_leaders_give_one_port_twice_so_there_is_a_lease() {
@@ -146,7 +167,7 @@ fn what_two_leaders_break() {
 
 /// So many crashes, lost answers, and things that users do.
 fn left(crashes: u8, lost: u8, users: u8) -> Budget {
-    Budget { crashes, lost, users, second: 0 }
+    Budget { crashes, lost, users, ..Budget::default() }
 }
 
 #[test]
