@@ -34,6 +34,8 @@ enum Act {
     Ask(usize, Vec<Port>),
     /// A claim is edited to have session affinity, or none.
     Affinity(usize, bool),
+    /// A claim is edited to have source ranges, or none.
+    SourceRanges(usize, bool),
     /// A claim gets another label.
     Label(usize),
     /// A claim is deleted: it goes when our finalizer does.
@@ -72,8 +74,8 @@ fn parse(claim: &Value) -> Arc<ClaimObject> {
 }
 
 impl World {
-    /// A class whose listeners can have session affinity, or not.
-    fn new(affinity: AffinitySupport) -> Self {
+    /// A class whose listeners can have these options.
+    fn new(source_ranges: bool, affinity: AffinitySupport) -> Self {
         let class_object = json!({
             "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
             "metadata": {
@@ -96,7 +98,7 @@ impl World {
             admitted: 0,
             cloud: Cloud::default(),
         };
-        world.cloud.offer(true, affinity);
+        world.cloud.offer(source_ranges, affinity);
         world.show_class();
         world
     }
@@ -147,6 +149,9 @@ impl World {
             Act::Ask(number, ports) => self.ask(*number, ports),
             Act::Affinity(number, has) => self.edit(*number, |claim| {
                 claim["spec"]["sessionAffinity"] = json!(if *has { "ClientIP" } else { "None" });
+            }),
+            Act::SourceRanges(number, has) => self.edit(*number, |claim| {
+                claim["spec"]["loadBalancerSourceRanges"] = if *has { json!(["10.0.0.0/8"]) } else { json!([]) };
             }),
             Act::Label(number) => self.edit(*number, |claim| claim["metadata"]["labels"] = json!({"a": "b"})),
             Act::Delete(number) => self.edit(*number, |claim| {
@@ -322,13 +327,12 @@ impl World {
         held
     }
 
-    /// The claims of the first load balancer whose listeners shall have session affinity.
-    fn planned_with_affinity(&self) -> BTreeSet<String> {
+    /// The claims of the first load balancer whose listeners shall have options.
+    fn planned_with_options(&self) -> BTreeSet<String> {
         let plan = &self.class.load_balancers[&0].current;
-        let is_affine =
-            |planned: &&Planned| planned.options.as_ref().is_some_and(|options| options.session_affinity.is_some());
-        let affine = plan.slots.iter().flatten().filter(is_affine);
-        affine.map(|planned| planned.target.claim.name.to_string()).collect()
+        let has_options = |planned: &&Planned| planned.options.as_ref().is_some_and(|options| !options.is_default());
+        let planned = plan.slots.iter().flatten().filter(has_options);
+        planned.map(|planned| planned.target.claim.name.to_string()).collect()
     }
 
     fn settle(&mut self) {
@@ -353,6 +357,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (claim(), ports()).prop_map(|(claim, ports)| Act::Ask(claim, ports)),
         2 => (claim(), any::<bool>()).prop_map(|(claim, has)| Act::Affinity(claim, has)),
+        2 => (claim(), any::<bool>()).prop_map(|(claim, has)| Act::SourceRanges(claim, has)),
         1 => claim().prop_map(Act::Label),
         1 => claim().prop_map(Act::Delete),
         1 => claim().prop_map(Act::Remove),
@@ -369,9 +374,10 @@ proptest! {
 
     #[test]
     fn a_newcomer_gets_what_a_decision_would_give_it(
-        acts in proptest::collection::vec(act(), 1..60), has_affinity in any::<bool>(),
+        acts in proptest::collection::vec(act(), 1..60), source_ranges in any::<bool>(), affinity in any::<bool>(),
     ) {
-        let mut world = World::new(if has_affinity { AffinitySupport::Timeout } else { AffinitySupport::None });
+        let affinity = if affinity { AffinitySupport::Timeout } else { AffinitySupport::None };
+        let mut world = World::new(source_ranges, affinity);
         for act in &acts {
             world.act(act);
             for (slot, claims) in world.held() {
@@ -383,7 +389,7 @@ proptest! {
 
 #[test]
 fn a_claim_that_comes_after_all_others_have_their_ports_takes_no_decision() {
-    let mut world = World::new(AffinitySupport::Timeout);
+    let mut world = World::new(true, AffinitySupport::Timeout);
     world.ask(0, &[("TCP", None)]);
     world.settle();
     assert_eq!(world.admitted, 0, "the first one begins a load balancer");
@@ -399,19 +405,21 @@ fn a_claim_that_comes_after_all_others_have_their_ports_takes_no_decision() {
 
 #[test]
 fn an_edit_of_options_takes_a_decision_and_reaches_the_plan() {
-    let mut world = World::new(AffinitySupport::Timeout);
-    for claim in [0, 1] {
-        world.ask(claim, &[("TCP", None)]);
+    for edit in [Act::Affinity, Act::SourceRanges] {
+        let mut world = World::new(true, AffinitySupport::Timeout);
+        for claim in [0, 1] {
+            world.ask(claim, &[("TCP", None)]);
+            world.settle();
+        }
+        let admitted = world.admitted;
+        world.act(&edit(0, true));
+        world.ask(2, &[("TCP", None)]);
+        world.reconcile();
+        assert_eq!(world.admitted, admitted);
         world.settle();
+        assert_eq!(world.planned_with_options(), [name(0)].into());
+        world.act(&edit(1, true));
+        world.settle();
+        assert_eq!(world.planned_with_options(), [name(0), name(1)].into(), "nothing else has changed");
     }
-    let admitted = world.admitted;
-    world.act(&Act::Affinity(0, true));
-    world.ask(2, &[("TCP", None)]);
-    world.reconcile();
-    assert_eq!(world.admitted, admitted);
-    world.settle();
-    assert_eq!(world.planned_with_affinity(), [name(0)].into());
-    world.act(&Act::Affinity(1, true));
-    world.settle();
-    assert_eq!(world.planned_with_affinity(), [name(0), name(1)].into(), "nothing else has changed");
 }
