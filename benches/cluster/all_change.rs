@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::bare;
-use crate::census::Census;
 use crate::claims::{Tenant, add_pods};
 use crate::controller::Controller;
 use crate::figures::{print, progress};
 use crate::stage::{CONNECTIONS, Stage, for_all};
+use crate::{bare, census};
 
 const CLASS: &str = "late";
 
@@ -33,7 +32,7 @@ pub(crate) async fn measure(stage: &Stage, controller: Controller, count: usize)
     controller.until_quiet().await?;
 
     progress("their class is created");
-    let census = Census::start(&stage.admin).await?;
+    let census = census::start(&stage.admin).await?;
     let started = Instant::now();
     stage.create_class(CLASS).await?;
     let all = async {

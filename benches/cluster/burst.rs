@@ -10,9 +10,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use sharedlb_harness::Writes;
 
 use crate::bare;
-use crate::census::{Census, Counts};
+use crate::census::{self, Counts, Write};
 use crate::claims::{Tenant, add_pods};
 use crate::controller::Controller;
 use crate::figures::{median, print, progress};
@@ -37,7 +38,7 @@ pub(crate) async fn measure(
         progress(&format!("{claims} claims at once"));
         add_pods(stage, tenants).await?;
         controller.until_quiet().await?;
-        let census = Census::start(&stage.admin).await?;
+        let census = census::start(&stage.admin).await?;
         let (took, writes) = burst(stage, &census, tenants).await?;
         controller.until_quiet().await?;
 
@@ -63,7 +64,7 @@ pub(crate) async fn measure(
 
 /// Creates all claims. Returns how long it took until all had ports, and what
 /// was written until then; all are ready when it returns.
-async fn burst(stage: &Stage, census: &Census, tenants: &[Tenant]) -> anyhow::Result<(Duration, Counts)> {
+async fn burst(stage: &Stage, census: &Writes<Write>, tenants: &[Tenant]) -> anyhow::Result<(Duration, Counts)> {
     let ready: Vec<_> = tenants.iter().map(|tenant| tenant.readiness(stage)).collect();
     let ports: Vec<_> = tenants.iter().map(|tenant| tenant.port(stage)).collect();
     let started = Instant::now();

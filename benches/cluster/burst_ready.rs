@@ -14,11 +14,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use sharedlb_crds::{CLASS_LABEL, SharedLB};
-use sharedlb_testbed::{Client, PodPort, PodSpec, eventually};
+use sharedlb_testbed::{Client, eventually};
 
 use crate::bare;
-use crate::census::{Census, SYSTEM};
-use crate::claims::Tenant;
+use crate::census::{self, SYSTEM};
+use crate::claims::{Tenant, add_pods_at, answering_pod, endpoint_of};
 use crate::controller::Controller;
 use crate::figures::{print, progress};
 use crate::sightings::Sighting;
@@ -46,11 +46,11 @@ pub(crate) async fn measure(stage: &Stage, controller: Controller, client: &Clie
     stage.class_of(CLASS, LISTENERS).await?;
     let tenants: Vec<Tenant> = (0..CLAIMS).map(|number| Tenant::new(CLASS, number)).collect();
     progress(&format!("{CLAIMS} pods for claims of load balancers with {LISTENERS} listeners"));
-    add_pods(stage, &tenants).await?;
+    add_pods_at(stage, &tenants, answering_pod(stage, COPIES).await?).await?;
     controller.until_quiet().await?;
 
     progress(&format!("{CLAIMS} claims at once, until all have answered"));
-    let census = Census::start(&stage.admin).await?;
+    let census = census::start(&stage.admin).await?;
     let claims: Vec<_> = tenants.iter().map(|tenant| tenant.readiness(stage)).collect();
     let started = Instant::now();
     for_all(&tenants, CONNECTIONS, async |tenant: &Tenant| tenant.create(stage).await.map(drop)).await?;
@@ -76,26 +76,6 @@ pub(crate) async fn measure(stage: &Stage, controller: Controller, client: &Clie
     print(&format!("burst_{CLAIMS}_ready_proxy_s"), proxied.as_secs_f64(), "s");
     print(&format!("burst_{CLAIMS}_ready_ratio"), took.as_secs_f64() / (bare + proxied).as_secs_f64(), "ratio");
     Ok(())
-}
-
-/// Gives each of these a pod. All pods have the address of one that answers: nothing on
-/// the way to them depends on how many processes there are.
-async fn add_pods(stage: &Stage, tenants: &[Tenant]) -> anyhow::Result<()> {
-    stage.namespace(COPIES).await?;
-    let pod = PodSpec::new(COPIES, "pod").port(PodPort::tcp("main", 8080));
-    let addresses = stage.cluster.pod(pod).await?.addresses;
-    let v4 = addresses.iter().find_map(|address| match address {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
-    });
-    let address = v4.context("the pod has an IPv4 address")?;
-    for_all(tenants, CONNECTIONS, async |tenant: &Tenant| tenant.pod(stage, &tenant.name, address).await).await
-}
-
-/// Where a claim is reached.
-fn endpoint_of(claim: &SharedLB) -> Option<(IpAddr, u16)> {
-    let status = claim.status.as_ref()?;
-    Some((status.address.as_ref()?.parse().ok()?, status.ports.first()?.port.get()))
 }
 
 async fn until_answered(client: &Client, address: IpAddr, port: u16) -> anyhow::Result<()> {

@@ -1,18 +1,14 @@
-//! What was written to the API, counted from outside: every write that changes
-//! something is one event of a watch.
+//! The writes of a part of the bench, by what they are.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ApiResource, DynamicObject, ListParams, WatchEvent, WatchParams};
-use kube::core::PartialObjectMeta;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::api::{ObjectMeta, WatchParams};
+use kube::{Api, Client};
 use sharedlb_crds::{SharedLB, SharedLBClass};
-use tokio::task::JoinSet;
+use sharedlb_harness::Writes;
 
 /// Where the load balancers are.
 pub(crate) const SYSTEM: &str = "sharedlb-system";
@@ -28,8 +24,8 @@ pub(crate) enum Write {
     ClaimStatus,
     /// A class's status is patched.
     ClassStatus,
-    /// A claim's own Service is created.
-    OwnService,
+    /// A claim's companion Service is created.
+    CompanionService,
     /// The Service that is a load balancer is applied.
     LoadBalancer,
     /// An EndpointSlice of a load balancer is applied.
@@ -41,95 +37,31 @@ pub(crate) enum Write {
 /// How many writes of each kind there were.
 pub(crate) type Counts = BTreeMap<Write, usize>;
 
-/// Counts for as long as it lives.
-pub(crate) struct Census {
-    counts: Arc<Mutex<Counts>>,
-    /// They end when this is dropped.
-    _watches: JoinSet<()>,
+/// Counts all writes from now on.
+pub(crate) async fn start(client: &Client) -> anyhow::Result<Writes<Write>> {
+    let (all, mut writes) = (WatchParams::default(), Writes::default());
+    let mut with_finalizer = HashSet::new();
+    let of_claim = move |claim: &ObjectMeta, is_new| {
+        let is_protected = claim.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+        let was_protected = is_protected && with_finalizer.insert(claim.uid.clone());
+        Some(match (is_new, was_protected) {
+            (true, _) => Write::Claim,
+            (false, true) => Write::ClaimFinalizer,
+            (false, false) => Write::ClaimStatus,
+        })
+    };
+    writes.count(Api::<SharedLB>::all(client.clone()), &all, of_claim).await?;
+    writes.count(Api::<SharedLBClass>::all(client.clone()), &all, |_, _| Some(Write::ClassStatus)).await?;
+    let of_service =
+        |service: &ObjectMeta, _| Some(if in_system(service) { Write::LoadBalancer } else { Write::CompanionService });
+    writes.count(Api::<Service>::all(client.clone()), &all, of_service).await?;
+    // The others are Kubernetes' own work.
+    let of_slice = |slice: &ObjectMeta, _| in_system(slice).then_some(Write::Slice);
+    writes.count(Api::<EndpointSlice>::all(client.clone()), &all, of_slice).await?;
+    writes.count(Api::<Event>::all(client.clone()), &all, |_, _| Some(Write::Event)).await?;
+    Ok(writes)
 }
 
-impl Census {
-    /// Counts all writes from now on.
-    pub(crate) async fn start(client: &Client) -> anyhow::Result<Self> {
-        let counts = Arc::default();
-        let mut watches = JoinSet::new();
-        let mut count = async |kind| count(client, kind, &counts, &mut watches).await;
-        let mut with_finalizer = HashSet::new();
-        count(Kind::of::<SharedLB>(move |claim, new| {
-            let finalized = !claim.finalizers().is_empty() && with_finalizer.insert(claim.uid());
-            Some(match (new, finalized) {
-                (true, _) => Write::Claim,
-                (false, true) => Write::ClaimFinalizer,
-                (false, false) => Write::ClaimStatus,
-            })
-        }))
-        .await?;
-        count(Kind::of::<SharedLBClass>(|_, _| Some(Write::ClassStatus))).await?;
-        count(Kind::of::<Service>(|service, _| {
-            Some(if in_system(service) { Write::LoadBalancer } else { Write::OwnService })
-        }))
-        .await?;
-        // The others are Kubernetes' own work.
-        count(Kind::of::<EndpointSlice>(|slice, _| in_system(slice).then_some(Write::Slice))).await?;
-        count(Kind::of::<Event>(|_, _| Some(Write::Event))).await?;
-        Ok(Self { counts, _watches: watches })
-    }
-
-    /// What was counted so far.
-    pub(crate) fn counts(&self) -> Counts {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-type Object = PartialObjectMeta<DynamicObject>;
-/// Which write an event of this object stands for; the flag says whether the
-/// object is new.
-type Judge = dyn FnMut(&Object, bool) -> Option<Write> + Send;
-
-/// A kind of object, and what its events mean.
-struct Kind {
-    resource: ApiResource,
-    write: Box<Judge>,
-}
-
-impl Kind {
-    fn of<K>(write: impl FnMut(&Object, bool) -> Option<Write> + Send + 'static) -> Self
-    where
-        K: Resource<DynamicType = ()>,
-    {
-        Self { resource: ApiResource::erase::<K>(&()), write: Box::new(write) }
-    }
-}
-
-fn in_system(object: &Object) -> bool {
-    object.metadata.namespace.as_deref() == Some(SYSTEM)
-}
-
-/// Counts the events of one kind in a task of its own.
-async fn count(
-    client: &Client,
-    mut kind: Kind,
-    counts: &Arc<Mutex<Counts>>,
-    watches: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource);
-    let now = api.list_metadata(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
-    // It lasts for as long as the API server lets a watch last, which is minutes.
-    let mut events = api.watch_metadata(&WatchParams::default(), &now).await?.boxed();
-    let counts = counts.clone();
-    watches.spawn(async move {
-        while let Some(event) = events.next().await {
-            let (object, new) = match event {
-                Ok(WatchEvent::Added(object)) => (object, true),
-                Ok(WatchEvent::Modified(object)) => (object, false),
-                Ok(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_)) => continue,
-                Ok(WatchEvent::Error(error)) => return eprintln!("bench: the census: {error}"),
-                Err(error) => return eprintln!("bench: the census: {error}"),
-            };
-            if let Some(write) = (kind.write)(&object, new) {
-                *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(write).or_default() += 1;
-            }
-        }
-    });
-    Ok(())
+fn in_system(object: &ObjectMeta) -> bool {
+    object.namespace.as_deref() == Some(SYSTEM)
 }

@@ -1,25 +1,21 @@
 //! Claims by the thousand, each with a pod of its own.
 
-use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::jiff::Timestamp;
+use anyhow::Context;
 use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use serde_json::{Value, json};
+use kube::api::PostParams;
+use serde_json::json;
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::{Backend, add_node, next_addresses};
+use sharedlb_testbed::{PodPort, PodSpec};
 
 use crate::sightings::Sighting;
 use crate::stage::{CONNECTIONS, PATIENCE, Stage, for_all, port_of, readiness_of};
 
 /// The claims are spread over so many namespaces.
 const NAMESPACES: usize = 20;
-
-/// The node that the pods are said to be on. Kubernetes gives no endpoints to
-/// pods of a node that it does not know.
-const NODE: &str = "bench";
 
 /// How long many claims may take to become ready.
 const SETTLING: Duration = Duration::from_secs(10 * 60);
@@ -77,45 +73,15 @@ impl Tenant {
     }
 
     /// Adds a pod that is ready, without any process.
-    pub(crate) async fn pod(&self, stage: &Stage, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"namespace": self.namespace, "name": name, "labels": {"app": self.name}},
-            "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "bench"}]},
-        }))?;
-        Api::namespaced(stage.admin.clone(), &self.namespace).create(&PostParams::default(), &pod).await?;
-        self.set_pod_ready(stage, name, address, true).await
+    pub(crate) async fn pod(&self, stage: &Stage, name: &str, address: Ipv4Addr) -> anyhow::Result<Backend> {
+        let (client, addresses) = (stage.admin.clone(), vec![address.into()]);
+        Backend::create_at(client, &self.namespace, (name, &self.name), &[], addresses).await
     }
 
-    /// Reports a pod's readiness, as the kubelet would.
-    pub(crate) async fn set_pod_ready(
-        &self,
-        stage: &Stage,
-        name: &str,
-        address: Ipv4Addr,
-        ready: bool,
-    ) -> anyhow::Result<()> {
-        let pods: Api<Pod> = Api::namespaced(stage.admin.clone(), &self.namespace);
-        let status = Patch::Merge(pod_status(address, ready));
-        pods.patch_status(name, &PatchParams::default(), &status).await?;
-        Ok(())
+    /// The pod with the name of its other objects, which exists.
+    pub(crate) async fn own_pod(&self, stage: &Stage) -> anyhow::Result<Backend> {
+        Backend::existing(stage.admin.clone(), &self.namespace, &self.name).await
     }
-}
-
-/// An address that no pod had before. The numbers do for all pods of a run.
-pub(crate) fn next_address() -> Ipv4Addr {
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    Ipv4Addr::new(10, 244, high, low)
-}
-
-fn pod_status(address: Ipv4Addr, ready: bool) -> Value {
-    let ready = if ready { "True" } else { "False" };
-    json!({"status": {
-        "phase": "Running",
-        "podIP": address,
-        "podIPs": [{"ip": address}],
-        "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": Timestamp::now()}],
-    }})
 }
 
 /// Makes the namespaces, and the node.
@@ -125,9 +91,7 @@ pub(crate) async fn prepare(stage: &Stage) -> anyhow::Result<()> {
 
 /// The same for so many namespaces.
 pub(crate) async fn prepare_namespaces(stage: &Stage, namespaces: usize) -> anyhow::Result<()> {
-    let metadata = ObjectMeta { name: Some(NODE.into()), ..ObjectMeta::default() };
-    let node = Node { metadata, ..Node::default() };
-    Api::all(stage.admin.clone()).create(&PostParams::default(), &node).await?;
+    add_node(stage.admin.clone()).await?;
     for number in 0..namespaces {
         stage.namespace(&format!("load-{number}")).await?;
     }
@@ -136,7 +100,30 @@ pub(crate) async fn prepare_namespaces(stage: &Stage, namespaces: usize) -> anyh
 
 /// Gives each of these a pod.
 pub(crate) async fn add_pods(stage: &Stage, tenants: &[Tenant]) -> anyhow::Result<()> {
-    for_all(tenants, CONNECTIONS, async |tenant: &Tenant| tenant.pod(stage, &tenant.name, next_address()).await).await
+    let pods = tenants.iter().map(|tenant| (tenant, next_addresses().0));
+    for_all(pods, CONNECTIONS, async |(tenant, address): (&Tenant, _)| {
+        tenant.pod(stage, &tenant.name, address).await.map(drop)
+    })
+    .await
+}
+
+/// Makes a namespace with a pod that answers at 8080/TCP, and returns the address of that.
+pub(crate) async fn answering_pod(stage: &Stage, namespace: &str) -> anyhow::Result<Ipv4Addr> {
+    stage.namespace(namespace).await?;
+    let pod = PodSpec::new(namespace, "pod").port(PodPort::tcp("main", 8080));
+    let addresses = stage.cluster.pod(pod).await?.addresses;
+    let v4 = addresses.iter().find_map(|address| match address {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    });
+    v4.context("the pod has an IPv4 address")
+}
+
+/// Gives each of these a pod. All pods have the address of one that answers: nothing on the way
+/// to them depends on how many processes there are.
+pub(crate) async fn add_pods_at(stage: &Stage, tenants: &[Tenant], address: Ipv4Addr) -> anyhow::Result<()> {
+    for_all(tenants, CONNECTIONS, async |tenant: &Tenant| tenant.pod(stage, &tenant.name, address).await.map(drop))
+        .await
 }
 
 /// Gives each of these a pod and a claim, and waits until all claims are ready.
@@ -158,6 +145,12 @@ pub(crate) async fn time_to_port(stage: &Stage, tenant: &Tenant) -> anyhow::Resu
     Ok(port.wait(PATIENCE).await?.at.saturating_duration_since(replied))
 }
 
+/// Where a claim is reached.
+pub(crate) fn endpoint_of(claim: &SharedLB) -> Option<(IpAddr, u16)> {
+    let status = claim.status.as_ref()?;
+    Some((status.address.as_ref()?.parse().ok()?, status.ports.first()?.port.get()))
+}
+
 /// How many claims a small class has before it is measured.
 pub(crate) const FEW: usize = 10;
 
@@ -166,10 +159,20 @@ pub(crate) const FEW: usize = 10;
 pub(crate) struct SmallClasses(Vec<String>);
 
 impl SmallClasses {
+    /// So many classes with this prefix, which do not exist yet.
+    pub(crate) fn new(prefix: &str, count: usize) -> Self {
+        Self((0..count).map(|number| format!("{prefix}-{number}")).collect())
+    }
+
+    /// The names of the classes.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Makes so many classes with this prefix, and waits until all their claims are ready.
     pub(crate) async fn make(stage: &Stage, prefix: &str, count: usize) -> anyhow::Result<Self> {
-        let classes = Self((0..count).map(|number| format!("{prefix}-{number}")).collect());
-        for class in &classes.0 {
+        let classes = Self::new(prefix, count);
+        for class in classes.names() {
             stage.class(class).await?;
         }
         populate(stage, &classes.tenants(0)).await?;

@@ -8,7 +8,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::Backend;
 use sharedlb_testbed::eventually;
 
 use crate::claims::Tenant;
@@ -71,7 +71,7 @@ pub(super) struct Changes<'a> {
     away: Free<Tenant>,
     come_and_go: usize,
     /// Those whose pods become ready and unready
-    pods: Free<(Tenant, Ipv4Addr, bool)>,
+    pods: Free<(Backend, bool)>,
     made: usize,
 }
 
@@ -98,13 +98,7 @@ impl<'a> Changes<'a> {
         for (number, tenant) in tenants.into_iter().enumerate() {
             match number % 20 {
                 0 => changes.there.borrow_mut().push_back(tenant),
-                1 => {
-                    let pods: Api<k8s_openapi::api::core::v1::Pod> =
-                        Api::namespaced(stage.admin.clone(), &tenant.namespace);
-                    let pod = pods.get(&tenant.name).await?;
-                    let address = pod.status.and_then(|status| status.pod_ip).context("the pod has an address")?;
-                    changes.pods.borrow_mut().push_back((tenant, address.parse()?, true));
-                }
+                1 => changes.pods.borrow_mut().push_back((tenant.own_pod(stage).await?, true)),
                 _ => {
                     let address = addresses.get(&tenant.name).context("a claim that is ready has an address")?.clone();
                     changes.edited.borrow_mut().push_back(Edited {
@@ -187,11 +181,10 @@ impl<'a> Changes<'a> {
     }
 
     fn flip_pod(&self) -> Option<Change<'a>> {
-        let (stage, pods, (tenant, address, ready)) =
-            (self.stage, self.pods.clone(), self.pods.borrow_mut().pop_front()?);
+        let (pods, (pod, ready)) = (self.pods.clone(), self.pods.borrow_mut().pop_front()?);
         let change = async move {
-            tenant.set_pod_ready(stage, &tenant.name, address, !ready).await?;
-            pods.borrow_mut().push_back((tenant, address, !ready));
+            pod.set_ready(!ready).await?;
+            pods.borrow_mut().push_back((pod, !ready));
             Ok(None)
         };
         Some(change.boxed_local())

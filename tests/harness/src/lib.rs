@@ -42,12 +42,12 @@ pub use editor::{bind, editor};
 pub use install::{controller_kubeconfig, definitions_established, install, install_without_definitions, repository};
 pub use ledger::Ledger;
 pub use metrics::Metrics;
-pub use pods::{Backend, add_node};
+pub use pods::{Backend, add_node, next_addresses};
 pub use program::{AtOnce, Program, Tests, run_tests};
 pub use replica::{LOST_LEASE, Replica};
 pub use site::{Neighbour, Site, merge};
 pub use world::{World, add_cloud, start_installed};
-pub use writes::{Counts, Writes, at_most};
+pub use writes::{Writes, at_most};
 
 /// How long anything may take before a test says that it does not happen. It
 /// is much more than anything takes, since many tests share two cores.

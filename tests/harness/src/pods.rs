@@ -10,11 +10,17 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-/// Pods whose node does not exist do not become endpoints.
-const NODE: &str = "node-1";
+/// Pods whose node does not exist do not become endpoints. No kubelet of the testbed runs the
+/// pods of this one.
+const NODE: &str = "without-kubelet";
 
-/// No two pods of a test program have one address.
-static NUMBER: AtomicU16 = AtomicU16::new(1);
+/// Addresses that no pod of this program has had.
+pub fn next_addresses() -> (Ipv4Addr, Ipv6Addr) {
+    static NUMBER: AtomicU16 = AtomicU16::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let [high, low] = number.to_be_bytes();
+    (Ipv4Addr::new(10, 244, high, low), Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number))
+}
 
 /// Makes the node that all these pods are on.
 pub async fn add_node(client: Client) -> anyhow::Result<()> {
@@ -37,8 +43,20 @@ impl Backend {
     pub async fn create(
         client: Client,
         namespace: &str,
+        name_and_app: (&str, &str),
+        ports: &[(&str, u16, &str)],
+    ) -> anyhow::Result<Self> {
+        let (v4, v6) = next_addresses();
+        Self::create_at(client, namespace, name_and_app, ports, vec![v4.into(), v6.into()]).await
+    }
+
+    /// The same with these addresses, IPv4 first.
+    pub async fn create_at(
+        client: Client,
+        namespace: &str,
         (name, app): (&str, &str),
         ports: &[(&str, u16, &str)],
+        addresses: Vec<IpAddr>,
     ) -> anyhow::Result<Self> {
         let ports: Vec<Value> = ports
             .iter()
@@ -55,13 +73,18 @@ impl Backend {
         }))?;
         let pods = Api::<Pod>::namespaced(client, namespace);
         pods.create(&PostParams::default(), &pod).await.with_context(|| format!("making pod {namespace}/{name}"))?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let [high, low] = number.to_be_bytes();
-        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number);
-        let addresses = vec![Ipv4Addr::new(10, 244, high, low).into(), v6.into()];
         let backend = Self { pods, name: name.to_owned(), addresses };
         backend.set_ready(true).await?;
         Ok(backend)
+    }
+
+    /// A pod that was made before.
+    pub async fn existing(client: Client, namespace: &str, name: &str) -> anyhow::Result<Self> {
+        let pods = Api::<Pod>::namespaced(client, namespace);
+        let status = pods.get(name).await?.status.unwrap_or_default();
+        let addresses = status.pod_ips.into_iter().flatten().map(|address| address.ip.parse());
+        let addresses = addresses.collect::<Result<_, _>>()?;
+        Ok(Self { pods, name: name.to_owned(), addresses })
     }
 
     /// Says whether it is ready, as a kubelet would.
