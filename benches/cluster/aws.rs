@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kube::Api;
-use kube::api::PostParams;
 use serde_json::json;
 use sharedlb_crds::{SharedLB, SharedLBClass};
 use sharedlb_testbed::{AwsFault, AwsPeer, AwsRegion, eventually};
@@ -26,9 +25,10 @@ use sharedlb_testbed::{AwsFault, AwsPeer, AwsRegion, eventually};
 use crate::claims::{Tenant, add_pods, prepare};
 use crate::controller::Controller;
 use crate::figures::{print, progress};
-use crate::stage::{CONNECTIONS, PATIENCE, Stage, address_of, for_all};
+use crate::scale::Scale;
+use crate::stage::{CONNECTIONS, PATIENCE, Stage, for_all};
 
-/// How many claims there are, unless `BENCH_CLAIMS` says less.
+/// How many claims there are.
 const CLAIMS: usize = 200;
 
 /// The buckets, tokens and tokens a second: as the stand-in has them, by the
@@ -45,8 +45,7 @@ const FAILING: &str = "failing";
 
 /// Measures the burst.
 pub(crate) async fn run(stage: &Stage, peer: &AwsPeer) -> anyhow::Result<()> {
-    let claims = std::env::var("BENCH_CLAIMS").map_or(Ok(CLAIMS), |claims| claims.parse()).context("BENCH_CLAIMS")?;
-    let claims = claims.min(CLAIMS);
+    let claims = Scale::asked_for()?.claims.min(CLAIMS);
     let region = peer.region(3).await?;
     let controller = Controller::start_in(stage, &region.environment()).await?;
     prepare(stage).await?;
@@ -105,9 +104,8 @@ fn least_time(claims: usize) -> Duration {
 }
 
 /// Makes a class, and returns when it has its first load balancer.
-async fn create_class(stage: &Stage, region: &AwsRegion) -> anyhow::Result<()> {
-    let classes: Api<SharedLBClass> = Api::all(stage.admin.clone());
-    let class = serde_json::from_value(json!({
+async fn create_class(stage: &Stage, region: &AwsRegion) -> anyhow::Result<SharedLBClass> {
+    let class = json!({
         "apiVersion": "sharedlb.dev/v1alpha1",
         "kind": "SharedLBClass",
         "metadata": {"name": CLASS},
@@ -117,10 +115,6 @@ async fn create_class(stage: &Stage, region: &AwsRegion) -> anyhow::Result<()> {
             }},
             "portsPerNamespace": 1_000,
         },
-    }))?;
-    classes.create(&PostParams::default(), &class).await?;
-    eventually("the class to have an address", PATIENCE, async || {
-        Ok(address_of(&classes.get(CLASS).await?).is_some().then_some(()))
-    })
-    .await
+    });
+    stage.add_class(serde_json::from_value(class)?).await
 }

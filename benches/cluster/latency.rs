@@ -15,18 +15,29 @@ use crate::stage::Stage;
 pub(crate) async fn measure(stage: &Stage, echo: &mut Echo, claims: usize, tenants: &[Tenant]) -> anyhow::Result<()> {
     progress(&format!("{} claims, one after another, where there are {claims}", tenants.len()));
     add_pods(stage, tenants).await?;
-    let (mut ports, mut answers) = (Vec::new(), Vec::new());
+    let (ports, answers) = beside_echo(tenants, echo, async |tenant| time_to_port(stage, tenant).await).await?;
+    report(claims, &ports, &answers);
+    Ok(())
+}
+
+/// Measures something of each tenant, and as many answers of the echo: in the order tenant,
+/// echo, echo, tenant.
+pub(crate) async fn beside_echo(
+    tenants: &[Tenant],
+    echo: &mut Echo,
+    mut time_of: impl AsyncFnMut(&Tenant) -> anyhow::Result<Duration>,
+) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+    let (mut times, mut answers) = (Vec::new(), Vec::new());
     for (number, tenant) in tenants.iter().enumerate() {
         if number % 2 == 0 {
-            ports.push(time_to_port(stage, tenant).await?);
+            times.push(time_of(tenant).await?);
             answers.push(echo.time_to_answer().await?);
         } else {
             answers.push(echo.time_to_answer().await?);
-            ports.push(time_to_port(stage, tenant).await?);
+            times.push(time_of(tenant).await?);
         }
     }
-    report(claims, &ports, &answers);
-    Ok(())
+    Ok((times, answers))
 }
 
 /// How many claims, and answers of the echo, follow each other without a pause.

@@ -1,70 +1,53 @@
-//! The part of the bench that is about many claims.
+//! The parts of the bench that are about many claims.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::claims::{FEW, SmallClasses, Tenant, populate, prepare};
 use crate::controller::Controller;
 use crate::echo::Echo;
 use crate::figures::progress;
+use crate::parts::{Chosen, Part};
+use crate::scale::Scale;
 use crate::stage::Stage;
 use crate::{all_change, burst, endpoints, latency, other_class, services, steady, writes};
 
 /// The class that has many claims.
 const CLASS: &str = "bench";
 
-/// How large the bench is.
-struct Scale {
-    /// The claims of a class that has many, and of one that has a tenth of them
-    claims: usize,
-    /// The claims that are measured one after another
-    samples: usize,
-    /// How long nothing happens
-    idle: Duration,
-}
+/// The parts that are measured where the class has all claims.
+const FULL: [Part; 5] = [Part::Full, Part::Endpoints, Part::OtherClass, Part::Steady, Part::AllChange];
 
-impl Scale {
-    /// The full load, or a smaller one for trials.
-    fn asked_for() -> anyhow::Result<Self> {
-        let claims = match std::env::var("BENCH_CLAIMS") {
-            Ok(claims) => claims.parse::<usize>()?.max(200),
-            Err(_) => 10_000,
-        };
-        let idle = Duration::from_secs(if claims < 10_000 { 10 } else { 60 });
-        Ok(Self { claims, samples: (claims / 50).clamp(20, 200), idle })
-    }
-}
-
-/// Fills a class step by step, and measures at each.
-pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
+/// Fills a class step by step, as far as the chosen parts need it, and measures them.
+pub(crate) async fn run(stage: &Stage, chosen: &Chosen) -> anyhow::Result<()> {
     let scale = Scale::asked_for()?;
     prepare(stage).await?;
-    let controller = Controller::start(stage).await?;
+    let mut controller = Controller::start(stage).await?;
     let mut echo = Echo::start(stage).await?;
-    where_there_are_few(stage, &controller, &mut echo, scale.samples).await?;
-    services::measure(stage, &mut echo, scale.samples).await?;
-    writes::measure(stage, &controller).await?;
-    writes::measure_burst(stage, &controller, scale.claims / 10).await?;
-
+    if chosen.has(Part::Few) {
+        where_there_are_few(stage, &controller, &mut echo, scale.samples).await?;
+    }
+    if chosen.has(Part::Services) {
+        services::measure(stage, &mut echo, scale.samples).await?;
+    }
+    if chosen.has(Part::Writes) {
+        writes::measure(stage, &controller).await?;
+    }
+    if chosen.has(Part::BurstServices) {
+        writes::measure_burst(stage, &controller, scale.claims / 10).await?;
+    }
+    let (needs_tenth, needs_full) = (chosen.has_any(&[Part::Tenth, Part::Burst]), chosen.has_any(&FULL));
+    if !needs_tenth && !needs_full {
+        return Ok(());
+    }
     stage.class(CLASS).await?;
     let mut class = Filling { stage, tenants: Vec::new() };
-    let tenth = scale.claims / 10;
-    class.fill(tenth).await?;
-    controller.until_quiet().await?;
-    latency::measure(stage, &mut echo, tenth, class.next(scale.samples)).await?;
-    let controller = burst::measure(stage, controller, class.next(burst::BURSTS * tenth), tenth).await?;
-
-    class.fill(scale.claims).await?;
-    progress("as many objects of the echo's kind");
-    echo.surround(scale.claims).await?;
-    progress("until all Events are written");
-    controller.until_quiet().await?;
-    latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
-    endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;
-    let large = &class.tenants[..scale.claims];
-    let controller = other_class::measure(stage, controller, &mut echo, large, scale.samples / 2).await?;
-    drop(echo);
-    let controller = steady::measure(stage, controller, scale.idle).await?;
-    all_change::measure(stage, controller, scale.claims).await.map(drop)
+    if needs_tenth {
+        controller = where_there_is_a_tenth(&mut class, controller, &mut echo, &scale, chosen).await?;
+    }
+    if needs_full {
+        where_there_are_all(&mut class, controller, echo, &scale, chosen).await?;
+    }
+    Ok(())
 }
 
 /// Measures classes that have few claims.
@@ -80,6 +63,61 @@ async fn where_there_are_few(
     latency::measure(stage, echo, FEW, &classes.tenants(1)).await?;
     controller.until_quiet().await?;
     latency::measure_closed_loop(stage, echo, &classes.tenants(2)).await
+}
+
+/// Measures the class with a tenth of its claims. The controller that is given back is
+/// another one than before.
+async fn where_there_is_a_tenth(
+    class: &mut Filling<'_>,
+    controller: Controller,
+    echo: &mut Echo,
+    scale: &Scale,
+    chosen: &Chosen,
+) -> anyhow::Result<Controller> {
+    let (stage, tenth) = (class.stage, scale.claims / 10);
+    class.fill(tenth).await?;
+    controller.until_quiet().await?;
+    if chosen.has(Part::Tenth) {
+        latency::measure(stage, echo, tenth, class.next(scale.samples)).await?;
+    }
+    if chosen.has(Part::Burst) {
+        return burst::measure(stage, controller, class.next(burst::BURSTS * tenth), tenth).await;
+    }
+    Ok(controller)
+}
+
+/// Measures the class with all its claims.
+async fn where_there_are_all(
+    class: &mut Filling<'_>,
+    mut controller: Controller,
+    mut echo: Echo,
+    scale: &Scale,
+    chosen: &Chosen,
+) -> anyhow::Result<()> {
+    let stage = class.stage;
+    class.fill(scale.claims).await?;
+    progress("as many objects of the echo's kind");
+    echo.surround(scale.claims).await?;
+    progress("until all Events are written");
+    controller.until_quiet().await?;
+    if chosen.has(Part::Full) {
+        latency::measure(stage, &mut echo, scale.claims, class.next(scale.samples)).await?;
+    }
+    if chosen.has(Part::Endpoints) {
+        endpoints::measure(stage, &class.tenants[..FEW], scale.samples / 2).await?;
+    }
+    if chosen.has(Part::OtherClass) {
+        let large = &class.tenants[..scale.claims];
+        controller = other_class::measure(stage, controller, &mut echo, large, scale.samples / 2).await?;
+    }
+    drop(echo);
+    if chosen.has(Part::Steady) {
+        controller = steady::measure(stage, controller, scale.idle).await?;
+    }
+    if chosen.has(Part::AllChange) {
+        all_change::measure(stage, controller, scale.claims).await?;
+    }
+    Ok(())
 }
 
 /// The class that has many claims, while it fills.

@@ -69,10 +69,16 @@ impl Stage {
 
     /// The same with so many listeners on each load balancer.
     pub(crate) async fn class_of(&self, name: &str, listeners: u32) -> anyhow::Result<SharedLBClass> {
+        self.add_class(roomy_class(name, listeners)?).await
+    }
+
+    /// The same with this class.
+    pub(crate) async fn add_class(&self, class: SharedLBClass) -> anyhow::Result<SharedLBClass> {
         let classes: Api<SharedLBClass> = Api::all(self.admin.clone());
-        classes.create(&PostParams::default(), &roomy_class(name, listeners)?).await?;
+        classes.create(&PostParams::default(), &class).await?;
+        let name = class.name_any();
         eventually(&format!("class {name} to have an address"), PATIENCE, async || {
-            let class = classes.get(name).await?;
+            let class = classes.get(&name).await?;
             Ok(address_of(&class).is_some().then_some(class))
         })
         .await

@@ -1,8 +1,9 @@
+//! The parts of the bench that are about packets.
+//!
 //! `open`: from the creation of a claim until a client outside of the cluster
 //! has an answer through the load balancer.
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ use crate::burst_ready;
 use crate::claims::prepare;
 use crate::controller::Controller;
 use crate::figures::{percentile_ms, print, progress};
+use crate::parts::{Chosen, Part};
 use crate::stage::{PATIENCE, Stage, address_of, port_of};
 
 const NAMESPACE: &str = "traffic";
@@ -29,25 +31,35 @@ const SAMPLES: usize = 100;
 /// port that is not open yet may get no answer at all.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
+/// Measures the chosen parts.
+pub(crate) async fn run(stage: &Stage, chosen: &Chosen) -> anyhow::Result<()> {
+    let (controller, client) = (Controller::start(stage).await?, stage.cluster.client()?);
+    if chosen.has(Part::Open) {
+        open(stage, &client).await?;
+    }
+    if chosen.has(Part::BurstReady) {
+        prepare(stage).await?;
+        burst_ready::measure(stage, controller, &client).await?;
+    }
+    Ok(())
+}
+
 /// Opens claims one after another, all of them for one pod.
-pub(crate) async fn run(stage: &Stage) -> anyhow::Result<()> {
+async fn open(stage: &Stage, client: &Client) -> anyhow::Result<()> {
     stage.namespace(NAMESPACE).await?;
-    let controller = Controller::start(stage).await?;
     let class = stage.class(CLASS).await?;
     let address = address_of(&class).context("the class has an address")?.parse()?;
     let pod = PodSpec::new(NAMESPACE, "pod").label("app", "pod").port(PodPort::tcp("main", 8080));
     stage.cluster.pod(pod).await?;
-    let client = stage.cluster.client()?;
 
     progress(&format!("{SAMPLES} claims, until a client has an answer"));
     let mut times = Vec::new();
     for sample in 0..SAMPLES {
-        times.push(time_to_answer(stage, &client, address, &format!("open-{sample}")).await?);
+        times.push(time_to_answer(stage, client, address, &format!("open-{sample}")).await?);
     }
     print("open_p50_ms", percentile_ms(&times, 50), "ms");
     print("open_p99_ms", percentile_ms(&times, 99), "ms");
-    prepare(stage).await?;
-    burst_ready::measure(stage, controller, &client).await
+    Ok(())
 }
 
 async fn time_to_answer(stage: &Stage, client: &Client, address: IpAddr, name: &str) -> anyhow::Result<Duration> {
@@ -62,19 +74,23 @@ async fn time_to_answer(stage: &Stage, client: &Client, address: IpAddr, name: &
     Api::namespaced(stage.admin.clone(), NAMESPACE).create(&PostParams::default(), &claim).await?;
     let claim = ports.wait(PATIENCE).await?.object;
     let port = claim.status.and_then(|status| status.ports.first().map(|port| port.port)).context("a port")?;
-    let answer = tokio::time::timeout(PATIENCE, first_answer(client, address, port));
-    answer.await.with_context(|| format!("waited {PATIENCE:?} for an answer from {address}, port {port}"))?;
+    until_answered(client, address, port.get()).await?;
     Ok(created.elapsed())
 }
 
 /// Asks until there is an answer.
-async fn first_answer(client: &Client, address: IpAddr, port: NonZeroU16) {
-    let mut attempts = FuturesUnordered::new();
-    let mut ask = tokio::time::interval(ASK_EVERY);
-    loop {
-        tokio::select! {
-            _ = ask.tick() => attempts.push(client.tcp(address, port.get())),
-            Some(Ok(_)) = attempts.next() => return,
+pub(crate) async fn until_answered(client: &Client, address: IpAddr, port: u16) -> anyhow::Result<()> {
+    let answered = async {
+        let mut attempts = FuturesUnordered::new();
+        let mut ask = tokio::time::interval(ASK_EVERY);
+        loop {
+            tokio::select! {
+                _ = ask.tick() => attempts.push(client.tcp(address, port)),
+                Some(Ok(_)) = attempts.next() => return,
+            }
         }
-    }
+    };
+    tokio::time::timeout(PATIENCE, answered)
+        .await
+        .with_context(|| format!("waited {PATIENCE:?} for an answer from {address}, port {port}"))
 }
