@@ -30,7 +30,13 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// How long so many writes take, by so many connections. What there is of this
 /// tenant and its class is the pattern of what is written.
 pub(crate) async fn time_of(client: &Client, writes: &Counts, tenant: &Tenant) -> anyhow::Result<Duration> {
-    let bare = Bare::prepare(client, tenant, writes.get(&Write::Claim).copied().unwrap_or(1)).await?;
+    let count = |write| writes.get(&write).copied().unwrap_or(0);
+    let is_there_before = count(Write::Claim) == 0;
+    let claims = if is_there_before { count(Write::ClaimStatus).max(1) } else { count(Write::Claim) };
+    let bare = Bare::prepare(client, tenant, claims).await?;
+    if is_there_before {
+        bare.write(&Counts::from([(Write::Claim, claims)])).await?;
+    }
     // The others are about the claims, which have to be there.
     let (claims, others) = writes.iter().partition::<Counts, _>(|(write, _)| **write == Write::Claim);
     let started = Instant::now();
