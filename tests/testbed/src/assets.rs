@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::go_build::{self, Module};
-use crate::{Parts, packages, python};
+use crate::{Parts, frr, packages, python};
 
 /// A binary that the testbed runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +80,7 @@ pub(crate) struct Assets {
     metallb_crds: PathBuf,
     prometheus_crds: PathBuf,
     python: Option<PathBuf>,
+    frr: Option<PathBuf>,
 }
 
 impl Assets {
@@ -117,7 +118,8 @@ impl Assets {
             prometheus.copy_folder("github.com/prometheus-operator/prometheus-operator", folder, &prometheus_crds)?;
         }
         let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python })
+        let frr = if parts.frr { frr::prepare(&cache) } else { None };
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr })
     }
 
     /// Where the binary is.
@@ -141,6 +143,11 @@ impl Assets {
     /// The Python that has what the stand-in for AWS needs.
     pub(crate) fn python(&self) -> anyhow::Result<&Path> {
         self.python.as_deref().context("AWS is not among the testbed's parts")
+    }
+
+    /// FRR's files; `None`: it is not among the testbed's parts, or could not be unpacked.
+    pub(crate) fn frr(&self) -> Option<&Path> {
+        self.frr.as_deref()
     }
 
     /// A `PATH` on which kubectl comes first, if it is there.

@@ -1,21 +1,17 @@
 //! A client outside of the cluster: its sockets are in the clients' network
-//! namespace.
+//! namespace, or in another one.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::cluster::Cluster;
-use crate::network::CLIENTS;
+use crate::network::{CLIENTS, enter_namespace};
 
 /// How long one attempt may take. Everything is on one machine, so an answer
 /// that is not there by then was lost.
@@ -41,11 +37,12 @@ pub struct Client {
 }
 
 impl Client {
-    fn new() -> anyhow::Result<Self> {
+    fn new(namespace: &str) -> anyhow::Result<Self> {
         let (ends, ended) = oneshot::channel();
         let (started, start) = std::sync::mpsc::channel();
+        let namespace = namespace.to_owned();
         std::thread::spawn(move || {
-            let runtime = move_to_clients().and_then(|()| {
+            let runtime = enter_namespace(&namespace).and_then(|()| {
                 let runtime = Builder::new_current_thread().enable_all().build();
                 runtime.context("starting the client")
             });
@@ -111,16 +108,13 @@ impl Cluster {
     /// A client outside of the cluster, from where load balancers are reached
     /// as users reach them. Needs [`node`](crate::Parts::node).
     pub fn client(&self) -> anyhow::Result<Client> {
-        Client::new()
+        Client::new(CLIENTS)
     }
-}
 
-/// Moves the calling thread, and no other, to the clients' namespace.
-fn move_to_clients() -> anyhow::Result<()> {
-    let path = Path::new("/run/netns").join(CLIENTS);
-    let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-        .with_context(|| format!("entering {}", path.display()))
+    /// A client in another network namespace that `ip netns` knows.
+    pub fn client_in(&self, namespace: &str) -> anyhow::Result<Client> {
+        Client::new(namespace)
+    }
 }
 
 fn parse(text: &str) -> Option<Answer> {

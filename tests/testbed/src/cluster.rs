@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     async fn start_node_objects(&mut self) -> anyhow::Result<()> {
-        add_node(self.admin(), self.network(), NODE, 1).await?;
+        add_node(self.admin(), NODE, &self.network().node_addresses(1)).await?;
         let kubelet = Kubelet::new(self.admin(), self.network());
         let task = tokio::spawn(kubelet.clone().run());
         self.kubelet = Some((kubelet, task.abort_handle()));
@@ -162,7 +162,7 @@ impl Cluster {
         Ok(file)
     }
 
-    /// Whether the machine has IPv6, so that everything is dual-stack.
+    /// Whether nodes, pods and Services have IPv6 addresses.
     pub fn ipv6(&self) -> bool {
         self.testbed.network.ipv6
     }

@@ -23,7 +23,7 @@ const TAIL_BYTES: u64 = 4000;
 
 /// A program of the cluster: how it is started, and whether it runs.
 pub(crate) struct Component {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(&'static str, &'static str)>,
@@ -49,17 +49,18 @@ impl Component {
 
     /// The same for a program that is none of the binaries.
     pub(crate) fn of_program(
-        name: &'static str,
+        name: impl Into<String>,
         program: &Path,
         logs: &Path,
         arguments: impl IntoIterator<Item = String>,
     ) -> Self {
+        let name = name.into();
         Self {
+            log: logs.join(format!("{name}.log")),
             name,
             program: program.to_owned(),
             arguments: arguments.into_iter().collect(),
             environment: Vec::new(),
-            log: logs.join(format!("{name}.log")),
             running: Mutex::new(None),
         }
     }
@@ -92,7 +93,7 @@ impl Component {
             .spawn()
             .with_context(|| format!("starting {}", self.program.display()))?;
         let (stop, stopped) = oneshot::channel();
-        let watched = tokio::spawn(watch(child, stopped, self.name, self.log.clone()));
+        let watched = tokio::spawn(watch(child, stopped, self.name.clone(), self.log.clone()));
         *running = Some(Running { stop, watched });
         Ok(())
     }
@@ -121,7 +122,7 @@ impl Component {
 }
 
 /// Ends the program.
-async fn watch(mut child: Child, stop: oneshot::Receiver<()>, name: &str, log: PathBuf) {
+async fn watch(mut child: Child, stop: oneshot::Receiver<()>, name: String, log: PathBuf) {
     tokio::select! {
         ended = child.wait() => {
             let how = match ended {

@@ -16,6 +16,7 @@ use crate::pki::Pki;
 
 pub(crate) const ETCD_URL: &str = "http://127.0.0.1:2379";
 const ETCD_PORT: u16 = 2379;
+pub(crate) const API_SERVER_PORT: u16 = 6443;
 
 /// Far more than any of them needs on a machine that is busy.
 pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -66,7 +67,7 @@ pub(crate) fn api_server(testbed: &Testbed, pki: &Pki) -> anyhow::Result<Compone
         format!("--etcd-servers={ETCD_URL}"),
         "--bind-address=127.0.0.1".to_owned(),
         "--advertise-address=127.0.0.1".to_owned(),
-        "--secure-port=6443".to_owned(),
+        format!("--secure-port={API_SERVER_PORT}"),
         // EndpointSlices refuse 127.0.0.1, so nothing can publish the API
         // server's own.
         "--endpoint-reconciler-type=none".to_owned(),

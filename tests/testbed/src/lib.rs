@@ -48,6 +48,8 @@
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
 //! - For [`Parts::aws`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
+//! - For [`Parts::frr`], which is left out where it cannot be had: Debian. Its packages are
+//!   unpacked into the same folder, once per machine.
 //!
 //! # When something goes wrong
 //!
@@ -63,6 +65,7 @@ mod client;
 mod cluster;
 mod component;
 mod control_plane;
+mod frr;
 mod go_build;
 mod helm;
 mod http;
@@ -77,6 +80,7 @@ mod pki;
 mod pod;
 mod pod_process;
 mod python;
+mod remote_node;
 mod wait;
 
 use std::path::PathBuf;
@@ -87,10 +91,12 @@ pub use aws::{AwsCall, AwsFault, AwsPeer, AwsRegion, FaultKind};
 pub use aws_feed::{AwsBalancer, AwsDone, AwsFeed, AwsGroup, AwsListener, AwsNews, AwsState};
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
+pub use frr::Frr;
 pub use http::http_get;
-pub use network::CLIENTS;
+pub use network::{CLIENTS, ip};
 pub use node::NODE;
 pub use pod::{Families, Pod, PodPort, PodSpec, Protocol};
+pub use remote_node::RemoteNode;
 pub use wait::eventually;
 
 use assets::Assets;
@@ -117,12 +123,16 @@ pub struct Parts {
     pub helm: bool,
     /// The stand-in for AWS Elastic Load Balancing, for [`AwsPeer::start`].
     pub aws: bool,
+    /// FRR, for [`Cluster::frr`], if it can be unpacked on this machine.
+    pub frr: bool,
     /// The API server stores all objects as JSON, so that whoever follows
     /// etcd's own log ([`Cluster::etcd_url`]) can read them.
     pub json_storage: bool,
     /// The first and the last number that Services may have as node ports.
     /// None: the API server's default, 30000 to 32767.
     pub node_ports: Option<(u16, u16)>,
+    /// The IP families of nodes, pods, Services and clients. All: those that the machine has.
+    pub families: Families,
 }
 
 impl Parts {
@@ -139,8 +149,10 @@ impl Parts {
         metallb: false,
         helm: false,
         aws: false,
+        frr: false,
         json_storage: false,
         node_ports: None,
+        families: Families::All,
     };
 }
 
@@ -171,7 +183,13 @@ pub fn enter(parts: Parts) -> anyhow::Result<Testbed> {
         std::process::exit(isolation::run_again_inside(&assets)?);
     }
     let dir = isolation::private_folder()?;
-    Ok(Testbed { parts, assets: Assets::prepare(parts)?, network: Network::set_up()?, logs: log_folder(&dir)?, dir })
+    Ok(Testbed {
+        parts,
+        assets: Assets::prepare(parts)?,
+        network: Network::set_up(parts.families)?,
+        logs: log_folder(&dir)?,
+        dir,
+    })
 }
 
 /// Where the components' logs go: with the cluster's files, or where

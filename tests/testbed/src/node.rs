@@ -2,7 +2,7 @@
 //! are objects with addresses.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, ensure};
@@ -16,7 +16,7 @@ use crate::assets::Binary;
 use crate::cluster::Cluster;
 use crate::component::{Component, http_ok};
 use crate::control_plane::READY_LIMIT;
-use crate::network::{MAX_NODES, NODE_RANGES, Network, POD_RANGES};
+use crate::network::{MAX_NODES, NODE_RANGES, POD_RANGES};
 
 /// The node that kube-proxy and all pods are on.
 pub const NODE: &str = "node-1";
@@ -29,14 +29,15 @@ impl Cluster {
     /// Pods run on [`NODE`] only, but the node ports of all nodes answer.
     pub async fn node(&self, name: &str) -> anyhow::Result<Vec<IpAddr>> {
         let number = self.next_node.fetch_add(1, Ordering::Relaxed);
-        add_node(self.admin(), self.network(), name, number).await
+        ensure!(number <= MAX_NODES, "there can be {MAX_NODES} nodes");
+        let addresses = self.network().node_addresses(number);
+        add_node(self.admin(), name, &addresses).await?;
+        Ok(addresses)
     }
 }
 
 /// Makes a Node object that is ready.
-pub(crate) async fn add_node(client: Client, network: Network, name: &str, number: u8) -> anyhow::Result<Vec<IpAddr>> {
-    ensure!(number <= MAX_NODES, "there can be {MAX_NODES} nodes");
-    let addresses = network.node_addresses(number);
+pub(crate) async fn add_node(client: Client, name: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
     let nodes = Api::<Node>::all(client);
     let mut node = Node::default();
     node.metadata.name = Some(name.to_owned());
@@ -51,12 +52,18 @@ pub(crate) async fn add_node(client: Client, network: Network, name: &str, numbe
     // The API server taints new nodes until they are ready.
     let untainted = Patch::Merge(json!({"spec": {"taints": null}}));
     nodes.patch(name, &params, &untainted).await?;
-    Ok(addresses)
+    Ok(())
 }
 
 /// kube-proxy of [`NODE`], which must exist.
 pub(crate) fn kube_proxy(testbed: &Testbed, kubeconfig: &Path) -> anyhow::Result<Component> {
-    let config = testbed.dir.join("kube-proxy.yaml");
+    let arguments = [format!("--config={}", kube_proxy_config(testbed, NODE, kubeconfig)?.display())];
+    Component::new(Binary::KubeProxy, &testbed.assets, &testbed.logs, arguments)
+}
+
+/// Writes the configuration of the kube-proxy of a node to a file.
+pub(crate) fn kube_proxy_config(testbed: &Testbed, node: &str, kubeconfig: &Path) -> anyhow::Result<PathBuf> {
+    let config = testbed.dir.join(format!("kube-proxy-{node}.yaml"));
     let pods = testbed.network.families(POD_RANGES).join(",");
     let nodes = testbed.network.families(NODE_RANGES);
     // It changes nothing that is not this namespace's own: the conntrack
@@ -66,7 +73,7 @@ pub(crate) fn kube_proxy(testbed: &Testbed, kubeconfig: &Path) -> anyhow::Result
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
-hostnameOverride: {NODE}
+hostnameOverride: {node}
 clientConnection: {{kubeconfig: {}}}
 clusterCIDR: {pods}
 nodePortAddresses: {nodes:?}
@@ -78,8 +85,7 @@ nftables: {{minSyncPeriod: 1ms, syncPeriod: 30s}}
         kubeconfig.display()
     );
     std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
-    let arguments = [format!("--config={}", config.display())];
-    Component::new(Binary::KubeProxy, &testbed.assets, &testbed.logs, arguments)
+    Ok(config)
 }
 
 /// Waits until kube-proxy has programmed what there is.

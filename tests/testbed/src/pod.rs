@@ -32,10 +32,10 @@ impl Protocol {
     }
 }
 
-/// The address families of a pod.
+/// IP families: those of a pod, or of a whole cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
-    /// Those that the cluster has.
+    /// All that there are: those of the cluster, or of the machine.
     #[default]
     All,
     /// IPv4 alone.
