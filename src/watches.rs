@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource};
@@ -16,7 +17,7 @@ use tracing::warn;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::nodes::NodeObject;
-use crate::backends::{Backends, EndpointChanges, ServiceObject, SliceObject};
+use crate::backends::{Backends, EndpointChanges, ServiceCidrObject, ServiceObject, SliceObject};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cached, Changed};
@@ -61,7 +62,7 @@ pub enum ClusterEvent {
     Namespace(Event<NamespaceObject>),
     /// Of Services, which [`Backends`] caches
     Services(Vec<Changed<ServiceObject>>),
-    /// Of EndpointSlices and nodes, which [`Backends`] caches
+    /// Of EndpointSlices, nodes and ServiceCIDRs, which [`Backends`] caches
     Endpoints(EndpointChanges),
 }
 
@@ -104,12 +105,14 @@ pub async fn watch_all(
             on_nodes(ClusterEvent::Endpoints(changes));
         }
     });
+    let service_cidrs = watch_service_cidrs(client.clone(), backends.clone(), metrics.clone(), report.clone());
     let needed = backends.clone();
     tokio::join!(
         async move {
             needed.nodes_needed().await;
             of_nodes.await;
         },
+        service_cidrs,
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
             of_claims.iter().for_each(|handle| handle(&event));
             let parse = |object: DynamicObject| {
@@ -143,6 +146,43 @@ pub async fn watch_all(
     );
 }
 
+/// Watches ServiceCIDRs, once they are needed. Where the API server does not have this kind, or
+/// the controller must not read it, there are none: the controller has to work without them.
+async fn watch_service_cidrs(
+    client: Client,
+    backends: Arc<Backends>,
+    metrics: Arc<Metrics>,
+    report: impl Fn(ClusterEvent) + Clone + Send + 'static,
+) {
+    backends.service_cidrs_needed().await;
+    let cached = backends.clone();
+    let apply = move |event: Event<ServiceCidrObject>| {
+        let changes = cached.watched_service_cidr(event);
+        if changes != EndpointChanges::default() {
+            report(ClusterEvent::Endpoints(changes));
+        }
+    };
+    let all = watcher::Config::default();
+    let apply_none = apply.clone();
+    let on_event = move |event| apply(map(event, |object| ServiceCidrObject::parse(&object)));
+    watch_kind(Api::<ServiceCIDR>::all(client), all, on_event, move |error| {
+        let (_, filled) = backends.cluster_addresses_filled();
+        let cannot_be_read = status_code(&error).is_some_and(|code| [403, 404].contains(&code));
+        if filled && cannot_be_read {
+            return;
+        }
+        metrics.watch_error("ServiceCIDR");
+        if cannot_be_read {
+            warn!(%error, "ServiceCIDRs cannot be read: addresses of classes are not compared with ClusterIPs");
+            apply_none(Event::Init);
+            apply_none(Event::InitDone);
+        } else {
+            warn!(kind = "ServiceCIDR", %error, "watch failed, and is started again");
+        }
+    })
+    .await;
+}
+
 /// Watches one kind for ever. A failure is logged and counted.
 pub(crate) fn watch_one<K>(
     kind: &'static str,
@@ -168,10 +208,15 @@ where
 
 /// Whether the API server does not know this kind of object.
 fn missing(error: &watcher::Error) -> bool {
+    status_code(error) == Some(404)
+}
+
+/// The HTTP status of the API server's answer by which a list or a watch was refused.
+fn status_code(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
-        _ => false,
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
     }
 }
 

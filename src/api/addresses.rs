@@ -84,7 +84,8 @@ fn nth(list: &[AddressRange], index: u32) -> Option<IpAddr> {
 }
 
 /// The first address that is in both ranges.
-pub(super) fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
+#[must_use]
+pub fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
     // IPv4 addresses are less than IPv6 addresses, so that no range of one family has
     // anything in common with one of the other.
     let first = a.min.max(b.min);

@@ -4,6 +4,7 @@
 //! loops that depend on it directly; the class loop gets an event only if an outcome
 //! changes.
 
+mod cluster_addresses;
 pub mod nodes;
 mod objects;
 mod reach;
@@ -23,6 +24,7 @@ use sharedlb_crds::{Endpoints, TargetKind};
 use sharedlb_providers::{Backend, IpFamily, Protocol, Transport};
 use tokio::sync::Notify;
 
+pub use self::cluster_addresses::ServiceCidrObject;
 use self::nodes::{NodeObject, UsableNode};
 use self::objects::EndpointObject;
 pub use self::objects::{ServiceKind, ServiceObject, ServicePort, SliceObject};
@@ -37,6 +39,7 @@ use crate::kubernetes::cache::{Cache, Changed};
 pub struct Backends {
     inner: RwLock<Inner>,
     nodes_needed: Notify,
+    service_cidrs_needed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +51,7 @@ struct Inner {
     /// Whether changes of the number of endpoints are reported
     counted: bool,
     nodes: Cache<NodeObject>,
+    service_cidrs: Cache<ServiceCidrObject>,
 }
 
 /// The backends of a port of a Service.
@@ -60,7 +64,7 @@ pub struct Reached {
     pub ready: bool,
 }
 
-/// The parts of a change of EndpointSlices or nodes that the class loop needs.
+/// The parts of a change of EndpointSlices, nodes or ServiceCIDRs that the class loop needs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct EndpointChanges {
     /// The Services that got their first EndpointSlice, endpoint or ready endpoint, or lost the
@@ -68,6 +72,8 @@ pub struct EndpointChanges {
     pub services: Vec<ObjectKey>,
     /// Whether endpoints are counted and their number may have changed
     pub counts: bool,
+    /// Whether the addresses that the cluster itself uses have changed, or were listed
+    pub cluster_addresses: bool,
 }
 
 /// The EndpointSlices of one Service.
@@ -168,7 +174,7 @@ impl Backends {
             let differs = services.into_iter().zip(before).zip(now).filter(|((_, before), now)| before != now);
             changed.extend(differs.map(|((service, _), _)| service));
         }
-        EndpointChanges { services: changed, counts }
+        EndpointChanges { services: changed, counts, cluster_addresses: false }
     }
 
     /// Has nodes watched from now on. A large cluster has many, and they change often, so
@@ -192,11 +198,16 @@ impl Backends {
             (Some(old), Some(new)) => !old.is_like(new),
             _ => true,
         };
+        let moved = |Changed { old, new }: &Changed<NodeObject>| {
+            let addresses = NodeObject::all_addresses;
+            old.as_deref().map(addresses) != new.as_deref().map(addresses)
+        };
+        let cluster_addresses = listed || changes.iter().any(moved);
         let changed = listed || changes.iter().any(differs);
         if changed && inner.nodes.is_filled() {
             inner.signal(&nodes::key());
         }
-        EndpointChanges { services: Vec::new(), counts: changed && inner.counted }
+        EndpointChanges { services: Vec::new(), counts: changed && inner.counted, cluster_addresses }
     }
 
     /// Whether the caches that traffic with this reach depends on have filled.

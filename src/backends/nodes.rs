@@ -1,4 +1,5 @@
-//! Nodes, for load balancers that send traffic to a port of every node.
+//! Nodes, for load balancers that send traffic to a port of every node, and for classes whose
+//! load balancers must not have the addresses of nodes.
 
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
@@ -25,7 +26,7 @@ pub fn key() -> ObjectKey {
     ObjectKey::cluster_scoped("nodes")
 }
 
-/// The parts of a Node that backends depend on.
+/// The parts of a Node that backends and classes depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeObject {
     meta: ObjectMeta,
@@ -33,6 +34,7 @@ pub struct NodeObject {
     /// Whether load balancers may send traffic to it
     usable: bool,
     ready: bool,
+    all_addresses: Box<[IpAddr]>,
 }
 
 /// A node as a backend.
@@ -53,7 +55,8 @@ impl NodeObject {
         let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(EXCLUDE));
         let excluded = label.is_some_and(|value| !FALSE.contains(&value.as_str()));
         let going = meta.deleting || spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED);
-        let internal = status.addresses.iter().flatten().filter(|address| address.type_ == "InternalIP");
+        let addresses = || status.addresses.iter().flatten();
+        let internal = addresses().filter(|address| address.type_ == "InternalIP");
         Self {
             node: UsableNode {
                 name: meta.key.name.clone(),
@@ -62,8 +65,14 @@ impl NodeObject {
             },
             usable: !excluded && !going,
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+            all_addresses: addresses().filter_map(|address| address.address.parse().ok()).collect(),
             meta,
         }
+    }
+
+    /// Its addresses of all types.
+    pub(super) fn all_addresses(&self) -> &[IpAddr] {
+        &self.all_addresses
     }
 
     /// Whether it is the same backend as the other one.

@@ -59,6 +59,7 @@ use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
 use self::writes::Writer;
 use crate::allocation::holds_all;
 use crate::api::address_conflicts;
+use crate::api::addresses::gives_addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
@@ -138,6 +139,9 @@ pub struct ClassLoop {
     claims: Cache<ClaimObject>,
     class_objects: Cache<ClassObject>,
     namespaces: Cache<NamespaceObject>,
+    /// Whether a class gives its load balancers addresses, so that the addresses that the
+    /// cluster itself uses must be known
+    addresses_given: bool,
     default_class: Key,
     dropped: DroppedFields,
     /// The classes that exist, and those that claims name
@@ -165,6 +169,7 @@ impl ClassLoop {
             claims: Cache::default(),
             class_objects: Cache::default(),
             namespaces: Cache::default(),
+            addresses_given: false,
             default_class: None,
             dropped: DroppedFields::default(),
             classes: BTreeMap::new(),
@@ -242,12 +247,15 @@ impl ClassLoop {
     /// The kinds that have not been listed yet.
     fn missing(&self) -> Vec<&'static str> {
         let (services, slices) = self.settings.backends.filled();
+        let (nodes, service_cidrs) = self.settings.backends.cluster_addresses_filled();
         [
             ("sharedlbs", self.claims.is_filled()),
             ("sharedlbclasses", self.class_objects.is_filled()),
             ("namespaces", self.namespaces.is_filled()),
             ("services", services),
             ("endpointslices", slices),
+            ("nodes", nodes || !self.addresses_given),
+            ("servicecidrs", service_cidrs || !self.addresses_given),
         ]
         .into_iter()
         .filter_map(|(kind, filled)| (!filled).then_some(kind))
@@ -300,6 +308,9 @@ impl ClassLoop {
                 if changes.counts {
                     self.count_soon();
                 }
+                if changes.cluster_addresses {
+                    self.compare_addresses();
+                }
             }
         }
     }
@@ -349,11 +360,15 @@ impl ClassLoop {
             self.forget_running(old);
             self.due.remove(&key);
         }
+        let gives = |class: &ClassObject| class.spec.as_ref().is_ok_and(gives_addresses);
+        if !self.addresses_given && new.as_deref().is_some_and(gives) {
+            self.addresses_given = true;
+            self.settings.backends.need_cluster_addresses();
+        }
         let alike = old.zip(new.as_deref()).is_some_and(|(old, new)| address_conflicts::occupy_alike(old, new));
         self.class(&key).replace_object(new);
         self.dirty.insert(key);
-        // At the start they are compared once, when all are listed.
-        if !alike && self.class_objects.is_filled() {
+        if !alike {
             self.compare_addresses();
         }
         let default = default_class(self.class_objects.objects().values()).map(|class| class.meta.key.name.clone());
@@ -364,12 +379,20 @@ impl ClassLoop {
         }
     }
 
-    /// Finds out again which classes have addresses of another class, and reconciles those for
-    /// which that has changed.
+    /// Finds out again which classes have addresses of another class or of the cluster itself,
+    /// and reconciles those for which that has changed. At the start they are compared once,
+    /// when all are listed.
     fn compare_addresses(&mut self) {
+        if !self.class_objects.is_filled() {
+            return;
+        }
         let all: Vec<Arc<ClassObject>> = self.class_objects.objects().values().cloned().collect();
         for object in &all {
-            let conflict = address_conflicts::conflict(object, all.iter().map(|other| &**other));
+            let of_cluster = |spec: &SharedLBClassSpec| self.settings.backends.cluster_address_conflict(spec);
+            let conflict = object.spec.as_ref().ok().and_then(of_cluster).or_else(|| {
+                let others = all.iter().map(|other| &**other);
+                address_conflicts::conflict(object, others)
+            });
             let key = Some(object.meta.key.name.clone());
             let class = self.class(&key);
             if class.address_conflict != conflict {

@@ -82,7 +82,7 @@ pub(super) struct Class {
     pub(super) debounce_until: Option<Instant>,
     /// Why the class gives no new ports
     pub(super) suspended: Option<Obstacle>,
-    /// The address that another class has
+    /// Why the addresses of the class are not free: another class has them, or the cluster itself
     pub(super) address_conflict: Option<String>,
     /// Why the addresses of the class cannot be used: then it creates no load balancers
     pub(super) addresses_refused: Option<String>,

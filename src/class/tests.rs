@@ -2,14 +2,16 @@
 
 use std::sync::Mutex;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::client::Body;
 use serde_json::{Value, json};
-use sharedlb_crds::CLASS_FINALIZER;
+use sharedlb_crds::{CLASS_FINALIZER, SharedLBClassStatus};
 use sharedlb_providers::memory::Memory;
 
 use super::effect::{ClaimChange, ClaimWrite};
 use super::*;
-use crate::fixtures::claim;
+use crate::backends::nodes::NodeObject;
+use crate::fixtures::{claim, class};
 use crate::load_balancer::ADDRESS_WITHIN;
 use crate::process::readiness::Readiness;
 
@@ -133,6 +135,57 @@ async fn a_class_with_an_address_of_another_gets_it_once_that_class_is_gone() {
     class_loop.watched(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
     class_loop.reconcile_all();
     assert_eq!(suspended(&class_loop, "b"), None);
+}
+
+#[tokio::test]
+async fn a_class_with_an_address_of_a_node_creates_nothing_until_the_node_has_another() {
+    let node = |version: u64, address: &str| -> Node {
+        let addresses = json!([{"type": "InternalIP", "address": address}]);
+        let metadata = json!({"name": "node-1", "uid": "n", "resourceVersion": version.to_string()});
+        serde_json::from_value(json!({"metadata": metadata, "status": {"addresses": addresses}})).unwrap()
+    };
+    let mut class_loop = class_loop();
+    let watched = |class_loop: &mut ClassLoop, version, address| {
+        let event = Event::Apply(NodeObject::parse(&node(version, address)));
+        let changes = class_loop.settings.backends.watched_node(event);
+        class_loop.watched(ClusterEvent::Endpoints(changes));
+        class_loop.reconcile_all();
+    };
+    watched(&mut class_loop, 1, "203.0.113.15");
+    list(&mut class_loop, [vip("a", 1, "203.0.113.10", "203.0.113.19", None)]);
+    class_loop.reconcile_all();
+    let why = suspended(&class_loop, "a").expect("a node has one of its addresses");
+    assert!(why.contains("203.0.113.15 is an address of node node-1"), "{why}");
+    assert!(state(&class_loop, "a").load_balancers.is_empty(), "the node would lose traffic");
+
+    state_mut(&mut class_loop, "a").class_write = None;
+    watched(&mut class_loop, 2, "192.0.2.15");
+    assert_eq!(suspended(&class_loop, "a"), None);
+    assert!(state(&class_loop, "a").load_balancers.contains_key(&0));
+
+    // What is open stays open, whatever address a further node has.
+    state_mut(&mut class_loop, "a").class_write = None;
+    watched(&mut class_loop, 3, "203.0.113.10");
+    assert!(suspended(&class_loop, "a").is_some());
+    assert!(state(&class_loop, "a").load_balancers.contains_key(&0));
+}
+
+#[tokio::test]
+async fn nothing_is_decided_before_the_addresses_of_the_cluster_are_known_where_a_class_gives_some() {
+    let mut class_loop = class_loop();
+    let missing = |class_loop: &ClassLoop| -> BTreeSet<&str> { class_loop.missing().into_iter().collect() };
+    let without_vip = class(json!({}), &SharedLBClassStatus::default(), false);
+    list(&mut class_loop, [without_vip]);
+    let lists_of_addresses = BTreeSet::from(["nodes", "servicecidrs"]);
+    assert!(missing(&class_loop).is_disjoint(&lists_of_addresses), "{:?}", class_loop.missing());
+    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
+    assert!(missing(&class_loop).is_superset(&lists_of_addresses), "{:?}", class_loop.missing());
+    class_loop.settings.backends.nodes_needed().await;
+    class_loop.settings.backends.service_cidrs_needed().await;
+    let backends = class_loop.settings.backends.clone();
+    class_loop.watched(ClusterEvent::Endpoints(backends.watched_node(Event::InitDone)));
+    class_loop.watched(ClusterEvent::Endpoints(backends.watched_service_cidr(Event::InitDone)));
+    assert!(missing(&class_loop).is_disjoint(&lists_of_addresses), "{:?}", class_loop.missing());
 }
 
 #[tokio::test]

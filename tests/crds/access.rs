@@ -40,6 +40,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             ["create", "events.k8s.io", "events", "team-a"],
             ["create", "coordination.k8s.io", "leases", "sharedlb-system"],
             ["watch", "", "nodes", ""],
+            ["watch", "networking.k8s.io", "servicecidrs", ""],
             // For its sources.
             ["create", "sharedlb.dev", "sharedlbs", "team-a"],
             ["delete", "sharedlb.dev", "sharedlbs", "team-a"],
