@@ -13,6 +13,7 @@ mod capture;
 mod edits;
 mod families;
 mod front;
+mod in_use;
 mod nodes;
 mod protocols;
 mod shared_address;
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<()> {
             sources::trials(test),
             vip::trials(test),
             addresses::trials(test),
+            in_use::trials(test),
         ];
         trials.into_iter().flatten().collect()
     });

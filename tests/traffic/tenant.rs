@@ -34,11 +34,11 @@ pub(crate) struct Tenant {
     pub(crate) client: Client,
 }
 
-/// Gives the load balancers' addresses a route from the node, as any has that is
-/// connected to the world. (What is not captured on the way gets lost there.)
+/// Gives the addresses of load balancers and Services a route from the node, as any has that
+/// is connected to the world. (What is not captured on the way gets lost there.)
 pub(crate) fn lead_to_load_balancers() -> anyhow::Result<()> {
-    // Those of MetalLB, and those of classes with addresses of one's own.
-    for addresses in ["10.99.0.0/24", "203.0.113.0/24"] {
+    // Those of MetalLB, those of classes with addresses of one's own, and ClusterIPs.
+    for addresses in ["10.99.0.0/24", "203.0.113.0/24", "10.0.0.0/16"] {
         let added = Command::new("ip").args(["route", "add", addresses, "via", "10.99.9.2"]).status()?;
         ensure!(added.success(), "ip route add {addresses}: {added}");
     }
