@@ -9,6 +9,7 @@
 
 mod addresses;
 mod backends;
+mod bgp;
 mod capture;
 mod edits;
 mod families;
@@ -32,12 +33,17 @@ const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 const THREADS: usize = 4;
 
 fn main() -> anyhow::Result<()> {
-    let (mut program, testbed) = Program::enter(Parts::ALL)?;
+    let (mut program, testbed) = Program::enter(Parts { frr: true, ..Parts::ALL })?;
     let cluster = program.block_on(start_installed(testbed))?;
     tenant::lead_to_load_balancers()?;
 
     let cluster = program.round(AtOnce::One, cluster, |test| {
-        let trials = [sources::trials_of_their_own(test), capture::trials(test), vip::trials_of_their_own(test)];
+        let trials = [
+            sources::trials_of_their_own(test),
+            capture::trials(test),
+            vip::trials_of_their_own(test),
+            bgp::trials_of_their_own(test),
+        ];
         trials.into_iter().flatten().collect()
     });
 
