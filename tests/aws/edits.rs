@@ -9,6 +9,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_crds::ConditionType;
 use sharedlb_harness::{LIMIT, Tests};
 use sharedlb_testbed::{AwsFeed, eventually};
 
@@ -22,6 +23,8 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("adding UDP to a claim's TCP port, and removing it, interrupts no traffic", protocol_changed),
         test.test("UDP joins TCP on a claim's port to a Service, and its pods are always reached", protocol_to_service),
         test.test("UDP joins TCP on a Service's port, and its pods are always reached", udp_joins),
+        test.test("session affinity of a claim is stickiness of its target group alone", session_affinity),
+        test.test("session affinity of a Service is stickiness of its target group", session_affinity_of_service),
     ]
 }
 
@@ -194,6 +197,69 @@ async fn udp_joins(world: Arc<World>) -> anyhow::Result<()> {
     let after = listener(&setting, "TCP", |listener| listener.protocol == "TCP").await?;
     ensure!(after.arn == before.arn, "{before:?} {after:?}");
     always_served(&setting, &mut feed).await?;
+    services(&setting).delete("web", &Default::default()).await?;
+    setting.clear().await
+}
+
+/// Session affinity with a timeout, as in the spec of a claim or a Service.
+fn affinity() -> Value {
+    json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}})
+}
+
+/// Whether the target group sends all connections of a client to one target.
+async fn is_sticky(setting: &Setting, listener: &Listener) -> anyhow::Result<bool> {
+    let group = json!({"TargetGroupArn": listener.group.arn});
+    let answer = setting.region.call("describe_target_group_attributes", group).await?;
+    let attributes = answer["Attributes"].as_array().context("attributes")?;
+    let value = |key: &str| attributes.iter().find(|each| each["Key"] == key).map(|each| each["Value"].clone());
+    ensure!(value("stickiness.type") == Some(json!("source_ip")), "{answer}");
+    Ok(value("stickiness.enabled") == Some(json!("true")))
+}
+
+async fn session_affinity(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = start(&world, "session-affinity").await?;
+    setting.claim("neighbour", json!([{"port": 8444, "targetPort": 8080}])).await?;
+    setting.ready("neighbour").await?;
+    let mut spec = affinity();
+    spec["selector"] = json!({"app": "web"});
+    spec["ports"] = claim_ports("port", "TCP");
+    setting.claim_with("web", spec).await?;
+    setting.ready("web").await?;
+    let before = listener(&setting, "open", |_| true).await?;
+    ensure!(is_sticky(&setting, &before).await?, "no affinity: {before:?}");
+    // AWS has a timeout of its own.
+    setting.told("web", ConditionType::Programmed, &["session affinity lasts for at least 600 s"]).await?;
+
+    // The port stays open while affinity goes and comes back.
+    let mut feed = setting.region.follow().await?;
+    let none = json!({"sessionAffinity": null, "sessionAffinityConfig": null});
+    for (edit, sticky) in [(none, false), (affinity(), true)] {
+        setting.change("web", json!({"spec": edit})).await?;
+        setting.ready("web").await?;
+        let after = listener(&setting, "open", |_| true).await?;
+        ensure!(after.arn == before.arn && after.group.arn == before.group.arn, "{before:?} {after:?}");
+        ensure!(is_sticky(&setting, &after).await? == sticky, "it is not {sticky}: {after:?}");
+    }
+    always_served(&setting, &mut feed).await?;
+    let seen = setting.as_promised().await?;
+    let neighbour = seen.ours().map(|(_, listener)| listener).find(|listener| listener.port == 8444);
+    ensure!(!is_sticky(&setting, neighbour.context("the neighbour's listener")?).await?, "its neighbour has affinity");
+    setting.clear().await
+}
+
+async fn session_affinity_of_service(world: Arc<World>) -> anyhow::Result<()> {
+    let setting = start(&world, "service-affinity").await?;
+    share_service(&setting, json!([service_port("port", "TCP")])).await?;
+    let before = listener(&setting, "open", |_| true).await?;
+    ensure!(!is_sticky(&setting, &before).await?, "it has affinity: {before:?}");
+    let edit = Patch::Merge(json!({"spec": affinity()}));
+    services(&setting).patch("web", &PatchParams::default(), &edit).await?;
+    eventually("the target group to be sticky", LIMIT, async || {
+        let now = listener(&setting, "open", |_| true).await?;
+        ensure!(now.group.arn == before.group.arn, "{before:?} {now:?}");
+        Ok(is_sticky(&setting, &now).await?.then_some(()))
+    })
+    .await?;
     services(&setting).delete("web", &Default::default()).await?;
     setting.clear().await
 }
