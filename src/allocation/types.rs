@@ -197,8 +197,8 @@ impl Claim {
     /// clients that it excludes.
     #[must_use]
     pub fn must_stay_closed(&self, lacking: &[LackingOption]) -> bool {
-        let cannot_exclude = lacking.iter().any(|lacking| lacking.option == ListenerOption::SourceRanges);
-        cannot_exclude && self.options.as_deref().is_some_and(|options| ListenerOption::SourceRanges.is_in(options))
+        let is_of_ranges = |lacking: &&LackingOption| lacking.option == ListenerOption::SourceRanges;
+        lacking.iter().find(is_of_ranges).is_some_and(|ranges| self.lacks(&[*ranges]).is_some())
     }
 }
 

@@ -24,7 +24,7 @@ use crate::tenant::Tenant;
 const PROCESS: &str = "process";
 
 /// A port of a process of the node.
-const NODE_PORT: u16 = 2222;
+const PROCESS_PORT: u16 = 2222;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
@@ -70,14 +70,14 @@ async fn only_answer(tenant: &Tenant, front: Front, names: &[&str]) -> anyhow::R
 
 async fn of_a_node(world: Arc<World>) -> anyhow::Result<()> {
     let address = IpAddr::from([10, 99, 8, 1]);
-    let of_node = Front::tcp(address, NODE_PORT);
+    let of_node = Front::tcp(address, PROCESS_PORT);
     let _process = Process::start(of_node).await?;
     let tenant = open(&world.cluster, "vip-of-node", address).await?;
     tenant.pod("web-0", "web").await?;
     let words = "10.99.8.1 is an address of node node-1";
     let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
     ensure!(message.contains(words), "{message}");
-    tenant.site.claim("web", json!([{"port": NODE_PORT, "targetPort": "http"}])).await?;
+    tenant.site.claim("web", json!([{"port": PROCESS_PORT, "targetPort": "http"}])).await?;
     tenant.site.refused("web", Reason::Unsupported, &[words]).await?;
     tenant.site.fronts(0).await?;
     only_answer(&tenant, of_node, &[PROCESS]).await
@@ -87,7 +87,7 @@ async fn of_a_later_node(world: Arc<World>) -> anyhow::Result<()> {
     let cluster = &world.cluster;
     // The machine has it from the start, as the last of the nodes' addresses.
     let address = IpAddr::from([10, 99, 8, 16]);
-    let of_node = Front::tcp(address, NODE_PORT);
+    let of_node = Front::tcp(address, PROCESS_PORT);
     let _process = Process::start(of_node).await?;
     let tenant = open(cluster, "vip-later-node", address).await?;
     tenant.pod("web-0", "web").await?;
@@ -103,7 +103,7 @@ async fn of_a_later_node(world: Arc<World>) -> anyhow::Result<()> {
     let words = "10.99.8.16 is an address of node vip-later-node";
     let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
     ensure!(message.contains(words), "{message}");
-    tenant.site.claim("late", json!([{"port": NODE_PORT, "targetPort": "http"}])).await?;
+    tenant.site.claim("late", json!([{"port": PROCESS_PORT, "targetPort": "http"}])).await?;
     tenant.site.refused("late", Reason::Unsupported, &[words]).await?;
     only_answer(&tenant, before, &["web-0"]).await?;
     only_answer(&tenant, of_node, &[PROCESS]).await?;

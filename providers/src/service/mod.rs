@@ -47,7 +47,7 @@ use crate::model::{Attributes, Capabilities, IpFamily, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The most listeners of a Service. They keep the object, of which a port takes up some
-/// 200 bytes with its managed fields, far below etcd's limit of 1.5 MiB.
+/// 80 bytes, far below etcd's limit of 1.5 MiB.
 pub(crate) const MAX_LISTENERS: u32 = 1000;
 
 /// The settings of the Services of a class.

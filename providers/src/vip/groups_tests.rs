@@ -48,15 +48,11 @@ fn desired(listeners: impl IntoIterator<Item = (ListenerKey, Listener)>) -> Load
     LoadBalancer { attributes: dual_stack(), listeners: listeners.into_iter().collect() }
 }
 
-/// Load balancers that a provider may be given: no two listeners have a port in common, and
-/// each affinity has a timeout.
+/// Load balancers that a provider may be given: no two listeners have a port in common.
 fn valid() -> impl Strategy<Value = LoadBalancer> {
     load_balancers().prop_map(|load_balancer| {
         let mut valid = desired([]);
-        for (key, mut listener) in load_balancer.listeners {
-            if let Some(affinity) = &mut listener.options.session_affinity {
-                affinity.timeout.get_or_insert(Duration::from_secs(10_800));
-            }
+        for (key, listener) in load_balancer.listeners {
             if !listener.owner.is_unknown() && !valid.listeners.keys().any(|other| other.overlaps(key)) {
                 valid.listeners.insert(key, listener);
             }

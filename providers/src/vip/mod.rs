@@ -281,7 +281,7 @@ impl Vip {
         let writer = writer.map_or_else(|| "another client".to_owned(), |manager| format!("the client {manager:?}"));
         let note = format!(
             "{writer} (by the managedFields of the Service) has changed the addresses in the status {FOUGHT_AFTER} \
-             times within a minute: keep it from doing so. They are written again, in growing pauses"
+             times, each within a minute of the time before: keep it from doing so. They are written again, in growing pauses"
         );
         warn!(service = %part.name, note, "the status of a Service is fought over");
         self.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));

@@ -12,14 +12,12 @@ pub(super) const KEYS: [&str; 3] =
 const NO_AFFINITY: &str = "None";
 const CLIENT_IP: &str = "ClientIP";
 
-/// The timeout of affinity that the API server sets where none is given.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10_800);
-
 /// The attributes of a Service with these options. Those of the default ones are among them:
 /// else a Service would keep what another client has set.
 pub(super) fn attributes(options: &ListenerOptions) -> Attributes {
     let affinity = if options.session_affinity.is_some() { CLIENT_IP } else { NO_AFFINITY };
-    let timeout = options.session_affinity.map(|affinity| affinity.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    // Without one, the API server sets its default.
+    let timeout = options.session_affinity.and_then(|affinity| affinity.timeout);
     [
         Some((attribute::LOAD_BALANCER_SOURCE_RANGES, ranges(options))),
         Some((attribute::SESSION_AFFINITY, affinity.to_owned())),
@@ -73,10 +71,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn options_read_back_as_they_were_written(mut options in options()) {
-            if let Some(affinity) = &mut options.session_affinity {
-                affinity.timeout.get_or_insert(DEFAULT_TIMEOUT);
-            }
+        fn options_read_back_as_they_were_written(options in options()) {
             prop_assert_eq!(read(&attributes(&options)), options);
         }
     }

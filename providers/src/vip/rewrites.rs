@@ -1,7 +1,8 @@
 //! How often the status of a Service is written again because another client has altered it.
 //!
 //! Two controllers that both write a status would do so for ever, as fast as the API server
-//! answers. So each rewrite from the third on waits twice as long as the one before.
+//! answers. So after three rewrites, each within a minute of the one before, the next ones wait: each twice
+//! as long as the one before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The rewrites within a minute, after which another client seems to fight for the status.
+/// The rewrites, each within a minute of the one before, after which another client seems to
+/// fight for the status.
 pub(super) const FOUGHT_AFTER: u32 = 3;
 
 /// How long a status must stay as it was written, beyond the pause, to count as accepted.

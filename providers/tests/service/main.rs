@@ -36,10 +36,11 @@ use refused::{
 };
 use vip::{
     VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other, a_service_has_its_address_for_kube_proxy,
-    a_status_that_is_altered_is_told_and_written_again, a_status_that_is_fought_over_is_reported_and_left_for_a_while,
+    a_status_that_is_altered_is_reported_and_written_again,
+    a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     both_families_are_served_and_ranges_of_one_only_that, nothing_of_a_deleted_load_balancer_with_groups_stays,
     only_what_is_in_the_status_is_an_address, options_are_fields_of_a_service_of_their_own,
-    options_that_are_altered_by_hand_are_told_and_made_good,
+    options_that_are_altered_by_hand_are_reported_and_corrected,
 };
 
 /// Much more than anything takes.
@@ -84,11 +85,11 @@ const TESTS: &[(&str, Test)] = tests![
 
 const VIP_TESTS: &[(&str, Test)] = tests![
     a_service_has_its_address_for_kube_proxy,
-    a_status_that_is_altered_is_told_and_written_again,
+    a_status_that_is_altered_is_reported_and_written_again,
     only_what_is_in_the_status_is_an_address,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     options_are_fields_of_a_service_of_their_own,
-    options_that_are_altered_by_hand_are_told_and_made_good,
+    options_that_are_altered_by_hand_are_reported_and_corrected,
     a_foreign_service_in_the_place_of_a_group_delays_no_other,
     both_families_are_served_and_ranges_of_one_only_that,
     nothing_of_a_deleted_load_balancer_with_groups_stays,

@@ -137,7 +137,7 @@ pub(crate) async fn a_service_has_its_address_for_kube_proxy(server: &ApiServer,
     assert_eq!(fields, None, "they would make writes of many ports slow");
 }
 
-pub(crate) async fn a_status_that_is_altered_is_told_and_written_again(server: &ApiServer, _: &Cluster) {
+pub(crate) async fn a_status_that_is_altered_is_reported_and_written_again(server: &ApiServer, _: &Cluster) {
     let provider = provider(server);
     let listeners = [(tcp(20000), listener("a", 1)), (tcp(20001), with(&affinity(60), listener("b", 1)))];
     let desired = converge_to(&provider, 0, listeners.clone()).await;
@@ -227,7 +227,7 @@ pub(crate) async fn options_are_fields_of_a_service_of_their_own(server: &ApiSer
     assert_eq!(server.slices().await.len(), 1);
 }
 
-pub(crate) async fn options_that_are_altered_by_hand_are_told_and_made_good(server: &ApiServer, _: &Cluster) {
+pub(crate) async fn options_that_are_altered_by_hand_are_reported_and_corrected(server: &ApiServer, _: &Cluster) {
     let provider = provider(server);
     let options = ranges(&["192.0.2.0/24"]);
     let listeners = [(tcp(20000), listener("a", 1)), (tcp(20001), with(&options, listener("b", 1)))];

@@ -199,7 +199,8 @@ fn targets_listed(listed: Option<&LoadBalancerStatus>) -> Option<u32> {
 
 /// Plans every load balancer: the slots that are confirmed in the API, under our
 /// finalizer. What may have to move on, since its targets are not known yet, is not
-/// opened before; what would serve clients that its claim excludes is not open. Returns since when each that holds nothing has held nothing.
+/// opened before; what would serve clients that its claim excludes is not open. Returns since
+/// when each that holds nothing has held nothing.
 fn plan(
     decision: &mut Decision,
     before: &SharedLBClassStatus,
