@@ -104,14 +104,13 @@ impl Kubelet {
 
     /// Brings one pod a step further.
     async fn sync(&self, pod: &Pod) -> anyhow::Result<()> {
-        let done = if pod.metadata.deletion_timestamp.is_some() {
-            self.end(pod).await
-        } else if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()) {
-            self.bind(pod).await
-        } else if !self.runs_as(&key(pod), pod.uid()) {
-            self.start(pod).await
-        } else {
-            Ok(())
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let done = match node {
+            _ if pod.metadata.deletion_timestamp.is_some() => self.end(pod).await,
+            None => self.bind(pod).await,
+            Some(NODE) if !self.runs_as(&key(pod), pod.uid()) => self.start(pod).await,
+            // A pod of another node is an object, whose status others write.
+            Some(_) => Ok(()),
         };
         match done {
             // The pod went, or was replaced, in the meantime, or is about to go.
