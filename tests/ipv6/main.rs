@@ -157,8 +157,8 @@ async fn options(world: Arc<World>) -> anyhow::Result<()> {
     }
     place.site.change("dns", json!({"spec": ranges(CLIENT)})).await?;
     place.answers(at).await?;
-    // A range of the other family admits no client.
-    place.site.change("dns", json!({"spec": ranges("0.0.0.0/0")})).await?;
+    // A range of the other family admits no client. (0.0.0.0/0 would stand for all clients.)
+    place.site.change("dns", json!({"spec": ranges("192.0.2.0/24")})).await?;
     place.silent(at).await?;
     let affinity = json!({"loadBalancerSourceRanges": null, "sessionAffinity": "ClientIP"});
     place.site.change("dns", json!({"spec": affinity})).await?;

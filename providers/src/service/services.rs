@@ -76,6 +76,24 @@ impl Services {
         Ok(self.find(name).await?.map(|service| self.part(&service)))
     }
 
+    /// The observation of a Service that may be about to be deleted. Traffic gets to the ports of
+    /// such a one for as long as a finalizer keeps it, and no write of ours changes that: its
+    /// ports count as foreign ones.
+    pub(crate) async fn observe_also_deleting(&self, name: &ServiceName) -> Result<Option<Part>, Error> {
+        match self.find(name).await {
+            Err(Error::NotReady(_)) => {
+                let known = self.watches.caches().services.get(name.as_str()).cloned();
+                Ok(known.map(|service| {
+                    let mut part = self.part(&service);
+                    part.observed.load_balancer.listeners.clear();
+                    part.observed.foreign.extend(&service.seen.ours);
+                    part
+                }))
+            }
+            found => Ok(found?.map(|service| self.part(&service))),
+        }
+    }
+
     /// The known Services of a load balancer. One of that name that is not ours is none of
     /// them.
     pub(crate) async fn known(&self, load_balancer: &LbName) -> Result<Vec<ServiceName>, Error> {

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::options;
-use crate::Error;
 use crate::diff::{Change, diff, replay};
 use crate::model::{
     Address, Attributes, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer,
@@ -13,6 +12,7 @@ use crate::model::{
 };
 use crate::service::front::attribute;
 use crate::service::{ServiceName, status};
+use crate::{Applied, Error};
 
 /// The most different options of one namespace on a load balancer, without the default ones:
 /// each is a Service, with a ClusterIP and rules on every node.
@@ -163,6 +163,23 @@ pub(super) fn closing(part: &LoadBalancer, target: &LoadBalancer) -> Option<Step
     (!changes.is_empty()).then_some(Step { target: towards, changes })
 }
 
+/// The listeners of which the API server has other options than were written: an admission
+/// webhook may have changed them, or another client.
+pub(super) fn altered(parts: &Parts, desired: &LoadBalancer, applied: &Applied) -> BTreeMap<ListenerKey, Error> {
+    let is_open = |key: &ListenerKey| !applied.failed.contains_key(key) && !applied.postponed.contains(key);
+    let listeners = desired.listeners.iter().filter(|(key, _)| is_open(key));
+    let altered = listeners.filter_map(|(key, listener)| {
+        let (service, part) = found_at(parts, *key)?;
+        let found = options::read(&part.load_balancer.attributes);
+        let why = format!(
+            "the Service {service} has other loadBalancerSourceRanges or another sessionAffinity than were written to \
+             it: look for an admission policy that changes Services"
+        );
+        (found != listener.options).then(|| (*key, Error::refused(why)))
+    });
+    altered.collect()
+}
+
 /// Listeners whose ports other Services have.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
@@ -174,9 +191,10 @@ pub(super) struct Blocked {
 
 /// Takes the listeners out of the targets whose ports other Services have.
 pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalancer>) -> Blocked {
+    // A Service without a target does not change.
     let stays = |name: &ServiceName, port: FrontPort| {
         let has = |listeners: &BTreeMap<ListenerKey, Listener>| listeners.keys().any(|key| key.has(port));
-        parts[name].foreign.contains(&port) || targets.get(name).is_some_and(|target| has(&target.listeners))
+        parts[name].foreign.contains(&port) || targets.get(name).is_none_or(|target| has(&target.listeners))
     };
     let mut blocked = Blocked::default();
     for (name, target) in &*targets {

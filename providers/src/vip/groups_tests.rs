@@ -287,3 +287,16 @@ fn options_with_the_hash_of_others_are_refused_and_change_nothing() {
     assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1000)]);
     assert_eq!(world.seen().load_balancer, desired([(tcp(1001), listener(theirs))]));
 }
+
+#[test]
+fn options_that_the_api_server_has_not_taken_are_a_failure() {
+    let wanted = desired([(tcp(1000), listener(ListenerOptions::default())), (tcp(1001), listener(affinity(60)))]);
+    let mut world = World::of(&wanted);
+    assert_eq!(altered(&world.parts, &wanted, &Applied::default()), BTreeMap::new());
+    let of_group = world.parts.get_mut(&service_of(&lb(), &affinity(60))).expect("it exists");
+    of_group.load_balancer.attributes.extend(options::attributes(&ranges(&["192.0.2.0/24"])));
+    let failed = altered(&world.parts, &wanted, &Applied::default());
+    assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1001)]);
+    let known = Applied { failed, ..Applied::default() };
+    assert_eq!(altered(&world.parts, &wanted, &known), BTreeMap::new(), "it has failed for another reason");
+}

@@ -21,7 +21,7 @@ mod groups;
 mod options;
 mod rewrites;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -144,18 +144,20 @@ impl Provider for Vip {
                 Some((service, groups::closing(&part.load_balancer, target)?))
             })
             .collect();
-        let mut refused = None;
+        // Services of groups that refuse to close: what they serve opens nowhere else.
+        let mut refusing = BTreeMap::new();
         for (service, step) in &closings {
             match self.carry_out(service, step, &mut applied).await {
-                Err(error) if error.is_refusal() => _ = refused.get_or_insert(error),
+                Err(error) if error.is_refusal() && !service.is_main() => {
+                    let listeners = step.changes.iter().flat_map(Change::listeners);
+                    applied.failed.extend(listeners.map(|key| (key, error.clone())));
+                    refusing.insert((*service).clone(), error);
+                }
                 done => done?,
             }
         }
-        // Nothing opens while a port may be open elsewhere.
-        if let Some(error) = refused {
-            return Err(error);
-        }
         let parts = if closings.is_empty() { parts } else { self.parts(name).await? };
+        targets.retain(|service, _| !refusing.contains_key(service));
         let blocked = groups::block(&parts, &mut targets);
         applied.failed.extend(blocked.failed);
         applied.postponed.extend(blocked.postponed);
@@ -181,6 +183,7 @@ impl Provider for Vip {
         }
 
         let parts = self.parts(name).await?;
+        applied.failed.extend(groups::altered(&parts, set.desired, &applied));
         self.delete_unused(&parts, &mut applied).await?;
         let main = parts.get(&ServiceName::main(name));
         applied.addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes)).unwrap_or_default();
@@ -210,7 +213,12 @@ impl Vip {
         // One of that name that is not ours is refused.
         services.insert(ServiceName::main(name));
         for service in services {
-            let found = self.services.observe(&service).await?;
+            // One of a group that something keeps from being deleted delays no other one.
+            let found = if service.is_main() {
+                self.services.observe(&service).await?
+            } else {
+                self.services.observe_also_deleting(&service).await?
+            };
             parts.extend(found.map(|part| (part.name, part.observed)));
         }
         Ok(parts)

@@ -35,8 +35,9 @@ use refused::{
     refused_listeners_among_many_are_found_in_few_writes, refused_settings_delay_no_port,
 };
 use vip::{
-    VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other, a_service_has_its_address_for_kube_proxy,
-    a_status_that_is_altered_is_reported_and_written_again,
+    VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other,
+    a_group_whose_service_cannot_be_deleted_delays_no_other, a_group_whose_service_refuses_changes_delays_no_other,
+    a_service_has_its_address_for_kube_proxy, a_status_that_is_altered_is_reported_and_written_again,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     both_families_are_served_and_ranges_of_one_only_that, nothing_of_a_deleted_load_balancer_with_groups_stays,
     only_what_is_in_the_status_is_an_address, options_are_fields_of_a_service_of_their_own,
@@ -89,6 +90,8 @@ const VIP_TESTS: &[(&str, Test)] = tests![
     only_what_is_in_the_status_is_an_address,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     options_are_fields_of_a_service_of_their_own,
+    a_group_whose_service_refuses_changes_delays_no_other,
+    a_group_whose_service_cannot_be_deleted_delays_no_other,
     options_that_are_altered_by_hand_are_reported_and_corrected,
     a_foreign_service_in_the_place_of_a_group_delays_no_other,
     both_families_are_served_and_ranges_of_one_only_that,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use sharedlb_kubernetes::events::Events;
 use sharedlb_providers::conformance::Peer;
@@ -305,4 +305,54 @@ pub(crate) async fn nothing_of_a_deleted_load_balancer_with_groups_stays(server:
     provider.delete(&lb(0)).await.expect("it is deleted");
     assert_eq!(services(server).await.into_keys().collect::<BTreeSet<_>>(), [lb(1).to_string()].into());
     assert_eq!(server.slices().await.len(), 1);
+}
+
+pub(crate) async fn a_group_whose_service_refuses_changes_delays_no_other(server: &ApiServer, _: &Cluster) {
+    let provider = provider(server);
+    let of_group = (tcp(20001), with(&affinity(60), listener("b", 1)));
+    converge(&provider, 0, [(tcp(20000), listener("a", 1)), of_group]).await;
+    let name = beside(server).await.metadata.name.expect("it has a name");
+    server.admit_only(&format!("object.metadata.name != '{name}'")).await;
+    // The listener of the group closes, and others open.
+    let listeners = [(tcp(20000), listener("a", 1)), (tcp(20002), listener("c", 1))];
+    let applied = converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
+    assert_eq!(open(&provider, 0).await, [tcp(20000), tcp(20001), tcp(20002)]);
+    // A port that could not be closed opens nowhere else.
+    let listeners = listeners.into_iter().chain([(tcp(20001), listener("b", 1))]);
+    let applied = converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
+    assert_eq!(observe(&provider, 0).await.load_balancer.listeners[&tcp(20001)].options, affinity(60));
+    server.accept_all().await;
+    converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
+}
+
+pub(crate) async fn a_group_whose_service_cannot_be_deleted_delays_no_other(server: &ApiServer, _: &Cluster) {
+    let provider = provider(server);
+    let of_group = |host| (tcp(20001), with(&affinity(60), listener("b", host)));
+    converge(&provider, 0, [(tcp(20000), listener("a", 1)), of_group(1)]).await;
+    let name = beside(server).await.metadata.name.expect("it has a name");
+    let finalizers = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let params = PatchParams::default();
+    server.services().patch(&name, &params, &finalizers(json!(["example.com/held"]))).await.expect("it is held");
+    server.services().delete(&name, &DeleteParams::default()).await.expect("its deletion begins");
+    eventually("the provider to see the deletion", LIMIT, async || {
+        Ok(observe(&provider, 0).await.foreign.iter().any(|port| tcp(20001).has(*port)).then_some(()))
+    })
+    .await
+    .expect("it is seen");
+    // Backends change, and others open. The port of the group opens nowhere else.
+    let listeners = [(tcp(20000), listener("a", 2)), (tcp(20002), listener("c", 1)), (tcp(20001), listener("b", 1))];
+    let applied = converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
+    assert_eq!(open(&provider, 0).await, [tcp(20000), tcp(20002)]);
+    server.services().patch(&name, &params, &finalizers(Value::Null)).await.expect("it is released");
+    eventually("the provider to see the end of the Service", LIMIT, async || {
+        Ok(observe(&provider, 0).await.foreign.is_empty().then_some(()))
+    })
+    .await
+    .expect("it is seen");
+    converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
 }
