@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sharedlb::allocation::ports::PortSet;
-use sharedlb::allocation::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, assign};
-use sharedlb::kubernetes::ObjectKey;
+use sharedlb::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign};
+use sharedlb_kubernetes::ObjectKey;
 use sharedlb_providers::Protocol;
 
 const CLAIMS: u16 = 10_000;

@@ -16,14 +16,14 @@ use tracing::{info, warn};
 use crate::backends::Backends;
 use crate::class::{ClassLoop, Settings};
 use crate::kubernetes::events::Events;
-use crate::leader::{self, Candidate, Fence, Leader};
+use crate::leader::{self, Candidate, Fence, Leader, LeaseOptions};
 use crate::load_balancer::ADDRESS_WITHIN;
 use crate::process::health;
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::process::tasks::Tasks;
 use crate::provider;
-use crate::sources;
+use crate::sources::{self, EnabledSources};
 use crate::watches::watch_all;
 
 /// How long to wait between two attempts to reach the API server at start.
@@ -45,13 +45,13 @@ pub struct Options {
     /// The rate of calls to AWS, as a fraction of the documented rates
     pub aws_call_rate: f64,
     /// The sources
-    pub sources: sources::Options,
+    pub sources: EnabledSources,
     /// The lease for leader election; `None`: there is only one replica
-    pub lease: Option<leader::Options>,
+    pub lease: Option<LeaseOptions>,
 }
 
 /// Runs until `stop` completes: stands by until this process is the leader, and then acts. A
-/// process that loses its leadership ends with the status [`leader::LOST`].
+/// process that loses its leadership ends with the status 3.
 ///
 /// # Errors
 /// When it cannot start: there is no kubeconfig, or the port of the web pages is in use. If

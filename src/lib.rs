@@ -1,26 +1,36 @@
 //! The SharedLB controller. ARCHITECTURE.md has the bird's-eye view.
 //!
-//! Pure functions decide: [`allocation`] gives ports, [`class`] words what claims are
-//! told, [`load_balancer`] says what a load balancer should be. Two loops carry that
-//! out: the class loop writes to the Kubernetes API, and an LB loop programs one load
-//! balancer.
+//! Pure functions decide: `allocation` assigns ports, `class` writes the messages of
+//! conditions and Events, `load_balancer` computes the desired state of a load balancer. Two
+//! loops carry that out: the class loop writes to the Kubernetes API, and an LB loop programs
+//! one load balancer.
 
-pub mod allocation;
-pub mod api;
-pub mod backends;
-pub mod class;
-pub mod controller;
-pub mod dry_run;
+mod allocation;
+mod api;
+mod backends;
+mod class;
+mod controller;
+mod dry_run;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod fuzz;
-pub mod leader;
-pub mod load_balancer;
-pub mod process;
+mod leader;
+mod load_balancer;
+mod process;
 mod provider;
-pub mod sources;
-pub mod version;
-pub mod watches;
+mod sources;
+mod version;
+mod watches;
 
-pub use sharedlb_kubernetes as kubernetes;
+use sharedlb_kubernetes as kubernetes;
+
+pub use self::controller::{Options, run};
+pub use self::dry_run::{Report, run as dry_run};
+pub use self::leader::{InvalidTerms, LeaseOptions, LeaseTerms, unique_identity};
+pub use self::process::tasks::end_on_panic;
+pub use self::sources::EnabledSources;
+pub use self::version::long_version;
+
+// For benches/assign.rs.
+pub use self::allocation::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign};

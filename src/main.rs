@@ -9,12 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use sharedlb::controller::{self, Options};
-use sharedlb::dry_run;
-use sharedlb::leader::{self, Terms};
-use sharedlb::process::tasks;
-use sharedlb::sources;
-use sharedlb::version;
+use sharedlb::{EnabledSources, LeaseOptions, LeaseTerms, Options, long_version, unique_identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -26,7 +21,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Puts many L4 workloads on one cloud load balancer.
 #[derive(Debug, Parser)]
-#[command(name = "sharedlb", version, long_version = version::long(), about)]
+#[command(name = "sharedlb", version, long_version = long_version(), about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -132,20 +127,20 @@ struct LeaderElection {
 }
 
 impl LeaderElection {
-    fn options(self) -> anyhow::Result<Option<leader::Options>> {
+    fn options(self) -> anyhow::Result<Option<LeaseOptions>> {
         if !self.leader_elect {
             return Ok(None);
         }
-        let terms = Terms {
+        let terms = LeaseTerms {
             lease: self.leader_elect_lease_duration,
             renew_deadline: self.leader_elect_renew_deadline,
             retry_period: self.leader_elect_retry_period,
         };
         terms.validate().context("the durations of --leader-elect-… do not go together")?;
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let identity = leader::identity(&self.leader_elect_name.unwrap_or_else(host))?;
+        let identity = unique_identity(&self.leader_elect_name.unwrap_or_else(host))?;
         let (namespace, name) = (self.leader_elect_resource_namespace, self.leader_elect_resource_name);
-        Ok(Some(leader::Options { namespace, name, identity, terms }))
+        Ok(Some(LeaseOptions { namespace, name, identity, terms }))
     }
 }
 
@@ -185,7 +180,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Controller(args) => return run_controller(*args),
         Command::Crds { write } => crds(write)?,
-        Command::Version => println!("sharedlb {}", version::long()),
+        Command::Version => println!("sharedlb {}", long_version()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -196,14 +191,14 @@ fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().init(),
     }
-    tasks::end_on_panic();
+    sharedlb::end_on_panic();
     let options = Options {
         listen: args.listen,
         kubeconfig: args.kubeconfig,
         cluster_id: args.cluster_id,
         resync: Duration::from_secs(args.resync_seconds),
         aws_call_rate: args.aws_call_rate,
-        sources: sources::Options {
+        sources: EnabledSources {
             services: args.source_services,
             unclassed_services: args.serve_unclassed_services,
             config_maps: args.source_configmaps,
@@ -211,7 +206,7 @@ fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         lease: args.leader_election.options()?,
     };
     if args.dry_run {
-        let report = dry_run::run(options, args.dry_run_timeout)?;
+        let report = sharedlb::dry_run(options, args.dry_run_timeout)?;
         // A reader such as `head` may close the pipe early.
         match std::io::stdout().write_all(report.to_string().as_bytes()) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error.into()),
@@ -233,7 +228,7 @@ async fn act(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    controller::run(options, stop).await
+    sharedlb::run(options, stop).await
 }
 
 fn crds(write: Option<PathBuf>) -> anyhow::Result<()> {

@@ -33,7 +33,7 @@ impl Cached for ClaimObject {
 
 /// The parts of a Namespace that classes depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NamespaceObject {
+pub(crate) struct NamespaceObject {
     meta: ObjectMeta,
     /// Its labels, by which classes select it
     pub labels: BTreeMap<String, String>,
@@ -53,7 +53,7 @@ impl Cached for NamespaceObject {
 
 /// A watch event for the class loop.
 #[derive(Debug)]
-pub enum ClusterEvent {
+pub(crate) enum ClusterEvent {
     /// Of claims
     Claim(Event<ClaimObject>),
     /// Of classes
@@ -67,21 +67,19 @@ pub enum ClusterEvent {
 }
 
 /// Handles events of one kind.
-pub type EventHandler<T> = Box<dyn Fn(&T) + Send + Sync>;
+pub(crate) type EventHandler<T> = Box<dyn Fn(&T) + Send + Sync>;
 
 /// The handlers of watch events of the sources.
 #[derive(Default)]
-pub struct EventHandlers {
-    /// Of claims
+pub(crate) struct EventHandlers {
     pub claims: Vec<EventHandler<Event<DynamicObject>>>,
-    /// Of Services
     pub services: Vec<EventHandler<Event<Service>>>,
     /// Of changes of Services that [`Backends`] has cached
     pub changed_services: Vec<EventHandler<[Changed<ServiceObject>]>>,
 }
 
 /// Runs all watches for ever, and passes their events on.
-pub async fn watch_all(
+pub(crate) async fn watch_all(
     client: Client,
     backends: Arc<Backends>,
     metrics: Arc<Metrics>,

@@ -7,7 +7,7 @@
 
 mod choice;
 mod continuity;
-pub mod ports;
+mod ports;
 mod quota;
 mod refusal;
 mod reshape;
@@ -25,16 +25,15 @@ use sharedlb_providers::{Address, ListenerKey};
 use self::choice::{sort_as_asked, take_all};
 use self::continuity::{Link, is_unedited, links};
 pub(crate) use self::continuity::{holds_all, numbers};
+pub use self::ports::PortSet;
+use self::ports::Space;
 use self::quota::Quotas;
-pub use self::refusal::{Limits, Obstacle, Refusal};
+pub(crate) use self::refusal::{Obstacle, Refusal};
 use self::reshape::{named, room_of};
 use self::room::Filled;
-pub use self::room::Room;
-pub(crate) use self::types::same;
-pub use self::types::{
-    Assignment, Claim, Held, HeldSlot, LackingOption, ListenerOption, LoadBalancerState, Policy, PortRequest, Released,
-};
-use crate::allocation::ports::Space;
+pub(crate) use self::room::Room;
+pub use self::types::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest};
+pub(crate) use self::types::{Held, LackingOption, ListenerOption, Released, same};
 use crate::kubernetes::ObjectKey;
 
 /// Assigns slots to all claims of one class; the result is in the order of `claims`, and does
@@ -117,7 +116,6 @@ struct Leaves {
 /// A load balancer with its usage.
 struct Occupied {
     space: Space,
-    /// Whether it exists
     exists: bool,
     filled: Filled,
     /// Released listeners that may still be open: part of the usage
@@ -126,8 +124,7 @@ struct Occupied {
 
 impl Occupancy {
     /// Whether these are the load balancers and the policy of the run.
-    #[must_use]
-    pub fn is_of(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
+    pub(crate) fn is_of(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
         *self.known == *load_balancers && *self.policy == *policy
     }
 
@@ -135,7 +132,7 @@ impl Occupancy {
     /// [`assign`] with the claims of the run, if each of these holds its assignment by now,
     /// and none of them [may move](Occupancy::may_move). The claim takes only free ports, so
     /// earlier refusals stand.
-    pub fn admit(&mut self, newcomer: &Claim) -> Assignment {
+    pub(crate) fn admit(&mut self, newcomer: &Claim) -> Assignment {
         let mut result = Assignment::default();
         self.give_new(newcomer, &mut result);
         result
@@ -262,8 +259,7 @@ impl Occupancy {
     }
 
     /// Whether claims may have to move: a load balancer has no room, or is unusable.
-    #[must_use]
-    pub fn may_move(&self) -> bool {
+    pub(crate) fn may_move(&self) -> bool {
         let leads_away = self.known.values().any(|lb| lb.unusable || !lb.no_room.is_empty());
         leads_away || self.spaces.values().any(|lb| lb.filled.is_overfull())
     }

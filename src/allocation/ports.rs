@@ -21,8 +21,7 @@ impl fmt::Debug for PortSet {
 
 impl PortSet {
     /// The set without any port.
-    #[must_use]
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self(bitvec![u64, Lsb0; 0; 1 << 16])
     }
 
@@ -40,19 +39,18 @@ impl PortSet {
     }
 
     /// Whether the port is in the set.
-    #[must_use]
-    pub fn contains(&self, port: NonZeroU16) -> bool {
+    pub(crate) fn contains(&self, port: NonZeroU16) -> bool {
         self.0[usize::from(port.get())]
     }
 
     /// Inserts or removes the port.
-    pub fn set(&mut self, port: NonZeroU16, contained: bool) {
+    pub(crate) fn set(&mut self, port: NonZeroU16, contained: bool) {
         self.0.set(port.get().into(), contained);
     }
 
     /// The ports of the set, from `start` upwards and then from the lowest up
     /// to `start`.
-    pub fn iter_from(&self, start: NonZeroU16) -> impl Iterator<Item = NonZeroU16> + '_ {
+    pub(crate) fn iter_from(&self, start: NonZeroU16) -> impl Iterator<Item = NonZeroU16> + '_ {
         let (below, from) = self.0.split_at(start.get().into());
         let offset = usize::from(start.get());
         from.iter_ones().map(move |i| i + offset).chain(below.iter_ones()).filter_map(number)

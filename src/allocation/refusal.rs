@@ -187,8 +187,7 @@ impl Refusal {
     }
 
     /// The reason of the claim's condition; `None`: the claim only waits.
-    #[must_use]
-    pub fn reason(&self) -> Option<Reason> {
+    pub(crate) fn reason(&self) -> Option<Reason> {
         Some(match self {
             Self::NotPermitted { .. } => Reason::NotPermitted,
             Self::Unsupported { .. } | Self::UnsupportedOption(_) => Reason::Unsupported,
@@ -212,8 +211,7 @@ impl Refusal {
     }
 
     /// The message for the author of a claim of this class.
-    #[must_use]
-    pub fn message(&self, class: &str) -> String {
+    pub(crate) fn message(&self, class: &str) -> String {
         match self {
             Self::NotPermitted { namespace } => format!(
                 "class {class} does not serve namespace {namespace}: choose another class, or ask its admin to allow the namespace in spec.allowedNamespaces"
@@ -304,8 +302,7 @@ impl Refusal {
 
 impl LackingOption {
     /// The message for the author of a claim that holds its ports, and now requests the option.
-    #[must_use]
-    pub fn message_of_held(&self, class: &str) -> String {
+    pub(crate) fn message_of_held(&self, class: &str) -> String {
         let consequence = match self.option {
             ListenerOption::SourceRanges => "so the ports of the claim are closed, and stay reserved for it",
             ListenerOption::SessionAffinity => "so connections of one client go to any pod",

@@ -7,8 +7,7 @@ use super::Obstacle;
 
 /// Listeners, and the targets that they have together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Room {
-    /// Listeners
+pub(crate) struct Room {
     pub listeners: u32,
     /// Targets: a backend of two listeners counts twice
     pub targets: u32,

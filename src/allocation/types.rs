@@ -8,8 +8,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, ListenerOptions, Protocol};
 
+use super::ports::PortSet;
 use super::{Refusal, Room};
-use crate::allocation::ports::PortSet;
 use crate::kubernetes::ObjectKey;
 
 /// The request of a claim, and the slots that it holds.
@@ -176,8 +176,7 @@ pub enum ListenerOption {
 
 impl ListenerOption {
     /// Whether it is one of these.
-    #[must_use]
-    pub fn is_in(self, options: &ListenerOptions) -> bool {
+    pub(crate) fn is_in(self, options: &ListenerOptions) -> bool {
         match self {
             Self::SourceRanges => !options.source_ranges.is_empty(),
             Self::SessionAffinity => options.session_affinity.is_some(),
@@ -187,16 +186,14 @@ impl ListenerOption {
 
 impl Claim {
     /// The first of these options that the claim requests.
-    #[must_use]
-    pub fn lacks(&self, lacking: &[LackingOption]) -> Option<LackingOption> {
+    pub(crate) fn lacks(&self, lacking: &[LackingOption]) -> Option<LackingOption> {
         let options = self.options.as_deref()?;
         lacking.iter().find(|lacking| lacking.option.is_in(options)).copied()
     }
 
     /// Whether its listeners must not be open, since those of the class cannot exclude the
     /// clients that it excludes.
-    #[must_use]
-    pub fn must_stay_closed(&self, lacking: &[LackingOption]) -> bool {
+    pub(crate) fn must_stay_closed(&self, lacking: &[LackingOption]) -> bool {
         let is_of_ranges = |lacking: &&LackingOption| lacking.option == ListenerOption::SourceRanges;
         lacking.iter().find(is_of_ranges).is_some_and(|ranges| self.lacks(&[*ranges]).is_some())
     }
@@ -204,14 +201,12 @@ impl Claim {
 
 impl Policy {
     /// Listeners that a port of this protocol takes up.
-    #[must_use]
-    pub fn listeners_for(&self, protocol: Protocol) -> u32 {
+    fn listeners_for(&self, protocol: Protocol) -> u32 {
         if protocol == Protocol::TcpUdp { self.listeners_for_tcp_udp } else { 1 }
     }
 
     /// The usage of a port of this protocol whose listeners have this many targets.
-    #[must_use]
-    pub fn room_for(&self, protocol: Protocol, targets: u32) -> Room {
+    pub(crate) fn room_for(&self, protocol: Protocol, targets: u32) -> Room {
         let listeners = self.listeners_for(protocol);
         Room { listeners, targets: targets.saturating_mul(listeners) }
     }

@@ -9,8 +9,7 @@ use super::class::ClassObject;
 
 /// Why the addresses of a class are not free for it, for its author: another class has them,
 /// and is older or has a load balancer there.
-#[must_use]
-pub fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a ClassObject>) -> Option<String> {
+pub(crate) fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a ClassObject>) -> Option<String> {
     let spec = class.spec.as_ref().ok().filter(|spec| !spec.addresses.is_empty())?;
     let others = all.filter(|other| other.meta.key != class.meta.key);
     // By name, so that the message stays the same.
@@ -60,8 +59,7 @@ fn in_use(spec: &SharedLBClassSpec, class: &ClassObject, other: &ClassObject) ->
 }
 
 /// Whether a change of a class may change what is [in conflict](conflict) with it.
-#[must_use]
-pub fn occupy_alike(a: &ClassObject, b: &ClassObject) -> bool {
+pub(crate) fn occupy_alike(a: &ClassObject, b: &ClassObject) -> bool {
     fn occupied(class: &ClassObject) -> impl Iterator<Item = (u32, Vec<&str>)> {
         let listed = class.status.iter().flat_map(|status| &status.load_balancers);
         listed.map(|lb| (lb.index, lb.all_addresses().collect()))

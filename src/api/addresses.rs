@@ -14,7 +14,7 @@ use sharedlb_providers::IpFamily;
 pub(super) const LOAD_BALANCERS_MAX: u32 = 1000;
 
 /// The addresses of the load balancers of a class, by index.
-pub type AddressesByIndex = Arc<[Vec<IpAddr>]>;
+pub(crate) type AddressesByIndex = Arc<[Vec<IpAddr>]>;
 
 /// The addresses in a spec: a list for each address that one load balancer has.
 struct Lists(Vec<Vec<AddressRange>>);
@@ -84,8 +84,7 @@ fn nth(list: &[AddressRange], index: u32) -> Option<IpAddr> {
 }
 
 /// The first address that is in both ranges.
-#[must_use]
-pub fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
+pub(crate) fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
     // IPv4 addresses are less than IPv6 addresses, so that no range of one family has
     // anything in common with one of the other.
     let first = a.min.max(b.min);
@@ -94,21 +93,18 @@ pub fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
 
 /// Whether load balancers of the class have the addresses in the spec from the provider
 /// itself, and not from another controller that the provider asks for them.
-#[must_use]
-pub fn gives_addresses(spec: &SharedLBClassSpec) -> bool {
+pub(crate) fn gives_addresses(spec: &SharedLBClassSpec) -> bool {
     matches!(spec.provider, Provider::Vip(_))
 }
 
 /// How many load balancers can have an address; `None`: their addresses are not in the spec.
-#[must_use]
-pub fn load_balancers(spec: &SharedLBClassSpec) -> Option<u32> {
+pub(crate) fn load_balancers(spec: &SharedLBClassSpec) -> Option<u32> {
     (!spec.addresses.is_empty()).then(|| Lists::of(spec).load_balancers())
 }
 
 /// The addresses of all load balancers that the class may have: those that they keep, and
 /// otherwise those that the spec gives them.
-#[must_use]
-pub fn assign(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> AddressesByIndex {
+pub(crate) fn assign(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> AddressesByIndex {
     let lists = Lists::of(spec);
     let given = lists.load_balancers().min(spec.load_balancers.max);
     let kept_to = kept.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
@@ -117,7 +113,7 @@ pub fn assign(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> Ad
 }
 
 /// The addresses that load balancers have by the status of their class.
-pub fn recorded(status: &SharedLBClassStatus) -> impl Iterator<Item = (u32, Vec<IpAddr>)> {
+pub(crate) fn recorded(status: &SharedLBClassStatus) -> impl Iterator<Item = (u32, Vec<IpAddr>)> {
     let parsed = |lb: &sharedlb_crds::LoadBalancerStatus| {
         (lb.index, lb.all_addresses().filter_map(|address| address.parse().ok()).collect())
     };
@@ -126,8 +122,7 @@ pub fn recorded(status: &SharedLBClassStatus) -> impl Iterator<Item = (u32, Vec<
 
 /// Why the addresses in a spec cannot be used, for its author. `kept`: the addresses that
 /// load balancers have, and do not change.
-#[must_use]
-pub fn refusal(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> Option<String> {
+pub(crate) fn refusal(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>>) -> Option<String> {
     let ranges = &spec.addresses;
     if ranges.is_empty() {
         return None;

@@ -23,8 +23,7 @@ use crate::kubernetes::{ObjectKey, ObjectMeta};
 
 /// A claim in the API.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ClaimObject {
-    /// Its metadata
+pub(crate) struct ClaimObject {
     pub meta: ObjectMeta,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBSpec, String>,
@@ -40,7 +39,6 @@ pub struct ClaimObject {
     /// The source that keeps it for another object; `None`: a user wrote it. A tenant can set
     /// the same label, so it only decides where Events are published.
     pub source: Option<Arc<str>>,
-    /// Its target
     pub target: Arc<Target>,
     /// The input of `assign`
     pub request: Claim,
@@ -58,8 +56,7 @@ struct Slots {
 
 impl ClaimObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(object: &DynamicObject) -> Self {
+    pub(crate) fn parse(object: &DynamicObject) -> Self {
         let meta = ObjectMeta::of_dynamic(object);
         let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
         let spec: Result<SharedLBSpec, String> = parse_part(&part("spec"));
@@ -98,22 +95,19 @@ impl ClaimObject {
     }
 
     /// Whether it is being deleted without our finalizer: only foreign finalizers keep it.
-    #[must_use]
-    pub fn is_let_go(&self) -> bool {
+    pub(crate) fn is_let_go(&self) -> bool {
         self.meta.deleting && !self.has_finalizer
     }
 
     /// The name of the port with this number in the status.
-    #[must_use]
-    pub fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
+    pub(crate) fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
         let port = FrontPort { port: number, transport };
         let mut slots = self.request.held.iter().flat_map(|held| held.slots.iter());
         slots.find(|slot| slot.key.has(port)).map(|slot| slot.name.clone())
     }
 
     /// Its class: that in the spec, or else that in the status.
-    #[must_use]
-    pub fn named_class(&self) -> Option<&str> {
+    pub(crate) fn named_class(&self) -> Option<&str> {
         self.class_name.as_deref().or(self.status.class_name.as_deref())
     }
 }
@@ -214,14 +208,12 @@ fn as_request(slot: &HeldSlot) -> PortRequest {
 }
 
 /// Parses an address of a user or a load balancer.
-#[must_use]
-pub fn parse_address(text: &str) -> Address {
+pub(crate) fn parse_address(text: &str) -> Address {
     text.parse().map_or_else(|_| Address::Hostname(text.to_owned()), Address::Ip)
 }
 
 /// The model's protocol for the API's.
-#[must_use]
-pub fn protocol(protocol: sharedlb_crds::Protocol) -> Protocol {
+pub(crate) fn protocol(protocol: sharedlb_crds::Protocol) -> Protocol {
     match protocol {
         sharedlb_crds::Protocol::Tcp => Protocol::Tcp,
         sharedlb_crds::Protocol::Udp => Protocol::Udp,
@@ -230,8 +222,7 @@ pub fn protocol(protocol: sharedlb_crds::Protocol) -> Protocol {
 }
 
 /// The API's protocol for the model's.
-#[must_use]
-pub fn api_protocol(protocol: Protocol) -> sharedlb_crds::Protocol {
+pub(crate) fn api_protocol(protocol: Protocol) -> sharedlb_crds::Protocol {
     match protocol {
         Protocol::Tcp => sharedlb_crds::Protocol::Tcp,
         Protocol::Udp => sharedlb_crds::Protocol::Udp,
@@ -240,8 +231,7 @@ pub fn api_protocol(protocol: Protocol) -> sharedlb_crds::Protocol {
 }
 
 /// The API's transport for the model's.
-#[must_use]
-pub fn api_transport(transport: model::Transport) -> Transport {
+pub(crate) fn api_transport(transport: model::Transport) -> Transport {
     match transport {
         model::Transport::Tcp => Transport::Tcp,
         model::Transport::Udp => Transport::Udp,
@@ -256,8 +246,7 @@ fn transport(transport: Transport) -> model::Transport {
 }
 
 /// The claim that a listener is for.
-#[must_use]
-pub fn claim_key(owner: &Owner) -> ObjectKey {
+pub(crate) fn claim_key(owner: &Owner) -> ObjectKey {
     ObjectKey { namespace: owner.namespace.clone(), name: owner.claim.clone() }
 }
 

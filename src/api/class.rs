@@ -13,8 +13,7 @@ use sharedlb_crds::{
 };
 use sharedlb_providers::{AffinitySupport, Capabilities};
 
-use crate::allocation::ports::PortSet;
-use crate::allocation::{LackingOption, ListenerOption, Policy};
+use crate::allocation::{LackingOption, ListenerOption, Policy, PortSet};
 use crate::api::addresses::{self, AddressesByIndex, LOAD_BALANCERS_MAX};
 use crate::api::claim::parse_part;
 use crate::kubernetes::ObjectMeta;
@@ -22,8 +21,7 @@ use crate::kubernetes::cache::Cached;
 
 /// A class in the API.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ClassObject {
-    /// Its metadata
+pub(crate) struct ClassObject {
     pub meta: ObjectMeta,
     /// Whether it is marked as the default one
     pub default: bool,
@@ -41,8 +39,7 @@ impl Cached for ClassObject {
 
 impl ClassObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(object: &DynamicObject) -> Self {
+    pub(crate) fn parse(object: &DynamicObject) -> Self {
         let annotations = object.metadata.annotations.as_ref();
         let status = match object.data.get("status") {
             None | Some(Value::Null) => Ok(SharedLBClassStatus::default()),
@@ -57,24 +54,21 @@ impl ClassObject {
     }
 
     /// Whether our finalizer is on it.
-    #[must_use]
-    pub fn has_finalizer(&self) -> bool {
+    pub(crate) fn has_finalizer(&self) -> bool {
         self.meta.finalizers.iter().any(|finalizer| finalizer == CLASS_FINALIZER)
     }
 }
 
 /// The class of claims that name none: the one that is annotated as the default, and of
 /// several the newest, as with storage classes.
-#[must_use]
-pub fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) -> Option<&'a Arc<ClassObject>> {
+pub(crate) fn default_class<'a>(classes: impl Iterator<Item = &'a Arc<ClassObject>>) -> Option<&'a Arc<ClassObject>> {
     classes
         .filter(|class| class.default && !class.meta.deleting)
         .max_by(|a, b| (a.meta.created, &b.meta.key).cmp(&(b.meta.created, &a.meta.key)))
 }
 
 /// Why a class cannot be carried out by its provider, for its author.
-#[must_use]
-pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<String> {
+pub(crate) fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<String> {
     let kind = spec.provider.kind();
     match spec.targets {
         Some(TargetKind::Node) if !can.node_targets => Some(format!(
@@ -89,8 +83,7 @@ pub fn unsupported(spec: &SharedLBClassSpec, can: &Capabilities) -> Option<Strin
 
 /// The limits of the class and its provider. `addresses` are those of its load balancers, and
 /// `namespaces` are all namespaces, with their labels.
-#[must_use]
-pub fn policy<'a>(
+pub(crate) fn policy<'a>(
     spec: &SharedLBClassSpec,
     can: &Capabilities,
     addresses: AddressesByIndex,
@@ -124,8 +117,7 @@ pub fn policy<'a>(
 }
 
 /// The options that listeners of the class cannot have.
-#[must_use]
-pub fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<LackingOption> {
+pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<LackingOption> {
     let source_ranges = (!can.source_ranges).then_some(LackingOption {
         option: ListenerOption::SourceRanges,
         instead: match spec.provider {
@@ -163,8 +155,7 @@ fn selector(selector: &LabelSelector) -> Selector {
 }
 
 /// Whether the class adopts an existing load balancer.
-#[must_use]
-pub fn adopts(spec: &SharedLBClassSpec) -> bool {
+pub(crate) fn adopts(spec: &SharedLBClassSpec) -> bool {
     match &spec.provider {
         Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
         Provider::Service(_) | Provider::Vip(_) => false,
@@ -173,8 +164,7 @@ pub fn adopts(spec: &SharedLBClassSpec) -> bool {
 
 /// Whether both specs have the same provider and settings of it, but for the addresses of
 /// load balancers.
-#[must_use]
-pub fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
+pub(crate) fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
     // The kind of an AWS target group is the provider's business.
     a.provider == b.provider && a.targets == b.targets
 }

@@ -13,8 +13,7 @@ pub(crate) const PREFIX: &str = "slb-";
 
 /// The key of the companion Service. Its name has a hash of the claim's uid, so that no other
 /// claim has it, not even a former one of the same name.
-#[must_use]
-pub fn key(claim: &ObjectMeta) -> ObjectKey {
+pub(crate) fn key(claim: &ObjectMeta) -> ObjectKey {
     let readable = format!("{PREFIX}{}", claim.key.name.replace('.', "-"));
     ObjectKey { namespace: claim.key.namespace.clone(), name: names::hashed(&readable, &claim.uid, NAME_MAX).into() }
 }
@@ -23,7 +22,7 @@ pub fn key(claim: &ObjectMeta) -> ObjectKey {
 /// claim holds, which stays when the port is renamed or changes its target, place or protocol,
 /// so that the Service's endpoints and node ports stay too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnPort {
+pub(crate) struct OwnPort {
     /// The port of the load balancer
     pub number: NonZeroU16,
     /// The name of the claim's port
@@ -33,16 +32,14 @@ pub struct OwnPort {
 impl OwnPort {
     /// The name of the Service's port for one transport. (A port of both protocols is
     /// two ports of the Service.)
-    #[must_use]
-    pub fn port_name(&self, transport: Transport) -> String {
+    pub(crate) fn port_name(&self, transport: Transport) -> String {
         format!("{}-{}", suffix(transport), self.number)
     }
 
     /// Whether the Service's port of this name is for this one. A Service of an earlier version
     /// has the claim's own name for it until it is written again and its endpoints are listed.
     /// (That name ends in the protocol, so the two differ.)
-    #[must_use]
-    pub fn is_named(&self, name: &str, transport: Transport) -> bool {
+    pub(crate) fn is_named(&self, name: &str, transport: Transport) -> bool {
         name == self.port_name(transport) || name == self.former_name(transport)
     }
 

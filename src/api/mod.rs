@@ -1,8 +1,8 @@
 //! Conversions of API objects to the controller's types.
 
-pub mod address_conflicts;
-pub mod addresses;
-pub mod claim;
-pub mod class;
-pub mod companion_name;
-pub mod target;
+pub(crate) mod address_conflicts;
+pub(crate) mod addresses;
+pub(crate) mod claim;
+pub(crate) mod class;
+pub(crate) mod companion_name;
+pub(crate) mod target;

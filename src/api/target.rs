@@ -13,8 +13,7 @@ use crate::kubernetes::{ObjectKey, ObjectMeta};
 
 /// The target of a claim.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The claim
+pub(crate) struct Target {
     pub claim: ObjectKey,
     /// The Service whose endpoints are its backends: the one that it names, or its companion
     /// Service. `None`: its spec can't be parsed
@@ -28,8 +27,7 @@ pub struct Target {
 
 impl Target {
     /// The target of the claim with this spec.
-    #[must_use]
-    pub fn of(meta: &ObjectMeta, spec: Option<&SharedLBSpec>) -> Self {
+    pub(crate) fn of(meta: &ObjectMeta, spec: Option<&SharedLBSpec>) -> Self {
         let service = spec.map(|spec| match &spec.service_name {
             Some(name) => ObjectKey { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
             None => companion_name::key(meta),
@@ -49,15 +47,13 @@ impl Target {
     }
 
     /// The Service through which traffic gets to its pods. `None`: its spec can't be parsed
-    #[must_use]
-    pub fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
+    pub(crate) fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
         let service = self.service.as_ref()?;
         Some(if targets == TargetKind::Node { &self.own } else { service })
     }
 
     /// That Service, and its port for this slot of the claim.
-    #[must_use]
-    pub fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ObjectKey, PortRef)> {
+    pub(crate) fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ObjectKey, PortRef)> {
         let to = match targets {
             TargetKind::Node => self.own_port(&slot.name, slot.key.port)?,
             TargetKind::Pod => self.of_port(&slot.name, Some(slot.key.port))?.1,
@@ -67,15 +63,13 @@ impl Target {
 
     /// The Service that finds its pods, and its port for the port of the claim with this name
     /// and number. A companion Service has ports only for numbers.
-    #[must_use]
-    pub fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
+    pub(crate) fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
         let to = self.of_service(name).cloned();
         Some((self.service.as_ref()?, to.or_else(|| self.own_port(name, number?))?))
     }
 
     /// The port of the Service that the claim names for this port of the claim.
-    #[must_use]
-    pub fn of_service(&self, name: &str) -> Option<&PortRef> {
+    pub(crate) fn of_service(&self, name: &str) -> Option<&PortRef> {
         self.ports.iter().find(|(port, _)| **port == *name)?.1.as_ref()
     }
 
@@ -87,7 +81,7 @@ impl Target {
 
 /// A reference to a port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortRef {
+pub(crate) enum PortRef {
     /// The port with this number
     Number(i32),
     /// The port with this name

@@ -16,7 +16,7 @@ use crate::kubernetes::cache::Cached;
 
 /// The parts of a ServiceCIDR that classes depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ServiceCidrObject {
+pub(crate) struct ServiceCidrObject {
     meta: ObjectMeta,
     /// The ranges of ClusterIPs
     cidrs: Box<[IpNet]>,
@@ -24,8 +24,7 @@ pub struct ServiceCidrObject {
 
 impl ServiceCidrObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(object: &ServiceCIDR) -> Self {
+    pub(crate) fn parse(object: &ServiceCIDR) -> Self {
         let cidrs = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
         Self { meta: ObjectMeta::of(object), cidrs: cidrs.filter_map(|cidr| cidr.parse().ok()).collect() }
     }
@@ -39,34 +38,32 @@ impl Cached for ServiceCidrObject {
 
 impl Backends {
     /// Has the addresses of the cluster watched from now on: nodes and ServiceCIDRs.
-    pub fn need_cluster_addresses(&self) {
+    pub(crate) fn need_cluster_addresses(&self) {
         self.need_nodes();
         self.service_cidrs_needed.notify_one();
     }
 
     /// Waits until ServiceCIDRs have to be watched.
-    pub async fn service_cidrs_needed(&self) {
+    pub(crate) async fn service_cidrs_needed(&self) {
         self.service_cidrs_needed.notified().await;
     }
 
     /// Takes in an event of the watch of ServiceCIDRs.
-    pub fn watched_service_cidr(&self, event: Event<ServiceCidrObject>) -> EndpointChanges {
+    pub(crate) fn watched_service_cidr(&self, event: Event<ServiceCidrObject>) -> EndpointChanges {
         let is_listed = matches!(event, Event::InitDone);
         let changes = self.write().service_cidrs.apply_event(event);
         EndpointChanges { cluster_addresses: is_listed || !changes.is_empty(), ..EndpointChanges::default() }
     }
 
     /// Whether nodes and ServiceCIDRs, respectively, have been listed.
-    #[must_use]
-    pub fn cluster_addresses_filled(&self) -> (bool, bool) {
+    pub(crate) fn cluster_addresses_filled(&self) -> (bool, bool) {
         let inner = self.read();
         (inner.nodes.is_filled(), inner.service_cidrs.is_filled())
     }
 
     /// Why load balancers cannot have the addresses in the spec of their class, for its author:
     /// the cluster itself uses one of them, or does not serve its IP family.
-    #[must_use]
-    pub fn cluster_address_conflict(&self, spec: &SharedLBClassSpec) -> Option<String> {
+    pub(crate) fn cluster_address_conflict(&self, spec: &SharedLBClassSpec) -> Option<String> {
         if !gives_addresses(spec) {
             // Another controller assigns them, and may have reasons of its own.
             return None;

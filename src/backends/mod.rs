@@ -5,7 +5,7 @@
 //! changes.
 
 mod cluster_addresses;
-pub mod nodes;
+pub(crate) mod nodes;
 mod objects;
 mod reach;
 mod signal;
@@ -24,19 +24,19 @@ use sharedlb_crds::{Endpoints, TargetKind};
 use sharedlb_providers::{Backend, IpFamily, Protocol, Transport};
 use tokio::sync::Notify;
 
-pub use self::cluster_addresses::ServiceCidrObject;
+pub(crate) use self::cluster_addresses::ServiceCidrObject;
 use self::nodes::{NodeObject, UsableNode};
 use self::objects::EndpointObject;
-pub use self::objects::{ServiceKind, ServiceObject, ServicePort, SliceObject};
-pub use self::reach::Reach;
-pub use self::signal::Signal;
+pub(crate) use self::objects::{ServiceObject, ServicePort, SliceObject};
+pub(crate) use self::reach::Reach;
+pub(crate) use self::signal::Signal;
 use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::cache::{Cache, Changed};
 
 /// The caches of Services, EndpointSlices and nodes, and the LB loops that depend on them.
 #[derive(Debug, Default)]
-pub struct Backends {
+pub(crate) struct Backends {
     inner: RwLock<Inner>,
     nodes_needed: Notify,
     service_cidrs_needed: Notify,
@@ -56,8 +56,7 @@ struct Inner {
 
 /// The backends of a port of a Service.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reached {
-    /// The backends
+pub(crate) struct Reached {
     pub backends: BTreeSet<Backend>,
     /// Whether each transport has a ready pod behind them. (Behind a port of every node
     /// there may be none.)
@@ -66,7 +65,7 @@ pub struct Reached {
 
 /// The parts of a change of EndpointSlices, nodes or ServiceCIDRs that the class loop needs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct EndpointChanges {
+pub(crate) struct EndpointChanges {
     /// The Services that got their first EndpointSlice, endpoint or ready endpoint, or lost the
     /// last one
     pub services: Vec<ObjectKey>,
@@ -115,20 +114,18 @@ impl Backends {
     }
 
     /// Whether Services and EndpointSlices, respectively, have been listed.
-    #[must_use]
-    pub fn filled(&self) -> (bool, bool) {
+    pub(crate) fn filled(&self) -> (bool, bool) {
         let inner = self.read();
         (inner.services.is_filled(), inner.slices.is_filled())
     }
 
     /// The Service of this name.
-    #[must_use]
-    pub fn service(&self, key: &ObjectKey) -> Option<Arc<ServiceObject>> {
+    pub(crate) fn service(&self, key: &ObjectKey) -> Option<Arc<ServiceObject>> {
         self.read().services.get(key).cloned()
     }
 
     /// Takes in an event of the watch of Services, and returns the changes.
-    pub fn watched_service(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
+    pub(crate) fn watched_service(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
         let mut inner = self.write();
         let changes = inner.services.apply_event(event);
         changes.iter().for_each(|change| inner.signal_service(change));
@@ -137,8 +134,7 @@ impl Backends {
 
     /// Takes in the reply to a write of ours, and returns the change. The watch event with
     /// the same version is no change then.
-    #[must_use]
-    pub fn written_service(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
+    pub(crate) fn written_service(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
         let mut inner = self.write();
         let change = inner.services.apply_write(service)?;
         inner.signal_service(&change);
@@ -146,12 +142,12 @@ impl Backends {
     }
 
     /// From now on, changes of the number of endpoints are reported.
-    pub fn count(&self) {
+    pub(crate) fn count(&self) {
         self.write().counted = true;
     }
 
     /// Takes in an event of the watch of EndpointSlices.
-    pub fn watched_slice(&self, event: Event<SliceObject>) -> EndpointChanges {
+    pub(crate) fn watched_slice(&self, event: Event<SliceObject>) -> EndpointChanges {
         let mut inner = self.write();
         let mut changed = Vec::new();
         let mut counts = false;
@@ -179,17 +175,17 @@ impl Backends {
 
     /// Has nodes watched from now on. A large cluster has many, and they change often, so
     /// they are watched only where they are needed.
-    pub fn need_nodes(&self) {
+    pub(crate) fn need_nodes(&self) {
         self.nodes_needed.notify_one();
     }
 
     /// Waits until nodes have to be watched.
-    pub async fn nodes_needed(&self) {
+    pub(crate) async fn nodes_needed(&self) {
         self.nodes_needed.notified().await;
     }
 
     /// Takes in an event of the watch of nodes.
-    pub fn watched_node(&self, event: Event<NodeObject>) -> EndpointChanges {
+    pub(crate) fn watched_node(&self, event: Event<NodeObject>) -> EndpointChanges {
         let mut inner = self.write();
         let listed = matches!(event, Event::InitDone);
         let changes = inner.nodes.apply_event(event);
@@ -211,8 +207,7 @@ impl Backends {
     }
 
     /// Whether the caches that traffic with this reach depends on have filled.
-    #[must_use]
-    pub fn knows(&self, reach: Reach) -> bool {
+    pub(crate) fn knows(&self, reach: Reach) -> bool {
         reach.targets == TargetKind::Pod || self.read().nodes.is_filled()
     }
 
@@ -222,14 +217,13 @@ impl Backends {
     }
 
     /// How many nodes get traffic.
-    #[must_use]
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         nodes::usable(self.read().nodes.objects().values()).len()
     }
 
     /// From now on, changes of the Services in `now` wake `signal`, and no longer those of
     /// the Services only in `before`.
-    pub fn interest(&self, before: &BTreeSet<ObjectKey>, now: &BTreeSet<ObjectKey>, signal: &Arc<Signal>) {
+    pub(crate) fn interest(&self, before: &BTreeSet<ObjectKey>, now: &BTreeSet<ObjectKey>, signal: &Arc<Signal>) {
         let mut inner = self.write();
         for service in before.difference(now) {
             if let Some(signals) = inner.interested.get_mut(service) {
@@ -249,8 +243,13 @@ impl Backends {
     /// be backends at all.
     ///
     /// Each transport of the protocol has backends of its own.
-    #[must_use]
-    pub fn of(&self, service: &ObjectKey, port: &PortRef, protocol: Protocol, count: Endpoints) -> BTreeSet<Backend> {
+    pub(crate) fn of(
+        &self,
+        service: &ObjectKey,
+        port: &PortRef,
+        protocol: Protocol,
+        count: Endpoints,
+    ) -> BTreeSet<Backend> {
         let inner = self.read();
         Backend::by_transport(protocol, |transport| inner.of(service, port, transport, count))
     }
@@ -258,8 +257,7 @@ impl Backends {
     /// The backends of this port of this Service with this reach: pods, as in
     /// [`Backends::of`], or all nodes that get traffic, whether a pod is ready or not. So
     /// nodes are neither removed nor added when the last pod goes and the next one comes.
-    #[must_use]
-    pub fn reached(&self, service: &ObjectKey, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
+    pub(crate) fn reached(&self, service: &ObjectKey, port: &PortRef, protocol: Protocol, reach: Reach) -> Reached {
         let pods = self.of(service, port, protocol, reach.endpoints);
         let ready = transports_with_backends(protocol, &pods).count() == protocol.transports().len();
         match reach.targets {
@@ -271,15 +269,13 @@ impl Backends {
     /// Whether Kubernetes has listed the pods of this Service in all its IP families. It does
     /// so a moment after the Service is created, one family after the other, and creates an
     /// EndpointSlice even for a selector that matches no pod.
-    #[must_use]
-    pub fn has_listed(&self, service: &ObjectKey) -> bool {
+    pub(crate) fn has_listed(&self, service: &ObjectKey) -> bool {
         self.read().has_listed(service)
     }
 
     /// Why a transport of a port of this Service has no backend, for the user; `None`: each
     /// has one, or it is not known yet.
-    #[must_use]
-    pub fn why_none(
+    pub(crate) fn why_none(
         &self,
         service: &ObjectKey,
         port: &PortRef,
@@ -317,8 +313,7 @@ impl Backends {
     }
 
     /// Why this Service, which has backends, has none of this IP family, for the user.
-    #[must_use]
-    pub fn why_none_of(&self, service: &ObjectKey, family: IpFamily) -> String {
+    pub(crate) fn why_none_of(&self, service: &ObjectKey, family: IpFamily) -> String {
         match self.read().services.get(service) {
             Some(found) => why::no_family(found, family),
             None => why::no_address(family),
@@ -424,7 +419,10 @@ impl Inner {
 }
 
 /// The transports of this protocol that one of these backends takes.
-pub fn transports_with_backends(protocol: Protocol, backends: &BTreeSet<Backend>) -> impl Iterator<Item = Transport> {
+pub(crate) fn transports_with_backends(
+    protocol: Protocol,
+    backends: &BTreeSet<Backend>,
+) -> impl Iterator<Item = Transport> {
     let transports = protocol.transports().iter().copied();
     transports.filter(|transport| backends.iter().any(|backend| backend.takes(*transport)))
 }

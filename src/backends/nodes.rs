@@ -21,14 +21,13 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// The key of an LB loop's interest in nodes. No Service has it, since those have a
 /// namespace.
-#[must_use]
-pub fn key() -> ObjectKey {
+pub(crate) fn key() -> ObjectKey {
     ObjectKey::cluster_scoped("nodes")
 }
 
 /// The parts of a Node that backends and classes depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodeObject {
+pub(crate) struct NodeObject {
     meta: ObjectMeta,
     pub(super) node: UsableNode,
     /// Whether load balancers may send traffic to it
@@ -48,8 +47,7 @@ pub(super) struct UsableNode {
 
 impl NodeObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(node: &Node) -> Self {
+    pub(crate) fn parse(node: &Node) -> Self {
         let meta = ObjectMeta::of(node);
         let (spec, status) = (node.spec.clone().unwrap_or_default(), node.status.clone().unwrap_or_default());
         let label = node.metadata.labels.as_ref().and_then(|labels| labels.get(EXCLUDE));

@@ -22,10 +22,8 @@ pub(super) const SLICE_MANAGED_BY: (&str, &str) = (SLICE_MANAGED_BY_LABEL, "endp
 
 /// The parts of a Service that backends and claims depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ServiceObject {
-    /// Its metadata
+pub(crate) struct ServiceObject {
     pub meta: ObjectMeta,
-    /// Its ports
     pub ports: Box<[ServicePort]>,
     /// Whether it is of type ExternalName, and so has no endpoints
     pub external_name: bool,
@@ -33,9 +31,7 @@ pub struct ServiceObject {
     pub has_selector: bool,
     /// The name and uid of the claim that owns it, if it is a companion Service
     pub owner: Option<(Arc<str>, Arc<str>)>,
-    /// Its selector
     pub selector: Box<[(String, String)]>,
-    /// Its kind
     pub kind: ServiceKind,
     /// The IP families of its endpoints; none: not known
     pub families: Box<[IpFamily]>,
@@ -43,7 +39,7 @@ pub struct ServiceObject {
 
 /// The kinds of Services that companion Services can have, and all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceKind {
+pub(crate) enum ServiceKind {
     /// Without an address of its own.
     Headless,
     /// With a port on every node.
@@ -54,10 +50,9 @@ pub enum ServiceKind {
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ServicePort {
+pub(crate) struct ServicePort {
     /// Its name; may be empty if it is the only port
     pub name: Arc<str>,
-    /// Its number
     pub number: i32,
     /// TCP or UDP; `None`: another protocol
     pub transport: Option<Transport>,
@@ -69,8 +64,7 @@ pub struct ServicePort {
 
 impl ServiceObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(service: &Service) -> Self {
+    pub(crate) fn parse(service: &Service) -> Self {
         let spec = service.spec.clone().unwrap_or_default();
         let ours = service.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL));
         let owner = service.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "SharedLB");
@@ -97,8 +91,7 @@ impl ServiceObject {
 
 impl ServicePort {
     /// Converts a port.
-    #[must_use]
-    pub fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
+    pub(crate) fn parse(port: &k8s_openapi::api::core::v1::ServicePort) -> Self {
         Self {
             name: port.name.as_deref().unwrap_or_default().into(),
             number: port.port,
@@ -126,7 +119,7 @@ impl Cached for ServiceObject {
 
 /// The parts of an EndpointSlice that backends depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SliceObject {
+pub(crate) struct SliceObject {
     pub(super) meta: ObjectMeta,
     pub(super) service: ObjectKey,
     /// Whether its label names Kubernetes' own controller as its writer. Any client may set
@@ -152,8 +145,7 @@ pub(super) struct EndpointObject {
 
 impl SliceObject {
     /// Converts an object.
-    #[must_use]
-    pub fn parse(slice: &EndpointSlice) -> Self {
+    pub(crate) fn parse(slice: &EndpointSlice) -> Self {
         let meta = ObjectMeta::of(slice);
         let label = |key| slice.metadata.labels.as_ref().and_then(|labels| labels.get(key));
         let service = label(SERVICE_NAME_LABEL);

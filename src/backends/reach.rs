@@ -5,7 +5,7 @@ use sharedlb_providers::Capabilities;
 
 /// How the traffic of a class gets to pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reach {
+pub(crate) struct Reach {
     /// Which endpoints of a Service get traffic
     pub endpoints: Endpoints,
     /// Whether it goes to pods themselves, or to a port of every node
@@ -20,8 +20,7 @@ impl Default for Reach {
 
 impl Reach {
     /// The reach of a class with this spec, whose provider has these capabilities.
-    #[must_use]
-    pub fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
+    pub(crate) fn of(spec: &SharedLBClassSpec, can: &Capabilities) -> Self {
         let best = if can.pod_targets { TargetKind::Pod } else { TargetKind::Node };
         Self { endpoints: spec.endpoints, targets: spec.targets.unwrap_or(best) }
     }

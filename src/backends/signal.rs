@@ -10,7 +10,7 @@ use crate::kubernetes::ObjectKey;
 
 /// Wakes an LB loop.
 #[derive(Debug, Default)]
-pub struct Signal {
+pub(crate) struct Signal {
     notify: Notify,
     observe: AtomicBool,
     changed: Mutex<BTreeSet<ObjectKey>>,
@@ -18,18 +18,18 @@ pub struct Signal {
 
 impl Signal {
     /// A Service that it depends on has changed, or its endpoints; or the nodes have.
-    pub fn service_changed(&self, service: &ObjectKey) {
+    pub(crate) fn service_changed(&self, service: &ObjectKey) {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone());
         self.notify.notify_one();
     }
 
     /// Waits until the loop is woken.
-    pub async fn woken(&self) {
+    pub(crate) async fn woken(&self) {
         self.notify.notified().await;
     }
 
     /// Wakes the loop and has the load balancer observed: it has changed.
-    pub fn observe_again(&self) {
+    pub(crate) fn observe_again(&self) {
         self.observe.store(true, Ordering::Release);
         self.notify.notify_one();
     }

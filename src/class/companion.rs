@@ -27,8 +27,10 @@ const LABEL_VALUE_MAX: usize = 63;
 
 /// The claims that depend on a Service: the one whose companion it is, or would be by its
 /// name, and those that name it.
-#[must_use]
-pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<ClaimObject>>) -> Vec<Arc<ClaimObject>> {
+pub(crate) fn concerned(
+    service: &ServiceObject,
+    claims: &BTreeMap<ObjectKey, Arc<ClaimObject>>,
+) -> Vec<Arc<ClaimObject>> {
     let ObjectKey { namespace, name } = &service.meta.key;
     let is_own = |claim: &ClaimObject| name.starts_with(PREFIX) && key(&claim.meta) == service.meta.key;
     let owner = service.owner.as_ref();
@@ -52,7 +54,7 @@ pub fn concerned(service: &ServiceObject, claims: &BTreeMap<ObjectKey, Arc<Claim
 ///
 /// # Errors
 /// When the Service that the claim names cannot be used: a message for the user.
-pub fn desired(
+pub(crate) fn desired(
     claim: &ClaimObject,
     targets: TargetKind,
     named: Option<&ServiceObject>,
@@ -88,8 +90,7 @@ pub fn desired(
 }
 
 /// The message for a Service without a selector, where traffic goes to nodes.
-#[must_use]
-pub fn no_selector(name: &str) -> String {
+pub(crate) fn no_selector(name: &str) -> String {
     format!(
         "Service {name} has no selector, and the load balancers of the class send traffic to nodes, which pass it on to pods that a selector finds: give it one, or ask the admin for a class with spec.targets: Pod"
     )
@@ -133,7 +134,7 @@ fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Optio
 /// Copies node ports to the ports of the desired Service that continue a port of the one
 /// found. (The API server keeps a node port only for a port of the same name.) A port of
 /// both protocols has one node port.
-pub fn keep_node_ports(desired: &mut Service, found: &ServiceObject, claim: &ClaimObject) {
+pub(crate) fn keep_node_ports(desired: &mut Service, found: &ServiceObject, claim: &ClaimObject) {
     let Some(ports) = desired.spec.as_mut().filter(|spec| spec.type_.as_deref() == Some("NodePort")) else { return };
     for port in ports.ports.iter_mut().flatten() {
         let wanted = backends::ServicePort::parse(port);
@@ -190,8 +191,7 @@ fn service(
 }
 
 /// Whether a Service sends traffic where the desired one would.
-#[must_use]
-pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
+pub(crate) fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
     let wanted = ServiceObject::parse(desired);
     let ports = |service: &ServiceObject| -> Vec<_> {
         let port = |port: &backends::ServicePort| backends::ServicePort { node_port: None, ..port.clone() };
@@ -202,8 +202,7 @@ pub fn is_as_desired(found: &ServiceObject, desired: &Service) -> bool {
 
 /// Whether the Service that there is can be made the desired one. One that has an
 /// address can't lose it, nor can one without get one.
-#[must_use]
-pub fn can_become(found: &ServiceObject, desired: &Service) -> bool {
+pub(crate) fn can_become(found: &ServiceObject, desired: &Service) -> bool {
     found.external_name || found.kind == ServiceObject::parse(desired).kind
 }
 

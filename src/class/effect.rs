@@ -42,7 +42,6 @@ pub(super) enum Effect {
 pub(super) struct ClaimWrite {
     /// The claim as it was decided on
     pub(super) claim: Arc<ClaimObject>,
-    /// The change
     pub(super) what: ClaimChange,
     /// The class that waits for the answer before it decides again
     pub(super) awaited_by: Option<Arc<str>>,
@@ -73,7 +72,6 @@ pub(super) enum CompanionWrite {
 pub(super) struct ClassWrite {
     /// The class as it was decided on
     pub(super) class: Arc<ClassObject>,
-    /// The change
     pub(super) what: ClassChange,
 }
 
@@ -89,7 +87,6 @@ pub(super) enum ClassChange {
 /// The arguments of a new LB loop.
 pub(super) struct StartLoadBalancer {
     pub(super) index: u32,
-    /// The uid of its class
     pub(super) class_uid: Arc<str>,
     pub(super) plan: Arc<Plan>,
     /// Whether the load balancer existed, since the class' status has its address

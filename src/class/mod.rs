@@ -9,7 +9,7 @@
 mod answers;
 mod background;
 mod claims;
-pub mod companion;
+pub(crate) mod companion;
 mod count;
 mod decide;
 mod dropped_fields;
@@ -23,13 +23,13 @@ mod ledger;
 mod model;
 mod newcomers;
 mod programmed;
-pub mod render;
+pub(crate) mod render;
 mod state;
 mod step;
 mod suspension;
 #[cfg(test)]
 mod tests;
-pub mod transitions;
+pub(crate) mod transitions;
 mod unserved;
 mod verdicts;
 mod writes;
@@ -74,12 +74,11 @@ use crate::process::tasks::Tasks;
 use crate::watches::{ClusterEvent, NamespaceObject};
 
 /// Creates the provider of a class, whose load balancers have these addresses by index.
-pub type MakeProvider =
+pub(crate) type MakeProvider =
     Box<dyn Fn(&ClassObject, &SharedLBClassSpec, &[Vec<IpAddr>]) -> Box<dyn Provider> + Send + Sync>;
 
 /// The dependencies and options of the class loop.
-pub struct Settings {
-    /// The Kubernetes API
+pub(crate) struct Settings {
     pub client: Client,
     /// The id of this cluster, in the names and tags of everything that is created
     pub cluster_id: String,
@@ -92,7 +91,6 @@ pub struct Settings {
     pub make_provider: MakeProvider,
     /// Services and EndpointSlices
     pub backends: Arc<Backends>,
-    /// The recorder of Events
     pub events: Events,
     /// The sources that publish Events about their claims on the objects that the claims
     /// are kept for
@@ -120,18 +118,18 @@ enum Input {
 
 /// The sender of watch events for the class loop.
 #[derive(Clone)]
-pub struct Inbox(mpsc::UnboundedSender<Input>);
+pub(crate) struct Inbox(mpsc::UnboundedSender<Input>);
 
 impl Inbox {
     /// Sends an event. Does nothing once the loop has ended.
-    pub fn send(&self, event: ClusterEvent) {
+    pub(crate) fn send(&self, event: ClusterEvent) {
         _ = self.0.send(Input::Cluster(Box::new(event)));
     }
 }
 
 /// The class loop: it routes events to classes, and carries out the effects of their
 /// steps.
-pub struct ClassLoop {
+pub(crate) struct ClassLoop {
     settings: Settings,
     writer: Writer,
     inputs: mpsc::UnboundedReceiver<Input>,
@@ -157,8 +155,7 @@ pub struct ClassLoop {
 
 impl ClassLoop {
     /// A loop with empty caches, and the sender of its events.
-    #[must_use]
-    pub fn new(settings: Settings) -> (Self, Inbox) {
+    pub(crate) fn new(settings: Settings) -> (Self, Inbox) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let writer = Writer::new(settings.client.clone(), settings.metrics.clone());
         let class_loop = Self {
@@ -183,7 +180,7 @@ impl ClassLoop {
 
     /// Reconciles classes on every event, for ever. Nothing is decided before every cache
     /// has filled.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();

@@ -12,7 +12,7 @@ use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 
 use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before, parse_address};
-pub use crate::kubernetes::conditions::whole_seconds;
+pub(crate) use crate::kubernetes::conditions::whole_seconds;
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::Failure;
 use crate::load_balancer::share::LeftOut;
@@ -26,7 +26,7 @@ const EVERY_PORT_HAS_A_BACKEND: &str = "every port is served, and has a backend"
 /// The state of a claim. Equal verdicts on one version of a claim render to the same
 /// status, so most claims need not be rendered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// The slots that the claim holds
     pub held: Option<Held>,
     /// Why it does not hold every port in its spec
@@ -42,7 +42,7 @@ pub struct Verdict {
 
 /// What keeps a claim from getting the ports in its spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub(crate) struct Obstacle {
     /// The reason of the condition. `None`: the claim waits for something that passes by
     /// itself, or that its author may not know
     pub reason: Option<Reason>,
@@ -51,9 +51,8 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
-    /// An obstacle that stays until the claim, the class or the cluster is changed.
-    #[must_use]
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// It stays until the claim, the class or the cluster is changed.
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: Some(reason), message: message.into() }
     }
 }
@@ -62,15 +61,14 @@ impl Verdict {
     /// Whether this is still the verdict on a claim with this assignment, if nothing else
     /// of the claim has changed. A refusal may change with every other claim, so a
     /// verdict with one does not stand.
-    #[must_use]
-    pub fn stands(&self, got: &Assignment) -> bool {
+    pub(crate) fn stands(&self, got: &Assignment) -> bool {
         got.refused.is_empty() && self.refused.is_none() && self.held == got.granted
     }
 }
 
 /// The state of a claim's slots on the load balancer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Programmed {
+pub(crate) enum Programmed {
     /// The load balancer has not been observed since this process started: the status
     /// stays as it is.
     Unknown,
@@ -85,7 +83,7 @@ pub enum Programmed {
 /// What keeps traffic from slots, or from some of their backends, although the load
 /// balancer serves all of them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Served {
+pub(crate) struct Served {
     /// The names of ports of which a transport has no backend, and why; `None`: the cause
     /// is not known yet
     pub without_backends: Vec<(Arc<str>, Option<Failure>)>,
@@ -102,18 +100,15 @@ pub struct Served {
 
 /// An IP family of the load balancer in which a port has no backend.
 #[derive(Debug, Clone, PartialEq)]
-pub struct IdleFamily {
+pub(crate) struct IdleFamily {
     /// The name of the port
     pub port: Arc<str>,
-    /// The family
     pub family: IpFamily,
-    /// Why, for the user
     pub why: String,
 }
 
 /// The status of a claim of this class with this verdict.
-#[must_use]
-pub fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
+pub(crate) fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict, now: Timestamp) -> SharedLBStatus {
     let before = &claim.status;
     let is_unknown = verdict.programmed == Programmed::Unknown
         && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
@@ -374,15 +369,13 @@ fn condition(
 }
 
 /// The condition of this type.
-#[must_use]
-pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+pub(crate) fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions::find(conditions, kind.as_str())
 }
 
 /// A condition of a class or of one of its load balancers: true, or false with the
 /// reason and message of a failure.
-#[must_use]
-pub fn class_condition(
+pub(crate) fn class_condition(
     kind: ConditionType,
     failure: Option<(Reason, String)>,
     fine: Reason,
@@ -398,8 +391,7 @@ pub fn class_condition(
 }
 
 /// The key of a released port in a class' status.
-#[must_use]
-pub fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
+pub(crate) fn released_key(port: &sharedlb_crds::ReleasedPort) -> ListenerKey {
     ListenerKey { port: port.port, protocol: crate::api::claim::protocol(port.protocol) }
 }
 

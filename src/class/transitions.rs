@@ -20,8 +20,7 @@ pub(crate) const PASSING: Duration = Duration::from_secs(5);
 ///
 /// A claim that opens is one Event, Ready. Allocated and Programmed come before it, and
 /// are published only if they end a failure that was published.
-#[must_use]
-pub fn transitions(before: &[Condition], after: &[Condition], reached: Option<&str>) -> Vec<Notice> {
+pub(crate) fn transitions(before: &[Condition], after: &[Condition], reached: Option<&str>) -> Vec<Notice> {
     let mut notices: Vec<Notice> = Vec::new();
     for now in after {
         let then = conditions::find(before, &now.type_);
@@ -73,15 +72,13 @@ fn notice_of(condition: &Condition, reached: Option<&str>) -> Notice {
 }
 
 /// The ports of a claim and their address: `20417/TCP→redis at 10.99.0.1`.
-#[must_use]
-pub fn reached(status: &SharedLBStatus) -> Option<String> {
+pub(crate) fn reached(status: &SharedLBStatus) -> Option<String> {
     Some(format!("{} at {}", status.summary.as_ref()?, status.address.as_ref()?))
 }
 
 /// Until when a claim with this status is expected to become ready by itself; `None`: it
 /// is ready, or needs a change to become so.
-#[must_use]
-pub fn passes_until(status: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn passes_until(status: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
     let ready = find(&status.conditions, ConditionType::Ready)?;
     // The clock of a former leader may have been ahead.
     let since = ready.last_transition_time.0.min(now);
@@ -91,8 +88,7 @@ pub fn passes_until(status: &SharedLBStatus, now: Timestamp) -> Option<Timestamp
 /// Until when the second of two statuses need not be written after the first. Both have
 /// the same ports, and say that the claim waits for something that comes by itself; they
 /// differ only in what that is, and in which of the ports are open. `None`: write it now.
-#[must_use]
-pub fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn may_wait_until(before: &SharedLBStatus, after: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
     let ports = |status: &SharedLBStatus| -> Vec<PortStatus> {
         status.ports.iter().map(|port| PortStatus { opened: false, ..port.clone() }).collect()
     };

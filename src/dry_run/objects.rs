@@ -44,7 +44,6 @@ pub(super) enum Write {
 pub(super) struct Manner<'a> {
     /// Whether only the status is written
     pub(super) status: bool,
-    /// The field manager
     pub(super) manager: &'a str,
     /// The time of the write
     pub(super) time: Timestamp,

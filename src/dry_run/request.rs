@@ -55,7 +55,6 @@ pub(super) enum Operation {
         object: ObjectPath,
         /// Whether only the status is written
         status: bool,
-        /// The field manager
         manager: String,
     },
     Delete(ObjectPath),

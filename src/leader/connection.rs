@@ -35,7 +35,7 @@ use crate::kubernetes::requests::RequestLimits;
 /// # Errors
 /// When the configuration has a certificate, token or header that can't be used, or a
 /// proxy: the fence is below all that kube's own client can have of one.
-pub fn fenced_client(config: Config, fence: &Fence, unacknowledged: Option<Duration>) -> kube::Result<Client> {
+pub(crate) fn fenced_client(config: Config, fence: &Fence, unacknowledged: Option<Duration>) -> kube::Result<Client> {
     if let Some(proxy_url) = config.proxy_url {
         return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy_url) });
     }

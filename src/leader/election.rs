@@ -14,7 +14,7 @@ pub(super) const JITTER: f64 = 0.2;
 
 /// How long a lease holds, and how often it is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseTerms {
     /// How long other candidates wait after the last change that they saw: whole seconds
     pub lease: Duration,
     /// How long a leader acts after the last renewal that it began and that
@@ -38,7 +38,7 @@ pub enum InvalidTerms {
     RetryPeriod,
 }
 
-impl Default for Terms {
+impl Default for LeaseTerms {
     /// The defaults of Kubernetes' own controllers.
     fn default() -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Default for Terms {
     }
 }
 
-impl Terms {
+impl LeaseTerms {
     /// Checks that there are never two leaders with these terms: client-go's conditions, and
     /// a second for the last requests.
     ///
@@ -70,8 +70,7 @@ impl Terms {
 
     /// How long sent bytes may stay unacknowledged on this machine, so that the kernel drops
     /// them before another process may be the leader.
-    #[must_use]
-    pub fn unacknowledged(&self) -> Duration {
+    pub(crate) fn unacknowledged(&self) -> Duration {
         self.lease.saturating_sub(self.renew_deadline).mul_f64(0.8)
     }
 }
@@ -91,7 +90,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Election {
     identity: String,
-    terms: Terms,
+    terms: LeaseTerms,
     /// The record as last seen, if there is one
     record: Option<LeaseSpec>,
     /// Until when another process holds it, by the record as last seen
@@ -99,7 +98,7 @@ pub(super) struct Election {
 }
 
 impl Election {
-    pub(super) fn new(identity: String, terms: Terms) -> Self {
+    pub(super) fn new(identity: String, terms: LeaseTerms) -> Self {
         Self { identity, terms, record: None, held_until: None }
     }
 
@@ -176,7 +175,7 @@ mod tests {
     }
 
     fn election(identity: &str) -> Election {
-        Election::new(identity.to_owned(), Terms::default())
+        Election::new(identity.to_owned(), LeaseTerms::default())
     }
 
     /// What `holder` writes when it takes the lease for the first time, and when
@@ -270,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_leader_stops_before_anybody_may_start() {
-        let terms = Terms::default();
+        let terms = LeaseTerms::default();
         // The others see a renewal after it was begun, and wait for the whole lease.
         let (begun, seen) = (at(0), at(0));
         let mut other = election("other");
@@ -284,9 +283,9 @@ mod tests {
         let terms = |lease, renew_deadline, retry_period| {
             let [lease, renew_deadline, retry_period] =
                 [lease, renew_deadline, retry_period].map(Duration::from_millis);
-            Terms { lease, renew_deadline, retry_period }.validate()
+            LeaseTerms { lease, renew_deadline, retry_period }.validate()
         };
-        assert_eq!(Terms::default().validate(), Ok(()));
+        assert_eq!(LeaseTerms::default().validate(), Ok(()));
         assert_eq!(terms(3_000, 2_000, 500), Ok(()));
         assert_eq!(terms(0, 0, 0), Err(InvalidTerms::Lease));
         assert_eq!(terms(15_500, 10_000, 2_000), Err(InvalidTerms::Lease));

@@ -25,12 +25,11 @@ const CLOSED: u64 = 0;
 /// A moment by a clock that cannot be set, and that advances while the machine is suspended
 /// (`CLOCK_BOOTTIME`; the clock of Rust's `Instant` stands still then).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Duration);
+pub(crate) struct Moment(Duration);
 
 impl Moment {
     /// Now.
-    #[must_use]
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let time = clock_gettime(ClockId::Boottime);
         let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
@@ -43,14 +42,12 @@ impl Moment {
     }
 
     /// The moment this much later.
-    #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
+    pub(crate) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
     }
 
     /// The time until another moment; zero if that is earlier.
-    #[must_use]
-    pub fn until(self, then: Self) -> Duration {
+    pub(crate) fn until(self, then: Self) -> Duration {
         then.0.saturating_sub(self.0)
     }
 
@@ -61,7 +58,7 @@ impl Moment {
 
 /// Whether this process may act. Once closed it stays closed.
 #[derive(Debug, Clone)]
-pub struct Fence(Arc<Inner>);
+pub(crate) struct Fence(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -74,7 +71,7 @@ struct Inner {
 
 /// An act in flight, until this is dropped.
 #[derive(Debug)]
-pub struct Act(Fence);
+pub(crate) struct Act(Fence);
 
 impl Drop for Act {
     fn drop(&mut self) {
@@ -84,14 +81,12 @@ impl Drop for Act {
 
 impl Fence {
     /// A fence that never closes, without leader election.
-    #[must_use]
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self::with(FOR_EVER)
     }
 
     /// A fence that closes at this moment unless it is extended.
-    #[must_use]
-    pub fn until(moment: Moment) -> Self {
+    pub(crate) fn until(moment: Moment) -> Self {
         Self::with(moment.nanos())
     }
 
@@ -109,8 +104,7 @@ impl Fence {
     }
 
     /// Whether it is open. To be called right before something is sent.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.left().is_zero()
     }
 
@@ -121,14 +115,14 @@ impl Fence {
 
     /// Returns if it is open. Otherwise it never returns: the process is about to end, and
     /// the caller must neither act nor report a failure.
-    pub async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
             std::future::pending().await
         }
     }
 
     /// The same for an act that must have ended before the lease is released.
-    pub async fn act(&self) -> Act {
+    pub(crate) async fn act(&self) -> Act {
         self.0.under_way.send_modify(|count| *count += 1);
         // Counted before the check, so that either `drained` sees the act, or the act sees
         // that it is rejected.

@@ -7,7 +7,7 @@ use super::Fence;
 
 /// A provider that changes no load balancer unless the fence is open. A change that
 /// does not pass never returns: the process is about to end.
-pub struct Fenced {
+pub(crate) struct Fenced {
     /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
     /// The fence that changes have to pass

@@ -31,16 +31,16 @@ use sharedlb_crds::FIELD_MANAGER;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
-pub use connection::fenced_client;
-pub use election::{InvalidTerms, Terms};
-pub use fence::{Act, Fence, Moment};
-pub use fenced::Fenced;
+pub(crate) use connection::fenced_client;
+pub use election::{InvalidTerms, LeaseTerms};
+pub(crate) use fence::{Fence, Moment};
+pub(crate) use fenced::Fenced;
 
 use crate::process::readiness::Part;
 use election::{Election, Step};
 
 /// The exit status of a process that lost its leadership.
-pub const LOST: i32 = 3;
+pub(crate) const LOST: i32 = 3;
 
 /// How long requests in flight may take to end before the lease is released. Most take
 /// milliseconds; the next leader must take over within 5 s.
@@ -48,7 +48,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// The lease, its holder and its terms.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct LeaseOptions {
     /// The namespace of the Lease
     pub namespace: String,
     /// Its name
@@ -56,7 +56,7 @@ pub struct Options {
     /// The identity of the holder, which no other process ever has
     pub identity: String,
     /// The durations
-    pub terms: Terms,
+    pub terms: LeaseTerms,
 }
 
 /// A unique identity: a name and a random suffix, since a container that restarts has the
@@ -64,22 +64,22 @@ pub struct Options {
 ///
 /// # Errors
 /// When the kernel gives no random number.
-pub fn identity(name: &str) -> std::io::Result<String> {
+pub fn unique_identity(name: &str) -> std::io::Result<String> {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(format!("{name}_{}", uuid.trim()))
 }
 
 /// A process that may become the leader.
-pub struct Candidate {
+pub(crate) struct Candidate {
     leases: Api<Lease>,
-    options: Options,
+    options: LeaseOptions,
     election: Election,
     /// The Lease as last read or written; `None`: it has to be read
     known: Option<Lease>,
 }
 
 /// The leader. [`Leader::keep`] renews its lease.
-pub struct Leader {
+pub(crate) struct Leader {
     candidate: Candidate,
     fence: Fence,
     readiness: Part,
@@ -95,8 +95,7 @@ enum Tried {
 
 impl Candidate {
     /// A candidate that has not read the Lease yet. The client must not be a fenced one.
-    #[must_use]
-    pub fn new(client: Client, options: Options) -> Self {
+    pub(crate) fn new(client: Client, options: LeaseOptions) -> Self {
         let leases = Api::namespaced(client, &options.namespace);
         let election = Election::new(options.identity.clone(), options.terms);
         Self { leases, options, election, known: None }
@@ -104,7 +103,7 @@ impl Candidate {
 
     /// Waits until the lease is ours. This process is ready, to take over, as soon as it has
     /// read the Lease.
-    pub async fn elected(mut self, readiness: Part) -> Leader {
+    pub(crate) async fn elected(mut self, readiness: Part) -> Leader {
         info!(lease = self.lease(), identity = self.options.identity, "waiting to be the leader");
         let mut holder = None;
         loop {
@@ -205,8 +204,7 @@ enum Untried {
 
 impl Leader {
     /// The fence that every act of this process must pass.
-    #[must_use]
-    pub fn fence(&self) -> &Fence {
+    pub(crate) fn fence(&self) -> &Fence {
         &self.fence
     }
 
@@ -215,7 +213,7 @@ impl Leader {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub async fn keep(mut self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+    pub(crate) async fn keep(mut self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
         // From now on, the loops report what they wait for.
         self.readiness.clear();
         let (lease, deadline) = (self.candidate.lease(), self.candidate.options.terms.renew_deadline);

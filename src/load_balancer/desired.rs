@@ -20,8 +20,8 @@ use crate::load_balancer::usable::Usable;
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
 /// that are confirmed in the API.
-pub struct Plan {
-    /// Who carries it out
+pub(crate) struct Plan {
+    /// Carries it out
     pub provider: Arc<dyn Provider>,
     /// Index of the load balancer within its class
     pub index: u32,
@@ -41,7 +41,7 @@ pub struct Plan {
 
 /// The slots of one claim.
 #[derive(Clone)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// Where their traffic goes
     pub target: Arc<Target>,
     /// The options that the claim requests; `None`: its spec can't be parsed, so its listeners
@@ -53,8 +53,7 @@ pub struct Planned {
 
 impl Planned {
     /// These slots of a claim.
-    #[must_use]
-    pub fn of(claim: &ClaimObject, slots: Arc<[HeldSlot]>) -> Self {
+    pub(crate) fn of(claim: &ClaimObject, slots: Arc<[HeldSlot]>) -> Self {
         Self { target: claim.target.clone(), options: claim.request.options.clone(), slots }
     }
 }
@@ -67,8 +66,7 @@ impl PartialEq for Planned {
 
 impl Plan {
     /// A plan of these slots.
-    #[must_use]
-    pub fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
+    pub(crate) fn new(provider: Arc<dyn Provider>, index: u32, slots: Option<Vec<Planned>>) -> Self {
         let keys = slots.iter().flatten().flat_map(|planned| planned.slots.iter()).map(|slot| slot.key).collect();
         let (services, untouched) = (BTreeSet::new(), BTreeSet::new());
         Self { provider, index, number: 0, slots, services, reach: Reach::default(), keys, untouched }
@@ -76,22 +74,19 @@ impl Plan {
     }
 
     /// The same, to be handed over after `before`.
-    #[must_use]
-    pub fn after(mut self, before: &Self) -> Self {
+    pub(crate) fn after(mut self, before: &Self) -> Self {
         self.number = before.number + 1;
         self
     }
 
     /// The same, but the listeners of these claims stay as they are.
-    #[must_use]
-    pub fn leaving(mut self, untouched: &BTreeSet<ObjectKey>) -> Self {
+    pub(crate) fn leaving(mut self, untouched: &BTreeSet<ObjectKey>) -> Self {
         self.untouched.clone_from(untouched);
         self
     }
 
     /// The same, but traffic gets to pods in this way.
-    #[must_use]
-    pub fn by(mut self, reach: Reach) -> Self {
+    pub(crate) fn by(mut self, reach: Reach) -> Self {
         self.reach = reach;
         let through = |planned: &Planned| planned.target.through(reach.targets).cloned();
         self.services = self.slots.iter().flatten().filter_map(through).collect();
@@ -100,26 +95,23 @@ impl Plan {
     }
 
     /// Whether this slot should be open.
-    #[must_use]
-    pub fn has(&self, key: ListenerKey) -> bool {
+    pub(crate) fn has(&self, key: ListenerKey) -> bool {
         self.keys.contains(&key)
     }
 
     /// The slots that should be open.
-    pub fn keys(&self) -> impl Iterator<Item = ListenerKey> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ListenerKey> {
         self.keys.iter().copied()
     }
 
     /// Whether it has a slot that `later` has not.
-    #[must_use]
-    pub fn has_more_than(&self, later: &Self) -> bool {
+    pub(crate) fn has_more_than(&self, later: &Self) -> bool {
         self.keys.iter().any(|key| !later.keys.contains(key))
     }
 
     /// Whether it has exactly these slots, for this provider and this way to pods, and
     /// leaves the listeners of these claims untouched.
-    #[must_use]
-    pub fn is(
+    pub(crate) fn is(
         &self,
         provider: &Arc<dyn Provider>,
         slots: Option<&[Planned]>,
@@ -141,8 +133,7 @@ impl fmt::Debug for Plan {
 
 /// What a load balancer should be.
 #[derive(Debug, Default)]
-pub struct Wanted {
-    /// The load balancer
+pub(crate) struct Wanted {
     pub load_balancer: LoadBalancer,
     /// The listeners that have a transport behind which no pod is ready, or none
     /// that the load balancer can send traffic to
@@ -157,8 +148,7 @@ pub struct Wanted {
 /// The load balancer as the plan and its backends make it. `usable` is what a port
 /// of a Service leads to now, `observed` is the load balancer as it is, and `limits` is
 /// what fits.
-#[must_use]
-pub fn desired(
+pub(crate) fn desired(
     plan: &Plan,
     attributes: Attributes,
     observed: &Observed,

@@ -4,19 +4,19 @@
 //! compares the desired with the observed state, has the provider carry out the difference,
 //! and reports the outcome.
 
-pub mod desired;
+pub(crate) mod desired;
 #[cfg(test)]
 pub(crate) mod faulty_provider;
 #[cfg(test)]
 pub(crate) mod model;
-pub mod outcome;
-pub mod share;
+pub(crate) mod outcome;
+pub(crate) mod share;
 mod state;
 #[cfg(test)]
 mod tests;
 mod trial;
 mod turn;
-pub mod usable;
+pub(crate) mod usable;
 mod usable_cache;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const DRIFT_LISTED: usize = 3;
 
 /// An LB loop before its start.
-pub struct LbLoop {
+pub(crate) struct LbLoop {
     /// The load balancer
     pub name: LbName,
     /// Its class, for logs and metrics
@@ -67,7 +67,6 @@ pub struct LbLoop {
     /// How long it may have no address before that is reported as a failure; `None`: without
     /// limit
     pub address_within: Option<Duration>,
-    /// The backends
     pub backends: Arc<Backends>,
     /// Called with each new outcome
     pub on_outcome: Box<dyn Fn(Outcome) + Send + Sync>,
@@ -79,7 +78,7 @@ pub struct LbLoop {
 
 impl LbLoop {
     /// Reconciles until the sender of plans is dropped.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut kept = State { there: self.existed, address_overdue: self.address_overdue, ..State::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
         loop {

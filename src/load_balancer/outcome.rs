@@ -14,7 +14,7 @@ use crate::load_balancer::share::LeftOut;
 
 /// The state of one load balancer after the last reconcile of its LB loop.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The last plan whose result is known
     pub plan: Arc<Plan>,
     /// What the LB loop was handed since, and so may be carrying out
@@ -25,9 +25,7 @@ pub struct Outcome {
     pub addresses: Arc<[Address]>,
     /// Why it has no address, if that is overdue
     pub no_address: Option<Failure>,
-    /// Its capacity
     pub capacity: Capacity,
-    /// Foreign ports on it
     pub foreign: BTreeSet<FrontPort>,
     /// Our listeners: those that are open, and those that could not be opened. Copies of the
     /// outcome share them
@@ -40,7 +38,7 @@ pub struct Outcome {
 
 /// What an LB loop was handed since the plan that its last outcome is about.
 #[derive(Debug, Clone, Default)]
-pub struct MaybeOpen {
+pub(crate) struct MaybeOpen {
     /// Slots that were planned since, and so may be open by now
     pub planned: HashSet<ListenerKey>,
     /// Whether the load balancer was planned to exist since
@@ -49,12 +47,10 @@ pub struct MaybeOpen {
 
 /// One listener as last observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerOutcome {
+pub(crate) struct ListenerOutcome {
     /// The claim and port that it is for
     pub owner: Owner,
-    /// Whether it is open
     pub open: bool,
-    /// The options that it has
     pub options: ListenerOptions,
     /// Whether each of its transports has a backend with a ready pod
     pub backends: bool,
@@ -69,8 +65,7 @@ pub struct ListenerOutcome {
 
 impl ListenerOutcome {
     /// A listener for this port of a claim that is not open.
-    #[must_use]
-    pub fn closed(owner: &Owner) -> Self {
+    pub(crate) fn closed(owner: &Owner) -> Self {
         Self {
             owner: owner.clone(),
             open: false,
@@ -85,7 +80,7 @@ impl ListenerOutcome {
 
 /// The claims whose verdict may change with an outcome.
 #[derive(Debug, PartialEq, Eq)]
-pub enum AffectedClaims {
+pub(crate) enum AffectedClaims {
     /// Every claim of the load balancer
     All,
     /// These, if any
@@ -94,15 +89,14 @@ pub enum AffectedClaims {
 
 impl AffectedClaims {
     /// Whether no claim is affected.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         matches!(self, Self::These(claims) if claims.is_empty())
     }
 }
 
 /// Why a listener or load balancer is not as planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The reason of the condition
     pub reason: Reason,
     /// For the user
@@ -111,8 +105,7 @@ pub struct Failure {
 
 impl Outcome {
     /// The claims for which it differs from `before`, whatever plans the two are about.
-    #[must_use]
-    pub fn affected_since(&self, before: &Self) -> AffectedClaims {
+    pub(crate) fn affected_since(&self, before: &Self) -> AffectedClaims {
         let same = self.exists == before.exists
             && self.addresses == before.addresses
             && self.no_address == before.no_address
@@ -132,21 +125,18 @@ impl Outcome {
     }
 
     /// Whether a listener is open that no claim is known to hold.
-    #[must_use]
-    pub fn has_orphans(&self) -> bool {
+    pub(crate) fn has_orphans(&self) -> bool {
         self.listeners.iter().any(|(key, listener)| self.is_orphan(*key, listener))
     }
 
     /// Whether this listener is open, and not planned. An incomplete one has no owner, and is
     /// being repaired or closed.
-    #[must_use]
-    pub fn is_orphan(&self, key: ListenerKey, listener: &ListenerOutcome) -> bool {
+    pub(crate) fn is_orphan(&self, key: ListenerKey, listener: &ListenerOutcome) -> bool {
         listener.open && !listener.owner.is_unknown() && !self.plan.has(key)
     }
 
     /// Whether a slot that is no longer planned is certainly closed.
-    #[must_use]
-    pub fn is_closed(&self, key: ListenerKey) -> bool {
+    pub(crate) fn is_closed(&self, key: ListenerKey) -> bool {
         self.exists.is_some()
             && !self.plan.has(key)
             && !self.since.planned.contains(&key)
@@ -154,8 +144,7 @@ impl Outcome {
     }
 
     /// The listeners for which there was no room.
-    #[must_use]
-    pub fn no_room(&self) -> BTreeSet<ListenerKey> {
+    pub(crate) fn no_room(&self) -> BTreeSet<ListenerKey> {
         let no_room = |listener: &ListenerOutcome| {
             !listener.open && listener.failure.as_ref().is_some_and(|failure| failure.reason == Reason::NoRoom)
         };
@@ -164,8 +153,7 @@ impl Outcome {
 
     /// Whether no port of the load balancer is reachable, and that does not pass by itself: it
     /// has had no address for too long, or cannot be created.
-    #[must_use]
-    pub fn is_unusable(&self) -> bool {
+    pub(crate) fn is_unusable(&self) -> bool {
         let refused = |failure: &Failure| matches!(failure.reason, Reason::ProviderRefused | Reason::NoRoom);
         match self.exists {
             Some(true) => self.no_address.is_some(),
@@ -175,8 +163,7 @@ impl Outcome {
     }
 
     /// Whether the load balancer is certainly gone for good.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.exists == Some(false) && self.plan.slots.is_none() && !self.since.exists
     }
 }

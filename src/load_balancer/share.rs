@@ -6,7 +6,7 @@ use sharedlb_providers::{Backend, BackendSet, ListenerKey};
 
 /// How many backends a load balancer takes; `None`: as many as there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Behind one listener
     pub of_listener: Option<u32>,
     /// Behind all listeners together, one that is behind two counted twice
@@ -15,7 +15,7 @@ pub struct Limits {
 
 /// That some backends of a listener get no traffic, since there are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeftOut {
+pub(crate) struct LeftOut {
     /// Backends that get traffic
     pub served: u32,
     /// Backends that there are
@@ -31,8 +31,7 @@ pub struct LeftOut {
 ///
 /// Few of the shares change when one count does, and each by little, so that few
 /// backends are exchanged: what can't be shared equally stays unused.
-#[must_use]
-pub fn shares(counts: &[u32], limits: Limits) -> Vec<u32> {
+pub(crate) fn shares(counts: &[u32], limits: Limits) -> Vec<u32> {
     let most = limits.of_listener.unwrap_or(u32::MAX);
     let mut shares: Vec<u32> = counts.iter().map(|count| (*count).min(most)).collect();
     let Some(in_all) = limits.in_all else { return shares };
@@ -61,8 +60,7 @@ pub fn shares(counts: &[u32], limits: Limits) -> Vec<u32> {
 /// So many of the backends of a listener, always the same ones as far as they
 /// are there: when one comes or goes, at most one other changes (rendezvous
 /// hashing). Each listener has others, so that no backend is in all of them.
-#[must_use]
-pub fn subset(listener: ListenerKey, backends: &BackendSet, most: u32) -> BackendSet {
+pub(crate) fn subset(listener: ListenerKey, backends: &BackendSet, most: u32) -> BackendSet {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     if backends.len() <= most {
         return backends.clone();

@@ -34,7 +34,6 @@ pub(super) struct State {
     /// Why its settings are not as planned. They are retried after a backoff, and delay no
     /// listener
     pub(super) unconfigured: Option<Failing>,
-    /// Listeners that failed
     pub(super) failed: BTreeMap<ListenerKey, Failed>,
     /// Why a listener that is no longer planned could not be closed
     pub(super) unclosed: Option<Failing>,

@@ -9,7 +9,7 @@ use crate::backends::transports_with_backends;
 
 /// What of a listener's backends gets traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Usable {
+pub(crate) struct Usable {
     /// Those that do, as the provider observes them
     pub backends: BackendSet,
     /// Whether each transport of the listener leads to one
@@ -22,8 +22,7 @@ pub struct Usable {
 /// The backends of a listener of this protocol to which its load balancer can send
 /// traffic; `families` are the IP families that the load balancer sends traffic to
 /// (none: to any).
-#[must_use]
-pub fn usable(
+pub(crate) fn usable(
     provider: &dyn Provider,
     families: &BTreeSet<IpFamily>,
     protocol: Protocol,

@@ -17,7 +17,7 @@ use crate::kubernetes::writes::WriteError;
 use crate::version;
 
 /// The values of the label `verdict` of `sharedlb_claims`.
-pub const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
+pub(crate) const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "refused", "waiting"];
 
 /// Which build this is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,7 +70,7 @@ type Durations = Family<ClassLabel, Histogram, fn() -> Histogram>;
 
 /// All metrics. Values of labels are names of classes and constants, never a tenant's text.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     claims: Family<ClaimLabels, Gauge>,
     slots: Family<SlotLabels, Gauge>,
@@ -136,14 +136,14 @@ impl Metrics {
     ///
     /// # Errors
     /// Never, with these metrics.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
     }
 
     /// Sets the number of claims of a class with each of [`VERDICTS`].
-    pub fn claims(&self, class: &str, counts: [usize; VERDICTS.len()]) {
+    pub(crate) fn claims(&self, class: &str, counts: [usize; VERDICTS.len()]) {
         for (verdict, count) in VERDICTS.into_iter().zip(counts) {
             let labels = ClaimLabels { class: class.to_owned(), verdict };
             self.claims.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -151,7 +151,7 @@ impl Metrics {
     }
 
     /// Removes a class that was deleted.
-    pub fn forget_class(&self, class: &str) {
+    pub(crate) fn forget_class(&self, class: &str) {
         for verdict in VERDICTS {
             self.claims.remove(&ClaimLabels { class: class.to_owned(), verdict });
         }
@@ -161,7 +161,7 @@ impl Metrics {
     }
 
     /// Sets the numbers of slots of one load balancer.
-    pub fn slots(&self, class: &str, load_balancer: u32, counts: [(&'static str, u32); 3]) {
+    pub(crate) fn slots(&self, class: &str, load_balancer: u32, counts: [(&'static str, u32); 3]) {
         for (state, count) in counts {
             let labels = SlotLabels { class: class.to_owned(), load_balancer, state };
             self.slots.get_or_create(&labels).set(count.into());
@@ -169,34 +169,34 @@ impl Metrics {
     }
 
     /// Removes a load balancer that was deleted.
-    pub fn forget_slots(&self, class: &str, load_balancer: u32) {
+    pub(crate) fn forget_slots(&self, class: &str, load_balancer: u32) {
         for state in ["held", "free", "released"] {
             self.slots.remove(&SlotLabels { class: class.to_owned(), load_balancer, state });
         }
     }
 
     /// Counts a reconcile of a class.
-    pub fn class_run(&self, class: &str, took: Duration) {
+    pub(crate) fn class_run(&self, class: &str, took: Duration) {
         self.class_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
     }
 
     /// Counts a reconcile of a load balancer.
-    pub fn load_balancer_run(&self, class: &str, took: Duration) {
+    pub(crate) fn load_balancer_run(&self, class: &str, took: Duration) {
         self.load_balancer_runs.get_or_create(&ClassLabel { class: class.to_owned() }).observe(took.as_secs_f64());
     }
 
     /// Counts a write to the API.
-    pub fn api_write(&self, kind: &'static str, operation: &'static str, result: &'static str) {
+    pub(crate) fn api_write(&self, kind: &'static str, operation: &'static str, result: &'static str) {
         self.api_writes.get_or_create(&WriteLabels { kind, operation, result }).inc();
     }
 
     /// Sets whether this process acts.
-    pub fn leads(&self, leads: bool) {
+    pub(crate) fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
     }
 
     /// Counts a watch that failed, and is started again.
-    pub fn watch_error(&self, kind: &'static str) {
+    pub(crate) fn watch_error(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&KindLabel { kind }).inc();
     }
 }
@@ -214,7 +214,7 @@ pub(crate) async fn counted<T>(
 }
 
 /// A provider whose calls are counted.
-pub struct Counted {
+pub(crate) struct Counted {
     /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
     /// Its kind, as in the API

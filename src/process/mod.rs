@@ -2,6 +2,6 @@
 
 pub(crate) mod due;
 pub(crate) mod health;
-pub mod metrics;
+pub(crate) mod metrics;
 pub(crate) mod readiness;
-pub mod tasks;
+pub(crate) mod tasks;

@@ -6,20 +6,18 @@ use tracing::info;
 
 /// Whether this process is ready: each of its parts is.
 #[derive(Debug, Default)]
-pub struct Readiness(RwLock<Vec<Option<String>>>);
+pub(crate) struct Readiness(RwLock<Vec<Option<String>>>);
 
 impl Readiness {
     /// Adds a part, which is starting.
-    #[must_use]
-    pub fn part(self: &Arc<Self>) -> Part {
+    pub(crate) fn part(self: &Arc<Self>) -> Part {
         let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
         parts.push(Some("starting".to_owned()));
         Part { all: self.clone(), index: parts.len() - 1 }
     }
 
     /// What the process still waits for; `None`: nothing.
-    #[must_use]
-    pub fn missing(&self) -> Option<String> {
+    pub(crate) fn missing(&self) -> Option<String> {
         let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if parts.is_empty() { Some("starting".to_owned()) } else { parts.iter().flatten().next().cloned() }
     }
@@ -27,29 +25,29 @@ impl Readiness {
 
 /// One loop of this process.
 #[derive(Debug)]
-pub struct Part {
+pub(crate) struct Part {
     all: Arc<Readiness>,
     index: usize,
 }
 
 impl Part {
     /// Reports that these kinds of objects have not been listed yet.
-    pub fn waiting_for(&self, kinds: &[&str]) {
+    pub(crate) fn waiting_for(&self, kinds: &[&str]) {
         self.waiting(format!("waiting for the lists of {}", kinds.join(", ")));
     }
 
     /// Reports what this part waits for.
-    pub fn waiting(&self, what: String) {
+    pub(crate) fn waiting(&self, what: String) {
         self.set(Some(what));
     }
 
     /// Reports that this part waits for nothing.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.set(None);
     }
 
     /// Reports that its caches have filled, and that everything has been reconciled once.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         if self.set(None) && self.all.missing().is_none() {
             info!("ready: every cache has filled, and every class has been reconciled");
         }

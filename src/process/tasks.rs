@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// The longest that one poll of a task may take. The slowest are those of the
 /// class loop: about 10 ms for 10,000 claims.
-pub const POLL_MAX: Duration = Duration::from_secs(30);
+pub(crate) const POLL_MAX: Duration = Duration::from_secs(30);
 
 thread_local! {
     /// The task that this thread polls, and the object that it works on.
@@ -35,11 +35,11 @@ struct Task {
 
 /// The register of tasks.
 #[derive(Default)]
-pub struct Tasks(Mutex<Vec<Weak<Task>>>);
+pub(crate) struct Tasks(Mutex<Vec<Weak<Task>>>);
 
 impl Tasks {
     /// Registers a future as a task of this name.
-    pub fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
+    pub(crate) fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
         let task = Arc::new(Task { name, polled_since: Mutex::default(), wakes_at: Mutex::default() });
         let mut tasks = lock(&self.0);
         tasks.retain(|known| known.strong_count() > 0);
@@ -52,8 +52,7 @@ impl Tasks {
     }
 
     /// The task that has been polled for longer than `limit`, for the log; `None`: none.
-    #[must_use]
-    pub fn stuck(&self, limit: Duration) -> Option<String> {
+    pub(crate) fn stuck(&self, limit: Duration) -> Option<String> {
         lock(&self.0).iter().filter_map(Weak::upgrade).find_map(|task| {
             let polled_for = lock(&task.polled_since).map(|since| since.elapsed())?;
             (polled_for > limit).then(|| format!("{} has not yielded for {} s", task.name, polled_for.as_secs()))
@@ -111,7 +110,7 @@ impl Drop for Polling<'_> {
 }
 
 /// Registers the object that the current task works on: a panic names it.
-pub fn at(kind: &'static str, key: &ObjectKey) {
+pub(crate) fn at(kind: &'static str, key: &ObjectKey) {
     CURRENT.with_borrow_mut(|current| {
         if let Some(current) = current {
             current.object = Some((kind, key.clone()));

@@ -28,7 +28,7 @@ use crate::kubernetes::events::{EventType, Notice};
 use crate::kubernetes::text;
 
 /// The label selector of its ConfigMaps.
-pub const SELECTOR: &str = "app=loadbalancer";
+pub(crate) const SELECTOR: &str = "app=loadbalancer";
 
 /// Longer than any valid value, in bytes: a host name has at most 253.
 const LONGEST: usize = 300;
@@ -42,14 +42,14 @@ const BIND_IP: &str = "bind-ip";
 
 /// The source of ConfigMaps.
 #[derive(Debug)]
-pub struct ConfigMaps {
+pub(crate) struct ConfigMaps {
     /// The Services that they name
     pub backends: Arc<Backends>,
 }
 
 /// A ConfigMap that requests a port.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MapSource {
+pub(crate) struct MapSource {
     meta: ObjectMeta,
     /// Its values, without the empty ones
     data: BTreeMap<String, String>,

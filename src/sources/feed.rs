@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt as _};
 
 /// An event of a filtered watch.
 #[derive(Debug)]
-pub enum FeedEvent<T> {
+pub(crate) enum FeedEvent<T> {
     /// Of a selected object, or of the watch itself
     Event(Event<T>),
     /// The object of this name and uid is no longer selected
@@ -21,7 +21,7 @@ type Parse<K, T> = Box<dyn Fn(&K) -> Option<T> + Send + Sync>;
 type Show<T> = Box<dyn Fn(FeedEvent<T>) + Send + Sync>;
 
 /// Passes on the events of selected objects, so that a source has no copy of all objects.
-pub struct Feed<K, T> {
+pub(crate) struct Feed<K, T> {
     parse: Parse<K, T>,
     show: Show<T>,
     /// The objects that were selected when they were last seen
@@ -30,7 +30,7 @@ pub struct Feed<K, T> {
 
 impl<K: Resource, T> Feed<K, T> {
     /// `parse` selects and converts objects, and `show` receives the events.
-    pub fn new(
+    pub(crate) fn new(
         parse: impl Fn(&K) -> Option<T> + Send + Sync + 'static,
         show: impl Fn(FeedEvent<T>) + Send + Sync + 'static,
     ) -> Self {
@@ -38,7 +38,7 @@ impl<K: Resource, T> Feed<K, T> {
     }
 
     /// Passes on an event of the watch, if it is of a selected object.
-    pub fn apply_event(&self, event: &Event<K>) {
+    pub(crate) fn apply_event(&self, event: &Event<K>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let meta = |object: &K| ObjectMeta::of_meta(object.meta());
         let shown = match event {

@@ -9,14 +9,14 @@
 //! comes next. An edit at any moment, by any client, and a process that is killed change
 //! only that state, so every object ends where a new one would.
 
-pub mod config_map;
+pub(crate) mod config_map;
 #[cfg(test)]
 mod edits;
 mod feed;
 mod owned;
 mod ports;
 mod run;
-pub mod service;
+pub(crate) mod service;
 #[cfg(test)]
 mod simulation;
 mod write;
@@ -44,12 +44,12 @@ use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::watches::{EventHandlers, watch_one};
 
-pub use feed::Feed;
-pub use owned::OwnedClaim;
-pub use run::{Inbox, SourceLoop};
+pub(crate) use feed::Feed;
+pub(crate) use owned::OwnedClaim;
+pub(crate) use run::SourceLoop;
 
 /// A kind of object for which claims are kept.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// The kind, as the API has it
     type Kind: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -86,7 +86,7 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// The state that the next step is decided on.
-pub struct Facts<'a, T> {
+pub(crate) struct Facts<'a, T> {
     /// The object; `None`: it does not exist, or no longer
     pub object: Option<&'a T>,
     /// The claim of the object, if the source owns it
@@ -95,13 +95,12 @@ pub struct Facts<'a, T> {
     pub refusal: Option<&'a Refusal>,
     /// The last Event of [`Step::Report`]
     pub last_reported: Option<&'a Notice>,
-    /// The current time
     pub now: Timestamp,
 }
 
 /// Why the claim of a source could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The reason of the condition or Event
     pub reason: Reason,
     /// For the user
@@ -110,7 +109,7 @@ pub struct Refusal {
 
 /// A step of a source.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Create the claim.
     Create(Box<SharedLB>),
     /// Correct the claim by this merge patch.
@@ -127,12 +126,11 @@ pub enum Step {
 
 /// A change of the object itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// What is written, for metrics and the log
     pub what: &'static str,
     /// Whether the status is written
     pub status: bool,
-    /// The merge patch
     pub patch: Value,
     /// The Events to publish once it is written
     pub notices: Vec<Notice>,
@@ -159,7 +157,7 @@ impl Change {
 
 /// Which sources are enabled.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct EnabledSources {
     /// Whether Services are a source
     pub services: bool,
     /// Whether Services without a `loadBalancerClass` are served if they have the
@@ -169,10 +167,9 @@ pub struct Options {
     pub config_maps: bool,
 }
 
-impl Options {
+impl EnabledSources {
     /// The names of the sources that run, and so publish Events about their claims.
-    #[must_use]
-    pub fn reporting(&self) -> Vec<&'static str> {
+    pub(crate) fn reporting(&self) -> Vec<&'static str> {
         let services = self.services.then_some(service::Services::NAME);
         let config_maps = self.config_maps.then_some(config_map::ConfigMaps::NAME);
         services.into_iter().chain(config_maps).collect()
@@ -181,7 +178,7 @@ impl Options {
 
 /// The enabled sources, not yet running.
 #[derive(Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// Their handlers of watch events
     pub handlers: EventHandlers,
     /// Their loops and watches
@@ -189,7 +186,7 @@ pub struct Sources {
 }
 
 /// A loop or a watch of a source.
-pub struct SourceTask {
+pub(crate) struct SourceTask {
     /// Its name, for the log
     pub name: &'static str,
     /// It runs for ever
@@ -197,9 +194,8 @@ pub struct SourceTask {
 }
 
 /// Creates the enabled sources.
-#[must_use]
-pub fn start(
-    options: Options,
+pub(crate) fn start(
+    options: EnabledSources,
     client: &Client,
     backends: &Arc<Backends>,
     events: &Events,
@@ -242,10 +238,8 @@ impl Sources {
 
 /// The dependencies of every source.
 #[derive(Clone)]
-pub struct Common {
-    /// The Kubernetes API
+pub(crate) struct Common {
     pub client: Client,
-    /// The recorder of Events
     pub events: Events,
     /// Counts writes
     pub metrics: Arc<Metrics>,

@@ -21,8 +21,7 @@ const CLASS_NAME_MAX: usize = 63;
 
 /// A claim that a source keeps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct OwnedClaim {
-    /// Its metadata
+pub(crate) struct OwnedClaim {
     pub meta: ObjectMeta,
     /// The object that it is kept for
     pub source: ObjectKey,
@@ -30,7 +29,6 @@ pub struct OwnedClaim {
     pub source_uid: Arc<str>,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBSpec, String>,
-    /// Its status
     pub status: SharedLBStatus,
     labelled: bool,
 }
@@ -47,8 +45,7 @@ impl OwnedClaim {
     /// It is one if an object of the source's kind is its controller and it has
     /// the name that the source gives to the claim of that object. So a claim
     /// that a user wrote is never taken for one, whatever its labels.
-    #[must_use]
-    pub fn parse<S: Source>(object: &DynamicObject) -> Option<Self> {
+    pub(crate) fn parse<S: Source>(object: &DynamicObject) -> Option<Self> {
         let owners = object.metadata.owner_references.as_ref()?;
         let is_source = |owner: &&OwnerReference| {
             owner.controller == Some(true)
@@ -68,22 +65,19 @@ impl OwnedClaim {
     }
 
     /// Whether it is as the source would create it now.
-    #[must_use]
-    pub fn is(&self, spec: &SharedLBSpec) -> bool {
+    pub(crate) fn is(&self, spec: &SharedLBSpec) -> bool {
         self.labelled && self.spec.as_ref().is_ok_and(|found| found == spec)
     }
 
     /// Whether it has to be recreated: it was for a former object of the same name, or it
     /// has another class, which cannot be changed.
-    #[must_use]
-    pub fn must_be_replaced(&self, source: &ObjectMeta, spec: &SharedLBSpec) -> bool {
+    pub(crate) fn must_be_replaced(&self, source: &ObjectMeta, spec: &SharedLBSpec) -> bool {
         self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
     }
 
     /// The refusal for its object while it is being deleted and foreign finalizers keep it:
     /// until it is gone, no other claim can have its name.
-    #[must_use]
-    pub fn kept_by_others(&self) -> Option<Refusal> {
+    pub(crate) fn kept_by_others(&self) -> Option<Refusal> {
         let others = self.meta.finalizers.iter().filter(|finalizer| *finalizer != CLAIM_FINALIZER);
         let others: Vec<String> = others.map(|finalizer| text::value(finalizer)).collect();
         let (plural, keep) = if others.len() == 1 { ("", "keeps") } else { ("s", "keep") };
@@ -96,8 +90,7 @@ impl OwnedClaim {
     }
 
     /// Whether its status is about its current spec.
-    #[must_use]
-    pub fn is_observed(&self) -> bool {
+    pub(crate) fn is_observed(&self) -> bool {
         self.status.observed_generation == Some(self.meta.generation)
     }
 }

@@ -67,7 +67,7 @@ struct Entry {
 }
 
 /// The sender of events for the loop of a source.
-pub struct Inbox<S: Source>(mpsc::UnboundedSender<Input<S>>);
+pub(crate) struct Inbox<S: Source>(mpsc::UnboundedSender<Input<S>>);
 
 impl<S: Source> Clone for Inbox<S> {
     fn clone(&self) -> Self {
@@ -77,19 +77,19 @@ impl<S: Source> Clone for Inbox<S> {
 
 impl<S: Source> Inbox<S> {
     /// The feed of objects.
-    pub fn objects(&self, source: Arc<S>) -> Feed<S::Kind, S::Object> {
+    pub(crate) fn objects(&self, source: Arc<S>) -> Feed<S::Kind, S::Object> {
         let sender = self.0.clone();
         Feed::new(move |object| source.parse(object), move |shown| _ = sender.send(Input::Object(shown)))
     }
 
     /// The feed of claims.
-    pub fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
+    pub(crate) fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
         let sender = self.0.clone();
         Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(Box::new(shown))))
     }
 
     /// Passes on that Services have changed.
-    pub fn services(&self, changes: &[Changed<ServiceObject>]) {
+    pub(crate) fn services(&self, changes: &[Changed<ServiceObject>]) {
         let changed = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref()));
         // No object names a companion Service.
         let named = changed.filter(|service| service.owner.is_none());
@@ -98,7 +98,7 @@ impl<S: Source> Inbox<S> {
 }
 
 /// The loop of a source, and its state.
-pub struct SourceLoop<S: Source> {
+pub(crate) struct SourceLoop<S: Source> {
     source: Arc<S>,
     writer: Writer<S>,
     events: Events,
@@ -115,8 +115,7 @@ pub struct SourceLoop<S: Source> {
 
 impl<S: Source> SourceLoop<S> {
     /// A loop with empty caches, and the sender of its events.
-    #[must_use]
-    pub fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>, Arc<S>) {
+    pub(crate) fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>, Arc<S>) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let Common { client, events, metrics } = common;
         let source = Arc::new(source);
@@ -138,7 +137,7 @@ impl<S: Source> SourceLoop<S> {
 
     /// Reconciles objects on every event, for ever. Nothing is written before every cache
     /// has filled.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();

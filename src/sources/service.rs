@@ -19,16 +19,16 @@ use crate::kubernetes::cache::Cached;
 use crate::kubernetes::events::Notice;
 
 use request::{Handling, Request, Wanted};
-pub use retired::Retired;
+pub(crate) use retired::Retired;
 use status::Status;
 
 /// The finalizer of Kubernetes for controllers of load balancers, which `kubectl` and
 /// other tools know.
-pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
+pub(crate) const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 
 /// The source of Services.
 #[derive(Debug, Clone, Copy)]
-pub struct Services {
+pub(crate) struct Services {
     /// Whether Services without a `loadBalancerClass` are served if they have the
     /// annotation [`CLASS_ANNOTATION`]
     pub unclassed: bool,
@@ -36,7 +36,7 @@ pub struct Services {
 
 /// A Service that requests ports of a class, or did.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ServiceSource {
+pub(crate) struct ServiceSource {
     meta: ObjectMeta,
     /// What it requests; `None`: nothing, or no longer
     request: Option<Request>,

@@ -19,7 +19,6 @@ use sharedlb_providers::{
 
 use super::choice::preferred;
 use super::*;
-use crate::allocation::ports::PortSet;
 use crate::kubernetes::ObjectKey;
 
 fn number(port: u16) -> NonZeroU16 {

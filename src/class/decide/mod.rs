@@ -79,7 +79,6 @@ pub(super) struct Decision {
     /// It must be listed before the status of any claim names it: otherwise such a slot would
     /// be taken for invalid once the class is narrowed.
     pub(super) begins: bool,
-    /// The class' status
     pub(super) status: SharedLBClassStatus,
     /// When the next decision is due even without an event
     pub(super) due: Option<Timestamp>,

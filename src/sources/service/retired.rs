@@ -9,7 +9,7 @@ use super::{ServiceSource, Services, is_known, status};
 /// addresses that an earlier version wrote without it, and removes our finalizer from Services
 /// that are being deleted. (Their claims go with them: Kubernetes deletes what they own.)
 #[derive(Debug, Clone, Copy)]
-pub struct Retired;
+pub(crate) struct Retired;
 
 impl Source for Retired {
     type Kind = Service;
