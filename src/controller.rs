@@ -14,7 +14,7 @@ use sharedlb_providers::Provider;
 use tracing::{info, warn};
 
 use crate::backends::Backends;
-use crate::class::{ClassLoop, Settings};
+use crate::class::{ClassLoop, ClassLoopSettings};
 use crate::kubernetes::events::Events;
 use crate::leader::{self, Candidate, Fence, Leader, LeaseOptions};
 use crate::load_balancer::ADDRESS_WITHIN;
@@ -189,7 +189,7 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let (events, write_events) = Events::new(events, count);
     let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
     let make = provider::maker(providers, events.clone(), cluster_id.clone(), options.aws_call_rate, provider_fence);
-    let (class_loop, inbox) = ClassLoop::new(Settings {
+    let (class_loop, inbox) = ClassLoop::new(ClassLoopSettings {
         make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),
         client: client.clone(),
         cluster_id,

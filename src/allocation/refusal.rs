@@ -87,13 +87,13 @@ pub enum Refusal {
         /// The obstacle on each
         obstacles: Vec<Obstacle>,
         /// The limits of the class
-        limits: Limits,
+        limits: ClassLimits,
     },
 }
 
 /// The limits of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ClassLimits {
     /// Load balancers
     pub load_balancers: u32,
     /// Listeners for each load balancer
@@ -160,7 +160,7 @@ impl Refusal {
     /// The obstacles on load balancers of a class with this policy.
     pub(super) fn no_room(obstacles: Vec<Obstacle>, policy: &Policy) -> Self {
         let Policy { max: load_balancers, listeners, max_listeners, .. } = *policy;
-        Self::NoRoom { obstacles, limits: Limits { load_balancers, listeners, max_listeners } }
+        Self::NoRoom { obstacles, limits: ClassLimits { load_balancers, listeners, max_listeners } }
     }
 
     /// The refusal of every port for which no load balancer had room, with the obstacle on
@@ -276,7 +276,7 @@ impl Refusal {
     }
 
     /// Advice against these obstacles.
-    fn advice(&self, obstacles: &[Obstacle], limits: Limits) -> &'static str {
+    fn advice(&self, obstacles: &[Obstacle], limits: ClassLimits) -> &'static str {
         if self.reason() == Some(Reason::PortTaken) {
             return "ask for another port, or leave port out to have one assigned";
         }

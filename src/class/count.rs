@@ -13,10 +13,10 @@ use crate::allocation::{Claim, PortRequest, numbers};
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::backends::{Backends, Reach};
-use crate::load_balancer::usable::usable;
+use crate::load_balancer::usable::usable_backends;
 
 /// The ports that a claim requests, with the targets that they have now.
-pub(super) struct Counted {
+pub(super) struct CountedRequest {
     pub(super) request: Claim,
     /// Whether all targets are counted: Kubernetes lists the pods a moment after their
     /// Service is created.
@@ -48,12 +48,12 @@ impl<'a> TargetCounts<'a> {
     }
 
     /// Counts those of all ports of a claim.
-    pub(super) fn of(&self, entry: &ClaimState) -> Counted {
+    pub(super) fn of(&self, entry: &ClaimState) -> CountedRequest {
         let mut request = entry.claim.request.clone();
         for (port, number) in request.ports.iter_mut().zip(numbers(&entry.claim.request)) {
             port.targets = self.of_port(&entry.claim, port, number);
         }
-        Counted { request, known: self.are_known(entry) }
+        CountedRequest { request, known: self.are_known(entry) }
     }
 
     fn are_known(&self, ClaimState { claim, companion_error, .. }: &ClaimState) -> bool {
@@ -80,7 +80,7 @@ impl<'a> TargetCounts<'a> {
             Some((service, to)) if self.reach.targets == TargetKind::Pod => {
                 let backends = self.backends.of(service, &to, port.protocol, self.reach.endpoints);
                 // A provider that limits targets checks their IP family in `as_observed`.
-                usable(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
+                usable_backends(&**self.provider, &BTreeSet::new(), port.protocol, backends).backends.len()
             }
             // Every node is one.
             _ => 0,

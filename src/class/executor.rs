@@ -20,10 +20,10 @@ use crate::api::addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, same_provider};
 use crate::backends::{ServiceObject, Signal};
-use crate::leader::Fenced;
+use crate::leader::FencedProvider;
 use crate::load_balancer::LbLoop;
 use crate::load_balancer::desired::Plan;
-use crate::process::metrics::Counted;
+use crate::process::metrics::CountedProvider;
 
 /// The writes of one class by which slots change hands that are sent at once. It is
 /// half of what the client sends at once, so that a class whose writes are not
@@ -219,9 +219,12 @@ impl ClassLoop {
             return;
         }
         let provider = (self.settings.make_provider)(&object, spec, &addresses);
-        let fenced = Fenced { provider, fence: self.settings.fence.clone() };
-        let counted =
-            Counted { provider: Box::new(fenced), kind: spec.provider.kind(), metrics: self.settings.metrics.clone() };
+        let fenced = FencedProvider { provider, fence: self.settings.fence.clone() };
+        let counted = CountedProvider {
+            provider: Box::new(fenced),
+            kind: spec.provider.kind(),
+            metrics: self.settings.metrics.clone(),
+        };
         let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted), addresses };
         if settings.counts_targets() {
             self.settings.backends.count();

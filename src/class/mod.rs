@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use self::claims::ClaimState;
-use self::decide::Left;
+use self::decide::AbandonedSlot;
 #[cfg(test)]
 pub(crate) use self::decide::once::decide_once;
 use self::dropped_fields::DroppedFields;
@@ -78,7 +78,7 @@ pub(crate) type MakeProvider =
     Box<dyn Fn(&ClassObject, &SharedLBClassSpec, &[Vec<IpAddr>]) -> Box<dyn Provider> + Send + Sync>;
 
 /// The dependencies and options of the class loop.
-pub(crate) struct Settings {
+pub(crate) struct ClassLoopSettings {
     pub client: Client,
     /// The id of this cluster, in the names and tags of everything that is created
     pub cluster_id: String,
@@ -130,7 +130,7 @@ impl Inbox {
 /// The class loop: it routes events to classes, and carries out the effects of their
 /// steps.
 pub(crate) struct ClassLoop {
-    settings: Settings,
+    settings: ClassLoopSettings,
     writer: Writer,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
@@ -155,7 +155,7 @@ pub(crate) struct ClassLoop {
 
 impl ClassLoop {
     /// A loop with empty caches, and the sender of its events.
-    pub(crate) fn new(settings: Settings) -> (Self, Inbox) {
+    pub(crate) fn new(settings: ClassLoopSettings) -> (Self, Inbox) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let writer = Writer::new(settings.client.clone(), settings.metrics.clone());
         let class_loop = Self {
@@ -329,7 +329,7 @@ impl ClassLoop {
             let leaves = !stays && !old.is_let_go();
             if let Some(class) = self.classes.get_mut(&key) {
                 if leaves && class.settings.is_some() {
-                    class.left.extend(Left::of(old));
+                    class.abandoned.extend(AbandonedSlot::of(old));
                 }
                 state = class.remove_claim(old);
             }

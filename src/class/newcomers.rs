@@ -15,7 +15,7 @@ impl Class {
     /// or it takes a decision.
     pub(super) fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
         let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
-        let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.left.is_empty())?;
+        let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.abandoned.is_empty())?;
         if !ledger.admits(&states_as_recorded(&facts), &facts.policy, now.instant) {
             return None;
         }

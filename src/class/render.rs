@@ -30,7 +30,7 @@ pub(crate) struct Verdict {
     /// The slots that the claim holds
     pub held: Option<Held>,
     /// Why it does not hold every port in its spec
-    pub refused: Option<Obstacle>,
+    pub refused: Option<Unallocated>,
     /// The state of its slots on the load balancer
     pub programmed: Programmed,
     /// The addresses of the load balancer; `None`: not known yet
@@ -42,7 +42,7 @@ pub(crate) struct Verdict {
 
 /// What keeps a claim from getting the ports in its spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Obstacle {
+pub(crate) struct Unallocated {
     /// The reason of the condition. `None`: the claim waits for something that passes by
     /// itself, or that its author may not know
     pub reason: Option<Reason>,
@@ -50,7 +50,7 @@ pub(crate) struct Obstacle {
     pub message: String,
 }
 
-impl Obstacle {
+impl Unallocated {
     /// It stays until the claim, the class or the cluster is changed.
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason: Some(reason), message: message.into() }
@@ -177,8 +177,8 @@ impl From<&Condition> for Finding {
 /// Allocated, Programmed and Ready.
 fn findings(class: Option<&str>, verdict: &Verdict, addresses: &[Address]) -> [Finding; 3] {
     let allocated = match (&verdict.refused, &verdict.held) {
-        (Some(Obstacle { reason: Some(reason), message }), _) => Finding::new("False", *reason, message),
-        (Some(Obstacle { reason: None, message }), _) => Finding::new("Unknown", Reason::Pending, message),
+        (Some(Unallocated { reason: Some(reason), message }), _) => Finding::new("False", *reason, message),
+        (Some(Unallocated { reason: None, message }), _) => Finding::new("Unknown", Reason::Pending, message),
         (None, Some(held)) => {
             let (class, ports) = (class.unwrap_or_default(), numbers(&held.slots));
             Finding::new("True", Reason::Allocated, format!("{ports} on load balancer {} of class {class}", held.index))

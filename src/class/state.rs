@@ -11,11 +11,11 @@ use sharedlb_providers::Provider;
 use tokio::time::Instant;
 
 use super::claims::{ClaimState, Claims};
-use super::decide::{Decision, Left};
+use super::decide::{AbandonedSlot, Decision};
 use super::dropped_fields::DroppedFields;
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
-use super::render::Obstacle;
+use super::render::Unallocated;
 use crate::allocation::Assignment;
 use crate::api::addresses::{self, AddressesByIndex};
 use crate::api::claim::ClaimObject;
@@ -67,7 +67,7 @@ pub(super) struct Class {
     pub(super) outcomes: BTreeMap<u32, Outcome>,
     /// Slots of claims that are gone, or lost our finalizer while being deleted, since the last
     /// decision
-    pub(super) left: Vec<Left>,
+    pub(super) abandoned: Vec<AbandonedSlot>,
     /// The ledger of the last decision, if nothing has changed since except for newcomers
     pub(super) ledger: Option<Ledger>,
     pub(super) stage: Stage,
@@ -81,7 +81,7 @@ pub(super) struct Class {
     /// Until when work waits by which no claim gets a port
     pub(super) debounce_until: Option<Instant>,
     /// Why the class gives no new ports
-    pub(super) suspended: Option<Obstacle>,
+    pub(super) suspended: Option<Unallocated>,
     /// Why the addresses of the class are not free: another class has them, or the cluster itself
     pub(super) address_conflict: Option<String>,
     /// Why the addresses of the class cannot be used: then it creates no load balancers
@@ -134,8 +134,8 @@ pub(super) enum Stage {
     #[default]
     Idle,
     /// The class' status records the releases; the other writes of the decision wait for the
-    /// answer. With the part of [`Class::left`] that the decision took.
-    Record(Box<Decided>, Vec<Left>),
+    /// answer. With the part of [`Class::abandoned`] that the decision took.
+    Record(Box<Decided>, Vec<AbandonedSlot>),
     /// The statuses with new slots were sent. The other work is left.
     Rest(Box<Decided>),
 }
@@ -282,7 +282,7 @@ impl Class {
         if answer != ClassAnswer::Unchanged {
             // The decision is made again.
             match std::mem::take(&mut self.stage) {
-                Stage::Record(_, left) => self.left.extend(left),
+                Stage::Record(_, abandoned) => self.abandoned.extend(abandoned),
                 other => self.stage = other,
             }
         }

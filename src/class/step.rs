@@ -14,7 +14,7 @@ use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
-use super::render::{self, Obstacle, Programmed, Verdict, find};
+use super::render::{self, Programmed, Unallocated, Verdict, find};
 use super::state::{Class, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
 use super::suspension::unreadable_spec;
 use super::transitions;
@@ -72,17 +72,17 @@ impl Class {
         let assignments = std::mem::take(&mut decision.assignments);
         let unsettled = self.claims.all().zip(assignments).filter(|(state, got)| !state.is_settled(got.as_ref()));
         let claims = unsettled.map(|(state, got)| (state.claim.clone(), got)).collect();
-        let left = std::mem::take(&mut self.left);
+        let abandoned = std::mem::take(&mut self.abandoned);
         let records_first = decision.class_first();
         let status = records_first.then(|| Box::new(decision.status.clone()));
         let decided = Box::new(Decided { claims, decision, recorded_first: records_first });
         match (status, self.held(now)) {
             (Some(_), Some(until)) => {
-                self.left = left;
+                self.abandoned = abandoned;
                 vec![Effect::WakeAt(until)]
             }
             (Some(status), None) => {
-                self.stage = Stage::Record(decided, left);
+                self.stage = Stage::Record(decided, abandoned);
                 vec![self.write_class(class, ClassChange::Status(status), now)]
             }
             (None, _) => self.give(decided, now, around),
@@ -115,7 +115,7 @@ impl Class {
             targets_closing: counts.as_ref().map_or(0, TargetCounts::least),
             claims,
             outcomes: &self.outcomes,
-            left: &self.left,
+            abandoned: &self.abandoned,
             now: now.time,
         })
     }
@@ -349,7 +349,7 @@ impl Class {
         };
         let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
         for claim in waiting {
-            let refused = Some(Obstacle::new(Reason::Unsupported, message.clone()));
+            let refused = Some(Unallocated::new(Reason::Unsupported, message.clone()));
             let verdict = Verdict {
                 held: None,
                 refused,
@@ -385,7 +385,7 @@ impl Class {
         for claim in all.iter().filter(|claim| !claim.meta.deleting && !claim.unparsable) {
             if self.claims.get(claim).is_some_and(|state| state.writes.are_free(now.instant)) {
                 let held = claim.request.held.clone();
-                let refused = Some(Obstacle::new(reason, message.clone()));
+                let refused = Some(Unallocated::new(reason, message.clone()));
                 let open = BTreeSet::new();
                 let verdict = Verdict { held, refused, programmed: Programmed::Unknown, addresses: None, open };
                 effects.extend(self.report(claim, verdict, now, around));

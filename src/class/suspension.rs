@@ -2,7 +2,7 @@
 
 use sharedlb_crds::{Reason, SharedLBClassSpec};
 
-use super::render::Obstacle;
+use super::render::Unallocated;
 use super::state::{Class, ClassSettings};
 use crate::api::addresses;
 use crate::api::class::{ClassObject, unsupported};
@@ -22,28 +22,28 @@ impl Class {
         class: &ClassObject,
         settings: &ClassSettings,
         addresses_refused: Option<&str>,
-    ) -> Option<Obstacle> {
+    ) -> Option<Unallocated> {
         let name = &class.meta.key.name;
         if let Some(message) = unreadable_spec(class) {
-            return Some(Obstacle::new(Reason::Unsupported, message));
+            return Some(Unallocated::new(Reason::Unsupported, message));
         }
         if class.meta.deleting {
-            return Some(Obstacle::new(
+            return Some(Unallocated::new(
                 Reason::NoClass,
                 format!("class {name} is being deleted: choose another class"),
             ));
         }
         if let Some(why) = unsupported(&settings.spec, &settings.provider.capabilities()) {
-            return Some(Obstacle::new(Reason::Unsupported, why));
+            return Some(Unallocated::new(Reason::Unsupported, why));
         }
         if let Some(why) = addresses_refused {
-            return Some(Obstacle::new(Reason::Unsupported, why));
+            return Some(Unallocated::new(Reason::Unsupported, why));
         }
         let unreadable = |what: String| {
             let message = format!(
                 "the status of {what} can't be read, so nothing new is given in class {name}: correct or remove it"
             );
-            Some(Obstacle { reason: None, message })
+            Some(Unallocated { reason: None, message })
         };
         if class.status.is_err() {
             return unreadable(format!("class {name}"));

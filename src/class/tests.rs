@@ -26,7 +26,7 @@ fn class_loop_with(make_provider: MakeProvider) -> ClassLoop {
         tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, kube::Error>>());
     let client = Client::new(silent, "default");
     let (events, _) = Events::new(client.clone(), |_| {});
-    let settings = Settings {
+    let settings = ClassLoopSettings {
         client,
         cluster_id: "cluster".into(),
         resync: Duration::from_secs(600),

@@ -12,7 +12,7 @@ use crate::api::claim::ClaimObject;
 use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::outcome::{Failure, ListenerOutcome};
-use crate::load_balancer::usable::usable;
+use crate::load_balancer::usable::usable_backends;
 
 impl Class {
     /// Why a transport of a slot has no backend; `None`: not known yet.
@@ -64,7 +64,8 @@ impl Class {
             return None;
         }
         let found = around.backends.reached(service, &port, protocol, reach).backends;
-        let lacks = usable(&*settings.provider, &[family].into(), protocol, found).idle_families.contains(&family);
+        let lacks =
+            usable_backends(&*settings.provider, &[family].into(), protocol, found).idle_families.contains(&family);
         lacks.then(|| match reach.targets {
             TargetKind::Pod => around.backends.why_none_of(service, family),
             TargetKind::Node => format!("no node of the cluster has an {family} address"),
@@ -84,7 +85,7 @@ impl Class {
         if found.is_empty() {
             return None;
         }
-        let usable = usable(&*settings.provider, &BTreeSet::new(), protocol, found.clone());
+        let usable = usable_backends(&*settings.provider, &BTreeSet::new(), protocol, found.clone());
         if usable.served {
             return None;
         }

@@ -12,7 +12,7 @@ use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::lacking;
 use crate::class::companion;
 use crate::class::programmed;
-use crate::class::render::{Obstacle, Programmed, Verdict};
+use crate::class::render::{Programmed, Unallocated, Verdict};
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, Outcome};
 use crate::process::tasks;
 
@@ -37,16 +37,19 @@ impl Class {
         }
     }
 
-    fn refusal(&self, claim: &ClaimObject, got: &Assignment, around: &Surroundings<'_>) -> Option<Obstacle> {
+    fn refusal(&self, claim: &ClaimObject, got: &Assignment, around: &Surroundings<'_>) -> Option<Unallocated> {
         let name = self.name.as_deref().unwrap_or_default();
         if let Err(error) = &claim.spec {
-            return Some(Obstacle::new(Reason::Unsupported, format!("the spec can't be read ({error}): correct it")));
+            return Some(Unallocated::new(
+                Reason::Unsupported,
+                format!("the spec can't be read ({error}): correct it"),
+            ));
         }
         if let Some(message) = self.unfit_service(claim, around) {
-            return Some(Obstacle::new(Reason::Unsupported, message));
+            return Some(Unallocated::new(Reason::Unsupported, message));
         }
         if let Some(message) = self.elsewhere(claim, got) {
-            return Some(Obstacle::new(Reason::AddressUnknown, message));
+            return Some(Unallocated::new(Reason::AddressUnknown, message));
         }
         let (port, refusal) = got.refused.first()?;
         if let (Some(Reason::NotPermitted), Some(suspended)) = (refusal.reason(), self.suspended.clone()) {
@@ -54,9 +57,9 @@ impl Class {
             let secret =
                 || format!("class {name} gives no new ports until an admin corrects what its conditions report");
             let message = if suspended.reason.is_some() { suspended.message } else { secret() };
-            return Some(Obstacle { message, ..suspended });
+            return Some(Unallocated { message, ..suspended });
         }
-        Some(Obstacle { reason: refusal.reason(), message: refused_ports(got, port, &refusal.message(name)) })
+        Some(Unallocated { reason: refusal.reason(), message: refused_ports(got, port, &refusal.message(name)) })
     }
 
     /// Why the Service that the claim names cannot be used.

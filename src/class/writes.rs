@@ -22,7 +22,7 @@ use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectMeta;
 pub(super) use crate::kubernetes::writes::WriteError;
-use crate::process::metrics::{Metrics, counted};
+use crate::process::metrics::{Metrics, count_write};
 
 /// Writes to the Kubernetes API, and counts the writes.
 #[derive(Clone)]
@@ -183,6 +183,6 @@ impl Writer {
         operation: &'static str,
         write: impl Future<Output = Result<T, WriteError>>,
     ) -> impl Future<Output = Result<T, WriteError>> {
-        counted(&self.metrics, kind, operation, write)
+        count_write(&self.metrics, kind, operation, write)
     }
 }

@@ -15,7 +15,7 @@ use super::calls::Calls;
 /// The load balancers of all classes.
 #[derive(Clone, Default)]
 pub(super) struct LoadBalancers {
-    known: Arc<Mutex<BTreeMap<LbName, Known>>>,
+    known: Arc<Mutex<BTreeMap<LbName, RecordedLoadBalancer>>>,
     /// Load balancers whose last observation failed
     failures: Arc<Mutex<BTreeMap<LbName, Error>>>,
     calls: Calls,
@@ -23,7 +23,7 @@ pub(super) struct LoadBalancers {
 
 /// A load balancer before and after all changes; `None`: it does not exist.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct RecordedLoadBalancer {
     /// The object of the load balancer, for the report
     pub(super) object: String,
     pub(super) before: Option<LoadBalancer>,
@@ -34,7 +34,7 @@ pub(super) struct Known {
     observed: Option<Option<Observed>>,
 }
 
-impl Known {
+impl RecordedLoadBalancer {
     pub(super) fn new(object: impl Into<String>, before: Option<LoadBalancer>, now: Option<LoadBalancer>) -> Self {
         Self { object: object.into(), before, now, repaired: BTreeMap::new(), observed: None }
     }
@@ -52,7 +52,7 @@ impl LoadBalancers {
     }
 
     /// All load balancers that were observed.
-    pub(super) fn all(&self) -> BTreeMap<LbName, Known> {
+    pub(super) fn all(&self) -> BTreeMap<LbName, RecordedLoadBalancer> {
         self.known().clone()
     }
 
@@ -63,7 +63,7 @@ impl LoadBalancers {
         Some(format!("load balancer {name} could not be observed: {error}"))
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<LbName, Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<LbName, RecordedLoadBalancer>> {
         lock(&self.known)
     }
 
@@ -100,7 +100,7 @@ impl Recorded {
         self.load_balancers.note_observation(name, &observed);
         let observed = observed?;
         let before = observed.as_ref().map(|observed| observed.load_balancer.clone());
-        let known = Known::new(self.provider.object(name), before.clone(), before);
+        let known = RecordedLoadBalancer::new(self.provider.object(name), before.clone(), before);
         self.load_balancers.known().insert(name.clone(), known);
         Ok(observed)
     }

@@ -18,13 +18,13 @@ pub(super) const FIRST_VERSION: u64 = 1 << 62;
 /// The objects that were written.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    entries: BTreeMap<ObjectPath, Entry>,
+    entries: BTreeMap<ObjectPath, RecordedObject>,
     writes: u64,
 }
 
 /// An object before and after all writes; `None`: it does not exist.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct RecordedObject {
     pub(super) before: Option<Value>,
     pub(super) now: Option<Value>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Manner<'a> {
 
 /// Why the API server would reject a write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     #[error("not found")]
     NotFound,
     #[error("already exists")]
@@ -62,7 +62,7 @@ pub(super) enum Refusal {
     Invalid(String),
 }
 
-impl Refusal {
+impl Rejection {
     /// The status code of the answer, and its reason.
     pub(super) fn code(&self) -> (u16, &'static str) {
         match self {
@@ -92,7 +92,7 @@ impl Objects {
     }
 
     /// All objects that were written.
-    pub(super) fn all(&self) -> &BTreeMap<ObjectPath, Entry> {
+    pub(super) fn all(&self) -> &BTreeMap<ObjectPath, RecordedObject> {
         &self.entries
     }
 
@@ -104,48 +104,49 @@ impl Objects {
         before: Option<Value>,
         write: Write,
         manner: Manner<'_>,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, Rejection> {
         let known = self.entries.get(path);
         let old = known.map_or_else(|| before.clone(), |entry| entry.now.clone());
         let version = FIRST_VERSION + self.writes;
         let changed = changed(path, old.as_ref(), write, manner, version)?;
         let (new, reply) = match changed {
-            Changed::Not(object) => return Ok(Written { new: old.clone(), old, reply: object }),
-            Changed::To(object) => (Some(object.clone()), object),
-            Changed::Gone(object) => (None, object),
+            AfterWrite::Unchanged(object) => return Ok(Written { new: old.clone(), old, reply: object }),
+            AfterWrite::Changed(object) => (Some(object.clone()), object),
+            AfterWrite::Gone(object) => (None, object),
         };
         self.writes += 1;
-        let entry = self.entries.entry(path.clone()).or_insert(Entry { before, now: None });
+        let entry = self.entries.entry(path.clone()).or_insert(RecordedObject { before, now: None });
         entry.now.clone_from(&new);
         Ok(Written { old, new, reply })
     }
 }
 
-/// Applies a write to an object.
-enum Changed {
-    Not(Value),
-    To(Value),
+/// The object after a write.
+enum AfterWrite {
+    Unchanged(Value),
+    Changed(Value),
     Gone(Value),
 }
 
+/// Applies a write to an object.
 fn changed(
     path: &ObjectPath,
     old: Option<&Value>,
     write: Write,
     manner: Manner<'_>,
     version: u64,
-) -> Result<Changed, Refusal> {
+) -> Result<AfterWrite, Rejection> {
     let write = match (write, old) {
-        (Write::Create(_), Some(_)) => return Err(Refusal::AlreadyExists),
-        (Write::Create(object), None) => return Ok(Changed::To(created(path, object, manner, version))),
+        (Write::Create(_), Some(_)) => return Err(Rejection::AlreadyExists),
+        (Write::Create(object), None) => return Ok(AfterWrite::Changed(created(path, object, manner, version))),
         (write, _) => write,
     };
-    let old = old.ok_or(Refusal::NotFound)?;
+    let old = old.ok_or(Rejection::NotFound)?;
     let mut new = old.clone();
     match write {
         Write::Create(object) => new = object,
         Write::JsonPatch(operations) => {
-            json_patch::patch(&mut new, &operations).map_err(|error| Refusal::Invalid(error.to_string()))?;
+            json_patch::patch(&mut new, &operations).map_err(|error| Rejection::Invalid(error.to_string()))?;
             drop_nulls(&mut new);
         }
         Write::MergePatch(patch) => {
@@ -158,7 +159,7 @@ fn changed(
             for field in ["uid", "resourceVersion"] {
                 let wanted = &options["preconditions"][field];
                 if !wanted.is_null() && *wanted != old["metadata"][field] {
-                    return Err(Refusal::Conflict);
+                    return Err(Rejection::Conflict);
                 }
             }
             if old["metadata"]["deletionTimestamp"].is_null() {
@@ -167,11 +168,11 @@ fn changed(
         }
     }
     if ["uid", "resourceVersion"].iter().any(|field| new["metadata"][field] != old["metadata"][field]) {
-        return Err(Refusal::Conflict);
+        return Err(Rejection::Conflict);
     }
     keep_what_is_not_written(&mut new, old, path, manner.status);
     if is_same(&new, old) {
-        return Ok(Changed::Not(old.clone()));
+        return Ok(AfterWrite::Unchanged(old.clone()));
     }
     if new["spec"] != old["spec"]
         && let Some(generation) = old["metadata"]["generation"].as_i64()
@@ -181,7 +182,7 @@ fn changed(
     new["metadata"]["resourceVersion"] = json!(version.to_string());
     let is_held = new["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty());
     let is_gone = !new["metadata"]["deletionTimestamp"].is_null() && !is_held;
-    Ok(if is_gone { Changed::Gone(new) } else { Changed::To(new) })
+    Ok(if is_gone { AfterWrite::Gone(new) } else { AfterWrite::Changed(new) })
 }
 
 fn created(path: &ObjectPath, mut object: Value, manner: Manner<'_>, version: u64) -> Value {
@@ -320,12 +321,12 @@ mod tests {
         let written = objects.write(&path(), Some(found()), status("7"), STATUS).unwrap();
         let now = version(&written.reply);
         assert!(now > 7);
-        assert_eq!(objects.write(&path(), None, status("7"), STATUS).unwrap_err(), Refusal::Conflict);
+        assert_eq!(objects.write(&path(), None, status("7"), STATUS).unwrap_err(), Rejection::Conflict);
         let written = objects.write(&path(), None, status(&now.to_string()), STATUS).unwrap();
         assert!(version(&written.reply) > now, "versions are in the order of the writes");
         assert_eq!(objects.all()[&path()].before, Some(found()));
         let other = json_patch(json!([{"op": "replace", "path": "/metadata/uid", "value": "another"}]));
-        assert_eq!(objects.write(&path(), None, other, STATUS).unwrap_err(), Refusal::Conflict);
+        assert_eq!(objects.write(&path(), None, other, STATUS).unwrap_err(), Rejection::Conflict);
     }
 
     #[test]
@@ -377,14 +378,14 @@ mod tests {
         assert!(written.new.is_none());
         assert_eq!(objects.get(&path()), Some(None));
         let again = objects.write(&path(), None, Write::Delete(json!({})), MANNER);
-        assert_eq!(again.unwrap_err(), Refusal::NotFound);
+        assert_eq!(again.unwrap_err(), Rejection::NotFound);
     }
 
     #[test]
     fn only_the_object_that_is_meant_is_deleted() {
         let mut objects = Objects::default();
         let another = Write::Delete(json!({"preconditions": {"uid": "another"}}));
-        assert_eq!(objects.write(&path(), Some(found()), another, MANNER).unwrap_err(), Refusal::Conflict);
+        assert_eq!(objects.write(&path(), Some(found()), another, MANNER).unwrap_err(), Rejection::Conflict);
         let this = Write::Delete(json!({"preconditions": {"uid": "u", "resourceVersion": "7"}}));
         assert!(objects.write(&path(), Some(found()), this, MANNER).unwrap().new.is_none());
     }
@@ -393,12 +394,12 @@ mod tests {
     fn a_name_that_is_taken_cannot_be_created_and_one_that_is_free_is_without_a_status() {
         let mut objects = Objects::default();
         let claim = || Write::Create(json!({"metadata": {"name": "redis"}, "spec": {"a": null}, "status": {}}));
-        assert_eq!(objects.write(&path(), Some(found()), claim(), MANNER).unwrap_err(), Refusal::AlreadyExists);
+        assert_eq!(objects.write(&path(), Some(found()), claim(), MANNER).unwrap_err(), Rejection::AlreadyExists);
         let written = objects.write(&path(), None, claim(), MANNER).unwrap();
         assert!(version(&written.reply) >= FIRST_VERSION);
         assert_eq!((&written.reply["metadata"]["namespace"], &written.reply["spec"]), (&json!("team"), &json!({})));
         assert!(written.reply.get("status").is_none());
-        assert_eq!(objects.write(&path(), None, claim(), MANNER).unwrap_err(), Refusal::AlreadyExists);
+        assert_eq!(objects.write(&path(), None, claim(), MANNER).unwrap_err(), Rejection::AlreadyExists);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tower::{BoxError, Layer, Service, ServiceExt as _};
 use tracing::debug;
 
 use super::calls::Calls;
-use super::objects::{FIRST_VERSION, Manner, Objects, Refusal, Write, Written};
+use super::objects::{FIRST_VERSION, Manner, Objects, Rejection, Write, Written};
 use super::request::{Collection, ObjectPath, Operation};
 use super::watch_stream::{self, Line, ReplyBody};
 
@@ -86,7 +86,7 @@ impl Overlay {
         before: Option<Value>,
         write: Write,
         manner: Manner<'_>,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, Rejection> {
         let mut state = self.state();
         let written = state.objects.write(path, before, write, manner)?;
         debug!(resource = path.resource.plural, namespace = path.namespace, name = path.name, "would be written");
@@ -230,7 +230,7 @@ where
                 match known {
                     None => read(self.ask(request).await?).await,
                     Some(Some(object)) => Ok(reply(StatusCode::OK, &object)),
-                    Some(None) => Ok(refused(&path, &Refusal::NotFound)),
+                    Some(None) => Ok(refused(&path, &Rejection::NotFound)),
                 }
             }
             Operation::List(collection) => self.list(&collection, request).await,
@@ -342,7 +342,7 @@ where
                 Ok(reply(StatusCode::OK, &json!({"apiVersion": "v1", "kind": "Status", "status": "Success"})))
             }
             Ok(written) => Ok(reply(code, &written.reply)),
-            Err(refusal) => Ok(refused(path, &refusal)),
+            Err(rejection) => Ok(refused(path, &rejection)),
         }
     }
 
@@ -392,9 +392,9 @@ fn status_object(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn refused(path: &ObjectPath, refusal: &Refusal) -> Response<ReplyBody> {
-    let (code, reason) = refusal.code();
-    status(code, reason, &format!("{} \"{}\": {refusal}", path.resource.plural, path.name))
+fn refused(path: &ObjectPath, rejection: &Rejection) -> Response<ReplyBody> {
+    let (code, reason) = rejection.code();
+    status(code, reason, &format!("{} \"{}\": {rejection}", path.resource.plural, path.name))
 }
 
 /// The answer to a watch from a version that only the overlay knows: the client lists again.

@@ -7,8 +7,8 @@ use std::fmt;
 use serde_json::Value;
 use sharedlb_providers::{Backend, BackendSet, Change, LbName, LoadBalancer, diff};
 
-use super::load_balancers::Known;
-use super::objects::{Entry, Objects};
+use super::load_balancers::RecordedLoadBalancer;
+use super::objects::{Objects, RecordedObject};
 use crate::kubernetes::text;
 
 /// Metadata that the API server keeps by itself.
@@ -74,7 +74,7 @@ impl fmt::Display for Sign {
 impl Report {
     /// Creates the report on these objects and load balancers. Objects come first, by kind,
     /// namespace and name.
-    pub(super) fn new(objects: &Objects, load_balancers: &BTreeMap<LbName, Known>) -> Self {
+    pub(super) fn new(objects: &Objects, load_balancers: &BTreeMap<LbName, RecordedLoadBalancer>) -> Self {
         let mut blocks: Vec<Block> = objects.all().values().filter_map(of_object).collect();
         blocks.sort_by(|one, other| one.title.cmp(&other.title));
         blocks.extend(load_balancers.iter().filter_map(|(name, known)| of_load_balancer(name, known)));
@@ -116,7 +116,7 @@ impl fmt::Display for Report {
 }
 
 /// `None`: the object does not change.
-fn of_object(entry: &Entry) -> Option<Block> {
+fn of_object(entry: &RecordedObject) -> Option<Block> {
     let (before, now) = (entry.before.as_ref(), entry.now.as_ref());
     let sign = Sign::of(before, now)?;
     let object = now.or(before)?;
@@ -230,7 +230,7 @@ fn line(path: &str, before: &Value, now: &Value) -> (Sign, String) {
 }
 
 /// `None`: the load balancer does not change.
-fn of_load_balancer(name: &LbName, known: &Known) -> Option<Block> {
+fn of_load_balancer(name: &LbName, known: &RecordedLoadBalancer) -> Option<Block> {
     let (before, now) = (known.before.as_ref(), known.now.as_ref());
     let sign = Sign::of(before, now)?;
     let (empty, mut lines) = (LoadBalancer::default(), Vec::new());
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     fn lines(before: Option<Value>, now: Option<Value>) -> Option<Vec<String>> {
-        let block = of_object(&Entry { before, now })?;
+        let block = of_object(&RecordedObject { before, now })?;
         let lines = block.lines.iter().map(|(sign, line)| format!("{sign} {line}"));
         Some([format!("{} {}", block.sign, block.title)].into_iter().chain(lines).collect())
     }
@@ -417,7 +417,7 @@ mod tests {
         };
         let shown = |before: Option<&LoadBalancer>, now: Option<&LoadBalancer>| {
             let name = LbName::from_recorded("slb-c-0");
-            let known = Known::new("NLB slb-c-0", before.cloned(), now.cloned());
+            let known = RecordedLoadBalancer::new("NLB slb-c-0", before.cloned(), now.cloned());
             let report = Report::new(&Objects::default(), &[(name, known)].into());
             (report.is_empty(), report.to_string())
         };
@@ -432,7 +432,7 @@ mod tests {
         let (_, deleted) = shown(Some(&before), None);
         assert!(deleted.starts_with("- load balancer slb-c-0 (NLB slb-c-0)\nObjects"), "{deleted}");
         assert_eq!(shown(Some(&before), Some(&before)), (true, "Nothing would change.\n".to_owned()));
-        let mut known = Known::new("NLB slb-c-0", Some(before.clone()), Some(before));
+        let mut known = RecordedLoadBalancer::new("NLB slb-c-0", Some(before.clone()), Some(before));
         known.repaired.insert(port(80), "a target group serves no listener".to_owned());
         let report = Report::new(&Objects::default(), &[(LbName::from_recorded("slb-c-0"), known)].into()).to_string();
         assert!(report.contains("\n    ~ port 80 is repaired: a target group serves no listener\n"), "{report}");

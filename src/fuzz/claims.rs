@@ -14,7 +14,7 @@ use super::{claim_json, classes, config, is_fit};
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::class::companion;
-use crate::class::render::{self, IdleFamily, Obstacle, Programmed, Served, Verdict};
+use crate::class::render::{self, IdleFamily, Programmed, Served, Unallocated, Verdict};
 use crate::load_balancer::outcome::Failure;
 
 /// The claim, if it is one at all: metadata that can't be read is no object of the
@@ -108,7 +108,7 @@ proptest! {
         let Some(claim) = parse(&object) else { return Ok(()) };
         let verdict = Verdict {
             held: claim.request.held.clone(),
-            refused: heard.then(|| Obstacle { reason: None, message: said.clone() }),
+            refused: heard.then(|| Unallocated { reason: None, message: said.clone() }),
             programmed: if heard {
                 let why = Failure { reason: Reason::NoBackends, message: said.clone().into() };
                 let idle = IdleFamily { port: "b".into(), family: IpFamily::V4, why: said };

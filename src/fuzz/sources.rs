@@ -16,7 +16,7 @@ use crate::backends::{Backends, ServiceObject};
 use crate::kubernetes::events::Notice;
 use crate::sources::config_map::ConfigMaps;
 use crate::sources::service::Services;
-use crate::sources::{Facts, OwnedClaim, Refusal, Source, Step};
+use crate::sources::{Facts, OwnedClaim, Problem, Source, Step};
 
 fn service_json() -> Value {
     json!({
@@ -80,7 +80,7 @@ fn config_maps() -> ConfigMaps {
 
 /// The next step, if both are objects at all. Everything in it is fit to be
 /// written and told, and it is about nobody else's.
-fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: Option<&Refusal>) -> Result<(), String> {
+fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, problem: Option<&Problem>) -> Result<(), String> {
     let Ok(object) = serde_json::from_value::<S::Kind>(object.clone()) else { return Ok(()) };
     let object = source.parse(&object);
     let claim = claim.and_then(|claim| serde_json::from_value::<DynamicObject>(claim.clone()).ok());
@@ -89,7 +89,7 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
     let facts = Facts {
         object: object.as_ref(),
         claim: owned.as_ref(),
-        refusal,
+        problem,
         last_reported: Some(&told),
         now: jiff::Timestamp::UNIX_EPOCH,
     };
@@ -122,8 +122,8 @@ fn step<S: Source>(source: &S, object: &Value, claim: Option<&Value>, refusal: O
     }
 }
 
-fn refusals() -> impl Strategy<Value = Option<Refusal>> {
-    prop::option::of("\\PC{0,40}|(.|\n){0,3000}".prop_map(|message| Refusal { reason: Reason::Rejected, message }))
+fn problems() -> impl Strategy<Value = Option<Problem>> {
+    prop::option::of("\\PC{0,40}|(.|\n){0,3000}".prop_map(|message| Problem { reason: Reason::Rejected, message }))
 }
 
 proptest! {
@@ -131,15 +131,15 @@ proptest! {
 
     #[test]
     fn whatever_a_service_is_the_next_step_is_a_fit_one(
-        object in near(service_json(), ""), claim in prop::option::of(near(owned("Service", "service-web"), "")), refusal in refusals(),
+        object in near(service_json(), ""), claim in prop::option::of(near(owned("Service", "service-web"), "")), problem in problems(),
     ) {
-        prop_assert_eq!(step(&Services { unclassed: true }, &object, claim.as_ref(), refusal.as_ref()), Ok(()));
+        prop_assert_eq!(step(&Services { unclassed: true }, &object, claim.as_ref(), problem.as_ref()), Ok(()));
     }
 
     #[test]
     fn whatever_a_config_map_is_the_next_step_is_a_fit_one(
-        object in near(map_json(), ""), claim in prop::option::of(near(owned("ConfigMap", "configmap-web"), "")), refusal in refusals(),
+        object in near(map_json(), ""), claim in prop::option::of(near(owned("ConfigMap", "configmap-web"), "")), problem in problems(),
     ) {
-        prop_assert_eq!(step(&config_maps(), &object, claim.as_ref(), refusal.as_ref()), Ok(()));
+        prop_assert_eq!(step(&config_maps(), &object, claim.as_ref(), problem.as_ref()), Ok(()));
     }
 }

@@ -47,10 +47,10 @@ pub(crate) fn fenced_client(config: Config, fence: &Fence, unacknowledged: Optio
     http.set_connect_timeout(config.connect_timeout);
     http.set_tcp_user_timeout(unacknowledged);
     let connector = config.rustls_https_connector_with_connector(Connector { http, fence: fence.clone() })?;
-    let counted = |service| Counted { service, fence: fence.clone() };
+    let fenced = |service| FencedWrites { service, fence: fence.clone() };
     let service = ServiceBuilder::new()
         .layer(RequestLimits::default())
-        .layer(tower::layer::layer_fn(counted))
+        .layer(tower::layer::layer_fn(fenced))
         .layer(config.base_uri_layer())
         .option_layer(config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry())))
         .option_layer(config.auth_layer()?)
@@ -61,12 +61,12 @@ pub(crate) fn fenced_client(config: Config, fence: &Fence, unacknowledged: Optio
 }
 
 /// Counts writes, and rejects new ones once the fence drains.
-struct Counted<S> {
+struct FencedWrites<S> {
     service: S,
     fence: Fence,
 }
 
-impl<S, B> Service<Request<Body>> for Counted<S>
+impl<S, B> Service<Request<Body>> for FencedWrites<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
@@ -102,7 +102,7 @@ struct Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = Fenced<<HttpConnector as Service<Uri>>::Response>;
+    type Response = FencedConnection<<HttpConnector as Service<Uri>>::Response>;
     type Error = <HttpConnector as Service<Uri>>::Error;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -112,29 +112,29 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, server: Uri) -> Self::Future {
         let (fence, connection) = (self.fence.clone(), self.http.call(server));
-        async move { Ok(Fenced { connection: connection.await?, fence }) }.boxed()
+        async move { Ok(FencedConnection { connection: connection.await?, fence }) }.boxed()
     }
 }
 
 /// A connection that sends nothing once the fence is closed.
-struct Fenced<C> {
+struct FencedConnection<C> {
     connection: C,
     fence: Fence,
 }
 
-impl<C: Connection> Connection for Fenced<C> {
+impl<C: Connection> Connection for FencedConnection<C> {
     fn connected(&self) -> Connected {
         self.connection.connected()
     }
 }
 
-impl<C: Read + Unpin> Read for Fenced<C> {
+impl<C: Read + Unpin> Read for FencedConnection<C> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.connection).poll_read(context, into)
     }
 }
 
-impl<C: Write + Unpin> Write for Fenced<C> {
+impl<C: Write + Unpin> Write for FencedConnection<C> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.fence.check()?;
         Pin::new(&mut self.connection).poll_write(context, bytes)

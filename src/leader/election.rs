@@ -77,7 +77,7 @@ impl LeaseTerms {
 
 /// The next step of a candidate.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub(super) enum LeaseStep {
     /// There is no Lease: create one with this.
     Create(LeaseSpec),
     /// The Lease is ours, or free: replace it by this.
@@ -126,9 +126,9 @@ impl Election {
     }
 
     /// The next step.
-    pub(super) fn next(&self, now: Moment, time: Timestamp) -> Step {
+    pub(super) fn next(&self, now: Moment, time: Timestamp) -> LeaseStep {
         if let Some(until) = self.held_until.filter(|until| *until > now) {
-            return Step::Wait(until, self.holder().to_owned());
+            return LeaseStep::Wait(until, self.holder().to_owned());
         }
         let ours = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
@@ -138,9 +138,9 @@ impl Election {
             lease_transitions: Some(0),
             ..LeaseSpec::default()
         };
-        let Some(record) = &self.record else { return Step::Create(ours) };
+        let Some(record) = &self.record else { return LeaseStep::Create(ours) };
         let transitions = record.lease_transitions.unwrap_or_default();
-        Step::Write(if self.holder() == self.identity {
+        LeaseStep::Write(if self.holder() == self.identity {
             let acquire_time = record.acquire_time.clone().or(ours.acquire_time.clone());
             LeaseSpec { acquire_time, lease_transitions: Some(transitions), ..ours }
         } else {
@@ -193,7 +193,7 @@ mod tests {
 
     fn waits_until(election: &Election, now: Moment) -> Option<Moment> {
         match election.next(now, time(0)) {
-            Step::Wait(until, _) => Some(until),
+            LeaseStep::Wait(until, _) => Some(until),
             _ => None,
         }
     }
@@ -202,7 +202,7 @@ mod tests {
     fn a_lease_that_is_not_there_is_created() {
         let mut one = election("one");
         one.saw(None, at(0));
-        let Step::Create(spec) = one.next(at(0), time(5)) else { panic!("it does not create it") };
+        let LeaseStep::Create(spec) = one.next(at(0), time(5)) else { panic!("it does not create it") };
         assert_eq!(spec.holder_identity.as_deref(), Some("one"));
         assert_eq!((spec.lease_duration_seconds, spec.lease_transitions), (Some(15), Some(0)));
         assert_eq!((spec.acquire_time, spec.renew_time), (Some(MicroTime(time(5))), Some(MicroTime(time(5)))));
@@ -225,7 +225,7 @@ mod tests {
     fn a_lease_that_ran_out_is_taken_with_one_more_transition() {
         let mut one = election("one");
         one.saw(Some(record("other", 0)), at(0));
-        let Step::Write(spec) = one.next(at(15), time(20)) else { panic!("it does not take it") };
+        let LeaseStep::Write(spec) = one.next(at(15), time(20)) else { panic!("it does not take it") };
         assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("one"), Some(4)));
         assert_eq!(spec.acquire_time, Some(MicroTime(time(20))));
     }
@@ -234,7 +234,7 @@ mod tests {
     fn our_own_is_renewed_and_stays_acquired_when_it_was() {
         let mut one = election("one");
         one.saw(Some(record("one", 2)), at(0));
-        let Step::Write(spec) = one.next(at(0), time(4)) else { panic!("it does not renew it") };
+        let LeaseStep::Write(spec) = one.next(at(0), time(4)) else { panic!("it does not renew it") };
         assert_eq!(spec, record("one", 4));
     }
 
@@ -245,7 +245,7 @@ mod tests {
         one.saw(Some(record("other", 2)), at(0));
         assert_eq!(one.released(time(3)), None, "it is not its own to give");
         one.saw(other.released(time(3)), at(3));
-        let Step::Write(spec) = one.next(at(3), time(3)) else { panic!("it does not take it") };
+        let LeaseStep::Write(spec) = one.next(at(3), time(3)) else { panic!("it does not take it") };
         assert_eq!(spec.lease_transitions, Some(4));
     }
 
@@ -255,7 +255,7 @@ mod tests {
         one.saw(Some(record("other", 0)), at(0));
         one.saw(None, at(1));
         assert_eq!(waits_until(&one, at(14)), Some(at(15)), "the other does not know yet");
-        assert!(matches!(one.next(at(15), time(0)), Step::Create(_)));
+        assert!(matches!(one.next(at(15), time(0)), LeaseStep::Create(_)));
     }
 
     #[test]

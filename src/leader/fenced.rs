@@ -7,7 +7,7 @@ use super::Fence;
 
 /// A provider that changes no load balancer unless the fence is open. A change that
 /// does not pass never returns: the process is about to end.
-pub(crate) struct Fenced {
+pub(crate) struct FencedProvider {
     /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
     /// The fence that changes have to pass
@@ -15,7 +15,7 @@ pub(crate) struct Fenced {
 }
 
 #[async_trait]
-impl Decorator for Fenced {
+impl Decorator for FencedProvider {
     fn inner(&self) -> &dyn Provider {
         &*self.provider
     }
@@ -43,8 +43,9 @@ mod tests {
     #[test]
     fn a_load_balancer_is_not_changed_by_a_process_that_is_no_longer_the_leader() {
         let (cloud, name) = (Cloud::default(), LbName::new("default", 0, "cluster", "uid"));
-        let with =
-            |fence| -> Box<dyn Provider> { Box::new(Fenced { provider: Box::new(Memory::new(cloud.clone())), fence }) };
+        let with = |fence| -> Box<dyn Provider> {
+            Box::new(FencedProvider { provider: Box::new(Memory::new(cloud.clone())), fence })
+        };
         let former = with(Fence::until(Moment::now()));
         let wanted = LoadBalancer::default();
         assert!(

@@ -34,10 +34,10 @@ use tracing::{error, info, warn};
 pub(crate) use connection::fenced_client;
 pub use election::{InvalidTerms, LeaseTerms};
 pub(crate) use fence::{Fence, Moment};
-pub(crate) use fenced::Fenced;
+pub(crate) use fenced::FencedProvider;
 
 use crate::process::readiness::Part;
-use election::{Election, Step};
+use election::{Election, LeaseStep};
 
 /// The exit status of a process that lost its leadership.
 pub(crate) const LOST: i32 = 3;
@@ -157,16 +157,16 @@ impl Candidate {
         }
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let written = match self.election.next(Moment::now(), Timestamp::now()) {
-            Step::Wait(until, holder) => {
+            LeaseStep::Wait(until, holder) => {
                 self.known = None;
                 return Ok(Tried::Theirs(until, holder));
             }
-            Step::Create(spec) => {
+            LeaseStep::Create(spec) => {
                 let metadata = ObjectMeta { name: Some(self.options.name.clone()), ..ObjectMeta::default() };
                 self.leases.create(&params, &Lease { metadata, spec: Some(spec) }).await?
             }
             // With the resourceVersion that was read.
-            Step::Write(spec) => {
+            LeaseStep::Write(spec) => {
                 let lease = Lease { spec: Some(spec), ..self.known.clone().unwrap_or_default() };
                 self.leases.replace(&self.options.name, &params, &lease).await?
             }

@@ -15,7 +15,7 @@ use crate::api::claim::{ClaimObject, claim_key};
 use crate::api::target::{PortRef, Target};
 use crate::backends::{Reach, nodes};
 use crate::kubernetes::ObjectKey;
-use crate::load_balancer::share::{LeftOut, Limits, shares, subset};
+use crate::load_balancer::share::{LeftOut, TargetLimits, shares, subset};
 use crate::load_balancer::usable::Usable;
 
 /// What the class loop hands to the LB loop of one load balancer: the slots
@@ -133,7 +133,7 @@ impl fmt::Debug for Plan {
 
 /// What a load balancer should be.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Desired {
     pub load_balancer: LoadBalancer,
     /// The listeners that have a transport behind which no pod is ready, or none
     /// that the load balancer can send traffic to
@@ -152,9 +152,9 @@ pub(crate) fn desired(
     plan: &Plan,
     attributes: Attributes,
     observed: &Observed,
-    limits: Limits,
+    limits: TargetLimits,
     mut usable: impl FnMut(&ObjectKey, &PortRef, Protocol) -> Usable,
-) -> Wanted {
+) -> Desired {
     let (mut listeners, mut idle, mut idle_families) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     let can = plan.provider.capabilities();
     for Planned { target, options, slots } in plan.slots.iter().flatten() {
@@ -192,7 +192,7 @@ pub(crate) fn desired(
         }
     }
     let left_out = leave_out(&mut listeners, limits);
-    Wanted { load_balancer: LoadBalancer { attributes, listeners }, idle, idle_families, left_out }
+    Desired { load_balancer: LoadBalancer { attributes, listeners }, idle, idle_families, left_out }
 }
 
 /// The listener of a slot. Where it would have no backends yet, and it is to replace
@@ -222,7 +222,7 @@ fn serving(
 }
 
 /// Leaves out the backends that don't fit.
-fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: Limits) -> BTreeMap<ListenerKey, LeftOut> {
+fn leave_out(listeners: &mut BTreeMap<ListenerKey, Listener>, limits: TargetLimits) -> BTreeMap<ListenerKey, LeftOut> {
     let count = |listener: &Listener| u32::try_from(listener.backends.len()).unwrap_or(u32::MAX);
     let counts: Vec<u32> = listeners.values().map(count).collect();
     let mut left_out = BTreeMap::new();
@@ -279,7 +279,7 @@ mod tests {
             true => Usable { backends: [backend.clone()].into(), served: true, ..Usable::default() },
             false => Usable::default(),
         };
-        let limits = Limits { of_listener: None, in_all: None };
+        let limits = TargetLimits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
         wanted.load_balancer.listeners.into_keys().collect()
     }
@@ -315,7 +315,7 @@ mod tests {
                 .filter(|transport| ready.iter().any(|ready| ready.transports().contains(transport)));
             Usable { backends: ready.map(|transport| backend(*transport)).collect(), served: true, ..Usable::default() }
         };
-        let limits = Limits { of_listener: None, in_all: None };
+        let limits = TargetLimits { of_listener: None, in_all: None };
         let wanted = desired(&plan, Attributes::default(), &observed, limits, reached);
         wanted.load_balancer.listeners.into_keys().collect()
     }

@@ -28,13 +28,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, field, info, warn};
 
-use self::state::{Failed, Failing, State};
+use self::state::{Failed, Failing, LbState};
 use self::trial::Trials;
 use self::turn::{Turn, makes_room, not_in_force, opened, turn};
 use crate::backends::{Backends, Signal};
 use crate::load_balancer::desired::{Plan, desired};
 use crate::load_balancer::outcome::Outcome;
-use crate::load_balancer::share::Limits;
+use crate::load_balancer::share::TargetLimits;
 use crate::process::due::wait_until;
 use crate::process::metrics::Metrics;
 
@@ -79,7 +79,7 @@ pub(crate) struct LbLoop {
 impl LbLoop {
     /// Reconciles until the sender of plans is dropped.
     pub(crate) async fn run(mut self) {
-        let mut kept = State { there: self.existed, address_overdue: self.address_overdue, ..State::default() };
+        let mut kept = LbState { there: self.existed, address_overdue: self.address_overdue, ..LbState::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
         loop {
             let started = Instant::now();
@@ -114,7 +114,7 @@ impl LbLoop {
         self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
     }
 
-    fn note_interest(&self, plan: &Plan, kept: &mut State) {
+    fn note_interest(&self, plan: &Plan, kept: &mut LbState) {
         if kept.services != plan.services {
             self.backends.interest(&kept.services, &plan.services, &self.signal);
             kept.services.clone_from(&plan.services);
@@ -123,7 +123,7 @@ impl LbLoop {
     }
 
     /// Observes if needed, compares, and applies. Returns when to retry failures.
-    async fn run_once(&self, plan: &Plan, kept: &mut State) -> Option<Instant> {
+    async fn run_once(&self, plan: &Plan, kept: &mut LbState) -> Option<Instant> {
         self.note_interest(plan, kept);
         if self.signal.take_observe() {
             kept.observed = None;
@@ -147,7 +147,7 @@ impl LbLoop {
 
     /// Brings the load balancer to its desired state, as far as that can be done now.
     /// Returns when to go on with postponed changes.
-    async fn converge(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
+    async fn converge(&self, plan: &Plan, kept: &mut LbState) -> Result<Option<Instant>, Error> {
         let observed = self.observe(plan, kept).await?;
         let exists = observed.is_some();
         let mut observed = observed.unwrap_or_default();
@@ -173,7 +173,7 @@ impl LbLoop {
 
     /// The load balancer as it was last seen, or is: whether it exists is noted, and
     /// whether it has an address.
-    async fn observe(&self, plan: &Plan, kept: &mut State) -> Result<Option<Observed>, Error> {
+    async fn observe(&self, plan: &Plan, kept: &mut LbState) -> Result<Option<Observed>, Error> {
         let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
             Some(known) => known,
             None => plan.provider.observe(&self.name).await?,
@@ -190,7 +190,7 @@ impl LbLoop {
         Ok(observed)
     }
 
-    async fn apply(&self, plan: &Plan, turn: &Turn, exists: bool, kept: &mut State) -> Result<Applied, Error> {
+    async fn apply(&self, plan: &Plan, turn: &Turn, exists: bool, kept: &mut LbState) -> Result<Applied, Error> {
         let set = ChangeSet::new(&turn.target, &turn.changes).while_waiting(&turn.waiting);
         match plan.provider.apply(&self.name, set).await {
             Ok(applied) => Ok(applied),
@@ -209,7 +209,7 @@ impl LbLoop {
     }
 
     /// Takes in what the provider made of the changes.
-    fn note_applied(&self, turn: &Turn, applied: Applied, observed: &mut Observed, kept: &mut State) {
+    fn note_applied(&self, turn: &Turn, applied: Applied, observed: &mut Observed, kept: &mut LbState) {
         let done = |change: &&Change| match change {
             Change::Configure => applied.unconfigured.is_none(),
             _ => change
@@ -253,9 +253,9 @@ impl LbLoop {
     }
 
     /// The desired load balancer with the current backends.
-    fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut State) -> LoadBalancer {
+    fn wanted(&self, plan: &Plan, observed: &Observed, kept: &mut LbState) -> LoadBalancer {
         let can = plan.provider.capabilities();
-        let limits = Limits {
+        let limits = TargetLimits {
             of_listener: can.max_targets_per_listener,
             in_all: observed.capacity.targets.or(can.default_targets),
         };
@@ -272,7 +272,7 @@ impl LbLoop {
         wanted
     }
 
-    async fn remove(&self, plan: &Plan, kept: &mut State) -> Result<Option<Instant>, Error> {
+    async fn remove(&self, plan: &Plan, kept: &mut LbState) -> Result<Option<Instant>, Error> {
         if !matches!(kept.observed, Some(None)) {
             plan.provider.delete(&self.name).await?;
             kept.observed = Some(None);
@@ -285,7 +285,7 @@ impl LbLoop {
 
     /// Records whether the load balancer exists: one that was deleted by another client is
     /// recreated, and that is reported.
-    fn note_presence(&self, there: bool, kept: &mut State) {
+    fn note_presence(&self, there: bool, kept: &mut LbState) {
         if kept.there && !there {
             warn!(class = %self.class, load_balancer = %self.name, "load balancer is gone, and is recreated");
             kept.recreated += 1;
@@ -329,7 +329,7 @@ impl LbLoop {
         unconfigured: Option<Error>,
         observed: &mut Observed,
         waiting: &BTreeSet<ListenerKey>,
-        kept: &mut State,
+        kept: &mut LbState,
     ) {
         let mut drift: Vec<String> =
             observed.drifted(waiting).map(|(port, what)| format!("port {port}: {what}")).collect();
@@ -357,7 +357,7 @@ impl LbLoop {
         turn: &Turn,
         failed: &BTreeMap<ListenerKey, Error>,
         found: &LoadBalancer,
-        kept: &mut State,
+        kept: &mut LbState,
     ) {
         // Backends may have changed while the options wait.
         let has_options = |key: &ListenerKey| {
@@ -383,7 +383,7 @@ impl LbLoop {
 
     /// Records that everything was carried out. The load balancer is as planned, unless it
     /// serves nothing yet.
-    fn note_success(&self, kept: &mut State) {
+    fn note_success(&self, kept: &mut LbState) {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
             Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
@@ -396,7 +396,7 @@ impl LbLoop {
         }
     }
 
-    fn note_failure(&self, error: Error, kept: &mut State) -> Instant {
+    fn note_failure(&self, error: Error, kept: &mut LbState) -> Instant {
         let failing = Failing::again(kept.failure.as_ref(), error);
         let (name, error, times, again) = (&self.name, format!("{:#}", failing.error), failing.times, failing.again);
         match failing.error {
@@ -411,7 +411,7 @@ impl LbLoop {
     }
 
     /// Reports the outcome to the class loop, if it has changed.
-    fn report(&self, plan: Arc<Plan>, kept: &mut State) {
+    fn report(&self, plan: Arc<Plan>, kept: &mut LbState) {
         let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
         let outcome = kept.outcome(plan, &what, &object);
         let known = kept

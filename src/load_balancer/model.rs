@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::faulty_provider::{Answers, FaultyProvider};
-use super::state::{Failed, Failing, State};
+use super::state::{Failed, Failing, LbState};
 use super::{ADDRESS_WITHIN, LbLoop};
 use crate::allocation::HeldSlot;
 use crate::api::claim::ClaimObject;
@@ -334,13 +334,13 @@ fn failing(reason: Reason, times: u32) -> Failing {
 impl Memories {
     /// What the loop remembers, for its next run with this plan. What failed is
     /// always due.
-    fn restore(&self, index: u32, plan: &Arc<Plan>, numbered: &Numbered) -> State {
+    fn restore(&self, index: u32, plan: &Arc<Plan>, numbered: &Numbered) -> LbState {
         let failed = self.failed.iter().enumerate().filter_map(|(port, failed)| {
             let (claim, reason) = (*failed)?;
             Some((key(port), Failed { owner: owner(claim), failing: failing(reason, 1), options: false }))
         });
         let failing = failing(Reason::Unreachable, self.unreachable.into());
-        State {
+        LbState {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
             failure: (self.unreachable > 0).then_some(failing),
             failed: failed.collect(),
@@ -348,11 +348,11 @@ impl Memories {
                 let same = told.plan == *numbered;
                 told.restore(index, if same { plan.clone() } else { plan_of(index, &told.plan) })
             }),
-            ..State::default()
+            ..LbState::default()
         }
     }
 
-    fn of(kept: &State, again: bool, plan: &Arc<Plan>, numbered: &Numbered, before: &Self) -> Self {
+    fn of(kept: &LbState, again: bool, plan: &Arc<Plan>, numbered: &Numbered, before: &Self) -> Self {
         let times = kept.failure.as_ref().map_or(0, |failing| failing.times.min(2));
         let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.failing.failure.reason)));
         let last_reported = kept.last_reported.as_ref().map(|told| {

@@ -6,7 +6,7 @@ use sharedlb_providers::{Backend, BackendSet, ListenerKey};
 
 /// How many backends a load balancer takes; `None`: as many as there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct TargetLimits {
     /// Behind one listener
     pub of_listener: Option<u32>,
     /// Behind all listeners together, one that is behind two counted twice
@@ -31,7 +31,7 @@ pub(crate) struct LeftOut {
 ///
 /// Few of the shares change when one count does, and each by little, so that few
 /// backends are exchanged: what can't be shared equally stays unused.
-pub(crate) fn shares(counts: &[u32], limits: Limits) -> Vec<u32> {
+pub(crate) fn shares(counts: &[u32], limits: TargetLimits) -> Vec<u32> {
     let most = limits.of_listener.unwrap_or(u32::MAX);
     let mut shares: Vec<u32> = counts.iter().map(|count| (*count).min(most)).collect();
     let Some(in_all) = limits.in_all else { return shares };
@@ -98,17 +98,17 @@ mod tests {
         ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp }
     }
 
-    fn in_all(limit: u32) -> Limits {
-        Limits { of_listener: None, in_all: Some(limit) }
+    fn in_all(limit: u32) -> TargetLimits {
+        TargetLimits { of_listener: None, in_all: Some(limit) }
     }
 
     #[test]
     fn each_gets_an_equal_share_and_what_some_do_not_need_goes_to_the_others() {
-        assert_eq!(shares(&[3, 4], Limits::default()), [3, 4]);
+        assert_eq!(shares(&[3, 4], TargetLimits::default()), [3, 4]);
         assert_eq!(shares(&[3, 4], in_all(7)), [3, 4]);
         assert_eq!(shares(&[2, 100, 100], in_all(20)), [2, 9, 9]);
-        assert_eq!(shares(&[2, 100, 100], Limits { of_listener: Some(8), in_all: Some(20) }), [2, 8, 8]);
-        assert_eq!(shares(&[100], Limits { of_listener: Some(8), in_all: None }), [8]);
+        assert_eq!(shares(&[2, 100, 100], TargetLimits { of_listener: Some(8), in_all: Some(20) }), [2, 8, 8]);
+        assert_eq!(shares(&[100], TargetLimits { of_listener: Some(8), in_all: None }), [8]);
     }
 
     #[test]

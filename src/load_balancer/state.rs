@@ -26,7 +26,7 @@ const CONFLICTS_UNTOLD: u32 = 20;
 
 /// The state of an LB loop between its reconciles.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct LbState {
     /// The current load balancer, if known; `Some(None)`: it does not exist
     pub(super) observed: Option<Option<Observed>>,
     /// Why the load balancer as a whole is not as planned
@@ -106,7 +106,7 @@ pub(super) struct Failed {
     pub(super) options: bool,
 }
 
-impl State {
+impl LbState {
     /// Whether a change is due: none of its listeners waits for a retry. If `room_is_made`,
     /// those without room do not wait.
     pub(super) fn is_due(&self, change: &Change, room_is_made: bool) -> bool {

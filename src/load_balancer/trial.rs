@@ -39,11 +39,11 @@ struct Trial {
     owner: Owner,
     /// How often it took the address from the load balancer
     times: u32,
-    state: State,
+    state: TrialState,
 }
 
 #[derive(Debug)]
-enum State {
+enum TrialState {
     /// It is open, or about to be, and its trial ends at `until`.
     Open { until: Instant },
     /// It was withdrawn, and the address is not back yet. It had opened at `opened`.
@@ -54,7 +54,7 @@ enum State {
 
 impl Trial {
     fn is_withdrawn(&self) -> bool {
-        !matches!(self.state, State::Open { .. })
+        !matches!(self.state, TrialState::Open { .. })
     }
 }
 
@@ -76,33 +76,35 @@ impl Trials {
     /// Records whether the load balancer was observed with an address.
     pub(super) fn seen(&mut self, has_address: bool, now: Instant) {
         self.of.retain(|_, trial| match trial.state {
-            State::Open { until } => until > now,
-            State::Withdrawn { since, .. } => has_address || since + BACK_WITHIN > now,
-            State::Refused { .. } => true,
+            TrialState::Open { until } => until > now,
+            TrialState::Withdrawn { since, .. } => has_address || since + BACK_WITHIN > now,
+            TrialState::Refused { .. } => true,
         });
         let opened_last = self.of.values().filter_map(|trial| match trial.state {
-            State::Withdrawn { opened, .. } => Some(opened),
+            TrialState::Withdrawn { opened, .. } => Some(opened),
             _ => None,
         });
         let opened_last = opened_last.max();
         let lost = std::mem::replace(&mut self.has_address, has_address) && !has_address;
         for trial in self.of.values_mut() {
             match trial.state {
-                State::Open { until } if lost => trial.state = State::Withdrawn { since: now, opened: until - TRIAL },
-                State::Withdrawn { opened, .. } if has_address && Some(opened) == opened_last => {
-                    trial.times += 1;
-                    trial.state = State::Refused { again: now + wait(trial.times) };
+                TrialState::Open { until } if lost => {
+                    trial.state = TrialState::Withdrawn { since: now, opened: until - TRIAL }
                 }
-                State::Withdrawn { .. } if has_address => trial.state = open_until(now),
+                TrialState::Withdrawn { opened, .. } if has_address && Some(opened) == opened_last => {
+                    trial.times += 1;
+                    trial.state = TrialState::Refused { again: now + wait(trial.times) };
+                }
+                TrialState::Withdrawn { .. } if has_address => trial.state = open_until(now),
                 _ => {}
             }
         }
-        let on_trial = self.of.values().any(|trial| matches!(trial.state, State::Open { .. }));
+        let on_trial = self.of.values().any(|trial| matches!(trial.state, TrialState::Open { .. }));
         if has_address {
             // It does not wait for ever where others open all the time.
             let wait = if on_trial { TRIAL } else { Duration::ZERO };
             let due = self.of.values_mut().filter_map(|trial| match trial.state {
-                State::Refused { again } if again + wait <= now => Some((again, trial)),
+                TrialState::Refused { again } if again + wait <= now => Some((again, trial)),
                 _ => None,
             });
             if let Some((_, trial)) = due.min_by_key(|(again, _)| *again) {
@@ -125,18 +127,18 @@ impl Trials {
     pub(super) fn next(&self) -> Option<Instant> {
         self.withdrawn().next()?;
         let times = self.of.values().filter_map(|trial| match trial.state {
-            State::Open { until } => Some(until),
-            State::Withdrawn { since, .. } => Some(since + BACK_WITHIN),
+            TrialState::Open { until } => Some(until),
+            TrialState::Withdrawn { since, .. } => Some(since + BACK_WITHIN),
             // None is tried without an address: the observation of an address wakes the loop.
-            State::Refused { again } => self.has_address.then_some(again),
+            TrialState::Refused { again } => self.has_address.then_some(again),
         });
         // While one is on trial, another one is tried only after it.
         let open = self.of.values().filter_map(|trial| match trial.state {
-            State::Open { until } => Some(until),
+            TrialState::Open { until } => Some(until),
             _ => None,
         });
         let overdue = self.of.values().filter_map(|trial| match trial.state {
-            State::Refused { again } => self.has_address.then_some(again + TRIAL),
+            TrialState::Refused { again } => self.has_address.then_some(again + TRIAL),
             _ => None,
         });
         match open.max() {
@@ -146,8 +148,8 @@ impl Trials {
     }
 }
 
-fn open_until(now: Instant) -> State {
-    State::Open { until: now + TRIAL }
+fn open_until(now: Instant) -> TrialState {
+    TrialState::Open { until: now + TRIAL }
 }
 
 fn wait(times: u32) -> Duration {

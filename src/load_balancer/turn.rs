@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sharedlb_providers::{Backend, BackendSet, Change, Listener, ListenerKey, LoadBalancer, Observed, replay};
 
 use super::desired::Plan;
-use super::state::State;
+use super::state::LbState;
 
 /// What is applied in one run of an LB loop.
 pub(super) struct Turn {
@@ -22,7 +22,7 @@ pub(super) struct Turn {
 }
 
 /// The changes from what is observed to what is wanted, without those that have to wait.
-pub(super) fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept: &mut State) -> Turn {
+pub(super) fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept: &mut LbState) -> Turn {
     // A listener that is as planned by now has not failed, whatever was reported.
     kept.failed.retain(|key, failed| {
         let found = observed.load_balancer.listeners.get(key);
@@ -58,7 +58,7 @@ pub(super) fn turn(plan: &Plan, observed: &Observed, wanted: LoadBalancer, kept:
 
 /// Whether a listener still serves clients that the edited claim excludes, since the change of
 /// its options failed. It closes then: its options are tried again when it opens.
-fn serves_excluded_clients(key: ListenerKey, found: &LoadBalancer, wanted: &Listener, kept: &State) -> bool {
+fn serves_excluded_clients(key: ListenerKey, found: &LoadBalancer, wanted: &Listener, kept: &LbState) -> bool {
     let has_failed = kept.failed.get(&key).is_some_and(|failed| failed.failing.is_reported());
     has_failed && found.listeners.get(&key).is_some_and(|found| found.options.admits_more_than(&wanted.options))
 }
@@ -66,7 +66,7 @@ fn serves_excluded_clients(key: ListenerKey, found: &LoadBalancer, wanted: &List
 /// Whether a change is that of the backends of a listener whose options could not be changed. Its
 /// claim is the same, so these are the backends for the clients that it serves: pods that are
 /// gone may by now be another tenant's.
-fn waits_only_for_options(change: &Change, found: &LoadBalancer, wanted: &LoadBalancer, kept: &State) -> bool {
+fn waits_only_for_options(change: &Change, found: &LoadBalancer, wanted: &LoadBalancer, kept: &LbState) -> bool {
     let Change::Backends(key) = change else { return false };
     let (Some(found), Some(wanted)) = (found.listeners.get(key), wanted.listeners.get(key)) else { return false };
     kept.failed.get(key).is_some_and(|failed| failed.options)

@@ -22,7 +22,7 @@ pub(crate) struct Usable {
 /// The backends of a listener of this protocol to which its load balancer can send
 /// traffic; `families` are the IP families that the load balancer sends traffic to
 /// (none: to any).
-pub(crate) fn usable(
+pub(crate) fn usable_backends(
     provider: &dyn Provider,
     families: &BTreeSet<IpFamily>,
     protocol: Protocol,
@@ -101,13 +101,13 @@ mod tests {
     #[test]
     fn each_transport_keeps_its_own_backends_where_the_provider_can() {
         let all = apart(&["10.244.0.1:5353"], &["10.244.0.1:5354"]);
-        let usable = usable(&memory(false), &BTreeSet::new(), BOTH, all.clone());
+        let usable = usable_backends(&memory(false), &BTreeSet::new(), BOTH, all.clone());
         assert_eq!(usable, Usable { backends: all.into(), served: true, idle_families: BTreeSet::new() });
     }
 
     #[test]
     fn where_it_cannot_the_backends_of_both_get_traffic_or_else_those_of_tcp_alone() {
-        let usable = |tcp, udp| usable(&memory(true), &BTreeSet::new(), BOTH, apart(tcp, udp));
+        let usable = |tcp, udp| usable_backends(&memory(true), &BTreeSet::new(), BOTH, apart(tcp, udp));
         let shared = usable(&["10.244.0.1:53", "10.244.0.2:5353"], &["10.244.0.1:53", "10.244.0.2:5354"]);
         assert_eq!((ports(&shared), shared.served), (vec![53], true));
         let lead_apart = usable(&["10.244.0.1:5353"], &["10.244.0.1:5354"]);
@@ -118,14 +118,14 @@ mod tests {
 
     #[test]
     fn a_transport_without_backends_is_not_served_and_takes_none_from_the_other() {
-        let usable = usable(&memory(false), &BTreeSet::new(), BOTH, apart(&[], &["10.244.0.1:53"]));
+        let usable = usable_backends(&memory(false), &BTreeSet::new(), BOTH, apart(&[], &["10.244.0.1:53"]));
         assert_eq!((ports(&usable), usable.served), (vec![53], false));
     }
 
     #[test]
     fn backends_of_a_family_that_the_load_balancer_lacks_get_no_traffic() {
         let usable = |families: &[IpFamily], of| {
-            usable(&memory(false), &families.iter().copied().collect(), Protocol::Tcp, backends(of))
+            usable_backends(&memory(false), &families.iter().copied().collect(), Protocol::Tcp, backends(of))
         };
         let only_v6 = usable(&[IpFamily::V4], &["[fd00::1]:80"]);
         let expected = Usable { idle_families: [IpFamily::V4].into(), ..Usable::default() };
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_listener_without_any_backends_says_nothing_of_families() {
-        let none = usable(&memory(false), &[IpFamily::V4].into(), Protocol::Tcp, BTreeSet::new());
+        let none = usable_backends(&memory(false), &[IpFamily::V4].into(), Protocol::Tcp, BTreeSet::new());
         assert_eq!(none, Usable::default());
     }
 }

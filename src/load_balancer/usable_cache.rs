@@ -10,7 +10,7 @@ use crate::api::target::PortRef;
 use crate::backends::{Backends, Reach, nodes};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Plan;
-use crate::load_balancer::usable::{Usable, usable};
+use crate::load_balancer::usable::{Usable, usable_backends};
 
 /// What ports of Services lead to, by Service.
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl UsableCache {
             return known.usable.clone();
         }
         let reached = backends.reached(service, port, protocol, *reach);
-        let usable = usable(&**provider, families, protocol, reached.backends);
+        let usable = usable_backends(&**provider, families, protocol, reached.backends);
         let usable = Usable { served: usable.served && reached.ready, ..usable };
         let of_port = OfPort { port: port.clone(), protocol, usable: usable.clone() };
         // Most Services have one port.

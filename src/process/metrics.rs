@@ -202,7 +202,7 @@ impl Metrics {
 }
 
 /// Carries out a write to the Kubernetes API, and counts it.
-pub(crate) async fn counted<T>(
+pub(crate) async fn count_write<T>(
     metrics: &Metrics,
     kind: &'static str,
     operation: &'static str,
@@ -214,7 +214,7 @@ pub(crate) async fn counted<T>(
 }
 
 /// A provider whose calls are counted.
-pub(crate) struct Counted {
+pub(crate) struct CountedProvider {
     /// The provider that carries out the calls
     pub provider: Box<dyn Provider>,
     /// Its kind, as in the API
@@ -223,7 +223,7 @@ pub(crate) struct Counted {
     pub metrics: Arc<Metrics>,
 }
 
-impl Counted {
+impl CountedProvider {
     fn count<T>(&self, operation: &'static str, result: Result<T, Error>) -> Result<T, Error> {
         let label = match &result {
             Ok(_) => "ok",
@@ -243,7 +243,7 @@ impl Counted {
 }
 
 #[async_trait]
-impl Decorator for Counted {
+impl Decorator for CountedProvider {
     fn inner(&self) -> &dyn Provider {
         &*self.provider
     }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, FIELD_MANAGER, Protocol, Reason, SharedLBPort, SharedLBSpec};
 use sharedlb_providers::Transport;
 
-use super::{Change, Facts, OwnedClaim, Refusal, Source, Step, owned, ports};
+use super::{Facts, ObjectChange, OwnedClaim, Problem, Source, Step, owned, ports};
 use crate::backends::{Backends, ServiceObject, ServicePort};
 use crate::class::render;
 use crate::kubernetes::ObjectKey;
@@ -108,7 +108,7 @@ fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option
         return end();
     }
     let report = |notice: Notice| (facts.last_reported != Some(&notice)).then_some(Step::Report(notice));
-    let refused = |refusal: &Refusal| report(Notice::warning(refusal.reason.to_string(), refusal.message.clone()));
+    let refused = |problem: &Problem| report(Notice::warning(problem.reason.to_string(), problem.message.clone()));
     let own = facts.claim.filter(|claim| claim.source_uid == map.meta.uid && !claim.meta.deleting);
     let spec = match map.claim_spec(service, own) {
         Ok(spec) => spec,
@@ -120,7 +120,7 @@ fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option
     };
     let Some(claim) = facts.claim else {
         let create = || Step::Create(Box::new(owned::claim::<ConfigMaps>(&map.meta, spec)));
-        return facts.refusal.and_then(refused).or_else(|| map.write_back(None)).or_else(|| Some(create()));
+        return facts.problem.and_then(refused).or_else(|| map.write_back(None)).or_else(|| Some(create()));
     };
     if claim.meta.deleting {
         return map.write_back(None).or_else(|| refused(&claim.kept_by_others()?));
@@ -130,7 +130,7 @@ fn next(facts: &Facts<'_, MapSource>, service: Option<&ServiceObject>) -> Option
     }
     if !claim.is(&spec) {
         let correct = || Step::Correct(owned::correction::<ConfigMaps>(&spec));
-        return facts.refusal.and_then(refused).or_else(|| Some(correct()));
+        return facts.problem.and_then(refused).or_else(|| Some(correct()));
     }
     if !claim.is_observed() {
         return None;
@@ -200,7 +200,7 @@ impl Given {
 
 /// A mistake in a ConfigMap.
 #[derive(Debug)]
-struct Problem {
+struct Mistake {
     /// The reason of the Event
     reason: &'static str,
     /// For the user
@@ -210,7 +210,7 @@ struct Problem {
     keeps: bool,
 }
 
-impl Problem {
+impl Mistake {
     fn new(reason: &'static str, note: String) -> Self {
         Self { reason, note, keeps: true }
     }
@@ -227,15 +227,15 @@ impl MapSource {
     }
 
     /// The spec of its claim, given the current claim.
-    fn claim_spec(&self, service: Option<&ServiceObject>, claim: Option<&OwnedClaim>) -> Result<SharedLBSpec, Problem> {
+    fn claim_spec(&self, service: Option<&ServiceObject>, claim: Option<&OwnedClaim>) -> Result<SharedLBSpec, Mistake> {
         self.check_namespace()?;
         let Some(name) = self.get(SERVICE) else {
             let note = format!("key {SERVICE} is missing: set it to the name of a Service");
-            return Err(Problem::new("MissingKey", note));
+            return Err(Mistake::new("MissingKey", note));
         };
         if let Some(class) = self.get(CLASS).filter(|class| !owned::is_class_name(class)) {
             let note = format!("key {CLASS} is {class}: set it to the name of a class, or remove it");
-            return Err(Problem::new("InvalidClass", note));
+            return Err(Mistake::new("InvalidClass", note));
         }
         let port = self.requested_number()?;
         let target = match (service, claim.and_then(|claim| claim.spec.as_ref().ok()?.ports.first())) {
@@ -245,7 +245,7 @@ impl MapSource {
             (None, None) => {
                 let own = &self.meta.key.namespace;
                 let note = format!("Service {name} does not exist in namespace {own}: create it, or correct {SERVICE}");
-                return Err(Problem::new("ServiceNotFound", note));
+                return Err(Mistake::new("ServiceNotFound", note));
             }
         };
         Ok(SharedLBSpec {
@@ -256,33 +256,33 @@ impl MapSource {
         })
     }
 
-    fn check_namespace(&self) -> Result<(), Problem> {
+    fn check_namespace(&self) -> Result<(), Mistake> {
         let own = &self.meta.key.namespace;
         match self.get(NAMESPACE) {
-            None => Err(Problem::new("MissingKey", format!("key {NAMESPACE} is missing: set it to {own}"))),
+            None => Err(Mistake::new("MissingKey", format!("key {NAMESPACE} is missing: set it to {own}"))),
             Some(namespace) if *namespace != **own => {
                 let note = format!(
                     "key {NAMESPACE} is {namespace}, but only Services of its own namespace can be served: set it to {own}, or move this ConfigMap"
                 );
                 // It names another Service, so the port for the former one is closed.
-                Err(Problem { keeps: false, ..Problem::new("OtherNamespace", note) })
+                Err(Mistake { keeps: false, ..Mistake::new("OtherNamespace", note) })
             }
             Some(_) => Ok(()),
         }
     }
 
     /// The number that the user requests. A number that we wrote back is not a request.
-    fn requested_number(&self) -> Result<Option<NonZeroU16>, Problem> {
+    fn requested_number(&self) -> Result<Option<NonZeroU16>, Mistake> {
         let Some(text) = self.get(BIND_PORT).filter(|_| !self.ours.contains(BIND_PORT)) else { return Ok(None) };
         let number = text.parse().map_err(|_| {
             let note = format!("key {BIND_PORT} is {text}: set it to a port from 1 to 65535, or remove it");
-            Problem::new("InvalidPort", note)
+            Mistake::new("InvalidPort", note)
         })?;
         Ok(Some(number))
     }
 
     /// The port of the Service that the ConfigMap selects.
-    fn target(&self, service: &ServiceObject) -> Result<SharedLBPort, Problem> {
+    fn target(&self, service: &ServiceObject) -> Result<SharedLBPort, Mistake> {
         let name = &service.meta.key.name;
         let shared: Vec<ServicePort> = service.ports.iter().filter(|port| port.transport.is_some()).cloned().collect();
         let all = ports::of_service(&shared);
@@ -316,7 +316,7 @@ impl MapSource {
                 ),
             ),
         };
-        Err(Problem::new(reason, note))
+        Err(Mistake::new(reason, note))
     }
 
     /// Writes the address and port back, or removes those that we wrote, if there are none.
@@ -344,7 +344,10 @@ impl MapSource {
             Notice::normal("Bound", format!("{} of {} leads to Service {service}", given.what, given.address))
         });
         let patch = json!({ "data": data });
-        Some(Step::Change(Change { notices: notice.into_iter().collect(), ..Change::of_object("data", patch) }))
+        Some(Step::Change(ObjectChange {
+            notices: notice.into_iter().collect(),
+            ..ObjectChange::of_object("data", patch)
+        }))
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Facts<'a, T> {
     /// The claim of the object, if the source owns it
     pub claim: Option<&'a OwnedClaim>,
     /// Why the last write of the claim failed
-    pub refusal: Option<&'a Refusal>,
+    pub problem: Option<&'a Problem>,
     /// The last Event of [`Step::Report`]
     pub last_reported: Option<&'a Notice>,
     pub now: Timestamp,
@@ -100,7 +100,7 @@ pub(crate) struct Facts<'a, T> {
 
 /// Why the claim of a source could not be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Problem {
     /// The reason of the condition or Event
     pub reason: Reason,
     /// For the user
@@ -117,7 +117,7 @@ pub(crate) enum Step {
     /// Delete the claim, and then publish this Event of the object.
     Delete(Option<Notice>),
     /// Change the object itself.
-    Change(Change),
+    Change(ObjectChange),
     /// Publish an Event of the object.
     Report(Notice),
     /// Wait until this time, unless the object or its claim changes before.
@@ -126,7 +126,7 @@ pub(crate) enum Step {
 
 /// A change of the object itself.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Change {
+pub(crate) struct ObjectChange {
     /// What is written, for metrics and the log
     pub what: &'static str,
     /// Whether the status is written
@@ -138,7 +138,7 @@ pub(crate) struct Change {
     pub workaround: Option<String>,
 }
 
-impl Change {
+impl ObjectChange {
     /// A change outside of the status, without an Event.
     fn of_object(what: &'static str, patch: Value) -> Self {
         Self { what, status: false, patch, notices: Vec::new(), workaround: None }

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason, SOURCE_LABEL, SharedLB, SharedLBSpec, SharedLBStatus};
 
-use super::{Refusal, Source};
+use super::{Problem, Source};
 use crate::api::claim::ClaimObject;
 use crate::kubernetes::cache::Cached;
 use crate::kubernetes::{ObjectKey, ObjectMeta, names, text};
@@ -75,9 +75,9 @@ impl OwnedClaim {
         self.source_uid != source.uid || self.spec.as_ref().is_ok_and(|found| found.class_name != spec.class_name)
     }
 
-    /// The refusal for its object while it is being deleted and foreign finalizers keep it:
+    /// The problem for its object while it is being deleted and foreign finalizers keep it:
     /// until it is gone, no other claim can have its name.
-    pub(crate) fn kept_by_others(&self) -> Option<Refusal> {
+    pub(crate) fn kept_by_others(&self) -> Option<Problem> {
         let others = self.meta.finalizers.iter().filter(|finalizer| *finalizer != CLAIM_FINALIZER);
         let others: Vec<String> = others.map(|finalizer| text::value(finalizer)).collect();
         let (plural, keep) = if others.len() == 1 { ("", "keeps") } else { ("s", "keep") };
@@ -86,7 +86,7 @@ impl OwnedClaim {
             self.meta.key.name,
             others.join(", ")
         );
-        (!others.is_empty()).then_some(Refusal { reason: Reason::NameTaken, message })
+        (!others.is_empty()).then_some(Problem { reason: Reason::NameTaken, message })
     }
 
     /// Whether its status is about its current spec.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::write::{Writer, claim_key};
-use super::{Change, Common, Facts, Feed, OwnedClaim, Refusal, Source, Step, feed::FeedEvent};
+use super::{Common, Facts, Feed, ObjectChange, OwnedClaim, Problem, Source, Step, feed::FeedEvent};
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
@@ -42,13 +42,13 @@ enum Input<S: Source> {
 /// The answer to a write.
 enum Written<S: Source> {
     /// To the claim; with its state after the write
-    Claim(ClaimWrite, Result<Option<Box<OwnedClaim>>, WriteError>),
+    Claim(OwnedClaimWrite, Result<Option<Box<OwnedClaim>>, WriteError>),
     /// To the object itself
-    Object(Change, Result<S::Kind, WriteError>),
+    Object(ObjectChange, Result<S::Kind, WriteError>),
 }
 
 /// A write to a claim.
-enum ClaimWrite {
+enum OwnedClaimWrite {
     Create,
     Correct,
     /// The one of this uid
@@ -57,10 +57,10 @@ enum ClaimWrite {
 
 /// The state of an object and its claim besides what the API has.
 #[derive(Default)]
-struct Entry {
+struct ObjectState {
     /// One write at a time for both
     writes: Writes,
-    refusal: Option<Refusal>,
+    problem: Option<Problem>,
     last_reported: Option<Notice>,
     /// The last error that was reported
     complaint: Option<String>,
@@ -107,7 +107,7 @@ pub(crate) struct SourceLoop<S: Source> {
     sender: mpsc::UnboundedSender<Input<S>>,
     objects: Cache<S::Object>,
     claims: Cache<OwnedClaim>,
-    entries: BTreeMap<ObjectKey, Entry>,
+    entries: BTreeMap<ObjectKey, ObjectState>,
     touched: BTreeSet<ObjectKey>,
     /// When objects are to be reconciled even if nothing happens
     due: BTreeMap<ObjectKey, Instant>,
@@ -223,7 +223,7 @@ impl<S: Source> SourceLoop<S> {
         let facts = Facts {
             object: object.as_deref(),
             claim: claim.as_deref(),
-            refusal: entry.refusal.as_ref(),
+            problem: entry.problem.as_ref(),
             last_reported: entry.last_reported.as_ref(),
             now,
         };
@@ -265,16 +265,16 @@ impl<S: Source> SourceLoop<S> {
             let written = match (step, object, claim) {
                 (Step::Create(claim), ..) => {
                     info!(source, object = %key, claim = claim.name_any(), class = claim.spec.class_name, "claim created");
-                    Written::Claim(ClaimWrite::Create, boxed(writer.create(&claim).await))
+                    Written::Claim(OwnedClaimWrite::Create, boxed(writer.create(&claim).await))
                 }
                 (Step::Correct(patch), _, Some(claim)) => {
                     info!(source, object = %key, claim = %claim.key, "claim corrected");
-                    Written::Claim(ClaimWrite::Correct, boxed(writer.correct(&claim, patch).await))
+                    Written::Claim(OwnedClaimWrite::Correct, boxed(writer.correct(&claim, patch).await))
                 }
                 (Step::Delete(notice), _, Some(claim)) => {
                     info!(source, object = %key, claim = %claim.key, "claim deleted");
                     let result = boxed(writer.delete(&claim).await);
-                    Written::Claim(ClaimWrite::Delete(claim.uid, notice), result)
+                    Written::Claim(OwnedClaimWrite::Delete(claim.uid, notice), result)
                 }
                 (Step::Change(change), Some(object), _) => {
                     let result = writer.change(&object, &change).await;
@@ -290,7 +290,7 @@ impl<S: Source> SourceLoop<S> {
     fn claim_written(
         &mut self,
         key: &ObjectKey,
-        write: ClaimWrite,
+        write: OwnedClaimWrite,
         result: Result<Option<Box<OwnedClaim>>, WriteError>,
     ) {
         self.touched.insert(key.clone());
@@ -298,47 +298,47 @@ impl<S: Source> SourceLoop<S> {
         match (write, result) {
             (write, Ok(Some(claim))) => {
                 self.claims.apply_write(*claim);
-                (entry.refusal, entry.complaint) = (None, None);
+                (entry.problem, entry.complaint) = (None, None);
                 entry.writes.succeeded();
                 self.publish_deletion(key, write);
             }
-            (ClaimWrite::Delete(uid, notice), Ok(None)) => {
+            (OwnedClaimWrite::Delete(uid, notice), Ok(None)) => {
                 self.claims.forget(&claim_key::<S>(key), &uid);
-                entry.refusal = None;
+                entry.problem = None;
                 entry.writes.succeeded();
-                self.publish_deletion(key, ClaimWrite::Delete(uid, notice));
+                self.publish_deletion(key, OwnedClaimWrite::Delete(uid, notice));
             }
-            (ClaimWrite::Create, Ok(None)) => {
+            (OwnedClaimWrite::Create, Ok(None)) => {
                 let name = claim_key::<S>(key).name;
                 let message = format!(
                     "SharedLB {name} exists and has another owner: delete it, or give this {} another name",
                     S::KIND
                 );
-                entry.refusal = Some(Refusal { reason: Reason::NameTaken, message });
+                entry.problem = Some(Problem { reason: Reason::NameTaken, message });
                 entry.writes.failed(false, Instant::now());
             }
             // It has another owner by now.
-            (ClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
+            (OwnedClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
                 entry.writes.failed(true, Instant::now());
             }
             (_, Err(error)) => {
                 warn!(source = S::NAME, object = %key, %error, "claim not written");
                 if let WriteError::Refused(message) = error {
                     let message = format!("the API server refuses its SharedLB: {message}");
-                    entry.refusal = Some(Refusal { reason: Reason::Rejected, message });
+                    entry.problem = Some(Problem { reason: Reason::Rejected, message });
                 }
                 entry.writes.failed(false, Instant::now());
             }
         }
     }
 
-    fn publish_deletion(&self, key: &ObjectKey, write: ClaimWrite) {
-        if let (ClaimWrite::Delete(_, Some(notice)), Some(object)) = (write, self.objects.get(key)) {
+    fn publish_deletion(&self, key: &ObjectKey, write: OwnedClaimWrite) {
+        if let (OwnedClaimWrite::Delete(_, Some(notice)), Some(object)) = (write, self.objects.get(key)) {
             self.events.publish::<S::Kind>(object.meta(), &notice);
         }
     }
 
-    fn object_written(&mut self, key: &ObjectKey, change: Change, result: Result<S::Kind, WriteError>) {
+    fn object_written(&mut self, key: &ObjectKey, change: ObjectChange, result: Result<S::Kind, WriteError>) {
         self.touched.insert(key.clone());
         let entry = self.entries.entry(key.clone()).or_default();
         match result {

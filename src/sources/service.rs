@@ -13,12 +13,12 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use sharedlb_crds::{CLAIM_ANNOTATION, CLASS_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_CLASS_PREFIX};
 
-use super::{Change, Facts, OwnedClaim, Refusal, Source, Step, owned};
+use super::{Facts, ObjectChange, OwnedClaim, Problem, Source, Step, owned};
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 use crate::kubernetes::events::Notice;
 
-use request::{Handling, Request, Wanted};
+use request::{DesiredClaim, Handling, ServiceRequest};
 pub(crate) use retired::Retired;
 use status::Status;
 
@@ -39,7 +39,7 @@ pub(crate) struct Services {
 pub(crate) struct ServiceSource {
     meta: ObjectMeta,
     /// What it requests; `None`: nothing, or no longer
-    request: Option<Request>,
+    request: Option<ServiceRequest>,
     /// Whether its `loadBalancerClass` is ours, so that no other controller serves it
     class_is_ours: bool,
     /// The name of its claim, as our annotation has it
@@ -72,7 +72,7 @@ impl Source for Services {
         if hidden && !known {
             return None;
         }
-        let request = self.class(service).map(|class| Request::parse(service, class));
+        let request = self.class(service).map(|class| ServiceRequest::parse(service, class));
         (known || request.is_some()).then(|| ServiceSource::parse(service, request))
     }
 
@@ -91,8 +91,8 @@ impl Source for Services {
         match &service.request {
             Some(request) if !service.meta.deleting => match &request.handling {
                 Handling::Served(wanted) => service.serve(request, wanted, facts),
-                Handling::Closed(refusal) => service.close(request, refusal, facts),
-                Handling::Kept(refusal) => service.keep(request, refusal, facts),
+                Handling::Closed(problem) => service.close(request, problem, facts),
+                Handling::Kept(problem) => service.keep(request, problem, facts),
             },
             _ => service.release(facts),
         }
@@ -119,7 +119,7 @@ fn is_known(service: &Service) -> bool {
 }
 
 impl ServiceSource {
-    fn parse(service: &Service, request: Option<Request>) -> Self {
+    fn parse(service: &Service, request: Option<ServiceRequest>) -> Self {
         let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
         let status = service.status.clone().unwrap_or_default();
         Self {
@@ -137,14 +137,14 @@ impl ServiceSource {
     }
 
     /// The next step for a Service that is served.
-    fn serve(&self, request: &Request, wanted: &Wanted, facts: &Facts<'_, Self>) -> Option<Step> {
+    fn serve(&self, request: &ServiceRequest, wanted: &DesiredClaim, facts: &Facts<'_, Self>) -> Option<Step> {
         if let Some(protect) = self.protect() {
             return Some(protect);
         }
         let offer = wanted.offer(facts.claim);
         let report =
             |status: Status| self.report_protected(&status.leaving_out(self, offer.left_out.as_deref(), facts.now));
-        let refused = |claim| report(status::refused(self, request, facts.refusal?, claim, facts.now));
+        let refused = |claim| report(status::refused(self, request, facts.problem?, claim, facts.now));
         // Conditions that were copied from a claim must not outlive it.
         let waiting = |claim: Option<&OwnedClaim>| {
             let said = self.has_our_conditions() || claim.is_some_and(|claim| claim.kept_by_others().is_some());
@@ -174,18 +174,18 @@ impl ServiceSource {
 
     /// The next step for a Service for which nothing may be open: its status says why, and
     /// its claim is deleted.
-    fn close(&self, request: &Request, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
-        self.report(&status::refused(self, request, refusal, None, facts.now))
+    fn close(&self, request: &ServiceRequest, problem: &Problem, facts: &Facts<'_, Self>) -> Option<Step> {
+        self.report(&status::refused(self, request, problem, None, facts.now))
             .or_else(|| facts.claim.and_then(|claim| delete(claim, None)))
             .or_else(|| if facts.claim.is_none() { self.unmark() } else { None })
     }
 
     /// The next step for a Service whose spec cannot be carried out: its status says why,
     /// and open ports stay open.
-    fn keep(&self, request: &Request, refusal: &Refusal, facts: &Facts<'_, Self>) -> Option<Step> {
+    fn keep(&self, request: &ServiceRequest, problem: &Problem, facts: &Facts<'_, Self>) -> Option<Step> {
         let own = facts.claim.filter(|claim| claim.source_uid == self.meta.uid && !claim.meta.deleting);
-        let Some(own) = own else { return self.close(request, refusal, facts) };
-        self.protect().or_else(|| self.report_protected(&status::refused(self, request, refusal, Some(own), facts.now)))
+        let Some(own) = own else { return self.close(request, problem, facts) };
+        self.protect().or_else(|| self.report_protected(&status::refused(self, request, problem, Some(own), facts.now)))
     }
 
     /// The next step for a Service that is not, or no longer, one of ours, or is being
@@ -222,7 +222,7 @@ impl ServiceSource {
 
     /// Adds the finalizer, and in the same write the annotation that marks it as ours:
     /// every controller of load balancers uses this finalizer.
-    fn mark(&self) -> Option<Change> {
+    fn mark(&self) -> Option<ObjectChange> {
         let name = self.claim_name();
         if self.has_finalizer() && self.mark.as_ref() == Some(&name) {
             return None;
@@ -230,7 +230,7 @@ impl ServiceSource {
         let others = self.meta.finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER);
         let finalizers: Vec<&str> = others.chain([FINALIZER]).collect();
         let patch = json!({"metadata": {"finalizers": finalizers, "annotations": {CLAIM_ANNOTATION: name}}});
-        Some(Change::of_object("finalizer", patch))
+        Some(ObjectChange::of_object("finalizer", patch))
     }
 
     /// Adds the finalizer again to a Service that has a status of ours: the Service may not
@@ -245,7 +245,7 @@ impl ServiceSource {
         let finalizers: Vec<&str> =
             self.meta.finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
         let patch = json!({"metadata": {"finalizers": finalizers, "annotations": {CLAIM_ANNOTATION: null}}});
-        ours.then(|| Step::Change(Change::of_object("finalizer", patch)))
+        ours.then(|| Step::Change(ObjectChange::of_object("finalizer", patch)))
     }
 
     /// Writes this status, unless the Service has it already.
@@ -257,7 +257,7 @@ impl ServiceSource {
     /// an address may not outlive its claim.
     fn report_protected(&self, status: &Status) -> Option<Step> {
         let change = status.write(self)?;
-        Some(Step::Change(self.mark().into_iter().fold(change, Change::with_metadata_of)))
+        Some(Step::Change(self.mark().into_iter().fold(change, ObjectChange::with_metadata_of)))
     }
 }
 

@@ -9,7 +9,7 @@ use kube::Resource as _;
 use serde_json::{Map, Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason};
 
-use super::{Facts, OwnedClaim, Refusal, Source, Step};
+use super::{Facts, OwnedClaim, Problem, Source, Step};
 
 /// More writes than anything takes.
 const STEPS_MAX: usize = 60;
@@ -20,8 +20,8 @@ pub(super) struct World<S> {
     pub(super) object: Option<Value>,
     pub(super) claim: Option<Value>,
     /// Why the API server does not take the claim, if it does not
-    pub(super) rejects: Option<Refusal>,
-    refusal: Option<Refusal>,
+    pub(super) rejects: Option<Problem>,
+    problem: Option<Problem>,
     last_reported: Option<Notice>,
     /// All that was told of the object, reasons only
     pub(super) events: Vec<String>,
@@ -40,7 +40,7 @@ impl<S> Clone for World<S> {
             object: self.object.clone(),
             claim: self.claim.clone(),
             rejects: self.rejects.clone(),
-            refusal: self.refusal.clone(),
+            problem: self.problem.clone(),
             last_reported: self.last_reported.clone(),
             events: self.events.clone(),
             done: self.done.clone(),
@@ -58,7 +58,7 @@ impl<S: Source> World<S> {
             object: None,
             claim: None,
             rejects: None,
-            refusal: None,
+            problem: None,
             last_reported: None,
             events: Vec::new(),
             done: Vec::new(),
@@ -78,7 +78,7 @@ impl<S: Source> World<S> {
 
     /// The process is killed, and starts again: it knows what the API says.
     pub(super) fn restarted(mut self) -> Self {
-        (self.refusal, self.last_reported) = (None, None);
+        (self.problem, self.last_reported) = (None, None);
         self
     }
 
@@ -164,7 +164,7 @@ impl<S: Source> World<S> {
         self.source.next(&Facts {
             object: object.as_ref(),
             claim: claim.as_ref(),
-            refusal: self.refusal.as_ref(),
+            problem: self.problem.as_ref(),
             last_reported: self.last_reported.as_ref(),
             now: self.now,
         })
@@ -194,9 +194,9 @@ impl<S: Source> World<S> {
     fn carry_out(&mut self, step: Step) -> bool {
         match step {
             Step::Create(claim) => match (&self.rejects, &self.claim) {
-                (Some(refusal), _) => return self.reject(refusal.clone()),
+                (Some(problem), _) => return self.reject(problem.clone()),
                 (None, Some(_)) => {
-                    return self.reject(Refusal { reason: Reason::NameTaken, message: "taken".to_owned() });
+                    return self.reject(Problem { reason: Reason::NameTaken, message: "taken".to_owned() });
                 }
                 (None, None) => {
                     self.done.push("create".to_owned());
@@ -204,8 +204,8 @@ impl<S: Source> World<S> {
                 }
             },
             Step::Correct(patch) => {
-                if let Some(refusal) = &self.rejects {
-                    return self.reject(refusal.clone());
+                if let Some(problem) = &self.rejects {
+                    return self.reject(problem.clone());
                 }
                 self.done.push("correct".to_owned());
                 self.edit_claim(&patch);
@@ -232,9 +232,9 @@ impl<S: Source> World<S> {
 
     /// Returns whether that is news: a write that is refused again and again is
     /// an end too.
-    fn reject(&mut self, refusal: Refusal) -> bool {
-        let before = self.refusal.replace(refusal);
-        before != self.refusal
+    fn reject(&mut self, problem: Problem) -> bool {
+        let before = self.problem.replace(problem);
+        before != self.problem
     }
 
     /// Gives ports: those that are asked for, and others by their names. In a second

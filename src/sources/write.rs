@@ -9,11 +9,11 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use sharedlb_crds::{FIELD_MANAGER, SharedLB};
 
-use super::{Change, OwnedClaim, Source};
+use super::{ObjectChange, OwnedClaim, Source};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::writes::WriteError;
-use crate::process::metrics::{Metrics, counted};
+use crate::process::metrics::{Metrics, count_write};
 
 /// Writes to the Kubernetes API for one source, and counts the writes.
 pub(super) struct Writer<S> {
@@ -46,11 +46,11 @@ impl<S: Source> Writer<S> {
             let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
             Ok(self.claims_in(&namespace).create(&params, &object).await?)
         };
-        match counted(&self.metrics, "SharedLB", "create", created).await {
+        match count_write(&self.metrics, "SharedLB", "create", created).await {
             // The reply to an earlier create was lost, or it is a user's claim.
             Err(WriteError::Conflict) => {
                 let found = async { Ok(self.claims_in(&namespace).get(&claim.name_any()).await?) };
-                let found = counted(&self.metrics, "SharedLB", "get", found).await?;
+                let found = count_write(&self.metrics, "SharedLB", "get", found).await?;
                 Ok(OwnedClaim::parse::<S>(&found))
             }
             result => {
@@ -70,7 +70,7 @@ impl<S: Source> Writer<S> {
         let (params, patch) = merge_patch(claim, patch);
         let api = self.claims_in(&claim.key.namespace);
         let written = async { Ok(api.patch(&claim.key.name, &params, &patch).await?) };
-        let corrected = OwnedClaim::parse::<S>(&counted(&self.metrics, "SharedLB", "patch", written).await?);
+        let corrected = OwnedClaim::parse::<S>(&count_write(&self.metrics, "SharedLB", "patch", written).await?);
         match corrected {
             Some(corrected) if lacks_source_ranges(&spec, &corrected) => Err(older_definition()),
             corrected => Ok(corrected),
@@ -84,7 +84,7 @@ impl<S: Source> Writer<S> {
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = self.claims_in(&claim.key.namespace);
         let deleted = async { Ok(api.delete(&claim.key.name, &params).await?.left()) };
-        match counted(&self.metrics, "SharedLB", "delete", deleted).await {
+        match count_write(&self.metrics, "SharedLB", "delete", deleted).await {
             Err(WriteError::Gone) => Ok(None),
             result => {
                 // An object that is returned without a deletionTimestamp is gone.
@@ -95,7 +95,7 @@ impl<S: Source> Writer<S> {
     }
 
     /// Changes the object itself.
-    pub(super) async fn change(&self, object: &ObjectMeta, change: &Change) -> Result<S::Kind, WriteError> {
+    pub(super) async fn change(&self, object: &ObjectMeta, change: &ObjectChange) -> Result<S::Kind, WriteError> {
         let api: Api<S::Kind> = Api::namespaced(self.client.clone(), &object.key.namespace);
         let (params, patch) = merge_patch(object, change.patch.clone());
         let written = async {
@@ -104,7 +104,7 @@ impl<S: Source> Writer<S> {
                 false => api.patch(&object.key.name, &params, &patch).await?,
             })
         };
-        counted(&self.metrics, S::KIND, change.what, written).await
+        count_write(&self.metrics, S::KIND, change.what, written).await
     }
 
     fn claims_in(&self, namespace: &str) -> Api<DynamicObject> {

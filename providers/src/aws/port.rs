@@ -25,7 +25,7 @@ use super::settings::{Settings, TargetKind};
 use crate::model::{LbName, Listener, ListenerKey, Protocol};
 
 /// What a listener should be, as AWS has it.
-struct Wanted {
+struct DesiredPort {
     key: ListenerKey,
     targets: BTreeSet<Target>,
     attributes: GroupAttributes,
@@ -61,7 +61,7 @@ impl Ports<'_> {
             self.leave_groups(port, None, turn).await;
             return Ok(());
         };
-        let wanted = Wanted {
+        let wanted = DesiredPort {
             key,
             targets: self.targets(key, listener)?,
             attributes: GroupAttributes::wanted(self.settings, listener.options.session_affinity.is_some()),
@@ -83,7 +83,7 @@ impl Ports<'_> {
     }
 
     /// Has the port served by its own target group, and returns the name of that.
-    async fn serve(&self, port: &mut Port, wanted: &Wanted, turn: &mut Turn) -> Result<String, Failure> {
+    async fn serve(&self, port: &mut Port, wanted: &DesiredPort, turn: &mut Turn) -> Result<String, Failure> {
         let mut group = self.group(port, wanted.key, &wanted.tags, turn).await?;
         let done = self.fill(port, &mut group, wanted, turn).await;
         let name = group.name.clone();
@@ -190,7 +190,7 @@ impl Ports<'_> {
         &self,
         port: &mut Port,
         group: &mut Group,
-        Wanted { key, targets, attributes, tags }: &Wanted,
+        DesiredPort { key, targets, attributes, tags }: &DesiredPort,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
         let (key, summary) = (*key, attributes.summary());

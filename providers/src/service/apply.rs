@@ -18,7 +18,7 @@ use tracing::warn;
 use super::cache::Entry;
 use super::front::Front;
 use super::name::ServiceName;
-use super::plan::{Opening, Plan, SliceWork, SlicesThere};
+use super::plan::{ApplyPlan, Opening, SliceWork, SlicesThere};
 use super::services::Services;
 use crate::model::ListenerKey;
 use crate::{Applied, ChangeSet, Error};
@@ -34,7 +34,7 @@ impl Services {
     /// Carries out the changes of one Service, and creates it if it does not exist.
     pub(crate) async fn carry_out(&self, name: &ServiceName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let there = self.find(name).await?;
-        let mut plan = Plan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
+        let mut plan = ApplyPlan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
         let mut unconfigured = None;
         let mut refused = None;
         let mut service = match there {
@@ -71,7 +71,7 @@ impl Services {
     async fn create(
         &self,
         name: &ServiceName,
-        plan: &mut Plan<'_>,
+        plan: &mut ApplyPlan<'_>,
         refused: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
         let left = self.slices_at(name, &Arc::from(""), |there| {
@@ -104,7 +104,7 @@ impl Services {
         &self,
         name: &ServiceName,
         service: Arc<Entry<Front>>,
-        plan: &mut Plan<'_>,
+        plan: &mut ApplyPlan<'_>,
         unconfigured: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
         let configures = std::mem::take(&mut plan.configures);
@@ -128,7 +128,7 @@ impl Services {
         &self,
         name: &ServiceName,
         mut service: Arc<Entry<Front>>,
-        plan: &mut Plan<'_>,
+        plan: &mut ApplyPlan<'_>,
         mut refused: Option<Error>,
         unconfigured: &mut Option<Error>,
     ) -> Result<Arc<Entry<Front>>, Error> {
@@ -232,7 +232,7 @@ impl Services {
 
 /// Pushes the two halves of the refused openings, the first one last, since that is tried
 /// next. One that was refused alone fails.
-fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut Plan<'_>) -> Vec<Vec<Opening>> {
+fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut ApplyPlan<'_>) -> Vec<Vec<Opening>> {
     if let [alone] = refused.as_slice() {
         plan.refused(alone, error);
         return Vec::new();
@@ -243,7 +243,7 @@ fn split(mut refused: Vec<Opening>, error: &Error, plan: &mut Plan<'_>) -> Vec<V
 
 /// If a limit is used up, openings that need as much of it would be refused too, and are not
 /// tried.
-fn fail_alike(groups: &mut Vec<Vec<Opening>>, needs: usize, error: &Error, plan: &mut Plan<'_>) {
+fn fail_alike(groups: &mut Vec<Vec<Opening>>, needs: usize, error: &Error, plan: &mut ApplyPlan<'_>) {
     for group in &mut *groups {
         group.retain(|opening| {
             let fails = opening.add.len() >= needs;

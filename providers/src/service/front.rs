@@ -134,7 +134,7 @@ impl Front {
 }
 
 /// The desired state of a Service, without its immutable fields.
-pub(super) struct Wanted<'a> {
+pub(super) struct DesiredService<'a> {
     pub(super) attributes: &'a Attributes,
     /// All our ports, none of which is foreign.
     pub(super) ports: &'a BTreeSet<FrontPort>,
@@ -142,7 +142,7 @@ pub(super) struct Wanted<'a> {
     pub(super) seen: Option<&'a Front>,
 }
 
-impl Wanted<'_> {
+impl DesiredService<'_> {
     /// The ports that the Service has, as far as they stay, and the new ones. A port that
     /// stays keeps its node port, and what other clients have set in it.
     fn service_ports(&self) -> Vec<ServicePort> {
@@ -171,7 +171,7 @@ impl Wanted<'_> {
 
 /// All of our part of the Service: it is created like this, and changed by a
 /// [`merge_patch`] of it.
-pub(super) fn render(marks: &Marks, name: &ServiceName, fixed: &Fixed, wanted: &Wanted<'_>) -> Service {
+pub(super) fn render(marks: &Marks, name: &ServiceName, fixed: &Fixed, wanted: &DesiredService<'_>) -> Service {
     let attributes = wanted.attributes;
     let annotations = attributes
         .iter()
@@ -298,7 +298,7 @@ mod tests {
 
     fn rendered(attributes: &Attributes, ports: &[FrontPort], seen: Option<&Front>) -> Service {
         let ports = ports.iter().copied().collect();
-        let wanted = Wanted { attributes, ports: &ports, seen };
+        let wanted = DesiredService { attributes, ports: &ports, seen };
         render(&Marks::new("lbs", "default", "cluster"), &name(), &Fixed::default(), &wanted)
     }
 

@@ -12,7 +12,7 @@ use crate::diff::Change;
 use crate::model::{Attributes, FrontPort, ListenerKey, LoadBalancer};
 
 /// The plan of one apply.
-pub(super) struct Plan<'a> {
+pub(super) struct ApplyPlan<'a> {
     desired: &'a LoadBalancer,
     /// The attributes that the Service is written with: the desired ones, or, once those were
     /// refused, those that it has.
@@ -93,7 +93,7 @@ impl<'a> SlicesThere<'a> {
     }
 }
 
-impl<'a> Plan<'a> {
+impl<'a> ApplyPlan<'a> {
     /// Leaves out the listeners whose ports are foreign: an apply of such a port would take it
     /// over.
     pub(super) fn new(desired: &'a LoadBalancer, changes: &[Change], there: Option<&Front>) -> Self {

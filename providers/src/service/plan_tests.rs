@@ -49,7 +49,7 @@ fn writes(from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>) 
 /// The slices that are deleted before ports open, written, and deleted last.
 fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
     let (service, uid, marks) = (service(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
-    let new = Plan::new(from, &[], None).slices_to_open(&SlicesThere::new(&service, &uid, [].into_iter()));
+    let new = ApplyPlan::new(from, &[], None).slices_to_open(&SlicesThere::new(&service, &uid, [].into_iter()));
     let there: Vec<Entry<SeenSlice>> = new
         .into_iter()
         .flat_map(|work| work.write)
@@ -60,7 +60,7 @@ fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<St
         })
         .collect();
     let there = SlicesThere::new(&service, &uid, there.iter());
-    let plan = Plan::new(to, &diff(from, to), Some(front));
+    let plan = ApplyPlan::new(to, &diff(from, to), Some(front));
     let (mut first, mut written, mut last) = (Vec::new(), Vec::new(), Vec::new());
     let short = |name: &str| name.strip_prefix(&format!("{service}-")).unwrap().to_owned();
     for work in plan.slices_to_open(&there).into_iter().chain(plan.slices_in_place(&there)) {
@@ -118,7 +118,7 @@ fn a_port_that_a_has_foreign_is_left_out_and_its_neighbours_are_not() {
     let to = wanted([(key(20000, Protocol::TcpUdp), listener([1])), (key(20001, Protocol::Tcp), listener([1]))]);
     let theirs = key(20000, Protocol::Udp).front_ports().map(|port| (port, "theirs".to_owned()));
     let there = Front { foreign: theirs.collect(), ..Front::default() };
-    let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&there));
+    let plan = ApplyPlan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&there));
     assert!(
         matches!(&plan.failed[&key(20000, Protocol::TcpUdp)], Error::PortInUse(why) if format!("{why:#}").contains("theirs"))
     );
@@ -132,7 +132,7 @@ fn a_port_that_a_has_foreign_is_left_out_and_its_neighbours_are_not() {
 fn a_listener_that_loses_a_protocol_needs_no_opening() {
     let (both, tcp) = (key(20000, Protocol::TcpUdp), key(20000, Protocol::Tcp));
     let (from, to) = (wanted([(both, listener([1]))]), wanted([(tcp, listener([1]))]));
-    let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+    let plan = ApplyPlan::new(&to, &diff(&from, &to), Some(&front(&from)));
     assert_eq!((&plan.stays, &plan.closing), (&ports(&[tcp]), &ports(&[key(20000, Protocol::Udp)])));
     assert_eq!((plan.openings, plan.in_place), (vec![], [tcp].into()));
 }
@@ -143,7 +143,7 @@ fn a_port_that_another_claim_gets_is_closed_in_between() {
     let mut theirs = listener([2]);
     theirs.owner.claim = "other".into();
     let (from, to) = (wanted([(both, listener([1]))]), wanted([(udp, theirs)]));
-    let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+    let plan = ApplyPlan::new(&to, &diff(&from, &to), Some(&front(&from)));
     assert_eq!((&plan.stays, &plan.closing), (&BTreeSet::new(), &ports(&[both])));
     assert_eq!(plan.ports_with(&plan.openings), ports(&[udp]));
 }
@@ -151,7 +151,7 @@ fn a_port_that_another_claim_gets_is_closed_in_between() {
 #[test]
 fn what_is_said_to_open_and_is_open_is_written_in_place() {
     let to = wanted([(key(20000, Protocol::TcpUdp), listener([1]))]);
-    let plan = Plan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&front(&to)));
+    let plan = ApplyPlan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&front(&to)));
     assert_eq!((plan.openings, plan.in_place), (vec![], [key(20000, Protocol::TcpUdp)].into()));
 }
 
@@ -159,7 +159,7 @@ fn what_is_said_to_open_and_is_open_is_written_in_place() {
 fn a_listener_none_of_whose_ports_its_successor_has_closes_without_it() {
     let (tcp, udp) = (key(53, Protocol::Tcp), key(53, Protocol::Udp));
     let (from, to) = (wanted([(tcp, listener([1]))]), wanted([(udp, listener([1]))]));
-    let plan = Plan::new(&to, &diff(&from, &to), Some(&front(&from)));
+    let plan = ApplyPlan::new(&to, &diff(&from, &to), Some(&front(&from)));
     assert_eq!(plan.closing, tcp.front_ports().collect());
     assert_eq!(plan.openings.iter().flat_map(Opening::listeners).collect::<Vec<_>>(), [udp]);
 }
@@ -169,7 +169,7 @@ fn a_listener_whose_record_is_lost_is_written_again_and_stays_open() {
     let to = wanted([(key(20000, Protocol::TcpUdp), listener([1]))]);
     let unknown = Listener { owner: Owner::unknown(), ..listener([]) };
     let halves = [Protocol::Tcp, Protocol::Udp].map(|half| (key(20000, half), unknown.clone()));
-    let plan = Plan::new(&to, &diff(&wanted(halves), &to), Some(&front(&to)));
+    let plan = ApplyPlan::new(&to, &diff(&wanted(halves), &to), Some(&front(&to)));
     assert_eq!((plan.closing, plan.openings), (BTreeSet::new(), vec![]));
     assert_eq!(plan.in_place, [key(20000, Protocol::TcpUdp)].into());
 }

@@ -14,7 +14,7 @@ use sharedlb_kubernetes::names::FIELD_MANAGER;
 
 use super::api::{What, call};
 use super::cache::Entry;
-use super::front::{self, Fixed, Front, Wanted};
+use super::front::{self, DesiredService, Fixed, Front};
 use super::marks::Marks;
 use super::name::ServiceName;
 use super::plan::SliceId;
@@ -144,7 +144,7 @@ impl Services {
         there: Option<&Entry<Front>>,
     ) -> Result<Arc<Entry<Front>>, Error> {
         let seen = there.map(|there| &there.seen);
-        let wanted = Wanted { attributes, ports, seen };
+        let wanted = DesiredService { attributes, ports, seen };
         let class = seen.and_then(|seen| seen.fixed.load_balancer_class.clone());
         let fixed = Fixed {
             load_balancer_class: class.or_else(|| Some(self.created.load_balancer_class.clone())),

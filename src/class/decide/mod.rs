@@ -14,17 +14,17 @@ use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::{LoadBalancerStatus, SharedLBClassSpec, SharedLBClassStatus};
 use sharedlb_providers::Capacity;
 
-pub(super) use self::records::Left;
+pub(super) use self::records::AbandonedSlot;
 use self::records::{Records, is_closed};
 use self::status::class_status;
 pub(super) use self::status::unreadable_status;
-use super::count::Counted;
+use super::count::CountedRequest;
 use crate::allocation::{
     Assignment, Claim, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
 };
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
-use crate::class::render::{Obstacle, released_key, whole_seconds};
+use crate::class::render::{Unallocated, released_key, whole_seconds};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Outcome;
@@ -35,19 +35,19 @@ pub(super) struct Facts<'a> {
     pub(super) spec: &'a SharedLBClassSpec,
     pub(super) policy: Arc<Policy>,
     /// Why the class gives no new ports
-    pub(super) suspended: Option<Obstacle>,
+    pub(super) suspended: Option<Unallocated>,
     /// The load balancers that have LB loops, if no others may be created
     pub(super) confined_to: Option<BTreeSet<u32>>,
     /// The claims of the class, the older first
     pub(super) claims: Vec<&'a Arc<ClaimObject>>,
     /// Their requests with the current targets of their ports; `None`: the provider has no
     /// limit of targets
-    pub(super) counted: Option<Vec<Counted>>,
+    pub(super) counted: Option<Vec<CountedRequest>>,
     /// Targets that a listener which is being closed may have
     pub(super) targets_closing: u32,
     pub(super) outcomes: &'a BTreeMap<u32, Outcome>,
     /// The slots of claims that are gone since the last decision
-    pub(super) left: &'a [Left],
+    pub(super) abandoned: &'a [AbandonedSlot],
     pub(super) now: Timestamp,
 }
 
@@ -101,7 +101,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> (Decision, Occupancy) {
     let untouched = facts.claims.iter().filter(|claim| claim.unparsable && !claim.meta.deleting);
     let untouched: BTreeSet<ObjectKey> = untouched.map(|claim| claim.meta.key.clone()).collect();
     records.release_orphans(facts, &untouched);
-    records.release_left(facts);
+    records.release_abandoned(facts);
 
     let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.unparsable;
     let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));

@@ -9,7 +9,7 @@ use super::{Facts, decide};
 use crate::allocation::{Assignment, Policy};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
-use crate::class::render::Obstacle;
+use crate::class::render::Unallocated;
 
 /// What the claims get, in their order, and what the class' status says.
 pub(crate) fn decide_once(
@@ -23,13 +23,13 @@ pub(crate) fn decide_once(
         class,
         spec,
         policy: Arc::new(policy),
-        suspended: unreadable.map(|message| Obstacle::new(Reason::Unsupported, message)),
+        suspended: unreadable.map(|message| Unallocated::new(Reason::Unsupported, message)),
         confined_to: None,
         claims: claims.iter().collect(),
         counted: None,
         targets_closing: 0,
         outcomes: &BTreeMap::new(),
-        left: &[],
+        abandoned: &[],
         now: "2026-02-01T00:00:00Z".parse().unwrap_or_default(),
     });
     (decision.assignments, decision.status)

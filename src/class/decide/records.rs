@@ -22,13 +22,13 @@ use crate::kubernetes::ObjectKey;
 pub(super) const RESTING_MAX: usize = 2000;
 
 /// A slot of a claim that was deleted, or lost our finalizer while being deleted.
-pub(in crate::class) struct Left {
+pub(in crate::class) struct AbandonedSlot {
     index: u32,
     key: ListenerKey,
     claim: ObjectKey,
 }
 
-impl Left {
+impl AbandonedSlot {
     /// The slots of this claim.
     pub(in crate::class) fn of(claim: &ClaimObject) -> impl Iterator<Item = Self> {
         let held = claim.request.held.iter();
@@ -98,8 +98,8 @@ impl Records {
 
     /// Records the slots of claims that are gone, unless they are recorded already: if our
     /// finalizer was removed by hand, their listeners may be open without any other record.
-    pub(super) fn release_left(&mut self, facts: &Facts<'_>) {
-        for Left { index, key, claim } in facts.left {
+    pub(super) fn release_abandoned(&mut self, facts: &Facts<'_>) {
+        for AbandonedSlot { index, key, claim } in facts.abandoned {
             let holds = |other: &&Arc<ClaimObject>| {
                 let held = other.request.held.as_ref().filter(|held| held.index == *index && !other.is_let_go());
                 held.is_some_and(|held| held.slots.iter().any(|slot| slot.key == *key))

@@ -31,7 +31,7 @@ struct World {
     status: SharedLBClassStatus,
     claims: Vec<ClaimFixture>,
     outcomes: BTreeMap<u32, Outcome>,
-    left: Vec<ClaimFixture>,
+    abandoned: Vec<ClaimFixture>,
     now: Timestamp,
 }
 
@@ -48,7 +48,7 @@ impl World {
             status,
             claims,
             outcomes,
-            left: Vec::new(),
+            abandoned: Vec::new(),
             now,
         }
     }
@@ -77,7 +77,7 @@ impl World {
             let count = |claim: &Arc<ClaimObject>| {
                 let mut request = claim.request.clone();
                 request.ports.iter_mut().for_each(|port| port.targets = of_each);
-                Counted { request, known: self.listed }
+                CountedRequest { request, known: self.listed }
             };
             claims.iter().map(count).collect()
         });
@@ -91,11 +91,11 @@ impl World {
             counted,
             targets_closing: 0,
             outcomes: &self.outcomes,
-            left: &self
-                .left
+            abandoned: &self
+                .abandoned
                 .iter()
                 .map(ClaimFixture::build)
-                .flat_map(|claim| Left::of(&claim).collect::<Vec<_>>())
+                .flat_map(|claim| AbandonedSlot::of(&claim).collect::<Vec<_>>())
                 .collect::<Vec<_>>(),
             now: self.now,
         });
@@ -298,7 +298,7 @@ fn a_stale_cache_over_two_decisions_assigns_no_slot_twice() {
             counted: None,
             targets_closing: 0,
             outcomes: &BTreeMap::new(),
-            left: &[],
+            abandoned: &[],
             now: "2026-02-01T00:00:00Z".parse().unwrap(),
         });
         let newcomer = claims.iter().position(|claim| *claim.meta.key.name == **name).unwrap();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
-use crate::class::decide::Left;
+use crate::class::decide::AbandonedSlot;
 use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
 use crate::class::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
@@ -130,7 +130,7 @@ impl World {
         if let Some(before) = before {
             let stays = new.as_ref().is_some_and(|new| new.meta.uid == before.meta.uid && !new.is_let_go());
             if !stays && !before.is_let_go() {
-                self.class.left.extend(Left::of(&before));
+                self.class.abandoned.extend(AbandonedSlot::of(&before));
             }
             state = self.class.remove_claim(&before);
         }

@@ -320,6 +320,6 @@ fn a_partly_served_port_is_reported_once() {
 #[test]
 fn a_refusal_of_the_api_server_is_reported() {
     let mut world = World::new(services(), map(json!({"class": "x"})));
-    world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    world.rejects = Some(Problem { reason: Reason::Rejected, message: "no".to_owned() });
     assert_eq!(world.settled().events, ["Rejected"]);
 }

@@ -11,7 +11,7 @@ use sharedlb_crds::{
     SharedLBPort, SharedLBSpec,
 };
 
-use super::super::{OwnedClaim, Refusal, owned, ports};
+use super::super::{OwnedClaim, Problem, owned, ports};
 use crate::backends::ServicePort;
 use crate::kubernetes::text;
 
@@ -23,7 +23,7 @@ const PORTS_MAX: usize = 64;
 
 /// What a Service requests.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Request {
+pub(super) struct ServiceRequest {
     pub(super) handling: Handling,
     /// Fields of a Service that is served that have no effect: the reason and the message of
     /// the condition
@@ -34,17 +34,17 @@ pub(super) struct Request {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Handling {
     /// A claim is kept for it.
-    Served(Wanted),
+    Served(DesiredClaim),
     /// Nothing may be open for it: open ports are closed.
-    Closed(Refusal),
+    Closed(Problem),
     /// Its spec cannot be carried out, for example since a name is misspelt: open ports
     /// stay open.
-    Kept(Refusal),
+    Kept(Problem),
 }
 
 /// The claim of a Service, as far as it depends on the Service alone.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Wanted {
+pub(super) struct DesiredClaim {
     class: String,
     service: String,
     address: Option<String>,
@@ -65,7 +65,7 @@ pub(super) struct Offer {
     pub(super) left_out: Option<String>,
 }
 
-impl Request {
+impl ServiceRequest {
     pub(super) fn parse(service: &Service, class: &str) -> Self {
         let default = ServiceSpec::default();
         let spec = service.spec.as_ref().unwrap_or(&default);
@@ -75,8 +75,8 @@ impl Request {
 
 impl Handling {
     fn parse(service: &Service, spec: &ServiceSpec, class: &str) -> Self {
-        let unsupported = |message: String| Self::Closed(Refusal { reason: Reason::Unsupported, message });
-        let rejected = |message: String| Self::Kept(Refusal { reason: Reason::Rejected, message });
+        let unsupported = |message: String| Self::Closed(Problem { reason: Reason::Unsupported, message });
+        let rejected = |message: String| Self::Kept(Problem { reason: Reason::Rejected, message });
         let source_ranges = match source_ranges(service, spec) {
             Ok(ranges) => ranges,
             Err(message) => return rejected(message),
@@ -101,7 +101,7 @@ impl Handling {
             .or(spec.load_balancer_ip.as_ref().filter(|address| !address.is_empty()))
             .cloned();
         let session_affinity = session_affinity(spec);
-        Self::Served(Wanted {
+        Self::Served(DesiredClaim {
             class: class.to_owned(),
             service: service.name_any(),
             address,
@@ -115,7 +115,7 @@ impl Handling {
     }
 }
 
-impl Wanted {
+impl DesiredClaim {
     /// The desired claim, given the current one: of more ports than fit, those of the
     /// current claim stay.
     pub(super) fn offer(&self, claim: Option<&OwnedClaim>) -> Offer {

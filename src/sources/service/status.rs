@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
-use super::super::{Change, OwnedClaim, Refusal};
-use super::{Request, ServiceSource};
+use super::super::{ObjectChange, OwnedClaim, Problem};
+use super::{ServiceRequest, ServiceSource};
 use crate::class::{render, transitions};
 use crate::kubernetes::{conditions, text};
 
@@ -47,7 +47,12 @@ pub(super) fn nothing(service: &ServiceSource) -> Status {
 }
 
 /// The status of a Service whose claim has a verdict.
-pub(super) fn of_claim(service: &ServiceSource, request: &Request, claim: &OwnedClaim, now: Timestamp) -> Status {
+pub(super) fn of_claim(
+    service: &ServiceSource,
+    request: &ServiceRequest,
+    claim: &OwnedClaim,
+    now: Timestamp,
+) -> Status {
     let copied = claim.status.conditions.iter().map(copied);
     Status {
         ingress: ingress(claim),
@@ -59,13 +64,13 @@ pub(super) fn of_claim(service: &ServiceSource, request: &Request, claim: &Owned
 /// The status of a Service whose claim cannot be written, or must not exist.
 pub(super) fn refused(
     service: &ServiceSource,
-    request: &Request,
-    refusal: &Refusal,
+    request: &ServiceRequest,
+    problem: &Problem,
     claim: Option<&OwnedClaim>,
     now: Timestamp,
 ) -> Status {
     let condition = |kind: ConditionType| {
-        let finding = ("False", refusal.reason.as_str(), refusal.message.as_str());
+        let finding = ("False", problem.reason.as_str(), problem.message.as_str());
         condition(service, &qualified(kind.as_str()), finding, now)
     };
     let programmed = claim.and_then(|claim| render::find(&claim.status.conditions, ConditionType::Programmed));
@@ -88,18 +93,18 @@ pub(super) fn refused(
 /// keeps it.
 pub(super) fn waiting(
     service: &ServiceSource,
-    request: &Request,
+    request: &ServiceRequest,
     claim: Option<&OwnedClaim>,
     now: Timestamp,
 ) -> Status {
-    let refusal = match claim {
-        None => Refusal { reason: Reason::Pending, message: "its SharedLB is being created".to_owned() },
-        Some(claim) => claim.kept_by_others().unwrap_or_else(|| Refusal {
+    let problem = match claim {
+        None => Problem { reason: Reason::Pending, message: "its SharedLB is being created".to_owned() },
+        Some(claim) => claim.kept_by_others().unwrap_or_else(|| Problem {
             reason: Reason::Pending,
             message: format!("SharedLB {} is being deleted, and then recreated", claim.meta.key.name),
         }),
     };
-    refused(service, request, &refusal, None, now)
+    refused(service, request, &problem, None, now)
 }
 
 /// Until when the verdict on a claim need not be copied to its Service: the claim waits for
@@ -136,7 +141,7 @@ fn qualified(kind: &str) -> String {
     format!("{GROUP}/{kind}")
 }
 
-fn unhonoured(service: &ServiceSource, request: &Request, now: Timestamp) -> Option<Condition> {
+fn unhonoured(service: &ServiceSource, request: &ServiceRequest, now: Timestamp) -> Option<Condition> {
     let (reason, message) = request.unhonoured.as_ref()?;
     Some(condition(service, HONOURED, ("False", reason, message), now))
 }
@@ -179,7 +184,7 @@ fn ingress(claim: &OwnedClaim) -> Vec<LoadBalancerIngress> {
 /// An address in a status with our conditions is ours if no other controller may write the
 /// status of such a Service, or if it lists ports: our addresses always do, and those of
 /// controllers that give each Service an address of its own do not.
-pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
+pub(super) fn to_proxy(service: &ServiceSource) -> Option<ObjectChange> {
     let ours_beside = service.has_our_address();
     let captured = |entry: &LoadBalancerIngress| {
         let ours =
@@ -194,7 +199,7 @@ pub(super) fn to_proxy(service: &ServiceSource) -> Option<Change> {
         edits.push(json!({"op": "add", "path": path, "value": PROXY}));
     }
     let key = &service.meta.key;
-    (!edits.is_empty()).then(|| Change {
+    (!edits.is_empty()).then(|| ObjectChange {
         what: "status",
         status: true,
         patch: json!({"status": {"loadBalancer": {"ingress": ingress}}}),
@@ -226,14 +231,14 @@ impl Status {
     }
 
     /// The write of this status; `None`: the Service has it.
-    pub(super) fn write(&self, service: &ServiceSource) -> Option<Change> {
+    pub(super) fn write(&self, service: &ServiceSource) -> Option<ObjectChange> {
         let before: Vec<Condition> = of_ours(&service.conditions).cloned().collect();
         if self.ingress == service.ingress && self.conditions == before {
             return None;
         }
         let foreign = service.conditions.iter().filter(|condition| !before.contains(condition));
         let conditions: Vec<&Condition> = foreign.chain(&self.conditions).collect();
-        Some(Change {
+        Some(ObjectChange {
             what: "status",
             status: true,
             patch: json!({"status": {"loadBalancer": {"ingress": self.ingress}, "conditions": conditions}}),

@@ -320,7 +320,7 @@ fn a_users_claim_of_that_name_is_not_changed_and_the_service_reports_it() {
 #[test]
 fn a_refusal_of_the_api_server_is_reported() {
     let mut world = settled(plain());
-    world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    world.rejects = Some(Problem { reason: Reason::Rejected, message: "no".to_owned() });
     becomes(&mut world, &two_ports());
     let mut world = world.settled();
     assert_eq!(condition(&world, "Allocated")["message"], "no");

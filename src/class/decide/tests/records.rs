@@ -161,13 +161,13 @@ fn what_a_claim_held_that_went_without_our_finalizer_is_recorded_also_while_it_i
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(Vec::new());
     world.seen(std::slice::from_ref(&a), &[(20001, "a")]);
-    world.left = vec![a.clone()];
+    world.abandoned = vec![a.clone()];
     assert_eq!(world.decide().releases, 1);
     assert_eq!(world.released(), [(20001, "team/a")]);
     assert_eq!(world.decide().releases, 0, "once is enough");
 
     let mut world = World::new(vec![a.clone()]);
-    world.left = vec![a];
+    world.abandoned = vec![a];
     assert_eq!(world.decide().releases, 0, "somebody holds it");
 }
 

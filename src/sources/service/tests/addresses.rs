@@ -125,7 +125,7 @@ fn the_write_that_takes_an_address_from_kube_proxy_says_how_to_do_it_by_hand() {
     assert!(change.workaround.as_ref().is_some_and(|told| told.ends_with(command)), "{:?}", change.workaround);
 }
 
-/// Request for the deletion of the claim, which a finalizer keeps that is not ours.
+/// ServiceRequest for the deletion of the claim, which a finalizer keeps that is not ours.
 fn delete_and_hold(world: &mut World<Services>) {
     world.edit_claim(&json!({"metadata": {"finalizers": [CLAIM_FINALIZER, "example.com/hold"]}}));
     world.delete(|world| &mut world.claim);

@@ -11,7 +11,7 @@ fn a_claim_whose_status_cannot_be_read_takes_no_address_away() {
         |world| becomes(world, &with_sctp()),
         |world| becomes(world, &unclassed("Shared Class")),
         |world| {
-            world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+            world.rejects = Some(Problem { reason: Reason::Rejected, message: "no".to_owned() });
             becomes(world, &two_ports());
         },
     ];
@@ -130,7 +130,7 @@ fn of_too_many_ports_those_that_it_has_stay() {
 #[test]
 fn left_out_ports_are_reported_beside_other_problems() {
     let mut world = World::new(Arc::new(SOURCE), with_sctp());
-    world.rejects = Some(Refusal { reason: Reason::Rejected, message: "no".to_owned() });
+    world.rejects = Some(Problem { reason: Reason::Rejected, message: "no".to_owned() });
     let world = world.settled();
     assert_eq!(condition(&world, "Allocated")["reason"], "Rejected");
     assert_eq!(condition(&world, "Allocated")["message"], "no; port 5060: only TCP and UDP can be shared: remove it");
