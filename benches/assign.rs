@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sharedlb::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign};
+use sharedlb::{Assignment, ClaimRequest, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign};
 use sharedlb_kubernetes::ObjectKey;
 use sharedlb_providers::Protocol;
 
@@ -34,9 +34,9 @@ fn main() -> ExitCode {
 
 /// Measures a run, and returns how long the quickest of some took: what counts
 /// on a machine that may have other things to do.
-fn measure(what: &str, claims: &[Claim]) -> Duration {
+fn measure(what: &str, claims: &[ClaimRequest]) -> Duration {
     let (load_balancers, policy) = (Arc::new(load_balancers()), Arc::new(policy()));
-    let claims: Vec<&Claim> = claims.iter().collect();
+    let claims: Vec<&ClaimRequest> = claims.iter().collect();
     let run = || assign(black_box(&claims), black_box(&load_balancers), black_box(&policy)).0;
     assert!(run().iter().all(|each| each.granted.is_some()), "{what}: every claim has a port");
 
@@ -53,8 +53,8 @@ fn duration_of(run: impl Fn() -> Vec<Assignment>) -> Duration {
 }
 
 /// Claims of which none has a port yet.
-fn all_new() -> Vec<Claim> {
-    let claim = |number: u16| Claim {
+fn all_new() -> Vec<ClaimRequest> {
+    let claim = |number: u16| ClaimRequest {
         id: ObjectKey {
             namespace: format!("team-{}", number % NAMESPACES).into(),
             name: format!("claim-{number}").into(),
@@ -69,10 +69,10 @@ fn all_new() -> Vec<Claim> {
 }
 
 /// The same claims after they were given their ports, but for the youngest.
-fn settled_but_one(new: &[Claim]) -> Vec<Claim> {
+fn settled_but_one(new: &[ClaimRequest]) -> Vec<ClaimRequest> {
     let given = assign(&new.iter().collect::<Vec<_>>(), &Arc::new(load_balancers()), &Arc::new(policy())).0;
-    let mut claims: Vec<Claim> =
-        new.iter().zip(given).map(|(claim, given)| Claim { held: given.granted, ..claim.clone() }).collect();
+    let mut claims: Vec<ClaimRequest> =
+        new.iter().zip(given).map(|(claim, given)| ClaimRequest { held: given.granted, ..claim.clone() }).collect();
     for held in claims.iter_mut().filter_map(|claim| claim.held.as_mut()) {
         held.slots = held.slots.iter().map(|slot| HeldSlot { opened: true, ..slot.clone() }).collect();
     }

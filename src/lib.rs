@@ -33,4 +33,6 @@ pub use self::sources::EnabledSources;
 pub use self::version::long_version;
 
 // For benches/assign.rs.
-pub use self::allocation::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign};
+pub use self::allocation::{
+    Assignment, ClaimRequest, HeldSlot, LoadBalancerState, Policy, PortRequest, PortSet, assign,
+};

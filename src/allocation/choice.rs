@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use sharedlb_providers::ListenerKey;
 use sharedlb_providers::model::fnv1a;
 
-use super::types::{Claim, HeldSlot, Policy, PortRequest};
+use super::types::{ClaimRequest, HeldSlot, Policy, PortRequest};
 use super::{Misfit, Obstacle, Refusal, count_of as count};
 use crate::allocation::ports::Space;
 use crate::kubernetes::ObjectKey;
@@ -14,7 +14,7 @@ use crate::kubernetes::ObjectKey;
 pub(super) fn take_all(
     space: &mut Space,
     index: u32,
-    claim: &Claim,
+    claim: &ClaimRequest,
     ports: &[&PortRequest],
     policy: &Policy,
     dynamic: &[NonZeroU16],
@@ -64,6 +64,6 @@ pub(super) fn preferred(claim: &ObjectKey, port: &str, dynamic: &[NonZeroU16]) -
 }
 
 /// Sorts the slots in the order of the claim's ports.
-pub(super) fn sort_as_asked(slots: &mut [HeldSlot], claim: &Claim) {
+pub(super) fn sort_as_asked(slots: &mut [HeldSlot], claim: &ClaimRequest) {
     slots.sort_by_key(|slot| claim.ports.iter().position(|port| port.name == slot.name));
 }

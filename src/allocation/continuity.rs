@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use sharedlb_providers::{Protocol, Transport};
 
-use super::types::{Claim, HeldSlot, PortRequest, same};
+use super::types::{ClaimRequest, HeldSlot, PortRequest, same};
 
 /// The rules by which a port of the spec is recognised as the one that has a slot, in their
 /// order. Each is applied to all ports before the next one. Merged ports are recognised by
@@ -50,7 +50,7 @@ pub(super) fn is_unedited(ports: &[PortRequest], slots: &[HeldSlot]) -> bool {
 }
 
 /// Whether a claim holds a slot for each of its ports, and requests no other one.
-pub(crate) fn holds_all(claim: &Claim) -> bool {
+pub(crate) fn holds_all(claim: &ClaimRequest) -> bool {
     let holds_all = |slots: &[HeldSlot]| slots.len() == claim.ports.len() && is_unedited(&claim.ports, slots);
     claim.held.as_ref().is_some_and(|held| holds_all(&held.slots))
 }
@@ -74,7 +74,7 @@ pub(super) fn links(ports: &[PortRequest], slots: &[HeldSlot]) -> Vec<Link> {
 }
 
 /// The number that each port of the claim has or continues; `None`: it has none yet.
-pub(crate) fn numbers(claim: &Claim) -> Vec<Option<NonZeroU16>> {
+pub(crate) fn numbers(claim: &ClaimRequest) -> Vec<Option<NonZeroU16>> {
     let slots = claim.held.as_ref().map_or(&[][..], |held| &held.slots);
     let mut numbers = vec![None; claim.ports.len()];
     for link in links(&claim.ports, slots) {

@@ -32,7 +32,7 @@ pub(crate) use self::refusal::{Obstacle, Refusal};
 use self::reshape::{named, room_of};
 use self::room::Filled;
 pub(crate) use self::room::Room;
-pub use self::types::{Assignment, Claim, HeldSlot, LoadBalancerState, Policy, PortRequest};
+pub use self::types::{Assignment, ClaimRequest, HeldSlot, LoadBalancerState, Policy, PortRequest};
 pub(crate) use self::types::{Held, LackingOption, ListenerOption, Released, same};
 use crate::kubernetes::ObjectKey;
 
@@ -44,7 +44,7 @@ use crate::kubernetes::ObjectKey;
 /// then come claims that request a number; then all others.
 #[must_use]
 pub fn assign(
-    claims: &[&Claim],
+    claims: &[&ClaimRequest],
     load_balancers: &Arc<BTreeMap<u32, LoadBalancerState>>,
     policy: &Arc<Policy>,
 ) -> (Vec<Assignment>, Occupancy) {
@@ -80,12 +80,12 @@ pub fn assign(
 }
 
 /// The slots that the ports of a claim continue; `None`: all slots, as they are.
-fn edited_links(claim: &Claim) -> Option<Vec<Link>> {
+fn edited_links(claim: &ClaimRequest) -> Option<Vec<Link>> {
     let held = claim.held.as_ref()?;
     (!is_unedited(&claim.ports, &held.slots)).then(|| links(&claim.ports, &held.slots))
 }
 
-fn seniority(claim: &Claim) -> (i64, &ObjectKey) {
+fn seniority(claim: &ClaimRequest) -> (i64, &ObjectKey) {
     (claim.created, &claim.id)
 }
 
@@ -132,7 +132,7 @@ impl Occupancy {
     /// [`assign`] with the claims of the run, if each of these holds its assignment by now,
     /// and none of them [may move](Occupancy::may_move). The claim takes only free ports, so
     /// earlier refusals stand.
-    pub(crate) fn admit(&mut self, newcomer: &Claim) -> Assignment {
+    pub(crate) fn admit(&mut self, newcomer: &ClaimRequest) -> Assignment {
         let mut result = Assignment::default();
         self.give_new(newcomer, &mut result);
         result
@@ -175,7 +175,7 @@ impl Occupancy {
 
     /// Pass 1. A slot stays while a port continues it: the port of its name, or after an edit
     /// the one in `links`.
-    fn keep_held(&mut self, claim: &Claim, links: Option<&[Link]>) -> Assignment {
+    fn keep_held(&mut self, claim: &ClaimRequest, links: Option<&[Link]>) -> Assignment {
         let mut result = Assignment::default();
         // No load balancer of this class ever had an index beyond its maximum.
         let Some(held) =
@@ -268,7 +268,7 @@ impl Occupancy {
     /// targets than at its placement, moves to another load balancer, if there is one and no
     /// port of it was ever open. So does a claim on an unusable load balancer, but only to an
     /// existing usable one: otherwise claims would move from one to the next.
-    fn move_on(&mut self, claim: &Claim, result: &mut Assignment) {
+    fn move_on(&mut self, claim: &ClaimRequest, result: &mut Assignment) {
         let Some(held) = result.granted.clone() else { return };
         let no_room = self.known.get(&held.index).map(|lb| &lb.no_room);
         let refused = no_room.is_some_and(|keys| held.slots.iter().any(|slot| keys.contains(&slot.key)));
@@ -305,7 +305,7 @@ impl Occupancy {
     /// Passes 2 and 3. A claim that holds nothing gets all its ports on one load balancer or
     /// none; the added ports of a claim that holds some must fit on its load balancer, or are
     /// refused alone.
-    fn give_new(&mut self, claim: &Claim, result: &mut Assignment) {
+    fn give_new(&mut self, claim: &ClaimRequest, result: &mut Assignment) {
         let held = result.granted.as_ref().map(|held| held.slots.clone()).unwrap_or_default();
         let (mut missing, mut refused) = (Vec::new(), std::mem::take(&mut result.refused));
         let is_decided = |port: &PortRequest, refused: &Misfit| {
@@ -342,7 +342,7 @@ impl Occupancy {
 
     /// The first load balancer on which everything fits. A claim that moves goes neither back
     /// to the one that it comes `from`, nor to one where it has been lately.
-    fn place(&mut self, claim: &Claim, ports: &[&PortRequest], from: Option<Leaves>) -> Result<Held, Misfit> {
+    fn place(&mut self, claim: &ClaimRequest, ports: &[&PortRequest], from: Option<Leaves>) -> Result<Held, Misfit> {
         let mut candidates = self.candidates(claim).map_err(|refusal| for_each(ports, &refusal))?;
         if let Some(Leaves { index: from, only_for_usable }) = from {
             let was_there = |lb: &LoadBalancerState| lb.released.iter().any(|released| released.claim == claim.id);
@@ -374,7 +374,7 @@ impl Occupancy {
 
     /// The load balancers for a claim that holds nothing yet: the existing ones, lowest index
     /// first, and then one more.
-    fn candidates(&self, claim: &Claim) -> Result<Vec<u32>, Refusal> {
+    fn candidates(&self, claim: &ClaimRequest) -> Result<Vec<u32>, Refusal> {
         let max = self.policy.max;
         let in_use =
             self.spaces.iter().filter(|(_, lb)| lb.exists || lb.filled.used.listeners > 0).map(|(&index, _)| index);
@@ -395,13 +395,13 @@ impl Occupancy {
     }
 
     /// The listeners that may still be open there for this claim, which released them.
-    fn own_open(&self, index: u32, claim: &Claim) -> impl Iterator<Item = ListenerKey> {
+    fn own_open(&self, index: u32, claim: &ClaimRequest) -> impl Iterator<Item = ListenerKey> {
         let all = self.open.get(&claim.id).into_iter().flatten();
         all.filter(move |(there, _)| *there == index).map(|&(_, key)| key)
     }
 
     /// Assigns all these ports on this load balancer, or none.
-    fn give_on(&mut self, index: u32, claim: &Claim, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
+    fn give_on(&mut self, index: u32, claim: &ClaimRequest, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
         let policy = self.policy.clone();
         let policy = &*policy;
         let quota = self.quotas.ask(index, claim, count(ports), policy.ports_per_namespace);
@@ -438,7 +438,7 @@ impl Occupancy {
 }
 
 /// Why no load balancer of the class can have this port.
-fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Refusal> {
+fn not_allowed(port: &PortRequest, claim: &ClaimRequest, policy: &Policy) -> Option<Refusal> {
     if policy.namespaces.as_ref().is_some_and(|allowed| !allowed.contains(&claim.id.namespace)) {
         return Some(Refusal::NotPermitted { namespace: claim.id.namespace.clone() });
     }
@@ -454,7 +454,7 @@ fn not_allowed(port: &PortRequest, claim: &Claim, policy: &Policy) -> Option<Ref
 }
 
 /// The other port of the same claim that conflicts with this one on any load balancer.
-fn own_obstacle(port: &PortRequest, claim: &Claim, held: &[HeldSlot], policy: &Policy) -> Option<Refusal> {
+fn own_obstacle(port: &PortRequest, claim: &ClaimRequest, held: &[HeldSlot], policy: &Policy) -> Option<Refusal> {
     let key = ListenerKey { port: port.number?, protocol: port.protocol };
     let stands_in_the_way =
         |other: ListenerKey| other.overlaps(key) || (other.port == key.port && !policy.tcp_and_udp_share_a_number);

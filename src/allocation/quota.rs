@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sharedlb_providers::ListenerKey;
 
-use super::{Claim, HeldSlot, Refusal, Released};
+use super::{ClaimRequest, HeldSlot, Refusal, Released};
 
 /// The ports of every namespace.
 ///
@@ -54,7 +54,7 @@ impl Quotas {
 
     /// Whether the claim's namespace may hold this many ports more, some of which may be ports
     /// that cool down for the claim.
-    pub(super) fn ask(&self, index: u32, claim: &Claim, asked: u32, quota: u32) -> Result<Ask, Refusal> {
+    pub(super) fn ask(&self, index: u32, claim: &ClaimRequest, asked: u32, quota: u32) -> Result<Ask, Refusal> {
         let count = |counts: &HashMap<Arc<str>, u32>| counts.get(&claim.id.namespace).copied().unwrap_or(0);
         let own = self.cooling_of_claim.get(&claim.id).into_iter().flatten();
         let ask = Ask {
@@ -71,7 +71,7 @@ impl Quotas {
     }
 
     /// Counts slots that were assigned to the claim.
-    pub(super) fn give(&mut self, index: u32, claim: &Claim, slots: &[HeldSlot]) {
+    pub(super) fn give(&mut self, index: u32, claim: &ClaimRequest, slots: &[HeldSlot]) {
         self.hold(&claim.id.namespace, u32::try_from(slots.len()).unwrap_or(u32::MAX));
         let Some(own) = self.cooling_of_claim.get_mut(&claim.id) else { return };
         let taken_back = slots.iter().filter(|slot| own.remove(&(index, slot.key))).count();

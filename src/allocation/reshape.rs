@@ -9,12 +9,12 @@ use sharedlb_providers::{FrontPort, ListenerKey};
 
 use super::continuity::Link;
 use super::quota::Quotas;
-use super::types::{Assignment, Claim, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
+use super::types::{Assignment, ClaimRequest, Held, HeldSlot, LoadBalancerState, Policy, PortRequest, Released};
 use super::{Misfit, Occupancy, Occupied, Refusal, Room, count_of as count, not_allowed};
 
 /// The slots of a claim with one number, of which some change.
 struct Reshaping<'a> {
-    claim: &'a Claim,
+    claim: &'a ClaimRequest,
     index: u32,
     /// The slots that are replaced if their successors are possible
     old: Vec<HeldSlot>,
@@ -28,7 +28,7 @@ impl Occupancy {
     /// After pass 1: the slots of a claim whose ports were edited get the listeners that the
     /// ports request. Where that is not possible, the slot stays as it is, and the port is
     /// refused: a port that works goes on working.
-    pub(super) fn reshape(&mut self, claim: &Claim, links: &[Link], result: &mut Assignment) {
+    pub(super) fn reshape(&mut self, claim: &ClaimRequest, links: &[Link], result: &mut Assignment) {
         let Some(held) = claim.held.as_ref() else { return };
         let Some(granted) = result.granted.take_if(|granted| granted.index == held.index) else { return };
         let index = granted.index;
@@ -59,7 +59,7 @@ impl Occupancy {
 
     /// The ports of a claim that continue slots with this number, as far as their listeners can
     /// be open together.
-    fn continuing<'a>(&self, claim: &'a Claim, links: &[Link], number: NonZeroU16) -> Vec<&'a PortRequest> {
+    fn continuing<'a>(&self, claim: &'a ClaimRequest, links: &[Link], number: NonZeroU16) -> Vec<&'a PortRequest> {
         let held = claim.held.iter().flat_map(|held| held.slots.iter().enumerate());
         let slots: Vec<usize> = held.filter(|(_, slot)| slot.key.port == number).map(|(slot, _)| slot).collect();
         let mut ports: Vec<usize> = Vec::new();
@@ -208,7 +208,7 @@ pub(super) fn named(slot: HeldSlot, port: &PortRequest) -> HeldSlot {
 }
 
 /// The usage of a slot, with the targets of its port.
-pub(super) fn room_of(slot: &HeldSlot, claim: &Claim, policy: &Policy) -> Room {
+pub(super) fn room_of(slot: &HeldSlot, claim: &ClaimRequest, policy: &Policy) -> Room {
     let port = claim.ports.iter().find(|port| port.name == slot.name);
     policy.room_for(slot.key.protocol, port.map_or(0, |port| port.targets))
 }

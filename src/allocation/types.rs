@@ -14,7 +14,7 @@ use crate::kubernetes::ObjectKey;
 
 /// The request of a claim, and the slots that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimRequest {
     /// The claim
     pub id: ObjectKey,
     /// When it was created, in seconds since 1970: the older goes first.
@@ -184,7 +184,7 @@ impl ListenerOption {
     }
 }
 
-impl Claim {
+impl ClaimRequest {
     /// The first of these options that the claim requests.
     pub(crate) fn lacks(&self, lacking: &[LackingOption]) -> Option<LackingOption> {
         let options = self.options.as_deref()?;

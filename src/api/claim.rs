@@ -16,7 +16,7 @@ use serde_json::Value;
 use sharedlb_crds::{CLAIM_FINALIZER, PortStatus, SOURCE_LABEL, SharedLBSpec, SharedLBStatus, Transport};
 use sharedlb_providers::{Address, FrontPort, ListenerKey, ListenerOptions, Owner, Protocol, SessionAffinity, model};
 
-use crate::allocation::{Claim, Held, HeldSlot, PortRequest};
+use crate::allocation::{ClaimRequest, Held, HeldSlot, PortRequest};
 use crate::api::target::Target;
 use crate::kubernetes::text;
 use crate::kubernetes::{ObjectKey, ObjectMeta};
@@ -41,7 +41,7 @@ pub(crate) struct ClaimObject {
     pub source: Option<Arc<str>>,
     pub target: Arc<Target>,
     /// The input of `assign`
-    pub request: Claim,
+    pub request: ClaimRequest,
 }
 
 /// The part of a status with the slots.
@@ -76,7 +76,7 @@ impl ClaimObject {
         let asked: Vec<PortRequest> =
             spec.as_ref().map_or_else(|_| Vec::new(), |spec| spec.ports.iter().map(request).collect());
         let held = held(&status, &asked);
-        let request = Claim {
+        let request = ClaimRequest {
             id: meta.key.clone(),
             created: meta.created.as_second(),
             address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),

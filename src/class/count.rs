@@ -9,7 +9,7 @@ use sharedlb_crds::{SharedLBClassSpec, TargetKind};
 use sharedlb_providers::Provider;
 
 use super::claims::ClaimState;
-use crate::allocation::{Claim, PortRequest, numbers};
+use crate::allocation::{ClaimRequest, PortRequest, numbers};
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::backends::{Backends, Reach};
@@ -17,7 +17,7 @@ use crate::load_balancer::usable::usable_backends;
 
 /// The ports that a claim requests, with the targets that they have now.
 pub(super) struct CountedRequest {
-    pub(super) request: Claim,
+    pub(super) request: ClaimRequest,
     /// Whether all targets are counted: Kubernetes lists the pods a moment after their
     /// Service is created.
     pub(super) known: bool,

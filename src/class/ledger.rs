@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::claims::changes_slots;
 use super::decide::Decision;
-use crate::allocation::{Assignment, Claim, Held, LoadBalancerState, Occupancy, Policy};
+use crate::allocation::{Assignment, ClaimRequest, Held, LoadBalancerState, Occupancy, Policy};
 use crate::api::claim::ClaimObject;
 use crate::kubernetes::ObjectKey;
 
@@ -138,7 +138,7 @@ impl Ledger {
 }
 
 /// Whether a claim requests the same.
-fn asks_alike(before: &Claim, now: &Claim) -> bool {
+fn asks_alike(before: &ClaimRequest, now: &ClaimRequest) -> bool {
     before.created == now.created
         && before.address == now.address
         && before.ports == now.ports

@@ -13,7 +13,7 @@ const TCP: Protocol = Protocol::Tcp;
 const UDP: Protocol = Protocol::Udp;
 const BOTH: Protocol = Protocol::TcpUdp;
 
-fn only(claim: Claim) -> Assignment {
+fn only(claim: ClaimRequest) -> Assignment {
     run(&[claim], &existing(1), &policy()).remove(0)
 }
 
@@ -43,7 +43,7 @@ fn a_port_that_is_renamed_and_leads_elsewhere_is_known_by_its_place() {
 
 #[test]
 fn names_that_change_places_keep_their_numbers_and_ports_that_do_are_in_the_new_order() {
-    let held = |claim: Claim| claim.holds(0, "a", tcp(20001)).led("a").holds(0, "b", tcp(20002)).led("b");
+    let held = |claim: ClaimRequest| claim.holds(0, "a", tcp(20001)).led("a").holds(0, "b", tcp(20002)).led("b");
     let got = only(held(claim("c", 1).leads("b", TCP, "b").leads("a", TCP, "a")));
     assert_eq!(slots(&got), [(0, "b", tcp(20002)), (0, "a", tcp(20001))]);
 }
@@ -57,7 +57,8 @@ fn a_number_that_is_asked_for_is_known_by_the_number_whatever_its_name() {
 
 #[test]
 fn tcp_and_udp_of_one_number_are_merged_and_split_on_that_number() {
-    let apart = |claim: Claim| claim.holds(0, "t", tcp(20005)).led("dns").holds(0, "u", key(20005, UDP)).led("dns");
+    let apart =
+        |claim: ClaimRequest| claim.holds(0, "t", tcp(20005)).led("dns").holds(0, "u", key(20005, UDP)).led("dns");
     for name in ["t", "u", "dns"] {
         let got = only(apart(claim("c", 1).leads(name, BOTH, "dns")));
         assert_eq!(slots(&got), [(0, name, key(20005, BOTH))]);
@@ -344,9 +345,9 @@ impl Edited {
     }
 
     /// Decides, and writes the status down.
-    fn decide(&mut self, neighbours: &[Claim], policy: &Policy) -> (Assignment, Vec<Assignment>) {
+    fn decide(&mut self, neighbours: &[ClaimRequest], policy: &Policy) -> (Assignment, Vec<Assignment>) {
         let object = self.object();
-        let all: Vec<Claim> = neighbours.iter().cloned().chain([object.request.clone()]).collect();
+        let all: Vec<ClaimRequest> = neighbours.iter().cloned().chain([object.request.clone()]).collect();
         let mut result = run(&all, &self.lbs, policy);
         let got = result.pop().unwrap();
         let verdict = served_slots(got.granted.clone());
@@ -365,7 +366,7 @@ proptest! {
     ) {
         let policy = Policy { listeners: 1000, ports_per_namespace: 1000, max: 1, ..policy() };
         let halves: BTreeSet<u16> = halves.into_iter().collect();
-        let neighbours: Vec<Claim> = halves
+        let neighbours: Vec<ClaimRequest> = halves
             .iter()
             .map(|&port| claim(&format!("n{port}"), 0).asks("x", UDP, Some(port)).holds(0, "x", key(port, UDP)))
             .collect();

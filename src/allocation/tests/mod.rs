@@ -64,12 +64,12 @@ fn policy() -> Policy {
 }
 
 /// A claim that asks for nothing yet; the older, the lower its age.
-fn claim(name: &str, created: i64) -> Claim {
+fn claim(name: &str, created: i64) -> ClaimRequest {
     let id = ObjectKey { namespace: "team".into(), name: name.into() };
-    Claim { id, created, address: None, ports: Vec::new(), options: Some(Arc::default()), held: None }
+    ClaimRequest { id, created, address: None, ports: Vec::new(), options: Some(Arc::default()), held: None }
 }
 
-impl Claim {
+impl ClaimRequest {
     fn of(mut self, namespace: &str) -> Self {
         self.id.namespace = namespace.into();
         self
@@ -158,7 +158,7 @@ impl Claim {
 
 type LoadBalancers = BTreeMap<u32, LoadBalancerState>;
 
-fn run(claims: &[Claim], load_balancers: &LoadBalancers, policy: &Policy) -> Vec<Assignment> {
+fn run(claims: &[ClaimRequest], load_balancers: &LoadBalancers, policy: &Policy) -> Vec<Assignment> {
     let (load_balancers, policy) = (Arc::new(load_balancers.clone()), Arc::new(policy.clone()));
     assign(&claims.iter().collect::<Vec<_>>(), &load_balancers, &policy).0
 }
@@ -182,6 +182,6 @@ fn message(assignment: &Assignment) -> String {
 }
 
 /// The claims as their status says after this run.
-fn with_status(claims: &[Claim], result: &[Assignment]) -> Vec<Claim> {
-    claims.iter().zip(result).map(|(claim, got)| Claim { held: got.granted.clone(), ..claim.clone() }).collect()
+fn with_status(claims: &[ClaimRequest], result: &[Assignment]) -> Vec<ClaimRequest> {
+    claims.iter().zip(result).map(|(claim, got)| ClaimRequest { held: got.granted.clone(), ..claim.clone() }).collect()
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Any claims, in any state that a status may be tampered into.
-fn claims() -> impl Strategy<Value = Vec<Claim>> {
+fn claims() -> impl Strategy<Value = Vec<ClaimRequest>> {
     let protocol = || prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::TcpUdp)];
     let port = (prop_oneof![Just("x"), Just("y"), Just("z")], protocol(), prop::option::of(19998u16..20012), 1u32..6);
     let held = (0u32..4, prop_oneof![Just("x"), Just("y")], protocol(), 19998u16..20012, any::<bool>());
@@ -131,7 +131,7 @@ proptest! {
     ) {
         let mut sorted = claims.clone();
         sorted.sort_by(|a, b| a.id.cmp(&b.id));
-        let by_id = |claims: &[Claim]| -> BTreeMap<ObjectKey, Assignment> {
+        let by_id = |claims: &[ClaimRequest]| -> BTreeMap<ObjectKey, Assignment> {
             claims.iter().map(|claim| claim.id.clone()).zip(run(claims, &lbs, &policy)).collect()
         };
         prop_assert_eq!(by_id(&claims), by_id(&sorted));
@@ -145,7 +145,7 @@ proptest! {
         claims in claims(), lbs in load_balancers(), policy in policies(), tight in any::<bool>(),
     ) {
         let (claims, lbs, policy) = if tight {
-            let new = claims.into_iter().map(|claim| Claim { held: None, ..claim }).collect();
+            let new = claims.into_iter().map(|claim| ClaimRequest { held: None, ..claim }).collect();
             let lbs = lbs.into_iter().map(|(index, lb)| (index, LoadBalancerState { released: Vec::new(), ..lb })).collect();
             (new, lbs, policy)
         } else {
@@ -193,7 +193,7 @@ proptest! {
             claim.held = None;
             claim
         });
-        let all: Vec<Claim> = settled.iter().cloned().chain(newcomers).collect();
+        let all: Vec<ClaimRequest> = settled.iter().cloned().chain(newcomers).collect();
         for ((claim, without), after) in settled.iter().zip(&without).zip(run(&all, &lbs, &policy)) {
             let held = |slot: &HeldSlot| claim.held.iter().any(|held| held.slots.contains(slot));
             for slot in without.granted.iter().flat_map(|held| held.slots.iter()).filter(|slot| held(slot)) {
@@ -288,9 +288,9 @@ proptest! {
     fn what_was_opened_stays_held_however_many_targets_it_gets(
         claims in claims(), lbs in load_balancers(), policy in policies(), more in 1u32..1000,
     ) {
-        let settled = with_status(&claims, &run(&claims, &lbs, &policy)).into_iter().map(Claim::opened);
-        let settled: Vec<Claim> = settled.collect();
-        let grown: Vec<Claim> = settled.iter().map(|claim| claim.clone().with_targets(more)).collect();
+        let settled = with_status(&claims, &run(&claims, &lbs, &policy)).into_iter().map(ClaimRequest::opened);
+        let settled: Vec<ClaimRequest> = settled.collect();
+        let grown: Vec<ClaimRequest> = settled.iter().map(|claim| claim.clone().with_targets(more)).collect();
         for (before, after) in settled.iter().zip(run(&grown, &lbs, &policy)) {
             // A port that could not be split or have both transports before may now.
             let opened = after.granted.iter().flat_map(|held| held.slots.iter()).filter(|slot| slot.opened);

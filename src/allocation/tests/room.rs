@@ -7,7 +7,7 @@ fn limited(targets: u32, max: u32) -> Policy {
     Policy { targets: Some(targets), max, ..policy() }
 }
 
-fn taking(name: &str, created: i64, targets: u32) -> Claim {
+fn taking(name: &str, created: i64, targets: u32) -> ClaimRequest {
     claim(name, created).any("x").with_targets(targets)
 }
 
@@ -127,7 +127,7 @@ fn a_claim_for_which_there_was_no_room_stays_first_in_line_if_no_other_has_any()
 }
 
 /// All of these on load balancer 0, none of them opened.
-fn together(claims: impl IntoIterator<Item = Claim>) -> Vec<Claim> {
+fn together(claims: impl IntoIterator<Item = ClaimRequest>) -> Vec<ClaimRequest> {
     claims.into_iter().zip(20001..).map(|(claim, port)| claim.holds_unopened(0, "x", tcp(port))).collect()
 }
 
@@ -140,7 +140,7 @@ fn a_claim_that_has_more_targets_than_were_known_moves_on_unless_it_was_ever_ope
 
     claims[1] = claims[1].clone().opened();
     assert_eq!(indices(&run(&claims, &existing(1), &limited(10, 2))), [Some(1), Some(0), Some(1)]);
-    let opened: Vec<Claim> = claims.into_iter().map(Claim::opened).collect();
+    let opened: Vec<ClaimRequest> = claims.into_iter().map(ClaimRequest::opened).collect();
     assert_eq!(indices(&run(&opened, &existing(1), &limited(10, 2))), [Some(0); 3], "some backends are left out");
 }
 

@@ -26,7 +26,7 @@ fn a_port_that_changes_its_transport_or_asks_for_another_number_is_dropped() {
 fn added_ports_must_fit_on_the_claims_own_load_balancer_or_are_refused_alone() {
     let neighbours = (0..3).map(|n| claim(&format!("n{n}"), 0).any("x").holds(0, "x", tcp(20000 + n)));
     let growing = claim("a", 1).any("old").any("new").holds(0, "old", tcp(20005));
-    let claims: Vec<Claim> = neighbours.chain([growing]).collect();
+    let claims: Vec<ClaimRequest> = neighbours.chain([growing]).collect();
     let result = &run(&claims, &existing(2), &policy())[3];
     assert_eq!(slots(result), [(0, "old", tcp(20005))], "load balancer 1 has room, but a claim is never moved");
     assert_eq!(reasons(result), [("new", Some(Reason::PoolExhausted))]);
@@ -36,7 +36,7 @@ fn added_ports_must_fit_on_the_claims_own_load_balancer_or_are_refused_alone() {
 fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_it_holds() {
     for option in [ListenerOption::SourceRanges, ListenerOption::SessionAffinity] {
         let policy = Policy { lacking: vec![LackingOption { option, instead: "do without" }], ..policy() };
-        let asks = |claim: Claim| claim.excluding("10.0.0.0/8").with_affinity();
+        let asks = |claim: ClaimRequest| claim.excluding("10.0.0.0/8").with_affinity();
         let new = asks(claim("new", 1).any("x"));
         let held = asks(claim("held", 2).any("x").any("added").holds(0, "x", tcp(20005)));
         let result = run(&[new, held], &existing(1), &policy);
@@ -101,7 +101,7 @@ fn narrowing_ranges_maximum_quota_and_namespaces_moves_no_claim() {
 
 #[test]
 fn a_number_goes_to_the_first_load_balancer_where_it_is_free_and_then_to_the_next_up_to_the_maximum() {
-    let claims: Vec<Claim> = (0..3).map(|n| claim(&format!("c{n}"), n).number("x", 6379)).collect();
+    let claims: Vec<ClaimRequest> = (0..3).map(|n| claim(&format!("c{n}"), n).number("x", 6379)).collect();
     let result = run(&claims, &existing(1), &policy());
     assert_eq!(slots(&result[0]), [(0, "x", tcp(6379))]);
     assert_eq!(slots(&result[1]), [(1, "x", tcp(6379))]);
@@ -151,7 +151,7 @@ fn a_foreign_port_is_taken_and_counts_as_a_listener() {
     let lbs = LoadBalancers::from([(0, LoadBalancerState { foreign, ..Default::default() })]);
     let one = Policy { max: 1, ..policy() };
     assert_eq!(reasons(&run(&[claim("a", 1).number("x", 8080)], &lbs, &one)[0]), [("x", Some(Reason::PortTaken))]);
-    let four: Vec<Claim> = (0..4).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
+    let four: Vec<ClaimRequest> = (0..4).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
     let result = run(&four, &lbs, &one);
     assert_eq!(reasons(&result[3]), [("x", Some(Reason::PoolExhausted))]);
 }
@@ -170,7 +170,7 @@ fn a_claim_deleted_and_created_again_gets_its_port_back_also_in_a_new_cluster() 
 #[test]
 fn a_preferred_port_that_is_taken_gives_way_to_the_next_free_one_and_wraps() {
     let all = Policy { listeners: 100, max: 1, ..policy() };
-    let claims: Vec<Claim> = (0..11).map(|n| claim(&format!("c{n:02}"), n).any("x")).collect();
+    let claims: Vec<ClaimRequest> = (0..11).map(|n| claim(&format!("c{n:02}"), n).any("x")).collect();
     let result = run(&claims, &existing(1), &all);
     let given: BTreeSet<u16> = result.iter().flat_map(slots).map(|(_, _, key)| key.port.get()).collect();
     assert_eq!(given, (20000..=20009).collect());
@@ -184,7 +184,7 @@ fn a_preferred_port_that_is_taken_gives_way_to_the_next_free_one_and_wraps() {
 
 #[test]
 fn load_balancer_0_is_filled_first_and_a_new_one_is_opened_only_when_no_other_has_room() {
-    let claims: Vec<Claim> = (0..9).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
+    let claims: Vec<ClaimRequest> = (0..9).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
     let result = run(&claims, &existing(1), &policy());
     let indices: Vec<Option<u32>> = result.iter().map(|got| got.granted.as_ref().map(|held| held.index)).collect();
     assert_eq!(indices, [Some(0), Some(0), Some(0), Some(0), Some(1), Some(1), Some(1), Some(1), None]);
@@ -202,7 +202,7 @@ fn load_balancer_0_is_filled_first_and_a_new_one_is_opened_only_when_no_other_ha
 
 #[test]
 fn a_burst_opens_as_many_load_balancers_as_it_needs_in_one_run() {
-    let claims: Vec<Claim> = (0..20).map(|n| claim(&format!("c{n:02}"), n).any("x")).collect();
+    let claims: Vec<ClaimRequest> = (0..20).map(|n| claim(&format!("c{n:02}"), n).any("x")).collect();
     let result = run(&claims, &LoadBalancers::new(), &Policy { max: 5, ..policy() });
     assert_eq!(result.iter().filter_map(|got| got.granted.as_ref()).map(|held| held.index).max(), Some(4));
     assert!(result.iter().all(|got| got.refused.is_empty()));
@@ -251,7 +251,7 @@ fn tcp_udp_takes_one_number_in_both_and_as_many_listeners_as_the_provider_says()
     assert_eq!(reasons(&result[2]), [("x", Some(Reason::PortTaken))]);
 
     for (listeners, fit) in [(1, 4), (2, 2)] {
-        let claims: Vec<Claim> = (0..5).map(dns).collect();
+        let claims: Vec<ClaimRequest> = (0..5).map(dns).collect();
         let result = run(&claims, &existing(1), &Policy { listeners_for_tcp_udp: listeners, ..one.clone() });
         assert_eq!(result.iter().filter(|got| got.granted.is_some()).count(), fit);
     }

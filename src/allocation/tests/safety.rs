@@ -30,7 +30,7 @@ fn a_claim_that_was_displaced_and_created_again_gets_the_displaced_port_back() {
 #[test]
 fn a_released_listener_takes_up_room_until_it_is_closed_but_not_for_its_former_claim() {
     let three = (0..3).map(|n| claim(&format!("n{n}"), 0).any("x").holds(0, "x", tcp(20000 + n)));
-    let claims = |last: Claim| three.clone().chain([last]).collect::<Vec<_>>();
+    let claims = |last: ClaimRequest| three.clone().chain([last]).collect::<Vec<_>>();
     let former = claim("former", 1).number("x", 6379);
     let one = Policy { max: 1, ..policy() };
     for (open, newcomer_fits) in [(true, false), (false, true)] {
@@ -81,7 +81,7 @@ fn an_adopted_load_balancer_gives_its_first_slot_only_after_it_was_observed() {
 fn a_full_range_refuses_at_once() {
     let policy = Policy { max: 1000, listeners: 1000, dynamic: ranges(&[(1, 65535)]), ..policy() };
     let full = Policy { listeners: 0, ..policy };
-    let claims: Vec<Claim> = (0..1000).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
+    let claims: Vec<ClaimRequest> = (0..1000).map(|n| claim(&format!("c{n}"), n).any("x")).collect();
     let result = run(&claims, &existing(1000), &full);
     assert!(result.iter().all(|got| got.granted.is_none() && got.refused[0].1.reason() == Some(Reason::PoolExhausted)));
 }

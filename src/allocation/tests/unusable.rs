@@ -16,12 +16,12 @@ fn index(assignment: &Assignment) -> Option<u32> {
 #[test]
 fn a_claim_that_was_never_open_leaves_an_unusable_load_balancer_once_there_is_room_elsewhere() {
     let waits = claim("waits", 9).any("x").holds_unopened(1, "x", tcp(20001));
-    let neighbours: Vec<Claim> =
+    let neighbours: Vec<ClaimRequest> =
         (0..4).map(|n| claim(&format!("n{n}"), 1).any("x").holds(0, "x", tcp(20005 + n))).collect();
-    let full: Vec<Claim> = neighbours.iter().cloned().chain([waits.clone()]).collect();
+    let full: Vec<ClaimRequest> = neighbours.iter().cloned().chain([waits.clone()]).collect();
     assert_eq!(slots(&run(&full, &one_unusable(), &policy())[4]), [(1, "x", tcp(20001))], "there is no room");
 
-    let room: Vec<Claim> = neighbours.into_iter().skip(1).chain([waits]).collect();
+    let room: Vec<ClaimRequest> = neighbours.into_iter().skip(1).chain([waits]).collect();
     let result = &run(&room, &one_unusable(), &policy())[3];
     assert_eq!((index(result), result.dropped.clone()), (Some(0), vec![tcp(20001)]));
 }

@@ -20,7 +20,7 @@ use self::status::class_status;
 pub(super) use self::status::unreadable_status;
 use super::count::CountedRequest;
 use crate::allocation::{
-    Assignment, Claim, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
+    Assignment, ClaimRequest, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
 };
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
@@ -53,7 +53,7 @@ pub(super) struct Facts<'a> {
 
 impl Facts<'_> {
     /// The request of the nth claim.
-    fn request(&self, n: usize) -> &Claim {
+    fn request(&self, n: usize) -> &ClaimRequest {
         self.counted.as_ref().map_or(&self.claims[n].request, |counted| &counted[n].request)
     }
 
@@ -105,7 +105,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> (Decision, Occupancy) {
 
     let takes_part = |claim: &ClaimObject| !claim.meta.deleting && !claim.unparsable;
     let live = facts.claims.iter().enumerate().filter(|(_, claim)| takes_part(claim));
-    let live: Vec<&Claim> = live.map(|(n, _)| facts.request(n)).collect();
+    let live: Vec<&ClaimRequest> = live.map(|(n, _)| facts.request(n)).collect();
     let states = Arc::new(states(&before, &records, facts));
     let (given, occupancy) = assign(&live, &states, &facts.policy);
     let mut given = given.into_iter();
@@ -278,7 +278,7 @@ fn confirmed_slots<'a>(confirmed: &'a Held, granted: &'a Held) -> impl Iterator<
 }
 
 /// What the slots of a claim take up.
-fn room_of(granted: &Held, request: &Claim, policy: &Policy) -> Room {
+fn room_of(granted: &Held, request: &ClaimRequest, policy: &Policy) -> Room {
     let targets = |name: &Arc<str>| {
         let port = request.ports.iter().filter(|_| policy.targets.is_some()).find(|port| same(&port.name, name));
         port.map_or(0, |port| port.targets)
