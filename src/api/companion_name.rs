@@ -22,14 +22,14 @@ pub(crate) fn key(claim: &ObjectMeta) -> ObjectKey {
 /// claim holds, which stays when the port is renamed or changes its target, place or protocol,
 /// so that the Service's endpoints and node ports stay too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OwnPort {
+pub(crate) struct CompanionPort {
     /// The port of the load balancer
     pub number: NonZeroU16,
     /// The name of the claim's port
     pub name: Arc<str>,
 }
 
-impl OwnPort {
+impl CompanionPort {
     /// The name of the Service's port for one transport. (A port of both protocols is
     /// two ports of the Service.)
     pub(crate) fn port_name(&self, transport: Transport) -> String {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{SharedLBPort, SharedLBSpec, TargetKind};
 
 use crate::allocation::HeldSlot;
-use crate::api::companion_name::{self, OwnPort};
+use crate::api::companion_name::{self, CompanionPort};
 use crate::kubernetes::{ObjectKey, ObjectMeta};
 
 /// The target of a claim.
@@ -19,7 +19,7 @@ pub(crate) struct Target {
     /// Service. `None`: its spec can't be parsed
     pub service: Option<ObjectKey>,
     /// Its companion Service; where traffic goes to nodes, each claim has one
-    own: ObjectKey,
+    companion: ObjectKey,
     /// The port of the Service that it names for each port of the claim, by name;
     /// `None`: it names none
     ports: Box<[(Arc<str>, Option<PortRef>)]>,
@@ -32,30 +32,30 @@ impl Target {
             Some(name) => ObjectKey { namespace: meta.key.namespace.clone(), name: name.as_str().into() },
             None => companion_name::key(meta),
         });
-        let port = |port: &SharedLBPort, own: bool| -> Option<(Arc<str>, Option<PortRef>)> {
+        let port = |port: &SharedLBPort, has_companion: bool| -> Option<(Arc<str>, Option<PortRef>)> {
             let to = match port.target()? {
                 IntOrString::Int(number) => PortRef::Number(number),
                 IntOrString::String(name) => PortRef::Name(name.into()),
             };
-            Some((port.name.as_str().into(), (!own).then_some(to)))
+            Some((port.name.as_str().into(), (!has_companion).then_some(to)))
         };
         let ports = spec.into_iter().flat_map(|spec| {
-            let own = spec.service_name.is_none();
-            spec.ports.iter().filter_map(move |each| port(each, own))
+            let has_companion = spec.service_name.is_none();
+            spec.ports.iter().filter_map(move |each| port(each, has_companion))
         });
-        Self { claim: meta.key.clone(), service, own: companion_name::key(meta), ports: ports.collect() }
+        Self { claim: meta.key.clone(), service, companion: companion_name::key(meta), ports: ports.collect() }
     }
 
     /// The Service through which traffic gets to its pods. `None`: its spec can't be parsed
     pub(crate) fn through(&self, targets: TargetKind) -> Option<&ObjectKey> {
         let service = self.service.as_ref()?;
-        Some(if targets == TargetKind::Node { &self.own } else { service })
+        Some(if targets == TargetKind::Node { &self.companion } else { service })
     }
 
     /// That Service, and its port for this slot of the claim.
     pub(crate) fn port_through(&self, slot: &HeldSlot, targets: TargetKind) -> Option<(&ObjectKey, PortRef)> {
         let to = match targets {
-            TargetKind::Node => self.own_port(&slot.name, slot.key.port)?,
+            TargetKind::Node => self.companion_port(&slot.name, slot.key.port)?,
             TargetKind::Pod => self.of_port(&slot.name, Some(slot.key.port))?.1,
         };
         Some((self.through(targets)?, to))
@@ -65,7 +65,7 @@ impl Target {
     /// and number. A companion Service has ports only for numbers.
     pub(crate) fn of_port(&self, name: &str, number: Option<NonZeroU16>) -> Option<(&ObjectKey, PortRef)> {
         let to = self.of_service(name).cloned();
-        Some((self.service.as_ref()?, to.or_else(|| self.own_port(name, number?))?))
+        Some((self.service.as_ref()?, to.or_else(|| self.companion_port(name, number?))?))
     }
 
     /// The port of the Service that the claim names for this port of the claim.
@@ -73,9 +73,9 @@ impl Target {
         self.ports.iter().find(|(port, _)| **port == *name)?.1.as_ref()
     }
 
-    fn own_port(&self, name: &str, number: NonZeroU16) -> Option<PortRef> {
+    fn companion_port(&self, name: &str, number: NonZeroU16) -> Option<PortRef> {
         let (name, _) = self.ports.iter().find(|(port, _)| **port == *name)?;
-        Some(PortRef::OfClaim(OwnPort { number, name: name.clone() }))
+        Some(PortRef::Companion(CompanionPort { number, name: name.clone() }))
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum PortRef {
     /// The port with this name
     Name(Arc<str>),
     /// The port of a companion Service for this port of its claim
-    OfClaim(OwnPort),
+    Companion(CompanionPort),
 }
 
 impl fmt::Display for PortRef {
@@ -95,7 +95,7 @@ impl fmt::Display for PortRef {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Name(name) => name.fmt(f),
-            Self::OfClaim(port) => port.name.fmt(f),
+            Self::Companion(port) => port.name.fmt(f),
         }
     }
 }

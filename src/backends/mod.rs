@@ -283,7 +283,7 @@ impl Backends {
         count: Endpoints,
     ) -> Option<String> {
         let inner = self.read();
-        let ours = matches!(port, PortRef::OfClaim(_));
+        let ours = matches!(port, PortRef::Companion(_));
         let Some(found) = inner.services.get(service) else {
             return (!ours).then(|| why::no_service(service));
         };
@@ -388,7 +388,7 @@ impl Inner {
         };
         // A Service whose port was renamed may be known before its EndpointSlices are.
         let is_meant = |name: &str| match port {
-            PortRef::OfClaim(port) => port.is_named(name, transport),
+            PortRef::Companion(port) => port.is_named(name, transport),
             _ => *name == *of_service.name,
         };
         let listed = |slice: &SliceObject| {

@@ -106,7 +106,7 @@ impl ServicePort {
             && match wanted {
                 PortRef::Number(number) => self.number == *number,
                 PortRef::Name(name) => self.name == *name,
-                PortRef::OfClaim(port) => port.is_named(&self.name, transport),
+                PortRef::Companion(port) => port.is_named(&self.name, transport),
             }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::objects::SLICE_MANAGED_BY;
 use super::*;
-use crate::api::companion_name::OwnPort;
+use crate::api::companion_name::CompanionPort;
 use crate::kubernetes::ObjectKey;
 
 fn key(name: &str) -> ObjectKey {
@@ -351,9 +351,9 @@ fn a_missing_family_is_reported_for_the_service_or_for_its_pods() {
 }
 
 #[test]
-fn nothing_is_said_of_our_own_service_before_kubernetes_has_listed_its_pods() {
+fn nothing_is_reported_of_a_companion_service_before_kubernetes_has_listed_its_pods() {
     let backends = Backends::default();
-    let metrics = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
+    let metrics = PortRef::Companion(CompanionPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
     let why = || backends.why_none(&key("dns"), &metrics, Protocol::Tcp, Endpoints::Pods);
     assert_eq!(why(), None);
     service(&backends, json!({"selector": {"app": "dns"}, "ports": [{"name": "tcp-20001", "port": 20001}]}));
@@ -366,7 +366,7 @@ fn nothing_is_said_of_our_own_service_before_kubernetes_has_listed_its_pods() {
 #[test]
 fn a_service_of_an_earlier_version_that_is_written_again_has_its_endpoints_all_the_time() {
     let backends = Backends::default();
-    let metrics = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
+    let metrics = PortRef::Companion(CompanionPort { number: NonZeroU16::new(20001).unwrap(), name: "metrics".into() });
     let has_some = || !backends.of(&key("dns"), &metrics, Protocol::Tcp, Endpoints::Pods).is_empty();
     let named = |name: &str| json!({"selector": {"app": "dns"}, "ports": [{"name": name, "port": 1}]});
     let listed = |name: &str| json!([{"name": name, "port": 9153, "protocol": "TCP"}]);

@@ -17,7 +17,7 @@ use sharedlb_providers::Transport;
 
 use crate::allocation::numbers;
 use crate::api::claim::{ClaimObject, protocol};
-use crate::api::companion_name::{OwnPort, PREFIX, key};
+use crate::api::companion_name::{CompanionPort, PREFIX, key};
 use crate::api::target::PortRef;
 use crate::backends::{self, ServiceObject};
 use crate::kubernetes::{ObjectKey, names};
@@ -115,11 +115,11 @@ fn ports(claim: &ClaimObject, target: impl Fn(&SharedLBPort, Transport) -> Optio
     };
     let mut ports: Vec<ServicePort> = Vec::new();
     for &(number, port) in &numbered {
-        let own = OwnPort { number, name: port.name.as_str().into() };
+        let companion = CompanionPort { number, name: port.name.as_str().into() };
         ports.extend(protocol(port.protocol).transports().iter().filter_map(|&transport| {
             serves(number, transport).filter(|served| served.name == port.name)?;
             Some(ServicePort {
-                name: Some(own.port_name(transport)),
+                name: Some(companion.port_name(transport)),
                 protocol: Some(transport.to_string()),
                 port: number.get().into(),
                 target_port: Some(target(port, transport)?),
@@ -144,8 +144,8 @@ pub(crate) fn keep_node_ports(desired: &mut Service, found: &ServiceObject, clai
             continue;
         };
         let Some(name) = claim.name_of(number, transport) else { continue };
-        let own = PortRef::OfClaim(OwnPort { number, name });
-        let node_port = |transport| found.ports.iter().find(|port| port.is(&own, transport))?.node_port;
+        let companion = PortRef::Companion(CompanionPort { number, name });
+        let node_port = |transport| found.ports.iter().find(|port| port.is(&companion, transport))?.node_port;
         let other = if transport == Transport::Tcp { Transport::Udp } else { Transport::Tcp };
         port.node_port = node_port(transport).or_else(|| node_port(other)).map(|port| port.get().into());
     }
@@ -275,7 +275,7 @@ mod tests {
         }))
         .unwrap();
         let former = ServiceObject::parse(&former);
-        let dns = PortRef::OfClaim(OwnPort { number: NonZeroU16::new(20053).unwrap(), name: "dns".into() });
+        let dns = PortRef::Companion(CompanionPort { number: NonZeroU16::new(20053).unwrap(), name: "dns".into() });
         let found = former.ports.iter().find(|port| port.is(&dns, Transport::Tcp)).unwrap();
         assert_eq!(&*found.name, "dns-tcp");
         let mut desired = desired(&claim, TargetKind::Node, None).unwrap().unwrap();

@@ -13,7 +13,7 @@ use sharedlb_providers::Protocol;
 
 use super::config;
 use super::mutate::near;
-use crate::api::companion_name::OwnPort;
+use crate::api::companion_name::CompanionPort;
 use crate::api::target::PortRef;
 use crate::backends::nodes::NodeObject;
 use crate::backends::{Backends, Reach, ServiceObject, SliceObject};
@@ -97,7 +97,7 @@ proptest! {
         let key = ObjectKey { namespace: "team".into(), name: "web".into() };
         for (port, protocol) in [
             (PortRef::Number(53), Protocol::TcpUdp), (PortRef::Name("dns".into()), Protocol::Udp),
-            (PortRef::OfClaim(OwnPort { number: NonZeroU16::MIN, name: "dns".into() }), Protocol::Tcp),
+            (PortRef::Companion(CompanionPort { number: NonZeroU16::MIN, name: "dns".into() }), Protocol::Tcp),
         ] {
             let any = backends.of(&key, &port, protocol, Endpoints::Any);
             let pods = backends.of(&key, &port, protocol, Endpoints::Pods);

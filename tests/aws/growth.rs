@@ -88,11 +88,11 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
     setting.load_balancer(0, "room for 8 targets", room).await?;
     setting.create_burst(0..1).await?;
     setting.all_ready(1).await?;
-    let known = own_service(&setting, "web-0").await?;
+    let known = companion_service(&setting, "web-0").await?;
     setting.cluster.stop_controller_manager().await?;
     setting.create_burst(1..2).await?;
     setting.verdict("web-1", ConditionType::Programmed, ("Unknown", Reason::Pending)).await?;
-    own_service(&setting, "web-1").await?;
+    companion_service(&setting, "web-1").await?;
     // Once that one is open, the other would be, too.
     let port = known.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).next().map(|port| port.port);
     let spec = json!({"serviceName": known.name_any(), "ports": [{"targetPort": port}]});
@@ -111,7 +111,7 @@ async fn targets_found_later(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 /// Waits for the Service that is kept for a claim, and returns its name.
-async fn own_service(setting: &Setting, claim: &str) -> anyhow::Result<Service> {
+async fn companion_service(setting: &Setting, claim: &str) -> anyhow::Result<Service> {
     let services = Api::<Service>::namespaced(setting.cluster.admin(), &setting.namespace);
     let of_claim = ListParams::default().labels(&format!("sharedlb.dev/claim={claim}"));
     eventually(&format!("a Service of claim {claim}"), LIMIT, async || Ok(services.list(&of_claim).await?.items.pop()))

@@ -32,9 +32,9 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
             "a claim with serviceName sends traffic to that Service's pods, by port name and by number",
             by_service,
         ),
-        test.test("a claim with a selector has a headless companion Service", own_service),
-        test.test("a companion Service is deleted with its claim", own_service_goes),
-        test.test("a companion Service that was deleted is recreated", own_service_again),
+        test.test("a claim with a selector has a headless companion Service", companion_service),
+        test.test("a companion Service is deleted with its claim", companion_service_goes),
+        test.test("a companion Service that was deleted is recreated", companion_service_again),
         test.test("a companion Service that another client has taken over is not changed", no_adoption),
         test.test("a change of endpoints writes neither claim nor class", no_write),
     ]
@@ -192,7 +192,7 @@ async fn by_service(world: Arc<World>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn own_service(world: Arc<World>) -> anyhow::Result<()> {
+async fn companion_service(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "own-service", json!({})).await?;
     let claim = site.assigned("web").await?;
     let service = headless(&site, "web").await?;
@@ -209,7 +209,7 @@ async fn own_service(world: Arc<World>) -> anyhow::Result<()> {
 /// Kubernetes' garbage collector looks for new kinds every 30 s, and does not
 /// know claims before it has. So one claim after another comes and goes, until
 /// one takes its Service along.
-async fn own_service_goes(world: Arc<World>) -> anyhow::Result<()> {
+async fn companion_service_goes(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "service-goes", json!({})).await?;
     eventually("a deleted claim's Service to be gone", COLLECTOR_LIMIT, async || {
         site.assigned("web").await?;
@@ -224,7 +224,7 @@ async fn own_service_goes(world: Arc<World>) -> anyhow::Result<()> {
     .await
 }
 
-async fn own_service_again(world: Arc<World>) -> anyhow::Result<()> {
+async fn companion_service_again(world: Arc<World>) -> anyhow::Result<()> {
     let site = Site::with_pod(&world.cluster, "service-again", json!({})).await?;
     let before = slots(&site.assigned("web").await?);
     let first = headless(&site, "web").await?;

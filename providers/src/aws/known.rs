@@ -99,14 +99,14 @@ pub(super) struct Foreign {
 /// Our objects for one port number.
 #[derive(Debug, Default)]
 pub(super) struct Port {
-    pub(super) listener: Option<Door>,
+    pub(super) listener: Option<ListenerState>,
     /// Its target groups: more than one only after an interrupted change
     pub(super) groups: Vec<Group>,
 }
 
 /// A listener.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct ListenerState {
     pub(super) arn: String,
     /// `None`: a protocol that we never use
     pub(super) protocol: Option<Protocol>,
@@ -138,7 +138,7 @@ pub(super) struct Serving<'a> {
     pub(super) group: &'a Group,
 }
 
-impl Door {
+impl ListenerState {
     /// The summary of the attributes of its target group.
     pub(super) fn group_attributes(&self) -> &str {
         self.tags.get(GROUP_ATTRIBUTES).map_or(GroupAttributes::DEFAULT, String::as_str)

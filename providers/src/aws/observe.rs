@@ -19,7 +19,7 @@ use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
 use super::failure::{Code, Failure, brief};
-use super::known::{Door, Foreign, Group, Known, Nlb, port_in};
+use super::known::{Foreign, Group, Known, ListenerState, Nlb, port_in};
 use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
 use super::settings::Settings;
@@ -218,7 +218,7 @@ impl Observation<'_> {
                 Some(port) => {
                     let protocol = listener.protocol.as_ref().and_then(protocol);
                     let group = forwards_to(&listener);
-                    known.ports.entry(port).or_default().listener = Some(Door { arn, protocol, group, tags });
+                    known.ports.entry(port).or_default().listener = Some(ListenerState { arn, protocol, group, tags });
                 }
                 None => known.foreign.add(port, &listener),
             }

@@ -18,7 +18,7 @@ use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{GroupAttributes, Probe};
 use super::failure::{Code, Failure, Kind};
-use super::known::{Door, Group, Port};
+use super::known::{Group, ListenerState, Port};
 use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
 use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
 use super::settings::{Settings, TargetKind};
@@ -258,7 +258,7 @@ impl Ports<'_> {
     pub(super) async fn change_group_attributes(
         &self,
         group: &str,
-        listener: &mut Door,
+        listener: &mut ListenerState,
         key: ListenerKey,
         attributes: &GroupAttributes,
         turn: &mut Turn,
@@ -270,7 +270,7 @@ impl Ports<'_> {
     /// Records the attributes of a target group in the tag of its listener.
     async fn tag_with_attributes(
         &self,
-        listener: &mut Door,
+        listener: &mut ListenerState,
         attributes: &GroupAttributes,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
@@ -326,7 +326,7 @@ impl Ports<'_> {
         attributes: &GroupAttributes,
         tags: &Tags,
         turn: &mut Turn,
-    ) -> Result<Door, Failure> {
+    ) -> Result<ListenerState, Failure> {
         let (summary, mut tags) = (attributes.summary(), tags.clone());
         if summary != GroupAttributes::DEFAULT {
             tags.insert(GROUP_ATTRIBUTES.to_owned(), summary);
@@ -341,7 +341,7 @@ impl Ports<'_> {
         let reply = self.region.call("CreateListener", turn, || request.clone().send()).await?;
         let arn = reply.listeners.unwrap_or_default().into_iter().find_map(|listener| listener.listener_arn);
         let arn = arn.ok_or_else(|| Failure::invalid("CreateListener", "the answer has no ARN".into()))?;
-        Ok(Door { arn, protocol: Some(key.protocol), group: Some(group.arn.clone()), tags })
+        Ok(ListenerState { arn, protocol: Some(key.protocol), group: Some(group.arn.clone()), tags })
     }
 
     /// Has a listener accept the protocol and forward to the target group, in one call, so
@@ -354,7 +354,7 @@ impl Ports<'_> {
     /// `unused`, with the reason `Target.NotInUse`).
     async fn modify_listener(
         &self,
-        listener: &mut Door,
+        listener: &mut ListenerState,
         key: ListenerKey,
         group: &str,
         attributes: &GroupAttributes,

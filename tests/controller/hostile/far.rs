@@ -21,10 +21,10 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
         test.test("a selector finds pods of its own namespace only", selector_elsewhere),
         test.test("a ConfigMap can't name another namespace", config_map_elsewhere),
         test.test("an object with an owner in another namespace stays unchanged", owned_from_elsewhere),
-        test.test("a companion Service that its tenant alters is corrected", own_service_altered),
+        test.test("a companion Service that its tenant alters is corrected", companion_service_altered),
         test.test(
             "a foreign Service with the name of a companion Service is not changed, and gets no traffic",
-            own_service_replaced,
+            companion_service_replaced,
         ),
         test.test(
             "a tenant's Service that looks like a load balancer is not treated as one",
@@ -127,7 +127,7 @@ async fn owned_from_elsewhere(world: Arc<World>) -> anyhow::Result<()> {
     nothing_at_the_victims(&tenant).await
 }
 
-async fn own_service_altered(world: Arc<World>) -> anyhow::Result<()> {
+async fn companion_service_altered(world: Arc<World>) -> anyhow::Result<()> {
     let tenant = Tenant::open(&world, "service-altered", json!({})).await?;
     let own = tenant.site.pod("own-0", "own").await?;
     let spec = json!({"selector": {"app": "own"}});
@@ -160,7 +160,7 @@ async fn own_service_altered(world: Arc<World>) -> anyhow::Result<()> {
     nothing_at_the_victims(&tenant).await
 }
 
-async fn own_service_replaced(world: Arc<World>) -> anyhow::Result<()> {
+async fn companion_service_replaced(world: Arc<World>) -> anyhow::Result<()> {
     let tenant = Tenant::open(&world, "service-replaced", json!({})).await?;
     tenant.site.assigned("web").await?;
     let name = beside_claims(&tenant).await?.pop().context("the Service beside the claim")?.name_any();
