@@ -98,7 +98,7 @@ pub(crate) async fn watch_all(
     let on_nodes = report.clone();
     let all_nodes = Api::<Node>::all(client.clone());
     let of_nodes = watch_one("Node", all_nodes, all.clone(), &metrics, move |event| {
-        let changes = nodes.watched_node(map(event, |object| NodeObject::parse(&object)));
+        let changes = nodes.apply_node_event(map(event, |object| NodeObject::parse(&object)));
         if changes != EndpointChanges::default() {
             on_nodes(ClusterEvent::Endpoints(changes));
         }
@@ -128,7 +128,7 @@ pub(crate) async fn watch_all(
         watch_one("Service", Api::<Service>::all(client.clone()), all, &metrics, move |event| {
             of_services.iter().for_each(|handle| handle(&event));
             let done = matches!(event, Event::InitDone);
-            let changes = services.watched_service(map(event, |object| ServiceObject::parse(&object)));
+            let changes = services.apply_service_event(map(event, |object| ServiceObject::parse(&object)));
             if done || !changes.is_empty() {
                 changed_services.iter().for_each(|handle| handle(&changes));
                 on_service(ClusterEvent::Services(changes));
@@ -136,7 +136,7 @@ pub(crate) async fn watch_all(
         }),
         watch_one("EndpointSlice", Api::<EndpointSlice>::all(client), slices, &metrics, move |event| {
             let done = matches!(event, Event::InitDone);
-            let changes = backends.watched_slice(map(event, |object| SliceObject::parse(&object)));
+            let changes = backends.apply_slice_event(map(event, |object| SliceObject::parse(&object)));
             if done || changes != EndpointChanges::default() {
                 report(ClusterEvent::Endpoints(changes));
             }
@@ -155,7 +155,7 @@ async fn watch_service_cidrs(
     backends.service_cidrs_needed().await;
     let cached = backends.clone();
     let apply = move |event: Event<ServiceCidrObject>| {
-        let changes = cached.watched_service_cidr(event);
+        let changes = cached.apply_service_cidr_event(event);
         if changes != EndpointChanges::default() {
             report(ClusterEvent::Endpoints(changes));
         }

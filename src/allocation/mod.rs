@@ -1,9 +1,9 @@
 //! Allocation: the only code that chooses ports for claims.
 //!
-//! [`assign`] is a pure function without memory: on every run it reads held slots from the
+//! [`assign`] is a pure function without memory: each assignment reads held slots from the
 //! claims' own status, so there is no separate allocator state that could be lost, locked
-//! or leak. [`Occupancy`] is the result of a run by which a newcomer gets its ports without
-//! another run; it is dropped when anything else changes.
+//! or leak. [`Occupancy`] is the result of an assignment, by which a newcomer gets its ports without
+//! another one; it is dropped when anything else changes.
 
 mod choice;
 mod continuity;
@@ -50,33 +50,33 @@ pub fn assign(
 ) -> (Vec<Assignment>, Occupancy) {
     let mut order: Vec<usize> = (0..claims.len()).collect();
     order.sort_by(|&a, &b| seniority(claims[a]).cmp(&seniority(claims[b])));
-    let mut run = Occupancy::new(load_balancers, policy);
+    let mut occupancy = Occupancy::new(load_balancers, policy);
     let mut result = vec![Assignment::default(); claims.len()];
 
     let mut edited: Vec<(usize, Vec<Link>)> = Vec::new();
     for &i in &order {
         let links = edited_links(claims[i]);
-        result[i] = run.keep_held(claims[i], links.as_deref());
+        result[i] = occupancy.keep_held(claims[i], links.as_deref());
         edited.extend(links.map(|links| (i, links)));
     }
-    run.take_up_foreign_and_released();
-    if run.may_move() {
+    occupancy.take_up_foreign_and_released();
+    if occupancy.may_move() {
         // If claims do not fit together, the older ones stay.
         for &i in order.iter().rev() {
-            run.move_on(claims[i], &mut result[i]);
+            occupancy.move_on(claims[i], &mut result[i]);
         }
     }
     for (i, links) in edited {
-        run.reshape(claims[i], &links, &mut result[i]);
+        occupancy.reshape(claims[i], &links, &mut result[i]);
     }
     let (by_number, rest): (Vec<usize>, Vec<usize>) = order
         .into_iter()
         .filter(|&i| result[i].granted.as_ref().map_or(0, |held| held.slots.len()) < claims[i].ports.len())
         .partition(|&i| claims[i].ports.iter().any(|port| port.number.is_some()));
     for i in by_number.into_iter().chain(rest) {
-        run.give_new(claims[i], &mut result[i]);
+        occupancy.give_new(claims[i], &mut result[i]);
     }
-    (result, run)
+    (result, occupancy)
 }
 
 /// The slots that the ports of a claim continue; `None`: all slots, as they are.
@@ -92,7 +92,7 @@ fn seniority(claim: &ClaimRequest) -> (i64, &ObjectKey) {
 /// Refused ports, by name.
 type Misfit = Vec<(Arc<str>, Refusal)>;
 
-/// The occupied ports of the load balancers of a class: the state of a run of [`assign`].
+/// The occupied ports of the load balancers of a class: the state of [`assign`].
 pub struct Occupancy {
     policy: Arc<Policy>,
     /// The dynamic ports in order, to look one up by its place
@@ -100,7 +100,7 @@ pub struct Occupancy {
     known: Arc<BTreeMap<u32, LoadBalancerState>>,
     spaces: BTreeMap<u32, Occupied>,
     quotas: Quotas,
-    /// Slots dropped in this run: they cool down like those released before it.
+    /// Slots dropped in this assignment: they cool down like those released before it.
     dropped: Vec<(u32, Released)>,
     /// Listeners that may still be open for a claim that released them.
     open: BTreeMap<ObjectKey, Vec<(u32, ListenerKey)>>,
@@ -123,13 +123,13 @@ struct Occupied {
 }
 
 impl Occupancy {
-    /// Whether these are the load balancers and the policy of the run.
+    /// Whether these are the load balancers and the policy of the occupancy.
     pub(crate) fn is_of(&self, load_balancers: &BTreeMap<u32, LoadBalancerState>, policy: &Policy) -> bool {
         *self.known == *load_balancers && *self.policy == *policy
     }
 
     /// The assignment of a further claim that holds nothing. It is the same as that of
-    /// [`assign`] with the claims of the run, if each of these holds its assignment by now,
+    /// [`assign`] with the claims of the assignment, if each of these holds its assignment by now,
     /// and none of them [may move](Occupancy::may_move). The claim takes only free ports, so
     /// earlier refusals stand.
     pub(crate) fn admit(&mut self, newcomer: &ClaimRequest) -> Assignment {
@@ -139,7 +139,7 @@ impl Occupancy {
     }
 
     fn new(known: &Arc<BTreeMap<u32, LoadBalancerState>>, policy: &Arc<Policy>) -> Self {
-        let mut run = Self {
+        let mut occupancy = Self {
             policy: policy.clone(),
             dynamic: policy.dynamic.iter_from(NonZeroU16::MIN).collect(),
             known: known.clone(),
@@ -148,8 +148,8 @@ impl Occupancy {
             dropped: Vec::new(),
             open: BTreeMap::new(),
         };
-        known.keys().for_each(|&index| _ = run.occupied(index));
-        run
+        known.keys().for_each(|&index| _ = occupancy.occupied(index));
+        occupancy
     }
 
     /// The load balancer with this index; one that does not exist yet is empty.

@@ -135,7 +135,7 @@ impl Space {
         self.free[transport as usize].set(port, false);
     }
 
-    /// Gives back what [`Space::take`] took in this run.
+    /// Frees a port that [`Space::take`] took in this assignment.
     pub(crate) fn give_back(&mut self, key: ListenerKey, dynamic: &PortSet) {
         self.listeners[key.protocol as usize].set(key.port, false);
         for &transport in self.blocked_by(key.protocol) {

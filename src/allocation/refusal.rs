@@ -351,7 +351,7 @@ fn summarise(obstacles: &[Obstacle]) -> String {
     if kinds.is_empty() {
         return "there is no load balancer".to_owned();
     }
-    let told: Vec<String> = kinds
+    let listed: Vec<String> = kinds
         .iter()
         .take(3)
         .map(|(text, indices)| {
@@ -359,7 +359,7 @@ fn summarise(obstacles: &[Obstacle]) -> String {
             format!("{text} load balancer{plural} {}", join(indices, " and "))
         })
         .collect();
-    told.join(", ")
+    listed.join(", ")
 }
 
 /// "0, 1 and 2"

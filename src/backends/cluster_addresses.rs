@@ -49,7 +49,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of ServiceCIDRs.
-    pub(crate) fn watched_service_cidr(&self, event: Event<ServiceCidrObject>) -> EndpointChanges {
+    pub(crate) fn apply_service_cidr_event(&self, event: Event<ServiceCidrObject>) -> EndpointChanges {
         let is_listed = matches!(event, Event::InitDone);
         let changes = self.write().service_cidrs.apply_event(event);
         EndpointChanges { cluster_addresses: is_listed || !changes.is_empty(), ..EndpointChanges::default() }
@@ -157,7 +157,7 @@ mod tests {
             {"type": "InternalIP", "address": "2001:db8::11"},
             {"type": "ExternalIP", "address": "203.0.113.11"},
         ]});
-        assert!(backends.watched_node(Event::Apply(node(1, status.clone()))).cluster_addresses);
+        assert!(backends.apply_node_event(Event::Apply(node(1, status.clone()))).cluster_addresses);
         for (min, max, address) in [
             ("192.0.2.11", "192.0.2.11", "192.0.2.11"),
             ("203.0.113.8", "203.0.113.15", "203.0.113.11"),
@@ -172,8 +172,8 @@ mod tests {
         // The kubelet writes the status of its node again and again.
         let mut renewed = status.clone();
         renewed["conditions"] = json!([{"type": "Ready", "status": "False"}]);
-        assert!(!backends.watched_node(Event::Apply(node(2, renewed))).cluster_addresses);
-        assert!(backends.watched_node(Event::Apply(node(3, json!({})))).cluster_addresses);
+        assert!(!backends.apply_node_event(Event::Apply(node(2, renewed))).cluster_addresses);
+        assert!(backends.apply_node_event(Event::Apply(node(3, json!({})))).cluster_addresses);
         assert_eq!(conflict(&backends, "vip", "192.0.2.11", "192.0.2.11"), None);
     }
 
@@ -181,7 +181,7 @@ mod tests {
     fn the_addresses_of_services_are_refused_to_a_class_whether_a_service_has_them_or_not() {
         let backends = Backends::default();
         let object = service_cidr(&["10.0.0.0/16", "fd00:10::/108"]);
-        assert!(backends.watched_service_cidr(Event::Apply(object.clone())).cluster_addresses);
+        assert!(backends.apply_service_cidr_event(Event::Apply(object.clone())).cluster_addresses);
         for (min, max, words) in [
             ("10.0.0.1", "10.0.0.1", "10.0.0.1 is in 10.0.0.0/16"),
             ("9.255.255.250", "10.0.0.5", "10.0.0.0 is in 10.0.0.0/16"),
@@ -193,7 +193,7 @@ mod tests {
         }
         assert_eq!(conflict(&backends, "vip", "10.1.0.0", "10.1.0.5"), None);
         assert_eq!(conflict(&backends, "service", "10.0.0.1", "10.0.0.1"), None);
-        assert!(backends.watched_service_cidr(Event::Delete(object)).cluster_addresses);
+        assert!(backends.apply_service_cidr_event(Event::Delete(object)).cluster_addresses);
         assert_eq!(conflict(&backends, "vip", "10.0.0.1", "10.0.0.1"), None);
     }
 
@@ -203,11 +203,11 @@ mod tests {
         let dual_stack = ["203.0.113.8", "2001:db8::8"];
         let conflicts = |backends: &Backends| dual_stack.map(|address| conflict(backends, "vip", address, address));
         assert_eq!(conflicts(&backends), [None, None], "no range is known");
-        backends.watched_service_cidr(Event::Apply(service_cidr(&["fd00:10::/108"])));
+        backends.apply_service_cidr_event(Event::Apply(service_cidr(&["fd00:10::/108"])));
         let [Some(why), None] = conflicts(&backends) else { panic!("{:?}", conflicts(&backends)) };
         assert!(why.contains("203.0.113.8 is an IPv4 address"), "{why}");
         let both = service_cidr_at(2, &["fd00:10::/108", "10.0.0.0/16"]);
-        backends.watched_service_cidr(Event::Apply(both));
+        backends.apply_service_cidr_event(Event::Apply(both));
         assert_eq!(conflicts(&backends), [None, None]);
     }
 
@@ -215,9 +215,9 @@ mod tests {
     fn an_empty_list_is_a_change_since_all_addresses_are_known_then() {
         let backends = Backends::default();
         assert_eq!(backends.cluster_addresses_filled(), (false, false));
-        assert!(!backends.watched_node(Event::Init).cluster_addresses);
-        assert!(backends.watched_node(Event::InitDone).cluster_addresses);
-        assert!(backends.watched_service_cidr(Event::InitDone).cluster_addresses);
+        assert!(!backends.apply_node_event(Event::Init).cluster_addresses);
+        assert!(backends.apply_node_event(Event::InitDone).cluster_addresses);
+        assert!(backends.apply_service_cidr_event(Event::InitDone).cluster_addresses);
         assert_eq!(backends.cluster_addresses_filled(), (true, true));
     }
 }

@@ -125,7 +125,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of Services, and returns the changes.
-    pub(crate) fn watched_service(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
+    pub(crate) fn apply_service_event(&self, event: Event<ServiceObject>) -> Vec<Changed<ServiceObject>> {
         let mut inner = self.write();
         let changes = inner.services.apply_event(event);
         changes.iter().for_each(|change| inner.signal_service(change));
@@ -134,7 +134,7 @@ impl Backends {
 
     /// Takes in the reply to a write of ours, and returns the change. The watch event with
     /// the same version is no change then.
-    pub(crate) fn written_service(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
+    pub(crate) fn apply_service_write(&self, service: ServiceObject) -> Option<Changed<ServiceObject>> {
         let mut inner = self.write();
         let change = inner.services.apply_write(service)?;
         inner.signal_service(&change);
@@ -147,7 +147,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of EndpointSlices.
-    pub(crate) fn watched_slice(&self, event: Event<SliceObject>) -> EndpointChanges {
+    pub(crate) fn apply_slice_event(&self, event: Event<SliceObject>) -> EndpointChanges {
         let mut inner = self.write();
         let mut changed = Vec::new();
         let mut counts = false;
@@ -185,7 +185,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of nodes.
-    pub(crate) fn watched_node(&self, event: Event<NodeObject>) -> EndpointChanges {
+    pub(crate) fn apply_node_event(&self, event: Event<NodeObject>) -> EndpointChanges {
         let mut inner = self.write();
         let listed = matches!(event, Event::InitDone);
         let changes = inner.nodes.apply_event(event);

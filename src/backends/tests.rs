@@ -22,7 +22,7 @@ fn service(backends: &Backends, spec: Value) -> Vec<Changed<ServiceObject>> {
 
 /// The same at this resourceVersion.
 fn service_at(backends: &Backends, version: u64, spec: Value) -> Vec<Changed<ServiceObject>> {
-    backends.watched_service(Event::Apply(parsed(version, spec)))
+    backends.apply_service_event(Event::Apply(parsed(version, spec)))
 }
 
 fn parsed(version: u64, spec: Value) -> ServiceObject {
@@ -71,7 +71,7 @@ fn slice_of(
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     }))
     .unwrap();
-    backends.watched_slice(Event::Apply(SliceObject::parse(&slice))).services
+    backends.apply_slice_event(Event::Apply(SliceObject::parse(&slice))).services
 }
 
 fn both() -> Value {
@@ -431,7 +431,7 @@ fn why_a_dual_stack_service_leads_nowhere_is_known_once_both_families_are_listed
         "addressType": "IPv6", "ports": both(), "endpoints": [],
     }))
     .unwrap();
-    let changes = backends.watched_slice(Event::Apply(SliceObject::parse(&of_v6)));
+    let changes = backends.apply_slice_event(Event::Apply(SliceObject::parse(&of_v6)));
     assert_eq!(changes.services, [key("dns")], "the verdicts on its claims change");
     assert!(backends.has_listed(&key("dns")));
     assert!(why_none_of_both(&backends).is_some_and(|why| why.contains("no pod matches")));
@@ -463,10 +463,10 @@ fn the_reply_to_a_write_of_a_service_wakes_its_users() {
     backends.interest(&BTreeSet::new(), &BTreeSet::from([key("dns")]), &signal);
     service_at(&backends, 1, ports());
     assert!(woken());
-    assert!(backends.written_service(parsed(2, ports())).is_some());
+    assert!(backends.apply_service_write(parsed(2, ports())).is_some());
     assert!(woken());
     assert!(service_at(&backends, 2, ports()).is_empty());
-    assert!(backends.written_service(parsed(2, ports())).is_none());
+    assert!(backends.apply_service_write(parsed(2, ports())).is_none());
     assert!(!woken());
 }
 
@@ -483,8 +483,8 @@ fn a_change_of_endpoints_wakes_only_claims_that_count_them() {
         });
         Event::Apply(SliceObject::parse(&serde_json::from_value(slice).unwrap()))
     };
-    assert!(!backends.watched_slice(event(1)).counts);
+    assert!(!backends.apply_slice_event(event(1)).counts);
     backends.count();
-    assert!(backends.watched_slice(event(2)).counts);
-    assert!(!backends.watched_slice(event(2)).counts, "nothing has changed");
+    assert!(backends.apply_slice_event(event(2)).counts);
+    assert!(!backends.apply_slice_event(event(2)).counts, "nothing has changed");
 }

@@ -109,7 +109,7 @@ impl ClassLoop {
             warn!(claim = %claim.meta.key, %error, "companion Service not written");
         }
         let result = result.map(|written| {
-            let change = written.and_then(|service| self.settings.backends.written_service(service));
+            let change = written.and_then(|service| self.settings.backends.apply_service_write(service));
             self.services_changed(change.as_slice());
         });
         let Some(now) = self.as_it_is_now(claim) else { return };

@@ -160,7 +160,7 @@ mod tests {
         own.metadata.deletion_timestamp = deleted.then(|| Time(now().time));
         own.metadata.finalizers = Some(finalizers.iter().map(ToString::to_string).collect());
         let backends = Backends::default();
-        backends.watched_service(Event::Apply(ServiceObject::parse(&own)));
+        backends.apply_service_event(Event::Apply(ServiceObject::parse(&own)));
         let namespaces = BTreeMap::new();
         let around = Surroundings { namespaces: &namespaces, backends: &backends, dropped: DroppedFields::default() };
         let mut class = Class::new(Some("default".into()));

@@ -261,7 +261,7 @@ impl ClassLoop {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Cluster(event) => self.watched(*event),
+            Input::Cluster(event) => self.apply_event(*event),
             Input::Outcome(class, uid, index, outcome) => self.outcome_reported(class, &uid, index, *outcome),
             Input::Answer(Answer::Claim(write, result)) => self.claim_answered(write, result.map(|claim| *claim)),
             Input::Answer(Answer::Companion(claim, result)) => {
@@ -271,7 +271,7 @@ impl ClassLoop {
         }
     }
 
-    fn watched(&mut self, event: ClusterEvent) {
+    fn apply_event(&mut self, event: ClusterEvent) {
         match event {
             ClusterEvent::Claim(event) => {
                 for Changed { old, new } in self.claims.apply_event(event) {

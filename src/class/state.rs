@@ -137,7 +137,7 @@ pub(super) enum Stage {
     /// answer. With the part of [`Class::abandoned`] that the decision took.
     Record(Box<Decided>, Vec<AbandonedSlot>),
     /// The statuses with new slots were sent. The other work is left.
-    Rest(Box<Decided>),
+    FollowUp(Box<Decided>),
 }
 
 /// A decision, and the claims that may need a write.
@@ -295,7 +295,7 @@ impl Class {
 
     /// Whether the last step left work that can be done at once.
     pub(super) fn has_work(&self) -> bool {
-        matches!(self.stage, Stage::Rest(_))
+        matches!(self.stage, Stage::FollowUp(_))
     }
 
     /// Whether there is no decision whose work is not done.

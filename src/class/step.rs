@@ -44,7 +44,7 @@ impl Class {
         }
         match std::mem::take(&mut self.stage) {
             Stage::Record(decided, _) => self.give(decided, now, around),
-            Stage::Rest(decided) => self.do_the_rest(&class, &decided, now, around),
+            Stage::FollowUp(decided) => self.follow_up(&class, &decided, now, around),
             Stage::Idle => self.begin(&class, now, around),
         }
     }
@@ -123,7 +123,7 @@ impl Class {
     /// Writes every status by which slots change hands.
     fn give(&mut self, decided: Box<Decided>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let effects = self.give_slots(&decided.claims, now, around);
-        self.stage = Stage::Rest(decided);
+        self.stage = Stage::FollowUp(decided);
         effects
     }
 
@@ -155,14 +155,14 @@ impl Class {
 
     /// The work that may wait: other statuses, finalizers and companion Services, the plans with
     /// the slots that the API has confirmed, and figures.
-    fn do_the_rest(
+    fn follow_up(
         &mut self,
         class: &Arc<ClassObject>,
         decided: &Decided,
         now: &Now,
         around: &Surroundings<'_>,
     ) -> Vec<Effect> {
-        let mut effects = self.report_the_rest(decided, now, around);
+        let mut effects = self.report_follow_up(decided, now, around);
         let claims: Vec<Arc<ClaimObject>> = decided.claims.iter().map(|(claim, _)| claim.clone()).collect();
         effects.extend(self.release_deleted(&claims, now));
         effects.extend(self.protect_and_accompany(&claims, now, around));
@@ -193,7 +193,7 @@ impl Class {
     }
 
     /// Writes the statuses of all other claims whose verdict has changed.
-    fn report_the_rest(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+    fn report_follow_up(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
         let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
         for (state, got) in self.undisturbed(&decided.claims, now) {
             if changes_slots(&state.claim, got) {

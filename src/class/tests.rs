@@ -49,12 +49,12 @@ async fn a_claim_whose_class_changes_while_a_write_is_in_flight_may_be_written_a
     // It names no class, so it follows the one that its status names.
     let named = claim("a").unnamed().holds(0, 20001).protected();
     let sent = named.clone().version(1).build();
-    class_loop.watched(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&sent))));
+    class_loop.apply_event(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&sent))));
     class_loop.state(&sent).unwrap().writes.begin();
 
     // The watch is before the answer, and the new status names none.
     let written = claim("a").unnamed().protected().version(2).build();
-    class_loop.watched(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&written))));
+    class_loop.apply_event(ClusterEvent::Claim(Event::Apply(ClaimObject::clone(&written))));
     assert_ne!(class_loop.class_of(&sent), class_loop.class_of(&written));
     let status = Box::new(written.status.clone());
     let what = ClaimChange::Status { status, lost: Vec::new() };
@@ -82,9 +82,9 @@ fn vip(name: &str, version: u64, min: &str, max: &str, has: Option<&str>) -> Cla
 
 /// The first list of classes.
 fn list<const N: usize>(class_loop: &mut ClassLoop, classes: [ClassObject; N]) {
-    class_loop.watched(ClusterEvent::Class(Event::Init));
-    classes.into_iter().for_each(|class| class_loop.watched(ClusterEvent::Class(Event::InitApply(class))));
-    class_loop.watched(ClusterEvent::Class(Event::InitDone));
+    class_loop.apply_event(ClusterEvent::Class(Event::Init));
+    classes.into_iter().for_each(|class| class_loop.apply_event(ClusterEvent::Class(Event::InitApply(class))));
+    class_loop.apply_event(ClusterEvent::Class(Event::InitDone));
 }
 
 fn applied(class: ClassObject) -> ClusterEvent {
@@ -115,9 +115,9 @@ async fn a_class_with_an_address_of_another_creates_nothing_until_that_class_giv
 
     // A status that does not change the addresses concerns no other class.
     state_mut(&mut class_loop, "b").class_write = None;
-    class_loop.watched(applied(vip("a", 2, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.apply_event(applied(vip("a", 2, "203.0.113.10", "203.0.113.19", None)));
     assert_eq!(class_loop.dirty, BTreeSet::from([Some("a".into())]));
-    class_loop.watched(applied(vip("a", 3, "203.0.113.10", "203.0.113.18", None)));
+    class_loop.apply_event(applied(vip("a", 3, "203.0.113.10", "203.0.113.18", None)));
     assert_eq!(class_loop.dirty, BTreeSet::from(["a", "b"].map(|name| Some(name.into()))));
     class_loop.reconcile_all();
     assert_eq!(suspended(&class_loop, "b"), None);
@@ -128,11 +128,11 @@ async fn a_class_with_an_address_of_another_creates_nothing_until_that_class_giv
 async fn a_class_with_an_address_of_another_gets_it_once_that_class_is_gone() {
     let mut class_loop = class_loop();
     list(&mut class_loop, [vip("a", 1, "203.0.113.10", "203.0.113.19", None)]);
-    class_loop.watched(applied(vip("b", 1, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.apply_event(applied(vip("b", 1, "203.0.113.10", "203.0.113.19", None)));
     class_loop.reconcile_all();
     assert!(suspended(&class_loop, "b").is_some());
     state_mut(&mut class_loop, "b").class_write = None;
-    class_loop.watched(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
+    class_loop.apply_event(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
     class_loop.reconcile_all();
     assert_eq!(suspended(&class_loop, "b"), None);
 }
@@ -147,8 +147,8 @@ async fn a_class_with_an_address_of_a_node_creates_nothing_until_the_node_has_an
     let mut class_loop = class_loop();
     let watched = |class_loop: &mut ClassLoop, version, address| {
         let event = Event::Apply(NodeObject::parse(&node(version, address)));
-        let changes = class_loop.settings.backends.watched_node(event);
-        class_loop.watched(ClusterEvent::Endpoints(changes));
+        let changes = class_loop.settings.backends.apply_node_event(event);
+        class_loop.apply_event(ClusterEvent::Endpoints(changes));
         class_loop.reconcile_all();
     };
     watched(&mut class_loop, 1, "203.0.113.15");
@@ -178,25 +178,25 @@ async fn nothing_is_decided_before_the_addresses_of_the_cluster_are_known_where_
     list(&mut class_loop, [without_vip]);
     let lists_of_addresses = BTreeSet::from(["nodes", "servicecidrs"]);
     assert!(missing(&class_loop).is_disjoint(&lists_of_addresses), "{:?}", class_loop.missing());
-    class_loop.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
+    class_loop.apply_event(applied(vip("a", 1, "203.0.113.10", "203.0.113.19", None)));
     assert!(missing(&class_loop).is_superset(&lists_of_addresses), "{:?}", class_loop.missing());
     class_loop.settings.backends.nodes_needed().await;
     class_loop.settings.backends.service_cidrs_needed().await;
     let backends = class_loop.settings.backends.clone();
-    class_loop.watched(ClusterEvent::Endpoints(backends.watched_node(Event::InitDone)));
-    class_loop.watched(ClusterEvent::Endpoints(backends.watched_service_cidr(Event::InitDone)));
+    class_loop.apply_event(ClusterEvent::Endpoints(backends.apply_node_event(Event::InitDone)));
+    class_loop.apply_event(ClusterEvent::Endpoints(backends.apply_service_cidr_event(Event::InitDone)));
     assert!(missing(&class_loop).is_disjoint(&lists_of_addresses), "{:?}", class_loop.missing());
 }
 
 #[tokio::test]
 async fn a_load_balancer_keeps_its_address_when_the_list_changes_and_after_a_restart() {
     let mut class_loop = recording();
-    class_loop.0.watched(applied(vip("a", 1, "203.0.113.10", "203.0.113.11", None)));
+    class_loop.0.apply_event(applied(vip("a", 1, "203.0.113.10", "203.0.113.11", None)));
     class_loop.0.reconcile_all();
     assert_eq!(class_loop.last_made(), ["203.0.113.10", "203.0.113.11"]);
 
     // It is not in the class' status yet that load balancer 0 has its address.
-    class_loop.0.watched(applied(vip("a", 2, "203.0.113.20", "203.0.113.21", None)));
+    class_loop.0.apply_event(applied(vip("a", 2, "203.0.113.20", "203.0.113.21", None)));
     state_mut(&mut class_loop.0, "a").class_write = None;
     class_loop.0.reconcile_all();
     assert_eq!(class_loop.last_made(), ["203.0.113.10", "203.0.113.21"]);
@@ -205,7 +205,7 @@ async fn a_load_balancer_keeps_its_address_when_the_list_changes_and_after_a_res
     assert_eq!(state(&class_loop.0, "a").load_balancers.keys().collect::<Vec<_>>(), [&0], "it goes on");
 
     let mut restarted = recording();
-    restarted.0.watched(applied(vip("a", 3, "203.0.113.20", "203.0.113.21", Some("203.0.113.10"))));
+    restarted.0.apply_event(applied(vip("a", 3, "203.0.113.20", "203.0.113.21", Some("203.0.113.10"))));
     restarted.0.reconcile_all();
     assert_eq!(restarted.last_made(), ["203.0.113.10", "203.0.113.21"]);
     assert!(suspended(&restarted.0, "a").is_some());

@@ -136,23 +136,24 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let given = status(&claim, Some("default"), &verdict(Programmed::Pending), at);
         let ready = status(&claim, Some("default"), &served(&claim), at);
-        let told = |before: &[Condition], after: &SharedLBStatus| {
+        let reported = |before: &[Condition], after: &SharedLBStatus| {
             transitions(before, &after.conditions, reached(after).as_deref())
         };
-        assert_eq!(told(&[], &given), []);
+        assert_eq!(reported(&[], &given), []);
         let opened = [Notice::normal("Ready", "20001/TCP→x at 10.0.0.1: every port is served, and has a backend")];
-        assert_eq!(told(&given.conditions, &ready), opened);
-        assert_eq!(told(&[], &ready), opened, "although it was not seen to be allocated");
+        assert_eq!(reported(&given.conditions, &ready), opened);
+        assert_eq!(reported(&[], &ready), opened, "although it was not seen to be allocated");
 
         let refused = || Failure { reason: Reason::PortInUse, message: "no".into() };
         let failed = status(&claim, Some("default"), &verdict(Programmed::Failed(refused())), at);
-        assert_eq!(told(&given.conditions, &failed), [Notice::warning("PortInUse", "no")]);
-        assert_eq!(told(&failed.conditions, &ready), opened);
+        assert_eq!(reported(&given.conditions, &failed), [Notice::warning("PortInUse", "no")]);
+        assert_eq!(reported(&failed.conditions, &ready), opened);
         let unknown = Served { without_backends: vec![("x".into(), None)], ..Served::default() };
         let unknown = Verdict { programmed: Programmed::Served(unknown), ..served(&claim) };
         let open = status(&claim, Some("default"), &unknown, at);
-        assert_eq!(told(&given.conditions, &open), [], "Programmed comes before Ready");
-        let recovered: Vec<String> = told(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
+        assert_eq!(reported(&given.conditions, &open), [], "Programmed comes before Ready");
+        let recovered: Vec<String> =
+            reported(&failed.conditions, &open).into_iter().map(|notice| notice.reason).collect();
         assert_eq!(recovered, ["Programmed"], "the end of a failure that was published");
     }
 
@@ -209,9 +210,9 @@ mod tests {
         assert_eq!(transitions(&before, &conditions(&ports(&[("c", 20002), ("a", 20001)])), None), []);
         let many: Vec<(String, u16)> = (20001..20007).map(|port| (format!("p{port}"), port)).collect();
         let many: Vec<(&str, u16)> = many.iter().map(|(name, port)| (name.as_str(), *port)).collect();
-        let told = transitions(&before, &conditions(&ports(&many)), None);
+        let reported = transitions(&before, &conditions(&ports(&many)), None);
         let message =
             "20001/TCP, 20002/TCP, 20003/TCP, 20004/TCP, 20005/TCP, 20006/TCP on load balancer 0 of class default";
-        assert_eq!(told, [Notice::normal("Allocated", message)]);
+        assert_eq!(reported, [Notice::normal("Allocated", message)]);
     }
 }

@@ -166,7 +166,7 @@ mod tests {
 
         let mut service: Service = companion::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
         service.spec.as_mut().unwrap().ip_families = Some(vec!["IPv4".into(), "IPv6".into()]);
-        backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         let list = |version: u32, family: &str, address: &str, transports: &[&str]| {
             let port = |transport: &&str| json!({"name": format!("{}-20001", transport.to_lowercase()), "protocol": transport, "port": 53});
             let slice: EndpointSlice = serde_json::from_value(json!({
@@ -181,7 +181,7 @@ mod tests {
                 "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": "web-0"}}],
             }))
             .unwrap();
-            backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+            backends.apply_slice_event(Event::Apply(SliceObject::parse(&slice)));
         };
         list(1, "IPv4", "10.244.0.1", &["TCP", "UDP"]);
         assert_eq!(why(), None, "IPv6 is not listed yet");

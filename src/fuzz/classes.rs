@@ -95,7 +95,7 @@ proptest! {
         let (decided, status) = decided(&object, &claims);
         prop_assert!(all_held(&decided, &claims), "{:?}", decided);
         let released: Vec<_> = status.load_balancers.iter().flat_map(|lb| &lb.released).collect();
-        // What the class says of the time to rest may end it.
+        // What the class says of the cool-down may end it.
         prop_assert!(released.len() <= 1);
     }
 

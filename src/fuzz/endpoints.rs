@@ -91,9 +91,9 @@ proptest! {
     ) {
         let backends = Backends::default();
         if let Ok(service) = serde_json::from_value::<Service>(service) {
-            backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+            backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         }
-        events.into_iter().for_each(|event| _ = backends.watched_slice(parsed(event)));
+        events.into_iter().for_each(|event| _ = backends.apply_slice_event(parsed(event)));
         let key = ObjectKey { namespace: "team".into(), name: "web".into() };
         for (port, protocol) in [
             (PortRef::Number(53), Protocol::TcpUdp), (PortRef::Name("dns".into()), Protocol::Udp),
@@ -109,8 +109,8 @@ proptest! {
             _ = backends.why_none(&key, &port, protocol, Endpoints::Pods);
         }
         // Once nothing is left, nothing is known.
-        backends.watched_slice(Event::Init);
-        backends.watched_slice(Event::InitDone);
+        backends.apply_slice_event(Event::Init);
+        backends.apply_slice_event(Event::InitDone);
         prop_assert!(backends.of(&key, &PortRef::Number(53), Protocol::Udp, Endpoints::Any).is_empty());
     }
 
@@ -118,12 +118,12 @@ proptest! {
     fn whatever_a_node_is_it_is_a_backend_or_none(node in near(node_json(), ""), service in near(service_json(), "/spec")) {
         let backends = Backends::default();
         if let Ok(service) = serde_json::from_value::<Service>(service) {
-            backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+            backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         }
         if let Ok(node) = serde_json::from_value::<Node>(node) {
-            backends.watched_node(Event::Apply(NodeObject::parse(&node)));
+            backends.apply_node_event(Event::Apply(NodeObject::parse(&node)));
         }
-        backends.watched_node(Event::InitDone);
+        backends.apply_node_event(Event::InitDone);
         let key = ObjectKey { namespace: "team".into(), name: "web".into() };
         let reach = Reach { endpoints: Endpoints::Pods, targets: TargetKind::Node };
         let reached = backends.reached(&key, &PortRef::Number(53), Protocol::Tcp, reach);

@@ -71,10 +71,10 @@ fn owned(kind: &str, name: &str) -> Value {
 
 fn config_maps() -> ConfigMaps {
     let backends = Backends::default();
-    backends.watched_service(Event::Init);
+    backends.apply_service_event(Event::Init);
     let service: Service = serde_json::from_value(service_json()).unwrap();
-    backends.watched_service(Event::InitApply(ServiceObject::parse(&service)));
-    backends.watched_service(Event::InitDone);
+    backends.apply_service_event(Event::InitApply(ServiceObject::parse(&service)));
+    backends.apply_service_event(Event::InitDone);
     ConfigMaps { backends: Arc::new(backends) }
 }
 

@@ -45,7 +45,7 @@ use crate::process::metrics::Metrics;
 pub(crate) const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The longest pause after a reconcile.
-const REST_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The most ports that a message about drift names. It gives the number of the others.
 const DRIFT_LISTED: usize = 3;
@@ -98,7 +98,7 @@ impl LbLoop {
             self.report(plan, &mut kept);
             // It pauses for as long as the reconcile took: where changes are slow, more of them
             // then go into one, and their receiver has time for others.
-            wait_until(Some(Instant::now() + started.elapsed().min(REST_MAX))).await;
+            wait_until(Some(Instant::now() + started.elapsed().min(PAUSE_MAX))).await;
             tokio::select! {
                 // The end of the plans first: a resync would carry out the last plan again.
                 biased;
@@ -414,10 +414,9 @@ impl LbLoop {
     fn report(&self, plan: Arc<Plan>, kept: &mut LbState) {
         let (what, object) = (self.what(&plan), plan.provider.object(&self.name));
         let outcome = kept.outcome(plan, &what, &object);
-        let known = kept
-            .last_reported
-            .as_ref()
-            .is_some_and(|told| outcome.affected_since(told).is_none() && Arc::ptr_eq(&told.plan, &outcome.plan));
+        let known = kept.last_reported.as_ref().is_some_and(|reported| {
+            outcome.affected_since(reported).is_none() && Arc::ptr_eq(&reported.plan, &outcome.plan)
+        });
         if !known {
             kept.last_reported = Some(outcome.clone());
             (self.on_outcome)(outcome);

@@ -1,4 +1,4 @@
-//! One run of the real LB loop, on states small enough to be compared and
+//! One turn of the real LB loop, on states small enough to be compared and
 //! hashed: the load balancers' half of the model in `class::model`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,7 +108,7 @@ struct ReportedListener {
     failure: Option<Reason>,
 }
 
-/// One run of the LB loop of load balancer `index`: what it remembers then, and
+/// One turn of the LB loop of load balancer `index`: what it remembers then, and
 /// what the load balancer is then.
 pub(crate) fn run(
     index: u32,
@@ -189,7 +189,7 @@ pub(crate) static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
             "spec": {"selector": {"app": name}, "ports": [{"port": 6379}]},
         }))
         .unwrap();
-        backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {
                 "namespace": "team", "name": name, "uid": name, "resourceVersion": "1",
@@ -204,12 +204,12 @@ pub(crate) static BACKENDS: LazyLock<Arc<Backends>> = LazyLock::new(|| {
             }],
         }))
         .unwrap();
-        backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+        backends.apply_slice_event(Event::Apply(SliceObject::parse(&slice)));
     }
     Arc::new(backends)
 });
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
-static UNTOLD: LazyLock<Arc<dyn Provider>> = LazyLock::new(|| Arc::new(Memory::default()));
+static UNREPORTED: LazyLock<Arc<dyn Provider>> = LazyLock::new(|| Arc::new(Memory::default()));
 
 fn lb_loop(index: u32, plan: &Arc<Plan>) -> LbLoop {
     LbLoop {
@@ -233,7 +233,7 @@ fn name(index: u32) -> LbName {
 
 /// The plan itself, without anything that carries it out.
 pub(crate) fn plan_of(index: u32, numbered: &Numbered) -> Arc<Plan> {
-    plan(UNTOLD.clone(), index, numbered)
+    plan(UNREPORTED.clone(), index, numbered)
 }
 
 fn plan(provider: Arc<dyn Provider>, index: u32, Numbered { number, slots }: &Numbered) -> Arc<Plan> {
@@ -332,7 +332,7 @@ fn failing(reason: Reason, times: u32) -> Failing {
 }
 
 impl Memories {
-    /// What the loop remembers, for its next run with this plan. What failed is
+    /// What the loop remembers, for its next turn with this plan. What failed is
     /// always due.
     fn restore(&self, index: u32, plan: &Arc<Plan>, numbered: &Numbered) -> LbState {
         let failed = self.failed.iter().enumerate().filter_map(|(port, failed)| {
@@ -344,9 +344,9 @@ impl Memories {
             observed: self.observed.as_ref().map(|seen| seen.as_ref().map(|ports| observed(index, ports))),
             failure: (self.unreachable > 0).then_some(failing),
             failed: failed.collect(),
-            last_reported: self.last_reported.as_ref().map(|told| {
-                let same = told.plan == *numbered;
-                told.restore(index, if same { plan.clone() } else { plan_of(index, &told.plan) })
+            last_reported: self.last_reported.as_ref().map(|reported| {
+                let same = reported.plan == *numbered;
+                reported.restore(index, if same { plan.clone() } else { plan_of(index, &reported.plan) })
             }),
             ..LbState::default()
         }
@@ -355,9 +355,9 @@ impl Memories {
     fn of(kept: &LbState, again: bool, plan: &Arc<Plan>, numbered: &Numbered, before: &Self) -> Self {
         let times = kept.failure.as_ref().map_or(0, |failing| failing.times.min(2));
         let failed = kept.failed.iter().map(|(key, f)| (*key, (claim_of(&f.owner.claim), f.failing.failure.reason)));
-        let last_reported = kept.last_reported.as_ref().map(|told| {
-            let earlier = before.last_reported.as_ref().filter(|_| !Arc::ptr_eq(&told.plan, plan));
-            Reported::of(told, earlier.map_or(numbered, |earlier| &earlier.plan))
+        let last_reported = kept.last_reported.as_ref().map(|reported| {
+            let earlier = before.last_reported.as_ref().filter(|_| !Arc::ptr_eq(&reported.plan, plan));
+            Reported::of(reported, earlier.map_or(numbered, |earlier| &earlier.plan))
         });
         Self {
             observed: kept.observed.as_ref().map(|seen| seen.as_ref().map(|seen| ports(&seen.load_balancer))),
@@ -380,8 +380,8 @@ impl Reported {
             .listeners
             .iter()
             .enumerate()
-            .filter_map(|(port, told)| {
-                let ReportedListener { owner: claim, open, clients, backends, failure: why } = (*told)?;
+            .filter_map(|(port, reported)| {
+                let ReportedListener { owner: claim, open, clients, backends, failure: why } = (*reported)?;
                 let (closed, options) = (ListenerOutcome::closed(&owner(claim)), options(clients));
                 Some((key(port), ListenerOutcome { open, options, backends, failure: why.map(failure), ..closed }))
             })
@@ -403,7 +403,7 @@ impl Reported {
     }
 
     fn of(outcome: &Outcome, plan: &Numbered) -> Self {
-        let told = |listener: &ListenerOutcome| ReportedListener {
+        let reported = |listener: &ListenerOutcome| ReportedListener {
             owner: claim_of(&listener.owner.claim),
             open: listener.open,
             clients: clients_of(&listener.options),
@@ -413,7 +413,7 @@ impl Reported {
         Self {
             plan: *plan,
             exists: outcome.exists,
-            listeners: by_port(outcome.listeners.iter().map(|(key, listener)| (*key, told(listener)))),
+            listeners: by_port(outcome.listeners.iter().map(|(key, listener)| (*key, reported(listener)))),
             failure: outcome.failure.as_ref().map(|failure| failure.reason),
         }
     }

@@ -22,7 +22,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait after a failure.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// How many conflicts in a row are not reported.
-const CONFLICTS_UNTOLD: u32 = 20;
+const CONFLICTS_UNREPORTED: u32 = 20;
 
 /// The state of an LB loop between its reconciles.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Failing {
     pub(super) fn is_reported(&self) -> bool {
         match self.error {
             Error::Transient(_) => self.times > 1,
-            Error::Conflict(_) => self.times > CONFLICTS_UNTOLD,
+            Error::Conflict(_) => self.times > CONFLICTS_UNREPORTED,
             _ => true,
         }
     }
@@ -216,7 +216,7 @@ impl LbState {
         let before = self.last_reported.as_ref();
         // While it can't be observed, the last outcome stands, and so does its plan: what was
         // opened or closed since is not known.
-        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |told| told.plan.clone());
+        let plan = before.filter(|_| self.observed.is_none()).map_or(plan, |reported| reported.plan.clone());
         let (exists, addresses, capacity, foreign, ours) = match (&self.observed, before) {
             (Some(Some(observed)), _) => (
                 Some(true),
@@ -226,12 +226,14 @@ impl LbState {
                 Some(&observed.load_balancer),
             ),
             (Some(None), _) => (Some(false), Arc::default(), Default::default(), BTreeSet::new(), None),
-            (None, Some(told)) => (told.exists, told.addresses.clone(), told.capacity, told.foreign.clone(), None),
+            (None, Some(reported)) => {
+                (reported.exists, reported.addresses.clone(), reported.capacity, reported.foreign.clone(), None)
+            }
             (None, None) => (None, Arc::default(), Default::default(), BTreeSet::new(), None),
         };
         let failure = self.failure.iter().chain(&self.unconfigured).find(|failing| failing.is_reported());
         let failure = failure.map(|failing| failing.failure.clone());
-        let known = before.filter(|_| self.observed.is_none()).map(|told| &told.listeners);
+        let known = before.filter(|_| self.observed.is_none()).map(|reported| &reported.listeners);
         let mut listeners = known.map_or_else(|| self.listeners(ours), |known| BTreeMap::clone(known));
         if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
             let failure = Failure::from(&Error::not_ready(why.clone()));

@@ -1,4 +1,4 @@
-//! What is applied in one run of an LB loop: the changes to what is wanted, without those that
+//! What is applied in one turn of an LB loop: the changes to what is wanted, without those that
 //! have to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use sharedlb_providers::{Backend, BackendSet, Change, Listener, ListenerKey, Loa
 use super::desired::Plan;
 use super::state::LbState;
 
-/// What is applied in one run of an LB loop.
+/// What is applied in one turn of an LB loop.
 pub(super) struct Turn {
     pub(super) changes: Vec<Change>,
     /// What the changes lead to

@@ -56,9 +56,9 @@ impl Part {
     /// Returns whether that has changed.
     fn set(&self, missing: Option<String>) -> bool {
         let mut parts = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
-        let news = parts[self.index] != missing;
+        let changed = parts[self.index] != missing;
         parts[self.index] = missing;
-        news
+        changed
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct World<S> {
     pub(super) rejects: Option<Problem>,
     problem: Option<Problem>,
     last_reported: Option<Notice>,
-    /// All that was told of the object, reasons only
+    /// The reasons of all Events of the object
     pub(super) events: Vec<String>,
     /// What was done, in words
     pub(super) done: Vec<String>,
@@ -230,7 +230,7 @@ impl<S: Source> World<S> {
         true
     }
 
-    /// Returns whether that is news: a write that is refused again and again is
+    /// Returns whether that changes the problem: a write that is refused again and again is
     /// an end too.
     fn reject(&mut self, problem: Problem) -> bool {
         let before = self.problem.replace(problem);

@@ -179,7 +179,7 @@ fn limits() -> Vec<Case> {
         ),
         schema_refuses("a quota of no ports", with("portsPerNamespace", json!(0)), "greater than or equal to 1"),
         schema_refuses(
-            "a port that rests for more than a day",
+            "a cool-down of more than a day",
             with("reclaimDelaySeconds", json!(86_401)),
             "less than or equal to 86400",
         ),

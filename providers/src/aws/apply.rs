@@ -42,7 +42,7 @@ impl Aws {
         let known = self.known().remove(name).filter(|known| known.observed_at.is_some());
         let mut known = match known {
             Some(known) => known,
-            None => self.see(name).await?,
+            None => self.observe_known(name).await?,
         };
         let applied = self.work(name, &mut known, set).await;
         known.stands = false;
@@ -189,7 +189,7 @@ impl Aws {
     /// are in use.
     pub(super) async fn remove(&self, name: &LbName) -> Result<(), Error> {
         self.known().remove(name);
-        let seen = self.observation(name).see(false).await?;
+        let seen = self.observation(name).observe(false).await?;
         let mut known = seen.known;
         let whole = Whole { region: &self.region, settings: &self.settings, name };
         let turn = Turn { of: name.clone(), urgency: Urgency::Close, begin_by: None, place: None };

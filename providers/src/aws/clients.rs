@@ -55,7 +55,7 @@ pub(super) struct Region {
     client: OnceCell<Client>,
     budget: Budget,
     gate: Gate,
-    looks: AtomicU64,
+    observations: AtomicU64,
     /// The account's quotas, once they were read
     pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
@@ -97,7 +97,7 @@ impl Clients {
                 client: OnceCell::new(),
                 budget,
                 gate: self.0.gate.clone(),
-                looks: AtomicU64::new(0),
+                observations: AtomicU64::new(0),
                 limits: tokio::sync::Mutex::default(),
             })
         };
@@ -108,7 +108,7 @@ impl Clients {
 impl Region {
     /// The place of the next observation among all observations.
     pub(super) fn next_observation(&self) -> u64 {
-        self.looks.fetch_add(1, Ordering::Relaxed)
+        self.observations.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The client, which is created at the first call.

@@ -82,10 +82,10 @@ impl Aws {
     }
 
     /// The current state.
-    async fn see(&self, name: &LbName) -> Result<Known, Error> {
+    async fn observe_known(&self, name: &LbName) -> Result<Known, Error> {
         let before = self.known().remove(name);
         let past = before.as_ref().map(|known| known.past.clone()).unwrap_or_default();
-        if let Some(known) = self.without_a_look(name, before).await? {
+        if let Some(known) = self.without_observation(name, before).await? {
             return Ok(known);
         }
         match self.observation(name).all().await {
@@ -99,7 +99,7 @@ impl Aws {
 
     /// The cached state, if that is enough: right after a failure; and while AWS provisions
     /// the load balancer, when only its readiness has to be read.
-    async fn without_a_look(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
+    async fn without_observation(&self, name: &LbName, known: Option<Known>) -> Result<Option<Known>, Error> {
         let Some(mut known) = known.filter(|known| known.observed_at.is_some()) else { return Ok(None) };
         if std::mem::take(&mut known.stands) {
             return Ok(Some(known));
@@ -153,7 +153,7 @@ impl Provider for Aws {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        let known = self.see(name).await?;
+        let known = self.observe_known(name).await?;
         let observed = view::observed(&known, &self.settings, name);
         self.known().insert(name.clone(), known);
         Ok(observed)

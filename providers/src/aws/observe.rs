@@ -52,7 +52,7 @@ impl Observation<'_> {
     /// When it could not be read, when a foreign load balancer has its name, or when the one
     /// to be adopted does not exist.
     pub(super) async fn all(&self) -> Result<Known, Error> {
-        let seen = self.see(true).await?;
+        let seen = self.observe(true).await?;
         match &self.settings.load_balancer_arn {
             Some(arn) if seen.known.nlb.is_none() => Err(Error::refused(format!(
                 "load balancer {arn} does not exist: create it, or create a class for another one"
@@ -63,7 +63,7 @@ impl Observation<'_> {
     }
 
     /// The same, also if it is foreign; targets are read only if they are needed.
-    pub(super) async fn see(&self, with_targets: bool) -> Result<Seen, Error> {
+    pub(super) async fn observe(&self, with_targets: bool) -> Result<Seen, Error> {
         let found = self.load_balancer().await?;
         let sorted = self.sort(found.as_ref(), with_targets).await;
         sorted.map_err(|failure| self.error(failure))

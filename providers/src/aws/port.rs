@@ -123,7 +123,7 @@ impl Ports<'_> {
     /// port, which has its desired state: the target group is orphaned, and collected later.
     pub(super) async fn leave_groups(&self, port: &mut Port, but: Option<&str>, turn: &mut Turn) {
         if let Err(failure) = self.remove_groups(port, but, turn).await {
-            info!(load_balancer = %self.name, why = ?failure, "target group left over");
+            info!(load_balancer = %self.name, why = ?failure, "orphaned target group");
         }
     }
 

@@ -163,7 +163,7 @@ fn run(claims: &[ClaimRequest], load_balancers: &LoadBalancers, policy: &Policy)
     assign(&claims.iter().collect::<Vec<_>>(), &load_balancers, &policy).0
 }
 
-/// The load balancers that there are after a run, with nothing else on them.
+/// The load balancers that there are after an assignment, with nothing else on them.
 fn existing(n: u32) -> LoadBalancers {
     (0..n).map(|index| (index, LoadBalancerState::default())).collect()
 }
@@ -181,7 +181,7 @@ fn message(assignment: &Assignment) -> String {
     assignment.refused.first().map(|(_, refusal)| refusal.message("default")).unwrap_or_default()
 }
 
-/// The claims as their status says after this run.
+/// The claims as their status says after this assignment.
 fn with_status(claims: &[ClaimRequest], result: &[Assignment]) -> Vec<ClaimRequest> {
     claims.iter().zip(result).map(|(claim, got)| ClaimRequest { held: got.granted.clone(), ..claim.clone() }).collect()
 }

@@ -1,4 +1,4 @@
-//! What holds of every run, whatever it is given.
+//! Properties of every assignment.
 
 use crate::kubernetes::ObjectKey;
 use proptest::prelude::*;
@@ -153,8 +153,8 @@ proptest! {
         };
         let first = run(&claims, &lbs, &policy);
         let settled = with_status(&claims, &first);
-        // What was dropped rests on the load balancer where it was held, and of two
-        // claims that say they held the same it rests for the older.
+        // What was dropped cools down on the load balancer where it was held, and of two
+        // claims that say they held the same it cools down for the older.
         let mut lbs: LoadBalancers = lbs;
         let mut by_age: Vec<_> = claims.iter().zip(&first).collect();
         by_age.sort_by_key(|(claim, _)| (claim.created, &claim.id));
@@ -167,7 +167,7 @@ proptest! {
         }
         let second = run(&settled, &lbs, &policy);
         // Two statuses that name one slot are set right first; what that makes free is
-        // given by the next run.
+        // assigned the next time.
         let held = claims.iter().filter_map(|claim| claim.held.as_ref());
         let ports = held.flat_map(|held| {
             held.slots.iter().flat_map(|slot| slot.key.front_ports()).map(|port| (held.index, port))
@@ -211,7 +211,7 @@ proptest! {
         claims in claims(), lbs in load_balancers(), policy in policies(),
     ) {
         let result = run(&claims, &lbs, &policy);
-        // What somebody holds does not rest, whoever gave it back; nor does the rest of a
+        // A slot that a claim holds does not cool down, whichever claim released it; nor does the rest of a
         // number that has one listener.
         let blocked = |key: ListenerKey| match policy.tcp_and_udp_share_a_number {
             true => key,
@@ -244,7 +244,7 @@ proptest! {
             }
             let quota = policy.ports_per_namespace as usize;
             prop_assert!(!new || held.len() <= quota, "{held:?} of {quota}");
-            // Where two statuses name one port, it rests once, for one of the two.
+            // Where two statuses name one port, it cools down once, for one of the two.
             let others = claims.iter().zip(&result).filter(|(claim, _)| &*claim.id.namespace != namespace);
             let of_others: BTreeSet<(u32, FrontPort)> = others.flat_map(|(claim, got)| {
                 let index = claim.held.as_ref().map_or(0, |held| held.index);
@@ -256,10 +256,10 @@ proptest! {
                 .collect();
             let mut widest: Vec<_> = cooling.iter().collect();
             widest.sort_by_key(|(_, key)| std::cmp::Reverse(key.front_ports().count()));
-            let rests = |(index, key): &&(u32, ListenerKey)| {
+            let cools = |(index, key): &&(u32, ListenerKey)| {
                 key.front_ports().filter(|port| free.remove(&(*index, *port))).count() > 0
             };
-            let all = held.len() + widest.into_iter().filter(rests).count();
+            let all = held.len() + widest.into_iter().filter(cools).count();
             prop_assert!(!new || all <= 2 * quota, "{held:?} and {cooling:?} of {quota}");
         }
     }

@@ -28,7 +28,7 @@ fn a_slice_whose_label_names_another_service_is_a_change_of_both() {
         "addressType": "IPv4", "ports": both(), "endpoints": [],
     }))
     .unwrap();
-    let changed = backends.watched_slice(Event::Apply(SliceObject::parse(&other))).services;
+    let changed = backends.apply_slice_event(Event::Apply(SliceObject::parse(&other))).services;
     assert_eq!(changed, [key("dns"), key("other")]);
     assert!(signal.take_changed().contains(&key("dns")));
 }

@@ -153,7 +153,7 @@ pub(super) fn states_as_recorded(facts: &Facts<'_>) -> BTreeMap<u32, LoadBalance
     states(&before, &Records::new(&before, facts), facts)
 }
 
-/// The load balancers as `assign` sees them. What their LB loops have not told
+/// The load balancers as `assign` sees them. What their LB loops have not reported
 /// yet is taken from the class' status.
 fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) -> BTreeMap<u32, LoadBalancerState> {
     let listed = before.load_balancers.iter().map(|lb| lb.index);

@@ -19,7 +19,7 @@ use crate::kubernetes::ObjectKey;
 /// The most ports of one class that cool down. Beyond it, the cool-down of some closed ports
 /// ends, so that tenants can't make the class' status outgrow etcd's limit (1.5 MiB for a
 /// request; an entry is about 120 bytes).
-pub(super) const RESTING_MAX: usize = 2000;
+pub(super) const COOLING_MAX: usize = 2000;
 
 /// A slot of a claim that was deleted, or lost our finalizer while being deleted.
 pub(in crate::class) struct AbandonedSlot {
@@ -40,7 +40,7 @@ impl AbandonedSlot {
 /// The record of released slots, by load balancer.
 pub(super) struct Records {
     pub(super) released: BTreeMap<u32, Vec<ReleasedPort>>,
-    /// How many were added in this run
+    /// How many were added in this decision
     pub(super) new: usize,
     /// Those that name a claim which gives its slot back now
     current: HashSet<(u32, ListenerKey)>,
@@ -140,25 +140,25 @@ impl Records {
             .filter(|(claim, got)| (claim.meta.deleting && !claim.is_let_go()) || drops(got))
             .map(|(claim, _)| claim.meta.key.to_string())
             .collect();
-        let rested = |entry: &ReleasedPort| {
+        let cools_until = |entry: &ReleasedPort| {
             if delay.is_zero() {
                 return facts.now;
             }
             entry.time.as_ref().map_or(facts.now, |time| time.0.saturating_add(delay).unwrap_or(Timestamp::MAX))
         };
-        let (mut due, mut resting) = (None, Vec::new());
+        let (mut due, mut cooling) = (None, Vec::new());
         for (&index, entries) in &mut self.released {
             entries.retain(|entry| {
                 let closed = is_closed(facts, index, released_key(entry)) && !going.contains(&entry.claim);
-                let until = rested(entry);
+                let until = cools_until(entry);
                 if closed && until > facts.now {
                     due = Some(due.map_or(until, |due: Timestamp| due.min(until)));
-                    resting.push((until, index, released_key(entry), namespace(entry)));
+                    cooling.push((until, index, released_key(entry), namespace(entry)));
                 }
                 !closed || until > facts.now
             });
         }
-        let surplus = surplus(resting);
+        let surplus = surplus(cooling);
         for (index, entries) in self.released.iter_mut().filter(|_| !surplus.is_empty()) {
             entries.retain(|entry| !surplus.contains(&(*index, released_key(entry))));
         }
@@ -176,14 +176,14 @@ fn namespace(entry: &ReleasedPort) -> String {
     entry.claim.split_once('/').map(|(namespace, _)| namespace.to_owned()).unwrap_or_default()
 }
 
-/// Those of these ports that are beyond [`RESTING_MAX`], each with the end of its cool-down and
+/// Those of these ports that are beyond [`COOLING_MAX`], each with the end of its cool-down and
 /// the namespace that released it: the oldest of the namespaces that have the most, so that no
 /// tenant ends the cool-down of another tenant's ports by its own.
-fn surplus(mut resting: Vec<(Timestamp, u32, ListenerKey, String)>) -> BTreeSet<(u32, ListenerKey)> {
-    let Some(surplus) = resting.len().checked_sub(RESTING_MAX) else { return BTreeSet::new() };
-    resting.sort_unstable_by(|a, b| b.cmp(a));
+fn surplus(mut cooling: Vec<(Timestamp, u32, ListenerKey, String)>) -> BTreeSet<(u32, ListenerKey)> {
+    let Some(surplus) = cooling.len().checked_sub(COOLING_MAX) else { return BTreeSet::new() };
+    cooling.sort_unstable_by(|a, b| b.cmp(a));
     let mut newer: BTreeMap<String, usize> = BTreeMap::new();
-    let mut ranked: Vec<_> = resting
+    let mut ranked: Vec<_> = cooling
         .into_iter()
         .map(|(until, index, key, namespace)| {
             let rank = newer.entry(namespace).or_default();

@@ -116,14 +116,14 @@ fn addresses(index: u32, outcome: &Outcome, facts: &Facts<'_>) -> Vec<String> {
 /// The capacity of a load balancer: the last reported one, or that of the class and its
 /// provider.
 fn capacity(heard: Option<&Outcome>, listed: Option<Capacity>, policy: &Policy) -> Capacity {
-    let told = match (heard, listed) {
+    let reported = match (heard, listed) {
         (Some(outcome), _) => outcome.capacity,
         (None, Some(listed)) => ProviderCapacity { listeners: Some(listed.listeners), targets: listed.targets },
         (None, None) => ProviderCapacity::default(),
     };
     Capacity {
-        listeners: told.listeners.unwrap_or(u32::MAX).min(policy.listeners),
-        targets: policy.targets.map(|default| told.targets.unwrap_or(default)),
+        listeners: reported.listeners.unwrap_or(u32::MAX).min(policy.listeners),
+        targets: policy.targets.map(|default| reported.targets.unwrap_or(default)),
     }
 }
 

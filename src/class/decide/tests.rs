@@ -1,4 +1,4 @@
-//! A class, decided on run after run.
+//! A class, decided on again and again.
 
 mod records;
 
@@ -18,7 +18,7 @@ use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen};
 use kube::runtime::watcher::Event;
 
-/// A class and its claims, and what its LB loops have told.
+/// A class and its claims, and what its LB loops have reported.
 struct World {
     spec: Value,
     deleting: bool,
@@ -280,7 +280,7 @@ fn a_stale_cache_over_two_decisions_assigns_no_slot_twice() {
     cache.apply_event(Event::InitDone);
     let mut given = Vec::new();
     for (n, name) in names.iter().enumerate() {
-        // The watch tells of the newcomer, and still shows the others as they were
+        // The watch reports the newcomer, and still shows the others as they were
         // before they were given anything.
         for known in &names[..=n] {
             cache.apply_event(Event::Apply((*claim(known).build()).clone()));
@@ -344,17 +344,17 @@ fn the_status_counts_targets_and_says_what_fits_also_while_a_load_balancer_canno
     world.decide();
     assert_eq!(listed(&world), (2, Some(40), Some((40, Some(30)))), "somebody else used the rest");
 
-    let told = world.status.clone();
+    let before = world.status.clone();
     world.outcomes.clear();
     world.decide();
-    assert_eq!(world.status, told, "as after a restart");
+    assert_eq!(world.status, before, "as after a restart");
     let failure = Failure { reason: Reason::Unreachable, message: "no answer".into() };
     world.seen(&world.claims.clone(), &[]);
     let outcome = world.outcomes.get_mut(&0).unwrap();
     (outcome.exists, outcome.addresses, outcome.failure) = (None, Arc::default(), Some(failure));
     world.decide();
     let lb = &world.status.load_balancers[0];
-    assert_eq!((lb.address.as_deref(), &lb.capacity), (Some("10.0.0.1"), &told.load_balancers[0].capacity));
+    assert_eq!((lb.address.as_deref(), &lb.capacity), (Some("10.0.0.1"), &before.load_balancers[0].capacity));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl State {
         for (lb, listed) in lbs.iter().enumerate() {
             for (port, record) in listed.iter().flat_map(|listed| listed.released.iter().enumerate()) {
                 let slot = Slot { lb: u8::try_from(lb).unwrap(), port: u8::try_from(port).unwrap() };
-                if let Some(record) = record.filter(|record| !record.rested)
+                if let Some(record) = record.filter(|record| !record.cooled)
                     && self.class.record(slot).map(|before| before.claim) != Some(record.claim)
                 {
                     self.cooling_down[lb][port] = Some(record.claim);

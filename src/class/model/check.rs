@@ -119,7 +119,7 @@ impl World {
                     .complaint
                     .lock()
                     .unwrap()
-                    .get_or_insert_with(|| format!("it does not come to rest: {next:#?}"));
+                    .get_or_insert_with(|| format!("it does not become quiet: {next:#?}"));
                 return false;
             }
             state = next;

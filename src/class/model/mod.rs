@@ -122,7 +122,7 @@ enum Action {
     Apply(u8, u8, Answers),
     /// Its outcome reaches the class loop.
     Hear(u8, u8),
-    /// An LB loop looks again.
+    /// An LB loop observes again.
     Resync(u8, u8),
     /// A process is killed, and another starts.
     Crash(u8),
@@ -202,7 +202,7 @@ impl World {
     fn lb_actions(process: u8, controller: &Controller, state: &State, actions: &mut Vec<Action>) {
         for (lb, lb_loop) in (0..).zip(&controller.loops) {
             let Some(lb_loop) = lb_loop else { continue };
-            let told = lb_loop.memories.last_reported.as_ref().map(|told| told.plan);
+            let reported = lb_loop.memories.last_reported.as_ref().map(|reported| reported.plan);
             if lb_loop.unheard {
                 actions.push(Action::Hear(process, lb));
             }
@@ -220,7 +220,7 @@ impl World {
                 if state.left.crashes > 0 {
                     actions.extend(changes.map(|n| Action::CrashAfter(process, lb, n)));
                 }
-            } else if told != Some(lb_loop.plans.current) || lb_loop.memories.again {
+            } else if reported != Some(lb_loop.plans.current) || lb_loop.memories.again {
                 actions.push(Action::Take(process, lb));
             } else if lb_loop.memories.observed != Some(state.there[usize::from(lb)]) {
                 actions.push(Action::Resync(process, lb));

@@ -38,7 +38,7 @@ use crate::load_balancer::model::{
 use crate::load_balancer::outcome::{MaybeOpen, Outcome};
 use crate::watches::NamespaceObject;
 
-/// How long ports rest, and empty load balancers stay, in seconds.
+/// How long ports cool down, and empty load balancers stay, in seconds.
 const DELAY: i64 = 60;
 const REASONS: [Reason; 11] = [
     Reason::PortTaken,
@@ -163,7 +163,7 @@ impl Real {
                 class.insert_claim(None, self.claim(n, &claim.claim, &exact[n]));
             }
         }
-        self.set_the_rest(&mut class, known);
+        self.set_other_state(&mut class, known);
         class
     }
 
@@ -196,10 +196,10 @@ impl Real {
             let now = claim.map(|claim| self.claim(n, &claim.claim, &exact[n]));
             now.into_iter().for_each(|claim| class.insert_claim(None, claim));
         }
-        self.set_the_rest(class, known);
+        self.set_other_state(class, known);
     }
 
-    fn set_the_rest(&self, class: &mut Class, known: &Known) {
+    fn set_other_state(&self, class: &mut Class, known: &Known) {
         for (n, claim) in known.claims.iter().enumerate() {
             let Some(claim) = claim else { continue };
             let state = class.claims.get_mut(&self.claim(n, &claim.claim, &None)).expect("it was put in");
@@ -314,18 +314,18 @@ fn of_since(since: &MaybeOpen) -> ([bool; 3], bool) {
 }
 
 /// The outcome as the class loop keeps it.
-fn outcome(index: u32, Heard { told, since: (planned, exists) }: &Heard) -> Outcome {
+fn outcome(index: u32, Heard { reported, since: (planned, exists) }: &Heard) -> Outcome {
     let planned = (0..3).filter(|port| planned[*port]).map(key).collect();
-    told.outcome(index, MaybeOpen { planned, exists: *exists })
+    reported.outcome(index, MaybeOpen { planned, exists: *exists })
 }
 
 impl InFlightPlans {
     /// An outcome as the class loop takes it in, or keeps it, when `current` was handed last.
-    pub(super) fn heard(&mut self, told: &Reported, current: &Numbered) -> Heard {
+    pub(super) fn heard(&mut self, reported: &Reported, current: &Numbered) -> Heard {
         let mut real = self.real();
-        let since = real.since(&plan_of(0, &told.plan), &plan_of(0, current));
+        let since = real.since(&plan_of(0, &reported.plan), &plan_of(0, current));
         *self = Self::of(&real);
-        Heard { told: told.clone(), since: of_since(&since) }
+        Heard { reported: reported.clone(), since: of_since(&since) }
     }
 
     fn real(&self) -> in_flight_plans::InFlightPlans {
@@ -434,12 +434,12 @@ fn class_status(lbs: &Lbs) -> SharedLBClassStatus {
     let listed = |(index, listed): (u32, &Option<Listed>)| {
         let listed = listed.as_ref()?;
         let released = listed.released.iter().enumerate().filter_map(|(port, record)| {
-            let Record { claim, rested } = (*record)?;
+            let Record { claim, cooled } = (*record)?;
             Some(ReleasedPort {
                 port: key(port).port,
                 protocol: api_protocol(key(port).protocol),
                 claim: format!("team/{}", CLAIMS[usize::from(claim)]),
-                time: Some(since(rested)),
+                time: Some(since(cooled)),
             })
         });
         Some(LoadBalancerStatus {
@@ -459,7 +459,7 @@ fn of_class(status: &SharedLBClassStatus) -> Lbs {
         let mut listed = Listed { released: [None; 3], empty: lb.empty_since.as_ref().map(|time| is_over(Some(time))) };
         for released in &lb.released {
             let claim = claim_of(released.claim.trim_start_matches("team/"));
-            let record = Record { claim, rested: is_over(released.time.as_ref()) };
+            let record = Record { claim, cooled: is_over(released.time.as_ref()) };
             let former = listed.released[port_of(released_key(released))].replace(record);
             assert_eq!(former, None, "two records of one port");
         }

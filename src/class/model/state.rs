@@ -67,7 +67,7 @@ pub(super) struct Listed {
 pub(super) struct Record {
     pub(super) claim: u8,
     /// Whether the delay is over
-    pub(super) rested: bool,
+    pub(super) cooled: bool,
 }
 
 /// The status of the class.
@@ -112,7 +112,7 @@ pub(super) struct Stepped {
     /// Writes to claims, each with whether the class waits for the answer
     pub(super) writes: [Option<(What, bool)>; 3],
     pub(super) class_write: Option<Lbs>,
-    /// Whether the rest of the decision waits for it
+    /// Whether the follow-up of the decision waits for it
     pub(super) records: bool,
     pub(super) plans: [Option<Plans>; 2],
     pub(super) outcomes: [Option<Heard>; 2],
@@ -123,7 +123,7 @@ pub(super) struct Stepped {
 pub(super) struct ClassWrite {
     pub(super) version: u8,
     pub(super) lbs: Lbs,
-    /// What the decision was made of, the rest of which waits for the answer
+    /// What the decision was made of, whose follow-up waits for the answer
     pub(super) recorded: Option<Arc<Known>>,
 }
 
@@ -158,7 +158,7 @@ pub(super) enum Pending {
     },
 }
 
-/// What a watch is about to tell.
+/// What a watch is about to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Event {
     Put(Claim),
@@ -199,7 +199,7 @@ pub(super) struct InFlightPlans {
 /// An outcome, as the class loop has taken it in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Heard {
-    pub(super) told: Reported,
+    pub(super) reported: Reported,
     /// Ports that were planned since, and whether the load balancer was to exist
     pub(super) since: ([bool; 3], bool),
 }
@@ -274,11 +274,11 @@ impl Class {
 impl Controller {
     /// The number of every plan of this load balancer that still matters.
     fn numbers(&mut self, lb: usize, each: &mut impl FnMut(&mut u8)) {
-        self.outcomes[lb].iter_mut().for_each(|heard| each(&mut heard.told.plan.number));
+        self.outcomes[lb].iter_mut().for_each(|heard| each(&mut heard.reported.plan.number));
         if let Some(lb_loop) = &mut self.loops[lb] {
             each(&mut lb_loop.plans.current.number);
             lb_loop.taken.iter_mut().for_each(|plan| each(&mut plan.number));
-            lb_loop.memories.last_reported.iter_mut().for_each(|told| each(&mut told.plan.number));
+            lb_loop.memories.last_reported.iter_mut().for_each(|reported| each(&mut reported.plan.number));
             lb_loop.plans.in_flight.dropped.iter_mut().flatten().for_each(&mut *each);
             each(&mut lb_loop.plans.in_flight.existing);
         }

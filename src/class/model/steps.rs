@@ -127,7 +127,7 @@ impl State {
         self.controller(process).claims[claim].list(claim, there);
     }
 
-    /// The watch tells the class' latest status.
+    /// The watch reports the class' latest status.
     pub(super) fn watch_class(&mut self, process: u8) {
         self.controller(process).class = self.class;
     }
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// It looks at its load balancer although nothing is known to have changed.
+    /// It observes its load balancer although nothing is known to have changed.
     pub(super) fn resync(&mut self, process: u8, lb: usize) {
         if let Some(lb_loop) = &mut self.controller(process).loops[lb] {
             lb_loop.memories.observed = None;
@@ -147,7 +147,7 @@ impl State {
         }
     }
 
-    /// It carries the plan out that it has taken, and tells what became of it.
+    /// It carries out the plan that it has taken, and reports the outcome.
     pub(super) fn carry_out_plan(&mut self, process: u8, lb: usize, real: &Real, answers: Answers) {
         let there = self.there[lb];
         let Some(lb_loop) = &mut self.controller(process).loops[lb] else { return };
@@ -196,13 +196,14 @@ impl State {
         }
     }
 
-    /// The class loop takes in what an LB loop has told.
+    /// The class loop takes in what an LB loop has reported.
     pub(super) fn hear(&mut self, process: u8, lb: usize) {
         let controller = self.controller(process);
         if let Some(lb_loop) = &mut controller.loops[lb] {
             lb_loop.unheard = false;
-            let told = lb_loop.memories.last_reported.as_ref();
-            controller.outcomes[lb] = told.map(|told| lb_loop.plans.in_flight.heard(told, &lb_loop.plans.current));
+            let reported = lb_loop.memories.last_reported.as_ref();
+            controller.outcomes[lb] =
+                reported.map(|reported| lb_loop.plans.in_flight.heard(reported, &lb_loop.plans.current));
         }
     }
 
@@ -235,7 +236,7 @@ impl State {
     pub(super) fn wait(&mut self) {
         let over = |lbs: &mut Lbs| {
             for listed in lbs.iter_mut().flatten() {
-                listed.released.iter_mut().flatten().for_each(|record| record.rested = true);
+                listed.released.iter_mut().flatten().for_each(|record| record.cooled = true);
                 listed.empty = listed.empty.map(|_| true);
             }
         };
@@ -260,10 +261,10 @@ impl State {
             .chain([&self.class.lbs])
             .flatten()
             .flatten()
-            .any(|listed| listed.empty == Some(false) || listed.released.iter().flatten().any(|record| !record.rested))
+            .any(|listed| listed.empty == Some(false) || listed.released.iter().flatten().any(|record| !record.cooled))
     }
 
-    /// What is no news to anybody is told at once, and what does not matter is forgotten.
+    /// Reports that change nothing are taken in at once, and state that does not matter is forgotten.
     pub(super) fn tidy(&mut self) {
         for controller in self.controllers.iter_mut().flatten() {
             for claim in 0..3 {

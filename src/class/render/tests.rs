@@ -89,9 +89,9 @@ fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_tr
          since load balancer 0 takes 500 for all ports together"
     );
     assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
-    let told = transitions(&before.conditions, &after.conditions, None);
+    let reported = transitions(&before.conditions, &after.conditions, None);
     assert_eq!(
-        told.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
+        reported.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
         [(false, "BackendsLeftOut")]
     );
 }

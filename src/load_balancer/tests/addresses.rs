@@ -16,7 +16,7 @@ async fn without_address() -> Running {
 async fn an_overdue_address_is_reported_once_and_costs_no_call() {
     let running = without_address().await;
     assert_eq!((running.last().no_address, running.last().listeners[&tcp(20001)].open), (None, true));
-    let (calls, told) = (running.cloud.calls(), running.reported.lock().unwrap().len());
+    let (calls, reported) = (running.cloud.calls(), running.reported.lock().unwrap().len());
     tokio::time::sleep(ADDRESS_WITHIN).await;
     let outcome = running.last();
     assert!(outcome.is_unusable());
@@ -28,7 +28,7 @@ async fn an_overdue_address_is_reported_once_and_costs_no_call() {
         format!("load balancer 0 of class default has no address yet: ask the admin to look at {object}")
     );
     tokio::time::sleep(RESYNC / 2).await;
-    assert_eq!((running.cloud.calls(), running.reported.lock().unwrap().len()), (calls, told + 1));
+    assert_eq!((running.cloud.calls(), running.reported.lock().unwrap().len()), (calls, reported + 1));
 
     running.cloud.gives_addresses(true);
     running.changes().await;

@@ -8,7 +8,7 @@ use super::*;
 async fn pod(running: &Running, claim: &ClaimFixture, address: &str, ports: serde_json::Value) {
     let claim = claim.build();
     let service: Service = companion::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
-    running.backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+    running.backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
     let slice: EndpointSlice = serde_json::from_value(json!({
         "metadata": {
             "name": format!("slice-{}", address.replace([':', '.'], "-")), "namespace": "team", "uid": "s",
@@ -23,7 +23,7 @@ async fn pod(running: &Running, claim: &ClaimFixture, address: &str, ports: serd
         "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": "pod-0"}}],
     }))
     .unwrap();
-    running.backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+    running.backends.apply_slice_event(Event::Apply(SliceObject::parse(&slice)));
     running.settle().await;
 }
 
@@ -40,13 +40,13 @@ async fn backends_of_a_missing_family_are_left_out_and_reported() {
     tokio::time::sleep(RESYNC * 2).await;
     pod(&running, &a, "fd00::1", tcp_port()).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 0)]));
-    let told = running.last().listeners[&tcp(20001)].clone();
-    assert_eq!((told.backends, told.idle_families), (false, BTreeSet::from([IpFamily::V4])));
+    let reported = running.last().listeners[&tcp(20001)].clone();
+    assert_eq!((reported.backends, reported.idle_families), (false, BTreeSet::from([IpFamily::V4])));
 
     pod(&running, &a, "10.244.0.1", tcp_port()).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 1)]));
-    let told = running.last().listeners[&tcp(20001)].clone();
-    assert_eq!((told.backends, told.idle_families), (true, BTreeSet::new()));
+    let reported = running.last().listeners[&tcp(20001)].clone();
+    assert_eq!((reported.backends, reported.idle_families), (true, BTreeSet::new()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,8 +71,8 @@ async fn a_family_without_backends_is_reported_beside_a_served_one() {
     let a = claim("a").holds(0, 20001);
     running.plan(std::slice::from_ref(&a)).await;
     pod(&running, &a, "10.244.0.1", tcp_port()).await;
-    let told = running.last().listeners[&tcp(20001)].clone();
-    assert_eq!((told.backends, told.idle_families), (true, BTreeSet::from([IpFamily::V6])));
+    let reported = running.last().listeners[&tcp(20001)].clone();
+    assert_eq!((reported.backends, reported.idle_families), (true, BTreeSet::from([IpFamily::V6])));
     pod(&running, &a, "fd00::1", tcp_port()).await;
     assert_eq!(running.last().listeners[&tcp(20001)].idle_families, BTreeSet::new());
 }

@@ -88,16 +88,16 @@ async fn a_missing_load_balancer_is_recreated_and_reported_once() {
     assert_eq!(running.last().recreated, 1, "it was to go");
 
     let restarted = Running::existing(true, |cloud| Arc::new(Memory::new(cloud))).await;
-    assert_eq!(restarted.last().recreated, 1, "it went while nobody looked");
+    assert_eq!(restarted.last().recreated, 1, "it was deleted before the first observation");
 }
 
 #[tokio::test(start_paused = true)]
 async fn throttling_is_reported_with_the_time_of_the_retry() {
     let (error, wait) = (Error::Throttled { retry_after: Duration::from_secs(7), message: "Rate exceeded".into() }, 30);
-    let told = failure(&error, Instant::now() + Duration::from_secs(wait));
-    assert_eq!(told.reason, Reason::Throttled);
-    let time = told.message.strip_prefix("too many calls, to be tried again at ").unwrap();
+    let reported = failure(&error, Instant::now() + Duration::from_secs(wait));
+    assert_eq!(reported.reason, Reason::Throttled);
+    let time = reported.message.strip_prefix("too many calls, to be tried again at ").unwrap();
     let time: jiff::Timestamp = time.strip_suffix(": Rate exceeded").unwrap().parse().unwrap();
     let until = time.duration_since(jiff::Timestamp::now()).as_secs();
-    assert!((wait - 2..=wait).contains(&u64::try_from(until).unwrap()), "{}", told.message);
+    assert!((wait - 2..=wait).contains(&u64::try_from(until).unwrap()), "{}", reported.message);
 }

@@ -100,7 +100,7 @@ impl Running {
         self.settle().await;
     }
 
-    /// The load balancer tells that it has changed by itself.
+    /// The load balancer reports that it has changed by itself.
     async fn changes(&self) {
         self.signal.observe_again();
         self.settle().await;
@@ -114,7 +114,7 @@ impl Running {
     async fn endpoints(&self, claim: &ClaimFixture, pods: u8) {
         let claim = claim.build();
         let service: Service = companion::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
-        self.backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        self.backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         self.pods(&claim, pods).await;
     }
 
@@ -136,7 +136,7 @@ impl Running {
             }).collect::<Vec<_>>(),
         }))
         .unwrap();
-        self.backends.watched_slice(Event::Apply(SliceObject::parse(&slice)));
+        self.backends.apply_slice_event(Event::Apply(SliceObject::parse(&slice)));
         self.settle().await;
     }
 
@@ -181,13 +181,13 @@ async fn a_change_of_endpoints_is_applied_and_reported_only_if_the_outcome_chang
     running.endpoints(&a, 1).await;
     assert!(running.last().listeners[&tcp(20001)].backends, "the first backend is there");
 
-    let told = running.reported.lock().unwrap().len();
+    let reported = running.reported.lock().unwrap().len();
     running.endpoints(&a, 3).await;
     assert_eq!(running.open().await, BTreeMap::from([(20001, 3)]));
-    assert_eq!(running.reported.lock().unwrap().len(), told, "further ones change no outcome");
+    assert_eq!(running.reported.lock().unwrap().len(), reported, "further ones change no outcome");
 
-    running.backends.watched_slice(Event::Init);
-    running.backends.watched_slice(Event::InitDone);
+    running.backends.apply_slice_event(Event::Init);
+    running.backends.apply_slice_event(Event::InitDone);
     running.settle().await;
     assert!(!running.last().listeners[&tcp(20001)].backends, "no backend is left");
 }
@@ -356,7 +356,7 @@ async fn a_load_balancer_that_is_no_longer_desired_is_deleted_and_reported_as_go
     assert!(outcome.is_closed(tcp(20001)));
 }
 
-/// One that was told to open the listener of `a`, and whose load balancer then
+/// An LB loop whose plan has the listener of `a`, and whose load balancer then
 /// answered like this.
 async fn unsure(answers: Answers) -> (Running, Arc<FaultyProvider>) {
     let mut running = Running::start().await;
@@ -417,7 +417,7 @@ async fn a_load_balancer_is_pending_and_observed_until_it_serves() {
     let outcome = running.last();
     assert_eq!(outcome.failure.as_ref().unwrap().reason, Reason::Pending);
     assert_eq!(outcome.listeners[&tcp(20001)].failure.as_ref().unwrap().reason, Reason::Pending);
-    assert!(!outcome.addresses.is_empty(), "its address is told as soon as it is known");
+    assert!(!outcome.addresses.is_empty(), "its address is reported as soon as it is known");
 
     running.plan(&[claim("a").holds(0, 20001), claim("b").holds(0, 20002)]).await;
     assert!(running.open().await.contains_key(&20002), "it takes listeners meanwhile");
@@ -435,10 +435,10 @@ async fn results_are_reported_before_postponed_work_continues() {
     running.plan(&(20001..20005).map(|port| claim(&format!("c-{port}")).holds(0, port)).collect::<Vec<_>>()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(running.open().await.len(), 4);
-    let told = running.reported.lock().unwrap();
-    let open: BTreeSet<usize> = told.iter().map(|outcome| outcome.listeners.len()).collect();
+    let reported = running.reported.lock().unwrap();
+    let open: BTreeSet<usize> = reported.iter().map(|outcome| outcome.listeners.len()).collect();
     assert_eq!(open, BTreeSet::from([0, 1, 2, 3, 4]), "each as it opened");
-    assert!(told.iter().flat_map(|outcome| outcome.listeners.values()).all(|listener| listener.failure.is_none()));
+    assert!(reported.iter().flat_map(|outcome| outcome.listeners.values()).all(|listener| listener.failure.is_none()));
 }
 
 #[tokio::test(start_paused = true)]

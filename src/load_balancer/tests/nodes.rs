@@ -29,13 +29,13 @@ impl Running {
             }
         }
         let node: Node = serde_json::from_value(node).unwrap();
-        self.backends.watched_node(Event::Apply(NodeObject::parse(&node)));
+        self.backends.apply_node_event(Event::Apply(NodeObject::parse(&node)));
         self.settle().await;
     }
 
     fn nodes_are_listed(&self) {
-        self.backends.watched_node(Event::Init);
-        self.backends.watched_node(Event::InitDone);
+        self.backends.apply_node_event(Event::Init);
+        self.backends.apply_node_event(Event::InitDone);
     }
 
     /// The claim's Service has this port on every node.
@@ -44,7 +44,7 @@ impl Running {
         let mut service = Service { spec: service.spec, metadata: service.metadata, ..Service::default() };
         service.metadata.resource_version = Some(self.version());
         service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(port.into());
-        self.backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        self.backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
         self.settle().await;
     }
 
@@ -119,7 +119,7 @@ async fn nodes_that_are_not_ready_get_no_traffic_unless_none_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_tells_that_it_is_still_there_makes_no_calls() {
+async fn a_node_that_reports_again_that_it_is_ready_causes_no_calls() {
     let (running, _) = two_nodes().await;
     let calls = running.cloud.calls();
     running.node(2, true, json!({"metadata": {"labels": {"heartbeat": "1"}}})).await;

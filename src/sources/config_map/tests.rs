@@ -14,7 +14,7 @@ fn source(services: Value) -> Arc<ConfigMaps> {
         service["metadata"]["uid"] = service["metadata"]["name"].clone();
         service["metadata"]["resourceVersion"] = json!("1");
         let service: Service = serde_json::from_value(service).unwrap();
-        backends.watched_service(Event::Apply(ServiceObject::parse(&service)));
+        backends.apply_service_event(Event::Apply(ServiceObject::parse(&service)));
     }
     Arc::new(ConfigMaps { backends })
 }

@@ -1,7 +1,7 @@
-//! What is given back: recorded, closed, at rest, forgotten.
+//! Released slots: recorded, closed, cooling down, forgotten.
 
 use super::*;
-use crate::class::decide::records::RESTING_MAX;
+use crate::class::decide::records::COOLING_MAX;
 
 #[test]
 fn a_release_is_recorded_before_a_claim_goes_and_its_slot_is_no_longer_planned() {
@@ -69,7 +69,7 @@ fn rounding_to_seconds_shortens_no_cooldown() {
 fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.clone().deleting()]).with(json!({"reclaimDelaySeconds": 0}));
-    // The LB loop was handed the slot, and has not told what became of it.
+    // The LB loop was handed the slot, and has not reported its outcome.
     world.seen(&[a], &[]);
     world.decide();
     world.claims.clear();
@@ -81,7 +81,7 @@ fn a_listener_that_is_planned_may_be_open_whatever_was_seen_before() {
 fn a_listener_planned_after_a_report_may_be_open() {
     let a = claim("a").holds(0, 20001);
     let mut world = World::new(vec![a.deleting()]).with(json!({"reclaimDelaySeconds": 0}));
-    // The LB loop has told of an older plan than the one that it is at work on.
+    // The LB loop has reported on an older plan than its current one.
     world.seen(&[], &[]);
     world.outcomes.get_mut(&0).unwrap().since.planned.insert(tcp(20001));
     world.decide();
@@ -104,9 +104,13 @@ fn a_release_is_recorded_on_an_unlisted_load_balancer() {
 fn a_record_stays_while_the_slot_is_in_its_claims_status() {
     let mut world = World::new(vec![claim("a").holds(0, 20001).asks(6379)]).with(json!({"reclaimDelaySeconds": 0}));
     world.seen(&[], &[]);
-    for run in 1..=2 {
+    for decision in 1..=2 {
         world.decide();
-        assert_eq!(world.released(), [(20001, "team/a")], "run {run}: closed and rested, but not given back yet");
+        assert_eq!(
+            world.released(),
+            [(20001, "team/a")],
+            "decision {decision}: closed and cooled down, but not released yet"
+        );
     }
 }
 
@@ -124,7 +128,7 @@ fn the_record_names_the_last_holder() {
     let decision = world.decide();
     assert_eq!(decision.releases, 0, "once is enough");
     let granted = decision.assignments[1].as_ref().unwrap().granted.as_ref();
-    assert!(granted.is_none_or(|granted| granted.index != 0), "it rests, also for the one before");
+    assert!(granted.is_none_or(|granted| granted.index != 0), "it cools down, also for its former claim");
 }
 
 #[test]
@@ -200,7 +204,7 @@ fn no_tenant_can_make_the_record_grow_without_bound() {
     assert_eq!(world.released().len(), 3000, "what may still be open stays recorded in any case");
     world.seen(&[], &[]);
     world.decide();
-    assert_eq!(world.released().len(), RESTING_MAX);
+    assert_eq!(world.released().len(), COOLING_MAX);
     assert_eq!(world.released()[0].0, 1001, "the oldest went");
 }
 
@@ -217,7 +221,7 @@ fn no_tenant_can_end_the_rest_of_anothers_ports_with_his_own() {
     world.status.load_balancers = vec![LoadBalancerStatus { released, ..Default::default() }];
     world.seen(&[], &[]);
     world.decide();
-    assert_eq!(world.released().len(), RESTING_MAX);
+    assert_eq!(world.released().len(), COOLING_MAX);
     assert_eq!(world.released()[..4], [(1, "victim/c1"), (2, "victim/c2"), (3, "victim/c3"), (1004, "team/c1004")]);
 }
 
@@ -231,7 +235,7 @@ fn a_claim_kept_only_by_a_foreign_finalizer_keeps_no_port() {
     world.claims = vec![held.let_go()];
     world.later(59);
     world.decide();
-    assert_eq!(world.released(), [(20001, "team/a")], "it rests");
+    assert_eq!(world.released(), [(20001, "team/a")], "it cools down");
     world.later(1);
     world.decide();
     assert_eq!(world.released(), []);
