@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// The condition of this type.
 #[must_use]
-pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == kind)
+pub fn find(conditions: &[Condition], kind: impl AsRef<str>) -> Option<&Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind.as_ref())
 }
 
 /// The lastTransitionTime of a condition: that of the former condition if the status is the

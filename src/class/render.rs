@@ -12,7 +12,6 @@ use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 
 use crate::allocation::{Assignment, Held, HeldSlot};
 use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before, parse_address};
-pub(crate) use crate::kubernetes::conditions::whole_seconds;
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::Failure;
 use crate::load_balancer::share::LeftOut;
@@ -133,7 +132,7 @@ pub(crate) fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict
         status.load_balancer.clone_from(&before.load_balancer);
     }
     let [allocated, programmed, ready] = findings(class, verdict, &addresses);
-    let kept = |kind: ConditionType| is_unknown.then(|| find(&before.conditions, kind)).flatten();
+    let kept = |kind: ConditionType| is_unknown.then(|| conditions::find(&before.conditions, kind)).flatten();
     for (kind, finding) in [
         (ConditionType::Allocated, allocated.clone()),
         (ConditionType::Programmed, kept(ConditionType::Programmed).map_or(programmed, Finding::from)),
@@ -366,11 +365,6 @@ fn condition(
         observed_generation: Some(generation),
         last_transition_time,
     }
-}
-
-/// The condition of this type.
-pub(crate) fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
-    conditions::find(conditions, kind.as_str())
 }
 
 /// A condition of a class or of one of its load balancers: true, or false with the

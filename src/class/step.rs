@@ -14,14 +14,14 @@ use super::decide::{Decision, Facts, decide, unreadable_status};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
-use super::render::{self, Programmed, Unallocated, Verdict, find};
+use super::render::{self, Programmed, Unallocated, Verdict};
 use super::state::{Class, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
 use super::suspension::unreadable_spec;
 use super::transitions;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, policy};
-use crate::kubernetes::ObjectKey;
+use crate::kubernetes::{ObjectKey, conditions};
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::process::metrics::VERDICTS;
 use crate::process::tasks;
@@ -415,7 +415,7 @@ impl Class {
 fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer {
     let listed = class.status.iter().flat_map(|status| &status.load_balancers).find(|lb| lb.index == index);
     let overdue = |listed: &LoadBalancerStatus| {
-        find(&listed.conditions, ConditionType::Ready)
+        conditions::find(&listed.conditions, ConditionType::Ready)
             .is_some_and(|ready| ready.reason == Reason::AddressNotAssigned.as_str())
     };
     StartLoadBalancer {
@@ -430,7 +430,7 @@ fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer 
 /// The index in [`VERDICTS`] of a claim's verdict, from its status.
 fn verdict_of(claim: &ClaimObject) -> usize {
     let is = |kind: ConditionType, status: &str| {
-        find(&claim.status.conditions, kind).is_some_and(|condition| condition.status == status)
+        conditions::find(&claim.status.conditions, kind).is_some_and(|condition| condition.status == status)
     };
     if is(ConditionType::Ready, "True") {
         0

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sharedlb_crds::{ConditionType, PortStatus, Reason, SharedLBStatus};
 
-use super::render::find;
 use crate::kubernetes::conditions;
 use crate::kubernetes::events::Notice;
 
@@ -79,7 +78,7 @@ pub(crate) fn reached(status: &SharedLBStatus) -> Option<String> {
 /// Until when a claim with this status is expected to become ready by itself; `None`: it
 /// is ready, or needs a change to become so.
 pub(crate) fn passes_until(status: &SharedLBStatus, now: Timestamp) -> Option<Timestamp> {
-    let ready = find(&status.conditions, ConditionType::Ready)?;
+    let ready = conditions::find(&status.conditions, ConditionType::Ready)?;
     // The clock of a former leader may have been ahead.
     let since = ready.last_transition_time.0.min(now);
     is_pending(ready).then(|| since.saturating_add(PASSING).unwrap_or(Timestamp::MAX))
@@ -125,7 +124,7 @@ mod tests {
         };
         assert_eq!(published(&[], &awaited), [""; 0]);
         assert_eq!(published(&awaited.conditions, &overdue), ["AddressNotAssigned"]);
-        let ready = find(&overdue.conditions, ConditionType::Ready).unwrap();
+        let ready = conditions::find(&overdue.conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.message.as_str()), ("False", "ask the admin to look at Service a/b"));
     }
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::trial::Trials;
 use super::usable_cache::UsableCache;
-use crate::class::render::whole_seconds;
 use crate::kubernetes::ObjectKey;
+use crate::kubernetes::conditions::whole_seconds;
 use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen, Outcome};
 use crate::load_balancer::share::LeftOut;

@@ -20,12 +20,9 @@ use sharedlb_providers::Transport;
 
 use super::{Facts, ObjectChange, OwnedClaim, Problem, Source, Step, owned, ports};
 use crate::backends::{Backends, ServiceObject, ServicePort};
-use crate::class::render;
-use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 use crate::kubernetes::events::{EventType, Notice};
-use crate::kubernetes::text;
+use crate::kubernetes::{ObjectKey, ObjectMeta, conditions, text};
 
 /// The label selector of its ConfigMaps.
 pub(crate) const SELECTOR: &str = "app=loadbalancer";
@@ -149,10 +146,10 @@ fn delete(claim: &OwnedClaim) -> Option<Step> {
 /// has no conditions, so an earlier verdict is not known: published are failures, their
 /// end, and which part of an open port gets no traffic.
 fn verdict(claim: &OwnedClaim, last_reported: Option<&Notice>) -> Option<Notice> {
-    let ready = render::find(&claim.status.conditions, ConditionType::Ready)?;
+    let ready = conditions::find(&claim.status.conditions, ConditionType::Ready)?;
     let (reason, note) = (ready.reason.clone(), ready.message.clone());
     if ready.status == "True" {
-        let programmed = render::find(&claim.status.conditions, ConditionType::Programmed);
+        let programmed = conditions::find(&claim.status.conditions, ConditionType::Programmed);
         let says_more = |condition: &&Condition| {
             ![Reason::Ready, Reason::Programmed].iter().any(|reason| reason.as_str() == condition.reason)
         };

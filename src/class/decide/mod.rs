@@ -24,8 +24,9 @@ use crate::allocation::{
 };
 use crate::api::claim::{ClaimObject, parse_address};
 use crate::api::class::{ClassObject, adopts};
-use crate::class::render::{Unallocated, released_key, whole_seconds};
+use crate::class::render::{Unallocated, released_key};
 use crate::kubernetes::ObjectKey;
+use crate::kubernetes::conditions::whole_seconds;
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::Outcome;
 

@@ -13,8 +13,9 @@ use super::Facts;
 use crate::allocation::{Assignment, Held};
 use crate::api::claim::claim_key;
 use crate::api::claim::{ClaimObject, api_protocol};
-use crate::class::render::{released_key, whole_seconds};
+use crate::class::render::released_key;
 use crate::kubernetes::ObjectKey;
+use crate::kubernetes::conditions::whole_seconds;
 
 /// The most ports of one class that cool down. Beyond it, the cool-down of some closed ports
 /// ends, so that tenants can't make the class' status outgrow etcd's limit (1.5 MiB for a

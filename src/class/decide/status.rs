@@ -12,7 +12,8 @@ use super::records::Records;
 use super::{Decision, Facts};
 use crate::allocation::Policy;
 use crate::api::addresses::gives_addresses;
-use crate::class::render::{class_condition, find};
+use crate::class::render::class_condition;
+use crate::kubernetes::conditions;
 use crate::load_balancer::outcome::Outcome;
 
 /// The status of a class after this decision.
@@ -79,7 +80,7 @@ pub(super) fn class_status(
     let accepted = unsupported.map(|why| (Reason::Unsupported, why.message));
     // Until every LB loop has reported an outcome, the condition stays as it is.
     let heard = load_balancers.iter().all(|lb| facts.outcomes.contains_key(&lb.index));
-    let ready = match find(&before.conditions, ConditionType::Ready) {
+    let ready = match conditions::find(&before.conditions, ConditionType::Ready) {
         Some(stands) if !heard && failure.is_none() => stands.clone(),
         _ => class_condition(ConditionType::Ready, failure, Reason::Ready, &before.conditions, generation, facts.now),
     };

@@ -11,9 +11,10 @@ use sharedlb_providers::{Capabilities, Capacity as ProviderCapacity, ListenerKey
 use super::*;
 use crate::api::addresses::assign;
 use crate::api::class::{lacking, policy};
-use crate::class::render::{self, Programmed, Verdict, find};
+use crate::class::render::{self, Programmed, Verdict};
 use crate::fixtures::{ClaimFixture, claim, class};
 use crate::kubernetes::cache::Cache;
+use crate::kubernetes::conditions;
 use crate::load_balancer::desired::Plan;
 use crate::load_balancer::outcome::{Failure, ListenerOutcome, MaybeOpen};
 use kube::runtime::watcher::Event;
@@ -388,7 +389,7 @@ fn a_load_balancer_that_will_not_be_deleted_stays_listed_and_the_class_says_why(
     world.outcomes.get_mut(&0).unwrap().failure = Some(failure);
     assert!(world.decide().plans[&0].is_none(), "it shall go");
     let said = |conditions: &[Condition]| {
-        let ready = find(conditions, ConditionType::Ready).unwrap();
+        let ready = conditions::find(conditions, ConditionType::Ready).unwrap();
         (ready.status.clone(), ready.reason.clone(), ready.message.clone())
     };
     let lb = &world.status.load_balancers[0];
@@ -405,7 +406,7 @@ fn an_overdue_address_is_reported_on_claim_and_class_with_what_to_check() {
     world.decide();
     let of_load_balancer = &world.status.load_balancers[0].conditions;
     for conditions in [of_load_balancer, &world.status.conditions] {
-        let ready = find(conditions, ConditionType::Ready).unwrap();
+        let ready = conditions::find(conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "AddressNotAssigned"));
         assert_eq!(ready.message, "load balancer 0 of class default has no address yet: ask the admin");
     }

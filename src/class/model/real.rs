@@ -25,10 +25,10 @@ use crate::api::class::ClassObject;
 use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
 use crate::class::in_flight_plans;
-use crate::class::render::{find, released_key};
+use crate::class::render::released_key;
 use crate::class::state::{Class, ClassAnswer, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
-use crate::kubernetes::ObjectKey;
 use crate::kubernetes::writes::Writes;
+use crate::kubernetes::{ObjectKey, conditions};
 use crate::load_balancer::desired::{Plan, Planned};
 use crate::load_balancer::faulty_provider::Answers;
 use crate::load_balancer::model::{
@@ -413,7 +413,7 @@ fn of_status(claim: &ClaimObject, status: &SharedLBStatus) -> Status {
         Some(Slot { lb: u8::try_from(index).unwrap(), port: u8::try_from(port).unwrap() })
     };
     let said = KINDS.map(|kind| {
-        let condition = find(&status.conditions, kind)?;
+        let condition = conditions::find(&status.conditions, kind)?;
         let truth = match condition.status.as_str() {
             "True" => Truth::True,
             "False" => Truth::False,

@@ -21,7 +21,7 @@ fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String,
     let addresses = addresses.iter().map(|address| parse_address(address)).collect();
     let verdict = Verdict { programmed, addresses: Some(addresses), ..served(&claim) };
     let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
-    let ready = find(&status.conditions, ConditionType::Ready).unwrap().clone();
+    let ready = conditions::find(&status.conditions, ConditionType::Ready).unwrap().clone();
     (ready.status, ready.reason, ready.message)
 }
 
@@ -62,12 +62,12 @@ fn a_partly_served_port_is_not_ready_for_the_reported_reason() {
     let verdict = Verdict { programmed, ..served(&claim) };
     let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
     let said = |kind| {
-        let condition = find(&status.conditions, kind).unwrap();
+        let condition = conditions::find(&status.conditions, kind).unwrap();
         (condition.status.clone(), condition.reason.clone())
     };
     assert_eq!(said(ConditionType::Programmed), ("True".into(), "Programmed".into()), "its port stays open");
     assert_eq!(said(ConditionType::Ready), ("False".into(), "Unsupported".into()));
-    let message = &find(&status.conditions, ConditionType::Ready).unwrap().message;
+    let message = &conditions::find(&status.conditions, ConditionType::Ready).unwrap().message;
     assert_eq!(message, "port dns: only its TCP gets traffic");
 }
 
@@ -81,14 +81,14 @@ fn a_port_some_of_whose_backends_are_left_out_is_served_and_says_how_many_get_tr
     };
     let before = status(&claim, Some("default"), &verdict(&[]), Timestamp::UNIX_EPOCH);
     let after = status(&claim, Some("default"), &verdict(&[left_out]), Timestamp::UNIX_EPOCH);
-    let programmed = find(&after.conditions, ConditionType::Programmed).unwrap();
+    let programmed = conditions::find(&after.conditions, ConditionType::Programmed).unwrap();
     assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "BackendsLeftOut"));
     assert_eq!(
         programmed.message,
         "the load balancer serves every port that is allocated; port x: 120 of 1400 backends get traffic, \
          since load balancer 0 takes 500 for all ports together"
     );
-    assert_eq!(find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
+    assert_eq!(conditions::find(&after.conditions, ConditionType::Ready).unwrap().status, "True");
     let reported = transitions(&before.conditions, &after.conditions, None);
     assert_eq!(
         reported.iter().map(|notice| (notice.kind == EventType::Warning, notice.reason.as_str())).collect::<Vec<_>>(),
@@ -217,8 +217,8 @@ fn a_timeout_that_cannot_be_set_counts_as_the_least() {
     let programmed = Programmed::Served(Served { least_affinity, ..Served::default() });
     let verdict = Verdict { programmed, ..served(&claim) };
     let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
-    let programmed = find(&status.conditions, ConditionType::Programmed).unwrap();
+    let programmed = conditions::find(&status.conditions, ConditionType::Programmed).unwrap();
     assert_eq!((programmed.status.as_str(), programmed.reason.as_str()), ("True", "Programmed"));
     assert!(programmed.message.contains("session affinity lasts for at least 600 s"), "{}", programmed.message);
-    assert_eq!(find(&status.conditions, ConditionType::Ready).unwrap().status, "True");
+    assert_eq!(conditions::find(&status.conditions, ConditionType::Ready).unwrap().status, "True");
 }

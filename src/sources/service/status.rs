@@ -9,7 +9,7 @@ use sharedlb_crds::{ConditionType, GROUP, Ingress, IngressPort, Reason};
 
 use super::super::{ObjectChange, OwnedClaim, Problem};
 use super::{ServiceRequest, ServiceSource};
-use crate::class::{render, transitions};
+use crate::class::transitions;
 use crate::kubernetes::{conditions, text};
 
 /// The type of the condition for fields of a Service that have no effect. A Service without
@@ -73,7 +73,7 @@ pub(super) fn refused(
         let finding = ("False", problem.reason.as_str(), problem.message.as_str());
         condition(service, &qualified(kind.as_str()), finding, now)
     };
-    let programmed = claim.and_then(|claim| render::find(&claim.status.conditions, ConditionType::Programmed));
+    let programmed = claim.and_then(|claim| conditions::find(&claim.status.conditions, ConditionType::Programmed));
     let programmed = programmed.map(copied);
     let conditions = [Some(condition(ConditionType::Allocated)), programmed, Some(condition(ConditionType::Ready))];
     Status {
@@ -111,7 +111,7 @@ pub(super) fn waiting(
 /// something that comes by itself, the Service says no more than that or nothing yet, and
 /// its addresses are those of the claim. `None`: copy it now.
 pub(super) fn may_wait_until(service: &ServiceSource, claim: &OwnedClaim, now: Timestamp) -> Option<Timestamp> {
-    let ready = conditions::find(&service.conditions, &qualified(ConditionType::Ready.as_str()));
+    let ready = conditions::find(&service.conditions, qualified(ConditionType::Ready.as_str()));
     let is_waiting = match ready {
         Some(ready) => ready.reason == Reason::Pending.as_str(),
         None => !service.has_our_conditions(),
