@@ -32,12 +32,12 @@ pub enum Error {
     #[error(transparent)]
     Exhausted(Details),
     /// Too many calls: wait at least `retry_after`.
-    #[error("throttled, to be tried again in {} s: {message}", retry_after.as_secs())]
+    #[error("throttled, to be tried again in {} s: {details}", retry_after.as_secs())]
     Throttled {
         /// How long the load balancer asks clients to wait.
         retry_after: Duration,
-        /// Its message.
-        message: String,
+        /// Its message
+        details: Details,
     },
     /// Another writer changed it at the same time: observe, and try again at once.
     #[error(transparent)]
@@ -48,71 +48,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// [`Error::NotReady`]
-    #[must_use]
-    pub fn not_ready(details: impl Into<Details>) -> Self {
-        Self::NotReady(details.into())
-    }
-
-    /// [`Error::Refused`]
-    #[must_use]
-    pub fn refused(details: impl Into<Details>) -> Self {
-        Self::Refused(details.into())
-    }
-
-    /// [`Error::PortInUse`]
-    #[must_use]
-    pub fn port_in_use(details: impl Into<Details>) -> Self {
-        Self::PortInUse(details.into())
-    }
-
-    /// [`Error::NoRoom`]
-    #[must_use]
-    pub fn no_room(details: impl Into<Details>) -> Self {
-        Self::NoRoom(details.into())
-    }
-
-    /// [`Error::Exhausted`]
-    #[must_use]
-    pub fn exhausted(details: impl Into<Details>) -> Self {
-        Self::Exhausted(details.into())
-    }
-
-    /// [`Error::Conflict`]
-    #[must_use]
-    pub fn conflict(details: impl Into<Details>) -> Self {
-        Self::Conflict(details.into())
-    }
-
-    /// [`Error::Transient`]
-    #[must_use]
-    pub fn transient(details: impl Into<Details>) -> Self {
-        Self::Transient(details.into())
-    }
-
     /// Whether the load balancer refuses the request as a whole: it may accept a part of it.
     /// After other errors, that is unknown.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::NoRoom(_) | Self::Exhausted(_))
     }
-}
 
-impl Error {
     /// The same error with this before its message.
     #[must_use]
-    pub fn within(self, context: impl fmt::Display) -> Self {
+    pub fn within(mut self, context: impl fmt::Display) -> Self {
+        let details = self.details_mut();
+        details.message = format!("{context}: {}", details.message);
+        self
+    }
+
+    fn details_mut(&mut self) -> &mut Details {
         match self {
-            Self::NotReady(details) => Self::NotReady(details.within(context)),
-            Self::Refused(details) => Self::Refused(details.within(context)),
-            Self::PortInUse(details) => Self::PortInUse(details.within(context)),
-            Self::NoRoom(details) => Self::NoRoom(details.within(context)),
-            Self::Exhausted(details) => Self::Exhausted(details.within(context)),
-            Self::Throttled { retry_after, message } => {
-                Self::Throttled { retry_after, message: format!("{context}: {message}") }
-            }
-            Self::Conflict(details) => Self::Conflict(details.within(context)),
-            Self::Transient(details) => Self::Transient(details.within(context)),
+            Self::NotReady(details)
+            | Self::Refused(details)
+            | Self::PortInUse(details)
+            | Self::NoRoom(details)
+            | Self::Exhausted(details)
+            | Self::Throttled { details, .. }
+            | Self::Conflict(details)
+            | Self::Transient(details) => details,
         }
     }
 }
@@ -135,11 +95,6 @@ impl Details {
     #[must_use]
     pub fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { source: Some(Arc::new(source)), ..self }
-    }
-
-    /// The same with this before the message.
-    fn within(self, context: impl fmt::Display) -> Self {
-        Self { message: format!("{context}: {}", self.message), ..self }
     }
 }
 
@@ -190,8 +145,8 @@ mod tests {
     #[test]
     fn an_error_keeps_its_cause_and_shows_it_behind_its_own_words() {
         let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let details = Details::new("no answer").caused_by(cause).within("load balancer 0");
-        let error = Error::Transient(details);
+        let details = Details::new("no answer").caused_by(cause);
+        let error = Error::Transient(details).within("load balancer 0");
         assert_eq!(error.to_string(), "load balancer 0: no answer");
         assert_eq!(format!("{error:#}"), "load balancer 0: no answer: connection refused");
         let source = error.source().expect("it has a cause").downcast_ref::<io::Error>();

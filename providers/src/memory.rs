@@ -50,10 +50,10 @@ impl State {
     /// Why this change is refused on demand.
     fn refuses(&self, change: &Change) -> Option<Error> {
         if self.keeps_options && matches!(change, Change::Options(_)) {
-            return Some(Error::refused("options do not change on demand"));
+            return Some(Error::Refused("options do not change on demand".into()));
         }
         let refused = change.listeners().into_iter().find(|listener| self.refused.contains(listener))?;
-        Some(Error::refused(format!("{refused} is refused on demand")))
+        Some(Error::Refused(format!("{refused} is refused on demand").into()))
     }
 }
 
@@ -185,7 +185,7 @@ impl Memory {
     fn call(&self) -> Result<MutexGuard<'_, State>, Error> {
         if let Some(left) = &self.dies_after {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-            *left = left.checked_sub(1).ok_or_else(|| Error::transient("the process has died"))?;
+            *left = left.checked_sub(1).ok_or_else(|| Error::Transient("the process has died".into()))?;
         }
         let mut state = self.cloud.state();
         state.calls += 1;
@@ -234,7 +234,7 @@ impl Provider for Memory {
         {
             let mut state = self.call()?;
             if state.no_more && !state.load_balancers.contains_key(name) {
-                return Err(Error::exhausted("no further load balancer can be made"));
+                return Err(Error::Exhausted("no further load balancer can be made".into()));
             }
             let cannot_repair = state.cannot_repair;
             let lb = state.load_balancers.entry(name.clone()).or_default();
@@ -242,7 +242,7 @@ impl Provider for Memory {
             if !cannot_repair {
                 lb.drift.retain(|port, _| waits(port));
             } else if !lb.drift.keys().all(waits) {
-                unconfigured = Some(Error::refused("it is not repaired on demand"));
+                unconfigured = Some(Error::Refused("it is not repaired on demand".into()));
             }
         }
         let mut failed: BTreeMap<ListenerKey, Error> = BTreeMap::new();
@@ -292,7 +292,9 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     let targets = |ours: &LoadBalancer| ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>();
     let (before, targets) = (targets(&lb.ours), targets(&after));
     if let Some(limit) = limits.targets.filter(|limit| targets > before && targets > *limit as usize) {
-        return Some(Error::no_room(format!("the load balancer takes {limit} targets, and these were {targets}")));
+        return Some(Error::NoRoom(
+            format!("the load balancer takes {limit} targets, and these were {targets}").into(),
+        ));
     }
     let opened: Vec<ListenerKey> = match change {
         Change::Open(key) => vec![*key],
@@ -303,12 +305,12 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     let taken: BTreeSet<FrontPort> = others.chain(lb.foreign.iter().copied()).collect();
     let in_use = opened.iter().flat_map(|key| key.front_ports()).find(|port| taken.contains(port));
     if let Some(port) = in_use {
-        return Some(Error::port_in_use(format!("{port} has a listener already")));
+        return Some(Error::PortInUse(format!("{port} has a listener already").into()));
     }
     let (listeners, limit) = (after.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
     let held = lb.ours.listeners.len() + lb.foreign.len();
     (listeners > held && listeners > limit as usize)
-        .then(|| Error::no_room(format!("the load balancer holds {held} of {limit} listeners")))
+        .then(|| Error::NoRoom(format!("the load balancer holds {held} of {limit} listeners").into()))
 }
 
 fn stays_with_its_claim(key: ListenerKey, ours: &LoadBalancer, desired: &LoadBalancer) -> bool {

@@ -61,7 +61,7 @@ impl Decorator for FaultyProvider {
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         if self.answers() == Answers::None {
-            return Err(Error::transient("no answer"));
+            return Err(Error::Transient("no answer".into()));
         }
         let mut observed = self.memory.observe(name).await?;
         match (self.answers(), &mut observed) {
@@ -85,7 +85,7 @@ impl Decorator for FaultyProvider {
                 let (closes, others): (Vec<Change>, Vec<Change>) =
                     set.changes.iter().cloned().partition(|change| matches!(change, Change::Close(_)));
                 let applied = self.memory.apply(name, set.with_changes(&closes)).await?;
-                if others.is_empty() { Ok(applied) } else { Err(Error::transient("no answer")) }
+                if others.is_empty() { Ok(applied) } else { Err(Error::Transient("no answer".into())) }
             }
             Answers::NoOptions => {
                 self.cloud.changes_options(false);
@@ -96,10 +96,10 @@ impl Decorator for FaultyProvider {
             Answers::NoSettings => {
                 let mut applied = self.memory.apply(name, set).await?;
                 let configures = set.changes.iter().any(|change| change.listeners().is_empty());
-                applied.unconfigured = configures.then(|| Error::refused("no such security group"));
+                applied.unconfigured = configures.then(|| Error::Refused("no such security group".into()));
                 Ok(applied)
             }
-            Answers::None => Err(Error::transient("no answer")),
+            Answers::None => Err(Error::Transient("no answer".into())),
             Answers::ThenNone => {
                 self.answer(Answers::None);
                 self.memory.apply(name, set).await
@@ -109,12 +109,12 @@ impl Decorator for FaultyProvider {
                 self.memory
                     .apply(name, set.with_changes(&set.changes[..set.changes.len().min(usize::from(count))]))
                     .await?;
-                Err(Error::transient("the answer is lost"))
+                Err(Error::Transient("the answer is lost".into()))
             }
             Answers::OneDenied => {
                 let mut applied = self.memory.apply(name, set).await?;
                 if let Some(key) = set.changes.iter().flat_map(Change::listeners).next() {
-                    applied.failed.entry(key).or_insert(Error::transient("the answer is lost"));
+                    applied.failed.entry(key).or_insert(Error::Transient("the answer is lost".into()));
                 }
                 Ok(applied)
             }
@@ -131,10 +131,10 @@ impl Decorator for FaultyProvider {
             | Answers::ClosesOnly
             | Answers::NoSettings
             | Answers::NoOptions => self.memory.delete(name).await,
-            Answers::None | Answers::LostAfter(0) => Err(Error::transient("no answer")),
+            Answers::None | Answers::LostAfter(0) => Err(Error::Transient("no answer".into())),
             Answers::LostAfter(_) => {
                 self.memory.delete(name).await?;
-                Err(Error::transient("the answer is lost"))
+                Err(Error::Transient("the answer is lost".into()))
             }
         }
     }

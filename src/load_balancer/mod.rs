@@ -387,7 +387,7 @@ impl LbLoop {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
             Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}
-            Some(why) => _ = self.note_failure(Error::not_ready(why), kept),
+            Some(why) => _ = self.note_failure(Error::NotReady(why.into()), kept),
             None => {
                 if kept.failure.take().is_some_and(|failing| failing.is_reported()) {
                     info!(class = %self.class, load_balancer = %self.name, "load balancer is as planned again");

@@ -324,8 +324,8 @@ fn failure(reason: Reason) -> Failure {
 /// What failed so often, and is due.
 fn failing(reason: Reason, times: u32) -> Failing {
     let error = match reason {
-        Reason::ProviderRefused => Error::refused("options do not change"),
-        _ => Error::transient("no answer"),
+        Reason::ProviderRefused => Error::Refused("options do not change".into()),
+        _ => Error::Transient("no answer".into()),
     };
     let now = Instant::now();
     Failing { error, failure: failure(reason), times, again: now, since: now }

@@ -236,7 +236,7 @@ impl LbState {
         let known = before.filter(|_| self.observed.is_none()).map(|reported| &reported.listeners);
         let mut listeners = known.map_or_else(|| self.listeners(ours), |known| BTreeMap::clone(known));
         if let Some(Observed { not_ready: Some(why), .. }) = self.observed.iter().flatten().next() {
-            let failure = Failure::from(&Error::not_ready(why.clone()));
+            let failure = Failure::from(&Error::NotReady(why.clone().into()));
             listeners.values_mut().for_each(|found| _ = found.failure.get_or_insert_with(|| failure.clone()));
         }
         for (key, owner) in self.trials.withdrawn() {
@@ -287,10 +287,10 @@ fn backoff(times: u32, error: &Error) -> Duration {
 /// The failure for the user, of an error with a retry at this time.
 pub(super) fn failure(error: &Error, again: Instant) -> Failure {
     let mut failure = Failure::from(error);
-    if let Error::Throttled { message, .. } = error {
+    if let Error::Throttled { details, .. } = error {
         let wait = SignedDuration::try_from(again.saturating_duration_since(Instant::now())).unwrap_or_default();
         let time = whole_seconds(Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX));
-        failure.message = format!("too many calls, to be tried again at {time}: {message}").into();
+        failure.message = format!("too many calls, to be tried again at {time}: {details}").into();
     }
     failure
 }

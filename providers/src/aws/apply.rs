@@ -75,7 +75,7 @@ impl Aws {
         for work in in_use {
             let why =
                 format!("port {} has a listener that is not ours: delete it, or ask for another port", work.number);
-            applied.failed.extend(work.keys.iter().map(|key| (*key, Error::port_in_use(why.clone()))));
+            applied.failed.extend(work.keys.iter().map(|key| (*key, Error::PortInUse(why.clone().into()))));
             // The claim may get another port instead, and this one is not tried again.
             if let Some(mut port) = known.ports.remove(&work.number) {
                 ports.leave_groups(&mut port, None, &mut turn(Urgency::Close, Some(begin_by))).await;
@@ -215,24 +215,28 @@ impl Aws {
             stream::iter(tasks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
         let left = results.into_iter().sum::<Result<usize, _>>().map_err(|failure| self.error(failure))?;
         if left > 0 {
-            return Err(Error::not_ready(format!("AWS still has {left} target groups of {name} in use")));
+            return Err(Error::NotReady(format!("AWS still has {left} target groups of {name} in use").into()));
         }
         if known.foreign.listeners > 0 && !adopted && seen.is_ours {
             let foreign: Vec<String> = known.foreign.ports.iter().map(ToString::to_string).collect();
-            return Err(Error::refused(format!(
+            let message = format!(
                 "load balancer {name} has listeners that are not ours ({}): delete them, and the load balancer is deleted too",
                 foreign.join(", ")
-            )));
+            );
+            return Err(Error::Refused(message.into()));
         }
         Ok(())
     }
 
     fn undeletable(&self, name: &LbName, failure: Failure) -> Error {
         if failure.is(Code::OperationNotPermitted) {
-            return Error::refused(format!(
-                "load balancer {name} has deletion protection: switch it off \
+            return Error::Refused(
+                format!(
+                    "load balancer {name} has deletion protection: switch it off \
                  (deletion_protection.enabled in the class' attributes, or at AWS), and it is deleted"
-            ));
+                )
+                .into(),
+            );
         }
         self.error(failure)
     }

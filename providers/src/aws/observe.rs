@@ -54,9 +54,9 @@ impl Observation<'_> {
     pub(super) async fn all(&self) -> Result<Known, Error> {
         let seen = self.observe(true).await?;
         match &self.settings.load_balancer_arn {
-            Some(arn) if seen.known.nlb.is_none() => Err(Error::refused(format!(
-                "load balancer {arn} does not exist: create it, or create a class for another one"
-            ))),
+            Some(arn) if seen.known.nlb.is_none() => Err(Error::Refused(
+                format!("load balancer {arn} does not exist: create it, or create a class for another one").into(),
+            )),
             None if !seen.is_ours => Err(self.not_ours()),
             _ => Ok(seen.known),
         }
@@ -270,10 +270,11 @@ impl Observation<'_> {
 
     fn not_ours(&self) -> Error {
         let Self { name, region, .. } = self;
-        Error::refused(format!(
+        let message = format!(
             "load balancer {name} in {} exists and is not ours (its tags do not say so): delete it, or give it the tags back",
             region.name
-        ))
+        );
+        Error::Refused(message.into())
     }
 
     /// An object that was deleted during the observation is a conflict, which passes.

@@ -31,7 +31,7 @@ async fn call_within<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(limit, reply).await {
         Ok(reply) => reply.map_err(|error| what.failed(error)),
-        Err(_) => Err(Error::transient(format!("{what} took longer than {limit:?}"))),
+        Err(_) => Err(Error::Transient(format!("{what} took longer than {limit:?}").into())),
     }
 }
 
@@ -47,7 +47,7 @@ impl What<'_> {
     pub(super) fn failed(&self, error: kube::Error) -> Error {
         match error {
             kube::Error::Api(status) => self.refused(*status),
-            other => Error::transient(Details::new(format!("{self} failed")).caused_by(other)),
+            other => Error::Transient(Details::new(format!("{self} failed")).caused_by(other)),
         }
     }
 
@@ -80,11 +80,12 @@ impl What<'_> {
                     .to_owned(),
             ),
             Cause::Namespace => {
-                return Error::refused(format!(
-                    "namespace {namespace}, where the Services of the class go, does not exist: create it"
-                ));
+                return Error::Refused(
+                    format!("namespace {namespace}, where the Services of the class go, does not exist: create it")
+                        .into(),
+                );
             }
-            Cause::Throttled(retry_after) => return Error::Throttled { retry_after, message: status.message },
+            Cause::Throttled(retry_after) => return Error::Throttled { retry_after, details: status.message.into() },
             Cause::Refused => (Error::Refused, format!("{self} was refused")),
             Cause::Conflict => (Error::Conflict, format!("{self}: another client has changed it")),
             _ => (Error::Transient, format!("{self} failed with {}", status.code)),
@@ -183,6 +184,6 @@ mod tests {
     async fn a_call_that_never_returns_is_given_up() {
         let what = What { verb: "get", resource: "services", namespace: "lbs", name: "slb-0" };
         let error = call_within::<()>(Duration::from_millis(5), what, std::future::pending()).await.unwrap_err();
-        assert_eq!(error, Error::transient("get of services lbs/slb-0 took longer than 5ms"));
+        assert_eq!(error, Error::Transient("get of services lbs/slb-0 took longer than 5ms".into()));
     }
 }

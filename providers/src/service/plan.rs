@@ -111,7 +111,7 @@ impl<'a> ApplyPlan<'a> {
         };
         for listener in desired.listeners.keys() {
             let taken = there.and_then(|front| listener.front_ports().find_map(|port| front.foreign_at(port)));
-            plan.failed.extend(taken.map(|taken| (*listener, Error::port_in_use(taken))));
+            plan.failed.extend(taken.map(|taken| (*listener, Error::PortInUse(taken.into()))));
         }
         let changed: BTreeSet<_> = changes.iter().flat_map(Change::listeners).collect();
         let units = plan.units(changes);

@@ -253,17 +253,23 @@ impl Services {
     }
 
     fn not_ours(&self, name: &ServiceName) -> Error {
-        Error::refused(format!(
-            "Service {}/{name} exists and is not ours (its labels do not say so): rename or delete it",
-            self.marks.namespace
-        ))
+        Error::Refused(
+            format!(
+                "Service {}/{name} exists and is not ours (its labels do not say so): rename or delete it",
+                self.marks.namespace
+            )
+            .into(),
+        )
     }
 
     fn still_going(&self, name: &ServiceName) -> Error {
-        Error::not_ready(format!(
-            "Service {}/{name} is being deleted: the cloud's controller has not released its load balancer yet",
-            self.marks.namespace
-        ))
+        Error::NotReady(
+            format!(
+                "Service {}/{name} is being deleted: the cloud's controller has not released its load balancer yet",
+                self.marks.namespace
+            )
+            .into(),
+        )
     }
 }
 

@@ -191,8 +191,8 @@ impl Watches {
                 FILLED_WITHIN.as_secs(),
                 self.shared.marks.namespace
             ));
-            let last = last.unwrap_or_else(|| Error::transient("no answer"));
-            Err(Error::transient(waited.caused_by(last)))
+            let last = last.unwrap_or_else(|| Error::Transient("no answer".into()));
+            Err(Error::Transient(waited.caused_by(last)))
         })
     }
 
@@ -243,7 +243,7 @@ impl Shared {
             | watcher::Error::WatchFailed(error) => what.failed(error),
             watcher::Error::WatchError(status) => what.refused(*status),
             error @ watcher::Error::NoResourceVersion => {
-                Error::transient(Details::new(format!("{what} failed")).caused_by(error))
+                Error::Transient(Details::new(format!("{what} failed")).caused_by(error))
             }
         };
         self.caches().errors.insert(K::RESOURCE, error);

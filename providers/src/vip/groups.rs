@@ -175,7 +175,7 @@ pub(super) fn altered(parts: &Parts, desired: &LoadBalancer, applied: &Applied) 
             "the Service {service} has other loadBalancerSourceRanges or another sessionAffinity than were written to \
              it: look for an admission policy that changes Services"
         );
-        (found != listener.options).then(|| (*key, Error::refused(why)))
+        (found != listener.options).then(|| (*key, Error::Refused(why.into())))
     });
     altered.collect()
 }
@@ -204,7 +204,7 @@ pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalan
             for (other, port) in others.filter(|(other, _)| *other != name) {
                 if stays(other, port) {
                     let why = format!("{port} is open in the Service {other}, which has the same address");
-                    blocked.failed.insert(*key, Error::port_in_use(why));
+                    blocked.failed.insert(*key, Error::PortInUse(why.into()));
                 } else {
                     blocked.postponed.insert(*key);
                 }
@@ -259,11 +259,12 @@ fn refused(name: &LbName, parts: &Parts, listeners: &BTreeMap<ListenerKey, Liste
         let beyond: BTreeSet<_> = had.into_iter().chain(new).skip(MAX_OPTIONS).collect();
         let fails = |listener: &Listener| listener.owner.namespace == *namespace && beyond.contains(&listener.options);
         let too_many = || {
-            Error::refused(format!(
+            let message = format!(
                 "the claims of namespace {namespace} on this load balancer have {MAX_OPTIONS} different combinations \
                  of loadBalancerSourceRanges and sessionAffinity, which is the most that there can be: use one of \
                  them, or delete a claim"
-            ))
+            );
+            Error::Refused(message.into())
         };
         refused.extend(listeners.iter().filter(|(_, listener)| fails(listener)).map(|(key, _)| (*key, too_many())));
     }
@@ -276,10 +277,11 @@ fn refused(name: &LbName, parts: &Parts, listeners: &BTreeMap<ListenerKey, Liste
         let first = all.iter().copied().find(|options| has_it(options)).or(all.first().copied());
         let others: BTreeSet<_> = all.iter().copied().filter(|options| Some(*options) != first).collect();
         let same_hash = || {
-            Error::refused(format!(
+            let message = format!(
                 "these loadBalancerSourceRanges and sessionAffinity have the same hash as others that are in use, by \
                  which their Service {service} is named: change them a little"
-            ))
+            );
+            Error::Refused(message.into())
         };
         let fails = listeners.iter().filter(|(_, listener)| others.contains(&listener.options));
         refused.extend(fails.map(|(key, _)| (*key, same_hash())));

@@ -297,11 +297,14 @@ impl Vip {
     }
 
     fn fought(&self, name: &ServiceName) -> Error {
-        Error::refused(format!(
-            "another client changes the addresses in the status of Service {}/{name} again and again, so they are \
+        Error::Refused(
+            format!(
+                "another client changes the addresses in the status of Service {}/{name} again and again, so they are \
              written again in growing pauses: ask the admin to look at the Events of the Service",
-            self.services.namespace()
-        ))
+                self.services.namespace()
+            )
+            .into(),
+        )
     }
 
     /// Deletes the Services of groups that have no listeners any more.

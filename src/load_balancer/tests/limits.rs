@@ -93,7 +93,7 @@ async fn a_missing_load_balancer_is_recreated_and_reported_once() {
 
 #[tokio::test(start_paused = true)]
 async fn throttling_is_reported_with_the_time_of_the_retry() {
-    let (error, wait) = (Error::Throttled { retry_after: Duration::from_secs(7), message: "Rate exceeded".into() }, 30);
+    let (error, wait) = (Error::Throttled { retry_after: Duration::from_secs(7), details: "Rate exceeded".into() }, 30);
     let reported = failure(&error, Instant::now() + Duration::from_secs(wait));
     assert_eq!(reported.reason, Reason::Throttled);
     let time = reported.message.strip_prefix("too many calls, to be tried again at ").unwrap();
