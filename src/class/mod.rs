@@ -23,6 +23,7 @@ mod ledger;
 mod model;
 mod newcomers;
 mod programmed;
+mod refused;
 pub(crate) mod render;
 mod state;
 mod step;

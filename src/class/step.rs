@@ -10,13 +10,12 @@ use tokio::time::Instant;
 
 use super::claims::{ClaimState, changes_slots};
 use super::count::TargetCounts;
-use super::decide::{Decision, Facts, decide, unreadable_status};
+use super::decide::{Decision, Facts, decide};
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Figures, StartLoadBalancer};
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
-use super::render::{self, Programmed, Unallocated, Verdict};
+use super::render::{self, Verdict};
 use super::state::{Class, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
-use super::suspension::unreadable_spec;
 use super::transitions;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
@@ -211,7 +210,7 @@ impl Class {
     }
 
     /// Writes the status with this verdict, unless the claim has it, or the write may wait.
-    fn report(
+    pub(super) fn report(
         &mut self,
         claim: &Arc<ClaimObject>,
         verdict: Verdict,
@@ -329,75 +328,8 @@ impl Class {
         goes.then(|| self.write_class(class, ClassChange::Release, now))
     }
 
-    /// A class whose spec could not be parsed since this process started: its load balancers
-    /// stay as they are, and waiting claims are refused.
-    fn unreadable(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
-        let message = unreadable_spec(class).unwrap_or_default();
-        let mut effects = Vec::new();
-        if let Ok(before) = &class.status {
-            let status = unreadable_status(before, &message, class.meta.generation, now.time);
-            if status != *before {
-                effects.push(self.write_class(class, ClassChange::Status(Box::new(status)), now));
-            }
-        }
-        let waits = |state: &&ClaimState| {
-            let claim = &state.claim;
-            !claim.meta.deleting
-                && !claim.unparsable
-                && claim.request.held.is_none()
-                && state.writes.are_free(now.instant)
-        };
-        let waiting: Vec<Arc<ClaimObject>> = self.claims.all().filter(waits).map(|state| state.claim.clone()).collect();
-        for claim in waiting {
-            let refused = Some(Unallocated::new(Reason::Unsupported, message.clone()));
-            let verdict = Verdict {
-                held: None,
-                refused,
-                programmed: Programmed::Pending,
-                addresses: Some(Arc::default()),
-                open: BTreeSet::new(),
-            };
-            effects.extend(self.report(&claim, verdict, now, around));
-        }
-        // A source creates its claims with the finalizer.
-        let holds_nothing = |state: &&ClaimState| state.claim.request.held.is_none() && !state.claim.unparsable;
-        let empty: Vec<Arc<ClaimObject>> =
-            self.claims.all().filter(holds_nothing).map(|state| state.claim.clone()).collect();
-        effects.extend(self.release_deleted(&empty, now));
-        effects.extend(Self::wake_when_released(self.claims.all(), now));
-        effects
-    }
-
-    /// Claims whose class does not exist, or that name none while there is no default: they are
-    /// refused, and keep their slots.
-    fn without_class(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
-        let (reason, message) = match &self.name {
-            Some(name) => {
-                (Reason::NoClass, format!("class {name} does not exist: create it, or create the claim again with another className"))
-            }
-            None => (
-                Reason::NoDefaultClass,
-                "no className is given, and no class is the default: name one, or annotate a class with sharedlb.dev/is-default-class: \"true\"".to_owned(),
-            ),
-        };
-        let all: Vec<Arc<ClaimObject>> = self.claims.all().map(|state| state.claim.clone()).collect();
-        let mut effects = Vec::new();
-        for claim in all.iter().filter(|claim| !claim.meta.deleting && !claim.unparsable) {
-            if self.claims.get(claim).is_some_and(|state| state.writes.are_free(now.instant)) {
-                let held = claim.request.held.clone();
-                let refused = Some(Unallocated::new(reason, message.clone()));
-                let open = BTreeSet::new();
-                let verdict = Verdict { held, refused, programmed: Programmed::Unknown, addresses: None, open };
-                effects.extend(self.report(claim, verdict, now, around));
-            }
-        }
-        effects.extend(self.release_deleted(&all, now));
-        effects.extend(Self::wake_when_released(self.claims.all(), now));
-        effects
-    }
-
     /// Writes to the class now, or wakes when it may be written.
-    fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange, now: &Now) -> Effect {
+    pub(super) fn write_class(&mut self, class: &Arc<ClassObject>, what: ClassChange, now: &Now) -> Effect {
         if let Some(until) = self.held(now) {
             return Effect::WakeAt(until);
         }
@@ -406,7 +338,7 @@ impl Class {
     }
 
     /// Wakes when the next failed write may be repeated.
-    fn wake_when_released<'a>(claims: impl Iterator<Item = &'a ClaimState>, now: &Now) -> Option<Effect> {
+    pub(super) fn wake_when_released<'a>(claims: impl Iterator<Item = &'a ClaimState>, now: &Now) -> Option<Effect> {
         claims.filter_map(|state| state.held_until(now.instant)).min().map(Effect::WakeAt)
     }
 }
