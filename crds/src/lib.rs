@@ -36,9 +36,6 @@ pub use shared_lb::{
 /// The API group of every type here.
 pub const GROUP: &str = "sharedlb.dev";
 
-/// The version of the API that the types here are.
-pub const VERSION: &str = "v1alpha1";
-
 /// Keeps a claim until the release of its ports is recorded.
 pub const CLAIM_FINALIZER: &str = "sharedlb.dev/release-ports";
 

@@ -23,15 +23,6 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The transports that it stands for, TCP before UDP.
-    pub fn transports(self) -> &'static [Transport] {
-        match self {
-            Protocol::Tcp => &[Transport::Tcp],
-            Protocol::Udp => &[Transport::Udp],
-            Protocol::TcpUdp => &[Transport::Tcp, Transport::Udp],
-        }
-    }
-
     /// Its name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,11 +77,4 @@ pub struct PortRange {
     pub min: NonZeroU16,
     /// The highest port of the range, 1 to 65535. Not below `min`.
     pub max: NonZeroU16,
-}
-
-impl PortRange {
-    /// Whether the port lies in the range.
-    pub fn contains(&self, port: NonZeroU16) -> bool {
-        (self.min..=self.max).contains(&port)
-    }
 }
