@@ -114,7 +114,7 @@ pub(crate) async fn watch_all(
         watch_one("SharedLB", claims, all.clone(), &metrics, move |event| {
             of_claims.iter().for_each(|handle| handle(&event));
             let parse = |object: DynamicObject| {
-                tasks::at("SharedLB", &key_of(&object));
+                tasks::at("SharedLB", &ObjectKey::of(&object));
                 ClaimObject::parse(&object)
             };
             on_claim(ClusterEvent::Claim(map(event, parse)));
@@ -216,9 +216,4 @@ fn status_code(error: &watcher::Error) -> Option<u16> {
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
         _ => None,
     }
-}
-
-fn key_of(object: &DynamicObject) -> ObjectKey {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
-    ObjectKey { namespace: text(&object.metadata.namespace), name: text(&object.metadata.name) }
 }

@@ -76,10 +76,7 @@ mod tests {
         for (name, generated) in yaml() {
             let path = folder.join(&name);
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                committed == generated,
-                "crds/{name} is not what the types give; run: make generate"
-            );
+            assert!(committed == generated, "crds/{name} is not what the types give; run: make generate");
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::api::DynamicObject;
+use kube::Resource;
 
 /// The namespace and the name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,16 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
+    /// The key of an object.
+    #[must_use]
+    pub fn of(object: &impl Resource) -> Self {
+        let meta = object.meta();
+        Self {
+            namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+            name: meta.name.as_deref().unwrap_or_default().into(),
+        }
+    }
+
     /// The key of a cluster-scoped object.
     #[must_use]
     pub fn cluster_scoped(name: &str) -> Self {
@@ -53,26 +63,12 @@ pub struct ObjectMeta {
 }
 
 impl ObjectMeta {
-    /// Reads the metadata of an object whose kind is known at compile time.
+    /// Reads the metadata of an object.
     #[must_use]
-    pub fn of(object: &impl kube::Resource<DynamicType: Default>) -> Self {
-        Self::of_meta(object.meta())
-    }
-
-    /// Reads the metadata of an object whose kind is known at run time.
-    #[must_use]
-    pub fn of_dynamic(object: &DynamicObject) -> Self {
-        Self::of_meta(&object.metadata)
-    }
-
-    /// Reads metadata of the API.
-    #[must_use]
-    pub fn of_meta(meta: &kube::core::ObjectMeta) -> Self {
+    pub fn of(object: &impl Resource) -> Self {
+        let meta = object.meta();
         Self {
-            key: ObjectKey {
-                namespace: meta.namespace.as_deref().unwrap_or_default().into(),
-                name: meta.name.as_deref().unwrap_or_default().into(),
-            },
+            key: ObjectKey::of(object),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0),
             generation: meta.generation.unwrap_or(0),

@@ -57,7 +57,7 @@ struct Slots {
 impl ClaimObject {
     /// Converts an object.
     pub(crate) fn parse(object: &DynamicObject) -> Self {
-        let meta = ObjectMeta::of_dynamic(object);
+        let meta = ObjectMeta::of(object);
         let part = |name: &str| object.data.get(name).cloned().unwrap_or(Value::Null);
         let spec: Result<SharedLBSpec, String> = parse_part(&part("spec"));
         let class_name = part("spec").get("className").and_then(Value::as_str).map(str::to_owned);

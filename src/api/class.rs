@@ -46,7 +46,7 @@ impl ClassObject {
             Some(status) => parse_part(status),
         };
         Self {
-            meta: ObjectMeta::of_dynamic(object),
+            meta: ObjectMeta::of(object),
             default: annotations.and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true"),
             spec: parse_part(object.data.get("spec").unwrap_or(&Value::Null)),
             status,

@@ -1,7 +1,6 @@
 //! Filters a shared watch for the objects of a source.
 
 use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -40,37 +39,36 @@ impl<K: Resource, T> Feed<K, T> {
     /// Passes on an event of the watch, if it is of a selected object.
     pub(crate) fn apply_event(&self, event: &Event<K>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let meta = |object: &K| ObjectMeta::of_meta(object.meta());
+        let left = |known: &mut HashSet<ObjectKey>, object: &K| {
+            if known.is_empty() {
+                return None;
+            }
+            let key = ObjectKey::of(object);
+            known.remove(&key).then(|| FeedEvent::Left(key, object.uid().unwrap_or_default().into()))
+        };
         let shown = match event {
             Event::Init => {
                 known.clear();
-                FeedEvent::Event(Event::Init)
+                Some(FeedEvent::Event(Event::Init))
             }
-            Event::InitDone => FeedEvent::Event(Event::InitDone),
+            Event::InitDone => Some(FeedEvent::Event(Event::InitDone)),
             // The end of the list removes what it does not have.
-            Event::InitApply(object) => match (self.parse)(object) {
-                Some(parsed) => {
-                    known.insert(meta(object).key);
-                    FeedEvent::Event(Event::InitApply(parsed))
-                }
-                None => return,
-            },
+            Event::InitApply(object) => (self.parse)(object).map(|parsed| {
+                known.insert(ObjectKey::of(object));
+                FeedEvent::Event(Event::InitApply(parsed))
+            }),
             Event::Apply(object) => match (self.parse)(object) {
                 Some(parsed) => {
-                    known.insert(meta(object).key);
-                    FeedEvent::Event(Event::Apply(parsed))
+                    known.insert(ObjectKey::of(object));
+                    Some(FeedEvent::Event(Event::Apply(parsed)))
                 }
-                None => match known.is_empty() || !known.remove(&meta(object).key) {
-                    true => return,
-                    false => FeedEvent::Left(meta(object).key, object.uid().unwrap_or_default().into()),
-                },
+                None => left(&mut known, object),
             },
-            Event::Delete(object) => match known.is_empty() || !known.remove(&meta(object).key) {
-                true => return,
-                false => FeedEvent::Left(meta(object).key, object.uid().unwrap_or_default().into()),
-            },
+            Event::Delete(object) => left(&mut known, object),
         };
-        (self.show)(shown);
+        if let Some(shown) = shown {
+            (self.show)(shown);
+        }
     }
 }
 

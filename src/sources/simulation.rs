@@ -5,6 +5,7 @@ use crate::kubernetes::events::Notice;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
 use kube::Resource as _;
 use serde_json::{Map, Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, Reason};
@@ -375,12 +376,13 @@ fn merge(into: &mut Value, patch: &Value) {
 #[test]
 fn a_claim_is_of_one_source_alone() {
     let meta = |name: &str| {
-        crate::kubernetes::ObjectMeta::of_meta(&kube::core::ObjectMeta {
+        let metadata = kube::core::ObjectMeta {
             namespace: Some("team".to_owned()),
             name: Some(name.to_owned()),
             uid: Some("u".to_owned()),
             ..Default::default()
-        })
+        };
+        crate::kubernetes::ObjectMeta::of(&Service { metadata, ..Default::default() })
     };
     let made = super::owned::claim::<super::service::Services>(&meta("web"), Default::default());
     let parse = |claim: &sharedlb_crds::SharedLB| {

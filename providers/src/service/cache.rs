@@ -133,6 +133,8 @@ fn difference<T: PartialEq>(before: Option<&Entry<T>>, now: Option<&Entry<T>>) -
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Service;
+
     use super::*;
 
     const NAME: &str = "slb-0-tcp";
@@ -149,7 +151,7 @@ mod tests {
             resource_version: Some(version.to_string()),
             ..kube::core::ObjectMeta::default()
         };
-        ObjectMeta::of_meta(&metadata)
+        ObjectMeta::of(&Service { metadata, ..Service::default() })
     }
 
     fn entry(uid: &str, version: u64, seen: &'static str) -> Entry<&'static str> {
