@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER, SharedLBClassStatus, SharedLBStatus};
+use sharedlb_providers::Address;
 
 use crate::allocation::Held;
-use crate::api::claim::{ClaimObject, parse_address};
+use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::class::render::{Programmed, Served, Verdict};
 
@@ -122,7 +123,7 @@ pub(crate) fn served_slots(held: Option<Held>) -> Verdict {
         held,
         refused: None,
         programmed: Programmed::Served(Served::default()),
-        addresses: Some([parse_address("10.0.0.1")].into()),
+        addresses: Some([Address::parse("10.0.0.1")].into()),
     }
 }
 

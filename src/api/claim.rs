@@ -79,7 +79,7 @@ impl ClaimObject {
         let request = ClaimRequest {
             id: meta.key.clone(),
             created: meta.created.as_second(),
-            address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(parse_address),
+            address: spec.as_ref().ok().and_then(|spec| spec.address.as_deref()).map(Address::parse),
             ports: match &spec {
                 Ok(_) => asked,
                 // Its request is unknown: it keeps its slots.
@@ -205,11 +205,6 @@ fn as_request(slot: &HeldSlot) -> PortRequest {
         target: slot.target.clone(),
         targets: 0,
     }
-}
-
-/// Parses an address of a user or a load balancer.
-pub(crate) fn parse_address(text: &str) -> Address {
-    text.parse().map_or_else(|_| Address::Hostname(text.to_owned()), Address::Ip)
 }
 
 /// The model's protocol for the API's.

@@ -11,7 +11,7 @@ use sharedlb_crds::{ConditionType, Ingress, IngressPort, LoadBalancerIngress, Po
 use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey};
 
 use crate::allocation::{Assignment, Held, HeldSlot};
-use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before, parse_address};
+use crate::api::claim::{ClaimObject, api_protocol, api_transport, opened as opened_before};
 use crate::kubernetes::{conditions, text};
 use crate::load_balancer::outcome::Failure;
 use crate::load_balancer::share::LeftOut;
@@ -113,7 +113,7 @@ pub(crate) fn status(claim: &ClaimObject, class: Option<&str>, verdict: &Verdict
         && numbered(verdict.held.as_ref()) == numbered(claim.request.held.as_ref());
     let addresses: Vec<Address> = match &verdict.addresses {
         Some(addresses) => addresses.to_vec(),
-        None => before.all_addresses().map(parse_address).collect(),
+        None => before.all_addresses().map(Address::parse).collect(),
     };
     let held = verdict.held.as_ref();
     let slots = held.map_or(&[][..], |held| &held.slots);

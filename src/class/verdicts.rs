@@ -8,7 +8,7 @@ use sharedlb_providers::{Address, AffinitySupport};
 use super::claims::ClaimState;
 use super::state::{Class, Surroundings};
 use crate::allocation::{Assignment, Held, HeldSlot, LackingOption, ListenerOption};
-use crate::api::claim::{ClaimObject, parse_address};
+use crate::api::claim::ClaimObject;
 use crate::api::class::lacking;
 use crate::class::companion;
 use crate::class::programmed;
@@ -80,7 +80,7 @@ impl Class {
         let heard = self.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
         let addresses: Vec<Address> = match heard {
             Some(outcome) => outcome.addresses.to_vec(),
-            None => claim.status.all_addresses().map(parse_address).collect(),
+            None => claim.status.all_addresses().map(Address::parse).collect(),
         };
         let here = addresses.first().filter(|_| !addresses.contains(asked))?;
         Some(format!(

@@ -7,7 +7,7 @@ use kube::api::DynamicObject;
 use proptest::prelude::*;
 use serde_json::Value;
 use sharedlb_crds::{Reason, TargetKind};
-use sharedlb_providers::{IpFamily, ListenerKey};
+use sharedlb_providers::{Address, IpFamily, ListenerKey};
 
 use super::mutate::near;
 use super::{claim_json, classes, config, is_fit};
@@ -120,7 +120,7 @@ proptest! {
             } else {
                 Programmed::Unknown
             },
-            addresses: heard.then(|| [crate::api::claim::parse_address("10.0.0.1")].into()),
+            addresses: heard.then(|| [Address::parse("10.0.0.1")].into()),
             open: BTreeSet::new(),
         };
         let status = render::status(&claim, Some("default"), &verdict, jiff::Timestamp::UNIX_EPOCH);

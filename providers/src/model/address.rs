@@ -26,12 +26,20 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// The address that a text names. A text that is no IP address is a DNS name.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Hostname(text.to_owned()), Self::Ip)
+    }
+}
+
 impl FromStr for Address {
     type Err = Infallible;
 
-    /// A text that is no IP address is a DNS name.
+    /// As [`Address::parse`].
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.parse().map_or_else(|_| Self::Hostname(text.to_owned()), Self::Ip))
+        Ok(Self::parse(text))
     }
 }
 

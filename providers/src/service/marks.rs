@@ -10,7 +10,7 @@ use sharedlb_kubernetes::names::{
 };
 
 use super::name::ServiceName;
-use crate::model::{LbName, fnv1a};
+use crate::model::LbName;
 
 /// Annotation of an EndpointSlice: the owner of its listener.
 pub(super) const OWNER: &str = "sharedlb.dev/owner";
@@ -22,20 +22,19 @@ pub(super) const PROTOCOL: &str = "sharedlb.dev/protocol";
 /// class are.
 pub(super) const ATTRIBUTES: &str = "sharedlb.dev/attributes";
 
-/// The longest value that a label can have.
-const MAX_LABEL_VALUE: usize = 63;
-
 /// The namespace and the marks of the objects of one class of one cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Marks {
     pub(super) namespace: String,
+    /// A valid value of a label, by the rule of the API for names of classes
     class: String,
+    /// A valid value of a label, as the command line requires
     cluster_id: String,
 }
 
 impl Marks {
     pub(crate) fn new(namespace: &str, class: &str, cluster_id: &str) -> Self {
-        Self { namespace: namespace.into(), class: label_value(class), cluster_id: label_value(cluster_id) }
+        Self { namespace: namespace.into(), class: class.into(), cluster_id: cluster_id.into() }
     }
 
     /// The label selector of all our objects.
@@ -74,29 +73,5 @@ impl Marks {
         let ours =
             labels.get(CLASS_LABEL) == Some(&self.class) && labels.get(CLUSTER_ID_LABEL) == Some(&self.cluster_id);
         labels.get(LOAD_BALANCER_LABEL).filter(|_| ours).map(|name| LbName::from_recorded(name))
-    }
-}
-
-/// The text itself if it fits into a label, else its beginning and a hash. It must be the same
-/// in every version: our objects are selected by it.
-fn label_value(text: &str) -> String {
-    if text.len() <= MAX_LABEL_VALUE {
-        return text.into();
-    }
-    let hash = format!("-{:016x}", fnv1a([text.as_bytes()]));
-    text.chars().take(MAX_LABEL_VALUE - hash.len()).chain(hash.chars()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_class_name_too_long_for_a_label_is_cut_and_still_told_apart() {
-        let (one, other) =
-            (label_value(&format!("{}-1", "x".repeat(80))), label_value(&format!("{}-2", "x".repeat(80))));
-        assert_eq!(one.len(), MAX_LABEL_VALUE);
-        assert_ne!(one, other);
-        assert_eq!(label_value("default"), "default");
     }
 }

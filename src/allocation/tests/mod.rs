@@ -130,7 +130,7 @@ impl ClaimRequest {
     }
 
     fn at(mut self, address: &str) -> Self {
-        self.address = Some(crate::api::claim::parse_address(address));
+        self.address = Some(Address::parse(address));
         self
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::{LoadBalancerStatus, SharedLBClassSpec, SharedLBClassStatus};
-use sharedlb_providers::Capacity;
+use sharedlb_providers::{Address, Capacity};
 
 pub(super) use self::records::AbandonedSlot;
 use self::records::{Records, is_closed};
@@ -22,7 +22,7 @@ use super::count::CountedRequest;
 use crate::allocation::{
     Assignment, ClaimRequest, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
 };
-use crate::api::claim::{ClaimObject, parse_address};
+use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts};
 use crate::class::render::{Unallocated, released_key};
 use crate::kubernetes::ObjectKey;
@@ -173,7 +173,7 @@ fn states(before: &SharedLBClassStatus, records: &Records, facts: &Facts<'_>) ->
         LoadBalancerState {
             addresses: match outcome {
                 Some(outcome) => outcome.addresses.to_vec(),
-                None => listed.into_iter().flat_map(LoadBalancerStatus::all_addresses).map(parse_address).collect(),
+                None => listed.into_iter().flat_map(LoadBalancerStatus::all_addresses).map(Address::parse).collect(),
             },
             capacity: match outcome {
                 Some(outcome) => outcome.capacity,

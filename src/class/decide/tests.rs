@@ -119,7 +119,7 @@ impl World {
             plan: Arc::new(Plan::new(Self::provider(), 0, Some(planned.collect()))),
             since: MaybeOpen::default(),
             exists: Some(true),
-            addresses: [parse_address("10.0.0.1")].into(),
+            addresses: [Address::parse("10.0.0.1")].into(),
             no_address: None,
             capacity: ProviderCapacity::default(),
             foreign: BTreeSet::new(),
@@ -475,7 +475,7 @@ fn ports_that_were_served_stay_in_the_status_while_their_listener_is_replaced() 
         held,
         refused: None,
         programmed: Programmed::Pending,
-        addresses: Some([parse_address("10.0.0.1")].into()),
+        addresses: Some([Address::parse("10.0.0.1")].into()),
         open: BTreeSet::new(),
     };
     let status = render::status(&grown.build(), Some("default"), &verdict, world.now);

@@ -18,7 +18,7 @@ fn ready_with(addresses: &[&str], idle: &[(&str, IpFamily)]) -> (String, String,
         IdleFamily { port: (*port).into(), family: *family, why }
     });
     let programmed = Programmed::Served(Served { idle_families: idle.collect(), ..Served::default() });
-    let addresses = addresses.iter().map(|address| parse_address(address)).collect();
+    let addresses = addresses.iter().map(|address| Address::parse(address)).collect();
     let verdict = Verdict { programmed, addresses: Some(addresses), ..served(&claim) };
     let status = status(&claim, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
     let ready = conditions::find(&status.conditions, ConditionType::Ready).unwrap().clone();
@@ -112,7 +112,7 @@ fn two_ports(opened: [bool; 2], reached: &[u16]) -> Arc<ClaimObject> {
 /// The ports that a status lists as opened, and those that it lists as reached, where
 /// these listeners are open and the others of the claim fail.
 fn opened_and_reached(claim: &ClaimObject, open: &[u16], addresses: &[&str]) -> (Vec<u16>, Vec<u16>) {
-    let addresses: Arc<[Address]> = addresses.iter().map(|address| parse_address(address)).collect();
+    let addresses: Arc<[Address]> = addresses.iter().map(|address| Address::parse(address)).collect();
     let listeners = claim.request.held.iter().flat_map(|held| held.slots.iter()).map(|slot| {
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: slot.name.clone() };
         let is_open = open.contains(&slot.key.port.get());
@@ -175,7 +175,7 @@ fn a_port_is_listed_once_it_opens_although_another_one_fails() {
 
 #[test]
 fn a_claim_has_all_addresses_of_its_load_balancer_and_keeps_them_while_those_are_not_known() {
-    let addresses: Arc<[Address]> = ["10.0.0.1", "fd00::1"].iter().map(|address| parse_address(address)).collect();
+    let addresses: Arc<[Address]> = ["10.0.0.1", "fd00::1"].iter().map(|address| Address::parse(address)).collect();
     let before = claim("web").holds(0, 20001).build();
     let verdict = Verdict { addresses: Some(addresses), ..served(&before) };
     let rendered = status(&before, Some("default"), &verdict, Timestamp::UNIX_EPOCH);
