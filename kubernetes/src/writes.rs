@@ -50,6 +50,12 @@ impl From<kube::Error> for WriteError {
 }
 
 impl WriteError {
+    /// Whether the object is not as it was when the write was decided on.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict | Self::Gone)
+    }
+
     /// The value of the metrics' label.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -95,18 +101,32 @@ impl Writes {
         self.under_way = true;
     }
 
+    /// Records the answer to a write.
+    pub fn answered<T>(&mut self, result: &Result<T, WriteError>, now: Instant) {
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(error) if error.is_conflict() => self.conflicted(now),
+            Err(_) => self.failed(now),
+        }
+    }
+
     /// Records that a write succeeded.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// Records that a write failed. After a conflict, the wait is short, since the watch is
-    /// about to report the change.
-    pub fn failed(&mut self, conflict: bool, now: Instant) {
-        let doubled = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
-        let wait = if conflict { HOLD_MIN } else { doubled };
+    /// Records that the object was not as expected. The wait is short, since the watch is about
+    /// to report the change.
+    pub fn conflicted(&mut self, now: Instant) {
+        self.until = Some(now + HOLD_MIN);
+        self.under_way = false;
+    }
+
+    /// Records that a write failed.
+    pub fn failed(&mut self, now: Instant) {
+        let wait = HOLD_MIN.saturating_mul(1 << self.failures.min(16)).min(HOLD_MAX);
         self.until = Some(now + wait);
-        self.failures += u32::from(!conflict);
+        self.failures += 1;
         self.under_way = false;
     }
 

@@ -29,13 +29,7 @@ impl ClassLoop {
         let ClaimWrite { claim, what, awaited_by } = write;
         let now = self.as_it_is_now(&claim);
         if let Some(state) = now.as_deref().and_then(|now| self.state(now)) {
-            match &result {
-                Ok(_) => state.writes.succeeded(),
-                Err(error) => {
-                    let conflict = matches!(error, WriteError::Conflict | WriteError::Gone);
-                    state.writes.failed(conflict, Instant::now());
-                }
-            }
+            state.writes.answered(&result, Instant::now());
         }
         match result {
             Ok(written) => {
@@ -44,7 +38,7 @@ impl ClassLoop {
                     self.claim_changed(change.old.as_deref(), change.new);
                 }
             }
-            Err(WriteError::Gone | WriteError::Conflict) => {}
+            Err(error) if error.is_conflict() => {}
             Err(error) => warn!(claim = %claim.meta.key, %error, "claim not written"),
         }
         // The class reconciles once the last answer that it waits for is here.
@@ -155,7 +149,7 @@ impl ClassLoop {
                     self.class_changed(change.old.as_deref(), change.new);
                 }
             }
-            (Err(WriteError::Conflict | WriteError::Gone), _) => {}
+            (Err(error), _) if error.is_conflict() => {}
             (Err(error), ClassChange::Status(_)) => warn!(class = %name, %error, "status of the class not written"),
             (Err(error), _) => warn!(class = %name, %error, "finalizer of the class not written"),
         }

@@ -122,18 +122,14 @@ impl Class {
         let Some(state) = self.claims.get_mut(claim).filter(|state| state.claim.meta.uid == claim.meta.uid) else {
             return;
         };
-        match result {
-            Ok(()) => {
-                state.service_writes.succeeded();
-                self.set_companion_error(claim, None);
-            }
+        state.service_writes.answered(&result, now);
+        let error = match result {
+            Ok(()) => None,
             // The watch is about to report how it has changed.
-            Err(WriteError::Conflict | WriteError::Gone) => state.service_writes.failed(true, now),
-            Err(error) => {
-                state.service_writes.failed(false, now);
-                self.set_companion_error(claim, Some(format!("its companion Service could not be written: {error}")));
-            }
-        }
+            Err(error) if error.is_conflict() => return,
+            Err(error) => Some(format!("its companion Service could not be written: {error}")),
+        };
+        self.set_companion_error(claim, error);
     }
 }
 

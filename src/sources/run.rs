@@ -315,19 +315,18 @@ impl<S: Source> SourceLoop<S> {
                     S::KIND
                 );
                 entry.problem = Some(Problem { reason: Reason::NameTaken, message });
-                entry.writes.failed(false, Instant::now());
+                entry.writes.failed(Instant::now());
             }
             // It has another owner by now.
-            (OwnedClaimWrite::Correct, Ok(None)) | (_, Err(WriteError::Conflict | WriteError::Gone)) => {
-                entry.writes.failed(true, Instant::now());
-            }
+            (OwnedClaimWrite::Correct, Ok(None)) => entry.writes.conflicted(Instant::now()),
+            (_, Err(error)) if error.is_conflict() => entry.writes.conflicted(Instant::now()),
             (_, Err(error)) => {
                 warn!(source = S::NAME, object = %key, %error, "claim not written");
                 if let WriteError::Refused(message) = error {
                     let message = format!("the API server refuses its SharedLB: {message}");
                     entry.problem = Some(Problem { reason: Reason::Rejected, message });
                 }
-                entry.writes.failed(false, Instant::now());
+                entry.writes.failed(Instant::now());
             }
         }
     }
@@ -341,9 +340,9 @@ impl<S: Source> SourceLoop<S> {
     fn object_written(&mut self, key: &ObjectKey, change: ObjectChange, result: Result<S::Kind, WriteError>) {
         self.touched.insert(key.clone());
         let entry = self.entries.entry(key.clone()).or_default();
+        entry.writes.answered(&result, Instant::now());
         match result {
             Ok(written) => {
-                entry.writes.succeeded();
                 entry.complaint = None;
                 let meta = ObjectMeta::of(&written);
                 for notice in &change.notices {
@@ -355,9 +354,8 @@ impl<S: Source> SourceLoop<S> {
                     None => _ = self.objects.forget(key, &meta.uid),
                 }
             }
-            Err(WriteError::Conflict | WriteError::Gone) => entry.writes.failed(true, Instant::now()),
+            Err(error) if error.is_conflict() => {}
             Err(error) => {
-                entry.writes.failed(false, Instant::now());
                 let complaint = match &change.workaround {
                     None => format!("its {} can't be written: {error}", change.what),
                     Some(workaround) => {

@@ -266,7 +266,7 @@ impl World {
                 let is_gone = known.meta.deleting && !protected;
                 self.show(&name, Some(object).filter(|_| !is_gone));
             } else {
-                state.writes.failed(true, Instant::now());
+                state.writes.conflicted(Instant::now());
             }
         }
         if awaited_by.is_some() {
