@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::diff::{Change, replay};
 use crate::model::{
@@ -69,7 +70,7 @@ impl Cloud {
     pub const LISTENERS: u32 = 50;
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Opens a foreign listener on a load balancer.
@@ -184,7 +185,7 @@ impl Memory {
 
     fn call(&self) -> Result<MutexGuard<'_, State>, Error> {
         if let Some(left) = &self.dies_after {
-            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut left = left.lock();
             *left = left.checked_sub(1).ok_or_else(|| Error::Transient("the process has died".into()))?;
         }
         let mut state = self.cloud.state();

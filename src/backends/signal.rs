@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::kubernetes::ObjectKey;
@@ -19,7 +19,7 @@ pub(crate) struct Signal {
 impl Signal {
     /// A Service that it depends on has changed, or its endpoints; or the nodes have.
     pub(crate) fn service_changed(&self, service: &ObjectKey) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone());
+        self.changed.lock().insert(service.clone());
         self.notify.notify_one();
     }
 
@@ -37,7 +37,7 @@ impl Signal {
     /// The Services that have changed since this was asked last. What is read after this
     /// is as new, or newer.
     pub(crate) fn take_changed(&self) -> BTreeSet<ObjectKey> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.changed.lock())
     }
 
     /// Whether it is to be observed again, for once.

@@ -2,9 +2,10 @@
 //! comes back to the class loop.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use sharedlb_crds::TargetKind;
 use sharedlb_providers::LbName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -266,7 +267,7 @@ impl ClassLoop {
         };
         let tasks = self.settings.tasks.clone();
         let running = self.running(key);
-        running.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), signal);
+        running.signals.lock().insert(name.clone(), signal);
         let before = running.ending.remove(&index);
         let run = async move {
             if let Some(before) = before {
@@ -282,7 +283,7 @@ impl ClassLoop {
     fn stop_lb_loop(&mut self, key: &Key, index: u32) {
         let running = self.running(key);
         if let Some(handle) = running.load_balancers.remove(&index) {
-            running.signals.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle.name);
+            running.signals.lock().remove(&handle.name);
             running.ending.retain(|_, task| !task.is_finished());
             running.ending.insert(index, handle.task);
         }
@@ -304,7 +305,7 @@ async fn wake_on_changes(
     signals: Arc<Mutex<BTreeMap<LbName, Arc<Signal>>>>,
 ) {
     while let Some(name) = changes.next().await {
-        let signals = signals.lock().unwrap_or_else(PoisonError::into_inner);
+        let signals = signals.lock();
         signals.get(&name).into_iter().for_each(|signal| signal.observe_again());
     }
 }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use sharedlb_providers::{
     Applied, Change, ChangeSet, Decorator, Error, LbName, LoadBalancer, Observed, Provider, replay,
 };
@@ -58,17 +59,17 @@ impl LoadBalancers {
 
     /// Why a load balancer could not be observed. The changes of such a one are not known.
     pub(super) fn failure(&self) -> Option<String> {
-        let failures = lock(&self.failures);
+        let failures = self.failures.lock();
         let (name, error) = failures.first_key_value()?;
         Some(format!("load balancer {name} could not be observed: {error}"))
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<LbName, RecordedLoadBalancer>> {
-        lock(&self.known)
+        self.known.lock()
     }
 
     fn note_observation<T>(&self, name: &LbName, result: &Result<T, Error>) {
-        let mut failures = lock(&self.failures);
+        let mut failures = self.failures.lock();
         match result {
             Err(error @ (Error::Transient(_) | Error::Throttled { .. })) => {
                 _ = failures.insert(name.clone(), error.clone())
@@ -77,10 +78,6 @@ impl LoadBalancers {
             _ => _ = failures.remove(name),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A provider that observes, and changes nothing.

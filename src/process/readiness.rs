@@ -1,7 +1,8 @@
 //! Whether this process is ready, and what it waits for.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use tracing::info;
 
 /// Whether this process is ready: each of its parts is.
@@ -11,14 +12,14 @@ pub(crate) struct Readiness(RwLock<Vec<Option<String>>>);
 impl Readiness {
     /// Adds a part, which is starting.
     pub(crate) fn part(self: &Arc<Self>) -> Part {
-        let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.0.write();
         parts.push(Some("starting".to_owned()));
         Part { all: self.clone(), index: parts.len() - 1 }
     }
 
     /// What the process still waits for; `None`: nothing.
     pub(crate) fn missing(&self) -> Option<String> {
-        let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.0.read();
         if parts.is_empty() { Some("starting".to_owned()) } else { parts.iter().flatten().next().cloned() }
     }
 }
@@ -55,7 +56,7 @@ impl Part {
 
     /// Returns whether that has changed.
     fn set(&self, missing: Option<String>) -> bool {
-        let mut parts = self.all.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.all.0.write();
         let changed = parts[self.index] != missing;
         parts[self.index] = missing;
         changed

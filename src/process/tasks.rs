@@ -8,8 +8,10 @@
 use crate::kubernetes::ObjectKey;
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// The longest that one poll of a task may take. The slowest are those of the
 /// class loop: about 10 ms for 10,000 claims.
@@ -41,7 +43,7 @@ impl Tasks {
     /// Registers a future as a task of this name.
     pub(crate) fn named<F: Future>(&self, name: String, future: F) -> impl Future<Output = F::Output> + use<F> {
         let task = Arc::new(Task { name, polled_since: Mutex::default(), wakes_at: Mutex::default() });
-        let mut tasks = lock(&self.0);
+        let mut tasks = self.0.lock();
         tasks.retain(|known| known.strong_count() > 0);
         tasks.push(Arc::downgrade(&task));
         let mut future = Box::pin(future);
@@ -53,17 +55,17 @@ impl Tasks {
 
     /// The task that has been polled for longer than `limit`, for the log; `None`: none.
     pub(crate) fn stuck(&self, limit: Duration) -> Option<String> {
-        lock(&self.0).iter().filter_map(Weak::upgrade).find_map(|task| {
-            let polled_for = lock(&task.polled_since).map(|since| since.elapsed())?;
+        self.0.lock().iter().filter_map(Weak::upgrade).find_map(|task| {
+            let polled_for = task.polled_since.lock().map(|since| since.elapsed())?;
             (polled_for > limit).then(|| format!("{} has not yielded for {} s", task.name, polled_for.as_secs()))
         })
     }
 
     /// The task that wakes first even without an event, and when; `None`: none does.
     pub(crate) fn next_wake(&self) -> Option<(String, tokio::time::Instant)> {
-        let tasks = lock(&self.0);
+        let tasks = self.0.lock();
         let waking = tasks.iter().filter_map(Weak::upgrade).filter_map(|task| {
-            let wakes_at = (*lock(&task.wakes_at))?;
+            let wakes_at = (*task.wakes_at.lock())?;
             Some((task.name.clone(), wakes_at))
         });
         waking.min_by_key(|(_, wakes_at)| *wakes_at)
@@ -75,7 +77,7 @@ impl Tasks {
 pub(super) fn wakes_at(time: tokio::time::Instant) -> WakesAt {
     let task = CURRENT.with_borrow(|current| current.as_ref().map(|current| current.task.clone()));
     if let Some(task) = &task {
-        *lock(&task.wakes_at) = Some(time);
+        *task.wakes_at.lock() = Some(time);
     }
     WakesAt(task)
 }
@@ -86,7 +88,7 @@ pub(super) struct WakesAt(Option<Arc<Task>>);
 impl Drop for WakesAt {
     fn drop(&mut self) {
         if let Some(task) = &self.0 {
-            *lock(&task.wakes_at) = None;
+            *task.wakes_at.lock() = None;
         }
     }
 }
@@ -96,7 +98,7 @@ struct Polling<'a>(&'a Arc<Task>);
 
 impl<'a> Polling<'a> {
     fn begin(task: &'a Arc<Task>) -> Self {
-        *lock(&task.polled_since) = Some(Instant::now());
+        *task.polled_since.lock() = Some(Instant::now());
         CURRENT.set(Some(Current { task: task.clone(), object: None }));
         Self(task)
     }
@@ -104,7 +106,7 @@ impl<'a> Polling<'a> {
 
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.polled_since) = None;
+        *self.0.polled_since.lock() = None;
         CURRENT.set(None);
     }
 }
@@ -138,10 +140,6 @@ pub fn end_on_panic() {
         tracing::error!(at = current(), %panic, "a panic ends the process: please report it with the lines above");
         std::process::abort();
     }));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use crate::kubernetes::ObjectKey;
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt as _};
+use parking_lot::Mutex;
 
 /// An event of a filtered watch.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl<K: Resource, T> Feed<K, T> {
 
     /// Passes on an event of the watch, if it is of a selected object.
     pub(crate) fn apply_event(&self, event: &Event<K>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let left = |known: &mut HashSet<ObjectKey>, object: &K| {
             if known.is_empty() {
                 return None;
@@ -87,7 +87,7 @@ mod tests {
         let show = {
             let seen = seen.clone();
             move |shown: FeedEvent<String>| {
-                seen.lock().unwrap().push(match shown {
+                seen.lock().push(match shown {
                     FeedEvent::Event(Event::Apply(name)) => name,
                     FeedEvent::Event(event) => format!("{event:?}"),
                     FeedEvent::Left(key, uid) => format!("no longer {key} {uid}"),
@@ -114,6 +114,6 @@ mod tests {
         ] {
             feed.apply_event(&event);
         }
-        assert_eq!(*seen.lock().unwrap(), ["a", "no longer team/a u", "b", "no longer team/b u"]);
+        assert_eq!(*seen.lock(), ["a", "no longer team/a u", "b", "no longer team/b u"]);
     }
 }

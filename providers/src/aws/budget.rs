@@ -5,9 +5,9 @@
 //! precede garbage collection, and of equally urgent calls each load balancer has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -223,7 +223,7 @@ impl Bucket {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -313,12 +313,12 @@ mod tests {
             let (bucket, order) = (bucket.clone(), order.clone());
             tasks.spawn(async move {
                 bucket.take(&turn(index, urgency)).await.unwrap();
-                order.lock().unwrap().push((index, urgency));
+                order.lock().push((index, urgency));
             });
             tokio::task::yield_now().await;
         }
         tasks.join_all().await;
-        order.lock().unwrap().clone()
+        order.lock().clone()
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -16,6 +16,7 @@ use aws_sdk_elasticloadbalancingv2::config::{HttpClient, SharedHttpClient};
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider as Tls, rustls_provider::CryptoMode};
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::budget::{Budget, Rates, Turn, Urgency};
@@ -87,7 +88,7 @@ impl Clients {
 
     /// The state that all load balancers of a region share.
     pub(super) fn region(&self, name: &str) -> Arc<Region> {
-        let mut regions = self.0.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut regions = self.0.regions.lock();
         let new = || {
             let config = self.0.config.clone();
             let budget = Budget::new(self.0.rates);

@@ -27,10 +27,11 @@ mod view;
 mod whole;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 
 pub use self::budget::{Rate, Rates};
 use self::clients::Region;
@@ -74,7 +75,7 @@ impl Aws {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<LbName, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     fn observation<'a>(&'a self, name: &'a LbName) -> Observation<'a> {

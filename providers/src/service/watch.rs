@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -13,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::serde::{Serialize, de::DeserializeOwned};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
+use parking_lot::{Mutex, MutexGuard};
 use sharedlb_kubernetes::ObjectMeta;
 use sharedlb_kubernetes::watch::watch_kind;
 use tokio::sync::Notify;
@@ -205,7 +206,7 @@ impl Watches {
 
 impl Shared {
     fn caches(&self) -> MutexGuard<'_, Caches> {
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.caches.lock()
     }
 
     /// An object in compact form; `None` if it is not ours.

@@ -5,9 +5,10 @@
 //! as long as the one before.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// The rewrites, each within a minute of the one before, after which another client seems to
@@ -63,7 +64,7 @@ impl Written {
 impl Rewrites {
     /// The next write of this status.
     pub(super) fn next(&self, uid: &str, status: &str, now: Instant) -> Next {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.retain(|_, written| written.is_recent(now));
         match all.get(uid).filter(|written| written.status == status) {
             None => Next { number: 0, wait: Duration::ZERO },
@@ -77,7 +78,7 @@ impl Rewrites {
     /// Records that this status was written.
     pub(super) fn record(&self, uid: &Arc<str>, status: &str, now: Instant) {
         let again = self.next(uid, status, now).number;
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.insert(uid.clone(), Written { status: status.to_owned(), at: now, again });
     }
 }
