@@ -60,6 +60,15 @@ impl Deleted {
     }
 }
 
+/// The objects of a namespace.
+pub fn in_namespace<'a, T>(
+    objects: &'a BTreeMap<ObjectKey, T>,
+    namespace: &'a Arc<str>,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {
+    let first = ObjectKey { namespace: namespace.clone(), name: "".into() };
+    objects.range(first..).take_while(move |(key, _)| key.namespace == *namespace)
+}
+
 /// A list in progress.
 #[derive(Debug, Default)]
 struct Listed {

@@ -36,6 +36,7 @@ pub use error::{Details, Error};
 pub use model::{
     Address, AffinitySupport, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName,
     Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
+    port_number,
 };
 
 /// The providers that this build has, by the names of their Cargo features.

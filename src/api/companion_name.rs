@@ -33,7 +33,7 @@ impl CompanionPort {
     /// The name of the Service's port for one transport. (A port of both protocols is
     /// two ports of the Service.)
     pub(crate) fn port_name(&self, transport: Transport) -> String {
-        format!("{}-{}", suffix(transport), self.number)
+        format!("{}-{}", transport.lower_case(), self.number)
     }
 
     /// Whether the Service's port of this name is for this one. A Service of an earlier version
@@ -44,11 +44,7 @@ impl CompanionPort {
     }
 
     fn former_name(&self, transport: Transport) -> String {
-        let suffix = suffix(transport);
-        if self.name.is_empty() { suffix } else { format!("{}-{suffix}", self.name) }
+        let suffix = transport.lower_case();
+        if self.name.is_empty() { suffix.to_owned() } else { format!("{}-{suffix}", self.name) }
     }
-}
-
-fn suffix(transport: Transport) -> String {
-    transport.to_string().to_lowercase()
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{MANAGED_BY, MANAGED_BY_LABEL};
-use sharedlb_providers::{IpFamily, Transport};
+use sharedlb_providers::{IpFamily, Transport, port_number};
 
 use crate::api::target::PortRef;
 use crate::kubernetes::ObjectKey;
@@ -97,7 +97,7 @@ impl ServicePort {
             number: port.port,
             transport: transport(port.protocol.as_deref()),
             target: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
-            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new),
+            node_port: port.node_port.and_then(port_number),
         }
     }
 
@@ -150,7 +150,7 @@ impl SliceObject {
         let label = |key| slice.metadata.labels.as_ref().and_then(|labels| labels.get(key));
         let service = label(SERVICE_NAME_LABEL);
         let ports = slice.ports.iter().flatten().filter_map(|port| {
-            let number = u16::try_from(port.port?).ok().and_then(NonZeroU16::new)?;
+            let number = port_number(port.port?)?;
             Some((port.name.as_deref().unwrap_or_default().into(), transport(port.protocol.as_deref())?, number))
         });
         Self {

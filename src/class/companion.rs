@@ -13,13 +13,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 use sharedlb_crds::{CLAIM_LABEL, MANAGED_BY, MANAGED_BY_LABEL, SharedLB, SharedLBPort, TargetKind};
-use sharedlb_providers::Transport;
+use sharedlb_providers::{Transport, port_number};
 
 use crate::allocation::numbers;
 use crate::api::claim::{ClaimObject, protocol};
 use crate::api::companion_name::{CompanionPort, PREFIX, key};
 use crate::api::target::PortRef;
 use crate::backends::{self, ServiceObject};
+use crate::kubernetes::cache::in_namespace;
 use crate::kubernetes::{ObjectKey, names};
 
 /// The longest value of a label, in characters.
@@ -42,8 +43,7 @@ pub(crate) fn concerned(
         None => is_own(claim),
     };
     let names = |claim: &ClaimObject| claim.spec.as_ref().is_ok_and(|spec| spec.service_name.as_deref() == Some(name));
-    let first = ObjectKey { namespace: namespace.clone(), name: "".into() };
-    let all = claims.range(first..).take_while(|(key, _)| key.namespace == *namespace).map(|(_, claim)| claim);
+    let all = in_namespace(claims, namespace).map(|(_, claim)| claim);
     all.filter(|claim| names(claim) || is_companion_of(claim)).cloned().collect()
 }
 
@@ -138,11 +138,7 @@ pub(crate) fn keep_node_ports(desired: &mut Service, found: &ServiceObject, clai
     let Some(ports) = desired.spec.as_mut().filter(|spec| spec.type_.as_deref() == Some("NodePort")) else { return };
     for port in ports.ports.iter_mut().flatten() {
         let wanted = backends::ServicePort::parse(port);
-        let (Some(transport), Some(number)) =
-            (wanted.transport, u16::try_from(port.port).ok().and_then(NonZeroU16::new))
-        else {
-            continue;
-        };
+        let (Some(transport), Some(number)) = (wanted.transport, port_number(port.port)) else { continue };
         let Some(name) = claim.name_of(number, transport) else { continue };
         let companion = PortRef::Companion(CompanionPort { number, name });
         let node_port = |transport| found.ports.iter().find(|port| port.is(&companion, transport))?.node_port;

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::{Protocol, SharedLBPort};
-use sharedlb_providers::Transport;
+use sharedlb_providers::{Transport, port_number};
 
 use crate::backends::ServicePort;
 use crate::kubernetes::names;
@@ -70,7 +70,7 @@ fn number_name(number: i32, taken: &BTreeSet<String>) -> String {
 /// The number of the Service's port, as a port of a load balancer.
 pub(super) fn same_number(port: &SharedLBPort) -> Option<NonZeroU16> {
     match port.target_port {
-        Some(IntOrString::Int(number)) => u16::try_from(number).ok().and_then(NonZeroU16::new),
+        Some(IntOrString::Int(number)) => port_number(number),
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ use super::{Common, Facts, Feed, ObjectChange, OwnedClaim, Problem, Source, Step
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
-use crate::kubernetes::cache::{Cache, Cached as _, Changed};
+use crate::kubernetes::cache::{Cache, Cached as _, Changed, in_namespace};
 use crate::kubernetes::events::Events;
 use crate::kubernetes::events::Notice;
 use crate::kubernetes::text;
@@ -183,8 +183,7 @@ impl<S: Source> SourceLoop<S> {
     }
 
     fn touch_those_of(&mut self, service: &ObjectKey) {
-        let first = ObjectKey { namespace: service.namespace.clone(), name: "".into() };
-        let all = self.objects.objects().range(first..).take_while(|(key, _)| key.namespace == service.namespace);
+        let all = in_namespace(self.objects.objects(), &service.namespace);
         let theirs = all.filter(|(_, object)| self.source.depends_on(object, service)).map(|(key, _)| key.clone());
         self.touched.extend(theirs.collect::<Vec<_>>());
     }

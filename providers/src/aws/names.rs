@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use aws_sdk_elasticloadbalancingv2::types::{Tag, TargetDescription};
 
 use super::settings::{Settings, TargetKind};
-use crate::model::{Backend, IpFamily, LbName, ListenerKey, Owner, Protocol, fnv1a};
+use crate::model::{Backend, IpFamily, LbName, ListenerKey, Owner, Protocol, fnv1a, port_number};
 
 /// The cluster's id: without it an object is foreign.
 pub(super) const CLUSTER: &str = "sharedlb.dev/cluster";
@@ -151,7 +151,7 @@ impl Target {
     }
 
     pub(super) fn from_aws(target: &TargetDescription) -> Option<Self> {
-        let port = u16::try_from(target.port()?).ok().and_then(NonZeroU16::new)?;
+        let port = port_number(target.port()?)?;
         let id = target.id()?;
         // Addresses are compared as numbers: IPv6 ones can be written in many ways.
         let id = id.parse::<IpAddr>().map_or_else(|_| id.to_owned(), |address| address.to_string());

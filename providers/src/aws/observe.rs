@@ -24,7 +24,7 @@ use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::Error;
-use crate::model::{FrontPort, LbName, Protocol, Transport};
+use crate::model::{FrontPort, LbName, Protocol, Transport, port_number};
 
 /// The most concurrent calls for one load balancer.
 const AT_ONCE: usize = 8;
@@ -211,7 +211,7 @@ impl Observation<'_> {
     /// Takes our listeners out, by port; the others are foreign.
     fn sort_listeners(&self, known: &mut Known, listeners: Vec<Listener>, tags: &mut BTreeMap<String, Tags>) {
         for listener in listeners {
-            let port = listener.port.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+            let port = listener.port.and_then(port_number);
             let arn = listener.listener_arn.clone().unwrap_or_default();
             let tags = tags.remove(&arn).unwrap_or_default();
             match port.filter(|_| names::are_ours(&tags, self.settings, self.name)) {

@@ -28,7 +28,7 @@ pub use self::capabilities::{AffinitySupport, Capabilities, Capacity};
 pub use self::listener::{Backend, BackendSet, Listener, Owner};
 pub use self::name::{LbName, fnv1a};
 pub use self::options::{ListenerOptions, SessionAffinity};
-pub use self::port::{FrontPort, ListenerKey, ParseError, Protocol, Transport};
+pub use self::port::{FrontPort, ListenerKey, ParseError, Protocol, Transport, port_number};
 
 /// Settings of a load balancer as a whole, by their names in its API.
 pub type Attributes = BTreeMap<String, String>;

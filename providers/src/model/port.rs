@@ -6,6 +6,12 @@ use std::str::FromStr;
 
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
+/// A port number, which APIs have as an `i32`; `None`: it is not from 1 to 65535.
+#[must_use]
+pub fn port_number(number: i32) -> Option<NonZeroU16> {
+    u16::try_from(number).ok().and_then(NonZeroU16::new)
+}
+
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr)]
 pub enum Transport {
@@ -13,6 +19,17 @@ pub enum Transport {
     Tcp,
     /// UDP
     Udp,
+}
+
+impl Transport {
+    /// Its name in names of objects and ports, which are in lower case: `tcp`.
+    #[must_use]
+    pub fn lower_case(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 impl fmt::Display for Transport {

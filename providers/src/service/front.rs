@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::marks::{ATTRIBUTES, Marks};
 use super::name::ServiceName;
 use super::status;
-use crate::model::{Address, Attributes, FrontPort, IpFamily, Transport};
+use crate::model::{Address, Attributes, FrontPort, IpFamily, Transport, port_number};
 
 /// A Service must have a port. It has this one while there is no listener, so that the
 /// address stays. (1/TCP, tcpmux, is not in use today.)
@@ -93,7 +93,7 @@ impl Holder {
 
 /// The name of a Service port of ours.
 pub(super) fn port_name(port: FrontPort) -> String {
-    format!("{}-{}", port.transport.to_string().to_lowercase(), port.port)
+    format!("{}-{}", port.transport.lower_case(), port.port)
 }
 
 impl Front {
@@ -249,7 +249,7 @@ fn service_port(name: String, port: FrontPort) -> ServicePort {
 
 fn front_port(port: &ServicePort) -> Option<FrontPort> {
     let transport = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
-    Some(FrontPort { port: u16::try_from(port.port).ok().and_then(NonZeroU16::new)?, transport })
+    Some(FrontPort { port: port_number(port.port)?, transport })
 }
 
 fn read_attributes(service: &Service, spec: &ServiceSpec) -> Attributes {

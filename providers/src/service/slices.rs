@@ -90,7 +90,7 @@ impl Place {
     /// `<Service>-20417-tcp-v4-6379-0`
     pub(super) fn name(&self, service: &ServiceName) -> String {
         let FrontPort { port, transport } = self.port;
-        let transport = transport.to_string().to_lowercase();
+        let transport = transport.lower_case();
         let family = match self.family {
             IpFamily::V4 => "v4",
             IpFamily::V6 => "v6",
