@@ -23,7 +23,7 @@ use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::process::tasks::Tasks;
 use crate::provider;
-use crate::sources::{self, EnabledSources};
+use crate::sources::{self, Common, EnabledSources};
 use crate::watches::watch_all;
 
 /// How long to wait between two attempts to reach the API server at start.
@@ -187,7 +187,8 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let of_events = metrics.clone();
     let count = move |result| of_events.api_write("Event", "create", result);
     let (events, write_events) = Events::new(events, count);
-    let sources = sources::start(options.sources, &client, &backends, &events, &metrics, &readiness);
+    let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
+    let sources = sources::start(options.sources, &common, &backends, &readiness);
     let make = provider::maker(providers, events.clone(), cluster_id.clone(), options.aws_call_rate, provider_fence);
     let (class_loop, inbox) = ClassLoop::new(ClassLoopSettings {
         make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),

@@ -196,28 +196,25 @@ pub(crate) struct SourceTask {
 /// Creates the enabled sources.
 pub(crate) fn start(
     options: EnabledSources,
-    client: &Client,
+    common: &Common,
     backends: &Arc<Backends>,
-    events: &Events,
-    metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
 ) -> Sources {
     let mut sources = Sources::default();
-    let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
     if options.services {
-        sources.add_services(service::Services { unclassed: options.unclassed_services }, &common, readiness);
+        sources.add_services(service::Services { unclassed: options.unclassed_services }, common, readiness);
     } else {
-        sources.add_services(service::Retired, &common, readiness);
+        sources.add_services(service::Retired, common, readiness);
     }
     if options.config_maps {
         let source = config_map::ConfigMaps { backends: backends.clone() };
-        let (source_loop, inbox, source) = SourceLoop::new(source, common, readiness.part());
-        let (claims, maps) = (inbox.claims(), inbox.objects(source));
+        let (source_loop, inbox) = SourceLoop::new(source, common.clone(), readiness.part());
+        let (claims, maps) = (inbox.claims(), inbox.objects());
         sources.handlers.claims.push(Box::new(move |event| claims.apply_event(event)));
         sources.handlers.changed_services.push(Box::new(move |changes| inbox.services(changes)));
         sources.tasks.push(SourceTask { name: "the source of ConfigMaps", run: source_loop.run().boxed() });
         let selected = watcher::Config::default().labels(config_map::SELECTOR);
-        let (api, metrics) = (Api::all(client.clone()), metrics.clone());
+        let (api, metrics) = (Api::all(common.client.clone()), common.metrics.clone());
         let watch = async move {
             watch_one("ConfigMap", api, selected, &metrics, move |event| maps.apply_event(&event)).await;
         };
@@ -228,8 +225,8 @@ pub(crate) fn start(
 
 impl Sources {
     fn add_services<S: Source<Kind = Service>>(&mut self, source: S, common: &Common, readiness: &Arc<Readiness>) {
-        let (source_loop, inbox, source) = SourceLoop::new(source, common.clone(), readiness.part());
-        let (claims, services) = (inbox.claims(), inbox.objects(source));
+        let (source_loop, inbox) = SourceLoop::new(source, common.clone(), readiness.part());
+        let (claims, services) = (inbox.claims(), inbox.objects());
         self.handlers.claims.push(Box::new(move |event| claims.apply_event(event)));
         self.handlers.services.push(Box::new(move |event| services.apply_event(event)));
         self.tasks.push(SourceTask { name: "the source of Services", run: source_loop.run().boxed() });

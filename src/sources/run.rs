@@ -67,24 +67,22 @@ struct ObjectState {
 }
 
 /// The sender of events for the loop of a source.
-pub(crate) struct Inbox<S: Source>(mpsc::UnboundedSender<Input<S>>);
-
-impl<S: Source> Clone for Inbox<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
+pub(crate) struct Inbox<S: Source> {
+    sender: mpsc::UnboundedSender<Input<S>>,
+    source: Arc<S>,
 }
 
 impl<S: Source> Inbox<S> {
     /// The feed of objects.
-    pub(crate) fn objects(&self, source: Arc<S>) -> Feed<S::Kind, S::Object> {
-        let sender = self.0.clone();
+    pub(crate) fn objects(&self) -> Feed<S::Kind, S::Object> {
+        let source = self.source.clone();
+        let sender = self.sender.clone();
         Feed::new(move |object| source.parse(object), move |shown| _ = sender.send(Input::Object(shown)))
     }
 
     /// The feed of claims.
     pub(crate) fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
-        let sender = self.0.clone();
+        let sender = self.sender.clone();
         Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(Box::new(shown))))
     }
 
@@ -93,7 +91,7 @@ impl<S: Source> Inbox<S> {
         let changed = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref()));
         // No object names a companion Service.
         let named = changed.filter(|service| service.owner.is_none());
-        _ = self.0.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
+        _ = self.sender.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
     }
 }
 
@@ -115,7 +113,7 @@ pub(crate) struct SourceLoop<S: Source> {
 
 impl<S: Source> SourceLoop<S> {
     /// A loop with empty caches, and the sender of its events.
-    pub(crate) fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>, Arc<S>) {
+    pub(crate) fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>) {
         let (sender, inputs) = mpsc::unbounded_channel();
         let Common { client, events, metrics } = common;
         let source = Arc::new(source);
@@ -132,7 +130,7 @@ impl<S: Source> SourceLoop<S> {
             touched: BTreeSet::new(),
             due: BTreeMap::new(),
         };
-        (source_loop, Inbox(sender), source)
+        (source_loop, Inbox { sender, source })
     }
 
     /// Reconciles objects on every event, for ever. Nothing is written before every cache
