@@ -1,6 +1,5 @@
 //! Creates the provider of a class from its spec.
 
-use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,7 +20,6 @@ use crate::leader::Fence;
 /// Returns the function that creates providers, which share clients and budgets within the
 /// process. `aws_call_rate` is a fraction of the rates that AWS documents. (The client of
 /// the API server has a fence of its own.)
-#[must_use]
 pub(crate) fn maker(
     client: Client,
     events: Events,
@@ -31,9 +29,9 @@ pub(crate) fn maker(
 ) -> MakeProvider {
     let act = move || {
         let fence = fence.clone();
-        async move { Box::new(fence.act().await) as Box<dyn Any + Send> }.boxed()
+        async move { Box::new(fence.act().await) as Box<dyn Send> }.boxed()
     };
-    let clients = Clients::new(Rates::DOCUMENTED.times(aws_call_rate), Arc::new(act));
+    let clients = Clients::new(None, Rates::DOCUMENTED.times(aws_call_rate), Some(Arc::new(act)));
     Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec, addresses: &[Vec<IpAddr>]| -> Box<dyn Provider> {
         let class = class.meta.key.name.to_string();
         match &spec.provider {

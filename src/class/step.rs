@@ -168,9 +168,10 @@ impl Class {
         let Decision { plans, untouched, status, due, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
         effects.extend(self.export(status, now));
-        match decided.recorded_first {
-            true => effects.push(Effect::WakeAt(now.instant)),
-            false => effects.extend(self.write_numbers(class, status, now)),
+        if decided.recorded_first {
+            effects.push(Effect::WakeAt(now.instant));
+        } else {
+            effects.extend(self.write_numbers(class, status, now));
         }
         effects.extend(self.finish_deletion(class, now));
         effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));

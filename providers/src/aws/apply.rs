@@ -134,10 +134,10 @@ impl Aws {
             Err(failure) => failure,
         };
         known.observed_at.take_if(|_| failure.leaves_doubt());
-        match failure.is_no_room() {
-            true if failure.is(Code::TooManyTargets) => known.past.no_targets = Some(Full::now()),
-            true => known.past.no_listeners = Some(Full::now()),
-            false => {}
+        if failure.is(Code::TooManyTargets) {
+            known.past.no_targets = Some(Full::now());
+        } else if failure.is_no_room() {
+            known.past.no_listeners = Some(Full::now());
         }
         if failure.is_no_room() || failure.is_no_quota() {
             // The quotas may have been changed.

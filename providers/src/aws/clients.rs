@@ -1,7 +1,6 @@
 //! The clients of AWS: one client and one budget for each region, whatever the number of
 //! classes and load balancers.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +33,7 @@ const ATTEMPTS: u32 = 3;
 /// The gate of calls that may change something: each waits for it right before it is sent,
 /// and keeps the returned value until it has ended. It is closed in a process that may no
 /// longer act.
-pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Any + Send>> + Send + Sync>;
+pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Send>> + Send + Sync>;
 
 /// The clients of all regions; one per process, since AWS counts calls by account
 /// and region. Clones are the same clients.
@@ -45,7 +44,7 @@ struct Inner {
     /// `None`: that of the default chain
     config: Option<SdkConfig>,
     rates: Rates,
-    gate: Gate,
+    gate: Option<Gate>,
     regions: Mutex<BTreeMap<String, Arc<Region>>>,
 }
 
@@ -55,34 +54,19 @@ pub(super) struct Region {
     config: Option<SdkConfig>,
     client: OnceCell<Client>,
     budget: Budget,
-    gate: Gate,
+    gate: Option<Gate>,
     observations: AtomicU64,
     /// The account's quotas, once they were read
     pub(super) limits: tokio::sync::Mutex<Option<Limits>>,
 }
 
 impl Clients {
-    /// Clients with the credentials of the default chain: environment, web identity (IRSA),
-    /// container (pod identity), instance. Credentials are read at the first call.
-    /// `AWS_ENDPOINT_URL` is respected.
+    /// Clients with this configuration. `None`: that of the default chain, whose credentials
+    /// are those of the environment, a web identity (IRSA), the container (pod identity) or
+    /// the instance, and are read at the first call; `AWS_ENDPOINT_URL` is respected. Without
+    /// a gate, every call passes.
     #[must_use]
-    pub fn new(rates: Rates, gate: Gate) -> Self {
-        Self::build(None, rates, gate)
-    }
-
-    /// Clients with this configuration, for tests.
-    #[must_use]
-    pub fn with_config(config: SdkConfig, rates: Rates) -> Self {
-        Self::with_gate(config, rates, Arc::new(|| Box::pin(async { Box::new(()) as Box<dyn Any + Send> })))
-    }
-
-    /// The same behind a gate.
-    #[must_use]
-    pub fn with_gate(config: SdkConfig, rates: Rates, gate: Gate) -> Self {
-        Self::build(Some(config), rates, gate)
-    }
-
-    fn build(config: Option<SdkConfig>, rates: Rates, gate: Gate) -> Self {
+    pub fn new(config: Option<SdkConfig>, rates: Rates, gate: Option<Gate>) -> Self {
         Self(Arc::new(Inner { config, rates, gate, regions: Mutex::default() }))
     }
 
@@ -154,7 +138,10 @@ impl Region {
             }
             attempts += 1;
             // After all waits.
-            let _passed = if action.starts_with("Describe") { None } else { Some((self.gate)().await) };
+            let _passed = match &self.gate {
+                Some(gate) if !action.starts_with("Describe") => Some(gate().await),
+                _ => None,
+            };
             let error = match send().await {
                 Ok(reply) => {
                     bucket.fine();

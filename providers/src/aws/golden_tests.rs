@@ -30,10 +30,8 @@ struct Class {
 
 impl Class {
     fn settings(&self) -> Settings {
-        let (ip_address_type, target_ip_family) = match self.ipv6 {
-            true => (IpAddressType::Dualstack, IpFamily::V6),
-            false => (IpAddressType::Ipv4, IpFamily::V4),
-        };
+        let (ip_address_type, target_ip_family) =
+            if self.ipv6 { (IpAddressType::Dualstack, IpFamily::V6) } else { (IpAddressType::Ipv4, IpFamily::V4) };
         Settings {
             scheme: if self.internet_facing { Scheme::InternetFacing } else { Scheme::Internal },
             ip_address_type,

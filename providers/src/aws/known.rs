@@ -36,15 +36,6 @@ pub(super) struct Known {
     pub(super) past: Past,
 }
 
-impl Known {
-    /// Records that a change failed with an answer of AWS. Such a failure leaves the state
-    /// certain, so a failure that is repeated needs no observation each time, but one from
-    /// time to time, for changes by other clients.
-    pub(super) fn stands_after_failures(&mut self) {
-        self.stands = self.observed_at.is_some_and(|at| at.elapsed() < TRUSTED);
-    }
-}
-
 /// State that outlives an observation.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Past {
@@ -166,12 +157,11 @@ impl Port {
     /// has the tags of its owner.
     pub(super) fn serves(&self, settings: &Settings, name: &LbName) -> Option<Serving<'_>> {
         let listener = self.listener.as_ref()?;
-        let (protocol, group) = (listener.protocol?, self.used_group()?);
-        let key = |port| ListenerKey { port, protocol };
-        let expected = |port| names::group_name(settings, name, key(port));
-        let port = group.port()?;
+        let protocol = listener.protocol?;
         let owner = names::owner(&listener.tags)?;
-        (group.name == expected(port)).then(|| Serving { protocol, owner, group, options: listener.options() })
+        let group = self.used_group()?;
+        let expected = names::group_name(settings, name, ListenerKey { port: group.port()?, protocol });
+        (group.name == expected).then(|| Serving { protocol, owner, group, options: listener.options() })
     }
 
     /// The target group that the listener forwards to, if it is ours.
@@ -204,6 +194,13 @@ pub(super) fn port_in(group_name: &str) -> Option<NonZeroU16> {
 }
 
 impl Known {
+    /// Records that a change failed with an answer of AWS. Such a failure leaves the state
+    /// certain, so a failure that is repeated needs no observation each time, but one from
+    /// time to time, for changes by other clients.
+    pub(super) fn stands_after_failures(&mut self) {
+        self.stands = self.observed_at.is_some_and(|at| at.elapsed() < TRUSTED);
+    }
+
     /// The capacity: AWS' limits, or less if AWS reported that it is full.
     pub(super) fn capacity(&self) -> Capacity {
         let (zones, cross_zone) = self

@@ -3,25 +3,25 @@
 
 /// Listeners of a load balancer, of any protocol: a port number has one.
 /// (Quotas: "Listeners per Network Load Balancer", 50, not adjustable.)
-pub const LISTENERS: u32 = 50;
+pub(super) const LISTENERS: u32 = 50;
 
 /// Targets of a load balancer in each of its zones. One counts once for every
 /// target group that it is in. (Quotas: "Targets per Availability Zone per
 /// Network Load Balancer", 500.)
-pub const TARGETS_PER_ZONE: u32 = 500;
+pub(super) const TARGETS_PER_ZONE: u32 = 500;
 
 /// Targets of a load balancer in all its zones. (Quotas: "Targets per Network
 /// Load Balancer", 3,000.)
-pub const TARGETS: u32 = 3000;
+pub(super) const TARGETS: u32 = 3000;
 
 /// Targets of a load balancer in all its zones where each zone sends to all of
 /// them. (Quotas, note on cross-zone load balancing: "500 targets per load
 /// balancer, regardless of the zone".)
-pub const TARGETS_CROSS_ZONE: u32 = 500;
+pub(super) const TARGETS_CROSS_ZONE: u32 = 500;
 
 /// Targets of a target group. (Quotas: "Targets per target group (instances or
 /// IP addresses)", 1,000.)
-pub const TARGETS_PER_GROUP: u32 = 1000;
+pub(super) const TARGETS_PER_GROUP: u32 = 1000;
 
 /// Targets that one call registers or deregisters. The API reference names no
 /// limit; it is the number that the AWS Load Balancer Controller keeps to.

@@ -18,7 +18,7 @@ mod fuzz;
 #[cfg(test)]
 mod golden_tests;
 mod known;
-pub mod limits;
+mod limits;
 mod names;
 mod observe;
 mod port;

@@ -127,7 +127,7 @@ impl Target {
     pub(super) fn of(settings: &Settings, backend: &Backend) -> Option<Self> {
         let id = match settings.target_kind {
             TargetKind::Pod => {
-                let fits = backend.address.is_ipv6() == (settings.target_ip_family == IpFamily::V6);
+                let fits = IpFamily::of(backend.address) == settings.target_ip_family;
                 fits.then(|| backend.address.to_string())?
             }
             TargetKind::Node => {

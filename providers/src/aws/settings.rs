@@ -25,7 +25,7 @@ pub struct Settings {
     /// `V6` needs [`IpAddressType::Dualstack`]
     pub target_ip_family: IpFamily,
     /// Whether the nodes of a load balancer in each zone send traffic to targets in all zones.
-    /// It lowers the limit of a load balancer to 500 targets; see [`super::limits`]
+    /// It lowers the limit of a load balancer to 500 targets
     pub cross_zone: bool,
     /// An existing load balancer to open listeners on. It is never created, configured or
     /// deleted, and the class can have no second one

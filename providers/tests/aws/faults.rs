@@ -1,6 +1,5 @@
 //! What goes wrong with calls, and what is made of it.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -77,14 +76,14 @@ async fn a_gate_that_closes_in_the_middle_lets_no_further_change_pass(cloud: &Cl
     cloud.actions().await;
     let (passed, closed) = (AtomicUsize::new(0), Arc::new(Notify::new()));
     let tell = closed.clone();
-    let gate = move || -> BoxFuture<'static, Box<dyn Any + Send>> {
+    let gate = move || -> BoxFuture<'static, Box<dyn Send>> {
         if passed.fetch_add(1, Ordering::SeqCst) < 2 {
-            return Box::pin(async { Box::new(()) as Box<dyn Any + Send> });
+            return Box::pin(async { Box::new(()) as Box<dyn Send> });
         }
         tell.notify_one();
         Box::pin(std::future::pending())
     };
-    let clients = Clients::with_gate(cloud.config(), Rates::DOCUMENTED.times(1000.0), Arc::new(gate));
+    let clients = Clients::new(Some(cloud.config()), Rates::DOCUMENTED.times(1000.0), Some(Arc::new(gate)));
     let provider = Aws::new(cloud.settings(), &clients);
     let wanted = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [2]))];
     tokio::select! {
@@ -118,7 +117,7 @@ async fn missing_credentials_are_reported_with_what_to_do(cloud: &Cloud) {
         .behavior_version(aws_config::BehaviorVersion::latest())
         .endpoint_url(cloud.0.url())
         .build();
-    let provider = Aws::new(cloud.settings(), &Clients::with_config(nobody, Rates::DOCUMENTED));
+    let provider = Aws::new(cloud.settings(), &Clients::new(Some(nobody), Rates::DOCUMENTED, None));
     let refused = provider.observe(&lb(0)).await;
     assert!(matches!(&refused, Err(Error::Refused(why)) if format!("{why:#}").contains("IRSA")), "{refused:?}");
 }

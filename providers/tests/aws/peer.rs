@@ -50,7 +50,7 @@ impl Cloud {
 
     /// What a process has, with so many times the documented rates of calls.
     pub(crate) fn clients(&self, rates: f64) -> Clients {
-        Clients::with_config(self.config(), Rates::DOCUMENTED.times(rates))
+        Clients::new(Some(self.config()), Rates::DOCUMENTED.times(rates), None)
     }
 
     /// How a process reaches it.

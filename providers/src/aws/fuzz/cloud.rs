@@ -94,7 +94,7 @@ impl Cloud {
             .behavior_version(BehaviorVersion::latest())
             .credentials_provider(SharedCredentialsProvider::new(credentials.build()))
             .http_client(http_client_fn(move |_, _| connector.clone()));
-        Clients::with_config(config.build(), Rates::DOCUMENTED)
+        Clients::new(Some(config.build()), Rates::DOCUMENTED, None)
     }
 
     /// The calls so far.
