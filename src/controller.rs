@@ -58,7 +58,8 @@ pub struct Options {
 /// the API server cannot be reached, it waits.
 pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
     let config = config(options.kubeconfig.as_deref()).await?;
-    let (metrics, readiness) = (Arc::new(Metrics::default()), Arc::new(Readiness::default()));
+    let metrics = Arc::new(Metrics::default());
+    let readiness = Arc::new(Readiness::default());
     let tasks = Arc::new(Tasks::default());
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await

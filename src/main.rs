@@ -139,7 +139,8 @@ impl LeaderElection {
         terms.validate().context("the durations of --leader-elect-… do not go together")?;
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let identity = unique_identity(&self.leader_elect_name.unwrap_or_else(host))?;
-        let (namespace, name) = (self.leader_elect_resource_namespace, self.leader_elect_resource_name);
+        let namespace = self.leader_elect_resource_namespace;
+        let name = self.leader_elect_resource_name;
         Ok(Some(LeaseOptions { namespace, name, identity, terms }))
     }
 }
@@ -221,7 +222,8 @@ fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
 /// Runs the controller until it is asked to end.
 #[tokio::main]
 async fn act(options: Options) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}

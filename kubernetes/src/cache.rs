@@ -194,7 +194,8 @@ impl<T: Cached> Cache<T> {
     }
 
     fn put(&mut self, object: T) -> Option<Changed<T>> {
-        let (key, version) = (object.meta().key.clone(), object.meta().version);
+        let key = object.meta().key.clone();
+        let version = object.meta().version;
         if let Some(listed) = &mut self.listed {
             listed.objects.insert(key.clone());
         }

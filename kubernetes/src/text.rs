@@ -13,7 +13,8 @@ pub const VALUE_MAX: usize = 100;
 pub fn fit(text: &str, max: usize) -> String {
     let mut fits = String::with_capacity(text.len().min(max));
     for c in text.chars() {
-        let (before, escape) = (fits.len(), !prints(c));
+        let before = fits.len();
+        let escape = !prints(c);
         if escape {
             fits.extend(c.escape_default())
         } else {

@@ -71,7 +71,9 @@ pub fn diff(observed: &LoadBalancer, desired: &LoadBalancer) -> Vec<Change> {
     let (replace, replaced) = replacements(observed, desired);
     let close = observed.listeners.keys().filter(|key| !desired.listeners.contains_key(key) && !replaced.contains(key));
     let close: Vec<Change> = close.copied().map(Change::Close).collect();
-    let (mut reassign, mut open, mut alter) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reassign = Vec::new();
+    let mut open = Vec::new();
+    let mut alter = Vec::new();
     for (key, wanted) in desired.listeners.iter().filter(|(key, _)| !replaced.contains(key)) {
         let Some(found) = observed.listeners.get(key) else {
             open.push(Change::Open(*key));

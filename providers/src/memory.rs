@@ -291,7 +291,8 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     let mut after = lb.ours.clone();
     replay(&mut after, desired, [change]);
     let targets = |ours: &LoadBalancer| ours.listeners.values().map(|listener| listener.backends.len()).sum::<usize>();
-    let (before, targets) = (targets(&lb.ours), targets(&after));
+    let before = targets(&lb.ours);
+    let targets = targets(&after);
     if let Some(limit) = limits.targets.filter(|limit| targets > before && targets > *limit as usize) {
         return Some(Error::NoRoom(
             format!("the load balancer takes {limit} targets, and these were {targets}").into(),
@@ -308,7 +309,8 @@ fn check(lb: &MemoryLoadBalancer, desired: &LoadBalancer, change: &Change, limit
     if let Some(port) = in_use {
         return Some(Error::PortInUse(format!("{port} has a listener already").into()));
     }
-    let (listeners, limit) = (after.listeners.len() + lb.foreign.len(), limits.listeners.unwrap_or(u32::MAX));
+    let listeners = after.listeners.len() + lb.foreign.len();
+    let limit = limits.listeners.unwrap_or(u32::MAX);
     let held = lb.ours.listeners.len() + lb.foreign.len();
     (listeners > held && listeners > limit as usize)
         .then(|| Error::NoRoom(format!("the load balancer holds {held} of {limit} listeners").into()))

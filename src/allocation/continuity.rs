@@ -154,7 +154,8 @@ impl Matching<'_> {
     }
 
     fn holds(&self, rule: Rule, port: usize, slot: usize) -> bool {
-        let (asked, held) = (&self.ports[port], &self.slots[slot]);
+        let asked = &self.ports[port];
+        let held = &self.slots[slot];
         let same_target = asked.target.is_some() && asked.target == held.target;
         match rule {
             Rule::Name => same(&asked.name, &held.name),
@@ -171,7 +172,8 @@ impl Matching<'_> {
     }
 
     fn link(&mut self, port: usize, slot: usize) {
-        let (wanted, left) = (self.wanted[port], self.left[slot]);
+        let wanted = self.wanted[port];
+        let left = self.left[slot];
         self.wanted[port] = wanted.without(left);
         self.left[slot] = left.without(wanted);
         self.links.push(Link { port, slot });

@@ -30,7 +30,8 @@ impl PortSet {
     pub fn of_ranges(ranges: &[RangeInclusive<NonZeroU16>]) -> Self {
         let mut set = Self::empty();
         for range in ranges {
-            let (first, last) = (usize::from(range.start().get()), usize::from(range.end().get()));
+            let first = usize::from(range.start().get());
+            let last = usize::from(range.end().get());
             if first <= last {
                 set.0[first..=last].fill(true);
             }
@@ -99,7 +100,8 @@ impl Space {
 
     /// Whether the two cannot both be open.
     pub(crate) fn collide(&self, a: ListenerKey, b: ListenerKey) -> bool {
-        let (a_blocks, b_blocks) = (self.blocked_by(a.protocol), self.blocked_by(b.protocol));
+        let a_blocks = self.blocked_by(a.protocol);
+        let b_blocks = self.blocked_by(b.protocol);
         a.port == b.port && a_blocks.iter().any(|transport| b_blocks.contains(transport))
     }
 

@@ -80,7 +80,8 @@ impl Occupancy {
         if old.is_empty() {
             return (Vec::new(), Misfit::new());
         }
-        let (policy, known) = (self.policy.clone(), self.known.clone());
+        let policy = self.policy.clone();
+        let known = self.known.clone();
         self.occupied(*index);
         let Some(lb) = self.spaces.get_mut(index) else { return (old.clone(), Misfit::new()) };
         match reshaping.exchange(lb, &mut self.quotas, &policy, known.get(index)) {

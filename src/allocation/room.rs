@@ -64,7 +64,8 @@ impl Filled {
     /// A claim that needs more targets than a whole load balancer has gets one for itself: some
     /// of its backends are left out then.
     pub(super) fn with(self, index: u32, asked: Room, own: Room) -> Result<Self, Obstacle> {
-        let (used, limit) = (self.used, self.limit);
+        let used = self.used;
+        let limit = self.limit;
         if used.listeners + asked.listeners > limit.listeners.saturating_add(own.listeners) {
             return Err(Obstacle::Listeners {
                 index,

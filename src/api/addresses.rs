@@ -168,7 +168,8 @@ fn at_least(count: u128, max: u32) -> String {
 
 /// Why there are too few addresses for the load balancers that there always are.
 fn too_few(spec: &SharedLBClassSpec) -> Option<String> {
-    let (enough, min) = (Lists::of(spec).load_balancers(), spec.load_balancers.min);
+    let enough = Lists::of(spec).load_balancers();
+    let min = spec.load_balancers.min;
     (enough < min).then(|| {
         format!(
             "spec.addresses: there are addresses for {enough} load balancers, and loadBalancers.min is {min}: add addresses, or lower min to {enough}"

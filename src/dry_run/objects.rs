@@ -207,7 +207,8 @@ fn created(path: &ObjectPath, mut object: Value, manner: Manner<'_>, version: u6
 /// Service, as for other built-in kinds, a write of the status changes metadata too.
 fn keep_what_is_not_written(new: &mut Value, old: &Value, path: &ObjectPath, status: bool) {
     if status {
-        let (written, metadata) = (new["status"].take(), new["metadata"].take());
+        let written = new["status"].take();
+        let metadata = new["metadata"].take();
         new.clone_from(old);
         new["status"] = written;
         if path.resource.group_version == "api/v1" {

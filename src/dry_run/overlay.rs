@@ -105,7 +105,8 @@ impl Overlay {
         let number = state.next_watch;
         state.next_watch += 1;
         state.ended.retain(|ended| *ended != collection);
-        let (overlay, ended) = (self.clone(), collection.clone());
+        let overlay = self.clone();
+        let ended = collection.clone();
         let (lines, receiver) = watch_stream::channel(move |by_server| {
             let mut state = overlay.state();
             state.watches.remove(&number);

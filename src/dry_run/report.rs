@@ -117,7 +117,8 @@ impl fmt::Display for Report {
 
 /// `None`: the object does not change.
 fn of_object(entry: &RecordedObject) -> Option<Block> {
-    let (before, now) = (entry.before.as_ref(), entry.now.as_ref());
+    let before = entry.before.as_ref();
+    let now = entry.now.as_ref();
     let sign = Sign::of(before, now)?;
     let object = now.or(before)?;
     let name = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
@@ -231,11 +232,14 @@ fn line(path: &str, before: &Value, now: &Value) -> (Sign, String) {
 
 /// `None`: the load balancer does not change.
 fn of_load_balancer(name: &LbName, known: &RecordedLoadBalancer) -> Option<Block> {
-    let (before, now) = (known.before.as_ref(), known.now.as_ref());
+    let before = known.before.as_ref();
+    let now = known.now.as_ref();
     let sign = Sign::of(before, now)?;
-    let (empty, mut lines) = (LoadBalancer::default(), Vec::new());
+    let empty = LoadBalancer::default();
+    let mut lines = Vec::new();
     if sign != Sign::Deleted {
-        let (before, now) = (before.unwrap_or(&empty), now.unwrap_or(&empty));
+        let before = before.unwrap_or(&empty);
+        let now = now.unwrap_or(&empty);
         diff(before, now).iter().for_each(|change| of_change(change, before, now, &mut lines));
         lines.extend(
             known.repaired.iter().map(|(port, what)| (Sign::Changed, format!("port {port} is repaired: {what}"))),
@@ -257,7 +261,8 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
             let all: BTreeSet<&String> = before.attributes.keys().chain(now.attributes.keys()).collect();
             for key in all {
                 let value = |of: &LoadBalancer| of.attributes.get(key).cloned().map_or(Value::Null, Value::from);
-                let (before, now) = (value(before), value(now));
+                let before = value(before);
+                let now = value(now);
                 if before != now {
                     lines.push(line(&format!("setting {key}"), &before, &now));
                 }
@@ -271,12 +276,15 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
         Change::Replace { close, open } => {
             let closed: Vec<String> = close.iter().map(ToString::to_string).collect();
             for key in open {
-                let (owner, closed, backends) = (owner(now, key), closed.join(", "), named(&backends(now, key)));
+                let owner = owner(now, key);
+                let closed = closed.join(", ");
+                let backends = named(&backends(now, key));
                 lines.push((Sign::Changed, format!("listener {closed} → {key} of {owner}: {backends}")));
             }
         }
         Change::Own(key) => {
-            let (former, owner) = (owner(before, key), owner(now, key));
+            let former = owner(before, key);
+            let owner = owner(now, key);
             lines.push((Sign::Changed, format!("listener {key} of {former} → {owner}")));
         }
         Change::Options(key) => {
@@ -287,10 +295,12 @@ fn of_change(change: &Change, before: &LoadBalancer, now: &LoadBalancer, lines: 
             lines.push(line(&what, &options(before), &options(now)));
         }
         Change::Backends(key) => {
-            let (had, has) = (backends(before, key), backends(now, key));
+            let had = backends(before, key);
+            let has = backends(now, key);
             for (what, backends) in [("gets", &has - &had), ("loses", &had - &has)] {
                 if !backends.is_empty() {
-                    let (owner, backends) = (owner(now, key), named(&backends));
+                    let owner = owner(now, key);
+                    let backends = named(&backends);
                     lines.push((Sign::Changed, format!("listener {key} of {owner} {what} {backends}")));
                 }
             }

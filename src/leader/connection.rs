@@ -82,7 +82,8 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let (fence, reply) = (self.fence.clone(), self.service.call(request));
+        let fence = self.fence.clone();
+        let reply = self.service.call(request);
         if reads {
             return reply.boxed();
         }
@@ -111,7 +112,8 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let (fence, connection) = (self.fence.clone(), self.http.call(server));
+        let fence = self.fence.clone();
+        let connection = self.http.call(server);
         async move { Ok(FencedConnection { connection: connection.await?, fence }) }.boxed()
     }
 }

@@ -31,7 +31,8 @@ impl Moment {
     /// Now.
     pub(crate) fn now() -> Self {
         let time = clock_gettime(ClockId::Boottime);
-        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        let seconds = u64::try_from(time.tv_sec);
+        let nanos = u32::try_from(time.tv_nsec);
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
@@ -116,7 +117,7 @@ impl Fence {
     /// Returns if it is open. Otherwise it never returns: the process is about to end, and
     /// the caller must neither act nor report a failure.
     pub(crate) async fn pass(&self) {
-        if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
+        if self.rejects() {
             std::future::pending().await
         }
     }
@@ -127,11 +128,15 @@ impl Fence {
         // Counted before the check, so that either `drained` sees the act, or the act sees
         // that it is rejected.
         let act = Act(self.clone());
-        if self.0.stopping.load(Ordering::SeqCst) || !self.is_open() {
+        if self.rejects() {
             drop(act);
             return std::future::pending().await;
         }
         act
+    }
+
+    fn rejects(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst) || !self.is_open()
     }
 
     /// Extends it. Returns whether it is open: a fence that has closed stays closed.

@@ -216,7 +216,8 @@ impl Leader {
     pub(crate) async fn keep(mut self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
         // From now on, the loops report what they wait for.
         self.readiness.clear();
-        let (lease, deadline) = (self.candidate.lease(), self.candidate.options.terms.renew_deadline);
+        let lease = self.candidate.lease();
+        let deadline = self.candidate.options.terms.renew_deadline;
         self.fence.watch(move || end(&lease, &format!("it could not be renewed for {deadline:?}")))?;
         tokio::select! {
             () = stop => {}

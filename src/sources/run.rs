@@ -255,8 +255,11 @@ impl<S: Source> SourceLoop<S> {
     }
 
     fn write(&self, key: &ObjectKey, step: Step, object: Option<&ObjectMeta>, claim: Option<&OwnedClaim>) {
-        let (writer, sender, key) = (self.writer.clone(), self.sender.clone(), key.clone());
-        let (object, claim) = (object.cloned(), claim.map(|claim| claim.meta.clone()));
+        let writer = self.writer.clone();
+        let sender = self.sender.clone();
+        let key = key.clone();
+        let object = object.cloned();
+        let claim = claim.map(|claim| claim.meta.clone());
         let source = S::NAME;
         tokio::spawn(async move {
             let written = match (step, object, claim) {

@@ -25,7 +25,9 @@ pub(super) struct Writer<S> {
 
 impl<S> Clone for Writer<S> {
     fn clone(&self) -> Self {
-        let (client, claims, metrics) = (self.client.clone(), self.claims.clone(), self.metrics.clone());
+        let client = self.client.clone();
+        let claims = self.claims.clone();
+        let metrics = self.metrics.clone();
         Self { client, claims, metrics, source: PhantomData }
     }
 }

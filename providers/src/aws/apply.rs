@@ -63,7 +63,8 @@ impl Aws {
                 self.error(failure)
             })?),
         };
-        let (arn, addresses) = (nlb.arn.clone(), nlb.addresses());
+        let arn = nlb.arn.clone();
+        let addresses = nlb.addresses();
         let mut applied = Applied { addresses, ..Applied::default() };
         let taken = known.foreign.names.clone();
         let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn, taken: &taken };
@@ -204,7 +205,8 @@ impl Aws {
         let taken = known.foreign.names;
         let ports = Ports { region: &self.region, settings: &self.settings, name, arn: &arn, taken: &taken };
         let tasks = known.ports.into_values().map(|mut port| {
-            let (ports, mut turn) = (&ports, turn.clone());
+            let ports = &ports;
+            let mut turn = turn.clone();
             async move {
                 ports.close(&mut port, &mut turn).await?;
                 ports.remove_groups(&mut port, None, &mut turn).await?;

@@ -73,7 +73,8 @@ impl Observation<'_> {
         let arn = found.and_then(|found| found.load_balancer_arn.clone()).unwrap_or_default();
         let mut known = Known { observed_at: Some(Instant::now()), ..Known::default() };
         let groups = self.groups(found.is_some().then_some(&*arn)).await?;
-        let (mut listeners, mut attributes) = (Vec::new(), BTreeMap::new());
+        let mut listeners = Vec::new();
+        let mut attributes = BTreeMap::new();
         if found.is_some() {
             (listeners, attributes, known.limits) =
                 futures::try_join!(self.listeners(&arn), self.attributes(&arn), self.limits())?;
@@ -295,7 +296,8 @@ async fn all_pages<T, F>(action: &'static str, page: impl Fn(Option<String>) -> 
 where
     F: Future<Output = Result<(Vec<T>, Option<String>), Failure>>,
 {
-    let (mut all, mut marker) = (Vec::new(), None);
+    let mut all = Vec::new();
+    let mut marker = None;
     for _ in 0..PAGES_MAX {
         let (some, next) = page(marker).await?;
         all.extend(some);

@@ -180,7 +180,9 @@ impl Ports<'_> {
         let reply = self.region.call("CreateTargetGroup", turn, || request.clone().send()).await?;
         let arn = reply.target_groups.unwrap_or_default().into_iter().find_map(|group| group.target_group_arn);
         let arn = arn.ok_or_else(|| Failure::invalid("CreateTargetGroup", "the answer has no ARN".into()))?;
-        let (name, targets, tags) = (name.to_owned(), BTreeSet::new(), tags.clone());
+        let name = name.to_owned();
+        let targets = BTreeSet::new();
+        let tags = tags.clone();
         let attributes = Some(GroupAttributes::DEFAULT.to_owned());
         Ok(Group { arn, name, targets, probe, tags, used: false, attributes })
     }
@@ -193,7 +195,8 @@ impl Ports<'_> {
         DesiredPort { key, targets, attributes, tags }: &DesiredPort,
         turn: &mut Turn,
     ) -> Result<(), Failure> {
-        let (key, summary) = (*key, attributes.summary());
+        let key = *key;
+        let summary = attributes.summary();
         let in_use = port.listener.as_ref().is_some_and(|found| found.group.as_ref() == Some(&group.arn));
         match &mut port.listener {
             Some(listener) if in_use => {
@@ -327,7 +330,8 @@ impl Ports<'_> {
         tags: &Tags,
         turn: &mut Turn,
     ) -> Result<ListenerState, Failure> {
-        let (summary, mut tags) = (attributes.summary(), tags.clone());
+        let summary = attributes.summary();
+        let mut tags = tags.clone();
         if summary != GroupAttributes::DEFAULT {
             tags.insert(GROUP_ATTRIBUTES.to_owned(), summary);
         }

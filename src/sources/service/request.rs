@@ -124,7 +124,8 @@ impl DesiredClaim {
         let mut by_preference: Vec<usize> = (0..self.ports.len()).collect();
         by_preference.sort_by_key(|index| !has(&self.ports[*index]));
         let chosen: BTreeSet<usize> = by_preference.into_iter().take(PORTS_MAX).collect();
-        let (mut ports, mut left) = (Vec::new(), Vec::new());
+        let mut ports = Vec::new();
+        let mut left = Vec::new();
         for (index, port) in self.ports.iter().enumerate() {
             if chosen.contains(&index) { ports.push(port.clone()) } else { left.push(port) }
         }
@@ -146,7 +147,8 @@ impl DesiredClaim {
         let number = (!too_many.is_empty()).then(|| {
             let left =
                 too_many.iter().filter_map(|port| ports::same_number(port)).map(|number| i32::from(number.get()));
-            let (all, left) = (self.ports.len(), listed(&left.collect()));
+            let all = self.ports.len();
+            let left = listed(&left.collect());
             format!("it has {all} ports, and at most {PORTS_MAX} can be shared ({left} left out): split it")
         });
         let messages: Vec<String> = transport.into_iter().chain(number).collect();
