@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::claims::ClaimState;
 use super::companion;
 use super::effect::{ClaimChange, ClaimWrite, CompanionWrite, Effect};
-use super::state::{Class, Now, Surroundings};
+use super::state::{Class, Context, Now};
 use super::writes::WriteError;
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
@@ -23,20 +23,16 @@ impl Class {
 
     /// Adds the finalizer to claims that hold slots, and brings their companion Services
     /// to their desired state.
-    pub(super) fn protect_and_accompany(
-        &mut self,
-        decided: &[Arc<ClaimObject>],
-        now: &Now,
-        around: &Surroundings<'_>,
-    ) -> Vec<Effect> {
+    pub(super) fn protect_and_accompany(&mut self, decided: &[Arc<ClaimObject>], context: &Context<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         for claim in decided.iter().filter(|claim| !claim.meta.deleting && claim.request.held.is_some()) {
             if !claim.has_finalizer {
-                effects.extend(self.write_finalizer(claim, ClaimChange::Protect, now));
+                effects.extend(self.write_finalizer(claim, ClaimChange::Protect, &context.now));
             }
-            let lacks = |state: &ClaimState| !state.service_is_fine && state.service_writes.are_free(now.instant);
+            let lacks =
+                |state: &ClaimState| !state.service_is_fine && state.service_writes.are_free(context.now.instant);
             if self.claims.get(claim).is_some_and(|state| Arc::ptr_eq(&state.claim, claim) && lacks(state)) {
-                effects.extend(self.accompany(claim, around));
+                effects.extend(self.accompany(claim, context));
             }
         }
         effects
@@ -53,10 +49,10 @@ impl Class {
 
     /// The write that brings the companion Service of a claim to its desired state. A claim
     /// that names a Service has none where traffic goes to pods.
-    fn accompany(&mut self, claim: &Arc<ClaimObject>, around: &Surroundings<'_>) -> Option<Effect> {
-        let found = around.backends.service(&companion_name::key(&claim.meta));
+    fn accompany(&mut self, claim: &Arc<ClaimObject>, context: &Context<'_>) -> Option<Effect> {
+        let found = context.backends.service(&companion_name::key(&claim.meta));
         let is_ours = |found: &ServiceObject| found.owner.as_ref().is_some_and(|(_, uid)| *uid == claim.meta.uid);
-        let named = claim.target.service.as_ref().and_then(|service| around.backends.service(service));
+        let named = claim.target.service.as_ref().and_then(|service| context.backends.service(service));
         let desired = match companion::desired(claim, self.targets(), named.as_deref()) {
             Ok(desired) => desired,
             Err(why) => {
@@ -143,7 +139,6 @@ mod tests {
 
     use super::*;
     use crate::backends::Backends;
-    use crate::class::dropped_fields::DroppedFields;
     use crate::fixtures::claim;
 
     /// The writes to the companion Service of a claim, which Kubernetes has with these
@@ -153,21 +148,17 @@ mod tests {
         let mut own = own.unwrap_or_else(|| companion::desired(&selecting(), TargetKind::Pod, None).unwrap().unwrap());
         own.metadata.uid = Some("uid-of-service".into());
         own.metadata.resource_version = Some("1".into());
-        own.metadata.deletion_timestamp = deleted.then(|| Time(now().time));
+        own.metadata.deletion_timestamp = deleted.then(|| Time(Now::fixture().time));
         own.metadata.finalizers = Some(finalizers.iter().map(ToString::to_string).collect());
         let backends = Backends::default();
         backends.apply_service_event(Event::Apply(ServiceObject::parse(&own)));
         let namespaces = BTreeMap::new();
-        let around = Surroundings { namespaces: &namespaces, backends: &backends, dropped: DroppedFields::default() };
+        let context = Context::fixture(&namespaces, &backends);
         let mut class = Class::new(Some("default".into()));
         class.insert_claim(None, claim.clone());
-        let effects = class.protect_and_accompany(std::slice::from_ref(claim), &now(), &around);
+        let effects = class.protect_and_accompany(std::slice::from_ref(claim), &context);
         let writes = effects.iter().filter(|effect| matches!(effect, Effect::Companion(..))).count();
         (writes, class.claims.get(claim).unwrap().companion_error.clone())
-    }
-
-    fn now() -> Now {
-        Now { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() }
     }
 
     fn selecting() -> Arc<ClaimObject> {

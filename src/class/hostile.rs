@@ -12,9 +12,8 @@ use sharedlb_providers::FrontPort;
 use sharedlb_providers::memory::Memory;
 use tokio::time::Instant;
 
-use super::dropped_fields::DroppedFields;
 use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
-use super::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
+use super::state::{Class, ClassAnswer, ClassSettings, Context, Now};
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
@@ -35,10 +34,6 @@ struct World {
 
 fn parse<T>(object: &Value, parse: impl Fn(&DynamicObject) -> T) -> Option<T> {
     serde_json::from_value(object.clone()).ok().map(|object| parse(&object))
-}
-
-fn now() -> Now {
-    Now { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() }
 }
 
 impl World {
@@ -64,7 +59,7 @@ impl World {
             if !self.reconcile()? {
                 let waits = self.class.gives > 0 || self.class.class_write.is_some() || !self.class.is_idle();
                 prop_assert!(!waits, "it waits for ever");
-                let free = self.class.claims.all().all(|state| state.writes.are_free(now().instant));
+                let free = self.class.claims.all().all(|state| state.writes.are_free(Now::fixture().instant));
                 prop_assert!(free, "a claim is never written again");
                 return Ok(());
             }
@@ -77,9 +72,8 @@ impl World {
         let namespaces = BTreeMap::new();
         let mut effects = Vec::new();
         loop {
-            let around =
-                Surroundings { namespaces: &namespaces, backends: &self.backends, dropped: DroppedFields::default() };
-            effects.extend(self.class.step(&now(), &around));
+            let context = Context::fixture(&namespaces, &self.backends);
+            effects.extend(self.class.step(&context));
             if !self.class.has_work() {
                 break;
             }

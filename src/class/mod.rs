@@ -56,7 +56,7 @@ pub(crate) use self::decide::once::decide_once;
 use self::dropped_fields::DroppedFields;
 use self::effect::Answer;
 use self::executor::{FollowUps, Running};
-use self::state::{Class, ClassSettings, Now, OutcomeChange, Surroundings};
+use self::state::{Class, ClassSettings, Context, Now, OutcomeChange};
 use self::writes::Writer;
 use crate::allocation::holds_all;
 use crate::api::address_conflicts;
@@ -217,14 +217,15 @@ impl ClassLoop {
                 self.running.remove(&key.clone().unwrap_or_default());
                 return;
             }
-            let around = Surroundings {
+            let now = Now { instant: Instant::now(), time: Timestamp::now() };
+            let context = Context {
+                now,
                 namespaces: self.namespaces.objects(),
                 backends: &self.settings.backends,
                 dropped: self.dropped,
             };
-            let now = Now { instant: Instant::now(), time: Timestamp::now() };
             let was_idle = class.is_idle();
-            let effects = class.step(&now, &around);
+            let effects = class.step(&context);
             if was_idle && !class.is_idle() {
                 class.debounce(now.instant.elapsed(), Instant::now());
             }

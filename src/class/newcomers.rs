@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::claims::changes_slots;
 use super::decide::{begins, decide, states_as_recorded};
 use super::effect::Effect;
-use super::state::{Class, Now, Surroundings};
+use super::state::{Class, Context};
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
@@ -13,19 +13,19 @@ use crate::api::class::ClassObject;
 impl Class {
     /// Assigns to newcomers what a decision would assign, without one. `None`: there are none,
     /// or it takes a decision.
-    pub(super) fn admit(&mut self, class: &ClassObject, now: &Now, around: &Surroundings<'_>) -> Option<Vec<Effect>> {
+    pub(super) fn admit(&mut self, class: &ClassObject, context: &Context<'_>) -> Option<Vec<Effect>> {
         let mut ledger = self.ledger.take_if(|ledger| ledger.has_newcomers())?;
-        let facts = self.facts(class, Vec::new(), now, around).filter(|_| self.abandoned.is_empty())?;
-        if !ledger.admits(&states_as_recorded(&facts), &facts.policy, now.instant) {
+        let facts = self.facts(class, Vec::new(), context).filter(|_| self.abandoned.is_empty())?;
+        if !ledger.admits(&states_as_recorded(&facts), &facts.policy, context.now.instant) {
             return None;
         }
         let newcomers = ledger.admit()?;
         if newcomers.iter().filter_map(|(_, got)| got.as_ref()).any(|got| begins(&facts, got)) {
             return None;
         }
-        debug_assert!(self.decides_alike(class, &newcomers, now, around), "a decision gives something else");
+        debug_assert!(self.decides_alike(class, &newcomers, context), "a decision gives something else");
         self.ledger = Some(ledger);
-        let mut effects = self.give_slots(&newcomers, now, around);
+        let mut effects = self.give_slots(&newcomers, context);
         effects.push(Effect::Again);
         Some(effects)
     }
@@ -35,11 +35,10 @@ impl Class {
         &self,
         class: &ClassObject,
         newcomers: &[(Arc<ClaimObject>, Option<Assignment>)],
-        now: &Now,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> bool {
         let claims = self.claims.all().map(|state| &state.claim).collect();
-        let Some(facts) = self.facts(class, claims, now, around) else { return false };
+        let Some(facts) = self.facts(class, claims, context) else { return false };
         let (decision, _) = decide(&facts);
         let decided = facts.claims.iter().zip(&decision.assignments).all(|(claim, got)| {
             match newcomers.iter().find(|(newcomer, _)| Arc::ptr_eq(newcomer, claim)) {

@@ -42,12 +42,29 @@ pub(super) struct Now {
     pub(super) time: Timestamp,
 }
 
-/// The state that classes share, at the time of a step.
-pub(super) struct Surroundings<'a> {
+/// The time of a step, and the state that classes share at that time.
+pub(super) struct Context<'a> {
+    pub(super) now: Now,
     pub(super) namespaces: &'a BTreeMap<ObjectKey, Arc<NamespaceObject>>,
     pub(super) backends: &'a Backends,
     /// The fields that the API server drops from the statuses of claims
     pub(super) dropped: DroppedFields,
+}
+
+#[cfg(test)]
+impl Now {
+    /// A time in February 2026.
+    pub(super) fn fixture() -> Self {
+        Self { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() }
+    }
+}
+
+#[cfg(test)]
+impl<'a> Context<'a> {
+    /// The context of a step at the time of [`Now::fixture`].
+    pub(super) fn fixture(namespaces: &'a BTreeMap<ObjectKey, Arc<NamespaceObject>>, backends: &'a Backends) -> Self {
+        Self { now: Now::fixture(), namespaces, backends, dropped: DroppedFields::default() }
+    }
 }
 
 /// One class. [`Class::step`] acts; the other methods take in events.

@@ -15,7 +15,7 @@ use super::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect, Fi
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::{self, Verdict};
-use super::state::{Class, Decided, LoadBalancerPlans, Now, Stage, Surroundings};
+use super::state::{Class, Context, Decided, LoadBalancerPlans, Now, Stage};
 use super::transitions;
 use crate::allocation::Assignment;
 use crate::api::claim::ClaimObject;
@@ -35,38 +35,38 @@ impl Class {
     /// slots change hands, or a write to the class. Statuses with new slots come first, and
     /// nothing that may wait is computed before them: while [`Class::has_work`], the next step
     /// does that.
-    pub(super) fn step(&mut self, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
-        let Some(class) = self.object.clone() else { return self.without_class(now, around) };
+    pub(super) fn step(&mut self, context: &Context<'_>) -> Vec<Effect> {
+        let Some(class) = self.object.clone() else { return self.without_class(context) };
         tasks::at("SharedLBClass", &class.meta.key);
         if self.class_write.is_some() {
             return Vec::new();
         }
         match std::mem::take(&mut self.stage) {
-            Stage::Record(decided, _) => self.give(decided, now, around),
-            Stage::FollowUp(decided) => self.follow_up(&class, &decided, now, around),
-            Stage::Idle => self.begin(&class, now, around),
+            Stage::Record(decided, _) => self.give(decided, context),
+            Stage::FollowUp(decided) => self.follow_up(&class, &decided, context),
+            Stage::Idle => self.begin(&class, context),
         }
     }
 
     /// Makes a decision, and records its releases.
-    fn begin(&mut self, class: &Arc<ClassObject>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+    fn begin(&mut self, class: &Arc<ClassObject>, context: &Context<'_>) -> Vec<Effect> {
         if self.gives > 0 {
             return Vec::new();
         }
-        let Some(settings) = &self.settings else { return self.unreadable(class, now, around) };
+        let Some(settings) = &self.settings else { return self.unreadable(class, context) };
         if !class.meta.deleting && !class.has_finalizer() {
-            return vec![self.write_class(class, ClassChange::Protect, now)];
+            return vec![self.write_class(class, ClassChange::Protect, &context.now)];
         }
         let refused = self.refuse_addresses(&settings.spec);
         let suspended = self.suspension(class, settings, refused.as_deref());
         (self.addresses_refused, self.suspended) = (refused, suspended);
-        if let Some(effects) = self.admit(class, now, around) {
+        if let Some(effects) = self.admit(class, context) {
             return effects;
         }
         let claims = self.claims.all().map(|state| &state.claim).collect();
-        let Some(facts) = self.facts(class, claims, now, around) else { return Vec::new() };
+        let Some(facts) = self.facts(class, claims, context) else { return Vec::new() };
         let (mut decision, occupancy) = decide(&facts);
-        around.dropped.remove_from_class(&mut decision.status);
+        context.dropped.remove_from_class(&mut decision.status);
         self.ledger = Ledger::after(&decision, &facts.claims, &facts.policy, occupancy);
         let assignments = std::mem::take(&mut decision.assignments);
         let unsettled = self.claims.all().zip(assignments).filter(|(state, got)| !state.is_settled(got.as_ref()));
@@ -75,16 +75,16 @@ impl Class {
         let records_first = decision.class_first();
         let status = records_first.then(|| Box::new(decision.status.clone()));
         let decided = Box::new(Decided { claims, decision, recorded_first: records_first });
-        match (status, self.held(now)) {
+        match (status, self.held(&context.now)) {
             (Some(_), Some(until)) => {
                 self.abandoned = abandoned;
                 vec![Effect::WakeAt(until)]
             }
             (Some(status), None) => {
                 self.stage = Stage::Record(decided, abandoned);
-                vec![self.write_class(class, ClassChange::Status(status), now)]
+                vec![self.write_class(class, ClassChange::Status(status), &context.now)]
             }
-            (None, _) => self.give(decided, now, around),
+            (None, _) => self.give(decided, context),
         }
     }
 
@@ -93,17 +93,16 @@ impl Class {
         &'a self,
         class: &'a ClassObject,
         claims: Vec<&'a Arc<ClaimObject>>,
-        now: &Now,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Option<Facts<'a>> {
         let settings = self.settings.as_ref()?;
-        let namespaces = around.namespaces.iter().map(|(key, namespace)| (&key.name, &namespace.labels));
+        let namespaces = context.namespaces.iter().map(|(key, namespace)| (&key.name, &namespace.labels));
         let mut policy =
             policy(&settings.spec, &settings.provider.capabilities(), settings.addresses.clone(), namespaces);
         if self.suspended.is_some() {
             policy.namespaces = Some(BTreeSet::new());
         }
-        let counts = policy.targets.map(|_| TargetCounts::new(around.backends, &settings.provider, &settings.spec));
+        let counts = policy.targets.map(|_| TargetCounts::new(context.backends, &settings.provider, &settings.spec));
         Some(Facts {
             class,
             spec: &settings.spec,
@@ -115,13 +114,13 @@ impl Class {
             claims,
             outcomes: &self.outcomes,
             abandoned: &self.abandoned,
-            now: now.time,
+            now: context.now.time,
         })
     }
 
     /// Writes every status by which slots change hands.
-    fn give(&mut self, decided: Box<Decided>, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
-        let effects = self.give_slots(&decided.claims, now, around);
+    fn give(&mut self, decided: Box<Decided>, context: &Context<'_>) -> Vec<Effect> {
+        let effects = self.give_slots(&decided.claims, context);
         self.stage = Stage::FollowUp(decided);
         effects
     }
@@ -130,13 +129,12 @@ impl Class {
     pub(super) fn give_slots(
         &mut self,
         claims: &[(Arc<ClaimObject>, Option<Assignment>)],
-        now: &Now,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Vec<Effect> {
         let mut writes = Vec::new();
         let changed = |(state, got): &(&ClaimState, &Assignment)| changes_slots(&state.claim, got);
-        for (state, got) in self.undisturbed(claims, now).filter(changed) {
-            let status = self.status(&state.claim, &self.verdict(state, got, around), now.time, around);
+        for (state, got) in self.undisturbed(claims, &context.now).filter(changed) {
+            let status = self.status(&state.claim, &self.verdict(state, got, context), context);
             writes.push((state.claim.clone(), status, got.lost.clone()));
         }
         let awaited_by = self.name.clone();
@@ -154,28 +152,23 @@ impl Class {
 
     /// The work that may wait: other statuses, finalizers and companion Services, the plans with
     /// the slots that the API has confirmed, and figures.
-    fn follow_up(
-        &mut self,
-        class: &Arc<ClassObject>,
-        decided: &Decided,
-        now: &Now,
-        around: &Surroundings<'_>,
-    ) -> Vec<Effect> {
-        let mut effects = self.report_follow_up(decided, now, around);
+    fn follow_up(&mut self, class: &Arc<ClassObject>, decided: &Decided, context: &Context<'_>) -> Vec<Effect> {
+        let mut effects = self.report_follow_up(decided, context);
         let claims: Vec<Arc<ClaimObject>> = decided.claims.iter().map(|(claim, _)| claim.clone()).collect();
-        effects.extend(self.release_deleted(&claims, now));
-        effects.extend(self.protect_and_accompany(&claims, now, around));
+        effects.extend(self.release_deleted(&claims, &context.now));
+        effects.extend(self.protect_and_accompany(&claims, context));
         let Decision { plans, untouched, status, due, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
-        effects.extend(self.export(status, now));
+        effects.extend(self.export(status, &context.now));
         if decided.recorded_first {
-            effects.push(Effect::WakeAt(now.instant));
+            effects.push(Effect::WakeAt(context.now.instant));
         } else {
-            effects.extend(self.write_numbers(class, status, now));
+            effects.extend(self.write_numbers(class, status, &context.now));
         }
-        effects.extend(self.finish_deletion(class, now));
-        effects.extend(due.map(|due| Effect::WakeAt(at(due, now))));
-        effects.extend(Self::wake_when_released(claims.iter().filter_map(|claim| self.claims.get(claim)), now));
+        effects.extend(self.finish_deletion(class, &context.now));
+        effects.extend(due.map(|due| Effect::WakeAt(at(due, &context.now))));
+        effects
+            .extend(Self::wake_when_released(claims.iter().filter_map(|claim| self.claims.get(claim)), &context.now));
         effects
     }
 
@@ -193,21 +186,21 @@ impl Class {
     }
 
     /// Writes the statuses of all other claims whose verdict has changed.
-    fn report_follow_up(&mut self, decided: &Decided, now: &Now, around: &Surroundings<'_>) -> Vec<Effect> {
+    fn report_follow_up(&mut self, decided: &Decided, context: &Context<'_>) -> Vec<Effect> {
         let mut changed: Vec<(Arc<ClaimObject>, Verdict)> = Vec::new();
-        for (state, got) in self.undisturbed(&decided.claims, now) {
+        for (state, got) in self.undisturbed(&decided.claims, &context.now) {
             if changes_slots(&state.claim, got) {
                 continue;
             }
             if state.rendered.as_ref().is_some_and(|rendered| rendered.stands(got)) {
                 continue;
             }
-            let verdict = self.verdict(state, got, around);
+            let verdict = self.verdict(state, got, context);
             if state.rendered.as_ref() != Some(&verdict) {
                 changed.push((state.claim.clone(), verdict));
             }
         }
-        changed.into_iter().filter_map(|(claim, verdict)| self.report(&claim, verdict, now, around)).collect()
+        changed.into_iter().filter_map(|(claim, verdict)| self.report(&claim, verdict, context)).collect()
     }
 
     /// Writes the status with this verdict, unless the claim has it, or the write may wait.
@@ -215,19 +208,18 @@ impl Class {
         &mut self,
         claim: &Arc<ClaimObject>,
         verdict: Verdict,
-        now: &Now,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Option<Effect> {
-        let status = self.status(claim, &verdict, now.time, around);
+        let status = self.status(claim, &verdict, context);
         let state = self.claims.get_mut(claim)?;
         if status == claim.status {
             state.rendered = Some(verdict);
             return None;
         }
-        if let Some(until) =
-            transitions::may_wait_until(&claim.status, &status, now.time).filter(|until| *until > now.time)
+        if let Some(until) = transitions::may_wait_until(&claim.status, &status, context.now.time)
+            .filter(|until| *until > context.now.time)
         {
-            return Some(Effect::WakeAt(at(until, now)));
+            return Some(Effect::WakeAt(at(until, &context.now)));
         }
         state.writes.begin();
         let what = ClaimChange::Status { status: Box::new(status), lost: Vec::new() };
@@ -235,21 +227,15 @@ impl Class {
     }
 
     /// The status of a claim with this verdict, without fields that the API server drops.
-    fn status(
-        &self,
-        claim: &ClaimObject,
-        verdict: &Verdict,
-        now: Timestamp,
-        around: &Surroundings<'_>,
-    ) -> SharedLBStatus {
+    fn status(&self, claim: &ClaimObject, verdict: &Verdict, context: &Context<'_>) -> SharedLBStatus {
         let class = match (&self.object, &self.settings) {
             (Some(_), Some(_)) => self.name.as_deref(),
             // A class whose spec could never be parsed has given no ports.
             (Some(_), None) => None,
             (None, _) => claim.status.class_name.as_deref(),
         };
-        let mut status = render::status(claim, class, verdict, now);
-        around.dropped.remove_from(&mut status);
+        let mut status = render::status(claim, class, verdict, context.now.time);
+        context.dropped.remove_from(&mut status);
         status
     }
 

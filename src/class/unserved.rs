@@ -6,7 +6,7 @@ use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::{Backend, IpFamily, Transport};
 
 use super::claims::ClaimState;
-use super::state::{Class, Surroundings};
+use super::state::{Class, Context};
 use crate::allocation::{Held, HeldSlot};
 use crate::api::claim::ClaimObject;
 use crate::api::target::PortRef;
@@ -22,7 +22,7 @@ impl Class {
         held: &Held,
         slot: &HeldSlot,
         listener: &ListenerOutcome,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Option<Failure> {
         let no_backends = |message: String| Failure { reason: Reason::NoBackends, message: message.into() };
         let claim = &state.claim;
@@ -32,7 +32,7 @@ impl Class {
         let Some((service, port)) = claim.target.of_port(&slot.name, Some(slot.key.port)) else {
             return Some(no_backends("its spec can't be read".to_owned()));
         };
-        let backends = around.backends;
+        let backends = context.backends;
         let reach = self.reach();
         if let Some(why) = backends.why_none(service, &port, slot.key.protocol, reach.endpoints) {
             return Some(no_backends(why));
@@ -41,11 +41,11 @@ impl Class {
             return Some(no_backends("no node of the cluster may take traffic".to_owned()));
         }
         if let Some(family) = listener.idle_families.first() {
-            let why = self.why_none_of(claim, slot, *family, around)?;
+            let why = self.why_none_of(claim, slot, *family, context)?;
             let index = held.index;
             return Some(no_backends(format!("load balancer {index} sends traffic only to {family}, and {why}")));
         }
-        self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, around)
+        self.none_usable(claim.target.port_through(slot, reach.targets)?, slot, context)
     }
 
     /// Why a slot has no backend of this family; `None`: not known yet. The load balancer
@@ -55,19 +55,19 @@ impl Class {
         claim: &ClaimObject,
         slot: &HeldSlot,
         family: IpFamily,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Option<String> {
         let settings = self.settings.as_ref()?;
         let (reach, protocol) = (settings.reach(), slot.key.protocol);
         let (service, port) = claim.target.port_through(slot, reach.targets)?;
-        if reach.targets == TargetKind::Pod && !around.backends.has_listed(service) {
+        if reach.targets == TargetKind::Pod && !context.backends.has_listed(service) {
             return None;
         }
-        let found = around.backends.reached(service, &port, protocol, reach).backends;
+        let found = context.backends.reached(service, &port, protocol, reach).backends;
         let lacks =
             usable_backends(&*settings.provider, &[family].into(), protocol, found).idle_families.contains(&family);
         lacks.then(|| match reach.targets {
-            TargetKind::Pod => around.backends.why_none_of(service, family),
+            TargetKind::Pod => context.backends.why_none_of(service, family),
             TargetKind::Node => format!("no node of the cluster has an {family} address"),
         })
     }
@@ -77,11 +77,11 @@ impl Class {
         &self,
         (service, port): (&ObjectKey, PortRef),
         slot: &HeldSlot,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Option<Failure> {
         let settings = self.settings.as_ref()?;
         let (reach, protocol) = (settings.reach(), slot.key.protocol);
-        let found = around.backends.reached(service, &port, protocol, reach).backends;
+        let found = context.backends.reached(service, &port, protocol, reach).backends;
         if found.is_empty() {
             return None;
         }
@@ -141,7 +141,6 @@ mod tests {
     use super::*;
     use crate::backends::{Backends, ServiceObject, SliceObject};
     use crate::class::companion;
-    use crate::class::dropped_fields::DroppedFields;
     use crate::class::state::ClassSettings;
     use crate::fixtures::{self, claim};
 
@@ -161,8 +160,8 @@ mod tests {
         let claim = claim("web").protected().ports(ports).status(status).build();
         let slot = claim.request.held.clone().unwrap().slots[0].clone();
         let (class, backends, namespaces) = (class(), Backends::default(), BTreeMap::new());
-        let around = Surroundings { namespaces: &namespaces, backends: &backends, dropped: DroppedFields::default() };
-        let why = || class.why_none_of(&claim, &slot, IpFamily::V6, &around);
+        let context = Context::fixture(&namespaces, &backends);
+        let why = || class.why_none_of(&claim, &slot, IpFamily::V6, &context);
 
         let mut service: Service = companion::desired(&claim, TargetKind::Pod, None).unwrap().unwrap();
         service.spec.as_mut().unwrap().ip_families = Some(vec!["IPv4".into(), "IPv6".into()]);

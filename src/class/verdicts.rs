@@ -6,7 +6,7 @@ use sharedlb_crds::{Reason, TargetKind};
 use sharedlb_providers::{Address, AffinitySupport};
 
 use super::claims::ClaimState;
-use super::state::{Class, Surroundings};
+use super::state::{Class, Context};
 use crate::allocation::{Assignment, Held, HeldSlot, LackingOption, ListenerOption};
 use crate::api::claim::ClaimObject;
 use crate::api::class::lacking;
@@ -18,16 +18,16 @@ use crate::process::tasks;
 
 impl Class {
     /// The verdict on a claim, from its assignment and the outcome of its load balancer.
-    pub(super) fn verdict(&self, state: &ClaimState, got: &Assignment, around: &Surroundings<'_>) -> Verdict {
+    pub(super) fn verdict(&self, state: &ClaimState, got: &Assignment, context: &Context<'_>) -> Verdict {
         tasks::at("SharedLB", &state.claim.meta.key);
         let outcome = got.granted.as_ref().and_then(|held| self.outcomes.get(&held.index));
         let heard = outcome.filter(|outcome| outcome.exists.is_some());
         Verdict {
-            refused: self.refusal(&state.claim, got, around),
+            refused: self.refusal(&state.claim, got, context),
             programmed: got
                 .granted
                 .as_ref()
-                .map_or(Programmed::Pending, |held| self.programmed(state, held, outcome, around)),
+                .map_or(Programmed::Pending, |held| self.programmed(state, held, outcome, context)),
             addresses: match &got.granted {
                 Some(_) => heard.map(|outcome| outcome.addresses.clone()),
                 None => Some(Arc::default()),
@@ -37,7 +37,7 @@ impl Class {
         }
     }
 
-    fn refusal(&self, claim: &ClaimObject, got: &Assignment, around: &Surroundings<'_>) -> Option<Unallocated> {
+    fn refusal(&self, claim: &ClaimObject, got: &Assignment, context: &Context<'_>) -> Option<Unallocated> {
         let name = self.name.as_deref().unwrap_or_default();
         if let Err(error) = &claim.spec {
             return Some(Unallocated::new(
@@ -45,7 +45,7 @@ impl Class {
                 format!("the spec can't be read ({error}): correct it"),
             ));
         }
-        if let Some(message) = self.unfit_service(claim, around) {
+        if let Some(message) = self.unfit_service(claim, context) {
             return Some(Unallocated::new(Reason::Unsupported, message));
         }
         if let Some(message) = self.elsewhere(claim, got) {
@@ -63,9 +63,9 @@ impl Class {
     }
 
     /// Why the Service that the claim names cannot be used.
-    fn unfit_service(&self, claim: &ClaimObject, around: &Surroundings<'_>) -> Option<String> {
+    fn unfit_service(&self, claim: &ClaimObject, context: &Context<'_>) -> Option<String> {
         let named = claim.spec.as_ref().ok()?.service_name.as_ref()?;
-        let service = around.backends.service(claim.target.service.as_ref()?)?;
+        let service = context.backends.service(claim.target.service.as_ref()?)?;
         if service.external_name {
             return Some(format!("Service {named} is of type ExternalName, which has no pods: name another Service"));
         }
@@ -94,11 +94,12 @@ impl Class {
         state: &ClaimState,
         held: &Held,
         outcome: Option<&Outcome>,
-        around: &Surroundings<'_>,
+        context: &Context<'_>,
     ) -> Programmed {
         let claim = &state.claim;
-        let why_none = |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, around);
-        let why_none_of = |slot: &HeldSlot, family| self.why_none_of(claim, slot, family, around);
+        let why_none =
+            |slot: &HeldSlot, listener: &ListenerOutcome| self.why_none(state, held, slot, listener, context);
+        let why_none_of = |slot: &HeldSlot, family| self.why_none_of(claim, slot, family, context);
         let (Some(settings), Some(requested)) = (&self.settings, claim.request.options.as_deref()) else {
             return programmed::programmed(claim, held, None, outcome, why_none, why_none_of);
         };

@@ -15,9 +15,8 @@ use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
 use crate::class::decide::AbandonedSlot;
-use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, ClassWrite, Effect};
-use crate::class::state::{Class, ClassAnswer, ClassSettings, Now, Surroundings};
+use crate::class::state::{Class, ClassAnswer, ClassSettings, Context};
 use crate::load_balancer::desired::Planned;
 use crate::load_balancer::outcome::{ListenerOutcome, MaybeOpen, Outcome};
 
@@ -211,12 +210,10 @@ impl World {
     /// what they get with a decision (`decides_alike`).
     fn reconcile(&mut self) {
         let namespaces = BTreeMap::new();
-        let now = Now { instant: Instant::now(), time: "2026-02-01T00:00:00Z".parse().unwrap() };
         loop {
-            let around =
-                Surroundings { namespaces: &namespaces, backends: &self.backends, dropped: DroppedFields::default() };
+            let context = Context::fixture(&namespaces, &self.backends);
             let gave = self.class.gives;
-            let effects = self.class.step(&now, &around);
+            let effects = self.class.step(&context);
             self.admitted += usize::from(self.class.is_idle() && self.class.gives > gave);
             for effect in effects {
                 match effect {

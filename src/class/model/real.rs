@@ -26,7 +26,7 @@ use crate::class::dropped_fields::DroppedFields;
 use crate::class::effect::{ClaimChange, ClaimWrite, ClassChange, Effect};
 use crate::class::in_flight_plans;
 use crate::class::render::released_key;
-use crate::class::state::{Class, ClassAnswer, ClassSettings, LoadBalancerPlans, Now, Stage, Surroundings};
+use crate::class::state::{Class, ClassAnswer, ClassSettings, Context, LoadBalancerPlans, Now, Stage};
 use crate::kubernetes::writes::Writes;
 use crate::kubernetes::{ObjectKey, conditions};
 use crate::load_balancer::desired::{Plan, Planned};
@@ -138,15 +138,15 @@ impl Real {
     fn effects(&self, known: &Known, recorded: Option<&Known>, exact: &Exact) -> (Class, Vec<Effect>) {
         let mut class = self.class(recorded.unwrap_or(known), exact);
         if let Some(recorded) = recorded {
-            class.step(&now(), &around());
+            class.step(&context());
             assert!(matches!(class.stage, Stage::Record(..)), "it decides as it did before");
             let sent = class.class_write.clone().expect("it records");
             class.class_write_answered(&sent, ClassAnswer::Written, now().instant);
             self.catch_up(&mut class, recorded, known, exact);
         }
-        let mut effects = class.step(&now(), &around());
+        let mut effects = class.step(&context());
         while class.has_work() {
-            effects.extend(class.step(&now(), &around()));
+            effects.extend(class.step(&context()));
         }
         (class, effects)
     }
@@ -288,9 +288,9 @@ fn same_statuses(known: &Known, effects: &[Effect]) -> Exact {
     same
 }
 
-fn around() -> Surroundings<'static> {
+fn context() -> Context<'static> {
     static NAMESPACES: LazyLock<BTreeMap<ObjectKey, Arc<NamespaceObject>>> = LazyLock::new(BTreeMap::new);
-    Surroundings { namespaces: &NAMESPACES, backends: &BACKENDS, dropped: DroppedFields::default() }
+    Context { now: now(), namespaces: &NAMESPACES, backends: &BACKENDS, dropped: DroppedFields::default() }
 }
 
 /// What each port is planned for.
