@@ -25,12 +25,6 @@ use crate::kubernetes::watch::{map, watch_kind};
 use crate::process::metrics::Metrics;
 use crate::process::tasks;
 
-impl Cached for ClaimObject {
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-}
-
 /// The parts of a Namespace that classes depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NamespaceObject {

@@ -18,8 +18,8 @@ use sharedlb_providers::{Address, FrontPort, ListenerKey, ListenerOptions, Owner
 
 use crate::allocation::{ClaimRequest, Held, HeldSlot, PortRequest};
 use crate::api::target::Target;
-use crate::kubernetes::text;
-use crate::kubernetes::{ObjectKey, ObjectMeta};
+use crate::kubernetes::cache::Cached;
+use crate::kubernetes::{ObjectKey, ObjectMeta, text};
 
 /// A claim in the API.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +52,12 @@ struct Slots {
     load_balancer_index: Option<u32>,
     #[serde(default)]
     ports: Vec<PortStatus>,
+}
+
+impl Cached for ClaimObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
 }
 
 impl ClaimObject {
@@ -94,8 +100,9 @@ impl ClaimObject {
         Self { meta, spec, class_name, status, unparsable, has_finalizer, source, target, request }
     }
 
-    /// Whether it is being deleted without our finalizer: only foreign finalizers keep it.
-    pub(crate) fn is_let_go(&self) -> bool {
+    /// Whether its slots are released: it is being deleted without our finalizer, and only
+    /// foreign finalizers keep it.
+    pub(crate) fn is_released(&self) -> bool {
         self.meta.deleting && !self.has_finalizer
     }
 

@@ -327,8 +327,8 @@ impl ClassLoop {
         let mut state = None;
         if let Some(old) = old {
             let key = self.class_of(old);
-            let stays = new.as_ref().is_some_and(|new| new.meta.uid == old.meta.uid && !new.is_let_go());
-            let leaves = !stays && !old.is_let_go();
+            let stays = new.as_ref().is_some_and(|new| new.meta.uid == old.meta.uid && !new.is_released());
+            let leaves = !stays && !old.is_released();
             if let Some(class) = self.classes.get_mut(&key) {
                 if leaves && class.settings.is_some() {
                     class.abandoned.extend(AbandonedSlot::of(old));

@@ -163,7 +163,7 @@ impl Class {
         if decided.recorded_first {
             effects.push(Effect::WakeAt(context.now.instant));
         } else {
-            effects.extend(self.write_numbers(class, status, &context.now));
+            effects.extend(self.write_status(class, status, &context.now));
         }
         effects.extend(self.finish_deletion(class, &context.now));
         effects.extend(due.map(|due| Effect::WakeAt(at(due, &context.now))));
@@ -298,7 +298,7 @@ impl Class {
 
     /// Writes the class' status if it has changed. If only its numbers have, which change with
     /// every claim, at most once in [`NUMBERS_EVERY`].
-    fn write_numbers(&mut self, class: &Arc<ClassObject>, status: &SharedLBClassStatus, now: &Now) -> Option<Effect> {
+    fn write_status(&mut self, class: &Arc<ClassObject>, status: &SharedLBClassStatus, now: &Now) -> Option<Effect> {
         let known = class.status.as_ref().ok().filter(|known| *known != status)?;
         match not_before(self.status_written, now).filter(|_| differs_in_numbers_only(known, status)) {
             Some(next) => Some(Effect::WakeAt(next)),
@@ -309,7 +309,7 @@ impl Class {
     /// Removes the finalizer of a class that is being deleted, once no claim holds a slot of it
     /// and its load balancers are gone.
     fn finish_deletion(&mut self, class: &Arc<ClassObject>, now: &Now) -> Option<Effect> {
-        let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_let_go();
+        let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_released();
         let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds);
         let goes = class.meta.deleting && class.has_finalizer() && !in_use && self.class_write.is_none();
         goes.then(|| self.write_class(class, ClassChange::Release, now))

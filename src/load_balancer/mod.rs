@@ -135,7 +135,7 @@ impl LbLoop {
         let address = kept.note_address(self.address_within);
         match result {
             Ok(next) => {
-                self.note_success(kept);
+                self.note_answer(kept);
                 let failing = kept.failure.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
                 let failing = failing.map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.failing.again);
@@ -383,7 +383,7 @@ impl LbLoop {
 
     /// Records that everything was carried out. The load balancer is as planned, unless it
     /// serves nothing yet.
-    fn note_success(&self, kept: &mut LbState) {
+    fn note_answer(&self, kept: &mut LbState) {
         let not_ready = kept.observed.iter().flatten().find_map(|observed| observed.not_ready.clone());
         match not_ready {
             Some(_) if kept.is_not_ready() && !kept.may_be_ready() => {}

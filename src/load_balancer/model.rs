@@ -84,7 +84,7 @@ pub(crate) struct Memories {
     unreachable: u8,
     /// Whether it is to be tried again although nothing happens
     pub(crate) again: bool,
-    /// Whose listeners failed, and why
+    /// The failed listeners: the claim of each, and why
     failed: ByPort<(u8, Reason)>,
     pub(crate) last_reported: Option<Reported>,
 }

@@ -110,8 +110,7 @@ pub(super) fn is_class_name(name: &str) -> bool {
 
 /// The claim for this object. It has the finalizer of claims from the start, which the
 /// class would put on later: so its ports are planned one write earlier. A claim that
-/// was given nothing is let go by its class all the same, also by one that does not
-/// exist.
+/// holds nothing is released by its class all the same, also by one that does not exist.
 pub(super) fn claim<S: Source>(source: &ObjectMeta, spec: SharedLBSpec) -> SharedLB {
     let mut claim = SharedLB::new(&name::<S>(&source.key.name), spec);
     claim.metadata = kube::core::ObjectMeta {
@@ -124,7 +123,7 @@ pub(super) fn claim<S: Source>(source: &ObjectMeta, spec: SharedLBSpec) -> Share
             name: source.key.name.to_string(),
             uid: source.uid.to_string(),
             controller: Some(true),
-            // Nobody waits for it: the source deletes it itself.
+            // The deletion of the owner need not wait: the source deletes the claim itself.
             block_owner_deletion: Some(false),
         }]),
         ..claim.metadata

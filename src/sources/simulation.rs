@@ -116,7 +116,7 @@ impl<S: Source> World<S> {
         }
     }
 
-    /// Somebody changes the object by a merge patch.
+    /// Another client changes the object by a merge patch.
     pub(super) fn edit(&mut self, patch: &Value) {
         let Some(mut object) = self.object.take() else { return };
         let changed =
@@ -141,7 +141,7 @@ impl<S: Source> World<S> {
             json!([{"manager": "sharedlb", "operation": "Update", "fieldsV1": {"f:data": ours}}]);
     }
 
-    /// Somebody changes the claim by a merge patch.
+    /// Another client changes the claim by a merge patch.
     pub(super) fn edit_claim(&mut self, patch: &Value) {
         let Some(mut claim) = self.claim.take() else { return };
         let before = claim["spec"].clone();

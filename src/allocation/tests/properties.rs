@@ -211,13 +211,13 @@ proptest! {
         claims in claims(), lbs in load_balancers(), policy in policies(),
     ) {
         let result = run(&claims, &lbs, &policy);
-        // A slot that a claim holds does not cool down, whichever claim released it; nor does the rest of a
-        // number that has one listener.
+        // A slot that a claim holds does not cool down, whichever claim released it; nor does the
+        // rest of a number that has one listener.
         let blocked = |key: ListenerKey| match policy.tcp_and_udp_share_a_number {
             true => key,
             false => ListenerKey { protocol: Protocol::TcpUdp, ..key },
         };
-        let somebodys: BTreeSet<(u32, FrontPort)> = result
+        let all_held: BTreeSet<(u32, FrontPort)> = result
             .iter()
             .flat_map(slots)
             .flat_map(|(index, _, key)| blocked(key).front_ports().map(move |port| (index, port)))
@@ -252,7 +252,7 @@ proptest! {
             }).collect();
             let mut free: BTreeSet<(u32, FrontPort)> = cooling.iter()
                 .flat_map(|(index, key)| key.front_ports().map(move |port| (*index, port)))
-                .filter(|port| !somebodys.contains(port) && !of_others.contains(port))
+                .filter(|port| !all_held.contains(port) && !of_others.contains(port))
                 .collect();
             let mut widest: Vec<_> = cooling.iter().collect();
             widest.sort_by_key(|(_, key)| std::cmp::Reverse(key.front_ports().count()));

@@ -1,4 +1,4 @@
-//! Targets, and room that somebody else used.
+//! Targets, and room that foreign listeners use up.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Who gets what.
+//! Which claim gets which port.
 
 use super::*;
 

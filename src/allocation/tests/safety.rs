@@ -1,4 +1,4 @@
-//! What is given back, foreign or not seen yet is given to nobody.
+//! Ports that are released, foreign or not observed yet are assigned to no claim.
 
 use super::*;
 

@@ -102,7 +102,7 @@ impl Records {
     pub(super) fn release_abandoned(&mut self, facts: &Facts<'_>) {
         for AbandonedSlot { index, key, claim } in facts.abandoned {
             let holds = |other: &&Arc<ClaimObject>| {
-                let held = other.request.held.as_ref().filter(|held| held.index == *index && !other.is_let_go());
+                let held = other.request.held.as_ref().filter(|held| held.index == *index && !other.is_released());
                 held.is_some_and(|held| held.slots.iter().any(|slot| slot.key == *key))
             };
             if !self.is_released(*index, *key) && !facts.claims.iter().any(holds) {
@@ -133,12 +133,12 @@ impl Records {
     /// cool-down ends.
     pub(super) fn expire(&mut self, facts: &Facts<'_>, assignments: &[Option<Assignment>]) -> Option<Timestamp> {
         let delay = SignedDuration::from_secs(facts.spec.reclaim_delay_seconds.into());
-        // A slot that is still in its claim's status has not gone yet. A claim that
-        // we have let go has none, however long somebody else's finalizer keeps it.
+        // A slot that is still in its claim's status has not gone yet. A released claim
+        // has none, however long a foreign finalizer keeps it.
         let drops = |got: &Option<Assignment>| got.as_ref().is_some_and(|got| !got.dropped.is_empty());
         let claims = facts.claims.iter().zip(assignments);
         let going: BTreeSet<String> = claims
-            .filter(|(claim, got)| (claim.meta.deleting && !claim.is_let_go()) || drops(got))
+            .filter(|(claim, got)| (claim.meta.deleting && !claim.is_released()) || drops(got))
             .map(|(claim, _)| claim.meta.key.to_string())
             .collect();
         let cools_until = |entry: &ReleasedPort| {

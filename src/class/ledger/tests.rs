@@ -127,8 +127,8 @@ impl World {
         let new = now.as_ref().map(parse);
         let mut state = None;
         if let Some(before) = before {
-            let stays = new.as_ref().is_some_and(|new| new.meta.uid == before.meta.uid && !new.is_let_go());
-            if !stays && !before.is_let_go() {
+            let stays = new.as_ref().is_some_and(|new| new.meta.uid == before.meta.uid && !new.is_released());
+            if !stays && !before.is_released() {
                 self.class.abandoned.extend(AbandonedSlot::of(&before));
             }
             state = self.class.remove_claim(&before);

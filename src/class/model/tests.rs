@@ -10,7 +10,7 @@ use super::state::Budget;
 use super::{Scope, World};
 
 /// So many claims, two load balancers with three ports and two listeners each.
-/// Nothing goes wrong, and nobody does anything.
+/// No failure, and no action of a user.
 fn scope(claims: usize) -> Scope {
     Scope {
         claims: vec![None; claims],
