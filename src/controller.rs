@@ -76,9 +76,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send + 'stat
 
 /// The state that the web pages of this process report.
 pub(crate) struct Process {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) readiness: Arc<Readiness>,
-    pub(crate) tasks: Arc<Tasks>,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
+    pub tasks: Arc<Tasks>,
 }
 
 /// Waits until this process is the leader, and acts until `stop` completes.
@@ -141,16 +141,16 @@ pub(crate) async fn config(kubeconfig: Option<&std::path::Path>) -> anyhow::Resu
 
 /// The environment of the controller, which a dry run replaces.
 pub(crate) struct Environment {
-    pub(crate) clients: Clients,
+    pub clients: Clients,
     /// The fence for changes of the LB loops
-    pub(crate) fence: Fence,
+    pub fence: Fence,
     /// The fence for each call of a provider that changes something
-    pub(crate) provider_fence: Fence,
+    pub provider_fence: Fence,
     /// How long a load balancer may have no address before that is reported as a failure;
     /// `None`: without limit
-    pub(crate) address_within: Option<Duration>,
+    pub address_within: Option<Duration>,
     /// Wraps every provider before it is used
-    pub(crate) adapt: Adapt,
+    pub adapt: Adapt,
 }
 
 /// Wraps a provider.

@@ -56,43 +56,43 @@ pub(crate) enum Clients {
 /// The claim that a port is planned for, and its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PlannedPort {
-    pub(crate) claim: u8,
-    pub(crate) clients: Clients,
+    pub claim: u8,
+    pub clients: Clients,
 }
 
 /// A [`Plan`], with its place among those of its load balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Numbered {
-    pub(crate) number: u8,
-    pub(crate) slots: Slots,
+    pub number: u8,
+    pub slots: Slots,
 }
 
 /// An open listener: the claim that its tag names, the claims whose pods get its
 /// traffic (a bit for each), and the clients that it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
-    pub(crate) owner: u8,
-    pub(crate) pods: u8,
-    pub(crate) clients: Clients,
+    pub owner: u8,
+    pub pods: u8,
+    pub clients: Clients,
 }
 
 /// What the LB loop remembers between its runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Memories {
-    pub(crate) observed: Option<There>,
+    pub observed: Option<There>,
     /// How often in a row it could not be reached, up to two: then that is reported
     unreachable: u8,
     /// Whether it is to be tried again although nothing happens
-    pub(crate) again: bool,
+    pub again: bool,
     /// The failed listeners: the claim of each, and why
     failed: ByPort<(u8, Reason)>,
-    pub(crate) last_reported: Option<Reported>,
+    pub last_reported: Option<Reported>,
 }
 
 /// An [`Outcome`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Reported {
-    pub(crate) plan: Numbered,
+    pub plan: Numbered,
     exists: Option<bool>,
     listeners: ByPort<ReportedListener>,
     failure: Option<Reason>,
