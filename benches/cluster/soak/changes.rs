@@ -98,7 +98,10 @@ impl<'a> Changes<'a> {
         for (number, tenant) in tenants.into_iter().enumerate() {
             match number % 20 {
                 0 => changes.there.borrow_mut().push_back(tenant),
-                1 => changes.pods.borrow_mut().push_back((tenant.own_pod(stage).await?, true)),
+                1 => {
+                    let pod = tenant.own_pod(stage).await?;
+                    changes.pods.borrow_mut().push_back((pod, true));
+                }
                 _ => {
                     let address = addresses.get(&tenant.name).context("a claim that is ready has an address")?.clone();
                     changes.edited.borrow_mut().push_back(Edited {
