@@ -29,7 +29,7 @@ const CLIENT: &str = "fd00:99:9::2/128";
 const SILENT_QUESTIONS: usize = 5;
 
 /// How long one attempt may take from inside.
-const ATTEMPT: Duration = Duration::from_millis(500);
+const ATTEMPT: Duration = Duration::from_millis(900);
 
 fn main() -> anyhow::Result<()> {
     if !Path::new("/proc/net/if_inet6").exists() {

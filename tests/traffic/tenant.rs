@@ -25,7 +25,7 @@ use crate::front::{Front, only_answer};
 const SILENT_QUESTIONS: usize = 5;
 
 /// How long one attempt may take from inside.
-const ATTEMPT: Duration = Duration::from_millis(500);
+const ATTEMPT: Duration = Duration::from_millis(900);
 
 /// A namespace with Services, of a class that has its name or another's.
 pub(crate) struct Tenant {

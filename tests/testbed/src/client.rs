@@ -13,9 +13,10 @@ use tokio::sync::oneshot;
 use crate::cluster::Cluster;
 use crate::network::{CLIENTS, enter_namespace};
 
-/// How long one attempt may take. Everything is on one machine, so an answer
-/// that is not there by then was lost.
-const ATTEMPT: Duration = Duration::from_millis(500);
+/// How long one attempt may take. Everything is on one machine, so an answer that is not there
+/// by then was lost. It is less than the second after which Linux sends a SYN again, so that a
+/// lost one is noticed, and long enough for a machine with much to do.
+const ATTEMPT: Duration = Duration::from_millis(900);
 
 /// What a pod answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
