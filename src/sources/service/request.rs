@@ -21,6 +21,9 @@ const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer
 /// How many ports a claim can have.
 const PORTS_MAX: usize = 64;
 
+/// How many source ranges a claim can have. A Service may have any number of them.
+const SOURCE_RANGES_MAX: usize = 64;
+
 /// What a Service requests.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceRequest {
@@ -117,7 +120,8 @@ impl Handling {
 
 impl DesiredClaim {
     /// The desired claim, given the current one: of more ports than fit, those of the
-    /// current claim stay.
+    /// current claim stay. Of more source ranges than fit, the clients of the last ones are
+    /// not served: a claim that stayed as it was might serve those that the Service excludes.
     pub(super) fn offer(&self, claim: Option<&OwnedClaim>) -> Offer {
         let before = claim.and_then(|claim| claim.spec.as_ref().ok()).map_or(&[][..], |spec| &spec.ports);
         let has = |port: &SharedLBPort| before.iter().any(|other| other.target_port == port.target_port);
@@ -133,7 +137,7 @@ impl DesiredClaim {
             class_name: Some(self.class.clone()),
             service_name: Some(self.service.clone()),
             address: self.address.clone(),
-            load_balancer_source_ranges: self.source_ranges.clone(),
+            load_balancer_source_ranges: self.source_ranges.iter().take(SOURCE_RANGES_MAX).copied().collect(),
             session_affinity: self.session_affinity,
             session_affinity_config: self.session_affinity_config,
             ports,
@@ -151,7 +155,15 @@ impl DesiredClaim {
             let left = listed(&left.collect());
             format!("it has {all} ports, and at most {PORTS_MAX} can be shared ({left} left out): split it")
         });
-        let messages: Vec<String> = transport.into_iter().chain(number).collect();
+        let ranges = self.source_ranges.len();
+        let ranges = (ranges > SOURCE_RANGES_MAX).then(|| {
+            format!(
+                "it has {ranges} source ranges, and a claim can have {SOURCE_RANGES_MAX}, so the clients in the last \
+                 {} are not served: merge some of them",
+                ranges - SOURCE_RANGES_MAX
+            )
+        });
+        let messages: Vec<String> = transport.into_iter().chain(number).chain(ranges).collect();
         (!messages.is_empty()).then(|| messages.join("; "))
     }
 }
@@ -179,7 +191,8 @@ fn source_ranges(service: &Service, spec: &ServiceSpec) -> Result<Vec<IpNet>, St
     // A Service with IPv6 alone has no other clients.
     let only_v6 = spec.ip_families.as_deref().is_some_and(|families| families == ["IPv6"]);
     let is_all_v6 = |range: &IpNet| range.addr().is_ipv6() && range.prefix_len() == 0;
-    ranges.map(|ranges| if only_v6 && ranges.iter().any(is_all_v6) { Vec::new() } else { ranges })
+    let ranges = ranges.map(|ranges| if only_v6 && ranges.iter().any(is_all_v6) { Vec::new() } else { ranges })?;
+    Ok(if ranges.len() > SOURCE_RANGES_MAX { IpNet::aggregate(&ranges) } else { ranges })
 }
 
 fn range(text: &str) -> Result<IpNet, String> {

@@ -128,6 +128,29 @@ fn of_too_many_ports_those_that_it_has_stay() {
 }
 
 #[test]
+fn of_too_many_source_ranges_the_clients_of_the_last_ones_are_not_served() {
+    let with_ranges = |ranges: Vec<String>| {
+        let mut service = plain();
+        service["spec"]["loadBalancerSourceRanges"] = json!(ranges);
+        service
+    };
+    let of_claim = |world: &World<Services>| world.claim.as_ref().unwrap()["spec"]["loadBalancerSourceRanges"].clone();
+    let apart = |count: u8| (0..count).map(|number| format!("10.{number}.1.0/24")).collect::<Vec<_>>();
+    let mut world = settled(plain());
+    becomes(&mut world, &with_ranges(apart(66)));
+    let world = world.settled();
+    assert_eq!(of_claim(&world).as_array().unwrap().len(), 64, "it does not stay open to all clients");
+    let message = condition(&world, "Allocated")["message"].as_str().unwrap();
+    assert!(message.contains("the clients in the last 2 are not served: merge some of them"), "{message}");
+
+    // Ranges that fit once they are merged are all there.
+    let neighbours = (0..=255).map(|number| format!("10.0.{number}.0/24")).collect();
+    let world = settled(with_ranges(neighbours));
+    assert_eq!(of_claim(&world), json!(["10.0.0.0/16"]));
+    assert_eq!(condition(&world, "Ready")["status"], "True");
+}
+
+#[test]
 fn left_out_ports_are_reported_beside_other_problems() {
     let mut world = World::new(Arc::new(SOURCE), with_sctp());
     world.rejects = Some(Problem { reason: Reason::Rejected, message: "no".to_owned() });
