@@ -25,6 +25,9 @@ const DIFFERS: &str = "service/";
 /// The Services of a load balancer, each observed as if it were a load balancer of its own.
 pub(super) type Parts = BTreeMap<ServiceName, Observed>;
 
+/// The Services that cannot be created, and why.
+pub(super) type Unavailable = BTreeMap<ServiceName, Error>;
+
 /// The desired Services of a load balancer.
 #[derive(Debug, Default)]
 pub(super) struct Distribution {
@@ -106,8 +109,18 @@ pub(super) fn is_unused(part: &Observed) -> bool {
 ///
 /// A listener that cannot have its options keeps the ones that it has, unless by them clients
 /// are served that no longer should be, or it goes to another claim: then it closes.
-pub(super) fn distribute(name: &LbName, parts: &Parts, desired: &LoadBalancer, configures: bool) -> Distribution {
-    let failed = refused(name, parts, &desired.listeners);
+pub(super) fn distribute(
+    name: &LbName,
+    parts: &Parts,
+    desired: &LoadBalancer,
+    configures: bool,
+    unavailable: &Unavailable,
+) -> Distribution {
+    let mut failed = refused(name, parts, &desired.listeners);
+    failed.extend(desired.listeners.iter().filter_map(|(key, listener)| {
+        let error = unavailable.get(&service_of(name, &listener.options))?;
+        Some((*key, error.clone()))
+    }));
     let mut groups = BTreeMap::from([(ServiceName::main(name), Group::default())]);
     let (refused, placed): (Vec<_>, Vec<_>) = desired.listeners.iter().partition(|(key, _)| failed.contains_key(key));
     for (key, listener) in placed {
@@ -140,6 +153,21 @@ pub(super) fn distribute(name: &LbName, parts: &Parts, desired: &LoadBalancer, c
         targets.entry(service.clone()).or_insert_with(empty);
     }
     Distribution { targets, failed }
+}
+
+/// The Services that listeners which are open now move to, and that do not exist: each without
+/// listeners. They are created before a port closes, since that may be refused.
+pub(super) fn missing(
+    parts: &Parts,
+    targets: &BTreeMap<ServiceName, LoadBalancer>,
+) -> BTreeMap<ServiceName, LoadBalancer> {
+    let is_new = |(service, target): &(&ServiceName, &LoadBalancer)| {
+        let is_missing = !service.is_main() && !parts.contains_key(*service);
+        is_missing && target.listeners.keys().any(|key| found_at(parts, *key).is_some())
+    };
+    let empty =
+        |target: &LoadBalancer| LoadBalancer { attributes: target.attributes.clone(), ..LoadBalancer::default() };
+    targets.iter().filter(is_new).map(|(service, target)| (service.clone(), empty(target))).collect()
 }
 
 /// The changes that take traffic away from a wrong receiver, or from clients that are no

@@ -65,6 +65,7 @@ fn valid() -> impl Strategy<Value = LoadBalancer> {
 #[derive(Default)]
 struct World {
     parts: Parts,
+    unavailable: Unavailable,
     /// The steps that are still carried out
     steps: usize,
 }
@@ -93,7 +94,8 @@ impl World {
 
     fn apply_once(&mut self, desired: &LoadBalancer) -> Blocked {
         let configures = merge(&self.parts).is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
-        let Distribution { mut targets, failed } = distribute(&lb(), &self.parts, desired, configures);
+        let Distribution { mut targets, failed } =
+            distribute(&lb(), &self.parts, desired, configures, &self.unavailable);
         for (name, target) in &targets {
             let part = self.parts.get(name).map(|part| part.load_balancer.clone()).unwrap_or_default();
             if let Some(step) = closing(&part, target) {
@@ -209,7 +211,7 @@ fn what_is_altered_is_not_repaired_before_its_time() {
     let wanted = desired([(tcp(1001), listener(options.clone()))]);
     let mut world = World::of(&wanted);
     world.part(&options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9".to_owned());
-    let targets = distribute(&lb(), &world.parts, &world.seen().load_balancer, false).targets;
+    let targets = distribute(&lb(), &world.parts, &world.seen().load_balancer, false, &Unavailable::new()).targets;
     assert_eq!(closing(&world.part(&options).load_balancer, &targets[&service_of(&lb(), &options)]), None);
     assert_eq!(targets[&service_of(&lb(), &options)], world.part(&options).load_balancer);
 }
@@ -222,7 +224,7 @@ fn source_ranges_that_another_client_removed_come_back_before_anything_opens() {
     let ranges = attribute::LOAD_BALANCER_SOURCE_RANGES;
     world.part(&options).load_balancer.attributes.insert(ranges.to_owned(), String::new());
     let name = service_of(&lb(), &options);
-    let targets = distribute(&lb(), &world.parts, &wanted, false).targets;
+    let targets = distribute(&lb(), &world.parts, &wanted, false, &Unavailable::new()).targets;
     let step = closing(&world.parts[&name].load_balancer, &targets[&name]).expect("it is corrected first");
     assert_eq!(step.changes, [Change::Configure]);
     assert_eq!(step.target.attributes[ranges], "192.0.2.0/24");
@@ -299,4 +301,25 @@ fn options_that_the_api_server_has_not_taken_are_a_failure() {
     assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1001)]);
     let known = Applied { failed, ..Applied::default() };
     assert_eq!(altered(&world.parts, &wanted, &known), BTreeMap::new(), "it has failed for another reason");
+}
+
+#[test]
+fn a_listener_keeps_its_options_while_the_service_of_others_cannot_be_created() {
+    let with = |options| desired([(tcp(1000), listener(options))]);
+    for (after, stays) in [(affinity(60), true), (ranges(&["192.0.2.0/24"]), false)] {
+        let mut world = World::of(&with(ListenerOptions::default()));
+        let service = service_of(&lb(), &after);
+        let targets = distribute(&lb(), &world.parts, &with(after.clone()), false, &Unavailable::new()).targets;
+        let missing = missing(&world.parts, &targets);
+        assert_eq!(missing.keys().collect::<Vec<_>>(), [&service]);
+        assert!(missing[&service].listeners.is_empty());
+
+        world.unavailable.insert(service.clone(), Error::Refused("a quota".into()));
+        assert_eq!(world.apply(&with(after.clone())).into_keys().collect::<Vec<_>>(), [tcp(1000)]);
+        let open = world.seen().load_balancer.listeners;
+        assert_eq!(open.contains_key(&tcp(1000)), stays, "it is open to clients that the new options admit only");
+        world.unavailable.clear();
+        assert_eq!(world.apply(&with(after.clone())), BTreeMap::new());
+        assert_eq!(world.seen().load_balancer, with(after));
+    }
 }

@@ -34,7 +34,7 @@ use sharedlb_kubernetes::names::FIELD_MANAGER;
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::groups::{Distribution, Parts, Step};
+use self::groups::{Distribution, Parts, Step, Unavailable};
 use self::rewrites::{FOUGHT_AFTER, Rewrites};
 use crate::diff::{Change, diff};
 use crate::model::{AffinitySupport, Attributes, Capabilities, IpFamily, LbName, LoadBalancer, Observed};
@@ -133,9 +133,19 @@ impl Provider for Vip {
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let began = Instant::now();
-        let parts = self.parts(name).await?;
+        let mut parts = self.parts(name).await?;
         let configures = set.changes.contains(&Change::Configure);
-        let Distribution { mut targets, failed } = groups::distribute(name, &parts, set.desired, configures);
+        let distribute = |parts: &Parts, unavailable: &Unavailable| {
+            groups::distribute(name, parts, set.desired, configures, unavailable)
+        };
+        let mut distribution = distribute(&parts, &Unavailable::new());
+        let missing = groups::missing(&parts, &distribution.targets);
+        if !missing.is_empty() {
+            let unavailable = self.create(missing).await?;
+            parts = self.parts(name).await?;
+            distribution = distribute(&parts, &unavailable);
+        }
+        let Distribution { mut targets, failed } = distribution;
         let mut applied = Applied { failed, ..Applied::default() };
         let closings: Vec<(&ServiceName, Step)> = parts
             .iter()
@@ -222,6 +232,21 @@ impl Vip {
             parts.extend(found.map(|part| (part.name, part.observed)));
         }
         Ok(parts)
+    }
+
+    /// Creates these Services without ports. Returns those that cannot be created.
+    async fn create(&self, missing: BTreeMap<ServiceName, LoadBalancer>) -> Result<Unavailable, Error> {
+        let mut unavailable = Unavailable::new();
+        for (service, target) in missing {
+            let step = Step { target, changes: vec![Change::Configure] };
+            match self.carry_out(&service, &step, &mut Applied::default()).await {
+                Err(error) if error.is_refusal() || matches!(error, Error::NotReady(_)) => {
+                    unavailable.insert(service, error);
+                }
+                done => done?,
+            }
+        }
+        Ok(unavailable)
     }
 
     /// Carries out the changes of one Service, and writes its status if that is not as it

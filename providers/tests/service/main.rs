@@ -39,9 +39,9 @@ use vip::{
     a_group_whose_service_cannot_be_deleted_delays_no_other, a_group_whose_service_refuses_changes_delays_no_other,
     a_service_has_its_address_for_kube_proxy, a_status_that_is_altered_is_reported_and_written_again,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
-    both_families_are_served_and_ranges_of_one_only_that, nothing_of_a_deleted_load_balancer_with_groups_stays,
-    only_what_is_in_the_status_is_an_address, options_are_fields_of_a_service_of_their_own,
-    options_that_are_altered_by_hand_are_reported_and_corrected,
+    an_open_port_stays_while_the_service_of_its_group_is_refused, both_families_are_served_and_ranges_of_one_only_that,
+    nothing_of_a_deleted_load_balancer_with_groups_stays, only_what_is_in_the_status_is_an_address,
+    options_are_fields_of_a_service_of_their_own, options_that_are_altered_by_hand_are_reported_and_corrected,
 };
 
 /// Much more than anything takes.
@@ -91,6 +91,7 @@ const VIP_TESTS: &[(&str, Test)] = tests![
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     options_are_fields_of_a_service_of_their_own,
     a_group_whose_service_refuses_changes_delays_no_other,
+    an_open_port_stays_while_the_service_of_its_group_is_refused,
     a_group_whose_service_cannot_be_deleted_delays_no_other,
     options_that_are_altered_by_hand_are_reported_and_corrected,
     a_foreign_service_in_the_place_of_a_group_delays_no_other,

@@ -328,6 +328,19 @@ pub(crate) async fn a_group_whose_service_refuses_changes_delays_no_other(server
     assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
 }
 
+pub(crate) async fn an_open_port_stays_while_the_service_of_its_group_is_refused(server: &ApiServer, _: &Cluster) {
+    let provider = provider(server);
+    converge(&provider, 0, [(tcp(20000), listener("a", 1))]).await;
+    server.admit_only(&format!("object.metadata.name == '{}'", lb(0))).await;
+    let changed = [(tcp(20000), with(&affinity(60), listener("a", 1)))];
+    let applied = converge(&provider, 0, changed.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20000)], "{applied:?}");
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, [(tcp(20000), listener("a", 1))]));
+    server.accept_all().await;
+    converge(&provider, 0, changed.clone()).await;
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, changed));
+}
+
 pub(crate) async fn a_group_whose_service_cannot_be_deleted_delays_no_other(server: &ApiServer, _: &Cluster) {
     let provider = provider(server);
     let of_group = |host| (tcp(20001), with(&affinity(60), listener("b", host)));
