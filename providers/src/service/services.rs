@@ -80,18 +80,13 @@ impl Services {
     /// such a one for as long as a finalizer keeps it, and no write of ours changes that: its
     /// ports count as foreign ones.
     pub(crate) async fn observe_also_deleting(&self, name: &ServiceName) -> Result<Option<Part>, Error> {
-        match self.find(name).await {
-            Err(Error::NotReady(_)) => {
-                let known = self.watches.caches().services.get(name.as_str()).cloned();
-                Ok(known.map(|service| {
-                    let mut part = self.part(&service);
-                    part.observed.load_balancer.listeners.clear();
-                    part.observed.foreign.extend(&service.seen.ours);
-                    part
-                }))
-            }
-            found => Ok(found?.map(|service| self.part(&service))),
+        let Some(service) = self.find_also_deleting(name).await? else { return Ok(None) };
+        let mut part = self.part(&service);
+        if service.seen.deleting {
+            part.observed.load_balancer.listeners.clear();
+            part.observed.foreign.extend(&service.seen.ours);
         }
+        Ok(Some(part))
     }
 
     /// The known Services of a load balancer. One of that name that is not ours is none of
@@ -109,23 +104,25 @@ impl Services {
         Part { name: service.clone(), meta: meta.clone(), observed }
     }
 
-    /// The Service, if it exists and is ours.
+    /// The Service, if it exists and is ours. One that is being deleted is an error, since it
+    /// cannot be changed.
     pub(super) async fn find(&self, name: &ServiceName) -> Result<Option<Arc<Entry<Front>>>, Error> {
-        self.watches.filled().await?;
-        let known = self.watches.caches().services.get(name.as_str()).cloned();
-        let service = match known {
-            Some(service) => Some(service),
-            // A foreign one is not in the cache. (It is not taken over in any case: a Service
-            // that exists cannot be created.)
-            None => match self.get(name).await? {
-                Some(service) => Some(Arc::new(entry(&service, &self.marks).ok_or_else(|| self.not_ours(name))?)),
-                None => None,
-            },
-        };
-        match service {
+        match self.find_also_deleting(name).await? {
             Some(service) if service.seen.deleting => Err(self.still_going(name)),
             service => Ok(service),
         }
+    }
+
+    async fn find_also_deleting(&self, name: &ServiceName) -> Result<Option<Arc<Entry<Front>>>, Error> {
+        self.watches.filled().await?;
+        let known = self.watches.caches().services.get(name.as_str()).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        // A foreign one is not in the cache. (It is not taken over in any case: a Service that
+        // exists cannot be created.)
+        let Some(service) = self.get(name).await? else { return Ok(None) };
+        entry(&service, &self.marks).map(|service| Some(Arc::new(service))).ok_or_else(|| self.not_ours(name))
     }
 
     /// Reads the Service.

@@ -59,6 +59,13 @@ pub(super) struct Step {
     pub(super) changes: Vec<Change>,
 }
 
+impl Step {
+    /// The listeners of its changes, if they failed by this error.
+    pub(super) fn failed(&self, error: &Error) -> impl Iterator<Item = (ListenerKey, Error)> {
+        self.changes.iter().flat_map(Change::listeners).map(|key| (key, error.clone()))
+    }
+}
+
 /// The observation of a load balancer from those of its Services. `None`: it has none.
 ///
 /// Its settings are those of the Service with its own name. A listener that is in two

@@ -154,20 +154,24 @@ impl Provider for Vip {
                 Some((service, groups::closing(&part.load_balancer, target)?))
             })
             .collect();
-        // Services of groups that refuse to close: what they serve opens nowhere else.
-        let mut refusing = BTreeMap::new();
+        let mut main_refuses = None;
         for (service, step) in &closings {
             match self.carry_out(service, step, &mut applied).await {
-                Err(error) if error.is_refusal() && !service.is_main() => {
-                    let listeners = step.changes.iter().flat_map(Change::listeners);
-                    applied.failed.extend(listeners.map(|key| (key, error.clone())));
-                    refusing.insert((*service).clone(), error);
+                Err(error) if error.is_refusal() => {
+                    applied.failed.extend(step.failed(&error));
+                    // What it serves opens nowhere else.
+                    targets.remove(*service);
+                    if service.is_main() {
+                        main_refuses = Some(error);
+                    }
                 }
                 done => done?,
             }
         }
+        if let Some(error) = main_refuses {
+            return Err(error);
+        }
         let parts = if closings.is_empty() { parts } else { self.parts(name).await? };
-        targets.retain(|service, _| !refusing.contains_key(service));
         let blocked = groups::block(&parts, &mut targets);
         applied.failed.extend(blocked.failed);
         applied.postponed.extend(blocked.postponed);
@@ -185,8 +189,7 @@ impl Provider for Vip {
             match self.carry_out(service, &step, &mut applied).await {
                 // The Service of a group delays no other one.
                 Err(error) if (error.is_refusal() || matches!(error, Error::NotReady(_))) && !service.is_main() => {
-                    let listeners = step.changes.iter().flat_map(Change::listeners);
-                    applied.failed.extend(listeners.map(|key| (key, error.clone())));
+                    applied.failed.extend(step.failed(&error));
                 }
                 done => done?,
             }
@@ -314,7 +317,8 @@ impl Vip {
         let writer = writer.map_or_else(|| "another client".to_owned(), |manager| format!("the client {manager:?}"));
         let note = format!(
             "{writer} (by the managedFields of the Service) has changed the addresses in the status {FOUGHT_AFTER} \
-             times, each within a minute of the time before: keep it from doing so. They are written again, in growing pauses"
+             times, each within a minute of the time before: keep it from doing so. They are written again, in \
+             growing pauses"
         );
         warn!(service = %part.name, note, "the status of a Service is fought over");
         self.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));

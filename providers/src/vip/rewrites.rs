@@ -1,8 +1,8 @@
 //! How often the status of a Service is written again because another client has altered it.
 //!
 //! Two controllers that both write a status would do so for ever, as fast as the API server
-//! answers. So after three rewrites, each within a minute of the one before, the next ones wait: each twice
-//! as long as the one before.
+//! answers. So after three rewrites, each within a minute of the one before, the next
+//! ones wait: each twice as long as the one before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

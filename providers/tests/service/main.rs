@@ -42,6 +42,7 @@ use vip::{
     an_open_port_stays_while_the_service_of_its_group_is_refused, both_families_are_served_and_ranges_of_one_only_that,
     nothing_of_a_deleted_load_balancer_with_groups_stays, only_what_is_in_the_status_is_an_address,
     options_are_fields_of_a_service_of_their_own, options_that_are_altered_by_hand_are_reported_and_corrected,
+    the_ports_of_groups_close_while_the_main_service_refuses_changes,
 };
 
 /// Much more than anything takes.
@@ -92,6 +93,7 @@ const VIP_TESTS: &[(&str, Test)] = tests![
     options_are_fields_of_a_service_of_their_own,
     a_group_whose_service_refuses_changes_delays_no_other,
     an_open_port_stays_while_the_service_of_its_group_is_refused,
+    the_ports_of_groups_close_while_the_main_service_refuses_changes,
     a_group_whose_service_cannot_be_deleted_delays_no_other,
     options_that_are_altered_by_hand_are_reported_and_corrected,
     a_foreign_service_in_the_place_of_a_group_delays_no_other,

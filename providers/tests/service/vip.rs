@@ -13,7 +13,8 @@ use sharedlb_kubernetes::events::Events;
 use sharedlb_providers::conformance::Peer;
 use sharedlb_providers::vip::{Settings, Vip};
 use sharedlb_providers::{
-    Address, Error, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, Provider, SessionAffinity,
+    Address, ChangeSet, Error, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, Provider, SessionAffinity,
+    diff,
 };
 use sharedlb_testbed::{Cluster, eventually};
 
@@ -326,6 +327,18 @@ pub(crate) async fn a_group_whose_service_refuses_changes_delays_no_other(server
     server.accept_all().await;
     converge(&provider, 0, listeners.clone()).await;
     assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
+}
+
+pub(crate) async fn the_ports_of_groups_close_while_the_main_service_refuses_changes(server: &ApiServer, _: &Cluster) {
+    let provider = provider(server);
+    let of_group = (tcp(20001), with(&affinity(60), listener("b", 1)));
+    let before = converge_to(&provider, 0, [(tcp(20000), listener("a", 1)), of_group]).await;
+    server.admit_only(&format!("object.metadata.name != '{}'", lb(0))).await;
+    let desired = wanted(&provider, []);
+    let changes = diff(&before, &desired);
+    let refused = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    assert_eq!(open(&provider, 0).await, [tcp(20000)]);
 }
 
 pub(crate) async fn an_open_port_stays_while_the_service_of_its_group_is_refused(server: &ApiServer, _: &Cluster) {
