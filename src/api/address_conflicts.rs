@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use sharedlb_crds::SharedLBClassSpec;
 
-use super::addresses::{first_common, gives_addresses, recorded};
+use super::addresses::{first_common, is_listed, recorded};
 use super::class::ClassObject;
 
 /// Why the addresses of a class are not free for it, for its author: another class has them,
@@ -17,8 +17,7 @@ pub(crate) fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a Cl
 }
 
 fn conflict_with(class: &ClassObject, spec: &SharedLBClassSpec, other: &ClassObject) -> Option<String> {
-    let gives = |class: &ClassObject| class.spec.as_ref().is_ok_and(gives_addresses);
-    if !gives(class) && !gives(other) {
+    if !class.gives_addresses() && !other.gives_addresses() {
         // Other controllers assign them, and know networks that may have the same address,
         // and Services that may share one.
         return None;
@@ -35,8 +34,7 @@ fn conflict_with(class: &ClassObject, spec: &SharedLBClassSpec, other: &ClassObj
         // It is the other class that is refused.
         return None;
     }
-    let pairs = spec.addresses.iter().flat_map(|range| theirs.addresses.iter().map(move |other| (range, other)));
-    let common = pairs.filter_map(|(a, b)| first_common(a, b)).min()?;
+    let common = first_common(&spec.addresses, &theirs.addresses)?;
     Some(format!(
         "spec.addresses: {common} is also an address of class {name}, which is older: remove it from the list of one of the two"
     ))
@@ -49,8 +47,8 @@ fn in_use(spec: &SharedLBClassSpec, class: &ClassObject, other: &ClassObject) ->
         let all = class.status.iter().flat_map(recorded);
         all.flat_map(|(index, addresses)| addresses.into_iter().map(move |address| (address, index))).collect()
     };
-    let is_listed = |address: IpAddr| spec.addresses.iter().any(|range| (range.min..=range.max).contains(&address));
-    let common: Vec<(IpAddr, u32)> = of(other).into_iter().filter(|(address, _)| is_listed(*address)).collect();
+    let is_in_spec = |(address, _): &(IpAddr, u32)| is_listed(&spec.addresses, *address);
+    let common: Vec<(IpAddr, u32)> = of(other).into_iter().filter(is_in_spec).collect();
     if common.is_empty() {
         return None;
     }

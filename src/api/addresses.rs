@@ -83,12 +83,20 @@ fn nth(list: &[AddressRange], index: u32) -> Option<IpAddr> {
     None
 }
 
-/// The first address that is in both ranges.
-pub(crate) fn first_common(a: &AddressRange, b: &AddressRange) -> Option<IpAddr> {
+/// The first address that is in one of the ranges of both.
+pub(crate) fn first_common(ours: &[AddressRange], theirs: &[AddressRange]) -> Option<IpAddr> {
     // IPv4 addresses are less than IPv6 addresses, so that no range of one family has
     // anything in common with one of the other.
-    let first = a.min.max(b.min);
-    (first <= a.max.min(b.max)).then_some(first)
+    let common = |a: &AddressRange, b: &AddressRange| {
+        let first = a.min.max(b.min);
+        (first <= a.max.min(b.max)).then_some(first)
+    };
+    ours.iter().flat_map(|a| theirs.iter().filter_map(move |b| common(a, b))).min()
+}
+
+/// Whether an address is in one of these ranges.
+pub(crate) fn is_listed(ranges: &[AddressRange], address: IpAddr) -> bool {
+    ranges.iter().any(|range| (range.min..=range.max).contains(&address))
 }
 
 /// Whether load balancers of the class have the addresses in the spec from the provider
@@ -130,8 +138,7 @@ pub(crate) fn refusal(spec: &SharedLBClassSpec, kept: &BTreeMap<u32, Vec<IpAddr>
     if let Some(range) = ranges.iter().find(|range| range.min > range.max) {
         return Some(format!("spec.addresses: {} is above {}: swap min and max", range.min, range.max));
     }
-    let pairs = ranges.iter().enumerate().flat_map(|(n, range)| ranges[..n].iter().map(move |other| (range, other)));
-    if let Some(twice) = pairs.filter_map(|(a, b)| first_common(a, b)).min() {
+    if let Some(twice) = (1..ranges.len()).filter_map(|n| first_common(&ranges[..n], &ranges[n..=n])).min() {
         return Some(format!("spec.addresses: {twice} is in two ranges: remove it from one of them"));
     }
     wrong_families(spec).or_else(|| too_few(spec)).or_else(|| changed(spec, kept))

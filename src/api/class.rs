@@ -38,6 +38,11 @@ impl Cached for ClassObject {
 }
 
 impl ClassObject {
+    /// Whether its load balancers have the addresses in its spec from the provider itself.
+    pub(crate) fn gives_addresses(&self) -> bool {
+        self.spec.as_ref().is_ok_and(addresses::gives_addresses)
+    }
+
     /// Converts an object.
     pub(crate) fn parse(object: &DynamicObject) -> Self {
         let annotations = object.metadata.annotations.as_ref();

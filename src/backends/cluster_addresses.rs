@@ -1,8 +1,6 @@
 //! The addresses that the cluster itself uses: those of nodes, and those that Kubernetes gives
 //! Services as ClusterIPs. A class must not give them to its load balancers.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::Event;
@@ -10,7 +8,7 @@ use sharedlb_crds::{AddressRange, SharedLBClassSpec};
 use sharedlb_providers::IpFamily;
 
 use super::{Backends, EndpointChanges, Inner};
-use crate::api::addresses::{first_common, gives_addresses};
+use crate::api::addresses::{first_common, gives_addresses, is_listed};
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
 
@@ -82,22 +80,20 @@ impl Inner {
     }
 
     fn node_conflict(&self, ranges: &[AddressRange]) -> Option<String> {
-        let is_listed = |address: &IpAddr| ranges.iter().any(|range| (range.min..=range.max).contains(address));
         let nodes = self.nodes.objects().iter();
         let all = nodes.flat_map(|(key, node)| node.all_addresses().iter().map(move |address| (address, &key.name)));
-        let (address, node) = all.filter(|(address, _)| is_listed(address)).min()?;
+        let (address, node) = all.filter(|(address, _)| is_listed(ranges, **address)).min()?;
         Some(format!(
             "spec.addresses: {address} is an address of node {node}, so a port of a claim would take over the same port of the node, such as that of SSH or of the API server: remove it from the list"
         ))
     }
 
     fn service_cidr_conflict(&self, ranges: &[AddressRange]) -> Option<String> {
-        let pairs = self.cidrs().flat_map(|cidr| ranges.iter().map(move |range| (cidr, range)));
-        let common = |(cidr, range): (&IpNet, &AddressRange)| {
+        let common = |cidr: &IpNet| {
             let reserved = AddressRange { min: cidr.network(), max: cidr.broadcast() };
-            Some((first_common(&reserved, range)?, *cidr))
+            Some((first_common(&[reserved], ranges)?, *cidr))
         };
-        let (address, cidr) = pairs.filter_map(common).min()?;
+        let (address, cidr) = self.cidrs().filter_map(common).min()?;
         Some(format!(
             "spec.addresses: {address} is in {cidr}, the range of the ClusterIPs of Services (kubectl get servicecidrs), so any Service may have the same address, and take traffic of claims: remove it from the list"
         ))

@@ -60,7 +60,6 @@ use self::state::{Class, ClassSettings, Context, Now, OutcomeChange};
 use self::writes::Writer;
 use crate::allocation::holds_all;
 use crate::api::address_conflicts;
-use crate::api::addresses::gives_addresses;
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts, default_class};
 use crate::backends::{Backends, ServiceObject};
@@ -359,8 +358,7 @@ impl ClassLoop {
             self.forget_running(old);
             self.due.remove(&key);
         }
-        let gives = |class: &ClassObject| class.spec.as_ref().is_ok_and(gives_addresses);
-        if !self.addresses_given && new.as_deref().is_some_and(gives) {
+        if !self.addresses_given && new.as_deref().is_some_and(ClassObject::gives_addresses) {
             self.addresses_given = true;
             self.settings.backends.need_cluster_addresses();
         }
