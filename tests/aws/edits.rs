@@ -228,7 +228,7 @@ async fn session_affinity(world: Arc<World>) -> anyhow::Result<()> {
     let before = listener(&setting, "open", |_| true).await?;
     ensure!(is_sticky(&setting, &before).await?, "no affinity: {before:?}");
     // AWS has a timeout of its own.
-    setting.told("web", ConditionType::Programmed, &["session affinity lasts for at least 600 s"]).await?;
+    setting.says("web", ConditionType::Programmed, &["session affinity lasts for at least 600 s"]).await?;
 
     // The port stays open while affinity goes and comes back.
     let mut feed = setting.region.follow().await?;

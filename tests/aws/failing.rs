@@ -90,7 +90,7 @@ async fn throttled(world: Arc<World>) -> anyhow::Result<()> {
     setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::Throttled)).await?;
     // The user learns when it is tried again.
-    setting.told("web-0", ConditionType::Programmed, &["again"]).await?;
+    setting.says("web-0", ConditionType::Programmed, &["again"]).await?;
     setting.verdict("web-0", ConditionType::Allocated, ("True", Reason::Allocated)).await?;
     setting.undisturbed(&neighbour).await?;
     setting.region.release("busy").await?;
@@ -107,7 +107,7 @@ async fn denied(world: Arc<World>) -> anyhow::Result<()> {
     setting.region.fault(&AwsFault::error("denied", &["CreateListener"], "AccessDenied", message).times(None)).await?;
     setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
-    setting.told("web-0", ConditionType::Programmed, &["elasticloadbalancing:CreateListener"]).await?;
+    setting.says("web-0", ConditionType::Programmed, &["elasticloadbalancing:CreateListener"]).await?;
     setting.undisturbed(&neighbour).await?;
     setting.region.release("denied").await?;
     setting.all_ready(2).await.context("after it was allowed")?;
@@ -238,7 +238,7 @@ async fn security_group(world: Arc<World>) -> anyhow::Result<()> {
     setting.create_class(json!({}), provider).await?;
     setting.create_burst(0..1).await?;
     setting.verdict("web-0", ConditionType::Programmed, ("False", Reason::ProviderRefused)).await?;
-    setting.told("web-0", ConditionType::Programmed, &[&group]).await?;
+    setting.says("web-0", ConditionType::Programmed, &[&group]).await?;
     setting.clear().await
 }
 

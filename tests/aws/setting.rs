@@ -218,7 +218,7 @@ impl Setting {
     }
 
     /// Waits until the words are in the message of a claim's condition.
-    pub(crate) async fn told(&self, claim: &str, kind: ConditionType, words: &[&str]) -> anyhow::Result<()> {
+    pub(crate) async fn says(&self, claim: &str, kind: ConditionType, words: &[&str]) -> anyhow::Result<()> {
         eventually(&format!("claim {claim} to say {words:?} of {kind}"), LIMIT, async || {
             let claim = self.claims.get(claim).await?;
             let found = condition(&claim, kind).with_context(|| format!("nothing in {:?}", claim.status))?;

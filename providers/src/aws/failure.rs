@@ -185,17 +185,21 @@ impl Failure {
             Kind::Throttled(retry_after) => {
                 // In whole seconds, and at least one.
                 let retry_after = Duration::from_secs(retry_after.as_secs() + 1);
-                let message = format!("AWS throttles {action} in {region}; calls of other clients of the account count too");
+                let message =
+                    format!("AWS throttles {action} in {region}; calls of other clients of the account count too");
                 Error::Throttled { retry_after, details: message.into() }
             }
-            Kind::Unreachable => Error::Transient(
-                Details::new(format!("{action} in {region} got no valid answer")).caused_by(self)),
-            Kind::NoCredentials => Error::Refused(
-                Details::new(format!(
-                    "AWS takes no {action} without valid credentials: give the controller's ServiceAccount a role (IRSA or \
-                     pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                ))
-                .caused_by(self)),
+            Kind::Unreachable => {
+                let message = format!("{action} in {region} got no valid answer");
+                Error::Transient(Details::new(message).caused_by(self))
+            }
+            Kind::NoCredentials => {
+                let message = format!(
+                    "AWS takes no {action} without valid credentials: give the controller's ServiceAccount a role \
+                     (IRSA or pod identity), or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                );
+                Error::Refused(Details::new(message).caused_by(self))
+            }
             Kind::Code(code) => self.refusal(code, region),
         }
     }
