@@ -10,6 +10,7 @@ pub mod error;
 pub mod events;
 pub mod names;
 mod object;
+pub mod parameters;
 pub mod requests;
 pub mod text;
 pub mod watch;

@@ -9,19 +9,17 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, ApiResource, DynamicObject, Patch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sharedlb_crds::{
-    CLAIM_FINALIZER, CLASS_FINALIZER, FIELD_MANAGER, SharedLB, SharedLBClass, SharedLBClassStatus, SharedLBStatus,
-};
+use sharedlb_crds::{CLAIM_FINALIZER, CLASS_FINALIZER, SharedLB, SharedLBClass, SharedLBClassStatus, SharedLBStatus};
 
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
-use crate::kubernetes::ObjectMeta;
 pub(super) use crate::kubernetes::writes::WriteError;
+use crate::kubernetes::{ObjectMeta, parameters};
 use crate::process::metrics::{Metrics, count_write};
 
 /// Writes to the Kubernetes API, and counts the writes.
@@ -83,10 +81,7 @@ impl Writer {
         K: Clone + DeserializeOwned + Debug,
     {
         let patch = serde_json::from_value(patch).map_err(|error| WriteError::Refused(error.to_string()))?;
-        let (params, patch) = (
-            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
-            Patch::Json::<()>(patch),
-        );
+        let (params, patch) = (parameters::patch(), Patch::Json::<()>(patch));
         Ok(if status {
             api.patch_status(name, &params, &patch).await?
         } else {
@@ -123,15 +118,13 @@ impl Writer {
         let patch = json!({"metadata": {
             "uid": &*meta.uid, "resourceVersion": meta.version.to_string(), "finalizers": finalizers,
         }});
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        Ok(api.patch(&meta.key.name, &params, &Patch::Merge(patch)).await?)
+        Ok(api.patch(&meta.key.name, &parameters::patch(), &Patch::Merge(patch)).await?)
     }
 
     /// Creates the companion Service of a claim.
     pub(super) async fn create_service(&self, service: &Service) -> Result<ServiceObject, WriteError> {
         let api = self.services(service.metadata.namespace.as_deref());
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let written = async { Ok(api.create(&params, service).await?) };
+        let written = async { Ok(api.create(&parameters::post(), service).await?) };
         Ok(ServiceObject::parse(&self.count("Service", "create", written).await?))
     }
 
@@ -161,10 +154,8 @@ impl Writer {
     /// Deletes the companion Service of a claim that no longer needs one.
     pub(super) async fn delete_service(&self, found: &ObjectMeta) -> Result<(), WriteError> {
         let api = self.services(Some(&found.key.namespace));
-        let preconditions = Preconditions { uid: Some(found.uid.to_string()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let written = async {
-            api.delete(&found.key.name, &params).await?;
+            api.delete(&found.key.name, &parameters::delete(found)).await?;
             Ok(())
         };
         match self.count("Service", "delete", written).await {

@@ -25,9 +25,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::{Api, Client};
-use sharedlb_crds::FIELD_MANAGER;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -36,6 +35,7 @@ pub use election::{InvalidTerms, LeaseTerms};
 pub(crate) use fence::{Fence, Moment};
 pub(crate) use fenced::FencedProvider;
 
+use crate::kubernetes::parameters;
 use crate::process::readiness::Part;
 use election::{Election, LeaseStep};
 
@@ -155,7 +155,7 @@ impl Candidate {
             self.election.saw(found.as_ref().map(|found| found.spec.clone().unwrap_or_default()), Moment::now());
             self.known = found;
         }
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = parameters::post();
         let written = match self.election.next(Moment::now(), Timestamp::now()) {
             LeaseStep::Wait(until, holder) => {
                 self.known = None;
@@ -182,8 +182,7 @@ impl Candidate {
         let found = self.leases.get(&self.options.name).await?;
         self.election.saw(found.spec.clone(), Moment::now());
         if let Some(spec) = self.election.released(Timestamp::now()) {
-            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            self.leases.replace(&self.options.name, &params, &Lease { spec: Some(spec), ..found }).await?;
+            self.leases.replace(&self.options.name, &parameters::post(), &Lease { spec: Some(spec), ..found }).await?;
         }
         Ok(())
     }

@@ -4,15 +4,14 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
-use sharedlb_crds::{FIELD_MANAGER, SharedLB};
+use sharedlb_crds::SharedLB;
 
 use super::{ObjectChange, OwnedClaim, Source};
-use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::writes::WriteError;
+use crate::kubernetes::{ObjectKey, ObjectMeta, parameters};
 use crate::process::metrics::{Metrics, count_write};
 
 /// Writes to the Kubernetes API for one source, and counts the writes.
@@ -45,8 +44,7 @@ impl<S: Source> Writer<S> {
             let object: DynamicObject = serde_json::to_value(claim)
                 .and_then(serde_json::from_value)
                 .map_err(|error| WriteError::Refused(error.to_string()))?;
-            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-            Ok(self.claims_in(&namespace).create(&params, &object).await?)
+            Ok(self.claims_in(&namespace).create(&parameters::post(), &object).await?)
         };
         match count_write(&self.metrics, "SharedLB", "create", created).await {
             // The reply to an earlier create was lost, or it is a user's claim.
@@ -81,10 +79,8 @@ impl<S: Source> Writer<S> {
 
     /// Deletes a claim. Returns it if finalizers keep it.
     pub(super) async fn delete(&self, claim: &ObjectMeta) -> Result<Option<OwnedClaim>, WriteError> {
-        let preconditions =
-            Preconditions { uid: Some(claim.uid.to_string()), resource_version: Some(claim.version.to_string()) };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = self.claims_in(&claim.key.namespace);
+        let params = parameters::delete_version(claim);
         let deleted = async { Ok(api.delete(&claim.key.name, &params).await?.left()) };
         match count_write(&self.metrics, "SharedLB", "delete", deleted).await {
             Err(WriteError::Gone) => Ok(None),
@@ -131,8 +127,7 @@ fn older_definition() -> WriteError {
 fn merge_patch(meta: &ObjectMeta, mut patch: Value) -> (PatchParams, Patch<Value>) {
     patch["metadata"]["uid"] = json!(&*meta.uid);
     patch["metadata"]["resourceVersion"] = json!(meta.version.to_string());
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    (params, Patch::Merge(patch))
+    (parameters::patch(), Patch::Merge(patch))
 }
 
 /// The key of the claim for the object of this key.

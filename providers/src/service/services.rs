@@ -7,10 +7,10 @@ use std::sync::Arc;
 use futures::channel::mpsc::UnboundedReceiver;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
-use sharedlb_kubernetes::ObjectMeta;
 use sharedlb_kubernetes::names::FIELD_MANAGER;
+use sharedlb_kubernetes::{ObjectMeta, parameters};
 
 use super::api::{What, call};
 use super::cache::Entry;
@@ -155,12 +155,12 @@ impl Services {
         let writing = self.watches.write::<Service>(name.as_str());
         let written = match there {
             None => {
-                let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+                let params = parameters::post();
                 call(self.what::<Service>("create", name.as_str()), services.create(&params, &service)).await?
             }
             Some(there) => {
                 let patch = Patch::Merge(front::merge_patch(&service, &there.meta, &there.seen));
-                let params = merge_params();
+                let params = parameters::patch();
                 let reply = services.patch(name.as_str(), &params, &patch);
                 call(self.what::<Service>("patch", name.as_str()), reply).await?
             }
@@ -176,7 +176,7 @@ impl Services {
         let services: Api<Service> = self.api();
         let patch = Patch::Merge(status::merge_patch(&part.meta, addresses));
         let what = What { resource: "services/status", ..self.what::<Service>("patch", name) };
-        let params = merge_params();
+        let params = parameters::patch();
         let written = call(what, services.patch_status(name, &params, &patch)).await?;
         writing.written(&written);
         Ok(())
@@ -268,10 +268,6 @@ impl Services {
             .into(),
         )
     }
-}
-
-fn merge_params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
 }
 
 /// Whether a deleted object is kept by finalizers.
