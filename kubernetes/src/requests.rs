@@ -33,14 +33,14 @@ pub struct RequestLimits {
 }
 
 impl Default for RequestLimits {
-    /// 64 concurrent requests.
+    /// 48 concurrent requests: with the watches, fewer than 64 connections.
     ///
-    /// A write takes some 5 ms, so 64 are more than 10,000 a second, which is more than an
+    /// A write takes some 5 ms, so 48 are almost 10,000 a second, which is more than an
     /// API server carries out. Further ones would only wait there: API Priority and Fairness
     /// gives all service accounts of a cluster some 245 seats together (`workload-low`: 100
     /// of 245 shares of 400 + 200), queues their requests, and then answers with 429.
     fn default() -> Self {
-        Self { at_once: 64, write: WRITE_TIMEOUT, read: Duration::from_secs(30) }
+        Self { at_once: 48, write: WRITE_TIMEOUT, read: Duration::from_secs(30) }
     }
 }
 
