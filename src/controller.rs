@@ -92,7 +92,7 @@ async fn lead(
     let mut leader = None;
     if let Some(lease) = options.lease.clone() {
         // Renewals have connections of their own, so that they wait for no other request.
-        let candidate = Candidate::new(Client::try_from(config.clone())?, lease);
+        let candidate = Candidate::new(Client::try_from(config.clone())?, lease, process.metrics.clone());
         leader = tokio::select! {
             leader = candidate.elected(process.readiness.part()) => Some(leader),
             () = stop.clone() => return Ok(()),
@@ -178,6 +178,7 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let Environment { clients, fence, provider_fence, address_within, adapt } = environment;
     let Clients { objects: client, providers, events } = clients;
     let Process { metrics, readiness, tasks: names } = process;
+    metrics.resync_every(options.resync);
     let part = readiness.part();
     let cluster_id = match options.cluster_id {
         Some(id) => id,

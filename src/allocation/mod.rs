@@ -15,6 +15,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 mod types;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -34,6 +35,9 @@ use self::room::Filled;
 pub(crate) use self::room::Room;
 pub use self::types::{Assignment, ClaimRequest, HeldSlot, LoadBalancerState, Policy, PortRequest};
 pub(crate) use self::types::{Held, LackingOption, ListenerOption, Released, same};
+#[cfg(test)]
+pub(crate) use self::usage::Share;
+pub(crate) use self::usage::Usage;
 use crate::kubernetes::ObjectKey;
 
 /// Assigns slots to all claims of one class; the result is in the order of `claims`, and does
@@ -77,6 +81,13 @@ pub fn assign(
         occupancy.give_new(claims[i], &mut result[i]);
     }
     (result, occupancy)
+}
+
+/// A load balancer of which only the reserved ports are taken.
+fn empty_space(policy: &Policy) -> Space {
+    let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
+    policy.reserved.iter().for_each(|&port| space.take_foreign(port));
+    space
 }
 
 /// The slots that the ports of a claim continue; `None`: all slots, as they are.
@@ -156,8 +167,7 @@ impl Occupancy {
     fn occupied(&mut self, index: u32) -> &mut Occupied {
         let (policy, known) = (&self.policy, &self.known);
         self.spaces.entry(index).or_insert_with(|| {
-            let mut space = Space::new(&policy.dynamic, policy.tcp_and_udp_share_a_number);
-            policy.reserved.iter().for_each(|&port| space.take_foreign(port));
+            let space = empty_space(policy);
             let known = known.get(&index);
             let capacity = known.map(|lb| lb.capacity).unwrap_or_default();
             let limit = Room {

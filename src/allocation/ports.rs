@@ -179,6 +179,11 @@ impl Space {
         result
     }
 
+    /// How many dynamic ports are free, of TCP or UDP: of the one that has fewer.
+    pub(crate) fn free_dynamic(&self) -> u64 {
+        self.free.iter().map(|ports| ports.0.count_ones() as u64).min().unwrap_or(0)
+    }
+
     /// The first free dynamic port from `preferred` on, wrapping.
     pub(crate) fn next_free(&self, protocol: Protocol, preferred: NonZeroU16) -> Option<NonZeroU16> {
         let transports = self.blocked_by(protocol);

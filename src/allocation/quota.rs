@@ -45,6 +45,11 @@ impl Quotas {
         *held = held.saturating_sub(ports);
     }
 
+    /// The most ports that a namespace holds.
+    pub(super) fn most_held(&self) -> u32 {
+        self.held.values().copied().max().unwrap_or(0)
+    }
+
     /// Counts a port that cools down; the same one is counted once.
     pub(super) fn cool_down(&mut self, index: u32, released: &Released) {
         if self.cooling_of_claim.entry(released.claim.clone()).or_default().insert((index, released.key)) {

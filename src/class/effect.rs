@@ -8,12 +8,13 @@ use sharedlb_providers::ListenerKey;
 use tokio::time::Instant;
 
 use super::writes::WriteError;
+use crate::allocation::Usage;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectMeta;
 use crate::load_balancer::desired::Plan;
-use crate::process::metrics::VERDICTS;
+use crate::process::metrics::{SLOT_STATES, VERDICTS};
 
 /// One effect of a step. The effects of a step are carried out in their order; none waits
 /// for the answer to an earlier one.
@@ -99,8 +100,9 @@ pub(super) struct StartLoadBalancer {
 pub(super) struct Figures {
     /// Claims by verdict, in the order of [`VERDICTS`]
     pub(super) claims: [usize; VERDICTS.len()],
-    /// Slots of each load balancer, by state
-    pub(super) slots: Vec<(u32, [(&'static str, u32); 3])>,
+    /// Slots of each load balancer by state, in the order of [`SLOT_STATES`]
+    pub(super) slots: Vec<(u32, [u32; SLOT_STATES.len()])>,
+    pub(super) usage: Usage,
 }
 
 /// The answer to a write.

@@ -24,7 +24,7 @@ use crate::backends::{ServiceObject, Signal};
 use crate::leader::FencedProvider;
 use crate::load_balancer::LbLoop;
 use crate::load_balancer::desired::Plan;
-use crate::process::metrics::CountedProvider;
+use crate::process::counted_provider::CountedProvider;
 
 /// The writes of one class by which slots change hands that are sent at once. It is
 /// half of what the client sends at once, so that a class whose writes are not
@@ -158,7 +158,9 @@ impl ClassLoop {
 
     fn write_claim(&mut self, key: &Key, write: ClaimWrite) {
         let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
+        let pending = self.settings.metrics.pending_write("SharedLB");
         tokio::spawn(async move {
+            let _pending = pending;
             let lane = match write.what {
                 _ if write.awaited_by.is_some() => Lane::Gives,
                 ClaimChange::Protect => Lane::Opens,
@@ -171,29 +173,33 @@ impl ClassLoop {
                 ClaimChange::Protect => writer.claim_finalizer(meta, true).await,
                 ClaimChange::Release => writer.claim_finalizer(meta, false).await,
             };
-            _ = sender.send(Input::Answer(Answer::Claim(write, result.map(Box::new))));
+            sender.send(Input::Answer(Answer::Claim(write, result.map(Box::new))));
         });
     }
 
     fn write_companion(&mut self, key: &Key, claim: Arc<ClaimObject>, write: CompanionWrite) {
         let (writer, sender, permits) = (self.writer.clone(), self.sender.clone(), self.running(key).permits.clone());
+        let pending = self.settings.metrics.pending_write("Service");
         tokio::spawn(async move {
+            let _pending = pending;
             let _permits = permits.acquire(Lane::Opens).await;
             let result = companion(&writer, write).await.map(|written| written.map(Box::new));
-            _ = sender.send(Input::Answer(Answer::Companion(claim, result)));
+            sender.send(Input::Answer(Answer::Companion(claim, result)));
         });
     }
 
     fn write_class(&self, write: ClassWrite) {
         let (writer, sender) = (self.writer.clone(), self.sender.clone());
+        let pending = self.settings.metrics.pending_write("SharedLBClass");
         tokio::spawn(async move {
+            let _pending = pending;
             let meta = &write.class.meta;
             let result = match &write.what {
                 ClassChange::Status(status) => writer.class_status(meta, status).await,
                 ClassChange::Protect => writer.class_finalizer(meta, true).await,
                 ClassChange::Release => writer.class_finalizer(meta, false).await,
             };
-            _ = sender.send(Input::Answer(Answer::Class(write, result.map(Box::new))));
+            sender.send(Input::Answer(Answer::Class(write, result.map(Box::new))));
         });
     }
 
@@ -203,6 +209,7 @@ impl ClassLoop {
         for (index, counts) in &figures.slots {
             self.settings.metrics.slots(class, *index, *counts);
         }
+        self.settings.metrics.usage(class, &figures.usage);
     }
 
     fn running(&mut self, key: &Key) -> &mut Running {
@@ -262,7 +269,7 @@ impl ClassLoop {
             backends: self.settings.backends.clone(),
             on_outcome: Box::new(move |outcome| {
                 let outcome = Box::new(outcome);
-                _ = sender.send(Input::Outcome(reported_by.clone(), class_uid.clone(), index, outcome));
+                sender.send(Input::Outcome(reported_by.clone(), class_uid.clone(), index, outcome));
             }),
             resync: self.settings.resync,
             metrics: self.settings.metrics.clone(),

@@ -45,7 +45,6 @@ use kube::Client;
 use kube::runtime::watcher::Event;
 use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -67,8 +66,8 @@ use crate::kubernetes::cache::{Cache, Changed};
 use crate::kubernetes::events::{Events, Notice};
 use crate::leader::Fence;
 use crate::load_balancer::outcome::{AffectedClaims, Outcome};
-use crate::process::due::happened;
 use crate::process::metrics::Metrics;
+use crate::process::queue::{Receiver, Sender, queue};
 use crate::process::readiness::Part;
 use crate::process::tasks::Tasks;
 use crate::watches::{ClusterEvent, NamespaceObject};
@@ -118,12 +117,12 @@ enum Input {
 
 /// The sender of watch events for the class loop.
 #[derive(Clone)]
-pub(crate) struct Inbox(mpsc::UnboundedSender<Input>);
+pub(crate) struct Inbox(Sender<Input>);
 
 impl Inbox {
     /// Sends an event. Does nothing once the loop has ended.
     pub(crate) fn send(&self, event: ClusterEvent) {
-        _ = self.0.send(Input::Cluster(Box::new(event)));
+        self.0.send(Input::Cluster(Box::new(event)));
     }
 }
 
@@ -132,8 +131,8 @@ impl Inbox {
 pub(crate) struct ClassLoop {
     settings: ClassLoopSettings,
     writer: Writer,
-    inputs: mpsc::UnboundedReceiver<Input>,
-    sender: mpsc::UnboundedSender<Input>,
+    inputs: Receiver<Input>,
+    sender: Sender<Input>,
     claims: Cache<ClaimObject>,
     class_objects: Cache<ClassObject>,
     namespaces: Cache<NamespaceObject>,
@@ -156,7 +155,7 @@ pub(crate) struct ClassLoop {
 impl ClassLoop {
     /// A loop with empty caches, and the sender of its events.
     pub(crate) fn new(settings: ClassLoopSettings) -> (Self, Inbox) {
-        let (sender, inputs) = mpsc::unbounded_channel();
+        let (sender, inputs) = queue(settings.metrics.of_loop("SharedLBClass"));
         let writer = Writer::new(settings.client.clone(), settings.metrics.clone());
         let class_loop = Self {
             settings,
@@ -181,7 +180,7 @@ impl ClassLoop {
     /// Reconciles classes on every event, for ever. Nothing is decided before every cache
     /// has filled.
     pub(crate) async fn run(mut self) {
-        while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
+        while let Some(inputs) = self.inputs.happened(self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();
             if !missing.is_empty() {

@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::render::{self, Verdict};
 use super::state::{Class, Context, Decided, LoadBalancerPlans, Now, Stage};
 use super::transitions;
-use crate::allocation::Assignment;
+use crate::allocation::{Assignment, Usage};
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, policy};
 use crate::kubernetes::{ObjectKey, conditions};
@@ -157,9 +157,9 @@ impl Class {
         let claims: Vec<Arc<ClaimObject>> = decided.claims.iter().map(|(claim, _)| claim.clone()).collect();
         effects.extend(self.release_deleted(&claims, &context.now));
         effects.extend(self.protect_and_accompany(&claims, context));
-        let Decision { plans, untouched, status, due, .. } = &decided.decision;
+        let Decision { plans, untouched, status, due, usage, .. } = &decided.decision;
         effects.extend(self.plan(class, plans, untouched));
-        effects.extend(self.export(status, &context.now));
+        effects.extend(self.export(status, *usage, &context.now));
         if decided.recorded_first {
             effects.push(Effect::WakeAt(context.now.instant));
         } else {
@@ -278,22 +278,23 @@ impl Class {
         effects
     }
 
-    /// Exports the numbers of claims by verdict, and of slots by load balancer, at most once in
-    /// [`NUMBERS_EVERY`].
-    fn export(&mut self, status: &SharedLBClassStatus, now: &Now) -> Vec<Effect> {
+    /// Exports the numbers of claims by verdict, of slots by load balancer, and what of the class
+    /// is used, at most once in [`NUMBERS_EVERY`].
+    fn export(&mut self, status: &SharedLBClassStatus, usage: Usage, now: &Now) -> Vec<Effect> {
         if let Some(next) = not_before(self.exported, now) {
             return vec![Effect::WakeAt(next)];
         }
         self.exported = Some(now.instant);
         let mut claims = [0; VERDICTS.len()];
         self.claims.all().for_each(|state| claims[verdict_of(&state.claim)] += 1);
+        let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
         let slots = |lb: &LoadBalancerStatus| {
             let limit = lb.capacity.as_ref().map_or(0, |capacity| capacity.listeners);
-            let released = u32::try_from(lb.released.len()).unwrap_or(u32::MAX);
-            let counts = [("held", lb.listeners), ("free", limit.saturating_sub(lb.listeners)), ("released", released)];
-            (lb.index, counts)
+            let foreign = count(lb.foreign_ports.len());
+            let free = limit.saturating_sub(lb.listeners).saturating_sub(foreign);
+            (lb.index, [lb.listeners, free, count(lb.released.len()), foreign])
         };
-        vec![Effect::Export(Figures { claims, slots: status.load_balancers.iter().map(slots).collect() })]
+        vec![Effect::Export(Figures { claims, slots: status.load_balancers.iter().map(slots).collect(), usage })]
     }
 
     /// Writes the class' status if it has changed. If only its numbers have, which change with

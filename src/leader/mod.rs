@@ -21,6 +21,7 @@ mod fence;
 mod fenced;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -36,6 +37,7 @@ pub(crate) use fence::{Fence, Moment};
 pub(crate) use fenced::FencedProvider;
 
 use crate::kubernetes::parameters;
+use crate::process::metrics::Metrics;
 use crate::process::readiness::Part;
 use election::{Election, LeaseStep};
 
@@ -76,6 +78,7 @@ pub(crate) struct Candidate {
     election: Election,
     /// The Lease as last read or written; `None`: it has to be read
     known: Option<Lease>,
+    metrics: Arc<Metrics>,
 }
 
 /// The leader. [`Leader::keep`] renews its lease.
@@ -95,10 +98,10 @@ enum Tried {
 
 impl Candidate {
     /// A candidate that has not read the Lease yet. The client must not be a fenced one.
-    pub(crate) fn new(client: Client, options: LeaseOptions) -> Self {
+    pub(crate) fn new(client: Client, options: LeaseOptions, metrics: Arc<Metrics>) -> Self {
         let leases = Api::namespaced(client, &options.namespace);
         let election = Election::new(options.identity.clone(), options.terms);
-        Self { leases, options, election, known: None }
+        Self { leases, options, election, known: None, metrics }
     }
 
     /// Waits until the lease is ours. This process is ready, to take over, as soon as it has
@@ -154,6 +157,7 @@ impl Candidate {
             let found = self.leases.get_opt(&self.options.name).await?;
             self.election.saw(found.as_ref().map(|found| found.spec.clone().unwrap_or_default()), Moment::now());
             self.known = found;
+            self.count_transitions();
         }
         let params = parameters::post();
         let written = match self.election.next(Moment::now(), Timestamp::now()) {
@@ -173,7 +177,16 @@ impl Candidate {
         };
         self.election.saw(written.spec.clone(), begun);
         self.known = Some(written);
+        self.count_transitions();
         Ok(Tried::Ours(begun))
+    }
+
+    /// Exports how often the Lease went from one holder to another, also while standing by.
+    fn count_transitions(&self) {
+        let record = self.known.as_ref().and_then(|lease| lease.spec.as_ref());
+        if let Some(transitions) = record.and_then(|record| record.lease_transitions) {
+            self.metrics.lease_transitions(transitions);
+        }
     }
 
     /// Releases the lease, if it is ours.

@@ -81,6 +81,8 @@ impl LbLoop {
     pub(crate) async fn run(mut self) {
         let mut kept = LbState { there: self.existed, address_overdue: self.address_overdue, ..LbState::default() };
         let mut resync = tokio::time::interval_at(Instant::now() + self.resync, self.resync);
+        let index = self.plans.borrow().index;
+        self.metrics.load_balancer_succeeded(&self.class, index);
         loop {
             let started = Instant::now();
             let plan = self.plans.borrow_and_update().clone();
@@ -95,6 +97,9 @@ impl LbLoop {
             }
             let again = self.run_once(&plan, &mut kept).await;
             self.metrics.load_balancer_run(&self.class, started.elapsed());
+            if kept.is_as_planned() {
+                self.metrics.load_balancer_succeeded(&self.class, index);
+            }
             self.report(plan, &mut kept);
             // It pauses for as long as the reconcile took: where changes are slow, more of them
             // then go into one, and their receiver has time for others.
@@ -112,6 +117,7 @@ impl LbLoop {
             }
         }
         self.backends.interest(&kept.services, &BTreeSet::new(), &self.signal);
+        self.metrics.load_balancer_ended(&self.class, index);
     }
 
     fn note_interest(&self, plan: &Plan, kept: &mut LbState) {

@@ -178,6 +178,12 @@ impl LbState {
         changes.into_iter().partition(|change| !waits(change))
     }
 
+    /// Whether the load balancer is as planned, except for listeners that could not be opened or
+    /// changed: their claims say so.
+    pub(super) fn is_as_planned(&self) -> bool {
+        self.failure.is_none() && self.unconfigured.is_none() && self.unclosed.is_none()
+    }
+
     /// Whether it existed, but served nothing yet.
     pub(super) fn is_not_ready(&self) -> bool {
         self.failure.as_ref().is_some_and(|failing| matches!(failing.error, Error::NotReady(_)))

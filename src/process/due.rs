@@ -1,6 +1,5 @@
-//! Waits for a time or an event.
+//! Waits for a time.
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use super::tasks;
@@ -15,14 +14,4 @@ pub(crate) async fn wait_until(time: Option<Instant>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// Waits for an event or until this time, and returns all events that have come; `None`: all
-/// senders are gone.
-pub(crate) async fn happened<T>(inputs: &mut UnboundedReceiver<T>, due: Option<Instant>) -> Option<Vec<T>> {
-    let first = tokio::select! {
-        input = inputs.recv() => Some(input?),
-        () = wait_until(due) => None,
-    };
-    Some(first.into_iter().chain(std::iter::from_fn(|| inputs.try_recv().ok())).collect())
 }

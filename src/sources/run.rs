@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use sharedlb_crds::Reason;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -22,7 +21,7 @@ use crate::kubernetes::events::Events;
 use crate::kubernetes::events::Notice;
 use crate::kubernetes::text;
 use crate::kubernetes::writes::{WriteError, Writes};
-use crate::process::due::happened;
+use crate::process::queue::{Receiver, Sender, queue};
 use crate::process::readiness::Part;
 use crate::process::tasks;
 
@@ -68,7 +67,7 @@ struct ObjectState {
 
 /// The sender of events for the loop of a source.
 pub(crate) struct Inbox<S: Source> {
-    sender: mpsc::UnboundedSender<Input<S>>,
+    sender: Sender<Input<S>>,
     source: Arc<S>,
 }
 
@@ -77,13 +76,13 @@ impl<S: Source> Inbox<S> {
     pub(crate) fn objects(&self) -> Feed<S::Kind, S::Object> {
         let source = self.source.clone();
         let sender = self.sender.clone();
-        Feed::new(move |object| source.parse(object), move |shown| _ = sender.send(Input::Object(shown)))
+        Feed::new(move |object| source.parse(object), move |shown| sender.send(Input::Object(shown)))
     }
 
     /// The feed of claims.
     pub(crate) fn claims(&self) -> Feed<DynamicObject, OwnedClaim> {
         let sender = self.sender.clone();
-        Feed::new(OwnedClaim::parse::<S>, move |shown| _ = sender.send(Input::Claim(Box::new(shown))))
+        Feed::new(OwnedClaim::parse::<S>, move |shown| sender.send(Input::Claim(Box::new(shown))))
     }
 
     /// Passes on that Services have changed.
@@ -91,7 +90,7 @@ impl<S: Source> Inbox<S> {
         let changed = changes.iter().filter_map(|change| change.new.as_ref().or(change.old.as_ref()));
         // No object names a companion Service.
         let named = changed.filter(|service| service.owner.is_none());
-        _ = self.sender.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
+        self.sender.send(Input::Services(named.map(|service| service.meta.key.clone()).collect()));
     }
 }
 
@@ -101,8 +100,8 @@ pub(crate) struct SourceLoop<S: Source> {
     writer: Writer<S>,
     events: Events,
     readiness: Part,
-    inputs: mpsc::UnboundedReceiver<Input<S>>,
-    sender: mpsc::UnboundedSender<Input<S>>,
+    inputs: Receiver<Input<S>>,
+    sender: Sender<Input<S>>,
     objects: Cache<S::Object>,
     claims: Cache<OwnedClaim>,
     entries: BTreeMap<ObjectKey, ObjectState>,
@@ -114,8 +113,8 @@ pub(crate) struct SourceLoop<S: Source> {
 impl<S: Source> SourceLoop<S> {
     /// A loop with empty caches, and the sender of its events.
     pub(crate) fn new(source: S, common: Common, readiness: Part) -> (Self, Inbox<S>) {
-        let (sender, inputs) = mpsc::unbounded_channel();
         let Common { client, events, metrics } = common;
+        let (sender, inputs) = queue(metrics.of_loop(S::KIND));
         let source = Arc::new(source);
         let source_loop = Self {
             source: source.clone(),
@@ -136,7 +135,7 @@ impl<S: Source> SourceLoop<S> {
     /// Reconciles objects on every event, for ever. Nothing is written before every cache
     /// has filled.
     pub(crate) async fn run(mut self) {
-        while let Some(inputs) = happened(&mut self.inputs, self.due.values().min().copied()).await {
+        while let Some(inputs) = self.inputs.happened(self.due.values().min().copied()).await {
             inputs.into_iter().for_each(|input| self.take_in(input));
             let missing = self.missing();
             if !missing.is_empty() {
@@ -261,7 +260,12 @@ impl<S: Source> SourceLoop<S> {
         let object = object.cloned();
         let claim = claim.map(|claim| claim.meta.clone());
         let source = S::NAME;
+        let pending = match step {
+            Step::Change(_) => self.writer.pending(S::KIND),
+            _ => self.writer.pending("SharedLB"),
+        };
         tokio::spawn(async move {
+            let _pending = pending;
             let written = match (step, object, claim) {
                 (Step::Create(claim), ..) => {
                     info!(source, object = %key, claim = claim.name_any(), class = claim.spec.class_name, "claim created");
@@ -283,7 +287,7 @@ impl<S: Source> SourceLoop<S> {
                 // The object or claim is gone.
                 _ => return,
             };
-            _ = sender.send(Input::Written(key, written));
+            sender.send(Input::Written(key, written));
         });
     }
 

@@ -12,7 +12,7 @@ use sharedlb_crds::SharedLB;
 use super::{ObjectChange, OwnedClaim, Source};
 use crate::kubernetes::writes::WriteError;
 use crate::kubernetes::{ObjectKey, ObjectMeta, parameters};
-use crate::process::metrics::{Metrics, count_write};
+use crate::process::metrics::{Metrics, PendingWrite, count_write};
 
 /// Writes to the Kubernetes API for one source, and counts the writes.
 pub(super) struct Writer<S> {
@@ -34,6 +34,11 @@ impl<S> Clone for Writer<S> {
 impl<S: Source> Writer<S> {
     pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
         Self { client, claims: ApiResource::erase::<SharedLB>(&()), metrics, source: PhantomData }
+    }
+
+    /// Counts a write to an object of a kind as pending, until the returned value is dropped.
+    pub(super) fn pending(&self, kind: &'static str) -> PendingWrite {
+        self.metrics.pending_write(kind)
     }
 
     /// Creates a claim. If a claim of that name exists, it is returned if it is this

@@ -7,6 +7,7 @@ mod room;
 mod rules;
 mod safety;
 mod unusable;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;

@@ -20,7 +20,7 @@ use self::status::class_status;
 pub(super) use self::status::unreadable_status;
 use super::count::CountedRequest;
 use crate::allocation::{
-    Assignment, ClaimRequest, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, assign, same,
+    Assignment, ClaimRequest, Held, HeldSlot, LoadBalancerState, Occupancy, Policy, Released, Room, Usage, assign, same,
 };
 use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, adopts};
@@ -83,6 +83,8 @@ pub(super) struct Decision {
     pub(super) status: SharedLBClassStatus,
     /// When the next decision is due even without an event
     pub(super) due: Option<Timestamp>,
+    /// How much of the class is used
+    pub(super) usage: Usage,
     /// The usage of each load balancer
     used: BTreeMap<u32, Room>,
 }
@@ -127,6 +129,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> (Decision, Occupancy) {
         begins: false,
         status: SharedLBClassStatus::default(),
         due,
+        usage: occupancy.usage(),
         used: BTreeMap::new(),
         assignments,
     };

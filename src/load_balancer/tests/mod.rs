@@ -7,6 +7,7 @@ mod families;
 mod limits;
 mod nodes;
 mod options;
+mod success;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,7 @@ struct Running {
     backends: Arc<Backends>,
     signal: Arc<Signal>,
     reported: Arc<Mutex<Vec<Outcome>>>,
+    metrics: Arc<Metrics>,
     /// Of objects, ever higher ones
     versions: AtomicU64,
 }
@@ -61,6 +63,7 @@ impl Running {
         let (plans, receiver) = watch::channel(Arc::new(Plan::new(provider.clone(), 0, Some(Vec::new()))));
         let (backends, reported) = (Arc::new(Backends::default()), Arc::new(Mutex::new(Vec::new())));
         let (outcomes, signal) = (reported.clone(), Arc::new(Signal::default()));
+        let metrics = Arc::new(Metrics::default());
         let lb_loop = LbLoop {
             name: name(),
             existed,
@@ -72,10 +75,11 @@ impl Running {
             backends: backends.clone(),
             on_outcome: Box::new(move |outcome| outcomes.lock().unwrap().push(outcome)),
             resync: RESYNC,
-            metrics: Arc::new(Metrics::default()),
+            metrics: metrics.clone(),
         };
         tokio::spawn(lb_loop.run());
-        let running = Self { cloud, provider, plans, backends, signal, reported, versions: AtomicU64::new(1) };
+        let versions = AtomicU64::new(1);
+        let running = Self { cloud, provider, plans, backends, signal, reported, metrics, versions };
         running.settle().await;
         running
     }

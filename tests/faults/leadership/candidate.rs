@@ -41,6 +41,11 @@ impl Candidate {
         Ok(self.replica.controller()?.metrics().await?.sum("sharedlb_leader", &[]) == 1.0)
     }
 
+    /// How often the Lease changed hands, as its metrics say.
+    pub(crate) async fn transitions(&self) -> anyhow::Result<f64> {
+        Ok(self.replica.controller()?.metrics().await?.sum("sharedlb_lease_transitions", &[]))
+    }
+
     /// Waits until it is ready, and requires that it does not lead.
     pub(crate) async fn stands_by(&mut self) -> anyhow::Result<()> {
         self.replica.controller_mut()?.until_ready().await?;

@@ -64,12 +64,16 @@ async fn stopped(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let (mut leader, mut standby) = two(&cluster, &[]).await?;
     let site = served(&cluster, "stopped").await?;
     let transitions = lease(&cluster).await?.lease_transitions;
+    let metric = (leader.transitions().await?, standby.transitions().await?);
+    let expected = f64::from(transitions.unwrap_or_default());
+    ensure!(metric == (expected, expected), "{transitions:?} transitions, and the metrics {metric:?}");
     let asked = Instant::now();
     let ended = leader.replica.terminate().await?;
     ensure!(ended.success(), "it ended with {ended}");
     takes_over(&cluster, &mut standby, asked, AFTER_A_STOP).await?;
     let now = lease(&cluster).await?.lease_transitions;
     ensure!(now == transitions.map(|before| before + 1), "{transitions:?} transitions before, {now:?} after");
+    ensure!(standby.transitions().await? == expected + 1.0, "the metric is {}", standby.transitions().await?);
     site.assigned("second").await?;
     remove(&site, &["first", "second"]).await?;
     clear(&cluster, [standby]).await
