@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::frr::FRR;
 use crate::go_build::{self, Module};
-use crate::{Parts, frr, packages, python};
+use crate::prometheus::PROMETHEUS;
+use crate::{Parts, packages, python};
 
 /// A binary that the testbed runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +83,7 @@ pub(crate) struct Assets {
     prometheus_crds: PathBuf,
     python: Option<PathBuf>,
     frr: Option<PathBuf>,
+    prometheus: Option<PathBuf>,
 }
 
 impl Assets {
@@ -91,7 +94,7 @@ impl Assets {
         let control_plane = Module::open(&sources.join("control-plane"), &cache)?;
         let metallb = Module::open(&sources.join("metallb"), &cache)?;
         let helm = Module::open(&sources.join("helm"), &cache)?;
-        let prometheus = Module::open(&sources.join("prometheus-operator"), &cache)?;
+        let prometheus_operator = Module::open(&sources.join("prometheus-operator"), &cache)?;
 
         let mut binaries = BTreeMap::new();
         let mut missing = Vec::new();
@@ -112,14 +115,16 @@ impl Assets {
         if parts.metallb && !metallb_crds.is_dir() {
             metallb.copy_folder("go.universe.tf/metallb", "config/crd/bases", &metallb_crds)?;
         }
-        let prometheus_crds = prometheus.cache.join("crds");
+        let prometheus_crds = prometheus_operator.cache.join("crds");
         if parts.helm && !prometheus_crds.is_dir() {
             let folder = "example/prometheus-operator-crd";
-            prometheus.copy_folder("github.com/prometheus-operator/prometheus-operator", folder, &prometheus_crds)?;
+            let package = "github.com/prometheus-operator/prometheus-operator";
+            prometheus_operator.copy_folder(package, folder, &prometheus_crds)?;
         }
         let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
-        let frr = if parts.frr { frr::prepare(&cache) } else { None };
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr })
+        let frr = if parts.frr { FRR.prepare(&cache) } else { None };
+        let prometheus = if parts.prometheus { PROMETHEUS.prepare(&cache) } else { None };
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr, prometheus })
     }
 
     /// Where the binary is.
@@ -148,6 +153,11 @@ impl Assets {
     /// FRR's files; `None`: it is not among the testbed's parts, or could not be unpacked.
     pub(crate) fn frr(&self) -> Option<&Path> {
         self.frr.as_deref()
+    }
+
+    /// Prometheus' files; `None`: it is not among the testbed's parts, or could not be unpacked.
+    pub(crate) fn prometheus(&self) -> Option<&Path> {
+        self.prometheus.as_deref()
     }
 
     /// A `PATH` on which kubectl comes first, if it is there.

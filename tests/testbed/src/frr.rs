@@ -1,75 +1,22 @@
-//! FRR, the routing software, as Debian builds it: zebra and bgpd in network namespaces.
-//!
-//! Its packages are unpacked into the cache folder and not installed, so nothing on the host
-//! changes. It is an optional part, since that takes Debian.
+//! FRR, the routing software, as [Debian](crate::debian) builds it: zebra and bgpd in network
+//! namespaces.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
 use crate::Testbed;
-use crate::building::{lock, run_showing_progress};
 use crate::cluster::Cluster;
 use crate::component::Component;
 use crate::control_plane::READY_LIMIT;
-use crate::isolation::{self, ends_with_us};
+use crate::debian::Debian;
 
-/// FRR, and the libraries of it that a small system does not have.
-const PACKAGES: [&str; 3] = ["frr", "libyang2", "libjson-c5"];
+pub(crate) const FRR: Debian = Debian { name: "FRR", packages: &["frr", "libyang2", "libjson-c5"] };
 
 /// The group that FRR's user must be in, whichever user that is.
 const GROUP: &str = "frrvty";
-
-/// Unpacks FRR, if it is not there yet, and returns where its files are. Where that fails, the
-/// reason is shown.
-pub(crate) fn prepare(caches: &Path) -> Option<PathBuf> {
-    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let version = system.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let files = caches.join(format!("frr-{}", version.unwrap_or("unknown")));
-    if !files.is_dir() && !isolation::is_inside() {
-        unpack(&files).unwrap_or_else(|reason| eprintln!("testbed: there is no FRR: {reason:#}"));
-    }
-    files.is_dir().then_some(files)
-}
-
-fn unpack(files: &Path) -> anyhow::Result<()> {
-    let work = files.with_extension("work");
-    let _lock = lock(&work)?;
-    if files.is_dir() {
-        return Ok(());
-    }
-    eprintln!("testbed: fetching Debian's FRR: some seconds, once per machine");
-    download(&work).or_else(|_| {
-        // The package lists of a fresh image are empty, and those of an old one name packages
-        // that are gone.
-        let mut update = ends_with_us("apt-get");
-        update.arg("update");
-        run_showing_progress(update, "the lists of packages")?;
-        download(&work)
-    })?;
-    let root = work.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    for entry in fs::read_dir(&work)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            let mut extract = ends_with_us("dpkg-deb");
-            extract.arg("--extract").args([&path, &root]);
-            run_showing_progress(extract, "FRR")?;
-            fs::remove_file(path)?;
-        }
-    }
-    fs::rename(&root, files).with_context(|| format!("moving FRR to {}", files.display()))
-}
-
-fn download(folder: &Path) -> anyhow::Result<()> {
-    let mut download = ends_with_us("apt-get");
-    download.arg("download").args(PACKAGES).current_dir(folder);
-    run_showing_progress(download, "FRR")
-}
 
 /// FRR in one network namespace. It ends when this is dropped.
 pub struct Frr {

@@ -48,8 +48,8 @@
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
 //! - For [`Parts::aws`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
-//! - For [`Parts::frr`], which is left out where it cannot be had: Debian. Its packages are
-//!   unpacked into the same folder, once per machine.
+//! - For [`Parts::frr`] and [`Parts::prometheus`], which are left out where they cannot be had:
+//!   Debian. Its packages are unpacked into the same folder, once per machine.
 //!
 //! # When something goes wrong
 //!
@@ -65,6 +65,7 @@ mod client;
 mod cluster;
 mod component;
 mod control_plane;
+mod debian;
 mod frr;
 mod go_build;
 mod helm;
@@ -79,6 +80,7 @@ mod packages;
 mod pki;
 mod pod;
 mod pod_process;
+mod prometheus;
 mod python;
 mod remote_node;
 mod wait;
@@ -96,6 +98,7 @@ pub use http::http_get;
 pub use network::{CLIENTS, ip};
 pub use node::NODE;
 pub use pod::{Families, Pod, PodPort, PodSpec, Protocol};
+pub use prometheus::Prometheus;
 pub use remote_node::RemoteNode;
 pub use wait::eventually;
 
@@ -125,6 +128,9 @@ pub struct Parts {
     pub aws: bool,
     /// FRR, for [`Cluster::frr`], if it can be unpacked on this machine.
     pub frr: bool,
+    /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on
+    /// this machine.
+    pub prometheus: bool,
     /// The API server stores all objects as JSON, so that whoever follows
     /// etcd's own log ([`Cluster::etcd_url`]) can read them.
     pub json_storage: bool,
@@ -150,6 +156,7 @@ impl Parts {
         helm: false,
         aws: false,
         frr: false,
+        prometheus: false,
         json_storage: false,
         node_ports: None,
         families: Families::All,
