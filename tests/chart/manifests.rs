@@ -1,17 +1,14 @@
 //! What is in the chart's folder, and what is generated from it.
 
-use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
-use serde_json::json;
-use sharedlb_harness::{LIMIT, Site, Tests, repository};
-use sharedlb_testbed::{Cluster, eventually};
+use sharedlb_harness::{Tests, repository};
+use sharedlb_testbed::Cluster;
 use tokio::process::Command;
 
-use crate::release::{self, Controller};
+use crate::release;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![
@@ -38,9 +35,6 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             }
             Ok(())
         }),
-        test.test("alerts and dashboard use only metrics that the controller exports", |cluster| async move {
-            metrics(&cluster).await
-        }),
     ]
 }
 
@@ -53,40 +47,4 @@ fn same_files(folder: &Path, other: &Path) -> anyhow::Result<()> {
         ensure!(same, "{} is not what is generated: run make generate", other.display());
     }
     Ok(())
-}
-
-async fn metrics(cluster: &Arc<Cluster>) -> anyhow::Result<()> {
-    let mut wanted = BTreeSet::new();
-    for file in ["rules.yaml", "dashboard.json"] {
-        let text = std::fs::read_to_string(format!("{}/files/{file}", release::chart()?))?;
-        let words = text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
-        wanted.extend(words.filter(|word| word.starts_with("sharedlb_")).map(str::to_owned));
-    }
-    ensure!(wanted.len() > 5, "only {wanted:?}");
-
-    release::install(cluster, &release::chart()?, &[]).await?;
-    let controller = Controller::start(cluster).await?;
-    let site = Site::with_pod(cluster, "metrics", json!({})).await?;
-    site.assigned("web").await?;
-    let found = names(&controller.page("/metrics").await?);
-    let missing: BTreeSet<String> = wanted.difference(&found).cloned().collect();
-    controller.terminate().await?;
-
-    // A right that is missing makes the metric of failed watches.
-    let role = "clusterrolebinding/sharedlb-source-configmaps";
-    cluster.kubectl_output(&["delete", role]).await?;
-    let controller = Controller::launch(cluster).await?;
-    eventually("all metrics to be there", LIMIT, async || {
-        let found = names(&controller.page("/metrics").await?);
-        ensure!(missing.is_subset(&found), "{missing:?} are not all there");
-        Ok(Some(()))
-    })
-    .await?;
-    release::remove(cluster, controller).await
-}
-
-/// The names of the metrics on the page.
-fn names(page: &str) -> BTreeSet<String> {
-    let samples = page.lines().filter(|line| !line.starts_with('#'));
-    samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
 }

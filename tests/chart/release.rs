@@ -76,6 +76,7 @@ pub(crate) async fn container(cluster: &Cluster) -> anyhow::Result<Container> {
 /// rights are those of the Deployment. It ends when this is dropped.
 pub(crate) struct Controller {
     process: harness::Controller,
+    address: SocketAddr,
     ready: String,
 }
 
@@ -116,7 +117,12 @@ impl Controller {
             .spawn()
             .context("starting the controller")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.try_into()?));
-        Ok(Self { process: harness::Controller::of(child, address, log), ready })
+        Ok(Self { process: harness::Controller::of(child, address, log), address, ready })
+    }
+
+    /// Where its metrics are.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A page, which is there.
