@@ -18,6 +18,9 @@ use crate::NODE_PORTS;
 use crate::alerts::{alerts, blocks, runbooks};
 use crate::release::{self, Controller, NAMESPACE};
 
+/// A namespace in which the chart gives the controller no rights.
+const NO_RIGHTS: &str = "default";
+
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![test.test(
         "no panel is empty, alerts see a class near its end, and runbooks have commands and queries that work",
@@ -36,7 +39,7 @@ async fn monitoring(cluster: &Arc<Cluster>) -> anyhow::Result<()> {
         eprintln!("skipped, but for the names of metrics: Prometheus could not be unpacked on this machine");
         trouble(cluster, None).await?;
         exported(cluster, &queries, &controller).await?;
-        return release::remove(cluster, controller).await;
+        return remove(cluster, controller).await;
     };
     trouble(cluster, Some(&prometheus)).await?;
     exported(cluster, &queries, &controller).await?;
@@ -61,6 +64,13 @@ async fn monitoring(cluster: &Arc<Cluster>) -> anyhow::Result<()> {
         }
     }
     prometheus.stop().await?;
+    remove(cluster, controller).await
+}
+
+/// Removes everything. Without the right to delete load balancers, their class cannot be deleted.
+async fn remove(cluster: &Cluster, controller: Controller) -> anyhow::Result<()> {
+    let rights = format!("providers.service.namespaces={{{NO_RIGHTS}}}");
+    release::upgrade(cluster, &release::chart()?, &["--set", &rights]).await?;
     release::remove(cluster, controller).await
 }
 
@@ -103,8 +113,7 @@ async fn trouble(cluster: &Arc<Cluster>, prometheus: Option<&Prometheus>) -> any
     let limits = json!({"max": 1, "listenersPerLoadBalancer": 3});
     let full = Site::with_pod(cluster, "full", json!({"loadBalancers": limits, "portsPerNamespace": 3})).await?;
     full.assigned("web-0").await?;
-    let no_rights = json!({"provider": {"service": {"namespace": "default"}}});
-    Site::open(cluster, "no-rights", no_rights).await?;
+    Site::open(cluster, "no-rights", json!({"provider": {"service": {"namespace": NO_RIGHTS}}})).await?;
     let node_ports = json!({"provider": {"service": {"allocateLoadBalancerNodePorts": true}}});
     let crowded = Site::with_pod(cluster, "crowded", node_ports).await?;
     let one_too_many = NODE_PORTS.0..=NODE_PORTS.1 + 1;
