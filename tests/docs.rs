@@ -16,6 +16,7 @@ struct Document {
 fn relative_links_lead_to_files_and_headings_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let documents: BTreeMap<PathBuf, Document> = markdown_files(root)
+        .unwrap()
         .into_iter()
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
@@ -75,18 +76,21 @@ fn normalized(path: &Path) -> PathBuf {
 }
 
 /// All Markdown files of the repository.
-fn markdown_files(folder: &Path) -> Vec<PathBuf> {
+fn markdown_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy();
-        if path.is_dir() && !path.is_symlink() && name != "target" && !name.starts_with('.') {
-            files.extend(markdown_files(&path));
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type()?.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                files.extend(markdown_files(&path)?);
+            }
         } else if name.ends_with(".md") {
             files.push(path);
         }
     }
-    files
+    Ok(files)
 }
 
 fn document(text: &str) -> Document {
