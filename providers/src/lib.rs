@@ -36,7 +36,7 @@ pub use error::{Details, Error};
 pub use model::{
     Address, AffinitySupport, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName,
     Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
-    port_number,
+    Unserved, port_number,
 };
 
 /// The providers that this build has, by the names of their Cargo features.
@@ -106,6 +106,12 @@ pub const FEATURES: &[&str] = &[
 /// them are not taken for orphaned. A provider itself repeats a call only if that was
 /// certainly not carried out (it was throttled), and within its limits.
 ///
+/// A listener may be as desired and get no traffic all the same: the firewall rule for its port
+/// is refused, or its address is not where nodes look for it. [`Observed::unserved`] has such
+/// listeners, since no further change of them helps. What they lack is a setting that differs,
+/// or drift, so that [`Change::Configure`] is tried again. A listener that an apply opens and
+/// that is not served yet is in [`Applied::failed`] too, by which it is observed at once.
+///
 /// A message names what is wrong and what a user can do about it; the answer of the load
 /// balancer is the error's cause ([`Details::caused_by`]).
 ///
@@ -148,7 +154,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Our part of the load balancer in its current state, its real limits, the ports of
-    /// foreign listeners, and drift. `None`: it does not exist. A listener whose owner cannot
+    /// foreign listeners, drift, and which listeners get no traffic. `None`: it does not exist. A listener whose owner cannot
     /// be read has [`Owner::unknown`].
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::diff::{Change, replay};
 use crate::model::{
     Address, AffinitySupport, Attributes, Capabilities, Capacity, FrontPort, IpFamily, LbName, ListenerKey,
-    LoadBalancer, Observed,
+    LoadBalancer, Observed, Unserved,
 };
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -29,6 +29,8 @@ struct State {
     refused: BTreeSet<ListenerKey>,
     /// Listeners that take the address from their load balancer while they are open
     costly: BTreeSet<ListenerKey>,
+    /// Listeners that get no traffic while they are open
+    unserved: BTreeMap<ListenerKey, Unserved>,
     /// Whether drift cannot be repaired
     cannot_repair: bool,
     /// Whether load balancers get no address
@@ -102,6 +104,13 @@ impl Cloud {
     /// From now on a load balancer has no address while it has this listener.
     pub fn takes_address(&self, listener: ListenerKey) {
         self.state().costly.insert(listener);
+    }
+
+    /// From now on this listener gets no traffic, for this reason; `None`: it does.
+    pub fn leave_unserved(&self, listener: ListenerKey, why: Option<Unserved>) {
+        let mut state = self.state();
+        state.unserved.remove(&listener);
+        state.unserved.extend(why.map(|why| (listener, why)));
     }
 
     /// From now on load balancers have an address, or none.
@@ -226,6 +235,7 @@ impl Provider for Memory {
             capacity: capacity(state.limits),
             foreign: found.foreign.clone(),
             drift: found.drift.clone(),
+            unserved: unserved(&state, &found.ours),
             not_ready: None,
         }))
     }
@@ -279,6 +289,12 @@ impl Provider for Memory {
         self.call()?.load_balancers.remove(name);
         Ok(())
     }
+}
+
+/// The listeners of a load balancer that get no traffic.
+fn unserved(state: &State, ours: &LoadBalancer) -> BTreeMap<ListenerKey, Unserved> {
+    let open = |(key, _): &(&ListenerKey, &Unserved)| ours.listeners.contains_key(key);
+    state.unserved.iter().filter(open).map(|(key, why)| (*key, why.clone())).collect()
 }
 
 /// The capacity of one load balancer.

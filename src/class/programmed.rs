@@ -33,7 +33,8 @@ pub(super) fn programmed(
             }
             pending = true;
         }
-        if let Some(failure) = listeners.iter().find_map(|listener| listener.failure.as_ref()) {
+        let mut failures = listeners.iter().flat_map(|listener| listener.failure.iter().chain(&listener.unserved));
+        if let Some(failure) = failures.next() {
             return Programmed::Failed(failure.clone());
         }
         pending |= listeners.iter().any(|listener| options.is_some_and(|options| listener.options != *options));
@@ -61,8 +62,9 @@ pub(super) fn open(claim: &ClaimObject, outcome: &Outcome) -> BTreeSet<FrontPort
     if outcome.addresses.is_empty() {
         return BTreeSet::new();
     }
-    let is_own = |listener: &ListenerOutcome| listener.open && claim_key(&listener.owner) == claim.meta.key;
-    let own = outcome.listeners.iter().filter(|(_, listener)| is_own(listener));
+    let is_own = |listener: &ListenerOutcome| claim_key(&listener.owner) == claim.meta.key;
+    let is_reached = |listener: &ListenerOutcome| listener.open && listener.unserved.is_none() && is_own(listener);
+    let own = outcome.listeners.iter().filter(|(_, listener)| is_reached(listener));
     own.flat_map(|(key, _)| key.front_ports()).collect()
 }
 

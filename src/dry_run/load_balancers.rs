@@ -129,6 +129,7 @@ impl Decorator for Recorded {
             let repaired: BTreeMap<NonZeroU16, String> =
                 observed.drifted(set.waiting).map(|(port, what)| (port, what.to_owned())).collect();
             observed.drift.retain(|port, _| !repaired.contains_key(port));
+            observed.unserved.clear();
             if let Some(known) = self.load_balancers.known().get_mut(name) {
                 known.repaired.extend(repaired);
             }

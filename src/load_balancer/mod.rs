@@ -142,7 +142,8 @@ impl LbLoop {
         match result {
             Ok(next) => {
                 self.note_answer(kept);
-                let failing = kept.failure.iter().chain(&kept.unconfigured).chain(&kept.unclosed);
+                kept.note_unserved();
+                let failing = kept.failure.iter().chain(&kept.unconfigured).chain(&kept.unclosed).chain(&kept.unserved);
                 let failing = failing.map(|failing| failing.again);
                 let failed = kept.failed.values().map(|failed| failed.failing.again);
                 failing.chain(failed).chain(next).chain(address).min()
@@ -169,8 +170,8 @@ impl LbLoop {
         let at_once = !exists || !applied.postponed.is_empty() || turn.reopens;
         // A listener that failed may have been left half done, and what stood in
         // its way is worth knowing; so are the limits and addresses of a new load
-        // balancer.
-        let known = exists && applied.failed.is_empty();
+        // balancer, and whether a listener that got no traffic is served by now.
+        let known = exists && applied.failed.is_empty() && observed.unserved.is_empty();
         self.note_applied(&turn, applied, &mut observed, kept);
         kept.observed = Some(if known { Some(observed) } else { plan.provider.observe(&self.name).await? });
         kept.there = matches!(kept.observed, Some(Some(_)));
@@ -180,7 +181,7 @@ impl LbLoop {
     /// The load balancer as it was last seen, or is: whether it exists is noted, and
     /// whether it has an address.
     async fn observe(&self, plan: &Plan, kept: &mut LbState) -> Result<Option<Observed>, Error> {
-        let observed = match kept.observed.take().filter(|_| !kept.may_be_ready()) {
+        let observed = match kept.observed.take().filter(|_| !kept.may_be_ready() && !kept.may_be_served()) {
             Some(known) => known,
             None => plan.provider.observe(&self.name).await?,
         };

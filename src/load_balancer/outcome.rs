@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, ListenerOptions, Owner};
+use sharedlb_providers::{
+    Address, Capacity, Error, FrontPort, IpFamily, ListenerKey, ListenerOptions, Owner, Unserved,
+};
 
 use crate::api::claim::claim_key;
 use crate::kubernetes::ObjectKey;
@@ -61,6 +63,8 @@ pub(crate) struct ListenerOutcome {
     pub left_out: Option<LeftOut>,
     /// Why it is not as planned
     pub failure: Option<Failure>,
+    /// Why it gets no traffic although it is open
+    pub unserved: Option<Failure>,
 }
 
 impl ListenerOutcome {
@@ -74,6 +78,7 @@ impl ListenerOutcome {
             idle_families: BTreeSet::new(),
             left_out: None,
             failure: None,
+            unserved: None,
         }
     }
 }
@@ -180,6 +185,16 @@ impl From<&Error> for Failure {
             _ => Reason::Unreachable,
         };
         Self { reason, message: text::message(&format!("{error:#}")).into() }
+    }
+}
+
+impl From<&Unserved> for Failure {
+    fn from(unserved: &Unserved) -> Self {
+        let (reason, message) = match unserved {
+            Unserved::Pending(message) => (Reason::Pending, message),
+            Unserved::Refused(message) => (Reason::ProviderRefused, message),
+        };
+        Self { reason, message: text::message(message).into() }
     }
 }
 

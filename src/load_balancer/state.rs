@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sharedlb_crds::Reason;
-use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner};
+use sharedlb_providers::{Change, Error, IpFamily, ListenerKey, LoadBalancer, Observed, Owner, Unserved};
 use tokio::time::Instant;
 
 use super::trial::Trials;
@@ -37,6 +37,8 @@ pub(super) struct LbState {
     pub(super) failed: BTreeMap<ListenerKey, Failed>,
     /// Why a listener that is no longer planned could not be closed
     pub(super) unclosed: Option<Failing>,
+    /// Why a listener gets no traffic yet, and when to observe that again
+    pub(super) unserved: Option<Failing>,
     /// Until when changes of backends are coalesced
     pub(super) coalescing_until: Option<Instant>,
     /// Whether the load balancer existed at the last observation
@@ -194,6 +196,25 @@ impl LbState {
         self.is_not_ready() && self.failure.as_ref().is_some_and(|failing| failing.again <= Instant::now())
     }
 
+    /// Whether it is time to observe if a listener gets traffic by now.
+    pub(super) fn may_be_served(&self) -> bool {
+        self.unserved.as_ref().is_some_and(|failing| failing.again <= Instant::now())
+    }
+
+    /// Records whether a listener gets no traffic yet.
+    pub(super) fn note_unserved(&mut self) {
+        let unserved = self.observed.iter().flatten().flat_map(|observed| &observed.unserved);
+        let mut pending = unserved.filter_map(|(key, unserved)| match unserved {
+            Unserved::Pending(why) => Some(format!("port {key}: {why}")),
+            Unserved::Refused(_) => None,
+        });
+        let before = self.unserved.take();
+        self.unserved = pending.next().map(|why| match before {
+            Some(before) if before.again > Instant::now() => before,
+            before => Failing::again(before.as_ref(), Error::NotReady(why.into())),
+        });
+    }
+
     /// Records whether the load balancer has an address, which is overdue after `within`.
     /// Returns when to check that again.
     pub(super) fn note_address(&mut self, within: Option<Duration>) -> Option<Instant> {
@@ -245,6 +266,10 @@ impl LbState {
             let failure = Failure::from(&Error::NotReady(why.clone().into()));
             listeners.values_mut().for_each(|found| _ = found.failure.get_or_insert_with(|| failure.clone()));
         }
+        for (key, why) in self.observed.iter().flatten().flat_map(|observed| &observed.unserved) {
+            let listener = listeners.get_mut(key);
+            listener.into_iter().for_each(|listener| listener.unserved = Some(why.into()));
+        }
         for (key, owner) in self.trials.withdrawn() {
             let listener = listeners.entry(key).or_insert_with(|| ListenerOutcome::closed(owner));
             let message = format!(
@@ -268,8 +293,9 @@ impl LbState {
                 let backends = !found.backends.is_empty() && !self.idle.contains(key);
                 let left_out = self.left_out.get(key).copied();
                 let idle_families = self.idle_families.get(key).cloned().unwrap_or_default();
-                let (owner, options) = (found.owner.clone(), found.options.clone());
-                (*key, ListenerOutcome { owner, open: true, options, backends, idle_families, left_out, failure: None })
+                let closed = ListenerOutcome::closed(&found.owner);
+                let options = found.options.clone();
+                (*key, ListenerOutcome { open: true, options, backends, idle_families, left_out, ..closed })
             })
             .collect();
         for (key, failed) in &self.failed {

@@ -29,6 +29,8 @@ pub(super) fn observed(known: &Known, settings: &Settings, name: &LbName) -> Opt
         foreign: known.foreign.ports.clone(),
         drift: drift(known, settings, name),
         not_ready: nlb.not_ready.clone(),
+        // A listener of a load balancer that is ready gets traffic.
+        unserved: BTreeMap::new(),
     })
 }
 

@@ -8,15 +8,14 @@ use proptest::prelude::*;
 
 use super::{
     Address, Backend, Capacity, FrontPort, IpFamily, Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed,
-    Owner, Protocol, SessionAffinity, Transport,
+    Owner, Protocol, SessionAffinity, Transport, Unserved,
 };
 
 /// Load balancers with few claims, ports and backends, so that two of them have much in
 /// common.
 pub(crate) fn load_balancers() -> impl Strategy<Value = LoadBalancer> {
-    let key = (ports(), protocols()).prop_map(|(port, protocol)| ListenerKey { port, protocol });
     let attributes = prop::collection::btree_map("[ab]", "[xy]", 0..2);
-    (attributes, prop::collection::btree_map(key, listeners(), 0..6))
+    (attributes, prop::collection::btree_map(keys(), listeners(), 0..6))
         .prop_map(|(attributes, listeners)| LoadBalancer { attributes, listeners })
 }
 
@@ -29,6 +28,7 @@ pub(crate) fn observations() -> impl Strategy<Value = Observed> {
     let families = prop::sample::subsequence(vec![IpFamily::V4, IpFamily::V6], 0..=2);
     let limit = || prop::option::of(any::<u32>());
     let capacity = (limit(), limit()).prop_map(|(listeners, targets)| Capacity { listeners, targets });
+    let unserved = prop_oneof![".{0,9}".prop_map(Unserved::Pending), ".{0,9}".prop_map(Unserved::Refused)];
     let foreign = (ports(), transports()).prop_map(|(port, transport)| FrontPort { port, transport });
     (
         load_balancers(),
@@ -37,17 +37,23 @@ pub(crate) fn observations() -> impl Strategy<Value = Observed> {
         capacity,
         prop::collection::btree_set(foreign, 0..3),
         prop::collection::btree_map(ports(), ".{0,9}", 0..2),
+        prop::collection::btree_map(keys(), unserved, 0..2),
         prop::option::of(".{0,9}"),
     )
-        .prop_map(|(load_balancer, addresses, families, capacity, foreign, drift, not_ready)| Observed {
+        .prop_map(|(load_balancer, addresses, families, capacity, foreign, drift, unserved, not_ready)| Observed {
             load_balancer,
             addresses,
             families: families.into_iter().collect(),
             capacity,
             foreign,
             drift,
+            unserved,
             not_ready,
         })
+}
+
+fn keys() -> impl Strategy<Value = ListenerKey> {
+    (ports(), protocols()).prop_map(|(port, protocol)| ListenerKey { port, protocol })
 }
 
 fn ports() -> impl Strategy<Value = NonZeroU16> {

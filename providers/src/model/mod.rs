@@ -64,7 +64,20 @@ pub struct Observed {
     /// number of the front port that it belongs to, for an admin.
     /// [`crate::Change::Configure`] repairs it.
     pub drift: BTreeMap<NonZeroU16, String>,
+    /// Listeners that are as they should be and get no traffic, each with the cause
+    pub unserved: BTreeMap<ListenerKey, Unserved>,
     /// Why it serves nothing yet although it takes listeners (a cloud is still provisioning
     /// it), for the user. It is observed again until it does
     pub not_ready: Option<String>,
+}
+
+/// Why a listener that is as it should be gets no traffic. Each has a message for the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unserved {
+    /// What it lacks is being made (a firewall rule, an address in a status). The load balancer
+    /// is observed again until it is there
+    Pending(String),
+    /// What it lacks is refused, until something changes: the message says what to do
+    Refused(String),
 }

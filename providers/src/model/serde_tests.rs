@@ -9,7 +9,7 @@ use serde_json::json;
 use super::arbitrary::observations;
 use super::{
     Address, AffinitySupport, Backend, Capabilities, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey,
-    ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
+    ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport, Unserved,
 };
 
 proptest! {
@@ -60,6 +60,11 @@ fn the_form_of_a_load_balancer_is_stable() {
         capacity: Capacity { listeners: Some(50), targets: None },
         foreign: BTreeSet::from(["22/TCP".parse::<FrontPort>().unwrap()]),
         drift: [(20003.try_into().unwrap(), "a target group serves no listener".into())].into(),
+        unserved: [
+            (key("20417/TCP"), Unserved::Pending("its firewall rule is being made".into())),
+            (key("20001/TCP_UDP"), Unserved::Refused("its firewall rule is refused".into())),
+        ]
+        .into(),
         not_ready: Some("it is being set up".into()),
     };
     let expected = json!({
@@ -91,6 +96,10 @@ fn the_form_of_a_load_balancer_is_stable() {
         "capacity": {"listeners": 50},
         "foreign": ["22/TCP"],
         "drift": {"20003": "a target group serves no listener"},
+        "unserved": {
+            "20001/TCP_UDP": {"refused": "its firewall rule is refused"},
+            "20417/TCP": {"pending": "its firewall rule is being made"},
+        },
         "notReady": "it is being set up",
     });
     assert_eq!(serde_json::to_value(&observed).unwrap(), expected);

@@ -53,6 +53,8 @@ pub(super) fn observed<'a>(front: &Front, uid: &str, slices: impl Iterator<Item 
         // Slices without a port are deleted with the next change.
         drift: BTreeMap::new(),
         not_ready: None,
+        // Whether the implementation serves a port is not in the Service.
+        unserved: BTreeMap::new(),
     }
 }
 

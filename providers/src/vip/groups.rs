@@ -2,13 +2,14 @@
 //! same options. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::options;
 use crate::diff::{Change, diff, replay};
 use crate::model::{
     Address, Attributes, Capacity, FrontPort, IpFamily, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer,
-    Observed, Owner,
+    Observed, Owner, Unserved,
 };
 use crate::service::front::attribute;
 use crate::service::{ServiceName, status};
@@ -24,6 +25,9 @@ const DIFFERS: &str = "service/";
 
 /// The Services of a load balancer, each observed as if it were a load balancer of its own.
 pub(super) type Parts = BTreeMap<ServiceName, Observed>;
+
+/// The Services whose status could not be written, and why.
+pub(super) type Unwritten = BTreeMap<ServiceName, Error>;
 
 /// The Services that cannot be created, and why.
 pub(super) type Unavailable = BTreeMap<ServiceName, Error>;
@@ -67,16 +71,18 @@ impl Step {
 }
 
 /// The observation of a load balancer from those of its Services. `None`: it has none.
+/// `of_class` are the addresses of all load balancers of the class.
 ///
 /// Its settings are those of the Service with its own name. A listener that is in two
 /// Services has an unknown owner, which differs from every desired one.
-pub(super) fn merge(parts: &Parts) -> Option<Observed> {
+pub(super) fn merge(parts: &Parts, of_class: &BTreeSet<IpAddr>, unwritten: &Unwritten) -> Option<Observed> {
     let (_, any) = parts.first_key_value()?;
     let main = parts.iter().find(|(name, _)| name.is_main()).map(|(_, part)| part);
     let settings = main.map(|main| settings(&main.load_balancer.attributes)).unwrap_or_default();
+    let all = addresses(&settings, of_class);
     let mut observed = Observed {
         load_balancer: LoadBalancer { attributes: settings.clone(), listeners: BTreeMap::new() },
-        addresses: addresses(&settings),
+        addresses: all.iter().copied().map(Address::Ip).collect(),
         families: main.unwrap_or(any).families.clone(),
         capacity: Capacity { listeners: None, targets: None },
         ..Observed::default()
@@ -89,6 +95,15 @@ pub(super) fn merge(parts: &Parts) -> Option<Observed> {
             observed.load_balancer.attributes.insert(format!("{DIFFERS}{name}"), why.to_owned());
         }
         observed.foreign.extend(&part.foreign);
+        if let Some(what) = lacking(&found, &addresses(&part.load_balancer.attributes, of_class), &all) {
+            let why = format!("the Service {name} has {what} in its status, by which nodes would serve it");
+            let unserved = match unwritten.get(name) {
+                Some(error) => Unserved::Refused(format!("{why}: {error:#}")),
+                None => Unserved::Pending(why),
+            };
+            let listeners = part.load_balancer.listeners.keys();
+            observed.unserved.extend(listeners.map(|key| (*key, unserved.clone())));
+        }
         for (key, listener) in &part.load_balancer.listeners {
             let listener = Listener { options: found.clone(), ..listener.clone() };
             let listeners = &mut observed.load_balancer.listeners;
@@ -100,10 +115,22 @@ pub(super) fn merge(parts: &Parts) -> Option<Observed> {
     Some(observed)
 }
 
-/// The addresses of a Service with these attributes, as it has them in its status.
-pub(super) fn addresses(attributes: &Attributes) -> Vec<Address> {
+/// The addresses in the status of a Service with these attributes. Those that other clients
+/// have written there are no addresses of the class.
+pub(super) fn addresses(attributes: &Attributes, of_class: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
     let text = attributes.get(attribute::STATUS).map(String::as_str).unwrap_or_default();
-    status::addresses(text).map(Address::Ip).collect()
+    status::addresses(text).filter(|address| of_class.contains(address)).collect()
+}
+
+/// What the status of a Service with these options lacks, which `has` some addresses of the
+/// load balancer, of `all`: no node serves it there. `None`: nothing.
+fn lacking(options: &ListenerOptions, has: &[IpAddr], all: &[IpAddr]) -> Option<String> {
+    if has.is_empty() && all.is_empty() {
+        return Some("no address".to_owned());
+    }
+    let lacks = |address: &&IpAddr| options::serve(options, IpFamily::of(**address)) && !has.contains(address);
+    let lacking: Vec<String> = all.iter().filter(lacks).map(IpAddr::to_string).collect();
+    (!lacking.is_empty()).then(|| format!("no address {}", lacking.join(" and ")))
 }
 
 /// Whether a Service has no listeners, neither ours nor foreign ones.

@@ -20,6 +20,11 @@ fn dual_stack() -> Attributes {
         .into()
 }
 
+/// The addresses of all load balancers of the class.
+fn of_class() -> BTreeSet<IpAddr> {
+    ["203.0.113.10", "2001:db8::10", "203.0.113.11"].map(|address| address.parse().unwrap()).into()
+}
+
 fn tcp(number: u16) -> ListenerKey {
     ListenerKey { port: NonZeroU16::new(number).unwrap(), protocol: Protocol::Tcp }
 }
@@ -93,7 +98,8 @@ impl World {
     }
 
     fn apply_once(&mut self, desired: &LoadBalancer) -> Blocked {
-        let configures = merge(&self.parts).is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
+        let seen = merge(&self.parts, &of_class(), &Unwritten::new());
+        let configures = seen.is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
         let Distribution { mut targets, failed } =
             distribute(&lb(), &self.parts, desired, configures, &self.unavailable);
         for (name, target) in &targets {
@@ -123,7 +129,7 @@ impl World {
     }
 
     fn seen(&self) -> Observed {
-        merge(&self.parts).expect("it exists")
+        merge(&self.parts, &of_class(), &Unwritten::new()).expect("it exists")
     }
 
     fn names(&self) -> Vec<&ServiceName> {
@@ -172,6 +178,40 @@ fn an_address_of_a_family_without_a_source_range_is_not_in_the_status() {
     let mut world = World::of(&desired([(tcp(1001), listener(v4.clone()))]));
     assert_eq!(world.part(&v4).load_balancer.attributes[attribute::STATUS], "203.0.113.10");
     assert_eq!(world.seen().addresses.len(), 2, "the load balancer has both");
+}
+
+#[test]
+fn the_listeners_of_a_service_whose_status_lacks_an_address_get_no_traffic() {
+    let (v4, no_affinity) = (ranges(&["192.0.2.0/24"]), ListenerOptions::default());
+    let mut world =
+        World::of(&desired([(tcp(1001), listener(v4.clone())), (tcp(1002), listener(no_affinity.clone()))]));
+    assert_eq!(world.seen().unserved, BTreeMap::new(), "the options of one admit no client of IPv6");
+    let (group, main) = ((tcp(1001), &v4), (tcp(1002), &no_affinity));
+    for ((key, options), status, lacks) in [
+        (group, "", "no address 203.0.113.10 "),
+        (group, "192.0.2.9", "no address 203.0.113.10 "),
+        (group, "2001:db8::10", "no address 203.0.113.10 "),
+        (main, "", "no address "),
+        (main, "192.0.2.9", "no address "),
+    ] {
+        let attributes = &mut world.part(options).load_balancer.attributes;
+        let before = attributes.insert(attribute::STATUS.to_owned(), status.to_owned()).expect("it has one");
+        let name = service_of(&lb(), options);
+        let why = format!("the Service {name} has {lacks}in its status, by which nodes would serve it");
+        assert_eq!(world.seen().unserved, [(key, Unserved::Pending(why.clone()))].into(), "{status:?} of {name}");
+        let unwritten = Unwritten::from([(name, Error::Refused("ask the admin".into()))]);
+        let seen = merge(&world.parts, &of_class(), &unwritten).expect("it exists");
+        assert_eq!(seen.unserved, [(key, Unserved::Refused(format!("{why}: ask the admin")))].into());
+        world.part(options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), before);
+    }
+}
+
+#[test]
+fn an_address_that_another_client_has_written_is_none_of_the_load_balancer() {
+    let mut world = World::of(&desired([]));
+    let main = world.part(&ListenerOptions::default());
+    main.load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9,203.0.113.10".to_owned());
+    assert_eq!(world.seen().addresses, [Address::parse("203.0.113.10")]);
 }
 
 #[test]

@@ -29,15 +29,16 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
+use parking_lot::Mutex;
 use sharedlb_kubernetes::events::{Events, Notice};
 use sharedlb_kubernetes::names::FIELD_MANAGER;
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::groups::{Distribution, Parts, Step, Unavailable};
+use self::groups::{Distribution, Parts, Step, Unavailable, Unwritten};
 use self::rewrites::{FOUGHT_AFTER, Rewrites};
 use crate::diff::{Change, diff};
-use crate::model::{AffinitySupport, Attributes, Capabilities, IpFamily, LbName, LoadBalancer, Observed};
+use crate::model::{Address, AffinitySupport, Attributes, Capabilities, IpFamily, LbName, LoadBalancer, Observed};
 use crate::service::front::{PARKED, attribute};
 use crate::service::marks::Marks;
 use crate::service::services::{Created, Part, Services};
@@ -74,6 +75,7 @@ pub struct Vip {
     addresses: Vec<Vec<IpAddr>>,
     events: Events,
     rewrites: Rewrites,
+    unwritten: Mutex<Unwritten>,
 }
 
 impl Vip {
@@ -87,7 +89,8 @@ impl Vip {
             ip_families: addresses.first().into_iter().flatten().map(|address| IpFamily::of(*address)).collect(),
         };
         let services = Services::new(client, Marks::new(&namespace, &class, &cluster_id), created);
-        Self { services, addresses, events, rewrites: Rewrites::default() }
+        let (rewrites, unwritten) = (Rewrites::default(), Mutex::default());
+        Self { services, addresses, events, rewrites, unwritten }
     }
 }
 
@@ -128,7 +131,8 @@ impl Provider for Vip {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        Ok(groups::merge(&self.parts(name).await?))
+        let parts = self.parts(name).await?;
+        Ok(groups::merge(&parts, &self.of_class(), &self.unwritten.lock()))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
@@ -199,7 +203,8 @@ impl Provider for Vip {
         applied.failed.extend(groups::altered(&parts, set.desired, &applied));
         self.delete_unused(&parts, &mut applied).await?;
         let main = parts.get(&ServiceName::main(name));
-        applied.addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes)).unwrap_or_default();
+        let addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes, &self.of_class()));
+        applied.addresses = addresses.into_iter().flatten().map(Address::Ip).collect();
         Ok(applied)
     }
 
@@ -208,7 +213,7 @@ impl Provider for Vip {
         let others = self.services.known(name).await?.into_iter().filter(|service| *service != main);
         // The one by which the load balancer is found goes last.
         for service in others.chain([main.clone()]) {
-            self.services.delete(&service).await?;
+            self.delete_service(&service).await?;
         }
         Ok(())
     }
@@ -219,6 +224,11 @@ impl Provider for Vip {
 }
 
 impl Vip {
+    /// The addresses of all load balancers of the class.
+    fn of_class(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().flatten().copied().collect()
+    }
+
     /// The Services of a load balancer.
     async fn parts(&self, name: &LbName) -> Result<Parts, Error> {
         let mut parts = Parts::new();
@@ -265,12 +275,16 @@ impl Vip {
         }
         match self.write_status(name, &target.attributes).await {
             Err(error) if error.is_refusal() => {
+                self.unwritten.lock().insert(name.clone(), error.clone());
                 // Without its address in the status, the Service serves nothing.
                 let opens = changes.iter().filter(|change| matches!(change, Change::Open(_) | Change::Replace { .. }));
                 applied.failed.extend(opens.flat_map(Change::listeners).map(|key| (key, error.clone())));
                 unconfigured.get_or_insert(error);
             }
-            written => written?,
+            written => {
+                written?;
+                self.unwritten.lock().remove(name);
+            }
         }
         applied.unconfigured = applied.unconfigured.take().or(unconfigured);
         Ok(())
@@ -336,10 +350,16 @@ impl Vip {
         )
     }
 
+    async fn delete_service(&self, name: &ServiceName) -> Result<(), Error> {
+        self.services.delete(name).await?;
+        self.unwritten.lock().remove(name);
+        Ok(())
+    }
+
     /// Deletes the Services of groups that have no listeners any more.
     async fn delete_unused(&self, parts: &Parts, applied: &mut Applied) -> Result<(), Error> {
         for (name, _) in parts.iter().filter(|(name, part)| !name.is_main() && groups::is_unused(part)) {
-            match self.services.delete(name).await {
+            match self.delete_service(name).await {
                 Err(error @ Error::NotReady(_)) => _ = applied.unconfigured.get_or_insert(error),
                 done => done?,
             }

@@ -37,7 +37,8 @@ use refused::{
 use vip::{
     VipPeer, a_foreign_service_in_the_place_of_a_group_delays_no_other,
     a_group_whose_service_cannot_be_deleted_delays_no_other, a_group_whose_service_refuses_changes_delays_no_other,
-    a_service_has_its_address_for_kube_proxy, a_status_that_is_altered_is_reported_and_written_again,
+    a_group_whose_status_cannot_be_written_gets_no_traffic, a_service_has_its_address_for_kube_proxy,
+    a_status_that_is_altered_is_reported_and_written_again,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
     an_open_port_stays_while_the_service_of_its_group_is_refused, both_families_are_served_and_ranges_of_one_only_that,
     nothing_of_a_deleted_load_balancer_with_groups_stays, only_what_is_in_the_status_is_an_address,
@@ -90,6 +91,7 @@ const VIP_TESTS: &[(&str, Test)] = tests![
     a_status_that_is_altered_is_reported_and_written_again,
     only_what_is_in_the_status_is_an_address,
     a_status_that_is_fought_over_is_reported_and_left_for_a_while,
+    a_group_whose_status_cannot_be_written_gets_no_traffic,
     options_are_fields_of_a_service_of_their_own,
     a_group_whose_service_refuses_changes_delays_no_other,
     an_open_port_stays_while_the_service_of_its_group_is_refused,

@@ -172,6 +172,17 @@ impl ApiServer {
     /// From now on the API server refuses Services of this namespace for which
     /// this CEL expression is false.
     pub(crate) async fn admit_only(&self, expression: &str) {
+        self.admit(&["services"], expression).await;
+    }
+
+    /// From now on the API server refuses writes of the status of Services of this namespace
+    /// for which this CEL expression is false.
+    pub(crate) async fn admit_statuses_only(&self, expression: &str) {
+        let of_status = format!("request.subResource != 'status' || ({expression})");
+        self.admit(&["services", "services/status"], &of_status).await;
+    }
+
+    async fn admit(&self, resources: &[&str], expression: &str) {
         let name = format!("{}.example.com", self.namespace);
         // A Service whose refusal tells that this version of the policy is in force.
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed).to_string();
@@ -184,7 +195,7 @@ impl ApiServer {
                 "failurePolicy": "Fail",
                 "matchConstraints": {"resourceRules": [{
                     "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
-                    "resources": ["services"],
+                    "resources": resources,
                 }]},
                 "validations": [{"expression": marked, "message": told}],
             },

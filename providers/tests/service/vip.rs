@@ -14,7 +14,7 @@ use sharedlb_providers::conformance::Peer;
 use sharedlb_providers::vip::{Settings, Vip};
 use sharedlb_providers::{
     Address, ChangeSet, Error, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, Provider, SessionAffinity,
-    diff,
+    Unserved, diff,
 };
 use sharedlb_testbed::{Cluster, eventually};
 
@@ -193,6 +193,10 @@ pub(crate) async fn a_status_that_is_fought_over_is_reported_and_left_for_a_whil
         "{applied:?}"
     );
     assert_eq!(open(&provider, 0).await, [tcp(20001)], "ports are changed meanwhile");
+    let observed = observe(&provider, 0).await;
+    assert_eq!(observed.addresses, [], "theirs is no address of the load balancer");
+    let unserved = &observed.unserved[&tcp(20001)];
+    assert!(matches!(unserved, Unserved::Refused(why) if why.contains("again and again")), "{unserved:?}");
 
     let events: Api<Event> = Api::namespaced(server.client.clone(), &server.namespace);
     let event = eventually("an Event about the fight", LIMIT, async || {
@@ -210,6 +214,21 @@ pub(crate) async fn a_status_that_is_fought_over_is_reported_and_left_for_a_whil
     })
     .await
     .expect("it is written again");
+}
+
+pub(crate) async fn a_group_whose_status_cannot_be_written_gets_no_traffic(server: &ApiServer, _: &Cluster) {
+    let provider = provider(server);
+    let listeners = [(tcp(20000), listener("a", 1)), (tcp(20001), with(&affinity(60), listener("b", 1)))];
+    server.admit_statuses_only(&format!("object.metadata.name == '{}'", lb(0))).await;
+    let applied = converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
+    let observed = observe(&provider, 0).await;
+    assert_eq!(observed.unserved.keys().collect::<Vec<_>>(), [&tcp(20001)]);
+    let unserved = &observed.unserved[&tcp(20001)];
+    assert!(matches!(unserved, Unserved::Refused(why) if why.contains("refused on demand")), "{unserved:?}");
+    server.accept_all().await;
+    converge(&provider, 0, listeners).await;
+    assert_eq!(observe(&provider, 0).await.unserved, BTreeMap::new());
 }
 
 pub(crate) async fn options_are_fields_of_a_service_of_their_own(server: &ApiServer, _: &Cluster) {

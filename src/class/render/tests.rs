@@ -174,6 +174,23 @@ fn a_port_is_listed_once_it_opens_although_another_one_fails() {
 }
 
 #[test]
+fn a_listener_that_gets_no_traffic_is_not_programmed_and_its_port_is_not_listed() {
+    let claim = two_ports([false, false], &[]);
+    let held = claim.request.held.clone().unwrap();
+    let refused = Failure { reason: Reason::ProviderRefused, message: "no node serves it".into() };
+    let listeners = held.slots.iter().map(|slot| {
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: slot.name.clone() };
+        let unserved = (&*slot.name == "a").then(|| refused.clone());
+        (slot.key, ListenerOutcome { open: true, backends: true, unserved, ..ListenerOutcome::closed(&owner) })
+    });
+    let outcome = outcome([Address::parse("10.0.0.1")].into(), listeners.collect());
+    let programmed = programmed(&claim, &held, None, Some(&outcome), |_, _| None, |_, _| None);
+    assert_eq!(programmed, Programmed::Failed(refused));
+    let open = crate::class::programmed::open(&claim, &outcome);
+    assert_eq!(open.iter().map(ToString::to_string).collect::<Vec<_>>(), ["20002/TCP"]);
+}
+
+#[test]
 fn a_claim_has_all_addresses_of_its_load_balancer_and_keeps_them_while_those_are_not_known() {
     let addresses: Arc<[Address]> = ["10.0.0.1", "fd00::1"].iter().map(|address| Address::parse(address)).collect();
     let before = claim("web").holds(0, 20001).build();

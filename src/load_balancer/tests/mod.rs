@@ -8,6 +8,7 @@ mod limits;
 mod nodes;
 mod options;
 mod success;
+mod unserved;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
