@@ -280,7 +280,7 @@ pub struct SharedLBStatus {
     /// The first address of the load balancer: an IP address or a host name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// All addresses of the load balancer; `address` is the first one.
+    /// All addresses that serve the claim; `address` is the first one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<String>,

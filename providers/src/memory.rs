@@ -41,6 +41,7 @@ struct State {
     coalesce: Duration,
     families: BTreeSet<IpFamily>,
     one_set_of_backends: bool,
+    address_families: BTreeSet<IpFamily>,
     lacks_source_ranges: bool,
     /// Whether open listeners keep their options
     keeps_options: bool,
@@ -139,6 +140,11 @@ impl Cloud {
         self.state().families = families.into_iter().collect();
     }
 
+    /// From now on the addresses of load balancers are of these families.
+    pub fn address_families(&self, families: impl IntoIterator<Item = IpFamily>) {
+        self.state().address_families = families.into_iter().collect();
+    }
+
     /// From now on TCP and UDP of one listener lead to the same backends.
     pub fn one_set_of_backends(&self) {
         self.state().one_set_of_backends = true;
@@ -210,6 +216,7 @@ impl Provider for Memory {
         Capabilities {
             backends_by_transport: !state.one_set_of_backends,
             node_targets: true,
+            address_families: state.address_families.clone(),
             source_ranges: !state.lacks_source_ranges,
             session_affinity: state.affinity.unwrap_or(AffinitySupport::Timeout),
             default_targets: state.limits.targets,

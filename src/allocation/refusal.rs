@@ -303,9 +303,10 @@ impl Refusal {
 impl LackingOption {
     /// The message for the author of a claim that holds its ports, and now requests the option.
     pub(crate) fn message_of_held(&self, class: &str) -> String {
-        let consequence = match self.option {
-            ListenerOption::SourceRanges => "so the ports of the claim are closed, and stay reserved for it",
-            ListenerOption::SessionAffinity => "so connections of one client go to any pod",
+        let consequence = if self.option.is_about_clients() {
+            "so the ports of the claim are closed, and stay reserved for it"
+        } else {
+            "so connections of one client go to any pod"
         };
         format!("{}, {consequence}: {}", self.of_class(class), self.instead)
     }
@@ -315,6 +316,9 @@ impl LackingOption {
             ListenerOption::SourceRanges => {
                 format!("the load balancers of class {class} cannot keep clients out by loadBalancerSourceRanges")
             }
+            ListenerOption::SourceRangesBeside(family) => format!(
+                "the load balancers of class {class} have {family} addresses only, and none of loadBalancerSourceRanges is {family}"
+            ),
             ListenerOption::SessionAffinity => {
                 format!("the load balancers of class {class} cannot have sessionAffinity ClientIP")
             }

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sharedlb_providers::{Address, Capacity, FrontPort, ListenerKey, ListenerOptions, Protocol};
+use sharedlb_providers::{Address, Capacity, FrontPort, IpFamily, ListenerKey, ListenerOptions, Protocol};
 
 use super::ports::PortSet;
 use super::{Refusal, Room};
@@ -170,6 +170,8 @@ pub struct LackingOption {
 pub enum ListenerOption {
     /// `loadBalancerSourceRanges`
     SourceRanges,
+    /// `loadBalancerSourceRanges` without a range of this family, which all addresses have
+    SourceRangesBeside(IpFamily),
     /// `sessionAffinity`
     SessionAffinity,
 }
@@ -179,7 +181,16 @@ impl ListenerOption {
     pub(crate) fn is_in(self, options: &ListenerOptions) -> bool {
         match self {
             Self::SourceRanges => !options.source_ranges.is_empty(),
+            Self::SourceRangesBeside(family) => !options.admits(family),
             Self::SessionAffinity => options.session_affinity.is_some(),
+        }
+    }
+
+    /// Whether it says which clients are served. A listener without it stays closed.
+    pub(crate) fn is_about_clients(self) -> bool {
+        match self {
+            Self::SourceRanges | Self::SourceRangesBeside(_) => true,
+            Self::SessionAffinity => false,
         }
     }
 }
@@ -191,11 +202,11 @@ impl ClaimRequest {
         lacking.iter().find(|lacking| lacking.option.is_in(options)).copied()
     }
 
-    /// Whether its listeners must not be open, since those of the class cannot exclude the
-    /// clients that it excludes.
+    /// Whether its listeners must not be open, since those of the class cannot serve just the
+    /// clients that it admits.
     pub(crate) fn must_stay_closed(&self, lacking: &[LackingOption]) -> bool {
-        let is_of_ranges = |lacking: &&LackingOption| lacking.option == ListenerOption::SourceRanges;
-        lacking.iter().find(is_of_ranges).is_some_and(|ranges| self.lacks(&[*ranges]).is_some())
+        let is_lacking = |lacking: &LackingOption| self.lacks(std::slice::from_ref(lacking)).is_some();
+        lacking.iter().any(|lacking| lacking.option.is_about_clients() && is_lacking(lacking))
     }
 }
 

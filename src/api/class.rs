@@ -11,7 +11,7 @@ use sharedlb_crds::{
     AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
-use sharedlb_providers::{AffinitySupport, Capabilities};
+use sharedlb_providers::{AffinitySupport, Capabilities, IpFamily};
 
 use crate::allocation::{LackingOption, ListenerOption, Policy, PortSet};
 use crate::api::addresses::{self, AddressesByIndex, LOAD_BALANCERS_MAX};
@@ -132,6 +132,17 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
             Provider::Service(_) | Provider::Vip(_) => "remove them, or use a class of the provider vip",
         },
     });
+    let families: Vec<IpFamily> = can.address_families.iter().copied().collect();
+    let other_families = match families[..] {
+        [family] if can.source_ranges => Some(LackingOption {
+            option: ListenerOption::SourceRangesBeside(family),
+            instead: match family {
+                IpFamily::V4 => "add the IPv4 ranges of its clients, or use a class with IPv6 addresses",
+                IpFamily::V6 => "add the IPv6 ranges of its clients, or use a class with IPv4 addresses",
+            },
+        }),
+        _ => None,
+    };
     let session_affinity = (can.session_affinity == AffinitySupport::None).then_some(LackingOption {
         option: ListenerOption::SessionAffinity,
         instead: match spec.provider {
@@ -139,7 +150,7 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
             Provider::Service(_) | Provider::Vip(_) => "set it to None, or use a class of the provider vip",
         },
     });
-    source_ranges.into_iter().chain(session_affinity).collect()
+    source_ranges.into_iter().chain(other_families).chain(session_affinity).collect()
 }
 
 fn allowed_namespaces<'a>(
@@ -199,6 +210,20 @@ mod tests {
         ];
         assert_eq!(&*default_class(classes.iter()).unwrap().meta.key.name, "new");
         assert!(default_class(classes[2..].iter()).is_none());
+    }
+
+    #[test]
+    fn a_class_with_addresses_of_one_family_lacks_source_ranges_of_the_other_alone() {
+        let spec: SharedLBClassSpec = serde_json::from_value(json!({"provider": {"vip": {}}})).unwrap();
+        let options = |families: &[IpFamily]| -> Vec<ListenerOption> {
+            let mut can = Capabilities::new(1);
+            (can.source_ranges, can.session_affinity) = (true, AffinitySupport::Timeout);
+            can.address_families = families.iter().copied().collect();
+            lacking(&spec, &can).into_iter().map(|lacking| lacking.option).collect()
+        };
+        assert_eq!(options(&[IpFamily::V4]), [ListenerOption::SourceRangesBeside(IpFamily::V4)]);
+        assert_eq!(options(&[IpFamily::V4, IpFamily::V6]), []);
+        assert_eq!(options(&[]), [], "the families are not known");
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl ClassLoop {
             kind: spec.provider.kind(),
             metrics: self.settings.metrics.clone(),
         };
-        let settings = ClassSettings { spec: spec.clone(), provider: Arc::new(counted), addresses };
+        let settings = ClassSettings::new(spec.clone(), Arc::new(counted), addresses);
         if settings.counts_targets() {
             self.settings.backends.count();
         }

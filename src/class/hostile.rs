@@ -42,7 +42,7 @@ impl World {
         let mut class = Class::new(Some("default".into()));
         let object = parse(&class_object, ClassObject::parse)?;
         if let Ok(spec) = &object.spec {
-            class.settings = Some(ClassSettings::new(spec.clone(), Arc::new(Memory::default())));
+            class.settings = Some(ClassSettings::of_new(spec.clone(), Arc::new(Memory::default())));
         }
         class.object = Some(Arc::new(object));
         let mut objects = BTreeMap::new();

@@ -1,8 +1,9 @@
 //! What the outcome of a load balancer means for a claim. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use sharedlb_providers::{FrontPort, IpFamily, ListenerKey, ListenerOptions};
+use sharedlb_providers::{Address, FrontPort, IpFamily, ListenerKey, ListenerOptions};
 
 use super::render::{IdleFamily, Programmed, Served, of_port};
 use crate::allocation::{Held, HeldSlot};
@@ -55,6 +56,22 @@ pub(super) fn programmed(
         (true, None) => Programmed::Pending,
         (false, _) => Programmed::Served(served),
     }
+}
+
+/// The addresses at which clients reach a claim that holds slots of this load balancer: not
+/// those of an IP family of which its source ranges admit no client.
+pub(super) fn addresses(claim: &ClaimObject, held: &Held, outcome: &Outcome) -> Arc<[Address]> {
+    // A claim whose spec can't be parsed keeps the options of its listeners.
+    let of_listeners = || held.slots.iter().find_map(|slot| Some(&outcome.listeners.get(&slot.key)?.options));
+    let options = claim.request.options.as_deref().or_else(of_listeners);
+    let is_served = |address: &&Address| match address {
+        Address::Ip(ip) => options.is_none_or(|options| options.admits(IpFamily::of(*ip))),
+        Address::Hostname(_) => true,
+    };
+    if outcome.addresses.iter().all(|address| is_served(&address)) {
+        return outcome.addresses.clone();
+    }
+    outcome.addresses.iter().filter(is_served).cloned().collect()
 }
 
 /// The ports of a claim that clients can reach.

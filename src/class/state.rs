@@ -16,10 +16,10 @@ use super::dropped_fields::DroppedFields;
 use super::in_flight_plans::InFlightPlans;
 use super::ledger::Ledger;
 use super::render::Unallocated;
-use crate::allocation::Assignment;
+use crate::allocation::{Assignment, LackingOption};
 use crate::api::addresses::{self, AddressesByIndex};
 use crate::api::claim::ClaimObject;
-use crate::api::class::ClassObject;
+use crate::api::class::{ClassObject, lacking};
 use crate::backends::{Backends, Reach};
 use crate::kubernetes::ObjectKey;
 use crate::load_balancer::desired::Plan;
@@ -115,14 +115,22 @@ pub(super) struct ClassSettings {
     pub(super) provider: Arc<dyn Provider>,
     /// The addresses of its load balancers, as far as the class sets them
     pub(super) addresses: AddressesByIndex,
+    /// The options that its listeners cannot have
+    pub(super) lacking: Vec<LackingOption>,
 }
 
 impl ClassSettings {
+    /// The settings of a class whose load balancers have these addresses.
+    pub(super) fn new(spec: SharedLBClassSpec, provider: Arc<dyn Provider>, addresses: AddressesByIndex) -> Self {
+        let lacking = lacking(&spec, &provider.capabilities());
+        Self { spec, provider, addresses, lacking }
+    }
+
     /// The settings of a class none of whose load balancers has an address yet.
     #[cfg(test)]
-    pub(super) fn new(spec: SharedLBClassSpec, provider: Arc<dyn Provider>) -> Self {
+    pub(super) fn of_new(spec: SharedLBClassSpec, provider: Arc<dyn Provider>) -> Self {
         let addresses = addresses::assign(&spec, &BTreeMap::new());
-        Self { spec, provider, addresses }
+        Self::new(spec, provider, addresses)
     }
 
     /// How the traffic of the class gets to pods.

@@ -149,7 +149,7 @@ mod tests {
         let spec = json!({"ports": {"dynamic": [{"min": 20000, "max": 20007}]}});
         let spec = fixtures::class(spec, &SharedLBClassStatus::default(), false).spec.unwrap();
         let mut class = Class::new(Some("default".into()));
-        class.settings = Some(ClassSettings::new(spec, Arc::new(Memory::default())));
+        class.settings = Some(ClassSettings::of_new(spec, Arc::new(Memory::default())));
         class
     }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use sharedlb_crds::{Reason, TargetKind};
+use sharedlb_crds::{LoadBalancerStatus, Reason, TargetKind};
 use sharedlb_providers::{Address, AffinitySupport};
 
 use super::claims::ClaimState;
 use super::state::{Class, Context};
-use crate::allocation::{Assignment, Held, HeldSlot, LackingOption, ListenerOption};
+use crate::allocation::{Assignment, Held, HeldSlot, LackingOption};
 use crate::api::claim::ClaimObject;
-use crate::api::class::lacking;
 use crate::class::companion;
 use crate::class::programmed;
 use crate::class::render::{Programmed, Unallocated, Verdict};
@@ -29,7 +28,7 @@ impl Class {
                 .as_ref()
                 .map_or(Programmed::Pending, |held| self.programmed(state, held, outcome, context)),
             addresses: match &got.granted {
-                Some(_) => heard.map(|outcome| outcome.addresses.clone()),
+                Some(held) => heard.map(|outcome| programmed::addresses(&state.claim, held, outcome)),
                 None => Some(Arc::default()),
             },
             open: heard.map(|outcome| programmed::open(&state.claim, outcome)).unwrap_or_default(),
@@ -80,12 +79,20 @@ impl Class {
         let heard = self.outcomes.get(&held.index).filter(|outcome| outcome.exists.is_some());
         let addresses: Vec<Address> = match heard {
             Some(outcome) => outcome.addresses.to_vec(),
-            None => claim.status.all_addresses().map(Address::parse).collect(),
+            // The claim's status does not have those at which its source ranges admit no client.
+            None => self.recorded_addresses(held.index),
         };
         let here = addresses.first().filter(|_| !addresses.contains(asked))?;
         Some(format!(
             "its ports are on {here}, and are never moved: set address to that, or delete the claim and create it again for {asked}"
         ))
+    }
+
+    /// The addresses of a load balancer by the status of the class.
+    fn recorded_addresses(&self, index: u32) -> Vec<Address> {
+        let status = self.object.iter().flat_map(|class| &class.status);
+        let recorded = status.flat_map(|status| &status.load_balancers).find(|recorded| recorded.index == index);
+        recorded.into_iter().flat_map(LoadBalancerStatus::all_addresses).map(Address::parse).collect()
     }
 
     /// The state of a claim's slots on its load balancer.
@@ -111,7 +118,7 @@ impl Class {
         {
             served.least_affinity = requested.session_affinity.and_then(|affinity| affinity.timeout);
         }
-        match claim.request.lacks(&lacking(&settings.spec, &can)) {
+        match claim.request.lacks(&settings.lacking) {
             Some(lacking) => self.lacks(claim, lacking, programmed, outcome),
             None => programmed,
         }
@@ -129,7 +136,7 @@ impl Class {
         if matches!(programmed, Programmed::Failed(_)) {
             return programmed;
         }
-        let closes = lacking.option == ListenerOption::SourceRanges
+        let closes = lacking.option.is_about_clients()
             && outcome.is_some_and(|outcome| !programmed::open(claim, outcome).is_empty());
         match outcome.and_then(|outcome| outcome.failure.clone()).filter(|_| closes) {
             Some(failure) => Programmed::Failed(failure),

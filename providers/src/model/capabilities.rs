@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_with::{DurationMilliSeconds, serde_as, skip_serializing_none};
 
+use super::address::IpFamily;
 use super::port::{FrontPort, Protocol};
 
 /// The capabilities of a provider, known without a request.
@@ -27,6 +28,9 @@ pub struct Capabilities {
     pub pod_targets: bool,
     /// Whether node ports can be targets
     pub node_targets: bool,
+    /// The IP families of the addresses of load balancers; none: not known
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub address_families: BTreeSet<IpFamily>,
     /// Whether a listener can serve the clients of certain addresses only
     pub source_ranges: bool,
     /// Session affinity
@@ -53,7 +57,8 @@ pub struct Capabilities {
 impl Capabilities {
     /// The capabilities of most load balancers: every protocol, TCP and UDP of one number for
     /// different claims, one listener for both with the same backends, and pods as targets.
-    /// They have neither source ranges nor session affinity. They have at most `max_listeners`
+    /// They have neither source ranges nor session affinity, and addresses of any family. They
+    /// have at most `max_listeners`
     /// listeners, which is also the default; targets have no limit, and changes are not
     /// coalesced.
     #[must_use]
@@ -65,6 +70,7 @@ impl Capabilities {
             backends_by_transport: false,
             pod_targets: true,
             node_targets: false,
+            address_families: BTreeSet::new(),
             source_ranges: false,
             session_affinity: AffinitySupport::None,
             reserved: Vec::new(),

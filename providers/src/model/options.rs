@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_with::{DurationSeconds, serde_as, skip_serializing_none};
 
+use super::address::IpFamily;
 use super::capabilities::{AffinitySupport, Capabilities};
 
 /// The options of a listener. The default ones are those of a Service that sets none.
@@ -44,6 +45,13 @@ impl ListenerOptions {
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether clients of this family are served.
+    #[must_use]
+    pub fn admits(&self, family: IpFamily) -> bool {
+        let ranges = &self.source_ranges;
+        ranges.is_empty() || ranges.iter().any(|range| IpFamily::of(range.addr()) == family)
     }
 
     /// Whether a client is served that `other` excludes.
@@ -97,6 +105,13 @@ mod tests {
         assert!(!admits_more(&["10.0.0.0/8"], &["10.0.0.0/9", "10.128.0.0/9"]), "both halves");
         assert!(!admits_more(&["10.0.0.0/9", "10.1.0.0/16"], &["10.0.0.0/8"]));
         assert!(admits_more(&["fd00::/8"], &["10.0.0.0/8"]));
+    }
+
+    #[test]
+    fn clients_of_a_family_without_a_range_are_not_served() {
+        assert!(with_ranges(&[]).admits(IpFamily::V6));
+        let v4 = with_ranges(&["10.0.0.0/8"]);
+        assert!(v4.admits(IpFamily::V4) && !v4.admits(IpFamily::V6));
     }
 
     #[test]

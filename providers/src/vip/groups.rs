@@ -128,7 +128,7 @@ fn lacking(options: &ListenerOptions, has: &[IpAddr], all: &[IpAddr]) -> Option<
     if has.is_empty() && all.is_empty() {
         return Some("no address".to_owned());
     }
-    let lacks = |address: &&IpAddr| options::serve(options, IpFamily::of(**address)) && !has.contains(address);
+    let lacks = |address: &&IpAddr| options.admits(IpFamily::of(**address)) && !has.contains(address);
     let lacking: Vec<String> = all.iter().filter(lacks).map(IpAddr::to_string).collect();
     (!lacking.is_empty()).then(|| format!("no address {}", lacking.join(" and ")))
 }
@@ -362,11 +362,12 @@ fn settings(attributes: &Attributes) -> Attributes {
 }
 
 /// The settings of a Service with these options. Addresses of a family of which no client is
-/// served are not in its status.
+/// served are not in its status. kube-proxy takes source ranges without one of a family for no
+/// restriction of that family.
 fn settings_with(settings: &Attributes, options: &ListenerOptions) -> Attributes {
     let mut settings = settings.clone();
     if let Some(text) = settings.get_mut(attribute::STATUS) {
-        *text = status::text(status::addresses(text).filter(|ip| options::serve(options, IpFamily::of(*ip))));
+        *text = status::text(status::addresses(text).filter(|ip| options.admits(IpFamily::of(*ip))));
     }
     settings
 }

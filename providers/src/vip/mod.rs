@@ -103,6 +103,7 @@ impl Provider for Vip {
             backends_by_transport: true,
             // Node ports would be those of this Service itself.
             node_targets: false,
+            address_families: self.of_class().into_iter().map(IpFamily::of).collect(),
             source_ranges: true,
             session_affinity: AffinitySupport::Timeout,
             // A Service without listeners has this port.

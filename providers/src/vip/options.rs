@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Attributes, IpFamily, ListenerOptions, SessionAffinity};
+use crate::model::{Attributes, ListenerOptions, SessionAffinity};
 use crate::service::front::attribute;
 
 /// The attributes that options are made of.
@@ -46,13 +46,6 @@ pub(super) fn identity(options: &ListenerOptions) -> String {
     attributes(options).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
 }
 
-/// Whether clients of this family are served. kube-proxy takes source ranges without one of a
-/// family for no restriction of that family.
-pub(super) fn serve(options: &ListenerOptions, family: IpFamily) -> bool {
-    let ranges = &options.source_ranges;
-    ranges.is_empty() || ranges.iter().any(|range| IpFamily::of(range.addr()) == family)
-}
-
 fn ranges(options: &ListenerOptions) -> String {
     options.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -64,22 +57,10 @@ mod tests {
     use super::*;
     use crate::model::arbitrary::options;
 
-    fn with(ranges: &[&str]) -> ListenerOptions {
-        let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-        ListenerOptions { source_ranges, ..ListenerOptions::default() }
-    }
-
     proptest! {
         #[test]
         fn options_read_back_as_they_were_written(options in options()) {
             prop_assert_eq!(read(&attributes(&options)), options);
         }
-    }
-
-    #[test]
-    fn a_family_without_a_range_is_not_served() {
-        assert!(serve(&with(&[]), IpFamily::V6));
-        let ranges = with(&["10.0.0.0/8"]);
-        assert!(serve(&ranges, IpFamily::V4) && !serve(&ranges, IpFamily::V6));
     }
 }

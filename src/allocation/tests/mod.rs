@@ -15,7 +15,7 @@ use std::num::NonZeroU16;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sharedlb_crds::Reason;
 use sharedlb_providers::{
-    Address, Capacity, FrontPort, ListenerKey, ListenerOptions, Protocol, SessionAffinity, Transport,
+    Address, Capacity, FrontPort, IpFamily, ListenerKey, ListenerOptions, Protocol, SessionAffinity, Transport,
 };
 
 use super::choice::preferred;

@@ -34,7 +34,8 @@ fn added_ports_must_fit_on_the_claims_own_load_balancer_or_are_refused_alone() {
 
 #[test]
 fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_it_holds() {
-    for option in [ListenerOption::SourceRanges, ListenerOption::SessionAffinity] {
+    let of_v6 = ListenerOption::SourceRangesBeside(IpFamily::V6);
+    for option in [ListenerOption::SourceRanges, of_v6, ListenerOption::SessionAffinity] {
         let policy = Policy { lacking: vec![LackingOption { option, instead: "do without" }], ..policy() };
         let asks = |claim: ClaimRequest| claim.excluding("10.0.0.0/8").with_affinity();
         let new = asks(claim("new", 1).any("x"));
@@ -46,6 +47,14 @@ fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_i
         assert_eq!(reasons(&result[1]), [("added", Some(Reason::Unsupported))]);
         assert!(result[1].refused[0].1.message("default").ends_with(": do without"));
     }
+}
+
+#[test]
+fn source_ranges_of_the_family_of_the_addresses_are_not_refused() {
+    let of_v4 = LackingOption { option: ListenerOption::SourceRangesBeside(IpFamily::V4), instead: "" };
+    let policy = Policy { lacking: vec![of_v4], ..policy() };
+    let both = claim("a", 1).any("x").excluding("10.0.0.0/8");
+    assert_eq!(slots(&run(&[both], &existing(1), &policy)[0]).len(), 1);
 }
 
 #[test]

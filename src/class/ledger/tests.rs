@@ -112,7 +112,7 @@ impl World {
         let spec = object.spec.clone().unwrap();
         match &mut self.class.settings {
             Some(settings) => settings.spec = spec,
-            None => self.class.settings = Some(ClassSettings::new(spec, Arc::new(Memory::new(self.cloud.clone())))),
+            None => self.class.settings = Some(ClassSettings::of_new(spec, Arc::new(Memory::new(self.cloud.clone())))),
         }
         self.class.replace_object(Some(Arc::new(object)));
     }

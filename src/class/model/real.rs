@@ -157,7 +157,7 @@ impl Real {
         let class_object = self.object(&known.lbs);
         let spec = class_object.spec.clone().unwrap();
         class.replace_object(Some(class_object));
-        class.settings = Some(ClassSettings::new(spec, self.provider.clone()));
+        class.settings = Some(ClassSettings::of_new(spec, self.provider.clone()));
         for (n, claim) in known.claims.iter().enumerate() {
             if let Some(claim) = claim {
                 class.insert_claim(None, self.claim(n, &claim.claim, &exact[n]));

@@ -210,6 +210,27 @@ fn a_claim_has_all_addresses_of_its_load_balancer_and_keeps_them_while_those_are
 }
 
 #[test]
+fn an_address_of_a_family_of_which_no_client_is_admitted_is_none_of_the_claim() {
+    let all: Arc<[Address]> = ["10.0.0.1", "fd00::1", "lb.example.com"].map(Address::parse).into();
+    let listed = |ranges: serde_json::Value, found: ListenerOptions| {
+        let claim = claim("web").holds(0, 20001).spec("loadBalancerSourceRanges", ranges).build();
+        let held = claim.request.held.clone().unwrap();
+        let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "x".into() };
+        let listener = ListenerOutcome { open: true, options: found, ..ListenerOutcome::closed(&owner) };
+        let outcome = outcome(all.clone(), [(held.slots[0].key, listener)].into());
+        crate::class::programmed::addresses(&claim, &held, &outcome)
+    };
+    let mut v6 = ListenerOptions::default();
+    v6.source_ranges = ["fd00::/8".parse().unwrap()].into();
+    let only_v4 = [all[0].clone(), all[2].clone()];
+    let only_v6 = [all[1].clone(), all[2].clone()];
+    assert_eq!(*listed(serde_json::json!([]), v6.clone()), *all, "as requested, whatever is in force");
+    assert_eq!(*listed(serde_json::json!(["10.0.0.0/8"]), ListenerOptions::default()), only_v4);
+    assert_eq!(*listed(serde_json::json!(["10.0.0.0/8", "fd00::/8"]), ListenerOptions::default()), *all);
+    assert_eq!(*listed(serde_json::json!("nonsense"), v6), only_v6, "as its listener has it");
+}
+
+#[test]
 fn an_edit_is_programmed_once_the_listener_has_its_options() {
     let claim = claim("web").holds(0, 20001).build();
     let held = claim.request.held.clone().unwrap();
