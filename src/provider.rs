@@ -33,7 +33,7 @@ pub(crate) fn maker(
     };
     let clients = Clients::new(None, Rates::DOCUMENTED.times(aws_call_rate), Some(Arc::new(act)));
     Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec, addresses: &[Vec<IpAddr>]| -> Box<dyn Provider> {
-        let class = class.meta.key.name.to_string();
+        let (class, class_uid) = (class.meta.key.name.to_string(), class.meta.uid.to_string());
         match &spec.provider {
             ProviderSpec::Service(given) => {
                 let settings = service_settings(given, addresses, client.clone(), cluster_id.clone(), class);
@@ -44,6 +44,7 @@ pub(crate) fn maker(
                 namespace: ServiceSpec::default().namespace,
                 cluster_id: cluster_id.clone(),
                 class,
+                class_uid,
                 addresses: addresses.to_vec(),
                 events: events.clone(),
             })),

@@ -1,5 +1,7 @@
-//! The addresses that the cluster itself uses: those of nodes, and those that Kubernetes gives
-//! Services as ClusterIPs. A class must not give them to its load balancers.
+//! The addresses that the cluster itself uses: those of nodes and of their pods, and those that
+//! Kubernetes gives Services as ClusterIPs. A class must not give them to its load balancers.
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -68,8 +70,11 @@ impl Backends {
         }
         let inner = self.read();
         let ranges = &spec.addresses;
-        let conflict = inner.node_conflict(ranges).or_else(|| inner.service_cidr_conflict(ranges));
-        conflict.or_else(|| inner.unserved_family(ranges))
+        inner
+            .node_conflict(ranges)
+            .or_else(|| inner.pod_cidr_conflict(ranges))
+            .or_else(|| inner.service_cidr_conflict(ranges))
+            .or_else(|| inner.unserved_family(ranges))
     }
 }
 
@@ -88,11 +93,18 @@ impl Inner {
         ))
     }
 
+    fn pod_cidr_conflict(&self, ranges: &[AddressRange]) -> Option<String> {
+        let nodes = self.nodes.objects().iter();
+        let all = nodes.flat_map(|(key, node)| node.pod_cidrs().iter().map(move |cidr| (cidr, &key.name)));
+        let common = all.filter_map(|(cidr, node)| Some((first_in(cidr, ranges)?, cidr, node)));
+        let (address, cidr, node) = common.min()?;
+        Some(format!(
+            "spec.addresses: {address} is in {cidr}, the range of the pods of node {node} (spec.podCIDRs), so a pod may have the same address: remove it from the list"
+        ))
+    }
+
     fn service_cidr_conflict(&self, ranges: &[AddressRange]) -> Option<String> {
-        let common = |cidr: &IpNet| {
-            let reserved = AddressRange { min: cidr.network(), max: cidr.broadcast() };
-            Some((first_common(&[reserved], ranges)?, *cidr))
-        };
+        let common = |cidr: &IpNet| Some((first_in(cidr, ranges)?, *cidr));
         let (address, cidr) = self.cidrs().filter_map(common).min()?;
         Some(format!(
             "spec.addresses: {address} is in {cidr}, the range of the ClusterIPs of Services (kubectl get servicecidrs), so any Service may have the same address, and take traffic of claims: remove it from the list"
@@ -114,6 +126,11 @@ impl Inner {
     }
 }
 
+/// The first address of these ranges that is in a CIDR.
+fn first_in(cidr: &IpNet, ranges: &[AddressRange]) -> Option<IpAddr> {
+    first_common(&[AddressRange { min: cidr.network(), max: cidr.broadcast() }], ranges)
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Node;
@@ -129,8 +146,12 @@ mod tests {
     }
 
     fn node(version: u64, status: Value) -> NodeObject {
-        let metadata = json!({"name": "node-1", "uid": "u", "resourceVersion": version.to_string()});
-        let node: Node = serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap();
+        node_of(version, json!({"status": status}))
+    }
+
+    fn node_of(version: u64, mut object: Value) -> NodeObject {
+        object["metadata"] = json!({"name": "node-1", "uid": "u", "resourceVersion": version.to_string()});
+        let node: Node = serde_json::from_value(object).unwrap();
         NodeObject::parse(&node)
     }
 
@@ -171,6 +192,23 @@ mod tests {
         assert!(!backends.apply_node_event(Event::Apply(node(2, renewed))).cluster_addresses);
         assert!(backends.apply_node_event(Event::Apply(node(3, json!({})))).cluster_addresses);
         assert_eq!(conflict(&backends, "vip", "192.0.2.11", "192.0.2.11"), None);
+    }
+
+    #[test]
+    fn an_address_in_the_range_of_the_pods_of_a_node_is_refused_to_a_class() {
+        let backends = Backends::default();
+        assert!(backends.apply_node_event(Event::Apply(node(1, json!({})))).cluster_addresses);
+        assert_eq!(conflict(&backends, "vip", "10.244.0.7", "10.244.0.7"), None);
+        let spec = json!({"spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00:244::/64"]}});
+        assert!(backends.apply_node_event(Event::Apply(node_of(2, spec))).cluster_addresses);
+        for (min, max, words) in [
+            ("10.243.255.250", "10.244.0.5", "10.244.0.0 is in 10.244.0.0/24"),
+            ("fd00:244::7", "fd00:244::7", "fd00:244::7 is in fd00:244::/64"),
+        ] {
+            let why = conflict(&backends, "vip", min, max).unwrap();
+            assert!(why.contains(words) && why.contains("pods of node node-1"), "{why}");
+        }
+        assert_eq!(conflict(&backends, "vip", "10.244.1.0", "10.244.1.5"), None);
     }
 
     #[test]

@@ -195,9 +195,9 @@ impl Backends {
             (Some(old), Some(new)) => !old.is_like(new),
             _ => true,
         };
-        let moved = |Changed { old, new }: &Changed<NodeObject>| {
-            let addresses = NodeObject::all_addresses;
-            old.as_deref().map(addresses) != new.as_deref().map(addresses)
+        let moved = |change: &Changed<NodeObject>| match (&change.old, &change.new) {
+            (Some(old), Some(new)) => !old.occupies_like(new),
+            _ => true,
         };
         let cluster_addresses = listed || changes.iter().any(moved);
         let changed = listed || changes.iter().any(differs);

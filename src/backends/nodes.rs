@@ -1,14 +1,14 @@
 //! Nodes, for load balancers that send traffic to a port of every node, and for classes whose
 //! load balancers must not have the addresses of nodes.
 
-use crate::kubernetes::ObjectKey;
-use crate::kubernetes::ObjectMeta;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::kubernetes::cache::Cached;
+use crate::kubernetes::{ObjectKey, ObjectMeta};
 
 /// The label that excludes a node from load balancers, unless its value means false (as in
 /// Kubernetes' own service controller).
@@ -34,6 +34,8 @@ pub(crate) struct NodeObject {
     usable: bool,
     ready: bool,
     all_addresses: Box<[IpAddr]>,
+    /// The ranges of the addresses of its pods
+    pod_cidrs: Box<[IpNet]>,
 }
 
 /// A node as a backend.
@@ -64,6 +66,7 @@ impl NodeObject {
             usable: !excluded && !going,
             ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             all_addresses: addresses().filter_map(|address| address.address.parse().ok()).collect(),
+            pod_cidrs: spec.pod_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect(),
             meta,
         }
     }
@@ -71,6 +74,16 @@ impl NodeObject {
     /// Its addresses of all types.
     pub(super) fn all_addresses(&self) -> &[IpAddr] {
         &self.all_addresses
+    }
+
+    /// The ranges of the addresses of its pods, if Kubernetes assigns them.
+    pub(super) fn pod_cidrs(&self) -> &[IpNet] {
+        &self.pod_cidrs
+    }
+
+    /// Whether it and its pods have the same addresses as the other one.
+    pub(super) fn occupies_like(&self, other: &Self) -> bool {
+        (&self.all_addresses, &self.pod_cidrs) == (&other.all_addresses, &other.pod_cidrs)
     }
 
     /// Whether it is the same backend as the other one.

@@ -33,6 +33,14 @@ impl LbName {
         Self(format!("slb-{}{tail}", class.trim_end_matches('-')).into())
     }
 
+    /// Whether a load balancer of this class has the name. Those of a former class, which had
+    /// the same name and another uid, do not.
+    #[must_use]
+    pub fn is_of(&self, class: &str, cluster_id: &str, class_uid: &str) -> bool {
+        let index = self.0.rsplit('-').nth(1).and_then(|index| index.parse().ok());
+        index.is_some_and(|index| *self == Self::new(class, index, cluster_id, class_uid))
+    }
+
     /// A name that was read from where it was recorded.
     #[must_use]
     pub fn from_recorded(name: &str) -> Self {
@@ -90,6 +98,16 @@ mod tests {
         let ours = LbName::new("default", 0, "cluster-a", "uid");
         assert_ne!(ours, LbName::new("default", 0, "cluster-b", "uid"));
         assert_ne!(ours, LbName::new("default", 0, "cluster-a", "another-uid"));
+    }
+
+    #[test]
+    fn a_name_is_of_its_class_and_of_no_former_one() {
+        for (class, index) in [("default", 0), ("a-class.with.a-very-long-name-indeed", 999)] {
+            let name = LbName::new(class, index, "cluster", "uid");
+            assert!(name.is_of(class, "cluster", "uid"), "{name}");
+            assert!(!name.is_of(class, "cluster", "former-uid"), "{name}");
+        }
+        assert!(!LbName::from_recorded("nonsense").is_of("default", "cluster", "uid"));
     }
 
     #[test]

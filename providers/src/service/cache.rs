@@ -52,6 +52,11 @@ impl<T: Clone + PartialEq> Cache<T> {
         self.objects.get(&self.key(name))
     }
 
+    /// All objects.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.objects.objects().values().map(|entry| &**entry)
+    }
+
     /// The objects of one Service, whose names all begin with its name.
     pub(super) fn of<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Entry<T>> {
         self.beginning_with(service.as_str()).filter(|entry| entry.service == *service)

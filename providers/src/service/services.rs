@@ -97,6 +97,12 @@ impl Services {
         Ok(caches.services.of_load_balancer(load_balancer).map(|service| service.service.clone()).collect())
     }
 
+    /// The Services of all load balancers.
+    pub(crate) async fn all(&self) -> Result<Vec<ServiceName>, Error> {
+        self.watches.filled().await?;
+        Ok(self.watches.caches().services.all().map(|service| service.service.clone()).collect())
+    }
+
     fn part(&self, Entry { service, meta, seen }: &Entry<Front>) -> Part {
         let caches = self.watches.caches();
         let slices = caches.slices.of(service).map(|slice| &slice.seen);

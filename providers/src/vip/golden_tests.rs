@@ -29,6 +29,7 @@ async fn services_and_their_status_are_as_in_the_golden_files() {
             namespace: "lbs".into(),
             cluster_id: "cluster".into(),
             class: "default".into(),
+            class_uid: "uid".into(),
             addresses: class.addresses.clone(),
             events,
         };

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use sharedlb_kubernetes::events::{Events, Notice};
 use sharedlb_kubernetes::names::FIELD_MANAGER;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::groups::{Distribution, Parts, Step, Unavailable, Unwritten};
 use self::rewrites::{FOUGHT_AFTER, Rewrites};
@@ -63,6 +63,8 @@ pub struct Settings {
     pub cluster_id: String,
     /// The class
     pub class: String,
+    /// The uid of the class, by which its load balancers are named
+    pub class_uid: String,
     /// The addresses of each load balancer by its index: one, or one of each family
     pub addresses: Vec<Vec<IpAddr>>,
     /// The recorder of Events
@@ -71,9 +73,8 @@ pub struct Settings {
 
 /// The provider of a class.
 pub struct Vip {
+    settings: Settings,
     services: Services,
-    addresses: Vec<Vec<IpAddr>>,
-    events: Events,
     rewrites: Rewrites,
     unwritten: Mutex<Unwritten>,
 }
@@ -83,14 +84,13 @@ impl Vip {
     /// dropped. Must be called within a Tokio runtime.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { client, namespace, cluster_id, class, addresses, events } = settings;
+        let Settings { client, namespace, cluster_id, class, addresses, .. } = &settings;
         let created = Created {
             load_balancer_class: Some(format!("{CLASS_PREFIX}{class}")),
             ip_families: addresses.first().into_iter().flatten().map(|address| IpFamily::of(*address)).collect(),
         };
-        let services = Services::new(client, Marks::new(&namespace, &class, &cluster_id), created);
-        let (rewrites, unwritten) = (Rewrites::default(), Mutex::default());
-        Self { services, addresses, events, rewrites, unwritten }
+        let services = Services::new(client.clone(), Marks::new(namespace, class, cluster_id), created);
+        Self { settings, services, rewrites: Rewrites::default(), unwritten: Mutex::default() }
     }
 }
 
@@ -113,7 +113,7 @@ impl Provider for Vip {
     }
 
     fn attributes(&self, index: u32) -> Attributes {
-        let addresses = usize::try_from(index).ok().and_then(|index| self.addresses.get(index));
+        let addresses = usize::try_from(index).ok().and_then(|index| self.settings.addresses.get(index));
         let addresses = addresses.map(Vec::as_slice).unwrap_or_default();
         let policy = if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" };
         [
@@ -139,6 +139,9 @@ impl Provider for Vip {
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let began = Instant::now();
         let mut parts = self.parts(name).await?;
+        if !parts.contains_key(&ServiceName::main(name)) {
+            self.delete_former().await?;
+        }
         let configures = set.changes.contains(&Change::Configure);
         let distribute = |parts: &Parts, unavailable: &Unavailable| {
             groups::distribute(name, parts, set.desired, configures, unavailable)
@@ -227,7 +230,7 @@ impl Provider for Vip {
 impl Vip {
     /// The addresses of all load balancers of the class.
     fn of_class(&self) -> BTreeSet<IpAddr> {
-        self.addresses.iter().flatten().copied().collect()
+        self.settings.addresses.iter().flatten().copied().collect()
     }
 
     /// The Services of a load balancer.
@@ -336,7 +339,7 @@ impl Vip {
              growing pauses"
         );
         warn!(service = %part.name, note, "the status of a Service is fought over");
-        self.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));
+        self.settings.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));
         Ok(())
     }
 
@@ -349,6 +352,22 @@ impl Vip {
             )
             .into(),
         )
+    }
+
+    /// Deletes the Services of a former class of this name, which was deleted although its load
+    /// balancers existed (its finalizer was removed by force). They have the addresses of this
+    /// one, and for a port that two Services have, nodes choose one of them at random.
+    async fn delete_former(&self) -> Result<(), Error> {
+        let Settings { class, cluster_id, class_uid, .. } = &self.settings;
+        let is_former = |service: &ServiceName| !service.load_balancer().is_of(class, cluster_id, class_uid);
+        let mut result = Ok(());
+        for service in self.services.all().await?.into_iter().filter(is_former) {
+            match self.delete_service(&service).await {
+                Ok(()) => info!(class, %service, "deleted the Service of a former class of this name"),
+                Err(error) => result = Err(error.within(format!("a former class {class} has the same addresses"))),
+            }
+        }
+        result
     }
 
     async fn delete_service(&self, name: &ServiceName) -> Result<(), Error> {

@@ -44,6 +44,7 @@ use vip::{
     nothing_of_a_deleted_load_balancer_with_groups_stays, only_what_is_in_the_status_is_an_address,
     options_are_fields_of_a_service_of_their_own, options_that_are_altered_by_hand_are_reported_and_corrected,
     the_ports_of_groups_close_while_the_main_service_refuses_changes,
+    the_services_of_a_former_class_go_before_one_is_created,
 };
 
 /// Much more than anything takes.
@@ -101,6 +102,7 @@ const VIP_TESTS: &[(&str, Test)] = tests![
     a_foreign_service_in_the_place_of_a_group_delays_no_other,
     both_families_are_served_and_ranges_of_one_only_that,
     nothing_of_a_deleted_load_balancer_with_groups_stays,
+    the_services_of_a_former_class_go_before_one_is_created,
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -13,8 +13,8 @@ use sharedlb_kubernetes::events::Events;
 use sharedlb_providers::conformance::Peer;
 use sharedlb_providers::vip::{Settings, Vip};
 use sharedlb_providers::{
-    Address, ChangeSet, Error, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, Provider, SessionAffinity,
-    Unserved, diff,
+    Address, ChangeSet, Error, FrontPort, LbName, Listener, ListenerKey, ListenerOptions, LoadBalancer, Provider,
+    SessionAffinity, Unserved, diff,
 };
 use sharedlb_testbed::{Cluster, eventually};
 
@@ -63,6 +63,7 @@ fn settings(server: &ApiServer) -> Settings {
         namespace: server.namespace.clone(),
         cluster_id: "cluster".into(),
         class: "conformance".into(),
+        class_uid: "class-uid".into(),
         addresses: vec![vec![ADDRESS.into()], vec![[203, 0, 113, 11].into()]],
         events,
     }
@@ -314,6 +315,31 @@ pub(crate) async fn both_families_are_served_and_ranges_of_one_only_that(server:
     // kube-proxy would take it for open to all IPv6 clients.
     assert_eq!(ingress(&beside(server).await), [vip("203.0.113.10")]);
     assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
+}
+
+pub(crate) async fn the_services_of_a_former_class_go_before_one_is_created(server: &ApiServer, _: &Cluster) {
+    let former_uid = || "former-uid".to_owned();
+    let former = Vip::new(Settings { class_uid: former_uid(), ..settings(server) });
+    let of_former = LbName::new("conformance", 0, "cluster", &former_uid());
+    let desired =
+        wanted(&former, [(tcp(20000), listener("a", 1)), (tcp(20001), with(&affinity(60), listener("b", 1)))]);
+    let changes = diff(&LoadBalancer::default(), &desired);
+    former.apply(&of_former, ChangeSet::new(&desired, &changes)).await.expect("it is created");
+    let finalizers = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let (params, held) = (PatchParams::default(), finalizers(json!(["example.com/held"])));
+    server.services().patch(of_former.as_str(), &params, &held).await.expect("it is held");
+
+    let provider = provider(server);
+    let changes = diff(&LoadBalancer::default(), &desired);
+    let waits = provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await;
+    assert!(matches!(&waits, Err(Error::NotReady(why)) if why.to_string().contains("former class")), "{waits:?}");
+    let left: Vec<String> = services(server).await.into_keys().collect();
+    assert!(!left.contains(&lb(0).to_string()), "both would serve 203.0.113.10:20000: {left:?}");
+    server.services().patch(of_former.as_str(), &params, &finalizers(Value::Null)).await.expect("it is released");
+    provider.apply(&lb(0), ChangeSet::new(&desired, &changes)).await.expect("it is created");
+    let left: Vec<String> = services(server).await.into_keys().collect();
+    assert!(left.iter().all(|name| name.starts_with(lb(0).as_str())), "{left:?}");
+    assert_eq!(open(&provider, 0).await, [tcp(20000), tcp(20001)]);
 }
 
 pub(crate) async fn nothing_of_a_deleted_load_balancer_with_groups_stays(server: &ApiServer, _: &Cluster) {
