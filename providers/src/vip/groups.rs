@@ -150,19 +150,22 @@ pub(super) fn distribute(
     configures: bool,
     unavailable: &Unavailable,
 ) -> Distribution {
-    let mut failed = refused(name, parts, &desired.listeners);
-    failed.extend(desired.listeners.iter().filter_map(|(key, listener)| {
-        let error = unavailable.get(&service_of(name, &listener.options))?;
-        Some((*key, error.clone()))
-    }));
+    let mut failed = too_many(parts, &desired.listeners);
+    let placed = desired.listeners.iter().filter(|(key, _)| !failed.contains_key(key));
+    let services = services_of(name, parts, &placed.map(|(_, listener)| &listener.options).collect());
     let mut groups = BTreeMap::from([(ServiceName::main(name), Group::default())]);
-    let (refused, placed): (Vec<_>, Vec<_>) = desired.listeners.iter().partition(|(key, _)| failed.contains_key(key));
-    for (key, listener) in placed {
+    for (key, listener) in &desired.listeners {
         let options = &listener.options;
-        let group = groups.entry(service_of(name, options)).or_insert_with(|| Group::of(options));
-        group.listeners.insert(*key, with_default_options(listener));
+        let Some(service) = services.get(options) else { continue };
+        if let Some(error) = unavailable.get(service) {
+            failed.entry(*key).or_insert_with(|| error.clone());
+        }
+        if !failed.contains_key(key) {
+            let group = groups.entry(service.clone()).or_insert_with(|| Group::of(options));
+            group.listeners.insert(*key, with_default_options(listener));
+        }
     }
-    for (key, listener) in refused {
+    for (key, listener) in desired.listeners.iter().filter(|(key, _)| failed.contains_key(key)) {
         let Some((service, part)) = found_at(parts, *key) else { continue };
         let found = options::read(&part.load_balancer.attributes);
         let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
@@ -290,9 +293,34 @@ fn having(parts: &Parts, port: FrontPort) -> impl Iterator<Item = &ServiceName> 
     parts.iter().filter(move |(_, part)| has(part)).map(|(name, _)| name)
 }
 
-/// The Service of the listeners with these options.
-fn service_of(name: &LbName, options: &ListenerOptions) -> ServiceName {
-    if options.is_default() { ServiceName::main(name) } else { ServiceName::beside(name, &options::identity(options)) }
+/// The Services of these options. Those that exist keep theirs. Others get the first name that
+/// no Service of other options has: the hash in it is short, and a tenant could look for options
+/// with the hash of another tenant's.
+fn services_of<'a>(
+    name: &LbName,
+    parts: &Parts,
+    all: &BTreeSet<&'a ListenerOptions>,
+) -> BTreeMap<&'a ListenerOptions, ServiceName> {
+    // Options without the hash in the name were altered by another client, and are corrected.
+    let of_parts = parts.iter().filter_map(|(service, part)| {
+        let options = options::read(&part.load_balancer.attributes);
+        service.has_hash_of(&options::identity(&options)).then_some((options, service))
+    });
+    let there: Vec<(ListenerOptions, &ServiceName)> = of_parts.collect();
+    let mut taken: BTreeSet<ServiceName> = there.iter().map(|(_, service)| (*service).clone()).collect();
+    let mut service_of = |options: &ListenerOptions| {
+        if options.is_default() {
+            return Some(ServiceName::main(name));
+        }
+        if let Some((_, service)) = there.iter().find(|(there, _)| there == options) {
+            return Some((*service).clone());
+        }
+        let mut names = ServiceName::beside(name, &options::identity(options));
+        let free = names.find(|service| !taken.contains(service))?;
+        taken.insert(free.clone());
+        Some(free)
+    };
+    all.iter().filter_map(|options| Some((*options, service_of(options)?))).collect()
 }
 
 /// The Service that a listener is in.
@@ -300,27 +328,25 @@ fn found_at(parts: &Parts, key: ListenerKey) -> Option<(&ServiceName, &Observed)
     parts.iter().find(|(_, part)| part.load_balancer.listeners.contains_key(&key))
 }
 
-/// The listeners that cannot have their options, and why. Options that a namespace has already
-/// precede new ones.
-fn refused(name: &LbName, parts: &Parts, listeners: &BTreeMap<ListenerKey, Listener>) -> BTreeMap<ListenerKey, Error> {
+/// The listeners whose namespaces have too many different options without theirs. Options that
+/// a namespace has already precede new ones.
+fn too_many(parts: &Parts, listeners: &BTreeMap<ListenerKey, Listener>) -> BTreeMap<ListenerKey, Error> {
     let mut of_namespace: BTreeMap<&Arc<str>, BTreeSet<&ListenerOptions>> = BTreeMap::new();
-    let mut of_service: BTreeMap<ServiceName, BTreeSet<&ListenerOptions>> = BTreeMap::new();
     for Listener { owner, options, .. } in listeners.values().filter(|listener| !listener.options.is_default()) {
         of_namespace.entry(&owner.namespace).or_default().insert(options);
-        of_service.entry(service_of(name, options)).or_default().insert(options);
     }
     let has = |namespace: &Arc<str>, options: &ListenerOptions| {
-        parts.get(&service_of(name, options)).is_some_and(|part| {
+        parts.values().any(|part| {
             options::read(&part.load_balancer.attributes) == *options
                 && part.load_balancer.listeners.values().any(|listener| listener.owner.namespace == *namespace)
         })
     };
-    let mut refused = BTreeMap::new();
+    let mut too_many = BTreeMap::new();
     for (namespace, all) in of_namespace {
         let (had, new): (Vec<_>, Vec<_>) = all.into_iter().partition(|options| has(namespace, options));
         let beyond: BTreeSet<_> = had.into_iter().chain(new).skip(MAX_OPTIONS).collect();
         let fails = |listener: &Listener| listener.owner.namespace == *namespace && beyond.contains(&listener.options);
-        let too_many = || {
+        let error = || {
             let message = format!(
                 "the claims of namespace {namespace} on this load balancer have {MAX_OPTIONS} different combinations \
                  of loadBalancerSourceRanges and sessionAffinity, which is the most that there can be: use one of \
@@ -328,27 +354,9 @@ fn refused(name: &LbName, parts: &Parts, listeners: &BTreeMap<ListenerKey, Liste
             );
             Error::Refused(message.into())
         };
-        refused.extend(listeners.iter().filter(|(_, listener)| fails(listener)).map(|(key, _)| (*key, too_many())));
+        too_many.extend(listeners.iter().filter(|(_, listener)| fails(listener)).map(|(key, _)| (*key, error())));
     }
-    // The hash in the names of Services is short.
-    for (service, all) in of_service.into_iter().filter(|(_, all)| all.len() > 1) {
-        let has_it = |options: &&ListenerOptions| {
-            let attributes = parts.get(&service).map(|part| &part.load_balancer.attributes);
-            attributes.is_some_and(|attributes| options::read(attributes) == **options)
-        };
-        let first = all.iter().copied().find(|options| has_it(options)).or(all.first().copied());
-        let others: BTreeSet<_> = all.iter().copied().filter(|options| Some(*options) != first).collect();
-        let same_hash = || {
-            let message = format!(
-                "these loadBalancerSourceRanges and sessionAffinity have the same hash as others that are in use, by \
-                 which their Service {service} is named: change them a little"
-            );
-            Error::Refused(message.into())
-        };
-        let fails = listeners.iter().filter(|(_, listener)| others.contains(&listener.options));
-        refused.extend(fails.map(|(key, _)| (*key, same_hash())));
-    }
-    refused
+    too_many
 }
 
 fn with_default_options(listener: &Listener) -> Listener {

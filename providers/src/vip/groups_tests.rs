@@ -20,6 +20,11 @@ fn dual_stack() -> Attributes {
         .into()
 }
 
+/// The Service of the listeners with these options, if no others have their hash.
+fn service_of(name: &LbName, options: &ListenerOptions) -> ServiceName {
+    services_of(name, &Parts::new(), &[options].into()).remove(options).expect("it has a name")
+}
+
 /// The addresses of all load balancers of the class.
 fn of_class() -> BTreeSet<IpAddr> {
     ["203.0.113.10", "2001:db8::10", "203.0.113.11"].map(|address| address.parse().unwrap()).into()
@@ -318,16 +323,24 @@ fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_se
 }
 
 #[test]
-fn options_with_the_hash_of_others_are_refused_and_change_nothing() {
+fn options_with_the_hash_of_others_have_a_service_of_their_own_and_keep_it() {
     let (theirs, ours) = (ranges(&["10.24.156.30/32"]), ranges(&["10.10.154.2/32"]));
-    assert_eq!(service_of(&lb(), &theirs), service_of(&lb(), &ours), "their hashes are the same");
+    let name = service_of(&lb(), &theirs);
+    assert_eq!(name, service_of(&lb(), &ours), "their hashes are the same");
     let mut wanted = desired([(tcp(1001), listener(theirs.clone()))]);
     let mut world = World::of(&wanted);
     // These sort before the ones that are in use.
-    wanted.listeners.insert(tcp(1000), of_namespace("attacker", ours));
-    let failed = world.apply(&wanted);
-    assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1000)]);
-    assert_eq!(world.seen().load_balancer, desired([(tcp(1001), listener(theirs))]));
+    wanted.listeners.insert(tcp(1000), of_namespace("attacker", ours.clone()));
+    assert_eq!(world.apply(&wanted), BTreeMap::new());
+    assert_eq!(world.seen().load_balancer, wanted);
+    assert_eq!(options::read(&world.parts[&name].load_balancer.attributes), theirs, "it stays");
+    let second = ServiceName::beside(&lb(), &options::identity(&ours)).nth(1).expect("there is another name");
+    assert_eq!(options::read(&world.parts[&second].load_balancer.attributes), ours);
+
+    wanted.listeners.remove(&tcp(1001));
+    world.apply(&wanted);
+    assert_eq!(world.names(), [&ServiceName::main(&lb()), &second], "the first one is free, and nothing moves");
+    assert_eq!(world.seen().load_balancer, wanted);
 }
 
 #[test]
