@@ -142,7 +142,8 @@ pub(super) fn is_unused(part: &Observed) -> bool {
 /// exist get the desired settings.
 ///
 /// A listener that cannot have its options keeps the ones that it has, unless by them clients
-/// are served that no longer should be, or it goes to another claim: then it closes.
+/// are served that no longer should be, or it goes to another claim: then it closes. So do the
+/// listeners that it would replace.
 pub(super) fn distribute(
     name: &LbName,
     parts: &Parts,
@@ -166,12 +167,20 @@ pub(super) fn distribute(
         }
     }
     for (key, listener) in desired.listeners.iter().filter(|(key, _)| failed.contains_key(key)) {
-        let Some((service, part)) = found_at(parts, *key) else { continue };
-        let found = options::read(&part.load_balancer.attributes);
-        let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
-        let same_claim = part.load_balancer.listeners[key].owner.is_same_claim(&listener.owner);
-        if same_claim && !group.options.admits_more_than(&listener.options) {
-            group.listeners.insert(*key, with_default_options(listener));
+        for (service, part) in parts {
+            let open = &part.load_balancer.listeners;
+            let mut stay = replaced(*key, listener, open, &desired.listeners);
+            if open.get(key).is_some_and(|found| found.owner.is_same_claim(&listener.owner)) {
+                stay.push((*key, with_default_options(listener)));
+            }
+            if stay.is_empty() {
+                continue;
+            }
+            let found = options::read(&part.load_balancer.attributes);
+            let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
+            if !group.options.admits_more_than(&listener.options) {
+                group.listeners.extend(stay);
+            }
         }
     }
     let mut targets = BTreeMap::new();
@@ -192,15 +201,30 @@ pub(super) fn distribute(
     Distribution { targets, failed }
 }
 
-/// The Services that listeners which are open now move to, and that do not exist: each without
+/// The open listeners of a Service that a listener of the same claim would replace: they are not
+/// wanted any more.
+fn replaced(
+    key: ListenerKey,
+    listener: &Listener,
+    open: &BTreeMap<ListenerKey, Listener>,
+    wanted: &BTreeMap<ListenerKey, Listener>,
+) -> Vec<(ListenerKey, Listener)> {
+    let is_replaced = |(other, found): &(&ListenerKey, &Listener)| {
+        other.overlaps(key) && !wanted.contains_key(*other) && found.owner.is_same_claim(&listener.owner)
+    };
+    open.iter().filter(is_replaced).map(|(other, found)| (*other, found.clone())).collect()
+}
+
+/// The Services that ports which are open now move to, and that do not exist: each without
 /// listeners. They are created before a port closes, since that may be refused.
 pub(super) fn missing(
     parts: &Parts,
     targets: &BTreeMap<ServiceName, LoadBalancer>,
 ) -> BTreeMap<ServiceName, LoadBalancer> {
+    let is_open = |port: FrontPort| having(parts, port).next().is_some();
     let is_new = |(service, target): &(&ServiceName, &LoadBalancer)| {
         let is_missing = !service.is_main() && !parts.contains_key(*service);
-        is_missing && target.listeners.keys().any(|key| found_at(parts, *key).is_some())
+        is_missing && target.listeners.keys().flat_map(|key| key.front_ports()).any(is_open)
     };
     let empty =
         |target: &LoadBalancer| LoadBalancer { attributes: target.attributes.clone(), ..LoadBalancer::default() };
@@ -254,7 +278,8 @@ pub(super) struct Blocked {
     pub(super) postponed: BTreeSet<ListenerKey>,
 }
 
-/// Takes the listeners out of the targets whose ports other Services have.
+/// Takes the listeners out of the targets whose ports other Services have. Those that they
+/// would replace in their own Service stay.
 pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalancer>) -> Blocked {
     // A Service without a target does not change.
     let stays = |name: &ServiceName, port: FrontPort| {
@@ -279,8 +304,16 @@ pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalan
     blocked.postponed.retain(|key| !blocked.failed.contains_key(key));
     let is_blocked = |key: &ListenerKey| blocked.failed.contains_key(key) || blocked.postponed.contains(key);
     for (name, target) in targets {
-        let open = parts.get(name).map(|part| &part.load_balancer.listeners);
-        target.listeners.retain(|key, _| open.is_some_and(|open| open.contains_key(key)) || !is_blocked(key));
+        let none = BTreeMap::new();
+        let open = parts.get(name).map_or(&none, |part| &part.load_balancer.listeners);
+        let (stay, taken_out): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut target.listeners)
+            .into_iter()
+            .partition(|(key, _)| open.contains_key(key) || !is_blocked(key));
+        target.listeners = stay;
+        for (key, listener) in taken_out {
+            let replaced = replaced(key, &listener, open, &target.listeners);
+            target.listeners.extend(replaced);
+        }
     }
     blocked
 }

@@ -287,6 +287,20 @@ fn a_port_that_another_service_of_the_load_balancer_has_is_refused_alone() {
 }
 
 #[test]
+fn a_listener_stays_while_another_service_has_a_port_of_its_successor() {
+    let of_group = |options| (tcp(1001), listener(options));
+    let mut world = World::of(&desired([of_group(affinity(60)), (tcp(1002), listener(affinity(120)))]));
+    let theirs = FrontPort { port: NonZeroU16::new(1002).unwrap(), transport: crate::model::Transport::Udp };
+    world.part(&affinity(60)).foreign.insert(theirs);
+    let both = ListenerKey { protocol: Protocol::TcpUdp, ..tcp(1002) };
+    let wanted = desired([of_group(affinity(60)), (both, listener(affinity(120)))]);
+    let failed = world.apply(&wanted);
+    assert!(matches!(&failed[&both], Error::PortInUse(_)), "{failed:?}");
+    let open: Vec<ListenerKey> = world.seen().load_balancer.listeners.into_keys().collect();
+    assert_eq!(open, [tcp(1001), tcp(1002)]);
+}
+
+#[test]
 fn a_namespace_has_eight_different_options_and_other_namespaces_have_theirs() {
     let nth = |number: u16| (tcp(1000 + number), listener(affinity(number.into())));
     let mut wanted = desired((2..=9).map(nth));
@@ -320,6 +334,35 @@ fn a_listener_whose_new_options_are_one_too_many_stays_unless_others_would_be_se
     of_another.listeners.insert(tcp(2000), Listener { owner, ..listener(affinity(60)) });
     world.apply(&of_another);
     assert!(!world.seen().load_balancer.listeners.contains_key(&tcp(2000)), "another claim gets the port");
+}
+
+#[test]
+fn a_listener_stays_while_its_successor_cannot_have_its_options() {
+    let both = |number: u16| ListenerKey { protocol: Protocol::TcpUdp, ..tcp(number) };
+    let eight = (1..=8).map(|number| (tcp(1000 + number), listener(affinity(number.into()))));
+    let with = |own| desired(eight.clone().chain([own]));
+    let before = ranges(&["192.0.2.0/24"]);
+    for (after, stays) in [(affinity(60), true), (ranges(&["192.0.2.0/25"]), false)] {
+        // The namespace has seven others, so that these are the eighth options.
+        let mut world = World::of(&desired(eight.clone().skip(1).chain([(tcp(2000), listener(before.clone()))])));
+        let wanted = with((both(2000), listener(after.clone())));
+        assert_eq!(world.apply(&wanted).into_keys().collect::<Vec<_>>(), [both(2000)], "{after:?}");
+        let open = world.seen().load_balancer.listeners;
+        assert_eq!(open.contains_key(&tcp(2000)), stays, "{after:?}");
+        assert!(!open.contains_key(&both(2000)));
+    }
+    // Or the Service of its options cannot be created.
+    let mut world = World::of(&desired([(tcp(1000), listener(ListenerOptions::default()))]));
+    let wanted = desired([(both(1000), listener(affinity(60)))]);
+    let service = service_of(&lb(), &affinity(60));
+    let targets = distribute(&lb(), &world.parts, &wanted, false, &Unavailable::new()).targets;
+    assert_eq!(missing(&world.parts, &targets).into_keys().collect::<Vec<_>>(), [service.clone()]);
+    world.unavailable.insert(service, Error::Refused("a quota".into()));
+    assert_eq!(world.apply(&wanted).into_keys().collect::<Vec<_>>(), [both(1000)]);
+    assert!(world.seen().load_balancer.listeners.contains_key(&tcp(1000)));
+    world.unavailable.clear();
+    assert_eq!(world.apply(&wanted), BTreeMap::new());
+    assert_eq!(world.seen().load_balancer, wanted);
 }
 
 #[test]

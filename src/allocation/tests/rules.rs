@@ -50,6 +50,16 @@ fn a_claim_with_an_option_that_the_class_lacks_gets_nothing_new_and_keeps_what_i
 }
 
 #[test]
+fn a_port_that_becomes_tcp_udp_stays_tcp_while_the_class_lacks_an_option() {
+    let lacking = LackingOption { option: ListenerOption::SessionAffinity, instead: "do without" };
+    let policy = Policy { lacking: vec![lacking], ..policy() };
+    let edited = claim("a", 1).asks("x", Protocol::TcpUdp, None).holds(0, "x", tcp(20005)).with_affinity();
+    let result = &run(&[edited], &existing(1), &policy)[0];
+    assert_eq!(slots(result), [(0, "x", tcp(20005))]);
+    assert_eq!(reasons(result), [("x", Some(Reason::Unsupported))]);
+}
+
+#[test]
 fn source_ranges_of_the_family_of_the_addresses_are_not_refused() {
     let of_v4 = LackingOption { option: ListenerOption::SourceRangesBeside(IpFamily::V4), instead: "" };
     let policy = Policy { lacking: vec![of_v4], ..policy() };

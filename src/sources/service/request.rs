@@ -51,7 +51,7 @@ pub(super) struct DesiredClaim {
     class: String,
     service: String,
     address: Option<String>,
-    source_ranges: Vec<IpNet>,
+    source_ranges: SourceRanges,
     session_affinity: SessionAffinity,
     session_affinity_config: Option<SessionAffinityConfig>,
     /// All ports that can be shared, which may be more than a claim can have
@@ -80,9 +80,9 @@ impl Handling {
     fn parse(service: &Service, spec: &ServiceSpec, class: &str) -> Self {
         let unsupported = |message: String| Self::Closed(Problem { reason: Reason::Unsupported, message });
         let rejected = |message: String| Self::Kept(Problem { reason: Reason::Rejected, message });
-        let source_ranges = match source_ranges(service, spec) {
+        let source_ranges = match SourceRanges::parse(service, spec) {
             Ok(ranges) => ranges,
-            Err(message) => return rejected(message),
+            Err(message) => return Self::Closed(Problem { reason: Reason::Rejected, message }),
         };
         if !owned::is_class_name(class) {
             let class = text::value(class);
@@ -137,7 +137,7 @@ impl DesiredClaim {
             class_name: Some(self.class.clone()),
             service_name: Some(self.service.clone()),
             address: self.address.clone(),
-            load_balancer_source_ranges: self.source_ranges.iter().take(SOURCE_RANGES_MAX).copied().collect(),
+            load_balancer_source_ranges: self.source_ranges.all.iter().take(SOURCE_RANGES_MAX).copied().collect(),
             session_affinity: self.session_affinity,
             session_affinity_config: self.session_affinity_config,
             ports,
@@ -155,7 +155,7 @@ impl DesiredClaim {
             let left = listed(&left.collect());
             format!("it has {all} ports, and at most {PORTS_MAX} can be shared ({left} left out): split it")
         });
-        let ranges = self.source_ranges.len();
+        let ranges = self.source_ranges.all.len();
         let ranges = (ranges > SOURCE_RANGES_MAX).then(|| {
             format!(
                 "it has {ranges} source ranges, and a claim can have {SOURCE_RANGES_MAX}, so the clients in the last \
@@ -163,7 +163,9 @@ impl DesiredClaim {
                 ranges - SOURCE_RANGES_MAX
             )
         });
-        let messages: Vec<String> = transport.into_iter().chain(number).chain(ranges).collect();
+        let unreadable = &self.source_ranges.unreadable;
+        let messages: Vec<String> =
+            transport.into_iter().chain(number).chain(ranges).chain(unreadable.clone()).collect();
         (!messages.is_empty()).then(|| messages.join("; "))
     }
 }
@@ -179,27 +181,52 @@ fn listed(numbers: &BTreeSet<i32>) -> String {
     format!("port{} {list}", if numbers.len() == 1 { "" } else { "s" })
 }
 
-/// The ranges of the addresses of clients; none: all clients.
-///
-/// As everywhere in Kubernetes, the field has precedence over the annotation.
-fn source_ranges(service: &Service, spec: &ServiceSpec) -> Result<Vec<IpNet>, String> {
-    let field = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).filter(|_| field.is_empty());
-    let of_annotation = annotation.iter().flat_map(|ranges| ranges.split(','));
-    let texts = field.iter().map(String::as_str).chain(of_annotation).map(str::trim);
-    let ranges: Result<Vec<IpNet>, String> = texts.filter(|range| !range.is_empty()).map(range).collect();
-    // A Service with IPv6 alone has no other clients.
-    let only_v6 = spec.ip_families.as_deref().is_some_and(|families| families == ["IPv6"]);
-    let is_all_v6 = |range: &IpNet| range.addr().is_ipv6() && range.prefix_len() == 0;
-    let ranges = ranges.map(|ranges| if only_v6 && ranges.iter().any(is_all_v6) { Vec::new() } else { ranges })?;
-    Ok(if ranges.len() > SOURCE_RANGES_MAX { IpNet::aggregate(&ranges) } else { ranges })
+/// The ranges of the addresses of clients that a Service admits.
+#[derive(Debug, Clone, PartialEq)]
+struct SourceRanges {
+    /// None: all clients
+    all: Vec<IpNet>,
+    /// Which ranges cannot be read, so that their clients are not served, and what to do about it
+    unreadable: Option<String>,
 }
 
-fn range(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| {
-        let text = text::value(text);
-        format!("source range {text} is not a range of addresses: write it as in 10.0.0.0/8 or fd00::/8")
-    })
+impl SourceRanges {
+    /// The ranges of a Service. As everywhere in Kubernetes, the field has precedence over the
+    /// annotation. The API server validates both, so few are ever unreadable.
+    ///
+    /// # Errors
+    /// If none of them can be read: an empty list would admit all clients.
+    fn parse(service: &Service, spec: &ServiceSpec) -> Result<Self, String> {
+        let field = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+        let annotation = service.annotations().get(SOURCE_RANGES_ANNOTATION).filter(|_| field.is_empty());
+        let of_annotation = annotation.iter().flat_map(|ranges| ranges.split(','));
+        let texts = field.iter().map(String::as_str).chain(of_annotation).map(str::trim);
+        let texts: Vec<&str> = texts.filter(|range| !range.is_empty()).collect();
+        let mut all: Vec<IpNet> = texts.iter().filter_map(|range| range.parse().ok()).collect();
+        let unreadable = texts.iter().find(|range| range.parse::<IpNet>().is_err()).map(|first| {
+            let others = match texts.len() - all.len() {
+                1 => String::new(),
+                count => format!(" (and {} more)", count - 1),
+            };
+            let first = text::value(first);
+            format!(
+                "source range {first} is not a range of addresses{others}, so its clients are not served: write it as \
+                 in 10.0.0.0/8 or fd00::/8"
+            )
+        });
+        if let Some(message) = unreadable.as_ref().filter(|_| all.is_empty()) {
+            return Err(message.clone());
+        }
+        // A Service with IPv6 alone has no other clients.
+        let only_v6 = spec.ip_families.as_deref().is_some_and(|families| families == ["IPv6"]);
+        if only_v6 && all.iter().any(|range| range.addr().is_ipv6() && range.prefix_len() == 0) {
+            all.clear();
+        }
+        if all.len() > SOURCE_RANGES_MAX {
+            all = IpNet::aggregate(&all);
+        }
+        Ok(Self { all, unreadable })
+    }
 }
 
 fn session_affinity(spec: &ServiceSpec) -> SessionAffinity {

@@ -60,18 +60,32 @@ fn source_ranges_go_to_the_claim() {
 }
 
 #[test]
-fn source_ranges_that_cannot_be_read_open_nothing_and_change_nothing() {
+fn the_clients_of_source_ranges_that_cannot_be_read_are_not_served() {
+    let of_claim = |world: &World<Services>| world.claim.as_ref().unwrap()["spec"]["loadBalancerSourceRanges"].clone();
+    let is_said = |world: &World<Services>, reason: &str| {
+        assert_eq!(condition(world, "Allocated")["reason"], reason);
+        assert_eq!(condition(world, "Ready")["reason"], reason);
+        let message = condition(world, "Allocated")["message"].as_str().unwrap();
+        assert!(message.starts_with("source range office is not a range of addresses"), "{message}");
+    };
     let fresh = settled(service(json!({ RANGES: "10.0.0.0/8, office" }), json!({})));
-    assert!(fresh.claim.is_none());
-    assert_eq!(condition(&fresh, "Allocated")["reason"], "Rejected");
-    let message = condition(&fresh, "Allocated")["message"].as_str().unwrap();
-    assert!(message.starts_with("source range office is not a range of addresses"), "{message}");
-    let mut world = settled(service(json!({}), json!({"loadBalancerSourceRanges": ["10.0.0.0/8"]})));
-    let kept = world.claim.clone();
+    assert_eq!(of_claim(&fresh), json!(["10.0.0.0/8"]));
+    is_said(&fresh, "Unsupported");
+    let mut world = settled(plain());
+    world.edit(&json!({"spec": {"loadBalancerSourceRanges": ["office", "10.0.0.0/8", "home"]}}));
+    let mut world = world.settled();
+    assert_eq!(of_claim(&world), json!(["10.0.0.0/8"]), "it does not stay open to all clients");
+    is_said(&world, "Unsupported");
+    let message = condition(&world, "Allocated")["message"].as_str().unwrap();
+    assert!(message.contains("(and 1 more)"), "{message}");
+    // A claim without ranges would admit all clients.
     world.edit(&json!({"spec": {"loadBalancerSourceRanges": ["office"]}}));
     let world = world.settled();
-    assert_eq!(world.claim, kept, "its former ranges stay in force");
-    assert_eq!(condition(&world, "Ready")["reason"], "Rejected");
+    assert!(world.claim.is_none(), "{:?}", world.claim);
+    is_said(&world, "Rejected");
+    let fresh = settled(service(json!({ RANGES: "office" }), json!({})));
+    assert!(fresh.claim.is_none());
+    is_said(&fresh, "Rejected");
 }
 
 #[test]
