@@ -186,22 +186,19 @@ fn options(spec: &SharedLBSpec) -> ListenerOptions {
     // A timeout past the schema must not make a load balancer refuse the whole.
     let timeout = |seconds: u32| Duration::from_secs(seconds.clamp(1, AFFINITY_SECONDS_MAX).into());
     let affinity = spec.affinity_timeout_seconds().map(|seconds| SessionAffinity { timeout: Some(timeout(seconds)) });
-    let mut options = ListenerOptions::default();
-    options.source_ranges = source_ranges(&spec.load_balancer_source_ranges);
-    options.session_affinity = affinity;
-    options
+    ListenerOptions::new(source_ranges(&spec.load_balancer_source_ranges), affinity)
 }
 
-/// The ranges in their canonical form; none: all clients. As for Kubernetes' own controllers of
+/// The ranges; none: all clients. As for Kubernetes' own controllers of
 /// load balancers, 0.0.0.0/0 stands for all clients, unless there are ranges of IPv6 too.
-fn source_ranges(ranges: &[IpNet]) -> BTreeSet<IpNet> {
+fn source_ranges(ranges: &[IpNet]) -> Vec<IpNet> {
     let merged = IpNet::aggregate(&ranges.to_vec());
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = merged.into_iter().partition(|range| range.addr().is_ipv4());
     let is_all = |ranges: &[IpNet]| ranges.iter().any(|range| range.prefix_len() == 0);
     if is_all(&v4) && (v6.is_empty() || is_all(&v6)) {
-        return BTreeSet::new();
+        return Vec::new();
     }
-    ranges.iter().map(IpNet::trunc).collect()
+    ranges.to_vec()
 }
 
 fn as_request(slot: &HeldSlot) -> PortRequest {

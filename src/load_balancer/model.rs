@@ -167,11 +167,7 @@ pub(crate) fn clients_of(options: &ListenerOptions) -> Clients {
 }
 
 fn options(clients: Clients) -> ListenerOptions {
-    let mut options = ListenerOptions::default();
-    if clients == Clients::Few {
-        options.source_ranges.insert(SOURCE_RANGE.parse().unwrap());
-    }
-    options
+    ListenerOptions::new((clients == Clients::Few).then(|| SOURCE_RANGE.parse().unwrap()), None)
 }
 
 /// Every claim, with all clients and with few.

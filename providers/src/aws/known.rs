@@ -139,7 +139,7 @@ impl ListenerState {
     pub(super) fn options(&self) -> ListenerOptions {
         let is_sticky = GroupAttributes::are_sticky(self.group_attributes());
         let session_affinity = is_sticky.then_some(SessionAffinity { timeout: None });
-        ListenerOptions { session_affinity, ..ListenerOptions::default() }
+        ListenerOptions::new([], session_affinity)
     }
 
     /// Whether it can be modified to this listener while it is open. Otherwise it closes

@@ -41,6 +41,12 @@ pub struct SessionAffinity {
 }
 
 impl ListenerOptions {
+    /// These options. Ranges lose their host bits; none: all clients.
+    #[must_use]
+    pub fn new(source_ranges: impl IntoIterator<Item = IpNet>, session_affinity: Option<SessionAffinity>) -> Self {
+        Self { source_ranges: source_ranges.into_iter().map(|range| range.trunc()).collect(), session_affinity }
+    }
+
     /// Whether they are those of a listener for which nothing is requested.
     #[must_use]
     pub fn is_default(&self) -> bool {
@@ -90,8 +96,7 @@ mod tests {
     use super::*;
 
     fn with_ranges(ranges: &[&str]) -> ListenerOptions {
-        let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-        ListenerOptions { source_ranges, ..ListenerOptions::default() }
+        ListenerOptions::new(ranges.iter().map(|range| range.parse().unwrap()), None)
     }
 
     #[test]

@@ -48,7 +48,19 @@ use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The most listeners of a Service. They keep the object, of which a port takes up some
 /// 80 bytes, far below etcd's limit of 1.5 MiB.
-pub(crate) const MAX_LISTENERS: u32 = 1000;
+const MAX_LISTENERS: u32 = 1000;
+
+/// The capabilities of load balancers that are Services.
+pub(crate) fn capabilities() -> Capabilities {
+    Capabilities {
+        // A Service has a port for each transport.
+        listeners_for_tcp_udp: 2,
+        backends_by_transport: true,
+        // Node ports would be those of this Service itself.
+        node_targets: false,
+        ..Capabilities::new(MAX_LISTENERS)
+    }
+}
 
 /// The settings of the Services of a class.
 #[derive(Clone)]
@@ -103,14 +115,9 @@ impl ServiceProvider {
 impl Provider for ServiceProvider {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            // A Service has a port for each transport.
-            listeners_for_tcp_udp: 2,
-            backends_by_transport: true,
-            // Node ports would be those of this Service itself.
-            node_targets: false,
             // The lowest limit of the load balancers of clouds: an AWS NLB has 50 listeners.
             default_listeners: 50,
-            ..Capabilities::new(MAX_LISTENERS)
+            ..capabilities()
         }
     }
 

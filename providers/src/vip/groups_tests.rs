@@ -35,14 +35,12 @@ fn tcp(number: u16) -> ListenerKey {
 }
 
 fn ranges(ranges: &[&str]) -> ListenerOptions {
-    let source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-    ListenerOptions { source_ranges, ..ListenerOptions::default() }
+    ListenerOptions::new(ranges.iter().map(|range| range.parse().unwrap()), None)
 }
 
 /// Session affinity with this timeout.
 fn affinity(seconds: u64) -> ListenerOptions {
-    let timeout = Some(Duration::from_secs(seconds));
-    ListenerOptions { session_affinity: Some(SessionAffinity { timeout }), ..ListenerOptions::default() }
+    ListenerOptions::new([], Some(SessionAffinity { timeout: Some(Duration::from_secs(seconds)) }))
 }
 
 fn of_namespace(namespace: &str, options: ListenerOptions) -> Listener {

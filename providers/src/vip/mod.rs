@@ -42,7 +42,7 @@ use crate::model::{Address, AffinitySupport, Attributes, Capabilities, IpFamily,
 use crate::service::front::{PARKED, attribute};
 use crate::service::marks::Marks;
 use crate::service::services::{Created, Part, Services};
-use crate::service::{MAX_LISTENERS, ServiceName, status};
+use crate::service::{self, ServiceName, status};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// Before the name of a class: the `loadBalancerClass` of its Services. Other controllers leave
@@ -98,17 +98,12 @@ impl Vip {
 impl Provider for Vip {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            // A Service has a port for each transport.
-            listeners_for_tcp_udp: 2,
-            backends_by_transport: true,
-            // Node ports would be those of this Service itself.
-            node_targets: false,
             address_families: self.of_class().into_iter().map(IpFamily::of).collect(),
             source_ranges: true,
             session_affinity: AffinitySupport::Timeout,
             // A Service without listeners has this port.
             reserved: vec![PARKED.1],
-            ..Capabilities::new(MAX_LISTENERS)
+            ..service::capabilities()
         }
     }
 

@@ -34,10 +34,8 @@ pub(super) fn read(attributes: &Attributes) -> ListenerOptions {
     let value = |key: &str| attributes.get(key).map(String::as_str).unwrap_or_default();
     let ranges = value(attribute::LOAD_BALANCER_SOURCE_RANGES).split(',').filter_map(|range| range.parse().ok());
     let timeout = value(attribute::AFFINITY_TIMEOUT).parse().ok().map(Duration::from_secs);
-    ListenerOptions {
-        source_ranges: ranges.collect(),
-        session_affinity: (value(attribute::SESSION_AFFINITY) == CLIENT_IP).then_some(SessionAffinity { timeout }),
-    }
+    let has_affinity = value(attribute::SESSION_AFFINITY) == CLIENT_IP;
+    ListenerOptions::new(ranges, has_affinity.then_some(SessionAffinity { timeout }))
 }
 
 /// A text that only these options have. The name of a Service is derived from it,

@@ -215,8 +215,7 @@ async fn settings_that_the_class_changes_reach_what_there_is(cloud: &Cloud) {
 async fn session_affinity_comes_and_goes_and_the_settings_of_the_class_stay(cloud: &Cloud) {
     let provider = cloud.provider_with(Settings { deregistration_delay_seconds: Some(7), ..cloud.settings() });
     let with = |affinity: bool| {
-        let mut options = ListenerOptions::default();
-        options.session_affinity = affinity.then(SessionAffinity::default);
+        let options = ListenerOptions::new([], affinity.then(SessionAffinity::default));
         [(tcp(20000), Listener { options, ..listener("a", [1, 2]) }), (tcp(20001), listener("b", []))]
     };
     let attributes = async |port: u64| {

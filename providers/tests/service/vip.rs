@@ -78,15 +78,11 @@ fn with(options: &ListenerOptions, listener: Listener) -> Listener {
 }
 
 fn ranges(ranges: &[&str]) -> ListenerOptions {
-    let mut options = ListenerOptions::default();
-    options.source_ranges = ranges.iter().map(|range| range.parse().expect("it is a range")).collect();
-    options
+    ListenerOptions::new(ranges.iter().map(|range| range.parse().expect("it is a range")), None)
 }
 
 fn affinity(seconds: u64) -> ListenerOptions {
-    let mut options = ListenerOptions::default();
-    options.session_affinity = Some(SessionAffinity { timeout: Some(Duration::from_secs(seconds)) });
-    options
+    ListenerOptions::new([], Some(SessionAffinity { timeout: Some(Duration::from_secs(seconds)) }))
 }
 
 /// All Services, by their names.

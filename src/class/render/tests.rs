@@ -220,8 +220,7 @@ fn an_address_of_a_family_of_which_no_client_is_admitted_is_none_of_the_claim() 
         let outcome = outcome(all.clone(), [(held.slots[0].key, listener)].into());
         crate::class::programmed::addresses(&claim, &held, &outcome)
     };
-    let mut v6 = ListenerOptions::default();
-    v6.source_ranges = ["fd00::/8".parse().unwrap()].into();
+    let v6 = ListenerOptions::new(["fd00::/8".parse().unwrap()], None);
     let only_v4 = [all[0].clone(), all[2].clone()];
     let only_v6 = [all[1].clone(), all[2].clone()];
     assert_eq!(*listed(serde_json::json!([]), v6.clone()), *all, "as requested, whatever is in force");
@@ -234,8 +233,7 @@ fn an_address_of_a_family_of_which_no_client_is_admitted_is_none_of_the_claim() 
 fn an_edit_is_programmed_once_the_listener_has_its_options() {
     let claim = claim("web").holds(0, 20001).build();
     let held = claim.request.held.clone().unwrap();
-    let mut narrow = ListenerOptions::default();
-    narrow.source_ranges = ["10.0.0.0/8".parse().unwrap()].into();
+    let narrow = ListenerOptions::new(["10.0.0.0/8".parse().unwrap()], None);
     let programmed = |wanted: &ListenerOptions, found: &ListenerOptions| {
         let owner = Owner { namespace: "team".into(), claim: "web".into(), port: "x".into() };
         let listener =

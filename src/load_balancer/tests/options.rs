@@ -19,9 +19,7 @@ fn admits(ranges: &[&str]) -> ClaimFixture {
 }
 
 fn ranges(ranges: &[&str]) -> ListenerOptions {
-    let mut options = ListenerOptions::default();
-    options.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-    options
+    ListenerOptions::new(ranges.iter().map(|range| range.parse().unwrap()), None)
 }
 
 /// The listeners with their options.

@@ -282,7 +282,7 @@ impl Unit {
         };
         let backends: BackendSet = hosts.iter().map(backend).collect();
         let session_affinity = (claim % 2 == 1).then(SessionAffinity::default);
-        let options = ListenerOptions { session_affinity, ..ListenerOptions::default() };
+        let options = ListenerOptions::new([], session_affinity);
         Some((ListenerKey { port, protocol: *protocol }, Listener { options, ..Listener::new(owner, backends) }))
     }
 
