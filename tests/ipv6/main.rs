@@ -2,19 +2,18 @@
 //! clients outside of it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use sharedlb_crds::{ConditionType, Reason, SharedLB};
-use sharedlb_harness::{AtOnce, LIMIT, Site, Tests, World, run_tests, slots, start_installed};
-use sharedlb_testbed::{Answer, Client, Families, Parts, PodPort, PodSpec, Testbed, eventually, ip};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::front::{Front, front};
+use sharedlb_harness::tenant::Tenant;
+use sharedlb_harness::{AtOnce, LIMIT, Tests, World, run_tests, start_installed};
+use sharedlb_testbed::{Families, Parts, Protocol, Testbed, eventually, ip};
 
 /// The controller's binary.
 const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
@@ -25,11 +24,8 @@ const THREADS: usize = 4;
 /// The address of the clients.
 const CLIENT: &str = "fd00:99:9::2/128";
 
-/// The number of attempts where no answer is expected.
-const SILENT_QUESTIONS: usize = 5;
-
-/// How long one attempt may take from inside.
-const ATTEMPT: Duration = Duration::from_millis(900);
+/// The protocols of the claims.
+const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn main() -> anyhow::Result<()> {
     if !Path::new("/proc/net/if_inet6").exists() {
@@ -57,132 +53,74 @@ fn trials(test: &Tests<World>) -> Vec<Trial> {
     ]
 }
 
-/// A namespace with a class, and a client outside of the cluster.
-struct Place {
-    site: Site,
-    client: Client,
+/// Creates the claim `dns` on TCP and UDP, with further fields in its spec, and returns where
+/// it is open once it is ready.
+async fn claim(tenant: &Tenant, mut spec: Value) -> anyhow::Result<Front> {
+    spec["selector"] = json!({"app": "web"});
+    spec["ports"] = json!([{"protocol": "TCP_UDP", "targetPort": 5353}]);
+    tenant.site.claim_with("dns", spec).await?;
+    front(&tenant.site.ready("dns").await?, "")
 }
 
-impl Place {
-    /// Of this name, with these addresses and no pods.
-    async fn open(world: &World, name: &str, addresses: &[&str]) -> anyhow::Result<Self> {
-        let ranges: Vec<Value> = addresses.iter().map(|address| json!({"min": address, "max": address})).collect();
-        let class = json!({"provider": {"vip": {}}, "addresses": ranges});
-        let site = Site::open(&world.cluster, name, class).await?;
-        Ok(Self { client: world.cluster.client()?, site })
+/// Waits until no pod answers, by either protocol.
+async fn closed(tenant: &Tenant, front: Front) -> anyhow::Result<()> {
+    for protocol in BOTH {
+        tenant.closed(front.by(protocol)).await?;
     }
-
-    /// A pod labelled `app: web` that answers at 5353 by TCP and UDP.
-    async fn pod(&self, name: &str) -> anyhow::Result<sharedlb_testbed::Pod> {
-        let ports = [PodPort::tcp("dns-tcp", 5353), PodPort::udp("dns", 5353)];
-        let spec = PodSpec::new(&self.site.namespace, name).label("app", "web");
-        self.site.cluster.pod(ports.into_iter().fold(spec, PodSpec::port)).await
-    }
-
-    /// Creates the claim `dns` on TCP and UDP, with further fields in its spec, and returns it
-    /// once it is ready.
-    async fn claim(&self, mut spec: Value) -> anyhow::Result<SharedLB> {
-        spec["selector"] = json!({"app": "web"});
-        spec["ports"] = json!([{"protocol": "TCP_UDP", "targetPort": 5353}]);
-        self.site.claim_with("dns", spec).await?;
-        self.site.ready("dns").await
-    }
-
-    async fn tcp(&self, at: SocketAddr) -> anyhow::Result<Answer> {
-        self.client.tcp(at.ip(), at.port()).await
-    }
-
-    /// Waits until a pod answers, by both protocols.
-    async fn answers(&self, at: SocketAddr) -> anyhow::Result<()> {
-        eventually(&format!("an answer at {at}"), LIMIT, async || {
-            self.tcp(at).await?;
-            self.client.udp(at.ip(), at.port()).await?;
-            Ok(Some(()))
-        })
-        .await
-    }
-
-    /// Waits until no pod answers, by either protocol.
-    async fn silent(&self, at: SocketAddr) -> anyhow::Result<()> {
-        eventually(&format!("no answer at {at}"), LIMIT, async || {
-            let answers = tokio::join!(self.tcp(at), self.client.udp(at.ip(), at.port()));
-            Ok((answers.0.is_err() && answers.1.is_err()).then_some(()))
-        })
-        .await
-    }
-}
-
-/// Where the only port of a claim is, at its only address.
-fn front(claim: &SharedLB) -> anyhow::Result<SocketAddr> {
-    let (.., port) = *slots(claim).values().next().context("a port")?;
-    let status = claim.status.as_ref().context("a status")?;
-    let [address] = &status.addresses[..] else { anyhow::bail!("{status:?}") };
-    Ok(SocketAddr::new(address.parse()?, port))
-}
-
-/// Connects from the node, where all pods are.
-async fn ask_inside(at: SocketAddr) -> anyhow::Result<String> {
-    let asking = async {
-        let mut text = String::new();
-        TcpStream::connect(at).await?.read_to_string(&mut text).await?;
-        anyhow::Ok(text)
-    };
-    tokio::time::timeout(ATTEMPT, asking).await.context("no answer")?
+    Ok(())
 }
 
 async fn reached(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(&world, "reached", &["2001:db8::10"]).await?;
-    let pod = place.pod("web-0").await?;
+    let tenant = Tenant::at(&world.cluster, "reached", &["2001:db8::10"]).await?;
+    let pod = tenant.pod("web-0", "web").await?;
     ensure!(pod.addresses.iter().all(IpAddr::is_ipv6), "the cluster has IPv4: {:?}", pod.addresses);
-    let at = front(&place.claim(json!({})).await?)?;
-    ensure!(at.ip().to_string() == "2001:db8::10", "{at}");
-    place.answers(at).await?;
-    eventually("an answer from inside", LIMIT, async || Ok(ask_inside(at).await?.starts_with("web-0").then_some(())))
-        .await?;
-    place.site.delete("dns").await?;
-    place.silent(at).await
+    let front = claim(&tenant, json!({})).await?;
+    ensure!(front.address.to_string() == "2001:db8::10", "{front:?}");
+    for protocol in BOTH {
+        tenant.answers(front.by(protocol), "web-0").await?;
+    }
+    tenant.only_answer_inside(front, &["web-0"]).await?;
+    tenant.site.delete("dns").await?;
+    closed(&tenant, front).await
 }
 
 async fn options(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(&world, "options", &["2001:db8::11"]).await?;
+    let tenant = Tenant::at(&world.cluster, "options", &["2001:db8::11"]).await?;
     for name in ["web-0", "web-1", "web-2"] {
-        place.pod(name).await?;
+        tenant.pod(name, "web").await?;
     }
     let ranges = |range: &str| json!({"loadBalancerSourceRanges": [range]});
-    let at = front(&place.claim(ranges("2001:db8:ffff::/48")).await?)?;
+    let front = claim(&tenant, ranges("2001:db8:ffff::/48")).await?;
     // The nodes may not know the port yet: the range holds from the first packet.
-    for _ in 0..SILENT_QUESTIONS {
-        let answers = tokio::join!(place.tcp(at), place.client.udp(at.ip(), at.port()));
-        ensure!(answers.0.is_err() && answers.1.is_err(), "{answers:?}");
+    for protocol in BOTH {
+        tenant.silent(front.by(protocol)).await?;
     }
-    place.site.change("dns", json!({"spec": ranges(CLIENT)})).await?;
-    place.answers(at).await?;
+    tenant.site.change("dns", json!({"spec": ranges(CLIENT)})).await?;
+    for protocol in BOTH {
+        eventually(&format!("an answer at {front:?}"), LIMIT, async || tenant.ask(front.by(protocol)).await.map(Some))
+            .await?;
+    }
     // A range of the other family admits no client. (0.0.0.0/0 would stand for all clients.)
-    place.site.change("dns", json!({"spec": ranges("192.0.2.0/24")})).await?;
-    place.silent(at).await?;
+    tenant.site.change("dns", json!({"spec": ranges("192.0.2.0/24")})).await?;
+    let words = ["IPv6 addresses only", "add the IPv6 ranges of its clients"];
+    tenant.site.verdict_with("dns", ConditionType::Programmed, ("False", Reason::Unsupported), &words).await?;
+    closed(&tenant, front).await?;
     let affinity = json!({"loadBalancerSourceRanges": null, "sessionAffinity": "ClientIP"});
-    place.site.change("dns", json!({"spec": affinity})).await?;
-    eventually("one pod to give all answers", LIMIT, async || {
-        let first = place.tcp(at).await?.name;
-        for _ in 0..20 {
-            let next = place.tcp(at).await?.name;
-            ensure!(next == first, "{first} and {next} answer");
-        }
-        Ok(Some(()))
-    })
-    .await
+    tenant.site.change("dns", json!({"spec": affinity})).await?;
+    tenant.one_answers(front).await
 }
 
 async fn refused_without_backends(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(&world, "refused", &["2001:db8::12"]).await?;
-    let pod = place.pod("web-0").await?;
-    let at = front(&place.claim(json!({})).await?)?;
-    place.answers(at).await?;
+    let tenant = Tenant::at(&world.cluster, "refused", &["2001:db8::12"]).await?;
+    let pod = tenant.pod("web-0", "web").await?;
+    let front = claim(&tenant, json!({})).await?;
+    tenant.answers(front, "web-0").await?;
     pod.delete().await?;
     // By UDP: over a cable as short as this, the refusal of a TCP connection comes while the
     // kernel still holds the socket, and has no effect before it comes again after a second.
-    eventually(&format!("{at} to refuse datagrams"), LIMIT, async || {
-        let Err(error) = place.client.udp(at.ip(), at.port()).await else { return Ok(None) };
+    let front = front.by(Protocol::Udp);
+    eventually(&format!("{front:?} to refuse datagrams"), LIMIT, async || {
+        let Err(error) = tenant.ask(front).await else { return Ok(None) };
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         ensure!(kind == Some(io::ErrorKind::ConnectionRefused), "{error:#}");
         Ok(Some(()))
@@ -191,18 +129,18 @@ async fn refused_without_backends(world: Arc<World>) -> anyhow::Result<()> {
 }
 
 async fn of_ipv4(world: Arc<World>) -> anyhow::Result<()> {
-    let place = Place::open(&world, "of-ipv4", &["2001:db8::13", "203.0.113.13"]).await?;
-    place.pod("web-0").await?;
+    let tenant = Tenant::at(&world.cluster, "of-ipv4", &["2001:db8::13", "203.0.113.13"]).await?;
+    tenant.pod("web-0", "web").await?;
     let words = "203.0.113.13 is an IPv4 address";
-    let message = place.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
+    let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
     ensure!(message.contains(words), "{message}");
-    place.site.claim("dns", json!([{"targetPort": 5353}])).await?;
-    place.site.refused("dns", Reason::Unsupported, &[words]).await?;
+    tenant.site.claim("dns", json!([{"targetPort": 5353}])).await?;
+    tenant.site.refused("dns", Reason::Unsupported, &[words]).await?;
 
     let ranges = json!([{"min": "2001:db8::13", "max": "2001:db8::13"}]);
-    place.site.change_class(json!({"spec": {"addresses": ranges}})).await?;
-    let at = front(&place.site.ready("dns").await?)?;
-    eventually(&format!("an answer at {at}"), LIMIT, async || Ok(place.tcp(at).await.ok())).await.map(drop)
+    tenant.site.change_class(json!({"spec": {"addresses": ranges}})).await?;
+    let front = front(&tenant.site.ready("dns").await?, "")?;
+    tenant.answers(front, "web-0").await.map(drop)
 }
 
 async fn of_the_cluster(world: Arc<World>) -> anyhow::Result<()> {
@@ -210,8 +148,8 @@ async fn of_the_cluster(world: Arc<World>) -> anyhow::Result<()> {
         ("of-node", "fd00:99:8::1", "fd00:99:8::1 is an address of node node-1"),
         ("of-service", "fd00:10::abc", "fd00:10::abc is in fd00:10::/108"),
     ] {
-        let place = Place::open(&world, name, &[address]).await?;
-        let message = place.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
+        let tenant = Tenant::at(&world.cluster, name, &[address]).await?;
+        let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
         ensure!(message.contains(words), "{message}");
     }
     Ok(())

@@ -7,10 +7,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::front::{front, fronts};
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{Tests, World};
-
-use crate::front::{front, fronts};
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::front::front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{Tests, World};
-
-use crate::front::front;
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use sharedlb_harness::{LIMIT, Replica, Tests, repository};
-use sharedlb_testbed::{Client, Cluster, eventually, ip};
+use sharedlb_harness::front::{Front, fronts};
+use sharedlb_harness::tenant::Tenant;
+use sharedlb_harness::{LIMIT, Replica, Tests};
+use sharedlb_testbed::{Client, Cluster, eventually};
 
 use crate::SHAREDLB;
-use crate::front::{Front, fronts};
-use crate::tenant::Tenant;
+use crate::cables::{self, snippet};
 
 /// The addresses of the class in docs/vip.md, as routes.
 const IPV4: &str = "203.0.113.8/29";
@@ -22,58 +23,6 @@ const IPV6: &str = "2001:db8:0:1::8/125";
 
 /// How many connections are made before it counts which nodes took them.
 const CONNECTIONS: usize = 40;
-
-/// The cluster's own network namespace is the first node. The second node has one of its own,
-/// and so have the router between them and a client behind it.
-const NAMESPACES: [&str; 3] = ["router", "node-2", "far"];
-const ROUTER: &str = "\
-link set lo up
-link add lan type bridge
-link set lan up
-addr add 192.0.2.1/24 dev lan
-addr add 2001:db8::1/64 dev lan nodad
-link add far type veth peer name eth0 netns far
-link set far up
-addr add 198.51.100.1/24 dev far
-addr add 2001:db8:ff::1/64 dev far nodad
-";
-const FAR: &str = "\
-link set lo up
-link set eth0 up
-addr add 198.51.100.2/24 dev eth0
-addr add 2001:db8:ff::2/64 dev eth0 nodad
-route add default via 198.51.100.1
-route add default via 2001:db8:ff::1
-";
-const NODE_1: &str = "\
-link add lan type veth peer name node-1 netns router
-link set lan up
-addr add 192.0.2.11/24 dev lan
-addr add 2001:db8::11/64 dev lan nodad
-route add 198.51.100.0/24 via 192.0.2.1
-route add 2001:db8:ff::/64 via 2001:db8::1
-";
-const NODE_2: &str = "\
-link set lo up
-link add lan type veth peer name node-2 netns router
-link set lan up
-addr add 192.0.2.12/24 dev lan
-addr add 2001:db8::12/64 dev lan nodad
-route add default via 192.0.2.1
-route add default via 2001:db8::1
-route add 10.244.0.0/16 via 192.0.2.11
-route add fd00:10:244::/64 via 2001:db8::11
-";
-const ROUTER_PORTS: &str = "\
-link set node-1 master lan up
-link set node-2 master lan up
-";
-const FORWARD: &str = "\
-echo 1 >/proc/sys/net/ipv4/ip_forward
-echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-echo 1 >/proc/sys/net/ipv4/fib_multipath_hash_policy
-echo 1 >/proc/sys/net/ipv6/fib_multipath_hash_policy
-";
 
 pub(crate) fn trials_of_their_own(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![test.test("with the configurations of docs/vip.md, a router spreads connections over the nodes", spread)]
@@ -84,11 +33,11 @@ async fn spread(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         eprintln!("skipped: docs/vip.md has IPv6 addresses, and this machine has no IPv6");
         return Ok(());
     }
-    lay_cables()?;
-    let config = configuration("router bgp 65000")?;
+    cables::lay()?;
+    let config = snippet("router bgp 65000")?;
     let Some(router) = cluster.frr(Some("router"), &config).await? else {
         eprintln!("skipped: FRR could not be unpacked on this machine");
-        return remove_cables();
+        return cables::remove();
     };
     let mut replica = Replica::alone(SHAREDLB, &cluster, &[]).await?;
     let ranges = json!([
@@ -101,7 +50,7 @@ async fn spread(cluster: Arc<Cluster>) -> anyhow::Result<()> {
     let second: [IpAddr; 2] = ["192.0.2.12".parse()?, "2001:db8::12".parse()?];
     let node_2 = cluster.remote_node("node-2", &second).await?;
 
-    let config = configuration("router bgp 65010")?;
+    let config = snippet("router bgp 65010")?;
     let start = async |namespace: Option<&str>, address: &str| {
         let config = config.replace("192.0.2.11", address);
         cluster.frr(namespace, &config).await?.context("FRR was there before")
@@ -144,7 +93,7 @@ async fn spread(cluster: Arc<Cluster>) -> anyhow::Result<()> {
         frr.stop().await?;
     }
     node_2.delete().await?;
-    remove_cables()?;
+    cables::remove()?;
     tenant.site.delete("web").await?;
     tenant.site.delete_class().await?;
     tenant.site.class_gone().await?;
@@ -165,40 +114,6 @@ async fn through(client: &Client, front: Front, addresses: usize) -> anyhow::Res
         Ok(Some(seen))
     })
     .await
-}
-
-/// The block in docs/vip.md that has this line.
-fn configuration(line: &str) -> anyhow::Result<String> {
-    let page = std::fs::read_to_string(repository("docs/vip.md")?)?;
-    let mut blocks = page.split("```").skip(1).step_by(2);
-    let found = blocks.find(|block| block.lines().any(|found| found == line));
-    Ok(found.with_context(|| format!("no block of docs/vip.md has {line:?}"))?.to_owned())
-}
-
-fn lay_cables() -> anyhow::Result<()> {
-    for namespace in NAMESPACES {
-        ip(&[], &format!("netns add {namespace}\n"))?;
-    }
-    for (options, lines) in [
-        (&["-n", "router"][..], ROUTER),
-        (&["-n", "far"], FAR),
-        (&[], NODE_1),
-        (&["-n", "node-2"], NODE_2),
-        (&["-n", "router"], ROUTER_PORTS),
-    ] {
-        ip(options, lines)?;
-    }
-    for namespace in ["router", "node-2"] {
-        let forwards = Command::new("ip").args(["netns", "exec", namespace, "sh", "-ec", FORWARD]).status()?;
-        ensure!(forwards.success(), "{namespace} does not forward: {forwards}");
-    }
-    Ok(())
-}
-
-fn remove_cables() -> anyhow::Result<()> {
-    // A cable goes with either of its ends.
-    ip(&[], "link del lan\n")?;
-    NAMESPACES.into_iter().try_for_each(|namespace| ip(&[], &format!("netns del {namespace}\n")))
 }
 
 /// How many next hops the router has for a route.

@@ -9,11 +9,10 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::front::{Front, front};
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::{Protocol, eventually};
-
-use crate::front::{Front, front};
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

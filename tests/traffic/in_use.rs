@@ -11,41 +11,35 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::front::{Front, front};
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Tests, World, editor, repository};
-use sharedlb_testbed::{Cluster, eventually};
+use sharedlb_testbed::eventually;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::front::{Front, front};
-use crate::tenant::Tenant;
-
 /// The name that a process of the node answers with.
-const PROCESS: &str = "process";
+pub(crate) const PROCESS: &str = "process";
 
 /// A port of a process of the node.
-const PROCESS_PORT: u16 = 2222;
+pub(crate) const PROCESS_PORT: u16 = 2222;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![
         test.test("a class with an address of a node is refused, and the node's processes are reached", of_a_node),
         test.test("a node that gets the address of a class loses no port but those of claims", of_a_later_node),
         test.test("a class with a ClusterIP is refused, and the Service is reached", of_a_service),
+        test.test("a Service whose status has an address of a class takes no port but its own", of_a_foreign_service),
         test.test("externalIPs capture the ports of claims, until the policy of deploy/ denies them", external_ips),
     ]
 }
 
-/// A namespace and a class of this one address.
-async fn open(cluster: &Arc<Cluster>, name: &str, address: IpAddr) -> anyhow::Result<Tenant> {
-    let class = json!({"provider": {"vip": {}}, "addresses": [{"min": address, "max": address}]});
-    Tenant::open(cluster, name, class).await
-}
-
 /// A process of the node that answers as pods do. It ends when this is dropped.
-struct Process(JoinHandle<()>);
+pub(crate) struct Process(JoinHandle<()>);
 
 impl Process {
-    async fn start(at: Front) -> anyhow::Result<Self> {
+    pub(crate) async fn start(at: Front) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((at.address, at.port)).await?;
         Ok(Self(tokio::spawn(async move {
             while let Ok((mut stream, peer)) = listener.accept().await {
@@ -72,7 +66,7 @@ async fn of_a_node(world: Arc<World>) -> anyhow::Result<()> {
     let address = IpAddr::from([10, 99, 8, 1]);
     let of_node = Front::tcp(address, PROCESS_PORT);
     let _process = Process::start(of_node).await?;
-    let tenant = open(&world.cluster, "vip-of-node", address).await?;
+    let tenant = Tenant::at(&world.cluster, "vip-of-node", &[&address.to_string()]).await?;
     tenant.pod("web-0", "web").await?;
     let words = "10.99.8.1 is an address of node node-1";
     let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
@@ -89,7 +83,7 @@ async fn of_a_later_node(world: Arc<World>) -> anyhow::Result<()> {
     let address = IpAddr::from([10, 99, 8, 16]);
     let of_node = Front::tcp(address, PROCESS_PORT);
     let _process = Process::start(of_node).await?;
-    let tenant = open(cluster, "vip-later-node", address).await?;
+    let tenant = Tenant::at(cluster, "vip-later-node", &[&address.to_string()]).await?;
     tenant.pod("web-0", "web").await?;
     let before = front(&tenant.site.assigned("web").await?, "")?;
     only_answer(&tenant, before, &["web-0"]).await?;
@@ -125,7 +119,7 @@ async fn of_a_service(world: Arc<World>) -> anyhow::Result<()> {
     let at = Front::tcp(taken, 80);
     owner.only_answer_inside(at, &["web-0"]).await?;
     for (name, address) in [("vip-api-server", of_api_server), ("vip-taken", taken), ("vip-free", free)] {
-        let tenant = open(&world.cluster, name, address).await?;
+        let tenant = Tenant::at(&world.cluster, name, &[&address.to_string()]).await?;
         tenant.pod("other-0", "web").await?;
         let words = format!("{address} is in 10.0.0.0/16");
         let message = tenant.site.class_verdict(ConditionType::Accepted, ("False", Reason::Unsupported)).await?;
@@ -146,6 +140,37 @@ async fn create(tenant: &Tenant, name: &str, mut spec: Value) -> anyhow::Result<
     Ok(())
 }
 
+async fn of_a_foreign_service(world: Arc<World>) -> anyhow::Result<()> {
+    let address = IpAddr::from([203, 0, 113, 51]);
+    let victim = Tenant::at(&world.cluster, "vip-foreign", &[&address.to_string()]).await?;
+    victim.pod("bank-0", "web").await?;
+    victim.site.claim("bank", json!([{"port": BEFORE, "targetPort": "http"}])).await?;
+    let front = front(&victim.site.ready("bank").await?, "")?;
+    only_answer(&victim, front, &["bank-0"]).await?;
+
+    // As a controller does whose pool has the address too.
+    let other = victim.neighbour("vip-foreign-other").await?;
+    other.pod("evil-0", "evil").await?;
+    let port = |port: u16| json!({"name": format!("p-{port}"), "port": port, "targetPort": "http"});
+    let spec = json!({
+        "type": "LoadBalancer", "loadBalancerClass": "example.com/other", "allocateLoadBalancerNodePorts": false,
+        "ports": [port(OF_NO_CLAIM)],
+    });
+    create(&other, "evil", spec).await?;
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}}});
+    other.services.patch_status("evil", &PatchParams::default(), &Patch::Merge(status)).await?;
+    only_answer(&other, front.at(OF_NO_CLAIM), &["evil-0"]).await?;
+    only_answer(&victim, front, &["bank-0"]).await?;
+
+    other.change("evil", json!({"spec": {"ports": [port(BEFORE)]}})).await?;
+    create(&other, "other", json!({"ports": [port(80)]})).await?;
+    captured(&other, front).await?;
+    victim.closed(front.at(OF_NO_CLAIM)).await?;
+    other.delete("evil").await?;
+    only_answer(&victim, front, &["bank-0"]).await?;
+    victim.site.ready("bank").await.map(drop)
+}
+
 /// Numbers of claims, and one of no claim.
 const BEFORE: u16 = 5432;
 const AFTER: u16 = 5433;
@@ -154,7 +179,7 @@ const OF_NO_CLAIM: u16 = 5434;
 async fn external_ips(world: Arc<World>) -> anyhow::Result<()> {
     let cluster = &world.cluster;
     let address = IpAddr::from([203, 0, 113, 50]);
-    let victim = open(cluster, "vip-external", address).await?;
+    let victim = Tenant::at(cluster, "vip-external", &[&address.to_string()]).await?;
     victim.pod("bank-0", "web").await?;
     let claim = async |name: &str, port: u16| -> anyhow::Result<Front> {
         victim.site.claim(name, json!([{"port": port, "targetPort": "http"}])).await?;

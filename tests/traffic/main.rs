@@ -10,21 +10,22 @@
 mod addresses;
 mod backends;
 mod bgp;
+mod cables;
 mod capture;
 mod edits;
 mod families;
-mod front;
 mod in_use;
+mod keepalived;
 mod nodes;
+mod options;
 mod protocols;
 mod shared_address;
 mod sharing;
 mod sources;
-mod tenant;
 mod vip;
 
 use sharedlb_harness::{AtOnce, Program, World, start_installed};
-use sharedlb_testbed::Parts;
+use sharedlb_testbed::{Parts, ip};
 
 /// The controller's binary.
 const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
@@ -33,9 +34,9 @@ const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 const THREADS: usize = 4;
 
 fn main() -> anyhow::Result<()> {
-    let (mut program, testbed) = Program::enter(Parts { frr: true, ..Parts::ALL })?;
+    let (mut program, testbed) = Program::enter(Parts { frr: true, keepalived: true, ..Parts::ALL })?;
     let cluster = program.block_on(start_installed(testbed))?;
-    tenant::lead_to_load_balancers()?;
+    lead_to_load_balancers()?;
 
     let cluster = program.round(AtOnce::One, cluster, |test| {
         let trials = [
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<()> {
             capture::trials(test),
             vip::trials_of_their_own(test),
             bgp::trials_of_their_own(test),
+            keepalived::trials_of_their_own(test),
         ];
         trials.into_iter().flatten().collect()
     });
@@ -59,10 +61,19 @@ fn main() -> anyhow::Result<()> {
             shared_address::trials(test),
             sources::trials(test),
             vip::trials(test),
+            options::trials(test),
             addresses::trials(test),
             in_use::trials(test),
         ];
         trials.into_iter().flatten().collect()
     });
     program.exit(world)
+}
+
+/// Gives the addresses of load balancers and Services a route from the node, as any has that
+/// is connected to the world. (What is not captured on the way gets lost there.)
+fn lead_to_load_balancers() -> anyhow::Result<()> {
+    // Those of MetalLB, those of classes with addresses of one's own, and ClusterIPs.
+    let addresses = ["10.99.0.0/24", "203.0.113.0/24", "10.0.0.0/16"];
+    ip(&[], &addresses.map(|addresses| format!("route add {addresses} via 10.99.9.2\n")).concat())
 }

@@ -12,11 +12,10 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use sharedlb_crds::{CLAIM_LABEL, ConditionType, Reason, SharedLBClass};
+use sharedlb_harness::front::Front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Site, Tests, World, slots};
 use sharedlb_testbed::{Protocol, eventually};
-
-use crate::front::Front;
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

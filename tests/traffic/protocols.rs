@@ -5,11 +5,10 @@ use std::sync::Arc;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::front::{front, fronts};
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::{PodPort, Protocol};
-
-use crate::front::{front, fronts};
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

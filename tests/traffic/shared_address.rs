@@ -10,11 +10,10 @@ use kube::api::{DeleteParams, PostParams};
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::front::front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::eventually;
-
-use crate::front::front;
-use crate::tenant::Tenant;
 
 /// An address of MetalLB's pool that no other test is given.
 const ADDRESS: &str = "10.99.0.249";

@@ -7,7 +7,8 @@
 //!   that is ended and started again behind a [`proxy::Proxy`], and [`DryRun`] is what
 //!   `--dry-run` says.
 //! - [`Program`] is the `main` of a test program, [`World`] what most tests run on, and
-//!   [`Site`] a namespace and a class for one test.
+//!   [`Site`] a namespace and a class for one test. A [`Tenant`](tenant::Tenant) adds pods that
+//!   answer, Services, and clients.
 //!
 //! It does not depend on the controller's library: what it knows of the controller are
 //! the API, the command line and the metrics, as users know them.
@@ -19,6 +20,7 @@ mod cloud;
 mod controller;
 mod dry_run;
 mod editor;
+pub mod front;
 mod install;
 mod ledger;
 mod metrics;
@@ -27,6 +29,7 @@ mod program;
 pub mod proxy;
 mod replica;
 mod site;
+pub mod tenant;
 mod world;
 mod writes;
 

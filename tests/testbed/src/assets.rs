@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::frr::FRR;
 use crate::go_build::{self, Module};
+use crate::keepalived::KEEPALIVED;
 use crate::prometheus::PROMETHEUS;
 use crate::{Parts, packages, python};
 
@@ -83,6 +84,7 @@ pub(crate) struct Assets {
     prometheus_crds: PathBuf,
     python: Option<PathBuf>,
     frr: Option<PathBuf>,
+    keepalived: Option<PathBuf>,
     prometheus: Option<PathBuf>,
 }
 
@@ -123,8 +125,9 @@ impl Assets {
         }
         let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
         let frr = if parts.frr { FRR.prepare(&cache) } else { None };
+        let keepalived = if parts.keepalived { KEEPALIVED.prepare(&cache) } else { None };
         let prometheus = if parts.prometheus { PROMETHEUS.prepare(&cache) } else { None };
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr, prometheus })
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr, keepalived, prometheus })
     }
 
     /// Where the binary is.
@@ -153,6 +156,11 @@ impl Assets {
     /// FRR's files; `None`: it is not among the testbed's parts, or could not be unpacked.
     pub(crate) fn frr(&self) -> Option<&Path> {
         self.frr.as_deref()
+    }
+
+    /// keepalived's files; `None`: it is not among the testbed's parts, or could not be unpacked.
+    pub(crate) fn keepalived(&self) -> Option<&Path> {
+        self.keepalived.as_deref()
     }
 
     /// Prometheus' files; `None`: it is not among the testbed's parts, or could not be unpacked.

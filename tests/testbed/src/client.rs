@@ -72,6 +72,20 @@ impl Client {
         self.attempt(&format!("TCP to {to}"), asking).await
     }
 
+    /// Connects by TCP, and keeps the connection open.
+    ///
+    /// # Errors
+    /// If it is refused, or not answered in time.
+    pub async fn connect(&self, address: IpAddr, port: u16) -> anyhow::Result<TcpStream> {
+        let to = SocketAddr::new(address, port);
+        // The socket stays in the namespace of the thread that made it.
+        let connecting = async move { tokio::time::timeout(ATTEMPT, TcpStream::connect(to)).await };
+        let connected = self.runtime.spawn(connecting).await?;
+        connected
+            .with_context(|| format!("TCP to {to}: no answer within {ATTEMPT:?}"))?
+            .with_context(|| format!("TCP to {to}"))
+    }
+
     /// Sends one datagram, and reads the answer.
     pub async fn udp(&self, address: IpAddr, port: u16) -> anyhow::Result<Answer> {
         let to = SocketAddr::new(address, port);

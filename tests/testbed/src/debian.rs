@@ -71,3 +71,20 @@ impl Debian {
         run_showing_progress(download, self.name)
     }
 }
+
+/// The command line of a program among these files, in a network namespace that `ip netns`
+/// knows, or in that of the cluster.
+pub(crate) fn command(
+    files: &Path,
+    namespace: Option<&str>,
+    program: &str,
+    arguments: impl IntoIterator<Item = String>,
+) -> Vec<String> {
+    let in_namespace = namespace.map(|namespace| ["ip", "netns", "exec", namespace].map(str::to_owned));
+    let folder = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [format!("usr/{folder}"), format!("usr/{folder}/frr"), folder];
+    let libraries: Vec<String> = folders.iter().map(|folder| files.join(folder).display().to_string()).collect();
+    let libraries = format!("LD_LIBRARY_PATH={}", libraries.join(":"));
+    let started = ["env".to_owned(), libraries, files.join(program).display().to_string()];
+    in_namespace.into_iter().flatten().chain(started).chain(arguments).collect()
+}

@@ -11,7 +11,7 @@ use crate::Testbed;
 use crate::cluster::Cluster;
 use crate::component::Component;
 use crate::control_plane::READY_LIMIT;
-use crate::debian::Debian;
+use crate::debian::{self, Debian};
 
 pub(crate) const FRR: Debian = Debian { name: "FRR", packages: &["frr", "libyang2", "libjson-c5"] };
 
@@ -55,20 +55,16 @@ impl Cluster {
             let file = folder.join(format!("{daemon}.conf"));
             fs::write(&file, config)?;
             let path = |name: &str| folder.join(name).display().to_string();
-            let mut command: Vec<String> = Vec::new();
-            if let Some(namespace) = namespace {
-                command.extend(["ip", "netns", "exec", namespace].map(str::to_owned));
-            }
-            let libraries = files.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-            let libraries = format!("LD_LIBRARY_PATH={0}:{0}/frr", libraries.display());
-            command.extend(["env".to_owned(), libraries]);
-            command.push(files.join("usr/lib/frr").join(daemon).display().to_string());
-            command.extend(["-u", "root", "-g", "root", "-P", "0", "--log", "stdout"].map(str::to_owned));
-            command.extend(["-f".to_owned(), file.display().to_string()]);
-            command.extend(["-i".to_owned(), path(&format!("{daemon}.pid")), "--vty_socket".to_owned(), path("")]);
-            command.extend(["-z".to_owned(), path("zserv")]);
-            command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-            Ok(command)
+            let fixed = ["-u", "root", "-g", "root", "-P", "0", "--log", "stdout"].map(str::to_owned);
+            let places = [
+                ["-f".to_owned(), file.display().to_string()],
+                ["-i".to_owned(), path(&format!("{daemon}.pid"))],
+                ["--vty_socket".to_owned(), path("")],
+                ["-z".to_owned(), path("zserv")],
+            ];
+            let further = arguments.iter().map(|&argument| argument.to_owned());
+            let arguments = fixed.into_iter().chain(places.into_iter().flatten()).chain(further);
+            Ok(debian::command(files, namespace, &format!("usr/lib/frr/{daemon}"), arguments))
         };
         check(&daemon("bgpd", config, &["--dryrun"])?)?;
         let component = |program: &str, command: Vec<String>| {

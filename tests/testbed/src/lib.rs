@@ -48,8 +48,9 @@
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
 //! - For [`Parts::aws`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
-//! - For [`Parts::frr`] and [`Parts::prometheus`], which are left out where they cannot be had:
-//!   Debian. Its packages are unpacked into the same folder, once per machine.
+//! - For [`Parts::frr`], [`Parts::keepalived`] and [`Parts::prometheus`], which are left out
+//!   where they cannot be had: Debian. Its packages are unpacked into the same folder, once per
+//!   machine.
 //!
 //! # When something goes wrong
 //!
@@ -71,6 +72,7 @@ mod go_build;
 mod helm;
 mod http;
 mod isolation;
+mod keepalived;
 mod kubectl;
 mod kubelet;
 mod metallb;
@@ -95,6 +97,7 @@ pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use frr::Frr;
 pub use http::http_get;
+pub use keepalived::Keepalived;
 pub use network::{CLIENTS, ip};
 pub use node::NODE;
 pub use pod::{Families, Pod, PodPort, PodSpec, Protocol};
@@ -128,6 +131,8 @@ pub struct Parts {
     pub aws: bool,
     /// FRR, for [`Cluster::frr`], if it can be unpacked on this machine.
     pub frr: bool,
+    /// keepalived, for [`Cluster::keepalived`], if it can be unpacked on this machine.
+    pub keepalived: bool,
     /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on
     /// this machine.
     pub prometheus: bool,
@@ -156,6 +161,7 @@ impl Parts {
         helm: false,
         aws: false,
         frr: false,
+        keepalived: false,
         prometheus: false,
         json_storage: false,
         node_ports: None,

@@ -6,10 +6,10 @@ use anyhow::Context;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_harness::Tests;
+use sharedlb_harness::tenant::fronts;
 use sharedlb_testbed::Cluster;
 
 use super::place::{OWN, Place, port};
-use crate::tenant::fronts;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![test.test("nothing answers at the port of a Service whose endpoints were written by hand", by_hand)]

@@ -7,10 +7,10 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_harness::Tests;
+use sharedlb_harness::tenant::fronts;
 use sharedlb_testbed::Cluster;
 
 use super::place::{OWN, Place, port};
-use crate::tenant::fronts;
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![test.test("a deleted claim that a finalizer keeps leaves its Service neither address nor packets", lingering)]

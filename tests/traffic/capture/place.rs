@@ -9,13 +9,13 @@ use futures::future::join;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::front::Front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{Replica, Site, editor};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
 use crate::SHAREDLB;
-use crate::front::Front;
-use crate::tenant::Tenant;
 
 /// The number of the victim's port, and that of the thief's.
 pub(crate) const VICTIMS: u16 = 5432;

@@ -6,11 +6,11 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_harness::Tests;
+use sharedlb_harness::tenant::ip_modes;
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
 use super::place::{OWN, Place, THIEF, VICTIMS, port};
-use crate::tenant::ip_modes;
 
 /// How often the thief tries. Without protection the window of each edit is some
 /// 10 ms to 100 ms.

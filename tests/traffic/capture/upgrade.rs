@@ -8,12 +8,12 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::tenant::ip_modes;
 use sharedlb_harness::{Tests, install};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
 use super::place::{OWN, Place, THIEF, VICTIMS, port};
-use crate::tenant::ip_modes;
 
 /// The sources switched off.
 const OFF: &[&str] = &["--source-services=false", "--source-configmaps=false"];

@@ -7,10 +7,9 @@ use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::SharedLB;
+use sharedlb_harness::tenant::{Tenant, condition, fronts, ip_modes};
 use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
-
-use crate::tenant::{Tenant, condition, fronts, ip_modes};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

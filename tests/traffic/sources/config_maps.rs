@@ -11,14 +11,14 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use sharedlb_harness::front::Front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Replica, Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::{Cluster, Protocol, eventually};
 
 use super::killed::killed_after_each_write;
 use crate::SHAREDLB;
-use crate::front::Front;
-use crate::tenant::Tenant;
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -8,11 +8,10 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::tenant::{Tenant, fronts};
 use sharedlb_harness::{LIMIT, Tests, World};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::eventually;
-
-use crate::tenant::{Tenant, fronts};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

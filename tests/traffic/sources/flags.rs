@@ -6,12 +6,12 @@ use anyhow::ensure;
 use kube::ResourceExt;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::tenant::{Tenant, conditions};
 use sharedlb_harness::{Replica, Tests, install};
 use sharedlb_testbed::Cluster;
 use sharedlb_testbed::Protocol::Tcp;
 
 use crate::SHAREDLB;
-use crate::tenant::{Tenant, conditions};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![

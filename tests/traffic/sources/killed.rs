@@ -9,12 +9,12 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::tenant::{Tenant, condition, fronts};
 use sharedlb_harness::{LIMIT, Replica, Tests};
 use sharedlb_testbed::Protocol::{Tcp, Udp};
 use sharedlb_testbed::{Cluster, eventually};
 
 use crate::SHAREDLB;
-use crate::tenant::{Tenant, condition, fronts};
 
 pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     vec![

@@ -12,13 +12,13 @@ use kube::api::DeleteParams;
 use libtest_mimic::Trial;
 use serde_json::json;
 use sharedlb_crds::{ConditionType, Reason};
+use sharedlb_harness::front::Front;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Replica, Tests};
 use sharedlb_testbed::Protocol::Tcp;
 use sharedlb_testbed::{Cluster, PodPort, PodSpec, eventually};
 
 use crate::SHAREDLB;
-use crate::front::Front;
-use crate::tenant::Tenant;
 
 /// The namespace of the README's manifests, and the class of both files.
 const NAMESPACE: &str = "team-red";

@@ -7,11 +7,10 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::front::Front;
+use sharedlb_harness::tenant::{Tenant, fronts, ip_modes};
 use sharedlb_harness::{Tests, World};
 use sharedlb_testbed::Protocol::Tcp;
-
-use crate::front::Front;
-use crate::tenant::{Tenant, fronts, ip_modes};
 
 pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
     vec![

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_harness::tenant::Tenant;
 use sharedlb_harness::{LIMIT, Tests, World, Writes, at_most};
 use sharedlb_testbed::Protocol::Tcp;
 use sharedlb_testbed::eventually;
-
-use crate::tenant::Tenant;
 
 /// How many Services there are where their writes are counted.
 const COUNTED: usize = 40;

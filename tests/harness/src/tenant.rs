@@ -1,8 +1,8 @@
-//! A team with pods, claims and Services of type LoadBalancer, and who asks them.
+//! A team with pods, claims and Services of type LoadBalancer, and a client that connects to
+//! them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sharedlb_crds::SharedLB;
-use sharedlb_harness::{LIMIT, Site};
 use sharedlb_testbed::{Answer, Client, Cluster, Families, Pod, PodPort, PodSpec, Protocol, eventually};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::front::{Front, only_answer};
+use crate::front::{Front, one_answers, only_answer};
+use crate::{LIMIT, Site};
 
 /// The number of attempts where no answer is expected: each may take as long as its limit.
 const SILENT_QUESTIONS: usize = 5;
@@ -28,54 +28,52 @@ const SILENT_QUESTIONS: usize = 5;
 const ATTEMPT: Duration = Duration::from_millis(900);
 
 /// A namespace with Services, of a class that has its name or another's.
-pub(crate) struct Tenant {
-    pub(crate) site: Site,
-    pub(crate) services: Api<Service>,
-    pub(crate) client: Client,
-}
-
-/// Gives the addresses of load balancers and Services a route from the node, as any has that
-/// is connected to the world. (What is not captured on the way gets lost there.)
-pub(crate) fn lead_to_load_balancers() -> anyhow::Result<()> {
-    // Those of MetalLB, those of classes with addresses of one's own, and ClusterIPs.
-    for addresses in ["10.99.0.0/24", "203.0.113.0/24", "10.0.0.0/16"] {
-        let added = Command::new("ip").args(["route", "add", addresses, "via", "10.99.9.2"]).status()?;
-        ensure!(added.success(), "ip route add {addresses}: {added}");
-    }
-    Ok(())
+pub struct Tenant {
+    /// The namespace, and the class
+    pub site: Site,
+    /// The Services of the namespace
+    pub services: Api<Service>,
+    /// A client outside of the cluster
+    pub client: Client,
 }
 
 impl Tenant {
     /// A namespace and a class of this name.
-    pub(crate) async fn open(cluster: &Arc<Cluster>, name: &str, class: Value) -> anyhow::Result<Self> {
+    pub async fn open(cluster: &Arc<Cluster>, name: &str, class: Value) -> anyhow::Result<Self> {
         Self::of(Site::open(cluster, name, class).await?)
     }
 
+    /// A namespace and a class of the provider `vip` with these addresses, of the same name.
+    pub async fn at(cluster: &Arc<Cluster>, name: &str, addresses: &[&str]) -> anyhow::Result<Self> {
+        let ranges: Vec<Value> = addresses.iter().map(|address| json!({"min": address, "max": address})).collect();
+        Self::open(cluster, name, json!({"provider": {"vip": {}}, "addresses": ranges})).await
+    }
+
     /// Another namespace that uses the same class.
-    pub(crate) async fn neighbour(&self, name: &str) -> anyhow::Result<Self> {
+    pub async fn neighbour(&self, name: &str) -> anyhow::Result<Self> {
         Self::in_class(&self.site.cluster, name, &self.site.class).await
     }
 
     /// A namespace that uses a class, which may exist or not.
-    pub(crate) async fn in_class(cluster: &Arc<Cluster>, name: &str, class: &str) -> anyhow::Result<Self> {
+    pub async fn in_class(cluster: &Arc<Cluster>, name: &str, class: &str) -> anyhow::Result<Self> {
         Self::of(Site::in_class(cluster, name, class).await?)
     }
 
     /// A namespace and a class that are there.
-    pub(crate) fn of(site: Site) -> anyhow::Result<Self> {
+    pub fn of(site: Site) -> anyhow::Result<Self> {
         let services = Api::namespaced(site.cluster.admin(), &site.namespace);
         Ok(Self { services, client: site.cluster.client()?, site })
     }
 
     /// A pod labelled `app: <app>` that answers on `http` (8080/TCP), and on
     /// `dns` by TCP and UDP (5353).
-    pub(crate) async fn pod(&self, name: &str, app: &str) -> anyhow::Result<Pod> {
+    pub async fn pod(&self, name: &str, app: &str) -> anyhow::Result<Pod> {
         let ports = [PodPort::tcp("http", 8080), PodPort::udp("dns", 5353), PodPort::tcp("dns-tcp", 5353)];
         self.pod_with(name, app, ports).await
     }
 
     /// A pod labelled `app: <app>` with these ports.
-    pub(crate) async fn pod_with(
+    pub async fn pod_with(
         &self,
         name: &str,
         app: &str,
@@ -85,7 +83,7 @@ impl Tenant {
     }
 
     /// A pod labelled `app: <app>` with these ports, and addresses of these families only.
-    pub(crate) async fn pod_of(
+    pub async fn pod_of(
         &self,
         families: Families,
         name: &str,
@@ -98,12 +96,12 @@ impl Tenant {
 
     /// Creates a Service of this tenant's class for the pods labelled `app:
     /// <name>`. What `spec` does not say is one port 80 to `http`.
-    pub(crate) async fn service(&self, name: &str, spec: Value) -> anyhow::Result<()> {
+    pub async fn service(&self, name: &str, spec: Value) -> anyhow::Result<()> {
         self.service_with(name, json!({}), spec).await
     }
 
     /// The same with annotations.
-    pub(crate) async fn service_with(&self, name: &str, annotations: Value, spec: Value) -> anyhow::Result<()> {
+    pub async fn service_with(&self, name: &str, annotations: Value, spec: Value) -> anyhow::Result<()> {
         let mut full = json!({
             "type": "LoadBalancer",
             "loadBalancerClass": format!("sharedlb.dev/{}", self.site.class),
@@ -122,25 +120,20 @@ impl Tenant {
     }
 
     /// Changes a Service by a merge patch.
-    pub(crate) async fn change(&self, name: &str, patch: Value) -> anyhow::Result<()> {
+    pub async fn change(&self, name: &str, patch: Value) -> anyhow::Result<()> {
         self.services.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
 
     /// Deletes a Service and waits until it is gone.
-    pub(crate) async fn delete(&self, name: &str) -> anyhow::Result<()> {
+    pub async fn delete(&self, name: &str) -> anyhow::Result<()> {
         self.services.delete(name, &DeleteParams::default()).await?;
         let what = format!("Service {name} to be gone");
         eventually(&what, LIMIT, async || Ok(self.services.get_opt(name).await?.is_none().then_some(()))).await
     }
 
     /// Waits until a Service is as looked for.
-    pub(crate) async fn until<T>(
-        &self,
-        name: &str,
-        what: &str,
-        find: impl Fn(&Service) -> Option<T>,
-    ) -> anyhow::Result<T> {
+    pub async fn until<T>(&self, name: &str, what: &str, find: impl Fn(&Service) -> Option<T>) -> anyhow::Result<T> {
         eventually(&format!("Service {}/{name} to have {what}", self.site.namespace), LIMIT, async || {
             let service = self.services.get(name).await?;
             let found = find(&service);
@@ -151,7 +144,7 @@ impl Tenant {
     }
 
     /// Waits until a Service is ready on these ports, and says where.
-    pub(crate) async fn served(&self, name: &str, ports: &[(u16, Protocol)]) -> anyhow::Result<Vec<Front>> {
+    pub async fn served(&self, name: &str, ports: &[(u16, Protocol)]) -> anyhow::Result<Vec<Front>> {
         let wanted: BTreeSet<_> = ports.iter().map(|(port, protocol)| (*port, protocol.as_str())).collect();
         self.until(name, &format!("ports {wanted:?}"), |service| {
             let fronts = fronts(service);
@@ -162,7 +155,7 @@ impl Tenant {
     }
 
     /// Waits until a Service is ready on any ports, so many of them.
-    pub(crate) async fn ready(&self, name: &str, ports: usize) -> anyhow::Result<Vec<Front>> {
+    pub async fn ready(&self, name: &str, ports: usize) -> anyhow::Result<Vec<Front>> {
         self.until(name, &format!("{ports} ports"), |service| {
             let fronts = fronts(service);
             (is_ready(service) && fronts.len() == ports).then_some(fronts)
@@ -171,7 +164,7 @@ impl Tenant {
     }
 
     /// Waits until a Service reports this, and returns the message.
-    pub(crate) async fn reports(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
+    pub async fn reports(&self, name: &str, kind: &str, reason: &str) -> anyhow::Result<String> {
         self.until(name, &format!("{kind} {reason}"), |service| {
             let found = condition(service, kind).filter(|condition| condition.reason == reason)?;
             Some(found.message.clone())
@@ -180,7 +173,7 @@ impl Tenant {
     }
 
     /// Waits until nothing of ours is left on a Service, and its claim is gone.
-    pub(crate) async fn let_go(&self, name: &str) -> anyhow::Result<()> {
+    pub async fn let_go(&self, name: &str) -> anyhow::Result<()> {
         self.until(name, "nothing of ours", |service| {
             let marked = service.annotations().contains_key("sharedlb.dev/claim");
             (fronts(service).is_empty() && !marked && service.finalizers().is_empty() && conditions(service).is_empty())
@@ -191,12 +184,12 @@ impl Tenant {
     }
 
     /// The claim of a Service.
-    pub(crate) async fn claim(&self, service: &str) -> anyhow::Result<SharedLB> {
+    pub async fn claim(&self, service: &str) -> anyhow::Result<SharedLB> {
         Ok(self.site.claims.get(&format!("service-{service}")).await?)
     }
 
     /// Waits for an Event about an object, and returns what it says.
-    pub(crate) async fn event(&self, kind: &str, name: &str, reason: &str) -> anyhow::Result<String> {
+    pub async fn event(&self, kind: &str, name: &str, reason: &str) -> anyhow::Result<String> {
         let events = Api::<Event>::namespaced(self.site.cluster.admin(), &self.site.namespace);
         let about = ListParams::default().fields(&format!("regarding.kind={kind},regarding.name={name}"));
         eventually(&format!("an Event {reason} about {kind} {name}"), LIMIT, async || {
@@ -209,7 +202,7 @@ impl Tenant {
     }
 
     /// Asks from outside until this pod has answered.
-    pub(crate) async fn answers(&self, front: Front, pod: &str) -> anyhow::Result<Answer> {
+    pub async fn answers(&self, front: Front, pod: &str) -> anyhow::Result<Answer> {
         eventually(&format!("{pod} to answer at {front:?}"), LIMIT, async || {
             let answer = self.ask(front).await?;
             ensure!(answer.name == pod, "{} answers", answer.name);
@@ -219,30 +212,35 @@ impl Tenant {
     }
 
     /// Connects from outside until these pods have answered, and requires that no other does.
-    pub(crate) async fn only_answer(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
+    pub async fn only_answer(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
         only_answer(pods, &format!("{front:?} from outside"), async || Ok(self.ask(front).await?.name)).await
+    }
+
+    /// Connects from outside until one pod gives all answers.
+    pub async fn one_answers(&self, front: Front) -> anyhow::Result<()> {
+        one_answers(&format!("{front:?} from outside"), async || Ok(self.ask(front).await?.name)).await
     }
 
     /// Connects from inside of the cluster until these pods have answered, and requires that
     /// no other does.
-    pub(crate) async fn only_answer_inside(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
+    pub async fn only_answer_inside(&self, front: Front, pods: &[&str]) -> anyhow::Result<()> {
         only_answer(pods, &format!("{front:?} from inside"), async || ask_inside(front).await).await
     }
 
     /// Asks from inside of the cluster, once.
-    pub(crate) async fn ask_inside(&self, front: Front) -> anyhow::Result<String> {
+    pub async fn ask_inside(&self, front: Front) -> anyhow::Result<String> {
         ask_inside(front).await
     }
 
     /// Connects from outside until no pod answers.
-    pub(crate) async fn closed(&self, front: Front) -> anyhow::Result<()> {
+    pub async fn closed(&self, front: Front) -> anyhow::Result<()> {
         let what = format!("nobody to answer at {front:?}");
         eventually(&what, LIMIT, async || Ok(self.ask(front).await.is_err().then_some(()))).await
     }
 
     /// Requires that nobody answers for a while, neither to those outside nor to
     /// those inside.
-    pub(crate) async fn silent(&self, front: Front) -> anyhow::Result<()> {
+    pub async fn silent(&self, front: Front) -> anyhow::Result<()> {
         for _ in 0..SILENT_QUESTIONS {
             let answers = tokio::join!(self.ask(front), ask_inside(front));
             ensure!(answers.0.is_err() && answers.1.is_err(), "{answers:?} at {front:?}");
@@ -251,7 +249,7 @@ impl Tenant {
     }
 
     /// Asks from outside, once.
-    pub(crate) async fn ask(&self, front: Front) -> anyhow::Result<Answer> {
+    pub async fn ask(&self, front: Front) -> anyhow::Result<Answer> {
         match front.protocol {
             Protocol::Tcp => self.client.tcp(front.address, front.port).await,
             Protocol::Udp => self.client.udp(front.address, front.port).await,
@@ -271,7 +269,7 @@ async fn ask_inside(front: Front) -> anyhow::Result<String> {
 }
 
 /// The addresses and ports of a Service's status, IPv4 ones.
-pub(crate) fn fronts(service: &Service) -> Vec<Front> {
+pub fn fronts(service: &Service) -> Vec<Front> {
     let ingress = service.status.iter().flat_map(|status| status.load_balancer.iter()).flat_map(|lb| &lb.ingress);
     let mut fronts = Vec::new();
     for ingress in ingress.flatten() {
@@ -285,19 +283,19 @@ pub(crate) fn fronts(service: &Service) -> Vec<Front> {
 }
 
 /// What kube-proxy is to make of the Service's addresses.
-pub(crate) fn ip_modes(service: &Service) -> Vec<String> {
+pub fn ip_modes(service: &Service) -> Vec<String> {
     let ingress = service.status.iter().flat_map(|status| status.load_balancer.iter()).flat_map(|lb| &lb.ingress);
     ingress.flatten().filter_map(|ingress| ingress.ip_mode.clone()).collect()
 }
 
 /// Our conditions of a Service.
-pub(crate) fn conditions(service: &Service) -> Vec<&Condition> {
+pub fn conditions(service: &Service) -> Vec<&Condition> {
     let all = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
     all.filter(|condition| condition.type_.starts_with("sharedlb.dev/")).collect()
 }
 
 /// A condition of a Service.
-pub(crate) fn condition<'a>(service: &'a Service, kind: &str) -> Option<&'a Condition> {
+pub fn condition<'a>(service: &'a Service, kind: &str) -> Option<&'a Condition> {
     conditions(service).into_iter().find(|condition| condition.type_ == format!("sharedlb.dev/{kind}"))
 }
 
