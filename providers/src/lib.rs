@@ -7,6 +7,8 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "aws")]
+mod budget;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decorator;
@@ -22,14 +24,19 @@ mod mutate;
 #[cfg(feature = "service")]
 #[cfg_attr(not(feature = "vip"), allow(dead_code, reason = "the provider `vip` uses more of it"))]
 pub mod service;
+pub mod share;
 #[cfg(feature = "vip")]
 pub mod vip;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 
+#[cfg(feature = "aws")]
+pub use budget::Rate;
 pub use decorator::Decorator;
 pub use diff::{Change, diff, replay};
 pub use error::{Details, Error};
@@ -119,7 +126,7 @@ pub const FEATURES: &[&str] = &[
 ///
 /// [`apply`](Self::apply) and [`delete`](Self::delete) are called only while the process
 /// leads. A provider whose calls wait (for a budget, for each other) checks the leadership
-/// again before each call that changes something, as `aws::Gate` does.
+/// again before each call that changes something, as [`Gate`] has it.
 ///
 /// # The conformance suite
 ///
@@ -184,6 +191,11 @@ pub trait Provider: Send + Sync {
         stream::pending().boxed()
     }
 }
+
+/// The gate of calls that may change something: each waits for it right before it is sent,
+/// and keeps the returned value until it has ended. It is closed in a process that may no
+/// longer act.
+pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Send>> + Send + Sync>;
 
 /// The argument of [`Provider::apply`].
 #[derive(Debug, Clone, Copy)]

@@ -1,17 +1,9 @@
 //! Which backends are served where there are more than a load balancer takes.
 //! Pure.
 
-use sharedlb_providers::model::fnv1a;
+use sharedlb_providers::share::{self, chosen};
+pub(crate) use sharedlb_providers::share::{TargetLimits, shares};
 use sharedlb_providers::{Backend, BackendSet, ListenerKey};
-
-/// How many backends a load balancer takes; `None`: as many as there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct TargetLimits {
-    /// Behind one listener
-    pub of_listener: Option<u32>,
-    /// Behind all listeners together, one that is behind two counted twice
-    pub in_all: Option<u32>,
-}
 
 /// That some backends of a listener get no traffic, since there are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,37 +18,6 @@ pub(crate) struct LeftOut {
     pub of_listener: bool,
 }
 
-/// How many backends each listener gets, of which there are so many: all that it
-/// has, or else an equal share, and what some don't need is shared by the others.
-///
-/// Few of the shares change when one count does, and each by little, so that few
-/// backends are exchanged: what can't be shared equally stays unused.
-pub(crate) fn shares(counts: &[u32], limits: TargetLimits) -> Vec<u32> {
-    let most = limits.of_listener.unwrap_or(u32::MAX);
-    let mut shares: Vec<u32> = counts.iter().map(|count| (*count).min(most)).collect();
-    let Some(in_all) = limits.in_all else { return shares };
-    let used = |share: u32| shares.iter().map(|count| u64::from((*count).min(share))).sum::<u64>();
-    let fits = |share: u32| used(share) <= u64::from(in_all);
-    let highest = shares.iter().copied().max().unwrap_or(0);
-    if fits(highest) {
-        return shares;
-    }
-    // The highest share that fits: all above do not, all below do.
-    let (mut low, mut high) = (0, highest);
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if fits(middle) { low = middle } else { high = middle }
-    }
-    let mut left = if low == 0 { in_all } else { 0 };
-    for share in shares.iter_mut().filter(|share| **share > 0) {
-        // More listeners than backends fit: the first ones get one each.
-        let one = u32::from(left > 0);
-        left = left.saturating_sub(1);
-        *share = (*share).min(low.max(one));
-    }
-    shares
-}
-
 /// So many of the backends of a listener, always the same ones as far as they
 /// are there: when one comes or goes, at most one other changes (rendezvous
 /// hashing). Each listener has others, so that no backend is in all of them.
@@ -66,17 +27,13 @@ pub(crate) fn subset(listener: ListenerKey, backends: &BackendSet, most: u32) ->
         return backends.clone();
     }
     let listener = listener.to_string();
-    let mut ranked: Vec<(u64, &Backend)> = backends.iter().map(|backend| (rank(&listener, backend), backend)).collect();
-    ranked.sort_unstable();
-    ranked.into_iter().take(most).map(|(_, backend)| backend.clone()).collect()
+    chosen(backends, most, |backend| rank(&listener, backend)).into_iter().cloned().collect()
 }
 
 fn rank(listener: &str, backend: &Backend) -> u64 {
     let (address, port) = (backend.address.to_string(), backend.port.get().to_be_bytes());
     let id = backend.provider_id.as_deref().unwrap_or_default();
-    let hash = fnv1a([listener.as_bytes(), address.as_bytes(), &port, id.as_bytes()]);
-    // Once more, or what differs in its last bytes alone would keep close together.
-    fnv1a([hash.to_be_bytes().as_slice()])
+    share::rank([listener.as_bytes(), address.as_bytes(), &port, id.as_bytes()])
 }
 
 #[cfg(test)]
@@ -98,42 +55,7 @@ mod tests {
         ListenerKey { port: port.try_into().unwrap(), protocol: Protocol::Tcp }
     }
 
-    fn in_all(limit: u32) -> TargetLimits {
-        TargetLimits { of_listener: None, in_all: Some(limit) }
-    }
-
-    #[test]
-    fn each_gets_an_equal_share_and_what_some_do_not_need_goes_to_the_others() {
-        assert_eq!(shares(&[3, 4], TargetLimits::default()), [3, 4]);
-        assert_eq!(shares(&[3, 4], in_all(7)), [3, 4]);
-        assert_eq!(shares(&[2, 100, 100], in_all(20)), [2, 9, 9]);
-        assert_eq!(shares(&[2, 100, 100], TargetLimits { of_listener: Some(8), in_all: Some(20) }), [2, 8, 8]);
-        assert_eq!(shares(&[100], TargetLimits { of_listener: Some(8), in_all: None }), [8]);
-    }
-
-    #[test]
-    fn more_listeners_than_backends_fit_leave_the_last_ones_without() {
-        assert_eq!(shares(&[5, 0, 5, 5], in_all(2)), [1, 0, 1, 0]);
-        assert_eq!(shares(&[5, 5], in_all(0)), [0, 0]);
-    }
-
     proptest! {
-        #[test]
-        fn shares_fit_and_one_backend_more_changes_none_by_more_than_one(
-            counts in prop::collection::vec(0u32..50, 1..20), which in any::<prop::sample::Index>(), limit in 0u32..500,
-        ) {
-            let before = shares(&counts, in_all(limit));
-            prop_assert!(before.iter().sum::<u32>() <= limit);
-            prop_assert!(before.iter().zip(&counts).all(|(share, count)| share <= count));
-            let mut grown = counts.clone();
-            let which = which.index(counts.len());
-            grown[which] += 1;
-            for (n, (before, after)) in before.iter().zip(shares(&grown, in_all(limit))).enumerate() {
-                prop_assert!(after <= *before || n == which, "a neighbour that grows gives nobody more");
-                prop_assert!(before.abs_diff(after) <= 1);
-            }
-        }
-
         #[test]
         fn a_backend_that_comes_or_goes_changes_at_most_one_other(
             hosts in prop::collection::btree_set(0u16..2000, 2..200), port in 1u16..1000, most in 1u32..100,

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::Aws;
-use super::budget::{Turn, Urgency};
 use super::failure::{Code, Failure, Kind};
 use super::known::{Full, Known, Port};
 use super::port::Ports;
 use super::view;
 use super::whole::Whole;
+use crate::budget::{Turn, Urgency};
 use crate::diff::Change;
 use crate::model::{LbName, Listener, ListenerKey, LoadBalancer};
 use crate::{Applied, ChangeSet, Error};

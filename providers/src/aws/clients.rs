@@ -14,13 +14,14 @@ use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
 use aws_sdk_elasticloadbalancingv2::config::{HttpClient, SharedHttpClient};
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider as Tls, rustls_provider::CryptoMode};
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::budget::{Budget, Rates, Turn, Urgency};
 use super::failure::{Failure, Kind};
 use super::limits::Limits;
+use super::rates::{Budget, Rates};
+use crate::Gate;
+use crate::budget::Turn;
 
 /// A call that takes longer than this is given up, and its answer counts as lost.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,11 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most attempts of one call, where AWS throttles it or a read gets no answer. After
 /// the last one the caller gets the error, so that the claim's status reports it.
 const ATTEMPTS: u32 = 3;
-
-/// The gate of calls that may change something: each waits for it right before it is sent,
-/// and keeps the returned value until it has ended. It is closed in a process that may no
-/// longer act.
-pub type Gate = Arc<dyn Fn() -> BoxFuture<'static, Box<dyn Send>> + Send + Sync>;
 
 /// The clients of all regions; one per process, since AWS counts calls by account
 /// and region. Clones are the same clients.
@@ -133,9 +129,7 @@ impl Region {
         let mut attempts = 0;
         loop {
             bucket.take(turn).await.map_err(|late| Failure::late(action, late))?;
-            if turn.begin_by.take().is_some() {
-                turn.urgency = turn.urgency.min(Urgency::Finish);
-            }
+            turn.begun();
             attempts += 1;
             // After all waits.
             let _passed = match &self.gate {
@@ -152,7 +146,7 @@ impl Region {
             let mut failure = Failure::of(action, &error);
             let again = match &mut failure.kind {
                 Kind::Throttled(pause) => {
-                    *pause = bucket.throttled();
+                    *pause = bucket.throttled(Duration::ZERO);
                     true
                 }
                 Kind::Unreachable => action.starts_with("Describe"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 
-use super::budget::Late;
+use crate::budget::Late;
 use crate::{Details, Error};
 
 /// A call that failed. It has as much of AWS' answer as fits into a status: the SDK's own

@@ -9,7 +9,6 @@
 //! of a region share one `budget`.
 
 mod apply;
-mod budget;
 mod clients;
 mod config;
 mod failure;
@@ -22,6 +21,7 @@ mod limits;
 mod names;
 mod observe;
 mod port;
+mod rates;
 mod settings;
 mod view;
 mod whole;
@@ -33,13 +33,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 
-pub use self::budget::{Rate, Rates};
+pub use self::clients::Clients;
 use self::clients::Region;
-pub use self::clients::{Clients, Gate};
 use self::known::Known;
 use self::limits::Limits;
 use self::names::Target;
 use self::observe::Observation;
+pub use self::rates::Rates;
 pub use self::settings::{HealthCheck, IpAddressType, Scheme, Settings, SubnetMapping, TargetKind};
 use crate::model::{AffinitySupport, Attributes, Backend, Capabilities, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};

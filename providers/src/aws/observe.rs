@@ -15,7 +15,6 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
 use super::failure::{Code, Failure, brief};
@@ -24,6 +23,7 @@ use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
 use super::settings::Settings;
 use crate::Error;
+use crate::budget::{Turn, Urgency};
 use crate::model::{FrontPort, LbName, Protocol, Transport, port_number};
 
 /// The most concurrent calls for one load balancer.

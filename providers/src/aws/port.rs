@@ -14,7 +14,6 @@ use aws_sdk_elasticloadbalancingv2::types::{
 
 use tracing::info;
 
-use super::budget::{Turn, Urgency};
 use super::clients::Region;
 use super::config::{GroupAttributes, Probe};
 use super::failure::{Code, Failure, Kind};
@@ -22,6 +21,7 @@ use super::known::{Group, ListenerState, Port};
 use super::limits::{RESOURCES_PER_CALL, TARGETS_PER_CALL};
 use super::names::{self, GROUP_ATTRIBUTES, Tags, Target};
 use super::settings::{Settings, TargetKind};
+use crate::budget::{Turn, Urgency};
 use crate::model::{LbName, Listener, ListenerKey, Protocol};
 
 /// What a listener should be, as AWS has it.

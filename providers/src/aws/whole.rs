@@ -6,7 +6,6 @@ use aws_sdk_elasticloadbalancingv2::types::{
     IpAddressType, LoadBalancerAttribute, LoadBalancerSchemeEnum, LoadBalancerTypeEnum, ProtocolEnum, SubnetMapping,
 };
 
-use super::budget::Turn;
 use super::clients::Region;
 use super::config::{self, GroupAttributes, Probe};
 use super::failure::{Code, Failure};
@@ -16,6 +15,7 @@ use super::observe;
 use super::port::Ports;
 use super::settings::Settings;
 use super::view;
+use crate::budget::Turn;
 use crate::model::{Attributes, LbName, ListenerKey};
 
 /// The calls for one load balancer as a whole.

@@ -1,8 +1,8 @@
 //! The rate limits of calls, and the order of the calls that wait.
 //!
-//! AWS counts the calls of an account in each region. All load balancers of a region share
-//! one budget, which keeps to the limits instead of being throttled: calls that open a port
-//! precede garbage collection, and of equally urgent calls each load balancer has its turn.
+//! A cloud counts the calls of an account. All load balancers of an account share one budget,
+//! which keeps to the limits instead of being throttled: calls that open a port precede garbage
+//! collection, and of equally urgent calls each load balancer has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::model::LbName;
 
-/// The first pause after AWS throttled a call all the same, since other clients use the
+/// The first pause after a cloud throttled a call all the same, since other clients use the
 /// account. It doubles with each further time.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -28,38 +28,17 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-/// The token buckets of one account and region.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
-    /// For reads (`Describe…`)
-    pub reads: Rate,
-    /// For calls that register and deregister targets
-    pub registrations: Rate,
-    /// For all other changes
-    pub writes: Rate,
-}
-
-impl Rates {
-    /// The rates of every account. (ELB user guide, "Request throttling for the Elastic Load
-    /// Balancing API".)
-    pub const DOCUMENTED: Self = Self {
-        reads: Rate { size: 40.0, per_second: 10.0 },
-        registrations: Rate { size: 20.0, per_second: 4.0 },
-        writes: Rate { size: 20.0, per_second: 3.0 },
-    };
-
-    /// A fraction of these rates: less than 1 leaves room for other clients of the account,
-    /// more than 1 is for an account whose limits AWS has raised.
+impl Rate {
+    /// A fraction of this rate, with a capacity of at least one token.
     #[must_use]
     pub fn times(self, share: f64) -> Self {
-        let times = |rate: Rate| Rate { size: (rate.size * share).max(1.0), per_second: rate.per_second * share };
-        Self { reads: times(self.reads), registrations: times(self.registrations), writes: times(self.writes) }
+        Self { size: (self.size * share).max(1.0), per_second: self.per_second * share }
     }
 }
 
 /// The urgency of a call, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Urgency {
+pub(crate) enum Urgency {
     /// The calls after the first one of a port, which works only once all are made.
     Finish,
     /// Opens a port.
@@ -74,48 +53,35 @@ pub(super) enum Urgency {
 
 /// The load balancer and the urgency of calls.
 #[derive(Debug, Clone)]
-pub(super) struct Turn {
-    pub(super) of: LbName,
-    pub(super) urgency: Urgency,
+pub(crate) struct Turn {
+    pub(crate) of: LbName,
+    pub(crate) urgency: Urgency,
     /// Until when the first call must have its token; `None`: without limit
-    pub(super) begin_by: Option<Instant>,
+    pub(crate) begin_by: Option<Instant>,
     /// Its place among work that is done one after the other instead of in rounds: a partial
     /// observation is of no use
-    pub(super) place: Option<u64>,
+    pub(crate) place: Option<u64>,
 }
 
-/// There was no token in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Late {
-    /// How long no call gets a token, if AWS has throttled one
-    pub(super) paused: Option<Duration>,
-}
-
-/// The buckets of one region.
-pub(super) struct Budget {
-    reads: Bucket,
-    registrations: Bucket,
-    writes: Bucket,
-}
-
-impl Budget {
-    pub(super) fn new(rates: Rates) -> Self {
-        let Rates { reads, registrations, writes } = rates;
-        Self { reads: Bucket::new(reads), registrations: Bucket::new(registrations), writes: Bucket::new(writes) }
-    }
-
-    /// The bucket that a call of this action takes its token from.
-    pub(super) fn of(&self, action: &str) -> &Bucket {
-        match action {
-            "RegisterTargets" | "DeregisterTargets" => &self.registrations,
-            _ if action.starts_with("Describe") => &self.reads,
-            _ => &self.writes,
+impl Turn {
+    /// Records that its first call is made: it has no time limit any more, and precedes others,
+    /// since what was begun works only once all calls are made.
+    pub(crate) fn begun(&mut self) {
+        if self.begin_by.take().is_some() {
+            self.urgency = self.urgency.min(Urgency::Finish);
         }
     }
 }
 
+/// There was no token in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Late {
+    /// How long no call gets a token, if one was throttled
+    pub(crate) paused: Option<Duration>,
+}
+
 /// One bucket, and the calls that wait for a token of it.
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     rate: Rate,
     state: Mutex<State>,
     changed: Notify,
@@ -127,7 +93,7 @@ struct State {
     counted: Instant,
     /// No call gets a token before this time
     closed_until: Option<Instant>,
-    /// How often in a row AWS throttled a call
+    /// How often in a row a call was throttled
     throttled: u32,
     waiting: BTreeSet<Ticket>,
     lanes: BTreeMap<Urgency, Lane>,
@@ -151,7 +117,7 @@ struct Lane {
 }
 
 impl Bucket {
-    fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         let state = State {
             tokens: rate.size,
             counted: Instant::now(),
@@ -168,7 +134,7 @@ impl Bucket {
     ///
     /// # Errors
     /// [`Late`] if there is none before the turn has to begin.
-    pub(super) async fn take(&self, turn: &Turn) -> Result<(), Late> {
+    pub(crate) async fn take(&self, turn: &Turn) -> Result<(), Late> {
         let Some(begin_by) = turn.begin_by else {
             self.wait(turn).await;
             return Ok(());
@@ -195,8 +161,9 @@ impl Bucket {
         }
     }
 
-    /// Records that AWS throttled a call: no call gets a token for a while. Returns how long.
-    pub(super) fn throttled(&self) -> Duration {
+    /// Records that a call was throttled: no call gets a token for a while, and for `at_least`
+    /// as long as the answer asks. Returns how long.
+    pub(crate) fn throttled(&self, at_least: Duration) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
         // Of several concurrent calls, one counts.
@@ -205,13 +172,13 @@ impl Bucket {
             state.throttled += 1;
             state.tokens = 0.0;
             state.counted = now;
-            state.closed_until = Some(now + jittered(pause));
+            state.closed_until = Some(now + jittered(pause).max(at_least));
         }
         state.closed_until.map(|until| until - now).unwrap_or_default()
     }
 
-    /// Records that AWS accepted a call.
-    pub(super) fn fine(&self) {
+    /// Records that a call was accepted.
+    pub(crate) fn fine(&self) {
         self.state().throttled = 0;
     }
 
@@ -382,13 +349,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_call_gets_a_token_while_aws_throttles_and_the_pause_grows() {
+    async fn no_call_gets_a_token_while_calls_are_throttled_and_the_pause_grows() {
         let bucket = Bucket::new(RATE);
         let mut before = Duration::ZERO;
         for _ in 0..5 {
-            let (pause, start) = (bucket.throttled(), Instant::now());
+            let (pause, start) = (bucket.throttled(Duration::ZERO), Instant::now());
             assert!(pause > before, "{pause:?} after {before:?}");
-            assert_eq!(bucket.throttled(), pause, "concurrent calls count once");
+            assert_eq!(bucket.throttled(Duration::ZERO), pause, "concurrent calls count once");
             let hasty = Turn { begin_by: Some(start + Duration::from_millis(1)), ..turn(1, Urgency::Open) };
             let late = bucket.take(&hasty).await.unwrap_err();
             assert!(late.paused.is_some_and(|left| left < pause));
@@ -397,6 +364,6 @@ mod tests {
             before = pause;
         }
         bucket.fine();
-        assert!(bucket.throttled() < before);
+        assert!(bucket.throttled(Duration::ZERO) < before);
     }
 }
