@@ -353,20 +353,26 @@ async fn dies_after(peer: &dyn Peer, calls: usize, desired: &LoadBalancer) -> bo
     dying.map_or(true, |applied| !applied.failed.is_empty())
 }
 
-/// Reconciles as the LB loop does, without its state, and again while something is postponed.
+/// Reconciles as the LB loop does, without its state, and again while something is postponed, or
+/// is not ready (an operation takes time).
 async fn converge(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer) -> Result<Applied, Error> {
-    let applied = loop {
-        let observed = provider.observe(name).await?;
-        let changes = observed.unwrap_or_default().changes_to(desired, &BTreeSet::new());
-        let applied = provider.apply(name, ChangeSet::new(desired, &changes)).await?;
-        if applied.postponed.is_empty() {
-            break applied;
+    for _ in 0..100 {
+        match converge_once(provider, name, desired).await {
+            Err(Error::NotReady(_)) | Ok(Applied { unconfigured: Some(Error::NotReady(_)), .. }) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok(applied) if !applied.postponed.is_empty() => {}
+            Ok(Applied { unconfigured: Some(error), .. }) => return Err(error),
+            result => return result,
         }
-    };
-    if let Some(error) = applied.unconfigured {
-        return Err(error);
     }
-    Ok(applied)
+    panic!("{name} was not ready after a hundred attempts");
+}
+
+async fn converge_once(provider: &dyn Provider, name: &LbName, desired: &LoadBalancer) -> Result<Applied, Error> {
+    let observed = provider.observe(name).await?;
+    let changes = observed.unwrap_or_default().changes_to(desired, &BTreeSet::new());
+    provider.apply(name, ChangeSet::new(desired, &changes)).await
 }
 
 /// Deletes as the LB loop does: it waits for operations that take time.

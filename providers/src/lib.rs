@@ -7,15 +7,19 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "http"))]
 mod budget;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decorator;
 pub mod diff;
 mod error;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]
 mod golden;
+#[cfg(feature = "http")]
+mod http;
 pub mod memory;
 pub mod model;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]
@@ -35,11 +39,13 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "http"))]
 pub use budget::Rate;
 pub use decorator::Decorator;
 pub use diff::{Change, diff, replay};
 pub use error::{Details, Error};
+#[cfg(feature = "http")]
+pub use http::{SecretData, Secrets};
 pub use model::{
     Address, AffinitySupport, Attributes, Backend, BackendSet, Capabilities, Capacity, FrontPort, IpFamily, LbName,
     Listener, ListenerKey, ListenerOptions, LoadBalancer, Observed, Owner, Protocol, SessionAffinity, Transport,
@@ -51,6 +57,8 @@ pub use model::{
 pub const FEATURES: &[&str] = &[
     #[cfg(feature = "aws")]
     "aws",
+    #[cfg(feature = "gcp")]
+    "gcp",
     #[cfg(feature = "service")]
     "service",
     #[cfg(feature = "vip")]

@@ -47,6 +47,12 @@ impl LbName {
         Self(name.into())
     }
 
+    /// The index of the load balancer in its class; `None`: the name is of another form.
+    #[must_use]
+    pub fn index(&self) -> Option<u32> {
+        self.0.rsplit('-').nth(1)?.parse().ok()
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -91,6 +97,14 @@ mod tests {
         let long = LbName::new("a-class.with.a-very-long-name-indeed", 999, "cluster", "uid");
         assert!(long.as_str().len() <= LbName::MAX_LEN, "{long}");
         assert!(long.as_str().starts_with("slb-a-class-with-"), "{long}");
+    }
+
+    #[test]
+    fn the_index_is_read_back_from_a_name() {
+        for (class, index) in [("default", 0), ("a-class.with.a-very-long-name-indeed", 999), ("class-7", 12)] {
+            assert_eq!(LbName::new(class, index, "cluster", "uid").index(), Some(index));
+        }
+        assert_eq!(LbName::from_recorded("slb").index(), None);
     }
 
     #[test]

@@ -71,11 +71,11 @@ impl Step {
 }
 
 /// The observation of a load balancer from those of its Services. `None`: it has none.
-/// `of_class` are the addresses of all load balancers of the class.
+/// `of_class` are the addresses of all load balancers of the class, if they are known.
 ///
 /// Its settings are those of the Service with its own name. A listener that is in two
 /// Services has an unknown owner, which differs from every desired one.
-pub(super) fn merge(parts: &Parts, of_class: &BTreeSet<IpAddr>, unwritten: &Unwritten) -> Option<Observed> {
+pub(super) fn merge(parts: &Parts, of_class: Option<&BTreeSet<IpAddr>>, unwritten: &Unwritten) -> Option<Observed> {
     let (_, any) = parts.first_key_value()?;
     let main = parts.iter().find(|(name, _)| name.is_main()).map(|(_, part)| part);
     let settings = main.map(|main| settings(&main.load_balancer.attributes)).unwrap_or_default();
@@ -117,9 +117,9 @@ pub(super) fn merge(parts: &Parts, of_class: &BTreeSet<IpAddr>, unwritten: &Unwr
 
 /// The addresses in the status of a Service with these attributes. Those that other clients
 /// have written there are no addresses of the class.
-pub(super) fn addresses(attributes: &Attributes, of_class: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+pub(super) fn addresses(attributes: &Attributes, of_class: Option<&BTreeSet<IpAddr>>) -> Vec<IpAddr> {
     let text = attributes.get(attribute::STATUS).map(String::as_str).unwrap_or_default();
-    status::addresses(text).filter(|address| of_class.contains(address)).collect()
+    status::addresses(text).filter(|address| of_class.is_none_or(|all| all.contains(address))).collect()
 }
 
 /// What the status of a Service with these options lacks, which `has` some addresses of the

@@ -101,7 +101,7 @@ impl World {
     }
 
     fn apply_once(&mut self, desired: &LoadBalancer) -> Blocked {
-        let seen = merge(&self.parts, &of_class(), &Unwritten::new());
+        let seen = merge(&self.parts, Some(&of_class()), &Unwritten::new());
         let configures = seen.is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
         let Distribution { mut targets, failed } =
             distribute(&lb(), &self.parts, desired, configures, &self.unavailable);
@@ -132,7 +132,7 @@ impl World {
     }
 
     fn seen(&self) -> Observed {
-        merge(&self.parts, &of_class(), &Unwritten::new()).expect("it exists")
+        merge(&self.parts, Some(&of_class()), &Unwritten::new()).expect("it exists")
     }
 
     fn names(&self) -> Vec<&ServiceName> {
@@ -203,7 +203,7 @@ fn the_listeners_of_a_service_whose_status_lacks_an_address_get_no_traffic() {
         let why = format!("the Service {name} has {lacks}in its status, by which nodes would serve it");
         assert_eq!(world.seen().unserved, [(key, Unserved::Pending(why.clone()))].into(), "{status:?} of {name}");
         let unwritten = Unwritten::from([(name, Error::Refused("ask the admin".into()))]);
-        let seen = merge(&world.parts, &of_class(), &unwritten).expect("it exists");
+        let seen = merge(&world.parts, Some(&of_class()), &unwritten).expect("it exists");
         assert_eq!(seen.unserved, [(key, Unserved::Refused(format!("{why}: ask the admin")))].into());
         world.part(options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), before);
     }

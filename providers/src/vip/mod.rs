@@ -74,6 +74,11 @@ pub struct Settings {
 /// The provider of a class.
 pub struct Vip {
     settings: Settings,
+    /// The IP families of the addresses
+    families: Vec<IpFamily>,
+    /// The addresses of all load balancers of the class; `None`: they are not known before the
+    /// load balancers exist
+    of_class: Option<BTreeSet<IpAddr>>,
     services: Services,
     rewrites: Rewrites,
     unwritten: Mutex<Unwritten>,
@@ -84,13 +89,23 @@ impl Vip {
     /// dropped. Must be called within a Tokio runtime.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { client, namespace, cluster_id, class, addresses, .. } = &settings;
-        let created = Created {
-            load_balancer_class: Some(format!("{CLASS_PREFIX}{class}")),
-            ip_families: addresses.first().into_iter().flatten().map(|address| IpFamily::of(*address)).collect(),
-        };
+        let families = settings.addresses.first().into_iter().flatten().map(|address| IpFamily::of(*address)).collect();
+        let of_class = settings.addresses.iter().flatten().copied().collect();
+        Self::with(settings, families, Some(of_class))
+    }
+
+    /// The same for load balancers whose addresses, of these families, are not in the settings:
+    /// the desired attributes of each have them.
+    pub(crate) fn with_families(settings: Settings, families: Vec<IpFamily>) -> Self {
+        Self::with(settings, families, None)
+    }
+
+    fn with(settings: Settings, families: Vec<IpFamily>, of_class: Option<BTreeSet<IpAddr>>) -> Self {
+        let Settings { client, namespace, cluster_id, class, .. } = &settings;
+        let load_balancer_class = Some(format!("{CLASS_PREFIX}{class}"));
+        let created = Created { load_balancer_class, ip_families: families.clone() };
         let services = Services::new(client.clone(), Marks::new(namespace, class, cluster_id), created);
-        Self { settings, services, rewrites: Rewrites::default(), unwritten: Mutex::default() }
+        Self { settings, families, of_class, services, rewrites: Rewrites::default(), unwritten: Mutex::default() }
     }
 }
 
@@ -98,7 +113,7 @@ impl Vip {
 impl Provider for Vip {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            address_families: self.of_class().into_iter().map(IpFamily::of).collect(),
+            address_families: self.families.iter().copied().collect(),
             source_ranges: true,
             session_affinity: AffinitySupport::Timeout,
             // A Service without listeners has this port.
@@ -128,7 +143,7 @@ impl Provider for Vip {
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let parts = self.parts(name).await?;
-        Ok(groups::merge(&parts, &self.of_class(), &self.unwritten.lock()))
+        Ok(groups::merge(&parts, self.of_class.as_ref(), &self.unwritten.lock()))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
@@ -202,7 +217,7 @@ impl Provider for Vip {
         applied.failed.extend(groups::altered(&parts, set.desired, &applied));
         self.delete_unused(&parts, &mut applied).await?;
         let main = parts.get(&ServiceName::main(name));
-        let addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes, &self.of_class()));
+        let addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes, self.of_class.as_ref()));
         applied.addresses = addresses.into_iter().flatten().map(Address::Ip).collect();
         Ok(applied)
     }
@@ -223,11 +238,6 @@ impl Provider for Vip {
 }
 
 impl Vip {
-    /// The addresses of all load balancers of the class.
-    fn of_class(&self) -> BTreeSet<IpAddr> {
-        self.settings.addresses.iter().flatten().copied().collect()
-    }
-
     /// The Services of a load balancer.
     async fn parts(&self, name: &LbName) -> Result<Parts, Error> {
         let mut parts = Parts::new();
