@@ -191,7 +191,14 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let (events, write_events) = Events::new(events, count);
     let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
     let sources = sources::start(options.sources, &common, &backends, &readiness);
-    let make = provider::maker(providers, events.clone(), cluster_id.clone(), options.aws_call_rate, provider_fence);
+    let make = provider::maker(
+        providers,
+        events.clone(),
+        cluster_id.clone(),
+        options.aws_call_rate,
+        provider_fence,
+        backends.clone(),
+    );
     let (class_loop, inbox) = ClassLoop::new(ClassLoopSettings {
         make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),
         client: client.clone(),

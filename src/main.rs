@@ -193,6 +193,8 @@ fn run_controller(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         LogFormat::Json => log.json().init(),
     }
     sharedlb::end_on_panic();
+    // The only TLS implementation. Clients that are made later take it; it can be set once.
+    _ = rustls::crypto::ring::default_provider().install_default();
     let options = Options {
         listen: args.listen,
         kubeconfig: args.kubeconfig,

@@ -3,16 +3,24 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
-use kube::Client;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use secrecy::SecretString;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
-use sharedlb_crds::{Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind};
+use sharedlb_crds::{GcpFirewall, GcpFirewallManagement, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity};
+use sharedlb_crds::{
+    PortRange, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
+};
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
+use sharedlb_providers::gcp::{self, Gcp};
 use sharedlb_providers::service::{self, ServiceProvider};
 use sharedlb_providers::vip::{self, Vip};
-use sharedlb_providers::{IpFamily, Provider};
+use sharedlb_providers::{Details, Error, Gate, IpFamily, Provider, SecretData, Secrets};
 
 use crate::api::class::ClassObject;
+use crate::backends::Backends;
 use crate::class::MakeProvider;
 use crate::kubernetes::events::Events;
 use crate::leader::Fence;
@@ -26,12 +34,26 @@ pub(crate) fn maker(
     cluster_id: String,
     aws_call_rate: f64,
     fence: Fence,
+    backends: Arc<Backends>,
 ) -> MakeProvider {
     let act = move || {
         let fence = fence.clone();
         async move { Box::new(fence.act().await) as Box<dyn Send> }.boxed()
     };
-    let clients = Clients::new(None, Rates::DOCUMENTED.times(aws_call_rate), Some(Arc::new(act)));
+    let gate: Gate = Arc::new(act);
+    let clients = Clients::new(None, Rates::DOCUMENTED.times(aws_call_rate), Some(gate.clone()));
+    let google = gcp::Clients::new(None, gcp::Rates::DEFAULT, Some(gate), Arc::new(OwnSecrets(client.clone())));
+    let own = cluster_id.clone();
+    let services = client.clone();
+    let vip_settings = move |class: String, class_uid: String, addresses: &[Vec<IpAddr>]| vip::Settings {
+        client: services.clone(),
+        namespace: ServiceSpec::default().namespace,
+        cluster_id: own.clone(),
+        class,
+        class_uid,
+        addresses: addresses.to_vec(),
+        events: events.clone(),
+    };
     Box::new(move |class: &ClassObject, spec: &SharedLBClassSpec, addresses: &[Vec<IpAddr>]| -> Box<dyn Provider> {
         let (class, class_uid) = (class.meta.key.name.to_string(), class.meta.uid.to_string());
         match &spec.provider {
@@ -39,15 +61,12 @@ pub(crate) fn maker(
                 let settings = service_settings(given, addresses, client.clone(), cluster_id.clone(), class);
                 Box::new(ServiceProvider::new(settings))
             }
-            ProviderSpec::Vip(_) => Box::new(Vip::new(vip::Settings {
-                client: client.clone(),
-                namespace: ServiceSpec::default().namespace,
-                cluster_id: cluster_id.clone(),
-                class,
-                class_uid,
-                addresses: addresses.to_vec(),
-                events: events.clone(),
-            })),
+            ProviderSpec::Vip(_) => Box::new(Vip::new(vip_settings(class, class_uid, addresses))),
+            ProviderSpec::Gcp(given) => {
+                let settings = gcp_settings(given, &spec.ports.dynamic, cluster_id.clone(), class.clone());
+                backends.need_nodes();
+                Box::new(Gcp::new(settings, vip_settings(class, class_uid, &[]), &google, backends.node_ids()))
+            }
             ProviderSpec::Aws(given) => {
                 Box::new(Aws::new(aws_settings(given, spec.targets, cluster_id.clone(), class), &clients))
             }
@@ -142,6 +161,85 @@ fn aws_health_check(given: &AwsHealthCheck) -> aws::HealthCheck {
     }
 }
 
+/// Fields that the class leaves out have the defaults of its schema.
+fn gcp_settings(given: &GcpProvider, dynamic: &[PortRange], cluster_id: String, class: String) -> gcp::Settings {
+    let GcpFirewall { manage, source_ranges, target_tags, target_service_accounts, priority, deny_rest } =
+        &given.firewall;
+    let reference = |text: &str| gcp::Reference::parse(text, &given.project);
+    gcp::Settings {
+        project: given.project.clone(),
+        region: given.region.clone(),
+        network: reference(&given.network),
+        subnetwork: reference(&given.subnetwork),
+        scheme: match given.scheme {
+            GcpScheme::External => gcp::Scheme::External,
+            GcpScheme::Internal => gcp::Scheme::Internal,
+        },
+        network_tier: match given.network_tier {
+            None | Some(GcpNetworkTier::Premium) => gcp::NetworkTier::Premium,
+            Some(GcpNetworkTier::Standard) => gcp::NetworkTier::Standard,
+        },
+        address_names: given.address_names.clone(),
+        labels: given.labels.clone(),
+        global_access: given.global_access.unwrap_or(false),
+        session_affinity: match given.session_affinity {
+            GcpSessionAffinity::None => gcp::Affinity::None,
+            GcpSessionAffinity::ClientIp => gcp::Affinity::ClientIp,
+            GcpSessionAffinity::ClientIpProto => gcp::Affinity::ClientIpProto,
+        },
+        entry_nodes: given.entry_nodes,
+        firewall: gcp::Firewall {
+            manage: match manage {
+                GcpFirewallManagement::Ports => gcp::Managed::Ports,
+                GcpFirewallManagement::Range => {
+                    gcp::Managed::Range(dynamic.iter().map(|range| range.min.get()..=range.max.get()).collect())
+                }
+                GcpFirewallManagement::None => gcp::Managed::None,
+            },
+            source_ranges: source_ranges.iter().filter_map(|range| range.parse().ok()).collect(),
+            target_tags: target_tags.clone(),
+            target_service_accounts: target_service_accounts.clone(),
+            priority: *priority,
+            deny_rest: *deny_rest,
+        },
+        health_check: gcp::HealthCheck {
+            port: given.health_check.port.get(),
+            path: given.health_check.path.clone(),
+            interval_seconds: given.health_check.interval_seconds,
+            unhealthy_threshold: given.health_check.unhealthy_threshold,
+        },
+        secret_name: given.credentials.as_ref().map(|secret| secret.secret_name.clone()),
+        cluster_id,
+        class,
+    }
+}
+
+/// The Secrets of the namespace that the load balancers' Services are in, which is that of the
+/// controller. Each is read by its name; none is listed or watched.
+struct OwnSecrets(Client);
+
+#[async_trait]
+impl Secrets for OwnSecrets {
+    async fn read(&self, name: &str) -> Result<SecretData, Error> {
+        let namespace = ServiceSpec::default().namespace;
+        let secrets: Api<Secret> = Api::namespaced(self.0.clone(), &namespace);
+        let what = format!("the Secret {namespace}/{name}");
+        let secret = match secrets.get_opt(name).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => return Err(Error::Refused(format!("{what} does not exist").into())),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                return Err(Error::Refused(format!("the controller may not get {what}").into()));
+            }
+            Err(error) => {
+                return Err(Error::Transient(Details::new(format!("{what} cannot be read")).caused_by(error)));
+            }
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().map(SecretString::from);
+        let data = secret.data.unwrap_or_default().into_iter();
+        Ok(data.filter_map(|(key, value)| Some((key, text(value.0)?))).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -201,5 +299,26 @@ mod tests {
         assert_eq!(settings.deregistration_delay_seconds, Some(60));
         assert_eq!(settings.security_groups, ["sg-1"]);
         assert_eq!((settings.attributes.len(), settings.tags.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_class_of_google_cloud_gets_the_ports_and_names_that_it_gives() {
+        let spec = json!({"provider": {"gcp": {
+            "project": "edge-1", "region": "europe-west3", "scheme": "Internal", "globalAccess": true,
+            "network": "projects/host/global/networks/vpc", "addressNames": ["one"], "sessionAffinity": "CLIENT_IP_PROTO",
+            "firewall": {"manage": "Range", "sourceRanges": ["10.0.0.0/8"]}, "credentials": {"secretName": "google"},
+        }}});
+        let spec: SharedLBClassSpec = serde_json::from_value(spec).unwrap();
+        let ProviderSpec::Gcp(given) = &spec.provider else { panic!("it is of Google Cloud") };
+        let settings = gcp_settings(given, &spec.ports.dynamic, "cluster".into(), "edge".into());
+        assert_eq!(settings.network, gcp::Reference { project: "host".into(), name: "vpc".into() });
+        assert_eq!(settings.subnetwork, gcp::Reference { project: "edge-1".into(), name: "default".into() });
+        assert_eq!((settings.scheme, settings.global_access), (gcp::Scheme::Internal, true));
+        assert_eq!(settings.session_affinity, gcp::Affinity::ClientIpProto);
+        assert_eq!(settings.firewall.manage, gcp::Managed::Range(vec![20_000..=29_999]));
+        assert_eq!(settings.firewall.source_ranges, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!((settings.firewall.priority, settings.firewall.deny_rest), (900, true));
+        assert_eq!((settings.health_check.port, settings.health_check.path.as_str()), (10_256, "/healthz"));
+        assert_eq!((settings.address_names.len(), settings.secret_name.as_deref()), (1, Some("google")));
     }
 }

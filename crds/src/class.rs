@@ -60,6 +60,20 @@ use crate::provider::{Provider, ProviderSchema};
     validation = (
         "!has(self.provider.aws) || !has(self.addresses)",
         "AWS gives its load balancers their addresses: leave addresses out; in provider.aws, subnetMappings can choose them",
+    ),
+    validation = (
+        "!has(self.provider.gcp) || !has(self.addresses)",
+        "Google Cloud gives its load balancers their addresses: leave addresses out; in provider.gcp, addressNames can choose them",
+    ),
+    validation = (
+        "!has(self.provider.gcp) || self.provider.gcp.firewall.manage != 'Range' \
+         || self.ports.dynamic.all(range, range.max < 30000 || range.min > 32767)",
+        "with firewall.manage: Range, all of ports.dynamic leads to the nodes, so it must not have node ports (30000 to 32767)",
+    ),
+    validation = (
+        "!has(self.provider.gcp) || self.provider.gcp.firewall.manage != 'Range' \
+         || self.ports.dynamic.all(range, (range.min > 22 || range.max < 22) && (range.min > 10256 || range.max < 10248))",
+        "with firewall.manage: Range, all of ports.dynamic leads to the nodes, so it must not have their own ports (22, and 10248 to 10256)",
     )
 )]
 pub struct SharedLBClassSpec {

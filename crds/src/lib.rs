@@ -26,7 +26,8 @@ pub use definitions::{crds, yaml};
 pub use port::{PortRange, Protocol, Transport};
 pub use provider::{
     AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
-    AwsTargetGroupIpAddressType, IpFamily, IpFamilyPolicy, Provider, ServiceProvider, VipProvider,
+    AwsTargetGroupIpAddressType, GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider,
+    GcpScheme, GcpSessionAffinity, IpFamily, IpFamilyPolicy, Provider, SecretReference, ServiceProvider, VipProvider,
 };
 pub use shared_lb::{
     ClientIpConfig, Ingress, IngressPort, LoadBalancerIngress, PortStatus, SessionAffinity, SessionAffinityConfig,

@@ -129,7 +129,9 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
             Provider::Aws(_) => {
                 "remove them, and ask the admin for a class whose security groups (spec.provider.aws.securityGroups) admit these clients only"
             }
-            Provider::Service(_) | Provider::Vip(_) => "remove them, or use a class of the provider vip",
+            Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => {
+                "remove them, or use a class of the provider vip"
+            },
         },
     });
     let families: Vec<IpFamily> = can.address_families.iter().copied().collect();
@@ -147,7 +149,9 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
         option: ListenerOption::SessionAffinity,
         instead: match spec.provider {
             Provider::Aws(_) => "set it to None, or ask the admin for a class with spec.targets Pod",
-            Provider::Service(_) | Provider::Vip(_) => "set it to None, or use a class of the provider vip",
+            Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => {
+                "set it to None, or use a class of the provider vip"
+            }
         },
     });
     source_ranges.into_iter().chain(other_families).chain(session_affinity).collect()
@@ -174,15 +178,17 @@ fn selector(selector: &LabelSelector) -> Selector {
 pub(crate) fn adopts(spec: &SharedLBClassSpec) -> bool {
     match &spec.provider {
         Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
-        Provider::Service(_) | Provider::Vip(_) => false,
+        Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => false,
     }
 }
 
 /// Whether both specs have the same provider and settings of it, but for the addresses of
 /// load balancers.
 pub(crate) fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
+    // A firewall rule may allow all of these ports.
+    let same_ports = !matches!(a.provider, Provider::Gcp(_)) || a.ports.dynamic == b.ports.dynamic;
     // The kind of an AWS target group is the provider's business.
-    a.provider == b.provider && a.targets == b.targets
+    a.provider == b.provider && a.targets == b.targets && same_ports
 }
 
 #[cfg(test)]

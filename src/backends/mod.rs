@@ -22,8 +22,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::runtime::watcher::Event;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use sharedlb_crds::{Endpoints, TargetKind};
+use sharedlb_providers::gcp::NodeIds;
 use sharedlb_providers::{Backend, IpFamily, Protocol, Transport};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use self::cluster_addresses::ServiceCidrObject;
 use self::nodes::{NodeObject, UsableNode};
@@ -40,6 +41,7 @@ use crate::kubernetes::cache::{Cache, Changed};
 pub(crate) struct Backends {
     inner: RwLock<Inner>,
     nodes_needed: Notify,
+    node_ids: watch::Sender<Option<Arc<BTreeSet<Arc<str>>>>>,
     service_cidrs_needed: Notify,
 }
 
@@ -180,6 +182,11 @@ impl Backends {
         self.nodes_needed.notify_one();
     }
 
+    /// The ids of the nodes that get traffic, as they change.
+    pub(crate) fn node_ids(&self) -> NodeIds {
+        self.node_ids.subscribe()
+    }
+
     /// Waits until nodes have to be watched.
     pub(crate) async fn nodes_needed(&self) {
         self.nodes_needed.notified().await;
@@ -203,6 +210,15 @@ impl Backends {
         let changed = listed || changes.iter().any(differs);
         if changed && inner.nodes.is_filled() {
             inner.signal(&nodes::key());
+            let usable = nodes::usable(inner.nodes.objects().values());
+            let ids = usable.into_iter().filter_map(|node| node.provider_id.clone()).collect();
+            self.node_ids.send_if_modified(|known| {
+                let differs = known.as_deref() != Some(&ids);
+                if differs {
+                    *known = Some(Arc::new(ids));
+                }
+                differs
+            });
         }
         EndpointChanges { services: Vec::new(), counts: changed && inner.counted, cluster_addresses }
     }

@@ -38,11 +38,16 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
     ]
 }
 
-/// Requires that each file of a folder is in the other one, and the same.
+/// Requires that each file of a folder, and of the folders in it, is in the other one, and the
+/// same.
 fn same_files(folder: &Path, other: &Path) -> anyhow::Result<()> {
     for file in std::fs::read_dir(folder)? {
         let file = file?;
         let other = other.join(file.file_name());
+        if file.file_type()?.is_dir() {
+            same_files(&file.path(), &other)?;
+            continue;
+        }
         let same = std::fs::read(file.path())? == std::fs::read(&other).unwrap_or_default();
         ensure!(same, "{} is not what is generated: run make generate", other.display());
     }

@@ -28,6 +28,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
                 ("sources.services.enabled=maybe", "enabled"),
                 ("sources.gateways.enabled=true", "gateways"),
                 ("providers.aws.callRate=0", "callRate"),
+                ("providers.gcp.secretNames=google", "secretNames"),
                 ("controller.resyncSeconds=5", "resyncSeconds"),
                 ("controller.clusterId=a/b", "clusterId"),
                 ("image.digest=sha256:1", "digest"),
@@ -70,6 +71,9 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
                 ensure!(may(&cluster, account, "create", SLICES, namespace).await?, "not in {namespace}");
             }
             ensure!(!may(&cluster, account, "create", SLICES, "default").await?, "it may in every namespace");
+            ensure!(!may(&cluster, account, "get", "secrets", NAMESPACE).await?, "it may get every Secret");
+            ensure!(may_get_secret(&cluster, account, "google").await?, "it may not get the Secret of a class");
+            ensure!(!may_get_secret(&cluster, account, "another").await?, "it may get another Secret");
             ensure!(
                 may(&cluster, "sharedlb-dry-run", "list", "configmaps", "default").await?,
                 "a dry run may not read"
@@ -128,8 +132,18 @@ async fn may(cluster: &Cluster, account: &str, verb: &str, resource: &str, names
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let user = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
     let subresource = format!("--subresource={subresource}");
-    let ask = ["auth", "can-i", verb, resource, &subresource, "--namespace", namespace, &user];
-    let output = cluster.kubectl_run(&ask, "").await?;
+    can_i(cluster, &["auth", "can-i", verb, resource, &subresource, "--namespace", namespace, &user]).await
+}
+
+/// Whether a service account of the release may get the Secret of this name.
+async fn may_get_secret(cluster: &Cluster, account: &str, name: &str) -> anyhow::Result<bool> {
+    let user = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
+    can_i(cluster, &["auth", "can-i", "get", &format!("secrets/{name}"), "--namespace", NAMESPACE, &user]).await
+}
+
+/// The answer to `kubectl auth can-i`.
+async fn can_i(cluster: &Cluster, ask: &[&str]) -> anyhow::Result<bool> {
+    let output = cluster.kubectl_run(ask, "").await?;
     match String::from_utf8_lossy(&output.stdout).trim() {
         "yes" => Ok(true),
         "no" => Ok(false),

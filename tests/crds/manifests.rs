@@ -16,6 +16,8 @@ use sharedlb_testbed::Cluster;
 /// can be created.
 pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl_output(&["apply", "-k", &repository("deploy")?]).await?;
+    // The rights of a provider that is not installed by default.
+    cluster.kubectl_output(&["apply", "-f", &repository("deploy/gcp/rbac.yaml")?]).await?;
     definitions_established(cluster).await
 }
 
@@ -49,19 +51,24 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             Ok(())
         }),
         test.test("deploy/aws offers a class, and gives the controller its role", |cluster| async move {
-            let class = repository("deploy/aws/class.yaml")?;
-            cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-f", &class]).await?;
-            // As a kustomization of a user's own has them, in a folder elsewhere.
-            let folder = tempfile::tempdir()?;
-            let root = "../".repeat(folder.path().components().count() - 1);
-            let (all, aws) = (repository("deploy")?, repository("deploy/aws")?);
-            let text = format!("resources: ['{root}{}']\ncomponents: ['{root}{}']\n", &all[1..], &aws[1..]);
-            std::fs::write(folder.path().join("kustomization.yaml"), text)?;
-            let built = cluster.kubectl_output(&["kustomize", &folder.path().to_string_lossy()]).await?;
+            let built = with_component(&cluster, "deploy/aws").await?;
             let account = built.split("\n---\n").find(|object| object.contains("kind: ServiceAccount\n"));
             ensure!(account.is_some_and(|account| account.contains("eks.amazonaws.com/role-arn:")), "{account:?}");
             Ok(())
         }),
+        test.test(
+            "deploy/gcp offers a class, and gives the controller its service account and rights",
+            |cluster| async move {
+                let built = with_component(&cluster, "deploy/gcp").await?;
+                let account = built.split("\n---\n").find(|object| object.contains("kind: ServiceAccount\n"));
+                ensure!(
+                    account.is_some_and(|account| account.contains("iam.gke.io/gcp-service-account:")),
+                    "{account:?}"
+                );
+                ensure!(built.contains("name: sharedlb-gcp\n"), "the Role is missing: {built}");
+                Ok(())
+            },
+        ),
         test.test("when a node is drained or lost, a replica remains on another node", |cluster| async move {
             let (client, namespace) = (cluster.admin(), "sharedlb-system");
             let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get("sharedlb").await?;
@@ -94,4 +101,17 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
             Ok(())
         }),
     ]
+}
+
+/// Checks the class of a folder, and returns all objects of `deploy/` with the folder as a
+/// component, as a kustomization of a user's own has them, in a folder elsewhere.
+async fn with_component(cluster: &Cluster, component: &str) -> anyhow::Result<String> {
+    let class = repository(&format!("{component}/class.yaml"))?;
+    cluster.kubectl_output(&["apply", "--dry-run=server", "--validate=strict", "-f", &class]).await?;
+    let folder = tempfile::tempdir()?;
+    let root = "../".repeat(folder.path().components().count() - 1);
+    let (all, component) = (repository("deploy")?, repository(component)?);
+    let text = format!("resources: ['{root}{}']\ncomponents: ['{root}{}']\n", &all[1..], &component[1..]);
+    std::fs::write(folder.path().join("kustomization.yaml"), text)?;
+    cluster.kubectl_output(&["kustomize", &folder.path().to_string_lossy()]).await
 }

@@ -1,6 +1,7 @@
 //! The providers that a class can have.
 
 mod aws;
+mod gcp;
 mod service;
 mod vip;
 
@@ -10,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub use self::aws::{
     AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
     AwsTargetGroupIpAddressType,
+};
+pub use self::gcp::{
+    GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity,
+    SecretReference,
 };
 pub use self::service::{IpFamily, IpFamilyPolicy, ServiceProvider};
 pub use self::vip::VipProvider;
@@ -24,6 +29,8 @@ pub enum Provider {
     Aws(Box<AwsProvider>),
     /// Virtual IP addresses that the nodes of the cluster serve.
     Vip(VipProvider),
+    /// A passthrough Network Load Balancer of Google Cloud.
+    Gcp(Box<GcpProvider>),
 }
 
 impl Provider {
@@ -33,6 +40,7 @@ impl Provider {
             Provider::Service(_) => "service",
             Provider::Aws(_) => "aws",
             Provider::Vip(_) => "vip",
+            Provider::Gcp(_) => "gcp",
         }
     }
 }
@@ -49,11 +57,12 @@ impl Default for Provider {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "[has(self.service), has(self.aws), has(self.vip)].filter(given, given).size() == 1",
-        "give exactly one provider; there are: service, aws, vip",
+        "[has(self.service), has(self.aws), has(self.vip), has(self.gcp)].filter(given, given).size() == 1",
+        "give exactly one provider; there are: service, aws, vip, gcp",
     ),
     validation = (
-        "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws) && has(self.vip) == has(oldSelf.vip)",
+        "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws) && has(self.vip) == has(oldSelf.vip) \
+         && has(self.gcp) == has(oldSelf.gcp)",
         "the kind of provider cannot be changed: make a new class, and move the claims to it",
     )
 )]
@@ -71,4 +80,9 @@ pub(crate) struct ProviderSchema {
     /// brought to the nodes: by BGP, by routes, or by keepalived.
     #[serde(skip_serializing_if = "Option::is_none")]
     vip: Option<VipProvider>,
+    /// Passthrough Network Load Balancers of Google Cloud, which the controller
+    /// itself creates: one forwarding rule for all ports of an address. Needs
+    /// credentials with the permissions to do that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gcp: Option<GcpProvider>,
 }

@@ -7,6 +7,7 @@
 mod aws;
 mod claim;
 mod class;
+mod gcp;
 
 use serde_json::{Value, json};
 
@@ -36,7 +37,7 @@ pub(crate) enum Outcome {
 
 /// Every case of both kinds.
 pub(crate) fn all() -> Vec<Case> {
-    claim::cases().into_iter().chain(class::cases()).chain(aws::cases()).collect()
+    claim::cases().into_iter().chain(class::cases()).chain(aws::cases()).chain(gcp::cases()).collect()
 }
 
 fn accepts(what: &str, object: Value) -> Case {
