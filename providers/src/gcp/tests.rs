@@ -24,6 +24,7 @@ pub(super) fn provider(settings: Settings, fake: &Fake, nodes: &[&str]) -> (Gcp,
         namespace: "lbs".into(),
         cluster_id: "cluster".into(),
         class: "default".into(),
+        class_uid: "uid".into(),
         addresses: Vec::new(),
         events,
     };
