@@ -83,6 +83,7 @@ pub(crate) struct Assets {
     metallb_crds: PathBuf,
     prometheus_crds: PathBuf,
     python: Option<PathBuf>,
+    google_python: Option<PathBuf>,
     frr: Option<PathBuf>,
     keepalived: Option<PathBuf>,
     prometheus: Option<PathBuf>,
@@ -124,10 +125,11 @@ impl Assets {
             prometheus_operator.copy_folder(package, folder, &prometheus_crds)?;
         }
         let python = parts.aws.then(|| python::prepare(&sources.join("aws-peer"), &cache)).transpose()?;
+        let google_python = parts.gcp.then(|| python::prepare(&sources.join("gcp-peer"), &cache)).transpose()?;
         let frr = if parts.frr { FRR.prepare(&cache) } else { None };
         let keepalived = if parts.keepalived { KEEPALIVED.prepare(&cache) } else { None };
         let prometheus = if parts.prometheus { PROMETHEUS.prepare(&cache) } else { None };
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python, frr, keepalived, prometheus })
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python, google_python, frr, keepalived, prometheus })
     }
 
     /// Where the binary is.
@@ -151,6 +153,11 @@ impl Assets {
     /// The Python that has what the stand-in for AWS needs.
     pub(crate) fn python(&self) -> anyhow::Result<&Path> {
         self.python.as_deref().context("AWS is not among the testbed's parts")
+    }
+
+    /// The Python that has Google's client.
+    pub(crate) fn google_python(&self) -> anyhow::Result<&Path> {
+        self.google_python.as_deref().context("GCP is not among the testbed's parts")
     }
 
     /// FRR's files; `None`: it is not among the testbed's parts, or could not be unpacked.

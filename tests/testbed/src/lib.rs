@@ -46,7 +46,7 @@
 //!   names; what is missing there is built by Go from the module proxy, once
 //!   per machine, into `sharedlb-testbed` in the user's cache folder
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
-//! - For [`Parts::aws`], Python 3.11 or newer with `venv`. What else it needs
+//! - For [`Parts::aws`] and [`Parts::gcp`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
 //! - For [`Parts::frr`], [`Parts::keepalived`] and [`Parts::prometheus`], which are left out
 //!   where they cannot be had: Debian. Its packages are unpacked into the same folder, once per
@@ -68,6 +68,7 @@ mod component;
 mod control_plane;
 mod debian;
 mod frr;
+mod gcp;
 mod go_build;
 mod helm;
 mod http;
@@ -96,6 +97,7 @@ pub use aws_feed::{AwsBalancer, AwsDone, AwsFeed, AwsGroup, AwsListener, AwsNews
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use frr::Frr;
+pub use gcp::{GcpCall, GcpFault, GcpFaultKind, GcpLayout, GcpPeer, GcpProject, GoogleClient, GoogleError, GoogleUser};
 pub use http::http_get;
 pub use keepalived::Keepalived;
 pub use network::{CLIENTS, ip};
@@ -129,6 +131,8 @@ pub struct Parts {
     pub helm: bool,
     /// The stand-in for AWS Elastic Load Balancing, for [`AwsPeer::start`].
     pub aws: bool,
+    /// The stand-in for Google Compute Engine, for [`GcpPeer::start`].
+    pub gcp: bool,
     /// FRR, for [`Cluster::frr`], if it can be unpacked on this machine.
     pub frr: bool,
     /// keepalived, for [`Cluster::keepalived`], if it can be unpacked on this machine.
@@ -153,6 +157,8 @@ impl Parts {
     pub const ALL: Self = Self { api: true, controller_manager: true, node: true, metallb: true, ..Self::NOTHING };
     /// The stand-in for AWS, and no cluster.
     pub const AWS_ONLY: Self = Self { aws: true, ..Self::NOTHING };
+    /// The stand-in for Google Compute Engine, and no cluster.
+    pub const GCP_ONLY: Self = Self { gcp: true, ..Self::NOTHING };
     const NOTHING: Self = Self {
         api: false,
         controller_manager: false,
@@ -160,6 +166,7 @@ impl Parts {
         metallb: false,
         helm: false,
         aws: false,
+        gcp: false,
         frr: false,
         keepalived: false,
         prometheus: false,

@@ -15,7 +15,7 @@ pub(crate) fn require(parts: Parts) -> anyhow::Result<()> {
         wanted.push(("nft", "nftables"));
     }
     wanted.retain(|(command, _)| !is_installed(command));
-    if parts.aws && !python::makes_environments() {
+    if (parts.aws || parts.gcp) && !python::makes_environments() {
         wanted.push(("python3", "python3-venv"));
     }
     if wanted.is_empty() {

@@ -1,5 +1,5 @@
-//! A virtual environment of Python with what the stand-in for AWS needs, made
-//! once per machine.
+//! Virtual environments of Python with what the stand-ins for clouds need, made once per
+//! machine.
 
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -30,7 +30,8 @@ pub(crate) fn prepare(sources: &Path, caches: &Path) -> anyhow::Result<PathBuf> 
     let version = version()?;
     let mut hash = std::hash::DefaultHasher::new();
     (version, packages).hash(&mut hash);
-    let cache = caches.join(format!("aws-peer-{:016x}", hash.finish()));
+    let name = sources.file_name().unwrap_or_default().to_string_lossy();
+    let cache = caches.join(format!("{name}-{:016x}", hash.finish()));
     let environment = cache.join("environment");
     let python = environment.join("bin/python");
     // An environment can't be moved to its place once it is whole, as other
@@ -41,17 +42,17 @@ pub(crate) fn prepare(sources: &Path, caches: &Path) -> anyhow::Result<PathBuf> 
     }
     let _lock = lock(&cache)?;
     if !whole.is_file() {
-        eprintln!("testbed: fetching the stand-in for AWS from PyPI: half a minute, once per machine");
+        eprintln!("testbed: fetching what {name} needs from PyPI: half a minute, once per machine");
         if environment.exists() {
             fs::remove_dir_all(&environment)?;
         }
         let mut make = ends_with_us("python3");
         make.args(["-m", "venv"]).arg(&environment);
-        run_showing_progress(make, "the environment of the stand-in for AWS")?;
+        run_showing_progress(make, &format!("the environment of {name}"))?;
         let mut install = ends_with_us(&python.to_string_lossy());
         install.args(["-m", "pip", "install", "--disable-pip-version-check", "--require-hashes", "--requirement"]);
         install.arg(&requirements);
-        run_showing_progress(install, "the packages of the stand-in for AWS")?;
+        run_showing_progress(install, &format!("the packages of {name}"))?;
         fs::write(&whole, "")?;
     }
     Ok(python)
@@ -60,7 +61,7 @@ pub(crate) fn prepare(sources: &Path, caches: &Path) -> anyhow::Result<PathBuf> 
 /// The version of the installed Python, or why it does not do.
 fn version() -> anyhow::Result<(u32, u32)> {
     let (major, minor) = OLDEST;
-    let needed = format!("Python {major}.{minor} or newer is needed for the stand-in for AWS");
+    let needed = format!("Python {major}.{minor} or newer is needed for the stand-ins for clouds");
     let output = Command::new("python3").arg("--version").output();
     let output = output.with_context(|| format!("{needed}; running `python3`"))?;
     let text = String::from_utf8_lossy(&output.stdout);
