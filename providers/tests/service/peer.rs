@@ -233,16 +233,21 @@ impl ApiServer {
 /// Counts the versions of policies.
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
-/// A client whose process dies after so many calls. Lists and watches are not
-/// counted: they go on by themselves, and change nothing.
+/// A client whose process dies after so many calls.
 pub(crate) fn dying_after(client: Client, calls: usize) -> Client {
     let made = Arc::new(AtomicUsize::new(0));
+    dying_when(client, move || made.fetch_add(1, Ordering::Relaxed) >= calls)
+}
+
+/// A client whose process has died at a call if it is so. It is asked once for each call, except
+/// for lists and watches: they go on by themselves, and change nothing.
+pub(crate) fn dying_when(client: Client, is_dead: impl Fn() -> bool + Clone + Send + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (client, made) = (client.clone(), made.clone());
+        let (client, is_dead) = (client.clone(), is_dead.clone());
         async move {
             let of_many = ["/services", "/endpointslices"].iter().any(|all| request.uri().path().ends_with(all));
             let counted = request.method() != Method::GET || !of_many;
-            if counted && made.fetch_add(1, Ordering::Relaxed) >= calls {
+            if counted && is_dead() {
                 return Err("the process has died".into());
             }
             client.send(request).await.map_err(tower::BoxError::from)

@@ -1,0 +1,114 @@
+//! Credentials: where they come from, when they expire, and that no log has them.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::json;
+use sharedlb_providers::conformance::Peer as _;
+use sharedlb_providers::{Error, Provider as _};
+use sharedlb_testbed::GoogleUser;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::cloud::Cloud;
+use crate::steps::{alter, converge, lb, listener, tcp};
+use crate::{Test, tests};
+
+pub(crate) const TESTS: &[(&str, Test)] = tests![
+    a_key_of_a_service_account_is_enough,
+    a_token_that_expires_is_replaced,
+    credentials_that_are_refused_are_reported_with_what_to_do,
+    no_log_has_a_credential,
+];
+
+async fn a_key_of_a_service_account_is_enough(cloud: &Cloud) {
+    converge(&*cloud.provider().await, 0, [(tcp(20000), listener("a", [1]))]).await;
+    assert_eq!(cloud.project.tokens().len(), 1, "it is used for all calls");
+}
+
+/// By workload identity federation, whose tokens the stand-in gives out.
+async fn a_token_that_expires_is_replaced(cloud: &Cloud) {
+    let folder = tempfile::tempdir().expect("there is a folder");
+    let federation = cloud.project.federation(&folder.path().join("token")).expect("it is written");
+    let provider = cloud.provider_by(&federation);
+    let before = [(tcp(20000), listener("a", [1]))];
+    converge(&provider, 0, before.clone()).await;
+    let tokens = cloud.project.tokens().len();
+    cloud.project.expire_tokens();
+    let after = [before[0].clone(), (tcp(20001), listener("b", [2]))];
+    let applied = alter(&provider, &before, &after).await;
+    assert!(applied.failed.is_empty(), "{applied:?}");
+    assert!(cloud.project.tokens().len() > tokens);
+
+    cloud.project.expire_tokens();
+    cloud.project.refuse_tokens(true);
+    let refused = cloud.provider_by(&federation).observe(&lb(0)).await;
+    assert!(matches!(refused, Err(Error::Refused(_) | Error::Transient(_))), "{refused:?}");
+}
+
+async fn credentials_that_are_refused_are_reported_with_what_to_do(cloud: &Cloud) {
+    let provider = cloud.provider_by(&json!({"type": "none"}));
+    let refused = provider.observe(&lb(0)).await;
+    let why = match &refused {
+        Err(Error::Refused(why)) => format!("{why:#}"),
+        _ => panic!("{refused:?}"),
+    };
+    assert!(why.contains("credentials.json") && why.contains("provider.gcp.credentials"), "{why}");
+    assert!(cloud.project.calls().is_empty());
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+async fn no_log_has_a_credential(cloud: &Cloud) {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    // With one subscriber alone, tracing asks that of the present thread whether an event is of
+    // interest to any, and the threads of other tests have none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).finish());
+    // All tasks of the provider's runtime are on this thread, and log to its subscriber.
+    std::thread::scope(|scope| {
+        let logged = scope.spawn(|| {
+            let _subscriber = tracing::subscriber::set_default(subscriber);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is one");
+            runtime.block_on(async {
+                let provider = cloud.provider().await;
+                converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
+                // A call that is refused is logged too.
+                cloud.project.withdraw("compute.addresses.get");
+                let refused = cloud.provider().await.observe(&lb(0)).await;
+                assert!(refused.is_err());
+            });
+        });
+        logged.join().expect("it does not panic");
+    });
+    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
+    assert!(log.contains("forwardingRules"), "calls are logged");
+    let mut secrets = cloud.project.tokens();
+    secrets.push(cloud.project.token(GoogleUser::Controller));
+    let key = cloud.key["private_key"].as_str().expect("it has a key");
+    secrets.extend(key.lines().filter(|line| !line.is_empty() && !line.starts_with("-----")).map(str::to_owned));
+    assert!(secrets.len() > 10);
+    let found: Vec<&String> = secrets.iter().filter(|secret| log.contains(secret.as_str())).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
