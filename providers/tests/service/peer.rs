@@ -178,7 +178,7 @@ impl ApiServer {
     /// From now on the API server refuses writes of the status of Services of this namespace
     /// for which this CEL expression is false.
     pub(crate) async fn admit_statuses_only(&self, expression: &str) {
-        let of_status = format!("request.subResource != 'status' || ({expression})");
+        let of_status = format!("!has(request.subResource) || request.subResource != 'status' || ({expression})");
         self.admit(&["services", "services/status"], &of_status).await;
     }
 
