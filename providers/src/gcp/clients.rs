@@ -48,10 +48,15 @@ struct Inner {
     endpoint: String,
     rates: Rates,
     gate: Option<Gate>,
-    /// The credentials from a Secret, or, without a name, from the environment
-    credentials: Box<dyn Fn(Option<&str>) -> Arc<dyn Credentials> + Send + Sync>,
-    projects: Mutex<BTreeMap<(String, Option<String>), Arc<Http>>>,
+    credentials: Box<MakeCredentials>,
+    projects: Mutex<BTreeMap<Project, Arc<Http>>>,
 }
+
+/// Makes the credentials from the Secret of this name, or, without a name, from the environment.
+type MakeCredentials = dyn Fn(Option<&str>) -> Arc<dyn Credentials> + Send + Sync;
+
+/// A project, and the name of the Secret with the credentials for it.
+type Project = (String, Option<String>);
 
 impl Clients {
     /// Clients of this URL (`None`: that of Google Cloud, or of the environment variable

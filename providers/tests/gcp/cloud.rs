@@ -120,6 +120,7 @@ impl Cloud {
             namespace: self.server.namespace.clone(),
             cluster_id: settings.cluster_id.clone(),
             class: settings.class.clone(),
+            class_uid: "class-uid".into(),
             addresses: Vec::new(),
             events,
         }
