@@ -267,9 +267,15 @@ impl Gcp {
         let FrontApplied { mut applied, waiting } = front.unwrap_or_default();
         match allowed {
             Err(Error::NotReady(_)) => applied.postponed.extend(waiting),
-            // A rule that allows too much is found by the next observation.
-            Err(error) if waiting.is_empty() => return Err(error),
-            Err(error) => applied.failed.extend(waiting.into_iter().map(|key| (key, error.clone()))),
+            Err(error) => {
+                // Without one that waits, the rule still allows the ports of those that closed: as
+                // failures, they are observed again, and what is left is repaired.
+                let affected = if waiting.is_empty() { closed(set) } else { waiting };
+                if affected.is_empty() {
+                    base = base.and(Err(error.clone()));
+                }
+                applied.failed.extend(affected.into_iter().map(|key| (key, error.clone())));
+            }
             Ok(()) => {
                 let message = "the firewall rule of the class does not allow it: request a port of ports.dynamic, or set \
                                provider.gcp.firewall.manage to Ports";
@@ -312,6 +318,12 @@ impl Gcp {
         let set = ChangeSet { desired: &target, changes: &now, waiting: set.waiting };
         Ok(FrontApplied { applied: self.front.apply(name, set).await?, waiting })
     }
+}
+
+/// The listeners that close.
+fn closed(set: ChangeSet<'_>) -> BTreeSet<ListenerKey> {
+    let closed = set.changes.iter().filter(|change| matches!(change, Change::Close(_) | Change::Replace { .. }));
+    closed.flat_map(Change::listeners).filter(|key| !set.desired.listeners.contains_key(key)).collect()
 }
 
 /// The result of changes of the Services.

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use super::fake::Fake;
 use super::*;
-use crate::model::{BackendSet, Listener, LoadBalancer, Owner, Protocol};
+use crate::model::{BackendSet, Listener, LoadBalancer, Owner, Protocol, Unserved};
 use crate::service::golden_tests::{ApiServer, client};
 
 const ALLOW: &str = "projects/project/global/firewalls/slb-default-0-44d0a5b833-allow";
@@ -145,11 +145,32 @@ async fn without_rights_to_firewall_rules_ports_open_and_the_commands_are_report
                    --network=network --direction=INGRESS --action=ALLOW --priority=900 --rules=tcp:20000 \
                    --source-ranges=0.0.0.0/0 --destination-ranges=203.0.113.10/32 --target-tags=nodes";
     assert!(error.contains(command), "{error}");
+    let observed = provider.observe(&name()).await.unwrap().unwrap();
+    assert!(matches!(&observed.unserved[&tcp(20_000)], Unserved::Refused(why) if why.contains("ask the admin")));
     // Once they may be written, they are.
     fake.state().denied = None;
     let applied = apply(&provider, [20_000]).await.unwrap();
     assert_eq!(applied.unconfigured, None);
+    assert!(provider.observe(&name()).await.unwrap().unwrap().unserved.is_empty());
     assert!(fake.state().objects.contains_key(ALLOW));
+}
+
+#[tokio::test]
+async fn a_port_that_closes_while_the_firewall_rule_cannot_be_changed_is_reported() {
+    let fake = Fake::default();
+    let (provider, _nodes) = provider(fixture::settings(), &fake, &["a/node-1"]);
+    apply(&provider, [20_000, 20_001]).await.unwrap();
+    // The rule is gone, so that its patch is a conflict.
+    provider.observe(&name()).await.unwrap();
+    let rule = fake.state().objects.remove(ALLOW);
+    let desired = desired(&provider, [20_000]);
+    let changes = [Change::Close(tcp(20_001))];
+    let applied = provider.apply(&name(), ChangeSet::new(&desired, &changes)).await.unwrap();
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20_001)]);
+    fake.state().objects.extend(rule.map(|rule| (ALLOW.to_owned(), rule)));
+    assert_eq!(open(&provider).await, [20_000].into(), "it is closed all the same");
+    apply(&provider, [20_000]).await.unwrap();
+    assert_eq!(fake.state().objects[ALLOW]["allowed"][0]["ports"], serde_json::json!(["20000"]));
 }
 
 #[tokio::test]

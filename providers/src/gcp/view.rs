@@ -8,7 +8,7 @@ use super::objects::{Firewall, Names, Ports, last_part};
 use super::plan;
 use super::wanted::{Wanted, wanted};
 use super::work::Known;
-use crate::model::{Address, Attributes, FrontPort, IpFamily, LoadBalancer, Observed};
+use crate::model::{Address, Attributes, FrontPort, IpFamily, LoadBalancer, Observed, Unserved};
 use crate::service::front::attribute;
 use crate::service::status;
 use crate::{Details, Error};
@@ -53,6 +53,15 @@ pub(super) fn observed(names: Names<'_>, front: Option<Observed>, known: &Known,
     // It is known before the load balancer accepts traffic.
     observed.addresses = found.ip().map(|ip| Address::Ip(ip.into())).into_iter().collect();
     observed.families = [IpFamily::V4].into();
+    if found.firewalls_denied.is_some() {
+        let why = format!(
+            "the controller may not write the firewall rules in project {}, so it is not known whether clients reach \
+             the port: ask the admin, who finds the commands in the status of the class",
+            names.settings.network.project
+        );
+        let open = observed.load_balancer.listeners.keys();
+        observed.unserved.extend(open.map(|key| (*key, Unserved::Refused(why.clone()))));
+    }
     observed.not_ready = ip.is_none().then(|| "Google Cloud creates the load balancer".to_owned());
     observed
 }
