@@ -2,7 +2,7 @@
 //!
 //! A load balancer is one forwarding rule for every protocol and port of one address, with the
 //! nodes as its backends. Packets arrive at nodes with the address as their destination, so the
-//! listeners are Services of the provider [`vip`](crate::vip) with this address in their status: a
+//! listeners are Services of the provider [`vip`] with this address in their status: a
 //! port takes no call to Google Cloud, except for the firewall rule that allows exactly the open
 //! ports.
 //!

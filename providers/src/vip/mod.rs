@@ -1,7 +1,7 @@
 //! The `vip` provider: addresses of one's own, which every node serves.
 //!
 //! A load balancer is a Service of ours of type LoadBalancer, as with the provider
-//! [`service`](crate::service); but we write its status ourselves, with `ipMode: VIP`, so that
+//! [`service`]; but we write its status ourselves, with `ipMode: VIP`, so that
 //! kube-proxy (or what replaces it) on every node sends packets for the address and the ports
 //! to the pods. How such packets reach a node is not our concern: a router has a route, or a
 //! node the address.
