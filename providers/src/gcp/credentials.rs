@@ -1,5 +1,6 @@
 //! The credentials of calls to Google Cloud: those of the environment, or of a Secret.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use http::{Extensions, HeaderMap};
 use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 
-use crate::http::{Credentials, Secrets, Unavailable};
+use crate::http::{Credentials, Secrets, Unavailable, brief};
 
 /// What the credentials are for.
 const SCOPE: &str = "https://www.googleapis.com/auth/compute";
@@ -75,7 +76,14 @@ impl Credentials for GoogleCredentials {
             Ok(CacheableResource::New { data, .. }) => Ok(sensitive(data)),
             // Only an answer to a known version.
             Ok(CacheableResource::NotModified) => Ok(HeaderMap::new()),
-            Err(error) => Err(unavailable(&error)),
+            Err(error) => {
+                let unavailable = unavailable(&error);
+                if !unavailable.transient {
+                    // They would give this error for ever, also once its cause is mended.
+                    self.renew().await;
+                }
+                Err(unavailable)
+            }
         }
     }
 
@@ -107,7 +115,10 @@ fn sensitive(mut headers: HeaderMap) -> HeaderMap {
 }
 
 fn unavailable(error: &CredentialsError) -> Unavailable {
-    Unavailable { transient: error.is_transient(), why: error.to_string() }
+    // The answer that names what is missing is a cause.
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let why = causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"));
+    Unavailable { transient: error.is_transient(), why: brief(&why) }
 }
 
 fn lasting(why: String) -> Unavailable {

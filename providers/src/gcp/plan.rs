@@ -111,8 +111,9 @@ pub(super) fn teardown(names: Names<'_>, found: &Found) -> Vec<Step> {
     let is_denied = |object: &Object| object.is_firewall() && found.firewalls_denied.is_some();
     // What others use goes after them.
     let is_free = |object: &Object| match object {
-        Object::ForwardingRule | Object::Firewall(_) => true,
-        Object::BackendService | Object::Address => found.forwarding_rule.is_none(),
+        Object::ForwardingRule => true,
+        // While packets arrive, the firewall denies what is no open port.
+        Object::BackendService | Object::Address | Object::Firewall(_) => found.forwarding_rule.is_none(),
         Object::HealthCheck | Object::Group(_) => found.backend_service.is_none(),
     };
     let ours = found.objects().into_iter().filter(|object| !is_given(object) && !is_denied(object));

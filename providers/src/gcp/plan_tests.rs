@@ -166,8 +166,9 @@ fn a_load_balancer_is_deleted_in_the_reverse_order() {
     let mut engine = Engine::new(settings());
     engine.converge();
     let expected = [
-        "delete forwarding rule, delete firewall rule allow, delete firewall rule deny, delete firewall rule health",
-        "delete address, delete backend service",
+        "delete forwarding rule",
+        "delete address, delete backend service, delete firewall rule allow, delete firewall rule deny, delete firewall \
+         rule health",
         "delete health check, delete network endpoint group in europe-west3-a, \
          delete network endpoint group in europe-west3-b",
     ];
