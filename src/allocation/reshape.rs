@@ -106,10 +106,10 @@ impl Occupancy {
                         kept.push(slot.clone());
                     }
                 }
-                let refusal_of = |name: &Arc<str>| (name.clone(), refusal.clone());
-                let others =
-                    ports.iter().filter(|other| other.name != port && kept.iter().all(|slot| slot.name != other.name));
-                let refused = std::iter::once(&port).chain(others.map(|port| &port.name)).map(refusal_of).collect();
+                // None of them has what it requests: each listener stays as it is.
+                let others = ports.iter().map(|other| &other.name).filter(|other| **other != port);
+                let refused =
+                    std::iter::once(&port).chain(others).map(|name| (name.clone(), refusal.clone())).collect();
                 (kept, refused)
             }
         }

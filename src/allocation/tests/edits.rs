@@ -405,3 +405,17 @@ fn a_half_that_may_not_be_asked_for_is_not_had_by_leaving_the_number_out() {
     let got = run(&[claim("a", 1).leads("x", BOTH, "x").holds(0, "x", tcp(53)).led("x")], &existing(1), &policy);
     assert_eq!(slots(&got[0]), [(0, "x", tcp(53))]);
 }
+
+/// Each of them needs what the other one has.
+#[test]
+fn two_ports_of_one_number_that_both_ask_for_the_other_half_stay_and_both_say_why() {
+    let claims = [claim("a", 1).asks("y", BOTH, None).asks("x", BOTH, None).holds(0, "x", tcp(20000)).holds(
+        0,
+        "y",
+        key(20000, Protocol::Udp),
+    )];
+    let got = run(&claims, &existing(1), &policy());
+    let refused: BTreeSet<&str> = got[0].refused.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(refused, BTreeSet::from(["x", "y"]));
+    assert_eq!(slots(&got[0]).len(), 2);
+}
