@@ -29,6 +29,8 @@ mod mutate;
 #[cfg_attr(not(feature = "vip"), allow(dead_code, reason = "the provider `vip` uses more of it"))]
 pub mod service;
 pub mod share;
+#[cfg(any(feature = "aws", feature = "http"))]
+mod text;
 #[cfg(feature = "vip")]
 pub mod vip;
 

@@ -6,6 +6,7 @@ use aws_sdk_elasticloadbalancingv2::config::http::HttpResponse;
 use aws_sdk_elasticloadbalancingv2::error::{ProvideErrorMetadata, SdkError};
 
 use crate::budget::Late;
+use crate::text::{brief, chain};
 use crate::{Details, Error};
 
 /// A call that failed. It has as much of AWS' answer as fits into a status: the SDK's own
@@ -235,18 +236,6 @@ impl Failure {
         };
         error(Details::new(message).caused_by(self))
     }
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let causes: Vec<String> = causes.map(ToString::to_string).collect();
-    brief(&causes.join(": "))
-}
-
-/// A foreign text on one line, cut so that it fits into a message.
-pub(super) fn brief(said: &str) -> String {
-    said.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::clients::Region;
 use super::config::{CROSS_ZONE, Probe};
-use super::failure::{Code, Failure, brief};
+use super::failure::{Code, Failure};
 use super::known::{Foreign, Group, Known, ListenerState, Nlb, port_in};
 use super::limits::{Limits, PAGE, PAGES_MAX, RESOURCES_PER_CALL};
 use super::names::{self, Tags, Target};
@@ -25,6 +25,7 @@ use super::settings::Settings;
 use crate::Error;
 use crate::budget::{Turn, Urgency};
 use crate::model::{FrontPort, LbName, Protocol, Transport, port_number};
+use crate::text::brief;
 
 /// The most concurrent calls for one load balancer.
 const AT_ONCE: usize = 8;

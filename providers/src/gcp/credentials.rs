@@ -1,6 +1,5 @@
 //! The credentials of calls to Google Cloud: those of the environment, or of a Secret.
 
-use std::error::Error as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,7 +9,8 @@ use http::{Extensions, HeaderMap};
 use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 
-use crate::http::{Credentials, Secrets, Unavailable, brief};
+use crate::http::{Credentials, Secrets, Unavailable};
+use crate::text::chain;
 
 /// What the credentials are for.
 const SCOPE: &str = "https://www.googleapis.com/auth/compute";
@@ -116,9 +116,7 @@ fn sensitive(mut headers: HeaderMap) -> HeaderMap {
 
 fn unavailable(error: &CredentialsError) -> Unavailable {
     // The answer that names what is missing is a cause.
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    let why = causes.fold(error.to_string(), |why, cause| format!("{why}: {cause}"));
-    Unavailable { transient: error.is_transient(), why: brief(&why) }
+    Unavailable { transient: error.is_transient(), why: chain(error) }
 }
 
 fn lasting(why: String) -> Unavailable {

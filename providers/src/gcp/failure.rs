@@ -6,7 +6,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::objects::{OperationError, Said};
-use crate::http::{Failure, Reply, brief};
+use crate::http::{Failure, Reply};
+use crate::text::brief;
 use crate::{Details, Error};
 
 /// How long a lasting throttling is said to take at least.

@@ -10,11 +10,10 @@ use serde::de::DeserializeOwned;
 
 use super::secrets::Unavailable;
 use crate::budget::Late;
+use crate::text::{brief, chain};
 
 /// A call that takes longer than this is given up, and its answer counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest part of a foreign text in a message, in characters.
-const SAID_MAX: usize = 300;
 
 /// The effect of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,11 +136,11 @@ impl Failure {
     }
 
     pub(super) fn invalid(error: &reqwest::Error) -> Self {
-        Self::Invalid(chain(error))
+        Self::Invalid(causes(error))
     }
 
     pub(super) fn lost(error: &reqwest::Error) -> Self {
-        if error.is_connect() { Self::Unreachable(chain(error)) } else { Self::Lost(chain(error)) }
+        if error.is_connect() { Self::Unreachable(causes(error)) } else { Self::Lost(causes(error)) }
     }
 
     /// Whether a call with this effect may be repeated after it.
@@ -155,13 +154,6 @@ impl Failure {
 }
 
 /// The causes of an error. Its own message has the URL.
-fn chain(error: &reqwest::Error) -> String {
-    let causes: Vec<String> =
-        std::iter::successors(error.source(), |error| (*error).source()).map(ToString::to_string).collect();
-    brief(&if causes.is_empty() { error.to_string() } else { causes.join(": ") })
-}
-
-/// A foreign text on one line, cut so that it fits into a message.
-pub(crate) fn brief(said: &str) -> String {
-    said.chars().take(SAID_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn causes(error: &reqwest::Error) -> String {
+    chain(error.source().unwrap_or(error))
 }

@@ -17,7 +17,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Response, StatusCode};
 use tracing::debug;
 
-pub(crate) use self::call::{Call, Effect, Failure, Reply, brief};
+pub(crate) use self::call::{Call, Effect, Failure, Reply};
 pub(crate) use self::secrets::{Credentials, Unavailable};
 pub use self::secrets::{SecretData, Secrets};
 use crate::Gate;

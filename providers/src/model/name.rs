@@ -37,8 +37,7 @@ impl LbName {
     /// the same name and another uid, do not.
     #[must_use]
     pub fn is_of(&self, class: &str, cluster_id: &str, class_uid: &str) -> bool {
-        let index = self.0.rsplit('-').nth(1).and_then(|index| index.parse().ok());
-        index.is_some_and(|index| *self == Self::new(class, index, cluster_id, class_uid))
+        self.index().is_some_and(|index| *self == Self::new(class, index, cluster_id, class_uid))
     }
 
     /// A name that was read from where it was recorded.
