@@ -1,10 +1,12 @@
 //! Metrics for Prometheus.
 
+mod labels;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,6 +15,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sharedlb_providers::Error;
 
+use self::labels::{
+    BuildLabels, CallLabels, ChangeErrorLabels, ClaimLabels, ClassLabel, KindLabel, LoadBalancerLabels, LoopLabel,
+    OperationLabels, ResourceLabels, SlotLabels, WriteLabels,
+};
 use crate::allocation::Usage;
 use crate::kubernetes::writes::WriteError;
 use crate::version;
@@ -22,83 +28,6 @@ pub(crate) const VERDICTS: [&str; 5] = ["ready", "programmed", "allocated", "ref
 
 /// The values of the label `state` of `sharedlb_slots`.
 pub(crate) const SLOT_STATES: [&str; 4] = ["held", "free", "released", "foreign"];
-
-/// Which build this is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-    commit: &'static str,
-    features: String,
-}
-
-/// Labels of [`Metrics::claims`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClaimLabels {
-    class: String,
-    verdict: &'static str,
-}
-
-/// Labels of [`Metrics::slots`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SlotLabels {
-    class: String,
-    load_balancer: u32,
-    state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClassLabel {
-    class: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LoadBalancerLabels {
-    class: String,
-    load_balancer: u32,
-}
-
-/// Labels of [`Metrics::usage`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResourceLabels {
-    class: String,
-    resource: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LoopLabel {
-    r#loop: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CallLabels {
-    provider: &'static str,
-    operation: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabels {
-    provider: &'static str,
-    operation: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ChangeErrorLabels {
-    provider: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WriteLabels {
-    kind: &'static str,
-    operation: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
 
 type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
