@@ -48,6 +48,7 @@ pub(crate) enum Urgency {
     /// Closes a port.
     Close,
     /// Changes settings, and collects orphaned objects.
+    #[cfg_attr(not(feature = "aws"), allow(dead_code, reason = "the provider `aws` alone uses it"))]
     GarbageCollect,
 }
 

@@ -95,7 +95,7 @@ mod tests {
             let which = which.index(counts.len());
             grown[which] += 1;
             for (n, (before, after)) in before.iter().zip(shares(&grown, in_all(limit))).enumerate() {
-                prop_assert!(after <= *before || n == which, "a neighbour that grows gives nobody more");
+                prop_assert!(after <= *before || n == which, "a neighbour that grows leaves no more for the others");
                 prop_assert!(before.abs_diff(after) <= 1);
             }
         }

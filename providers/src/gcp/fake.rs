@@ -1,6 +1,6 @@
 //! A Compute Engine for tests: it stores objects as they are sent, completes operations at once
-//! unless it is told not to, and records what changes. It checks nothing: the stand-in in
-//! `tests/gcp-peer` does.
+//! unless they are made slow, and records what changes. It checks nothing: the stand-in in
+//! `tests/testbed/src/gcp` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

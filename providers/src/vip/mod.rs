@@ -96,6 +96,7 @@ impl Vip {
 
     /// The same for load balancers whose addresses, of these families, are not in the settings:
     /// the desired attributes of each have them.
+    #[cfg(feature = "gcp")]
     pub(crate) fn with_families(settings: Settings, families: Vec<IpFamily>) -> Self {
         Self::with(settings, families, None)
     }
@@ -352,7 +353,7 @@ impl Vip {
         Error::Refused(
             format!(
                 "another client changes the addresses in the status of Service {}/{name} again and again, so they are \
-             written again in growing pauses: ask the admin to look at the Events of the Service",
+                 written again in growing pauses: ask the admin to look at the Events of the Service",
                 self.services.namespace()
             )
             .into(),

@@ -60,7 +60,7 @@ impl GcpPeer {
         Ok(Self { discovery: Arc::new(Discovery::read(environment)?), python })
     }
 
-    /// Starts a project that nobody else has, on the present runtime.
+    /// Starts a project of its own, on the present runtime.
     pub async fn project(&self, layout: GcpLayout) -> anyhow::Result<GcpProject> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
