@@ -2,6 +2,7 @@
 //! namespace, or in another one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -94,7 +95,7 @@ impl Client {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let asking = async move {
-            let socket = UdpSocket::bind((any, 0)).await?;
+            let socket = UdpSocket::bind((any, source_port())).await?;
             socket.connect(to).await?;
             socket.send(b"who are you?\n").await?;
             let mut datagram = [0; 512];
@@ -117,6 +118,15 @@ impl Client {
         };
         parse(&text).with_context(|| format!("{what}: the answer is {text:?}"))
     }
+}
+
+/// The source port of the next datagram: one that none has had, until 16,384 have been sent. From
+/// a port that was used within the last two minutes, a datagram would belong to the connection
+/// that conntrack knows, and would go where that went. Linux itself gives out ports from 32768 on.
+fn source_port() -> u16 {
+    const PORTS: u16 = 16384;
+    static SENT: AtomicU16 = AtomicU16::new(0);
+    PORTS + SENT.fetch_add(1, Ordering::Relaxed) % PORTS
 }
 
 impl Cluster {
