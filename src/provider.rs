@@ -1,6 +1,8 @@
 //! Creates the provider of a class from its spec.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,14 +13,16 @@ use secrecy::SecretString;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
 use sharedlb_crds::{GcpFirewall, GcpFirewallManagement, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity};
 use sharedlb_crds::{
-    PortRange, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
+    PortRange, PortRanges, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
+    Transport,
 };
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::gcp::{self, Gcp};
 use sharedlb_providers::service::{self, ServiceProvider};
 use sharedlb_providers::vip::{self, Vip};
-use sharedlb_providers::{Details, Error, Gate, IpFamily, Provider, SecretData, Secrets};
+use sharedlb_providers::{Details, Error, FrontPort, Gate, IpFamily, Provider, SecretData, Secrets};
 
+use crate::api::claim::transport;
 use crate::api::class::ClassObject;
 use crate::backends::Backends;
 use crate::class::MakeProvider;
@@ -58,7 +62,8 @@ pub(crate) fn maker(
         let (class, class_uid) = (class.meta.key.name.to_string(), class.meta.uid.to_string());
         match &spec.provider {
             ProviderSpec::Service(given) => {
-                let settings = service_settings(given, addresses, client.clone(), cluster_id.clone(), class);
+                let settings =
+                    service_settings(given, &spec.ports, addresses, client.clone(), cluster_id.clone(), class);
                 Box::new(ServiceProvider::new(settings))
             }
             ProviderSpec::Vip(_) => Box::new(Vip::new(vip_settings(class, class_uid, addresses))),
@@ -76,6 +81,7 @@ pub(crate) fn maker(
 
 fn service_settings(
     given: &ServiceSpec,
+    ports: &PortRanges,
     addresses: &[Vec<IpAddr>],
     client: Client,
     cluster_id: String,
@@ -89,11 +95,27 @@ fn service_settings(
         annotations: given.annotations.clone(),
         load_balancer_class: given.load_balancer_class.clone(),
         allocate_load_balancer_node_ports: given.allocate_load_balancer_node_ports,
+        parked: parked(given.parked_transports(), ports),
         ip_family_policy: given.ip_family_policy.map(|policy| policy.as_str().to_owned()),
         ip_families: given.ip_families.iter().copied().map(ip_family).collect(),
         // `spec.loadBalancerIP` of a Service is one address.
         addresses: addresses.iter().filter_map(|all| all.first().copied()).collect(),
     }
+}
+
+/// The parked ports of a class with these ranges, for these transport protocols: the five lowest
+/// ports and the highest one. GKE's rule has up to five single ports, and a range for more.
+fn parked(transports: &[Transport], ports: &PortRanges) -> BTreeSet<FrontPort> {
+    const LOWEST: usize = 5;
+    let ranges = || ports.dynamic.iter().chain(&ports.requestable);
+    let lowest_of_each = ranges().flat_map(|range| (range.min.get()..=range.max.get()).take(LOWEST));
+    let lowest = lowest_of_each.filter_map(NonZeroU16::new).collect::<BTreeSet<_>>().into_iter().take(LOWEST);
+    let numbers: BTreeSet<NonZeroU16> = lowest.chain(ranges().map(|range| range.max).max()).collect();
+    let of = |protocol: &Transport| {
+        let transport = transport(*protocol);
+        numbers.iter().map(move |port| FrontPort { port: *port, transport })
+    };
+    transports.iter().flat_map(of).collect()
 }
 
 /// The model's IP family for the API's.
@@ -251,6 +273,34 @@ mod tests {
         let spec: SharedLBClassSpec = serde_json::from_value(spec).unwrap();
         let ProviderSpec::Aws(given) = &spec.provider else { panic!("it is of AWS") };
         aws_settings(given, spec.targets, "cluster".into(), "nlb".into())
+    }
+
+    fn parked_in(provider: serde_json::Value, ports: serde_json::Value) -> Vec<String> {
+        let spec: SharedLBClassSpec =
+            serde_json::from_value(json!({"provider": {"service": provider}, "ports": ports})).unwrap();
+        let ProviderSpec::Service(given) = &spec.provider else { panic!("it is of Services") };
+        parked(given.parked_transports(), &spec.ports).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_lowest_ports_and_the_highest_one_are_parked() {
+        let ports = json!({
+            "dynamic": [{"min": 20000, "max": 20009}, {"min": 1000, "max": 1002}],
+            "requestable": [{"min": 1002, "max": 1004}, {"min": 5432, "max": 5432}],
+        });
+        let tcp = ["1000/TCP", "1001/TCP", "1002/TCP", "1003/TCP", "1004/TCP", "20009/TCP"];
+        assert_eq!(parked_in(json!({"parkedPorts": "TCP"}), ports), tcp);
+        let one = json!({"dynamic": [{"min": 7, "max": 7}], "requestable": [{"min": 7, "max": 7}]});
+        assert_eq!(parked_in(json!({"parkedPorts": "TCP_UDP"}), one), ["7/TCP", "7/UDP"]);
+    }
+
+    #[test]
+    fn ports_are_parked_by_default_where_gke_serves_the_services() {
+        let gke = "networking.gke.io/l4-regional-external";
+        assert_eq!(parked_in(json!({"loadBalancerClass": gke}), json!({})).len(), 6);
+        assert!(parked_in(json!({"loadBalancerClass": gke, "parkedPorts": "None"}), json!({})).is_empty());
+        assert!(parked_in(json!({"loadBalancerClass": "example.com/other"}), json!({})).is_empty());
+        assert!(parked_in(json!({}), json!({})).is_empty());
     }
 
     #[test]

@@ -237,7 +237,8 @@ pub(crate) fn api_transport(transport: model::Transport) -> Transport {
     }
 }
 
-fn transport(transport: Transport) -> model::Transport {
+/// The model's transport for the API's.
+pub(crate) fn transport(transport: Transport) -> model::Transport {
     match transport {
         Transport::Tcp => model::Transport::Tcp,
         Transport::Udp => model::Transport::Udp,

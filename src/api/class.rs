@@ -185,8 +185,13 @@ pub(crate) fn adopts(spec: &SharedLBClassSpec) -> bool {
 /// Whether both specs have the same provider and settings of it, but for the addresses of
 /// load balancers.
 pub(crate) fn same_provider(a: &SharedLBClassSpec, b: &SharedLBClassSpec) -> bool {
-    // A firewall rule may allow all of these ports.
-    let same_ports = !matches!(a.provider, Provider::Gcp(_)) || a.ports.dynamic == b.ports.dynamic;
+    let same_ports = match &a.provider {
+        // A firewall rule may allow all of these ports.
+        Provider::Gcp(_) => a.ports.dynamic == b.ports.dynamic,
+        // Some of them may be parked.
+        Provider::Service(service) => service.parked_transports().is_empty() || a.ports == b.ports,
+        _ => true,
+    };
     // The kind of an AWS target group is the provider's business.
     a.provider == b.provider && a.targets == b.targets && same_ports
 }

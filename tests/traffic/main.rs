@@ -18,6 +18,7 @@ mod in_use;
 mod keepalived;
 mod nodes;
 mod options;
+mod parked;
 mod protocols;
 mod shared_address;
 mod sharing;
@@ -62,6 +63,7 @@ fn main() -> anyhow::Result<()> {
             sources::trials(test),
             vip::trials(test),
             options::trials(test),
+            parked::trials(test),
             addresses::trials(test),
             in_use::trials(test),
         ];

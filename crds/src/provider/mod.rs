@@ -16,7 +16,7 @@ pub use self::gcp::{
     GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity,
     SecretReference,
 };
-pub use self::service::{IpFamily, IpFamilyPolicy, ServiceProvider};
+pub use self::service::{IpFamily, IpFamilyPolicy, ParkedPorts, ServiceProvider};
 pub use self::vip::VipProvider;
 
 /// The provider of a class.

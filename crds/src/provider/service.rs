@@ -6,6 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::port::Transport;
+
 /// The provider `service`: each load balancer of the class is one Service of
 /// type LoadBalancer, and another controller assigns its address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -57,6 +59,17 @@ pub struct ServiceProvider {
     /// true.
     #[serde(default = "yes")]
     pub allocate_load_balancer_node_ports: bool,
+    /// Which ports the Services have from the start, without backends until a
+    /// claim gets them: for the protocols TCP, UDP or TCP_UDP, the five lowest
+    /// ports and the highest one of `spec.ports`. Then the range from the
+    /// lowest to the highest port of a Service never changes, by which GKE
+    /// recreates the forwarding rule and interrupts the traffic of all claims.
+    /// None: no such ports. Default: TCP for the loadBalancerClass of GKE,
+    /// `networking.gke.io/l4-regional-external` and `-internal`, and otherwise
+    /// None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ParkedPorts")]
+    pub parked_ports: Option<ParkedPorts>,
     /// Whether the load balancers have addresses of one IP family or of both:
     /// SingleStack, PreferDualStack or RequireDualStack, as in a Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +94,7 @@ impl Default for ServiceProvider {
             annotations: BTreeMap::new(),
             load_balancer_class: None,
             allocate_load_balancer_node_ports: yes(),
+            parked_ports: None,
             ip_family_policy: None,
             ip_families: Vec::new(),
         }
@@ -93,6 +107,39 @@ fn default_namespace() -> String {
 
 fn yes() -> bool {
     true
+}
+
+/// The `loadBalancerClass` of a Service that GKE serves by one forwarding rule.
+const GKE_CLASSES: [&str; 2] = ["networking.gke.io/l4-regional-external", "networking.gke.io/l4-regional-internal"];
+
+impl ServiceProvider {
+    /// The protocols of the parked ports.
+    pub fn parked_transports(&self) -> &'static [Transport] {
+        let of_gke = || self.load_balancer_class.as_deref().is_some_and(|class| GKE_CLASSES.contains(&class));
+        match self.parked_ports {
+            Some(ParkedPorts::TcpUdp) => &[Transport::Tcp, Transport::Udp],
+            Some(ParkedPorts::Udp) => &[Transport::Udp],
+            Some(ParkedPorts::Tcp) => &[Transport::Tcp],
+            None if of_gke() => &[Transport::Tcp],
+            Some(ParkedPorts::None) | None => &[],
+        }
+    }
+}
+
+/// The protocols of the ports that Services have from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ParkedPorts {
+    /// There are no such ports.
+    None,
+    /// TCP.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+    /// Each of them for TCP and for UDP.
+    #[serde(rename = "TCP_UDP")]
+    TcpUdp,
 }
 
 /// How many IP families a Service has, as in its `ipFamilyPolicy`.

@@ -35,6 +35,9 @@ pub(crate) mod attribute {
     pub(crate) const STATUS: &str = "status.loadBalancer.ingress";
     /// Followed by the annotation's own key.
     pub(crate) const ANNOTATION: &str = "annotation/";
+    /// Followed by a parked port, such as `tcp-20000`; `true`: the Service has this port, for a
+    /// listener or parked.
+    pub(crate) const PARKED_PORT: &str = "parkedPort/";
 }
 
 /// A Service of ours as observed.
@@ -75,7 +78,7 @@ impl Fixed {
 enum Holder {
     /// A listener of ours
     Listener,
-    /// Nothing: it keeps a Service without listeners
+    /// No listener: it keeps a Service without listeners, or the range of its ports
     Parked,
     /// Another client, which has added it
     Foreign,
@@ -85,7 +88,7 @@ impl Holder {
     fn of(port: &ServicePort, front: FrontPort) -> Self {
         match port.name.as_deref().unwrap_or_default() {
             name if name == port_name(front) => Self::Listener,
-            name if (name, front) == PARKED => Self::Parked,
+            name if (name, front) == PARKED || name == parked_name(front) => Self::Parked,
             _ => Self::Foreign,
         }
     }
@@ -94,6 +97,16 @@ impl Holder {
 /// The name of a Service port of ours.
 pub(super) fn port_name(port: FrontPort) -> String {
     format!("{}-{}", port.transport.lower_case(), port.port)
+}
+
+/// The name of a parked port.
+fn parked_name(port: FrontPort) -> String {
+    format!("parked-{}", port_name(port))
+}
+
+/// The attribute of a port that is parked while no listener has it.
+pub(super) fn parked_attribute(port: FrontPort) -> String {
+    format!("{}{}", attribute::PARKED_PORT, port_name(port))
 }
 
 impl Front {
@@ -147,25 +160,41 @@ impl DesiredService<'_> {
     /// stays keeps its node port, and what other clients have set in it.
     fn service_ports(&self) -> Vec<ServicePort> {
         let seen: &[ServicePort] = self.seen.map_or(&[], |front| &front.ports);
-        let parked_is_free = self.seen.is_none_or(|front| {
-            !front.foreign.contains_key(&PARKED.1) && front.foreign.values().all(|name| name != PARKED.0)
-        });
-        let is_parked = self.ports.is_empty() && parked_is_free;
+        let parked = self.parked();
         let stays = |port: &&ServicePort| match front_port(port) {
             None => true,
             Some(front) => match Holder::of(port, front) {
                 Holder::Listener => self.ports.contains(&front),
-                Holder::Parked => is_parked,
+                Holder::Parked => parked.get(&front) == port.name.as_ref(),
                 Holder::Foreign => true,
             },
         };
         let mut ports: Vec<ServicePort> = seen.iter().filter(stays).cloned().collect();
         let is_new = |port: &&FrontPort| !self.seen.is_some_and(|front| front.ours.contains(port));
         ports.extend(self.ports.iter().filter(is_new).map(|port| service_port(port_name(*port), *port)));
-        if is_parked && !ports.iter().any(|port| port.name.as_deref() == Some(PARKED.0)) {
-            ports.push(service_port(PARKED.0.into(), PARKED.1));
-        }
+        let missing = parked.into_iter().filter(|(_, name)| !ports.iter().any(|port| port.name.as_ref() == Some(name)));
+        let missing: Vec<ServicePort> = missing.map(|(port, name)| service_port(name, port)).collect();
+        ports.extend(missing);
         ports
+    }
+
+    /// The ports that are parked, with their names: those of the attributes that no listener
+    /// has, or, for a Service that would have no port, [`PARKED`]. None is foreign.
+    fn parked(&self) -> BTreeMap<FrontPort, String> {
+        let of_attributes = self.attributes.keys().filter_map(|key| {
+            let port = parse_port_name(key.strip_prefix(attribute::PARKED_PORT)?)?;
+            Some((port, parked_name(port)))
+        });
+        let mut parked: BTreeMap<FrontPort, String> = of_attributes.collect();
+        if parked.is_empty() && self.ports.is_empty() {
+            parked.insert(PARKED.1, PARKED.0.to_owned());
+        }
+        let is_foreign = |port: &FrontPort, name: &str| {
+            let mut foreign = self.seen.into_iter().flat_map(|front| &front.foreign);
+            foreign.any(|(taken, theirs)| taken == port || theirs == name)
+        };
+        parked.retain(|port, name| !self.ports.contains(port) && !is_foreign(port, name));
+        parked
     }
 }
 
@@ -229,6 +258,7 @@ pub(super) fn merge_patch(service: &Service, there: &sharedlb_kubernetes::Object
             Some(annotation) => (&mut patch["metadata"]["annotations"], annotation),
             // They are no fields of the spec, and go with the affinity and the Service.
             None if [attribute::AFFINITY_TIMEOUT, attribute::STATUS].contains(&key.as_str()) => continue,
+            None if key.starts_with(attribute::PARKED_PORT) => continue,
             None => (&mut patch["spec"], key.as_str()),
         };
         if of.get(key).is_none() {
@@ -245,6 +275,13 @@ fn service_port(name: String, port: FrontPort) -> ServicePort {
         protocol: Some(port.transport.to_string()),
         ..ServicePort::default()
     }
+}
+
+/// The port with this name, as [`port_name`] makes it.
+fn parse_port_name(name: &str) -> Option<FrontPort> {
+    let (transport, number) = name.split_once('-')?;
+    let port = FrontPort { port: number.parse().ok()?, transport: transport.to_uppercase().parse().ok()? };
+    (port_name(port) == name).then_some(port)
 }
 
 fn front_port(port: &ServicePort) -> Option<FrontPort> {
@@ -269,6 +306,10 @@ fn read_attributes(service: &Service, spec: &ServiceSpec) -> Attributes {
             config.client_ip.as_ref()?.timeout_seconds.map(|seconds| seconds.to_string())
         }
         attribute::STATUS => Some(status::read(service)),
+        key if key.starts_with(attribute::PARKED_PORT) => {
+            let port = parse_port_name(key.strip_prefix(attribute::PARKED_PORT)?)?;
+            Some(spec.ports.iter().flatten().any(|there| front_port(there) == Some(port)).to_string())
+        }
         key => annotation(key.strip_prefix(attribute::ANNOTATION)?),
     };
     let keys = annotation(ATTRIBUTES).unwrap_or_default();

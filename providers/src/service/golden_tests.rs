@@ -1,6 +1,6 @@
 //! The Services and EndpointSlices of load balancers, as golden files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{ServiceProvider, Settings};
 use crate::golden;
-use crate::model::IpFamily;
+use crate::model::{FrontPort, IpFamily};
 
 /// The settings of a class.
 #[derive(Serialize, Deserialize, Default)]
@@ -24,6 +24,8 @@ struct Class {
     load_balancer_class: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     allocate_load_balancer_node_ports: bool,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    parked: BTreeSet<FrontPort>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ip_family_policy: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -128,6 +130,7 @@ async fn services_and_endpoint_slices_are_as_in_the_golden_files() {
             annotations: class.annotations.clone(),
             load_balancer_class: class.load_balancer_class.clone(),
             allocate_load_balancer_node_ports: class.allocate_load_balancer_node_ports,
+            parked: class.parked.clone(),
             ip_family_policy: class.ip_family_policy.clone(),
             ip_families: class.ip_families.clone(),
             addresses: class.addresses.clone(),

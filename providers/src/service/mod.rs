@@ -32,7 +32,7 @@ pub(crate) mod status;
 mod view;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -43,7 +43,7 @@ use self::front::attribute;
 use self::marks::Marks;
 pub(crate) use self::name::ServiceName;
 use self::services::{Created, Services};
-use crate::model::{Attributes, Capabilities, IpFamily, LbName, Observed};
+use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, Observed};
 use crate::{Applied, ChangeSet, Error, Provider};
 
 /// The most listeners of a Service. They keep the object, of which a port takes up some
@@ -80,6 +80,8 @@ pub struct Settings {
     pub load_balancer_class: Option<String>,
     /// Whether each port has a node port too, for clouds that send traffic there
     pub allocate_load_balancer_node_ports: bool,
+    /// The ports that each Service has also while no listener has them, without backends
+    pub parked: BTreeSet<FrontPort>,
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; `None`: the API
     /// server's default
     pub ip_family_policy: Option<String>,
@@ -122,7 +124,7 @@ impl Provider for ServiceProvider {
     }
 
     fn attributes(&self, index: u32) -> Attributes {
-        let Settings { annotations, allocate_load_balancer_node_ports, ip_family_policy, addresses, .. } =
+        let Settings { annotations, allocate_load_balancer_node_ports, parked, ip_family_policy, addresses, .. } =
             &self.settings;
         let address = usize::try_from(index).ok().and_then(|index| addresses.get(index));
         let annotations =
@@ -136,8 +138,10 @@ impl Provider for ServiceProvider {
             (attribute::EXTERNAL_TRAFFIC_POLICY, "Cluster".to_owned()),
             (attribute::ALLOCATE_NODE_PORTS, allocate_load_balancer_node_ports.to_string()),
         ];
+        let parked = parked.iter().map(|port| (front::parked_attribute(*port), true.to_string()));
         let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        optional.chain(always).map(|(key, value)| (key.to_owned(), value)).chain(annotations).collect()
+        let fields = optional.chain(always).map(|(key, value)| (key.to_owned(), value));
+        fields.chain(annotations).chain(parked).collect()
     }
 
     fn object(&self, name: &LbName) -> String {

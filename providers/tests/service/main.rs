@@ -5,7 +5,7 @@ mod peer;
 mod refused;
 mod vip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -73,6 +73,8 @@ const TESTS: &[(&str, Test)] = tests![
     a_port_that_another_client_applies_too_closes_and_its_own_ports_stay,
     a_service_of_ours_has_no_managed_fields,
     an_open_port_keeps_its_node_port_when_others_open_and_close,
+    parked_ports_are_there_with_and_without_listeners,
+    a_parked_port_that_another_client_has_stays_theirs,
     a_load_balancer_that_the_cloud_has_not_released_is_still_going,
     nothing_of_a_deleted_load_balancer_stays,
     a_namespace_that_does_not_exist_is_named,
@@ -336,6 +338,54 @@ async fn an_open_port_keeps_its_node_port_when_others_open_and_close(server: &Ap
     assert!(before.is_some());
     converge(&*provider, 0, [(tcp(20001), listener("b", 1)), (tcp(20002), listener("c", 1))]).await;
     assert_eq!(node_port().await, before);
+}
+
+/// The range from the lowest to the highest port of a Service is that of its parked ports.
+async fn parked_ports_are_there_with_and_without_listeners(server: &ApiServer, _: &Cluster) {
+    let parked = ["20000/TCP", "20000/UDP", "20009/TCP"].map(|port| port.parse().expect("a port")).into();
+    let provider = ServiceProvider::new(Settings { parked, ..server.settings() });
+    let names = async || {
+        let ports = server.service(&lb(0)).await.spec.unwrap_or_default().ports.unwrap_or_default();
+        ports.into_iter().filter_map(|port| port.name).collect::<BTreeSet<_>>()
+    };
+    let none = || BTreeSet::from(["parked-tcp-20000", "parked-udp-20000", "parked-tcp-20009"].map(ToOwned::to_owned));
+    converge(&provider, 0, []).await;
+    assert_eq!(names().await, none());
+
+    let listeners = [(tcp(20000), listener("a", 1)), (tcp(20001), listener("b", 1))];
+    converge(&provider, 0, listeners.clone()).await;
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
+    let one_is_open = ["tcp-20000", "tcp-20001", "parked-udp-20000", "parked-tcp-20009"];
+    assert_eq!(names().await, BTreeSet::from(one_is_open.map(ToOwned::to_owned)));
+    converge(&provider, 0, []).await;
+    assert_eq!(names().await, none());
+
+    let mut changes = provider.changes();
+    let only = json!({"spec": {"ports": [{"name": "parked-tcp-20000", "port": 20000}]}});
+    let params = PatchParams::default();
+    server.services().patch(lb(0).as_str(), &params, &Patch::Merge(only)).await.expect("it is written");
+    assert_eq!(reported(&mut changes).await, lb(0));
+    assert_ne!(observe(&provider, 0).await.load_balancer, wanted(&provider, []));
+    converge(&provider, 0, []).await;
+    assert_eq!(names().await, none());
+
+    let without = ServiceProvider::new(server.settings());
+    converge(&without, 0, []).await;
+    assert_eq!(names().await, BTreeSet::from(["parked".to_owned()]));
+}
+
+async fn a_parked_port_that_another_client_has_stays_theirs(server: &ApiServer, _: &Cluster) {
+    let without = ServiceProvider::new(server.settings());
+    converge(&without, 0, [(tcp(20001), listener("a", 1))]).await;
+    let theirs = json!([{"name": "theirs", "port": 20000, "protocol": "TCP"}]);
+    server.apply_foreign(&lb(0), json!({"spec": {"ports": theirs}})).await;
+    let parked = ["20000/TCP", "20009/TCP"].map(|port| port.parse().expect("a port")).into();
+    let provider = ServiceProvider::new(Settings { parked, ..server.settings() });
+    converge(&provider, 0, [(tcp(20001), listener("a", 1))]).await;
+    let ports = server.service(&lb(0)).await.spec.unwrap_or_default().ports.unwrap_or_default();
+    let names: BTreeSet<_> = ports.iter().filter_map(|port| port.name.as_deref()).collect();
+    assert_eq!(names, ["tcp-20001", "theirs", "parked-tcp-20009"].into());
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, [(tcp(20001), listener("a", 1))]));
 }
 
 async fn a_load_balancer_that_the_cloud_has_not_released_is_still_going(server: &ApiServer, _: &Cluster) {

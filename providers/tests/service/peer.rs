@@ -1,5 +1,6 @@
 //! The API server as the suite sees it, and what strangers do there.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,6 +45,7 @@ impl ApiServer {
             annotations: [("example.com/scheme".to_owned(), "internal".to_owned())].into(),
             load_balancer_class: None,
             allocate_load_balancer_node_ports: false,
+            parked: BTreeSet::new(),
             ip_family_policy: None,
             ip_families: Vec::new(),
             addresses: vec![IpAddr::from([192, 0, 2, 1])],
