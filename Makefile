@@ -77,13 +77,15 @@ soak: rust go ## Change 100 of 10,000 claims a second for 5 minutes (SOAK_SECOND
 	$(call say,Many claims that change all the time: about 15 minutes)
 	@cargo bench --bench cluster -- soak
 
-# The binary keeps the names of functions. Line numbers are in a file of its own,
-# which a backtrace reads where it lies beside the binary.
-build: rust ## Build the controller, as it is to be released: target/release/sharedlb, and sharedlb.debug beside it
+# The binaries keep the names of functions. The controller's line numbers are in
+# a file of its own, which a backtrace reads where it lies beside the binary.
+build: rust ## Build what is released: target/release/sharedlb with sharedlb.debug beside it, and kubectl-sharedlb
 	cargo build --release --locked --package sharedlb
 	cd $(TARGET)/release && objcopy --only-keep-debug sharedlb sharedlb.debug \
 	    && objcopy --strip-debug --add-gnu-debuglink=sharedlb.debug sharedlb sharedlb.stripped \
 	    && mv sharedlb.stripped sharedlb
+	cargo build --release --locked --package sharedlb-plugin
+	objcopy --strip-debug $(TARGET)/release/kubectl-sharedlb
 
 image: rust ## Build the image with Docker or buildah (IMAGE: its name without the tag), and start it
 	@$(STEP) 3600 'The image' deploy/image/make
@@ -97,7 +99,7 @@ generate: rust ## Write the generated files: crds/*.yaml, and deploy/*.yaml from
 lint: rust $(CARGO_DENY) ## Check what can be read: formatting, licences, clippy, docs
 	@$(STEP) 60 Formatting cargo fmt --all --check
 	@$(STEP) 120 'Dependencies: licences and sources' $(CARGO_DENY) check licenses bans sources
-	@$(STEP) 120 'Dependencies: none on Kubernetes in the core of the providers' tests/core-dependencies
+	@$(STEP) 120 'Dependencies of the core of the providers, and of the plugin' tests/core-dependencies
 	@$(STEP) 1800 Clippy cargo clippy --workspace --all-targets --all-features -- --deny warnings
 	@RUSTDOCFLAGS='--deny warnings' $(STEP) 900 Documentation cargo doc --workspace --all-features --no-deps
 

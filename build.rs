@@ -1,4 +1,5 @@
-//! Puts the commit into the build.
+//! Puts the commit into the build: of the controller, and of `plugin/`, which has this
+//! build script too.
 //!
 //! It is the value of `SHAREDLB_COMMIT`, if that is set, else what is checked out. In
 //! a debug build it is `unknown`, since tests would be compiled anew with each commit;
@@ -8,20 +9,19 @@ use std::path::Path;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SHAREDLB_COMMIT");
     let given = std::env::var("SHAREDLB_COMMIT").ok().filter(|commit| !commit.is_empty());
     let commit = given.or_else(checked_out).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=SHAREDLB_COMMIT={commit}");
 }
 
-/// The commit of the repository whose root this package is.
+/// The commit of the repository that this package is a part of.
 fn checked_out() -> Option<String> {
     if std::env::var("PROFILE").as_deref() != Ok("release") {
         return None;
     }
-    let is_root = git(&["rev-parse", "--show-prefix"])?.is_empty();
-    if !is_root {
+    let is_ours = matches!(git(&["rev-parse", "--show-prefix"])?.as_str(), "" | "plugin/");
+    if !is_ours {
         return None;
     }
     // The first changes with each checkout of another branch, the second with each commit.
