@@ -3,6 +3,7 @@
 //! A command reads the cluster once ([`snapshot`]), makes a report of it (`commands`), and
 //! prints that ([`output`]). Reports are pure functions of the snapshot.
 
+mod advice;
 mod commands;
 mod connection;
 #[cfg(test)]
@@ -14,8 +15,10 @@ mod snapshot;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use sharedlb_kubernetes::ObjectKey;
 
 use crate::commands::completion::{BINARY, CompleteArgs, CompletionArgs, candidates, script};
+use crate::commands::explain::{ClaimName, ExplainArgs, Explanation};
 use crate::commands::ports::{PortMap, PortsArgs};
 use crate::commands::status::{Status, StatusArgs};
 use crate::commands::version::{VersionArgs, Versions};
@@ -61,6 +64,8 @@ enum Command {
     Ports(PortsArgs),
     /// Show what has a port, and which claims wait for it.
     WhoHas(WhoHasArgs),
+    /// Explain where a claim is, why there or why not, and what would help.
+    Explain(ExplainArgs),
     /// Print the versions of this plugin and of the controller.
     Version(VersionArgs),
     /// Print a script that completes the words of this command.
@@ -80,7 +85,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Status(args) => {
             let namespace = session.connection.given_namespace().map(str::to_owned);
-            let snapshot = session.snapshot(Wanted { controller: true }).await?;
+            let snapshot = session.snapshot(Wanted { controller: true, ..Wanted::default() }).await?;
             answer(&Status::of(&snapshot, &args, namespace.as_deref()), &snapshot, format)
         }
         Command::Ports(args) => {
@@ -91,9 +96,16 @@ async fn main() -> anyhow::Result<ExitCode> {
             let snapshot = session.snapshot(Wanted::default()).await?;
             answer(&Holders::of(&snapshot, &args), &snapshot, format)
         }
+        Command::Explain(ExplainArgs { claim }) => {
+            let (snapshot, key) = session.around(claim).await?;
+            answer(&Explanation::of(&snapshot, &key)?, &snapshot, format)
+        }
         Command::Version(args) => {
-            let snapshot =
-                if args.client { Snapshot::default() } else { session.snapshot(Wanted { controller: true }).await? };
+            let snapshot = if args.client {
+                Snapshot::default()
+            } else {
+                session.snapshot(Wanted { controller: true, ..Wanted::default() }).await?
+            };
             answer(&Versions::of(&snapshot), &snapshot, format)
         }
         Command::Completion(args) => {
@@ -117,6 +129,15 @@ impl Session {
     async fn snapshot(self, wanted: Wanted) -> anyhow::Result<Snapshot> {
         let connection: Connection = self.connection.connect().await?;
         Snapshot::read(&connection, &self.system_namespace, wanted).await
+    }
+
+    /// What is known around a claim, and its key.
+    async fn around(self, claim: ClaimName) -> anyhow::Result<(Snapshot, ObjectKey)> {
+        let mut connection = self.connection.connect().await?;
+        connection.namespace = claim.namespace.unwrap_or(connection.namespace);
+        let key = ObjectKey { namespace: connection.namespace.as_str().into(), name: claim.name.into() };
+        let wanted = Wanted { events_of: Some(key.clone()), ..Wanted::default() };
+        Ok((Snapshot::read(&connection, &self.system_namespace, wanted).await?, key))
     }
 }
 

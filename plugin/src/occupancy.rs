@@ -1,5 +1,6 @@
 //! Which ports of which load balancers are taken, and by what. Pure.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
@@ -8,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use serde::Serialize;
 use sharedlb_crds::{
-    ConditionType, PortStatus, Protocol, ReleasedPort, SharedLB, SharedLBClass, SharedLBStatus, Transport,
+    ConditionType, DEFAULT_CLASS_ANNOTATION, PortStatus, Protocol, ReleasedPort, SharedLB, SharedLBClass,
+    SharedLBStatus, Transport,
 };
 use sharedlb_kubernetes::{ObjectKey, conditions};
 
@@ -134,6 +136,11 @@ impl Occupant {
     pub(crate) fn takes(&self, port: NonZeroU16, transport: Transport) -> bool {
         self.port == port && has(self.protocol, transport)
     }
+
+    /// Whether it takes a transport of this protocol at this number.
+    pub(crate) fn overlaps(&self, port: NonZeroU16, protocol: Protocol) -> bool {
+        [Transport::Tcp, Transport::Udp].into_iter().any(|one| has(protocol, one) && self.takes(port, one))
+    }
 }
 
 /// Whether a protocol has this transport.
@@ -207,6 +214,28 @@ fn of_claim(claim: &SharedLB) -> Option<(LoadBalancer, Vec<Occupant>)> {
         },
     };
     Some((load_balancer, status.ports.iter().map(held).collect()))
+}
+
+/// The class that a claim has, or asks for; `None`: it asks for the default one.
+pub(crate) fn class_of(claim: &SharedLB) -> Option<&str> {
+    let given = claim.status.as_ref().and_then(|status| status.class_name.as_deref());
+    given.or(claim.spec.class_name.as_deref())
+}
+
+/// Whether the class is annotated as the default one.
+pub(crate) fn is_default(class: &SharedLBClass) -> bool {
+    class.annotations().get(DEFAULT_CLASS_ANNOTATION).is_some_and(|value| value == "true")
+}
+
+/// The class of claims that name none: of several that are annotated, the newest, as for the
+/// controller.
+pub(crate) fn default_class(snapshot: &Snapshot) -> Option<&SharedLBClass> {
+    let classes = snapshot.classes.items.iter();
+    let candidates = classes.filter(|class| is_default(class) && class.metadata.deletion_timestamp.is_none());
+    candidates.max_by_key(|class| {
+        let created = class.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created, Reverse(class.name_any()))
+    })
 }
 
 /// Whether the status says that the claim is ready.

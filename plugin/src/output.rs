@@ -112,7 +112,7 @@ impl Document {
         self.0.push(Block::Line(line.into()));
     }
 
-    /// Adds a table, unless it has no rows. An empty line separates it from what comes before.
+    /// Adds a table, unless it has no rows. An empty line separates it from what is beside it.
     pub(crate) fn table(&mut self, table: Table) {
         if !table.rows.is_empty() {
             self.0.push(Block::Table(table));
@@ -122,16 +122,17 @@ impl Document {
     /// The text with ANSI escapes.
     pub(crate) fn to_text(&self, columns: Columns) -> String {
         let mut text = String::new();
+        let mut before: Option<&Block> = None;
         for block in &self.0 {
+            let follows_line = matches!(before, Some(Block::Line(_)));
+            if before.is_some() && !(follows_line && matches!(block, Block::Line(_))) {
+                text.push('\n');
+            }
             match block {
                 Block::Line(line) => _ = writeln!(text, "{}", line.painted()),
-                Block::Table(table) => {
-                    if !text.is_empty() {
-                        text.push('\n');
-                    }
-                    text.push_str(&table.to_text(columns));
-                }
+                Block::Table(table) => text.push_str(&table.to_text(columns)),
             }
+            before = Some(block);
         }
         text
     }
@@ -266,6 +267,7 @@ mod tests {
         let mut document = Document::default();
         document.line("class default");
         document.table(table);
+        document.line("the end");
         document
     }
 
@@ -273,7 +275,7 @@ mod tests {
     fn columns_are_aligned_whatever_their_colours() {
         assert_eq!(
             plain(&document(), Columns::Usual),
-            "class default\n\nNAME         READY\nredis→6379   True\ndb           False\n"
+            "class default\n\nNAME         READY\nredis→6379   True\ndb           False\n\nthe end\n"
         );
         assert!(document().to_text(Columns::Usual).contains("\x1b[32mTrue\x1b[0m"));
     }

@@ -9,12 +9,13 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sharedlb_crds::{SharedLB, SharedLBClass};
-use sharedlb_kubernetes::text;
+use sharedlb_kubernetes::{ObjectKey, text};
 
 use crate::connection::Connection;
 
@@ -31,10 +32,12 @@ pub(crate) enum Place<'a> {
 }
 
 /// What a command needs to know besides claims and classes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The Deployment of the controller, and its Lease
     pub(crate) controller: bool,
+    /// The Events about this claim
+    pub(crate) events_of: Option<ObjectKey>,
 }
 
 /// What could be seen of one kind.
@@ -93,6 +96,8 @@ pub(crate) struct Snapshot {
     pub(crate) deployments: Seen<Deployment>,
     /// The Leases of the controller's namespace
     pub(crate) leases: Seen<Lease>,
+    /// The Events about the claim that was asked for
+    pub(crate) events: Seen<Event>,
     /// What could not be seen
     pub(crate) unseen: Vec<Unseen>,
 }
@@ -105,13 +110,18 @@ impl Snapshot {
     /// is not installed, is no error.
     pub(crate) async fn read(connection: &Connection, system_namespace: &str, wanted: Wanted) -> anyhow::Result<Self> {
         let mut reader = Reader { client: &connection.client, unseen: Vec::new() };
-        let classes = reader.list(Place::Everywhere, "").await?;
+        let classes = reader.list(Place::Everywhere, ListParams::default()).await?;
         let claims = reader.claims(&connection.namespace).await?;
         let mut snapshot = Self { now: Timestamp::now(), classes, claims, ..Self::default() };
         if wanted.controller {
             let system = Place::Namespace(system_namespace);
-            snapshot.deployments = reader.list(system, "app.kubernetes.io/name=sharedlb").await?;
-            snapshot.leases = reader.list(system, "").await?;
+            let ours = ListParams::default().labels("app.kubernetes.io/name=sharedlb");
+            snapshot.deployments = reader.list(system, ours).await?;
+            snapshot.leases = reader.list(system, ListParams::default()).await?;
+        }
+        if let Some(ObjectKey { namespace, name }) = wanted.events_of {
+            let about = ListParams::default().fields(&format!("regarding.kind=SharedLB,regarding.name={name}"));
+            snapshot.events = reader.list(Place::Namespace(&namespace), about).await?;
         }
         snapshot.unseen = reader.unseen;
         Ok(snapshot)
@@ -127,16 +137,16 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The claims of all namespaces, or if they may not be listed, those of this one.
     async fn claims(&mut self, namespace: &str) -> anyhow::Result<Seen<SharedLB>> {
-        let all = self.list(Place::Everywhere, "").await?;
+        let all = self.list(Place::Everywhere, ListParams::default()).await?;
         if all.is_complete || !all.items.is_empty() {
             return Ok(all);
         }
-        let of_namespace = self.list(Place::Namespace(namespace), "").await?;
+        let of_namespace = self.list(Place::Namespace(namespace), ListParams::default()).await?;
         Ok(Seen { is_complete: false, ..of_namespace })
     }
 
-    /// The objects of a kind that have these labels.
-    async fn list<K>(&mut self, place: Place<'_>, labels: &str) -> anyhow::Result<Seen<K>>
+    /// The objects of a kind that are selected.
+    async fn list<K>(&mut self, place: Place<'_>, selected: ListParams) -> anyhow::Result<Seen<K>>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
@@ -146,7 +156,7 @@ impl Reader<'_> {
             Place::Namespace(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         let mut seen = Seen { items: Vec::new(), is_complete: true };
-        let mut page = ListParams::default().labels(labels).limit(PAGE);
+        let mut page = selected.limit(PAGE);
         loop {
             let found = match api.list(&page).await {
                 Ok(found) => found,
@@ -171,10 +181,8 @@ impl Reader<'_> {
 
     /// Parses one object. One that cannot be parsed hides no other.
     fn add<K: Resource<DynamicType = ()> + DeserializeOwned>(&mut self, object: DynamicObject, seen: &mut Seen<K>) {
-        let key = sharedlb_kubernetes::ObjectKey {
-            namespace: object.namespace().unwrap_or_default().into(),
-            name: object.name_any().into(),
-        };
+        let key =
+            ObjectKey { namespace: object.namespace().unwrap_or_default().into(), name: object.name_any().into() };
         match object.try_parse() {
             Ok(parsed) => seen.items.push(parsed),
             Err(error) => {

@@ -160,8 +160,28 @@ impl Entry {
 
 /// How claims get this number if it is free; `None`: they do not.
 fn given(ranges: &PortRanges, port: NonZeroU16) -> Option<Given> {
-    let is_in = |ranges: &[PortRange]| ranges.iter().any(|range| (range.min..=range.max).contains(&port));
-    if is_in(&ranges.dynamic) { Some(Given::Assigned) } else { is_in(&ranges.requestable).then_some(Given::OnRequest) }
+    if is_in(&ranges.dynamic, port) {
+        Some(Given::Assigned)
+    } else {
+        is_in(&ranges.requestable, port).then_some(Given::OnRequest)
+    }
+}
+
+/// The next number after this one that may be requested with this protocol and is not taken.
+pub(crate) fn next_free(
+    ranges: &PortRanges,
+    taken: &[Occupant],
+    after: NonZeroU16,
+    protocol: Protocol,
+) -> Option<NonZeroU16> {
+    let numbers = (after.get()..=u16::MAX).skip(1).filter_map(NonZeroU16::new);
+    numbers
+        .filter(|port| is_in(&ranges.requestable, *port))
+        .find(|port| !taken.iter().any(|occupant| occupant.overlaps(*port, protocol)))
+}
+
+fn is_in(ranges: &[PortRange], port: NonZeroU16) -> bool {
+    ranges.iter().any(|range| (range.min..=range.max).contains(&port))
 }
 
 /// With which protocols a number is free. `taken` is sorted by number.

@@ -3,15 +3,15 @@
 use clap::Args;
 use kube::ResourceExt as _;
 use serde::Serialize;
-use sharedlb_crds::{ConditionType, DEFAULT_CLASS_ANNOTATION, SharedLB, SharedLBClass};
+use sharedlb_crds::{ConditionType, SharedLB, SharedLBClass};
 use sharedlb_kubernetes::{ObjectKey, conditions};
 
-use crate::occupancy::is_ready;
+use crate::occupancy::{class_of, is_default, is_ready};
 use crate::output::{Cell, Column, Document, Outcome, Report, Table, Tone};
 use crate::snapshot::Snapshot;
 
 /// The Lease of the leader, as the controller names it unless its flags say otherwise.
-const LEASE: &str = "sharedlb";
+pub(crate) const LEASE: &str = "sharedlb";
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -90,21 +90,14 @@ impl Status {
     }
 }
 
-/// The class that a claim has, or asks for.
-fn class_of(claim: &SharedLB) -> Option<&str> {
-    let given = claim.status.as_ref().and_then(|status| status.class_name.as_deref());
-    given.or(claim.spec.class_name.as_deref())
-}
-
 impl ClassState {
     fn of(class: &SharedLBClass, claims: &[&SharedLB]) -> Self {
         let name = class.name_any();
         let status = class.status.clone().unwrap_or_default();
-        let is_default = class.annotations().get(DEFAULT_CLASS_ANNOTATION).is_some_and(|value| value == "true");
         let load_balancers = status.load_balancers.iter();
         Self {
             provider: class.spec.provider.kind(),
-            is_default,
+            is_default: is_default(class),
             addresses: load_balancers.flat_map(|one| one.all_addresses()).map(str::to_owned).collect(),
             claims: claims.iter().filter(|claim| class_of(claim) == Some(&name)).count(),
             ready: Condition::ready(&status.conditions),

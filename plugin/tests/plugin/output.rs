@@ -61,6 +61,40 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
             ensure!(nothing.status == Some(3) && nothing.stdout == "nothing has it\n", "{nothing:?}");
             Ok(())
         }),
+        test.test(
+            "explain says what has a port that is taken, what is free, and what would help",
+            |world| async move {
+                let one = json!({"loadBalancers": {"max": 1}, "ports": {"requestable": [{"min": 5432, "max": 5433}]}});
+                let site = Site::with_pod(&world.cluster, "explain", one).await?;
+                site.claim("first", json!([{"port": 5432, "targetPort": "http"}])).await?;
+                site.ready("first").await?;
+                site.claim("second", json!([{"port": 5432, "targetPort": "http"}])).await?;
+                site.refused("second", Reason::PortTaken, &[]).await?;
+                let fine = world.plugin(&["explain", "explain/first"]).await?;
+                ensure!(fine.status == Some(0) && !fine.stdout.contains("What helps"), "{fine:?}");
+                ensure!(fine.stdout.contains("Class: explain (spec.className names it)"), "{fine:?}");
+                let found = world.plugin(&["explain", "second", "-n", "explain"]).await?;
+                ensure!(found.status == Some(3), "{found:?}");
+                for words in [
+                    "- 5432/TCP is held by explain/first on load balancer 0\n",
+                    "- 5433/TCP is free on load balancer 0, and may be requested\n",
+                    "What helps (team): Ask for another number",
+                    "class explain may have 1 load balancer: ask for another port",
+                ] {
+                    ensure!(found.stdout.contains(words), "no {words:?} in {found:?}");
+                }
+                let report = world.report(&["explain", "explain/second"]).await?;
+                let reasons: Vec<_> =
+                    report["events"].as_array().into_iter().flatten().map(|event| &event["reason"]).collect();
+                ensure!(reasons == ["PortTaken"], "{report}");
+                let nothing = world.plugin(&["explain", "explain/third"]).await?;
+                ensure!(
+                    nothing.status == Some(1) && nothing.stderr.contains("no SharedLB explain/third"),
+                    "{nothing:?}"
+                );
+                Ok(())
+            },
+        ),
         test.test("kubectl finds the plugin, and JSON and YAML have the same content", |world| async move {
             let json = world.kubectl(&["sharedlb", "version", "-o", "json"]).await?;
             let yaml = world.kubectl(&["sharedlb", "version", "-o", "yaml"]).await?;

@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::json;
+use sharedlb_crds::Reason;
 use sharedlb_harness::{Site, Tests};
 
 use crate::world::World;
@@ -32,6 +33,18 @@ pub(crate) fn trials(test: &Tests<World>) -> Vec<Trial> {
             let answer = user.plugin(&["who-has", "1"]).await?;
             ensure!(answer.status == Some(4), "{answer:?}");
             ensure!(answer.stdout == "nothing that can be seen has it\n", "{answer:?}");
+            Ok(())
+        }),
+        test.test("a viewer gets a claim explained by its conditions and Events", |world| async move {
+            let site = Site::with_pod(&world.cluster, "explained", json!({"allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"no": "one"}}}})).await?;
+            site.claim("web", json!([{"targetPort": "http"}])).await?;
+            site.refused("web", Reason::NotPermitted, &[]).await?;
+            let user = world.user("explained", "view").await?;
+            let found = user.plugin(&["explain", "web"]).await?;
+            ensure!(found.status == Some(3), "{found:?}");
+            for words in ["does not serve namespace explained", "What helps (team, admin): Choose another class", "EVENT"] {
+                ensure!(found.stdout.contains(words), "no {words:?} in {found:?}");
+            }
             Ok(())
         }),
     ]
