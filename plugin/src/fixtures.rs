@@ -64,8 +64,9 @@ pub(crate) fn snapshot(
 ) -> Snapshot {
     Snapshot {
         now: "2026-01-01T00:01:00Z".parse().expect("it is a time"),
-        claims: Seen { items: claims.into_iter().collect(), is_complete: true },
-        classes: Seen { items: classes.into_iter().collect(), is_complete: true },
+        system_namespace: "sharedlb-system".to_owned(),
+        claims: Seen::all(claims),
+        classes: Seen::all(classes),
         ..Snapshot::default()
     }
 }

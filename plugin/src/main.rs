@@ -10,6 +10,7 @@ mod connection;
 mod fixtures;
 mod occupancy;
 mod output;
+mod rights;
 mod snapshot;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use sharedlb_kubernetes::ObjectKey;
 
 use crate::commands::completion::{BINARY, CompleteArgs, CompletionArgs, candidates, script};
+use crate::commands::doctor::Diagnosis;
 use crate::commands::explain::{ClaimName, ExplainArgs, Explanation};
 use crate::commands::ports::{PortMap, PortsArgs};
 use crate::commands::status::{Status, StatusArgs};
@@ -66,6 +68,8 @@ enum Command {
     WhoHas(WhoHasArgs),
     /// Explain where a claim is, why there or why not, and what would help.
     Explain(ExplainArgs),
+    /// Look for what is wrong around SharedLB, or will be soon.
+    Doctor,
     /// Print the versions of this plugin and of the controller.
     Version(VersionArgs),
     /// Print a script that completes the words of this command.
@@ -99,6 +103,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Explain(ExplainArgs { claim }) => {
             let (snapshot, key) = session.around(claim).await?;
             answer(&Explanation::of(&snapshot, &key)?, &snapshot, format)
+        }
+        Command::Doctor => {
+            let wanted = Wanted { controller: true, health: true, ..Wanted::default() };
+            let snapshot = session.snapshot(wanted).await?;
+            answer(&Diagnosis::of(&snapshot), &snapshot, format)
         }
         Command::Version(args) => {
             let snapshot = if args.client {

@@ -7,9 +7,11 @@ use std::fmt;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -18,6 +20,7 @@ use sharedlb_crds::{SharedLB, SharedLBClass};
 use sharedlb_kubernetes::{ObjectKey, text};
 
 use crate::connection::Connection;
+use crate::rights::{self, Right};
 
 /// How many objects the API server returns at once, as for kubectl.
 const PAGE: u32 = 500;
@@ -38,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) controller: bool,
     /// The Events about this claim
     pub(crate) events_of: Option<ObjectKey>,
+    /// What [`Health`] has
+    pub(crate) health: bool,
 }
 
 /// What could be seen of one kind.
@@ -47,6 +52,13 @@ pub(crate) struct Seen<T> {
     pub(crate) items: Vec<T>,
     /// Whether these are all objects of the kind
     pub(crate) is_complete: bool,
+}
+
+impl<T> Seen<T> {
+    /// All objects of the kind.
+    pub(crate) fn all(items: impl IntoIterator<Item = T>) -> Self {
+        Self { items: items.into_iter().collect(), is_complete: true }
+    }
 }
 
 impl<T> Default for Seen<T> {
@@ -98,8 +110,31 @@ pub(crate) struct Snapshot {
     pub(crate) leases: Seen<Lease>,
     /// The Events about the claim that was asked for
     pub(crate) events: Seen<Event>,
+    /// The namespace of the controller
+    pub(crate) system_namespace: String,
+    /// What is around SharedLB
+    pub(crate) health: Health,
     /// What could not be seen
     pub(crate) unseen: Vec<Unseen>,
+}
+
+/// What is around SharedLB, for a diagnosis.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    /// The version of the API server: 1.33 is `(1, 33)`
+    pub(crate) server_version: Option<(u32, u32)>,
+    /// The definitions of claims and classes
+    pub(crate) definitions: Seen<CustomResourceDefinition>,
+    /// The Services of all namespaces
+    pub(crate) services: Seen<Service>,
+    /// The DaemonSets of all namespaces, of which some are kube-proxy or stand in its place
+    pub(crate) daemon_sets: Seen<DaemonSet>,
+    /// The configuration of kube-proxy, as kubeadm writes it
+    pub(crate) proxy_configuration: Option<ConfigMap>,
+    /// The Events `StatusFought` in the namespace of the controller
+    pub(crate) fights: Seen<Event>,
+    /// The rights that the controller needs and does not have
+    pub(crate) lacking_rights: Vec<Right>,
 }
 
 impl Snapshot {
@@ -112,7 +147,13 @@ impl Snapshot {
         let mut reader = Reader { client: &connection.client, unseen: Vec::new() };
         let classes = reader.list(Place::Everywhere, ListParams::default()).await?;
         let claims = reader.claims(&connection.namespace).await?;
-        let mut snapshot = Self { now: Timestamp::now(), classes, claims, ..Self::default() };
+        let mut snapshot = Self {
+            now: Timestamp::now(),
+            system_namespace: system_namespace.to_owned(),
+            classes,
+            claims,
+            ..Self::default()
+        };
         if wanted.controller {
             let system = Place::Namespace(system_namespace);
             let ours = ListParams::default().labels("app.kubernetes.io/name=sharedlb");
@@ -122,6 +163,9 @@ impl Snapshot {
         if let Some(ObjectKey { namespace, name }) = wanted.events_of {
             let about = ListParams::default().fields(&format!("regarding.kind=SharedLB,regarding.name={name}"));
             snapshot.events = reader.list(Place::Namespace(&namespace), about).await?;
+        }
+        if wanted.health {
+            snapshot.health = reader.health(&snapshot).await?;
         }
         snapshot.unseen = reader.unseen;
         Ok(snapshot)
@@ -143,6 +187,64 @@ impl Reader<'_> {
         }
         let of_namespace = self.list(Place::Namespace(namespace), ListParams::default()).await?;
         Ok(Seen { is_complete: false, ..of_namespace })
+    }
+
+    /// What is around SharedLB.
+    async fn health(&mut self, snapshot: &Snapshot) -> anyhow::Result<Health> {
+        let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+        let system = Place::Namespace(&snapshot.system_namespace);
+        let fights = ListParams::default().fields("reason=StatusFought");
+        let proxy: Seen<ConfigMap> = self.list(Place::Namespace("kube-system"), named("kube-proxy")).await?;
+        let services = self.list(Place::Everywhere, ListParams::default()).await?;
+        Ok(Health {
+            server_version: self.server_version().await?,
+            definitions: self.definitions().await?,
+            daemon_sets: self.list(Place::Everywhere, ListParams::default()).await?,
+            proxy_configuration: proxy.items.into_iter().next(),
+            fights: self.list(system, fights).await?,
+            lacking_rights: self.lacking_rights(snapshot, &services.items).await?,
+            services,
+        })
+    }
+
+    /// The version of the API server, if it is one of Kubernetes.
+    async fn server_version(&self) -> anyhow::Result<Option<(u32, u32)>> {
+        let version = self.client.apiserver_version().await.context("asking the API server for its version")?;
+        let number = |text: &str| text.trim_end_matches('+').parse().ok();
+        Ok(number(&version.major).zip(number(&version.minor)))
+    }
+
+    /// The definitions of claims and classes.
+    async fn definitions(&mut self) -> anyhow::Result<Seen<CustomResourceDefinition>> {
+        let mut all = Seen::all([]);
+        for ours in sharedlb_crds::crds() {
+            let name = format!("metadata.name={}", ours.name_any());
+            let found = self.list(Place::Everywhere, ListParams::default().fields(&name)).await?;
+            all.is_complete &= found.is_complete;
+            all.items.extend(found.items);
+        }
+        Ok(all)
+    }
+
+    /// The rights that the controller's service account lacks.
+    async fn lacking_rights(&mut self, snapshot: &Snapshot, services: &[Service]) -> anyhow::Result<Vec<Right>> {
+        let deployment = snapshot.deployments.items.first();
+        let account = deployment
+            .and_then(|deployment| deployment.spec.as_ref()?.template.spec.as_ref()?.service_account_name.clone());
+        let Some(account) = account else { return Ok(Vec::new()) };
+        let namespace = &snapshot.system_namespace;
+        let user = format!("system:serviceaccount:{namespace}:{account}");
+        let needed = rights::needed(&snapshot.classes.items, services, namespace);
+        match rights::lacking(self.client, &user, needed).await {
+            Ok(lacking) => Ok(lacking),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                let ask = "ask an administrator for the right to create subjectaccessreviews".to_owned();
+                let what = format!("the rights of {user}");
+                self.unseen.push(Unseen { what, why: "forbidden".to_owned(), ask: Some(ask) });
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error).with_context(|| format!("asking for the rights of {user}")),
+        }
     }
 
     /// The objects of a kind that are selected.
@@ -200,7 +302,7 @@ impl Reader<'_> {
 fn unseen<K: Resource<DynamicType = ()>>(place: Place<'_>, code: u16) -> Unseen {
     let plural = K::plural(&());
     let what = match place {
-        Place::Everywhere if plural == SharedLBClass::plural(&()) => plural.to_string(),
+        Place::Everywhere if is_cluster_scoped(&plural) => plural.to_string(),
         Place::Everywhere => format!("{plural} in all namespaces"),
         Place::Namespace(namespace) => format!("{plural} in namespace {namespace}"),
     };
@@ -215,6 +317,11 @@ fn unseen<K: Resource<DynamicType = ()>>(place: Place<'_>, code: u16) -> Unseen 
         Place::Namespace(namespace) => format!("ask an administrator for {role} in namespace {namespace}"),
     };
     Unseen { what, why: "forbidden".to_owned(), ask: Some(ask) }
+}
+
+/// Whether objects of this kind, among those that are read, have no namespace.
+fn is_cluster_scoped(plural: &str) -> bool {
+    plural == SharedLBClass::plural(&()) || plural == CustomResourceDefinition::plural(&())
 }
 
 #[cfg(test)]

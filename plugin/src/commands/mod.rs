@@ -1,6 +1,7 @@
 //! The commands: each makes a report of a snapshot, and renders it.
 
 pub(crate) mod completion;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod ports;
 pub(crate) mod status;
