@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use sharedlb_kubernetes::ObjectKey;
 
+use crate::commands::adopt::{AdoptArgs, Adoption};
 use crate::commands::completion::{BINARY, CompleteArgs, CompletionArgs, candidates, script};
 use crate::commands::doctor::Diagnosis;
 use crate::commands::explain::{ClaimName, ExplainArgs, Explanation};
@@ -70,6 +71,9 @@ enum Command {
     Explain(ExplainArgs),
     /// Look for what is wrong around SharedLB, or will be soon.
     Doctor,
+    /// Show which Services of type LoadBalancer could share load balancers, and what
+    /// that saves. With --apply, create their claims.
+    Adopt(AdoptArgs),
     /// Print the versions of this plugin and of the controller.
     Version(VersionArgs),
     /// Print a script that completes the words of this command.
@@ -105,10 +109,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             answer(&Explanation::of(&snapshot, &key)?, &snapshot, format)
         }
         Command::Doctor => {
-            let wanted = Wanted { controller: true, health: true, ..Wanted::default() };
+            let wanted = Wanted { controller: true, services: true, health: true, ..Wanted::default() };
             let snapshot = session.snapshot(wanted).await?;
             answer(&Diagnosis::of(&snapshot), &snapshot, format)
         }
+        Command::Adopt(args) => adopt(session, &args, format).await,
         Command::Version(args) => {
             let snapshot = if args.client {
                 Snapshot::default()
@@ -126,6 +131,23 @@ async fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Plans the claims of Services, and prints or creates them.
+async fn adopt(session: Session, args: &AdoptArgs, format: Format) -> anyhow::Result<ExitCode> {
+    let namespace = session.connection.given_namespace().map(str::to_owned);
+    let connection = session.connection.connect().await?;
+    let wanted = Wanted { services: true, ..Wanted::default() };
+    let snapshot = Snapshot::read(&connection, &session.system_namespace, wanted).await?;
+    let mut adoption = Adoption::of(&snapshot, args, namespace.as_deref())?;
+    if args.manifests {
+        write_stdout(&adoption.manifests()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.apply {
+        adoption.apply(&connection.client).await;
+    }
+    answer(&adoption, &snapshot, format)
 }
 
 /// Where the cluster is, and where the controller is in it.

@@ -41,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) controller: bool,
     /// The Events about this claim
     pub(crate) events_of: Option<ObjectKey>,
+    /// The Services
+    pub(crate) services: bool,
     /// What [`Health`] has
     pub(crate) health: bool,
 }
@@ -110,6 +112,8 @@ pub(crate) struct Snapshot {
     pub(crate) leases: Seen<Lease>,
     /// The Events about the claim that was asked for
     pub(crate) events: Seen<Event>,
+    /// The Services: of all namespaces, or those of the user's one if only they may be listed
+    pub(crate) services: Seen<Service>,
     /// The namespace of the controller
     pub(crate) system_namespace: String,
     /// What is around SharedLB
@@ -125,8 +129,6 @@ pub(crate) struct Health {
     pub(crate) server_version: Option<(u32, u32)>,
     /// The definitions of claims and classes
     pub(crate) definitions: Seen<CustomResourceDefinition>,
-    /// The Services of all namespaces
-    pub(crate) services: Seen<Service>,
     /// The DaemonSets of all namespaces, of which some are kube-proxy or stand in its place
     pub(crate) daemon_sets: Seen<DaemonSet>,
     /// The configuration of kube-proxy, as kubeadm writes it
@@ -146,7 +148,7 @@ impl Snapshot {
     pub(crate) async fn read(connection: &Connection, system_namespace: &str, wanted: Wanted) -> anyhow::Result<Self> {
         let mut reader = Reader { client: &connection.client, unseen: Vec::new() };
         let classes = reader.list(Place::Everywhere, ListParams::default()).await?;
-        let claims = reader.claims(&connection.namespace).await?;
+        let claims = reader.list_as_far_as_allowed(&connection.namespace).await?;
         let mut snapshot = Self {
             now: Timestamp::now(),
             system_namespace: system_namespace.to_owned(),
@@ -164,6 +166,9 @@ impl Snapshot {
             let about = ListParams::default().fields(&format!("regarding.kind=SharedLB,regarding.name={name}"));
             snapshot.events = reader.list(Place::Namespace(&namespace), about).await?;
         }
+        if wanted.services {
+            snapshot.services = reader.list_as_far_as_allowed(&connection.namespace).await?;
+        }
         if wanted.health {
             snapshot.health = reader.health(&snapshot).await?;
         }
@@ -179,8 +184,11 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The claims of all namespaces, or if they may not be listed, those of this one.
-    async fn claims(&mut self, namespace: &str) -> anyhow::Result<Seen<SharedLB>> {
+    /// The objects of all namespaces, or if they may not be listed, those of this one.
+    async fn list_as_far_as_allowed<K>(&mut self, namespace: &str) -> anyhow::Result<Seen<K>>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
         let all = self.list(Place::Everywhere, ListParams::default()).await?;
         if all.is_complete || !all.items.is_empty() {
             return Ok(all);
@@ -195,15 +203,13 @@ impl Reader<'_> {
         let system = Place::Namespace(&snapshot.system_namespace);
         let fights = ListParams::default().fields("reason=StatusFought");
         let proxy: Seen<ConfigMap> = self.list(Place::Namespace("kube-system"), named("kube-proxy")).await?;
-        let services = self.list(Place::Everywhere, ListParams::default()).await?;
         Ok(Health {
             server_version: self.server_version().await?,
             definitions: self.definitions().await?,
             daemon_sets: self.list(Place::Everywhere, ListParams::default()).await?,
             proxy_configuration: proxy.items.into_iter().next(),
             fights: self.list(system, fights).await?,
-            lacking_rights: self.lacking_rights(snapshot, &services.items).await?,
-            services,
+            lacking_rights: self.lacking_rights(snapshot).await?,
         })
     }
 
@@ -227,14 +233,14 @@ impl Reader<'_> {
     }
 
     /// The rights that the controller's service account lacks.
-    async fn lacking_rights(&mut self, snapshot: &Snapshot, services: &[Service]) -> anyhow::Result<Vec<Right>> {
+    async fn lacking_rights(&mut self, snapshot: &Snapshot) -> anyhow::Result<Vec<Right>> {
         let deployment = snapshot.deployments.items.first();
         let account = deployment
             .and_then(|deployment| deployment.spec.as_ref()?.template.spec.as_ref()?.service_account_name.clone());
         let Some(account) = account else { return Ok(Vec::new()) };
         let namespace = &snapshot.system_namespace;
         let user = format!("system:serviceaccount:{namespace}:{account}");
-        let needed = rights::needed(&snapshot.classes.items, services, namespace);
+        let needed = rights::needed(&snapshot.classes.items, &snapshot.services.items, namespace);
         match rights::lacking(self.client, &user, needed).await {
             Ok(lacking) => Ok(lacking),
             Err(kube::Error::Api(status)) if status.code == 403 => {

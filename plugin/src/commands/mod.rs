@@ -1,5 +1,6 @@
 //! The commands: each makes a report of a snapshot, and renders it.
 
+pub(crate) mod adopt;
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod explain;

@@ -1,6 +1,7 @@
 //! `kubectl sharedlb` against a real API server and a real controller, as an administrator and
 //! as an ordinary user.
 
+mod adopt;
 mod doctor;
 mod output;
 mod sight;
@@ -18,6 +19,9 @@ fn main() -> anyhow::Result<()> {
     // Endpoints and aggregated roles are made by the controller manager.
     let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
     run_tests(AtOnce::UpTo(THREADS), parts, World::start, |test| {
-        [output::trials(test), sight::trials(test), doctor::trials(test)].into_iter().flatten().collect()
+        [output::trials(test), sight::trials(test), doctor::trials(test), adopt::trials(test)]
+            .into_iter()
+            .flatten()
+            .collect()
     })
 }

@@ -28,7 +28,7 @@ pub(super) fn findings(snapshot: &Snapshot) -> Vec<Finding> {
         };
         findings.extend(stuck(class, CLASS_FINALIZER, &help, snapshot));
     }
-    for service in snapshot.health.services.items.iter().filter(|service| is_claim(service)) {
+    for service in snapshot.services.items.iter().filter(|service| is_claim(service)) {
         let help = "see whether the controller runs with the source of Services";
         findings.extend(stuck(service, CLAIM_FINALIZER, help, snapshot));
     }
@@ -91,7 +91,7 @@ mod tests {
         let service = json!({"metadata": {"namespace": "a", "name": "web"}, "spec": {"loadBalancerClass": "sharedlb.dev/default"}});
         let mut snapshot = snapshot([], []);
         let service = deleted(object(service), "2025-12-31T23:00:00Z", CLAIM_FINALIZER);
-        snapshot.health.services = crate::snapshot::Seen::all([service]);
+        snapshot.services = crate::snapshot::Seen::all([service]);
         assert_eq!(findings(&snapshot)[0].about, "Service a/web");
     }
 }

@@ -32,8 +32,7 @@ struct ProxyConfiguration {
 
 pub(super) fn findings(snapshot: &Snapshot) -> Vec<Finding> {
     // Only the status of a Service can be captured, and not that of a claim.
-    let severity =
-        if snapshot.health.services.items.iter().any(is_claim) { Severity::Problem } else { Severity::Warning };
+    let severity = if snapshot.services.items.iter().any(is_claim) { Severity::Problem } else { Severity::Warning };
     let mut findings: Vec<Finding> = snapshot.health.daemon_sets.items.iter().filter_map(daemon_set).collect();
     findings.extend(snapshot.health.proxy_configuration.iter().flat_map(configuration));
     for finding in &mut findings {
@@ -132,7 +131,7 @@ mod tests {
     fn it_is_a_problem_only_where_services_are_claims() {
         let mut snapshot = with("cilium", "quay.io/cilium/cilium:v1.16.5");
         assert_eq!(findings(&snapshot)[0].severity, Severity::Warning);
-        snapshot.health.services = Seen::all([object(json!({"spec": {"loadBalancerClass": "sharedlb.dev/default"}}))]);
+        snapshot.services = Seen::all([object(json!({"spec": {"loadBalancerClass": "sharedlb.dev/default"}}))]);
         assert_eq!(findings(&snapshot)[0].severity, Severity::Problem);
     }
 

@@ -16,7 +16,7 @@ const OWN_CLASSES: &str = ".sharedlb.dev/";
 const HELP: &str = "keep that client away from Services whose loadBalancerClass is SharedLB's";
 
 pub(super) fn findings(snapshot: &Snapshot) -> Vec<Finding> {
-    let services = snapshot.health.services.items.iter().filter(|service| is_claim(service) || is_own(service));
+    let services = snapshot.services.items.iter().filter(|service| is_claim(service) || is_own(service));
     let fought = snapshot.health.fights.items.iter().map(fight);
     services.filter_map(other_writer).chain(fought).collect()
 }
@@ -64,7 +64,7 @@ mod tests {
 
     fn found(manager: &str, fields: Value) -> Vec<String> {
         let mut snapshot = snapshot([], []);
-        snapshot.health.services = Seen::all([object(json!({
+        snapshot.services = Seen::all([object(json!({
             "metadata": {"namespace": "a", "name": "web", "managedFields": [
                 {"manager": manager, "operation": "Update", "subresource": "status", "fieldsV1": fields},
             ]},
