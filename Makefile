@@ -63,6 +63,8 @@ bins: rust go
 bench: rust go ## Measure: one figure a line, as name, value and unit
 	$(call say,How long it takes to assign ports)
 	@cargo bench --bench assign >&2
+	$(call say,How long the library for clients takes)
+	@cargo bench --package sharedlb-endpoints --all-features --bench next
 	$(call say,How long everything takes with a real API server: about 15 minutes)
 	@cargo bench --bench cluster
 

@@ -1,6 +1,6 @@
 //! The endpoints to choose from, and the choice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,49 +13,32 @@ use crate::{Endpoint, Policy};
 /// have: also while a body is streamed, or for the life of a connection.
 #[derive(Debug)]
 #[must_use = "a request counts as ended when this is dropped"]
-pub struct InFlight(Arc<Counted>);
-
-impl InFlight {
-    fn begin(endpoint: &Arc<Counted>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint.clone())
-    }
-}
+pub struct InFlight(Arc<Endpoint>);
 
 impl Deref for InFlight {
     type Target = Endpoint;
 
     fn deref(&self) -> &Endpoint {
-        &self.0.endpoint
+        &self.0
     }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An endpoint, and how many requests to it are in flight.
-#[derive(Debug)]
-struct Counted {
-    endpoint: Endpoint,
-    in_flight: AtomicUsize,
 }
 
 /// The endpoints that take traffic at one time. There is always at least one.
+///
+/// The requests that an endpoint has in flight are the references to it, but for that of the pool:
+/// with a counter beside, two threads would pass two cache lines to and fro instead of one. (For
+/// the moment in which two pools have an endpoint, it seems to have one request more.)
 #[derive(Debug)]
-pub(crate) struct Pool(Vec<Arc<Counted>>);
+pub(crate) struct Pool(Vec<Arc<Endpoint>>);
 
 impl Pool {
     /// The pool that follows `before`, whose requests go on being counted. None: there are no
     /// endpoints.
     pub(crate) fn new(endpoints: BTreeSet<Endpoint>, before: Option<&Self>) -> Option<Self> {
-        let before = before.into_iter().flat_map(|pool| &pool.0);
-        let known: BTreeMap<&Endpoint, &Arc<Counted>> = before.map(|each| (&each.endpoint, each)).collect();
+        let known: BTreeSet<Arc<Endpoint>> = before.into_iter().flat_map(|pool| &pool.0).cloned().collect();
         let counted = endpoints.into_iter().map(|endpoint| match known.get(&endpoint) {
-            Some(&counted) => counted.clone(),
-            None => Arc::new(Counted { endpoint, in_flight: AtomicUsize::new(0) }),
+            Some(counted) => counted.clone(),
+            None => Arc::new(endpoint),
         });
         let counted: Vec<_> = counted.collect();
         (!counted.is_empty()).then_some(Self(counted))
@@ -63,19 +46,20 @@ impl Pool {
 
     /// The endpoints, in order.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.0.iter().map(|each| &each.endpoint)
+        self.0.iter().map(Arc::as_ref)
     }
 
     /// Begins a request to the endpoint whose turn it is.
     pub(crate) fn next(&self, choice: &Choice) -> InFlight {
-        InFlight::begin(match choice {
+        let endpoint = match choice {
             Choice::PowerOfTwo => self.less_busy_of_two(),
             Choice::RoundRobin(turn) => &self.0[turn.fetch_add(1, Ordering::Relaxed) % self.0.len()],
-        })
+        };
+        InFlight(endpoint.clone())
     }
 
     /// Of two endpoints drawn at random, the one with fewer requests in flight.
-    fn less_busy_of_two(&self) -> &Arc<Counted> {
+    fn less_busy_of_two(&self) -> &Arc<Endpoint> {
         let first = fastrand::usize(..self.0.len());
         if self.0.len() == 1 {
             return &self.0[first];
@@ -83,7 +67,7 @@ impl Pool {
         // Another one: as far from the first as chance has it.
         let second = (first + fastrand::usize(1..self.0.len())) % self.0.len();
         let [first, second] = [&self.0[first], &self.0[second]];
-        if second.in_flight.load(Ordering::Relaxed) < first.in_flight.load(Ordering::Relaxed) { second } else { first }
+        if Arc::strong_count(second) < Arc::strong_count(first) { second } else { first }
     }
 }
 
