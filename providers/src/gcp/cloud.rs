@@ -59,6 +59,7 @@ impl<'a> Cloud<'a> {
             permission: "compute.regions.get".to_owned(),
             project: settings.project.clone(),
             object: format!("region {}", settings.region),
+            path: format!("projects/{}/regions/{}", settings.project, settings.region),
         };
         let call = Call::get(format!("projects/{}/regions/{}", settings.project, settings.region));
         let region: Option<Region> = self.read(call, &context).await?;
@@ -252,6 +253,7 @@ impl<'a> Cloud<'a> {
             permission: format!("compute.{}.{verb}", object.kind()),
             project: project.clone(),
             object: format!("{object} {}", self.names.of(object)),
+            path: self.names.path(object),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Context {
     pub(super) project: String,
     /// The object, for a message
     pub(super) object: String,
+    /// The path of the object, as in answers of Compute Engine
+    pub(super) path: String,
 }
 
 /// The answer of Compute Engine, as the cause of an error.
@@ -170,11 +172,15 @@ fn body(reply: &Reply) -> BodyError {
 }
 
 fn error(context: &Context, kind: Kind, said: &str) -> Error {
-    let Context { permission, project, object } = context;
+    let Context { project, object, path, .. } = context;
     let answer = Answer(brief(said));
     let (error, message): (fn(Details) -> Error, String) = match kind {
         Kind::Throttled => return throttled(context, SECOND),
         Kind::NoCredentials => return no_credentials(answer),
+        // It was deleted after it was read. What it refers to may be missing for ever.
+        Kind::NotFound if !said.contains(&format!("'{path}'")) => {
+            (Error::Refused, format!("what the {object} needs does not exist"))
+        }
         Kind::NotFound | Kind::Exists | Kind::Changed => {
             (Error::Conflict, format!("another client has changed the {object} meanwhile"))
         }
@@ -186,17 +192,23 @@ fn error(context: &Context, kind: Kind, said: &str) -> Error {
             ),
         ),
         Kind::TooLarge => (Error::NoRoom, format!("the {object} takes no more")),
-        Kind::Forbidden => (
-            Error::Refused,
-            format!(
-                "the controller needs the permission {permission} in project {project}: grant it to the service account \
-                 of the controller"
-            ),
-        ),
+        Kind::Forbidden => (Error::Refused, forbidden(context, said)),
         Kind::Unavailable => (Error::Transient, format!("Google Cloud failed to change the {object}")),
         Kind::Refused => (Error::Refused, format!("Google Cloud refuses the {object}")),
     };
     error(Details::new(message).caused_by(answer))
+}
+
+/// The message about a missing permission: the one that the answer names, which may be about an
+/// object that the call refers to.
+fn forbidden(context: &Context, said: &str) -> String {
+    let quoted = |after: &str| said.split_once(after)?.1.split('\'').next();
+    let permission = quoted("Required '").unwrap_or(&context.permission);
+    let project = quoted("for 'projects/").and_then(|path| path.split('/').next()).unwrap_or(&context.project);
+    format!(
+        "the controller needs the permission {permission} in project {project}: grant it to the service account of the \
+         controller"
+    )
 }
 
 fn throttled(Context { project, .. }: &Context, retry_after: Duration) -> Error {
@@ -217,8 +229,12 @@ mod tests {
     use super::*;
 
     fn said(status: u16, reason: &str) -> Error {
+        answered(status, reason, "said Google")
+    }
+
+    fn answered(status: u16, reason: &str, message: &str) -> Error {
         let body =
-            format!(r#"{{"error":{{"code":{status},"message":"said Google","errors":[{{"reason":"{reason}"}}]}}}}"#);
+            format!(r#"{{"error":{{"code":{status},"message":"{message}","errors":[{{"reason":"{reason}"}}]}}}}"#);
         refused(&context(), &Reply::new(status, body))
     }
 
@@ -227,6 +243,7 @@ mod tests {
             permission: "compute.forwardingRules.create".into(),
             project: "project".into(),
             object: "forwarding rule".into(),
+            path: "projects/project/regions/r/forwardingRules/f".into(),
         }
     }
 
@@ -257,6 +274,22 @@ mod tests {
         let why = format!("{why:#}");
         assert!(why.contains("compute.forwardingRules.create in project project"), "{why}");
         assert!(why.ends_with(": said Google"), "{why}");
+    }
+
+    #[test]
+    fn the_permission_and_project_of_the_answer_are_named_rather_than_those_of_the_call() {
+        let message = "Required 'compute.subnetworks.use' permission for 'projects/host/regions/r/subnetworks/s'";
+        let Error::Refused(why) = answered(403, "forbidden", message) else { panic!("it is a refusal") };
+        let why = why.to_string();
+        assert!(why.contains("compute.subnetworks.use in project host"), "{why}");
+    }
+
+    #[test]
+    fn an_object_that_is_gone_is_a_conflict_and_one_that_it_refers_to_is_missing_until_somebody_creates_it() {
+        let missing = |path: &str| answered(404, "notFound", &format!("The resource '{path}' was not found"));
+        assert!(matches!(missing("projects/project/regions/r/forwardingRules/f"), Error::Conflict(_)));
+        let Error::Refused(why) = missing("projects/host/global/networks/n") else { panic!("it is a refusal") };
+        assert!(format!("{why:#}").contains("networks/n"), "{why:#}");
     }
 
     #[test]
