@@ -241,12 +241,18 @@ impl GcpProject {
         self.shared.inner.lock().faults.hits(fault)
     }
 
+    /// From now on the program under test has these permissions only, less those that are
+    /// withdrawn: `compute.firewalls.create`.
+    pub fn grant_only(&self, permissions: impl IntoIterator<Item = String>) {
+        self.shared.inner.lock().granted = Some(permissions.into_iter().collect());
+    }
+
     /// Takes a permission away from the program under test: `compute.firewalls.create`.
     pub fn withdraw(&self, permission: &str) {
         self.shared.inner.lock().withdrawn.insert(permission.to_owned());
     }
 
-    /// Gives back all permissions.
+    /// Gives back all permissions that were withdrawn.
     pub fn grant_all(&self) {
         self.shared.inner.lock().withdrawn.clear();
     }

@@ -1,8 +1,6 @@
 //! The permissions that calls need, as the references of the methods list them below
 //! <https://cloud.google.com/compute/docs/reference/rest/v1>.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::calls::Call;
@@ -16,9 +14,9 @@ struct Need {
     on: ObjectPath,
 }
 
-/// Refuses a call for which one of the withdrawn permissions is needed.
-pub(super) fn check(state: &State, withdrawn: &BTreeSet<String>, call: &Call<'_>) -> Result<(), Refusal> {
-    let missing = needs(state, call).into_iter().find(|need| withdrawn.contains(&need.permission));
+/// Refuses a call for which the program under test lacks a permission.
+pub(super) fn check(state: &State, may: impl Fn(&str) -> bool, call: &Call<'_>) -> Result<(), Refusal> {
+    let missing = needs(state, call).into_iter().find(|need| !may(&need.permission));
     missing.map_or(Ok(()), |need| Err(Refusal::forbidden(&need.permission, &state.full_name(&need.on))))
 }
 

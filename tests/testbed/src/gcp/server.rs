@@ -39,6 +39,8 @@ pub(super) struct Inner {
     pub(super) faults: Faults,
     pub(super) log: Vec<GcpCall>,
     pub(super) tokens: Tokens,
+    /// The permissions of the program under test; `None`: all but those that are withdrawn
+    pub(super) granted: Option<BTreeSet<String>>,
     pub(super) withdrawn: BTreeSet<String>,
 }
 
@@ -59,7 +61,20 @@ pub(super) enum Outcome {
 
 impl Inner {
     pub(super) fn new(state: State) -> Self {
-        Self { state, faults: Faults::default(), log: Vec::new(), tokens: Tokens::new(), withdrawn: BTreeSet::new() }
+        Self {
+            state,
+            faults: Faults::default(),
+            log: Vec::new(),
+            tokens: Tokens::new(),
+            granted: None,
+            withdrawn: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the program under test has a permission.
+    fn may(&self, permission: &str) -> bool {
+        let is_granted = self.granted.as_ref().is_none_or(|granted| granted.contains(permission));
+        is_granted && !self.withdrawn.contains(permission)
     }
 }
 
@@ -129,7 +144,7 @@ impl Shared {
             let call = Call { method, parameters: all, path: path.to_owned(), body, ending };
             inner.state.settle();
             if user == GoogleUser::Controller {
-                permissions::check(&inner.state, &inner.withdrawn, &call)?;
+                permissions::check(&inner.state, |permission| inner.may(permission), &call)?;
             }
             carry_out(&mut inner.state, &call)
         };
