@@ -377,7 +377,14 @@ impl LbLoop {
         }
         for (key, error) in failed {
             let (name, why) = (&self.name, format_args!("{error:#}"));
-            warn!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener failed");
+            match error {
+                Error::NotReady(_) => {
+                    info!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener not ready yet");
+                }
+                _ => {
+                    warn!(class = %self.class, load_balancer = %name, listener = %key, error = %why, "listener failed")
+                }
+            }
             // One that could not be closed belongs to no claim any more.
             let Some(wanted) = turn.wanted.listeners.get(key) else { continue };
             let not_in_force = found.listeners.get(key).and_then(|found| not_in_force(*key, found, wanted));
