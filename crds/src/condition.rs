@@ -89,6 +89,9 @@ names! {
         AddressNotAssigned,
         /// A load balancer was deleted by another client. Of an Event only.
         LoadBalancerGone,
+        /// A class was deleted although it has load balancers: nothing deletes them. Of an
+        /// Event only.
+        LoadBalancersLeft,
         /// The provider throttles requests, which are repeated later.
         Throttled,
         /// The provider does not answer; requests are repeated later.

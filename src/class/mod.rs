@@ -46,7 +46,7 @@ use kube::runtime::watcher::Event;
 use sharedlb_crds::{AllowedNamespacesFrom, Reason, SharedLBClass, SharedLBClassSpec};
 use sharedlb_providers::Provider;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::claims::ClaimState;
 use self::decide::AbandonedSlot;
@@ -354,6 +354,7 @@ impl ClassLoop {
         let Some(name) = new.as_deref().or(old).map(|either| either.meta.key.name.clone()) else { return };
         let key = Some(name);
         if let Some(old) = old.filter(|old| new.as_ref().is_none_or(|new| new.meta.uid != old.meta.uid)) {
+            self.publish_left(&key, old);
             self.forget_running(old);
             self.due.remove(&key);
         }
@@ -440,6 +441,23 @@ impl ClassLoop {
             format!("load balancer {index} was gone: it is recreated with the same ports, and may get another address")
         };
         let notice = Notice::warning(Reason::LoadBalancerGone.as_str(), note);
+        self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
+    }
+
+    /// Publishes which load balancers of a class are left that was deleted by force: nothing
+    /// deletes them any more.
+    fn publish_left(&self, key: &Key, class: &ClassObject) {
+        let objects = self.classes.get(key).map(|known| known.objects(&self.settings.cluster_id)).unwrap_or_default();
+        if objects.is_empty() || class.spec.as_ref().is_ok_and(adopts) {
+            return;
+        }
+        let note = format!(
+            "the class was deleted although it has load balancers, since its finalizer was removed by force. They are \
+             left, with everything else of the same names: delete {}",
+            objects.join("; ")
+        );
+        warn!(class = %class.meta.key.name, note, "load balancers are left");
+        let notice = Notice::warning(Reason::LoadBalancersLeft.as_str(), note);
         self.settings.events.publish::<SharedLBClass>(&class.meta, &notice);
     }
 

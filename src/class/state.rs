@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sharedlb_crds::{SharedLBClassSpec, TargetKind};
-use sharedlb_providers::Provider;
+use sharedlb_providers::{LbName, Provider};
 use tokio::time::Instant;
 
 use super::claims::{ClaimState, Claims};
@@ -213,6 +213,15 @@ impl Class {
         let version = |object: &Option<Arc<ClassObject>>| object.as_ref().map(|object| object.meta.version);
         self.held_until.take_if(|_| version(&self.object) != version(&object));
         self.object = object;
+    }
+
+    /// The objects of its load balancers that exist, or may exist: what is left if the class goes
+    /// now.
+    pub(super) fn objects(&self, cluster_id: &str) -> Vec<String> {
+        let Some((object, settings)) = self.object.as_ref().zip(self.settings.as_ref()) else { return Vec::new() };
+        let exists = |index: &&u32| self.outcomes.get(*index).is_none_or(|outcome| outcome.exists != Some(false));
+        let name = |index: &u32| LbName::new(&object.meta.key.name, *index, cluster_id, &object.meta.uid);
+        self.load_balancers.keys().filter(exists).map(|index| settings.provider.object(&name(index))).collect()
     }
 
     /// Inserts the current version of a claim, with its writes in flight.

@@ -26,6 +26,11 @@ fn class_loop_with(make_provider: MakeProvider) -> ClassLoop {
         tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, kube::Error>>());
     let client = Client::new(silent, "default");
     let (events, _) = Events::new(client.clone(), |_| {});
+    class_loop_of(client, events, make_provider)
+}
+
+/// A class loop of this client and these Events.
+fn class_loop_of(client: Client, events: Events, make_provider: MakeProvider) -> ClassLoop {
     let settings = ClassLoopSettings {
         client,
         cluster_id: "cluster".into(),
@@ -135,6 +140,33 @@ async fn a_class_with_an_address_of_another_gets_it_once_that_class_is_gone() {
     class_loop.apply_event(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
     class_loop.reconcile_all();
     assert_eq!(suspended(&class_loop, "b"), None);
+}
+
+#[tokio::test]
+async fn the_load_balancers_of_a_class_that_is_deleted_by_force_are_named_in_an_event() {
+    let (sender, mut written) = tokio::sync::mpsc::unbounded_channel();
+    let api_server = tower::service_fn(move |request: http::Request<Body>| {
+        let sender = sender.clone();
+        async move {
+            let body = request.into_body().collect_bytes().await.expect("a body");
+            _ = sender.send(String::from_utf8_lossy(&body).into_owned());
+            std::future::pending::<Result<http::Response<Body>, kube::Error>>().await
+        }
+    });
+    let (events, write) = Events::new(Client::new(api_server, "default"), |_| {});
+    tokio::spawn(write);
+    let silent =
+        tower::service_fn(|_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, kube::Error>>());
+    let make_provider: MakeProvider = Box::new(|_, _, _| Box::new(Memory::default()));
+    let mut class_loop = class_loop_of(Client::new(silent, "default"), events, make_provider);
+    list(&mut class_loop, [vip("a", 1, "203.0.113.10", "203.0.113.19", None)]);
+    class_loop.reconcile_all();
+    let objects = state(&class_loop, "a").objects("cluster");
+    assert_eq!(objects.len(), 1);
+    class_loop.apply_event(ClusterEvent::Class(Event::Delete(vip("a", 2, "203.0.113.10", "203.0.113.19", None))));
+    let event = tokio::time::timeout(Duration::from_secs(30), written.recv()).await;
+    let event = event.expect("an Event is written").expect("the API server is there");
+    assert!(event.contains("LoadBalancersLeft") && event.contains(&objects[0]), "{event}");
 }
 
 #[tokio::test]
