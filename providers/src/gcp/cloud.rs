@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures::future::{join_all, try_join_all};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::failure::{self, Context};
 use super::found::{Found, FoundGroup, Read};
-use super::objects::{EndpointPage, Names, Object, Operation, Region, Rule, Zone, last_part};
+use super::objects::{Endpoint, EndpointPage, Endpoints, Names, Object, Operation, Region, Rule, Zone, last_part};
 use super::plan::{Action, Step};
 use super::settings::Managed;
 use crate::Error;
@@ -52,7 +53,7 @@ impl<'a> Cloud<'a> {
         Self { http, names, turn }
     }
 
-    /// The region: its zones, and the quotas of the project in it.
+    /// The region, with its zones.
     pub(super) async fn region(&self) -> Result<Region, Error> {
         let settings = self.names.settings;
         let context = Context {
@@ -73,10 +74,8 @@ impl<'a> Cloud<'a> {
         let single = [Object::Address, Object::HealthCheck, Object::BackendService, Object::ForwardingRule];
         let objects = single.into_iter().chain(zones.iter().cloned().map(Object::Group));
         let mut found = Found::default();
-        let (reads, firewalls) = futures::join!(
-            try_join_all(objects.map(|object| self.object(object))),
-            try_join_all(self.rules().map(|rule| self.object(Object::Firewall(rule))))
-        );
+        let (reads, firewalls) =
+            futures::join!(try_join_all(objects.map(|object| self.object(object))), self.firewalls());
         reads?.into_iter().for_each(|read| found.take(self.names, read));
         self.note_firewalls(&mut found, firewalls)?;
         Ok(found)
@@ -84,21 +83,23 @@ impl<'a> Cloud<'a> {
 
     /// Reads the firewall rules again, which were denied before.
     pub(super) async fn read_firewalls(&self, found: &mut Found) -> Result<(), Error> {
-        let reads = try_join_all(self.rules().map(|rule| self.object(Object::Firewall(rule)))).await;
+        let reads = self.firewalls().await;
         self.note_firewalls(found, reads)
     }
 
-    /// The firewall rules that are managed.
-    fn rules(&self) -> impl Iterator<Item = Rule> + use<> {
-        let is_managed = self.names.settings.firewall.manage != Managed::None;
-        Rule::ALL.into_iter().filter(move |_| is_managed)
+    /// All firewall rules, also where they are not managed: those of before may be there.
+    async fn firewalls(&self) -> Result<Vec<Read>, Error> {
+        try_join_all(Rule::ALL.map(|rule| self.object(Object::Firewall(rule)))).await
     }
 
     fn note_firewalls(&self, found: &mut Found, reads: Result<Vec<Read>, Error>) -> Result<(), Error> {
         match reads {
             Ok(reads) => reads.into_iter().for_each(|read| found.take(self.names, read)),
             // Those of a network in another project may be another team's.
-            Err(error) if error.is_refusal() => found.firewalls_denied = Some(error),
+            Err(error) if error.is_refusal() => {
+                let is_managed = self.names.settings.firewall.manage != Managed::None;
+                found.firewalls_denied = is_managed.then_some(error);
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -153,17 +154,18 @@ impl<'a> Cloud<'a> {
     /// carried out once.
     pub(super) async fn start(&self, Step { object, action }: &Step) -> Result<Started, Error> {
         let context = self.context(object, action.permission());
+        let own = self.names.path(object);
         let (method, path, body) = match action {
-            Action::Insert(body) => (Method::POST, self.names.collection(object), Some(body)),
-            Action::Patch(body) => (Method::PATCH, self.names.path(object), Some(body)),
-            Action::Call(method, body) => {
-                (Method::POST, format!("{}/{}", self.names.path(object), method.as_str()), Some(body))
-            }
-            Action::Delete => (Method::DELETE, self.names.path(object), None),
+            Action::Insert(body) => (Method::POST, self.names.collection(object), Some(body.clone())),
+            Action::Patch(body) => (Method::PATCH, own, Some(body.clone())),
+            Action::Attach(instances) => (Method::POST, format!("{own}/attachNetworkEndpoints"), endpoints(instances)),
+            Action::Detach(instances) => (Method::POST, format!("{own}/detachNetworkEndpoints"), endpoints(instances)),
+            Action::SetLabels(body) => (Method::POST, format!("{own}/setLabels"), Some(body.clone())),
+            Action::Delete => (Method::DELETE, own, None),
         };
         let path = format!("{path}?requestId={}", request_id());
         let call = Call::new(method, path, Effect::Repeatable);
-        let call = body.into_iter().fold(call, |call, body| call.json(body));
+        let call = body.iter().fold(call, |call, body| call.json(body));
         let mut turn = self.turn.clone();
         let reply = self.http.send(&call, &mut turn).await.map_err(|failure| failure::unanswered(&context, failure))?;
         if !reply.status.is_success() {
@@ -204,6 +206,9 @@ impl<'a> Cloud<'a> {
         if failure::is_not_found(&reply) {
             // It was complete long ago.
             return Ok(Started::Done);
+        }
+        if failure::is_forbidden(&reply) {
+            return Ok(Started::Denied(failure::refused(&context, &reply)));
         }
         if !reply.status.is_success() {
             return Err(failure::refused(&context, &reply));
@@ -256,6 +261,12 @@ impl<'a> Cloud<'a> {
             path: self.names.path(object),
         }
     }
+}
+
+/// The body of a call about instances of a group.
+fn endpoints(instances: &[String]) -> Option<Value> {
+    let network_endpoints = instances.iter().map(|instance| Endpoint { instance: instance.clone() }).collect();
+    serde_json::to_value(Endpoints { network_endpoints }).ok()
 }
 
 /// The id of a call.

@@ -31,14 +31,19 @@ pub(super) struct Compute {
     pub(super) written: Vec<(String, Value)>,
     /// How many calls read something
     pub(super) reads: usize,
-    /// The kind of objects that the caller has no permission for
-    pub(super) denied: Option<&'static str>,
+    /// The kind of objects that the caller has no permission for, and for what: to `write`, or
+    /// anything
+    pub(super) denied: Option<(&'static str, &'static str)>,
+    /// Whether it answers every call that it is unavailable
+    pub(super) is_down: bool,
+    /// Whether it answers no call
+    pub(super) is_silent: bool,
+    /// Instances that cannot be attached
+    pub(super) missing: BTreeSet<String>,
     /// Whether operations go on until this is false again
     pub(super) slow: bool,
     /// What they change then
     waiting: Vec<(Method, String, Value)>,
-    /// The quotas of the region
-    pub(super) quotas: Vec<Value>,
 }
 
 /// No credentials.
@@ -85,6 +90,9 @@ async fn answer(State(fake): State<Fake>, request: Request<Body>) -> Response<Bo
     let body = to_bytes(body, usize::MAX).await.expect("a body");
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let path = parts.uri.path().trim_start_matches('/').to_owned();
+    if fake.state().is_silent {
+        return std::future::pending().await;
+    }
     let (status, answer) = fake.state().answer(&parts.method, &path, body);
     Response::builder().status(status).body(Body::from(answer.to_string())).expect("a response")
 }
@@ -97,7 +105,13 @@ impl Compute {
                 self.carry_out(&method, &path, body);
             }
         }
-        if self.denied.is_some_and(|kind| path.split('/').any(|part| part == kind)) {
+        if self.is_down {
+            return refusal(503, "backendError");
+        }
+        let is_denied = |(kind, to): (&str, &str)| {
+            path.split('/').any(|part| part == kind) && (to != "write" || method != Method::GET)
+        };
+        if self.denied.is_some_and(is_denied) {
             return refusal(403, "forbidden");
         }
         match (method, last) {
@@ -114,7 +128,7 @@ impl Compute {
             (&Method::GET, _) if parent.ends_with("/regions") => {
                 self.reads += 1;
                 let zones = ["a", "b", "c"].map(|zone| format!("https://compute/projects/p/zones/{last}-{zone}"));
-                (200, json!({"name": last, "zones": zones, "quotas": self.quotas}))
+                (200, json!({"name": last, "zones": zones}))
             }
             (&Method::GET, _) => {
                 self.reads += 1;
@@ -140,6 +154,9 @@ impl Compute {
             all.filter_map(|endpoint| endpoint["instance"].as_str().map(str::to_owned)).collect()
         };
         match (method, last) {
+            (&Method::POST, "attachNetworkEndpoints") if !self.missing.is_disjoint(&instances(&body)) => {
+                return refusal(404, "notFound");
+            }
             (&Method::POST, "attachNetworkEndpoints") => {
                 self.instances.entry(parent.to_owned()).or_default().extend(instances(&body));
             }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::attaching::Attaching;
 use super::objects::{
-    Address, BackendService, Firewall, ForwardingRule, Group, HealthCheck, Names, Object, Rule, Zone, last_part,
+    Address, BackendService, Firewall, ForwardingRule, Group, HealthCheck, Names, Object, Rule, Zone, is_in, last_part,
 };
 use super::ports;
 use super::settings::{Managed, Settings};
@@ -21,10 +22,12 @@ pub(super) struct Found {
     pub(super) backend_service: Option<BackendService>,
     pub(super) forwarding_rule: Option<ForwardingRule>,
     pub(super) firewalls: BTreeMap<Rule, Firewall>,
-    /// Why firewall rules are neither read nor written, although the class wants them
+    /// Why firewall rules are not as the class has them: they may not be read, or not be written
     pub(super) firewalls_denied: Option<Error>,
     /// Foreign objects of the same names
     pub(super) foreign: BTreeSet<Object>,
+    /// Instances that cannot be attached
+    pub(super) attaching: Attaching,
 }
 
 /// A group, and the instances in it.
@@ -76,10 +79,12 @@ impl Found {
         self.ip().filter(|_| self.forwarding_rule.is_some())
     }
 
-    /// Whether traffic for a port gets to the nodes, as far as SharedLB's firewall rules decide.
-    pub(super) fn admits(&self, settings: &Settings, port: FrontPort) -> bool {
-        let is_managed = settings.firewall.manage != Managed::None && self.firewalls_denied.is_none();
-        !is_managed || self.firewalls.get(&Rule::Allow).is_some_and(|rule| ports::admits(rule, port))
+    /// Whether traffic for all of these ports gets to the nodes, as far as SharedLB's firewall
+    /// rules decide.
+    pub(super) fn admits(&self, settings: &Settings, ports: impl IntoIterator<Item = FrontPort>) -> bool {
+        let allow = self.firewalls.get(&Rule::Allow);
+        let is_allowed = |port| allow.is_some_and(|rule| ports::admits(rule, port));
+        settings.firewall.manage == Managed::None || ports.into_iter().all(is_allowed)
     }
 
     /// Takes in what was read. A foreign object is noted as such.
@@ -126,9 +131,8 @@ impl Found {
 
     /// Whether the backend service sends traffic to the group of this zone.
     pub(super) fn uses_group(&self, zone: &Zone) -> bool {
-        let in_zone = |group: &str| group.split('/').any(|part| part == &**zone);
         let backends = self.backend_service.iter().flat_map(|service| &service.backends);
         let name = self.groups.get(zone).map(|found| found.group.name.as_str());
-        backends.map(|backend| backend.group.as_str()).any(|url| in_zone(url) && Some(last_part(url)) == name)
+        backends.map(|backend| backend.group.as_str()).any(|url| is_in(zone, url) && Some(last_part(url)) == name)
     }
 }

@@ -7,14 +7,20 @@
 //! ports.
 //!
 //! ```text
-//!  desired ─► wanted ─► plan ◄── found ◄── read       a firewall allows a port before its Service
-//!                        │                   ▲        has it, and denies it after it is closed
-//!                        └─► calls ─► operations
+//!  desired ─► Services ─► open ports ─► wanted ─► plan ◄── found ◄── read
+//!                                                  │                   ▲
+//!                                                  └─► calls ─► operations
 //! ```
+//!
+//! The Services come first, and wait for nothing at Google Cloud: what closes, and the pods behind
+//! a port, need none of it. The firewall allows the ports that the Services have, so a port that
+//! was only tried is never allowed, and one that has closed is denied a moment later.
 //!
 //! Every object of ours has a description that says so, from the call that creates it; foreign
 //! objects of the same name are refused. The objects are cached, so that a change costs no reads.
 
+mod apply;
+mod attaching;
 mod clients;
 mod cloud;
 mod credentials;
@@ -26,8 +32,10 @@ mod fixture;
 mod found;
 #[cfg(test)]
 mod golden_tests;
+mod known;
 mod nodes;
 mod objects;
+mod obstacles;
 mod plan;
 mod ports;
 mod settings;
@@ -37,8 +45,7 @@ mod view;
 mod wanted;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,23 +54,23 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::clients::{Clients, Rates};
 use self::cloud::Cloud;
 use self::found::Found;
+use self::known::Known;
 use self::nodes::{Nodes, entry_nodes};
-use self::objects::{Names, Zone, last_part};
+use self::objects::{Names, Object, Zone, last_part};
 pub use self::settings::{Affinity, Firewall, HealthCheck, Managed, NetworkTier, NodeIds, Reference, Scheme, Settings};
-use self::wanted::wanted;
-use self::work::{Known, Part};
+use self::work::Part;
 use crate::budget::Urgency;
-use crate::diff::{Change, replay};
-use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, ListenerKey, Observed, Transport};
+use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, Observed, Transport};
 use crate::vip::{self, Vip};
 use crate::{Applied, ChangeSet, Details, Error, Provider};
 
-/// How long an apply begins calls and waits for operations.
+/// How long a call of the provider begins calls to Google Cloud and waits for operations.
 const BEGINS_FOR: Duration = Duration::from_secs(2);
 
 /// The listeners of a load balancer whose class does not set them, if the firewall rule lists
@@ -77,7 +84,8 @@ const OF_NODES: [u16; 2] = [22, 10_250];
 /// The provider of a class.
 pub struct Gcp {
     inner: Arc<Inner>,
-    front: Vip,
+    /// The Services of its load balancers
+    services: Vip,
 }
 
 struct Inner {
@@ -86,17 +94,29 @@ struct Inner {
     nodes: NodeIds,
     zones: OnceCell<Vec<Zone>>,
     known: Mutex<BTreeMap<LbName, Known>>,
+    /// Reads that took longer than a call of the provider may. The next one takes their result
+    reads: Mutex<BTreeMap<LbName, Reading>>,
 }
+
+/// A read of all objects of a load balancer.
+type Reading = AbortOnDropHandle<Result<Found, Error>>;
 
 impl Gcp {
     /// A provider that shares clients and budgets with all others of its project. The addresses in
     /// the settings of its Services are not used. It makes no call to Google Cloud before the first
     /// observation. Must be called within a Tokio runtime.
     #[must_use]
-    pub fn new(settings: Settings, front: vip::Settings, clients: &Clients, nodes: NodeIds) -> Self {
-        let front = Vip::with_families(vip::Settings { addresses: Vec::new(), ..front }, vec![IpFamily::V4]);
-        let (clients, zones, known) = (clients.clone(), OnceCell::new(), Mutex::default());
-        Self { inner: Arc::new(Inner { settings, clients, nodes, zones, known }), front }
+    pub fn new(settings: Settings, services: vip::Settings, clients: &Clients, nodes: NodeIds) -> Self {
+        let services = vip::Settings { addresses: Vec::new(), ..services };
+        let inner = Inner {
+            settings,
+            clients: clients.clone(),
+            nodes,
+            zones: OnceCell::new(),
+            known: Mutex::default(),
+            reads: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner), services: Vip::with_families(services, vec![IpFamily::V4]) }
     }
 }
 
@@ -121,14 +141,37 @@ impl Inner {
         Ok(entry_nodes(&ids, &self.settings))
     }
 
-    /// The known state, which is read unless it is good enough.
-    async fn known(&self, name: &LbName, is_enough: impl Fn(&mut Known) -> bool) -> Result<Known, Error> {
-        let mut known = self.known.lock().get(name).cloned().unwrap_or_else(Known::unknown);
-        if is_enough(&mut known) { Ok(known) } else { Ok(Known::new(self.read(name).await?, known.pending)) }
+    /// What is known of a load balancer.
+    fn known(&self, name: &LbName) -> Known {
+        self.known.lock().get(name).cloned().unwrap_or_default()
     }
 
     fn keep(&self, name: &LbName, known: Known) {
         self.known.lock().insert(name.clone(), known);
+    }
+
+    /// Reads all objects of a load balancer again. A read that is not over by the deadline goes on,
+    /// and the next call of this takes its result.
+    ///
+    /// # Errors
+    /// When they could not be read, also in `known.unread`.
+    async fn reread(self: &Arc<Self>, name: &LbName, known: &mut Known, deadline: Instant) -> Result<(), Error> {
+        let begun = self.reads.lock().remove(name);
+        let mut reading = begun.unwrap_or_else(|| {
+            let (inner, name) = (self.clone(), name.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move { inner.read(&name).await }))
+        });
+        let read = match timeout_at(deadline, &mut reading).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(ended)) => Err(Error::Transient(Details::new("Google Cloud could not be read").caused_by(ended))),
+            Err(_) => {
+                self.reads.lock().insert(name.clone(), reading);
+                Err(Error::Transient("Google Cloud has not answered yet".into()))
+            }
+        };
+        let result = read.as_ref().map(drop).map_err(Clone::clone);
+        known.reread(read);
+        result
     }
 
     async fn read(&self, name: &LbName) -> Result<Found, Error> {
@@ -139,35 +182,25 @@ impl Inner {
         });
         cloud.all(zones.await?).await
     }
-
-    /// An error if an object has the name of one of ours.
-    fn refuse_foreign(&self, names: Names<'_>, found: &Found) -> Result<(), Error> {
-        let Some(object) = found.foreign.first() else { return Ok(()) };
-        let message = format!(
-            "the {object} {} exists and is not ours (its description does not say so): delete it",
-            names.of(object)
-        );
-        Err(Error::Refused(message.into()))
-    }
 }
 
 #[async_trait]
 impl Provider for Gcp {
     fn capabilities(&self) -> Capabilities {
-        let front = self.front.capabilities();
+        let services = self.services.capabilities();
         let Settings { firewall, health_check, .. } = &self.inner.settings;
         let of_nodes = OF_NODES.into_iter().chain([health_check.port]).filter_map(NonZeroU16::new);
         let of_nodes = of_nodes.map(|port| FrontPort { port, transport: Transport::Tcp });
         let by_firewall = firewall.manage == Managed::Ports;
         Capabilities {
-            reserved: front.reserved.iter().copied().chain(of_nodes).collect(),
-            default_listeners: if by_firewall { LISTENERS_BY_FIREWALL } else { front.default_listeners },
-            ..front
+            reserved: services.reserved.iter().copied().chain(of_nodes).collect(),
+            default_listeners: if by_firewall { LISTENERS_BY_FIREWALL } else { services.default_listeners },
+            ..services
         }
     }
 
     fn attributes(&self, index: u32) -> Attributes {
-        view::attributes(self.front.attributes(index))
+        view::attributes(self.services.attributes(index), &self.inner.settings)
     }
 
     fn object(&self, name: &LbName) -> String {
@@ -176,46 +209,54 @@ impl Provider for Gcp {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        let nodes = self.inner.nodes()?;
-        let front = self.front.observe(name).await?;
-        let known = self.inner.known(name, Known::take_trust).await?;
-        let names = self.inner.names(name);
-        self.inner.refuse_foreign(names, &known.found)?;
-        if front.is_none() && known.found.is_empty(names) && known.pending.is_empty() {
-            return Ok(None);
+        let services = self.services.observe(name).await?;
+        let mut known = self.inner.known(name);
+        if !known.take_trust() {
+            // What is known of the Services does not wait for it. `known.unread` has the error.
+            _ = self.inner.reread(name, &mut known, Instant::now() + BEGINS_FOR).await;
         }
-        let observed = view::observed(names, front, &known, nodes);
-        self.inner.keep(name, known);
-        Ok(Some(observed))
+        self.inner.keep(name, known.clone());
+        let names = self.inner.names(name);
+        if services.is_none() {
+            // Without a Service, nothing gets traffic that would have to be closed.
+            let state = known.state.as_ref().filter(|_| known.unread.is_none());
+            let Some(state) = state else { return Err(known.unread.unwrap_or_else(not_read)) };
+            if !state.found.foreign.is_empty()
+                && let Some(error) = obstacles::to_creation(names, &state.found)
+            {
+                return Err(error);
+            }
+            if state.found.is_empty(names) && state.pending.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(view::observed(names, services, &known, &self.inner.nodes())))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
-        let mut known = self.inner.known(name, |known| known.is_certain()).await?;
-        let applied = self.carry_out(name, &mut known, set).await;
-        if matches!(applied, Err(Error::NotReady(_))) {
-            known.trust();
-        }
-        self.inner.keep(name, known);
-        applied
+        self.carry_out(name, set).await
     }
 
     async fn delete(&self, name: &LbName) -> Result<(), Error> {
-        self.front.delete(name).await?;
+        let services = self.services.delete(name).await;
         let deadline = Instant::now() + BEGINS_FOR;
-        let mut known = self.inner.known(name, |_| false).await?;
-        // Rules that cannot be read may be those of an admin.
-        known.found.firewalls_denied = None;
-        let names = self.inner.names(name);
-        let cloud = self.inner.cloud(name, Urgency::Close, Some(deadline))?;
-        let deleted = cloud.work(&mut known, Part::All, deadline, |found| plan::teardown(names, found)).await;
-        if let Some(denied) = known.found.firewalls_denied {
-            return Err(denied);
+        let mut known = self.inner.known(name);
+        if let Some(state) = &mut known.state {
+            // Whether rules may be written is seen when they are deleted.
+            state.found.firewalls_denied = None;
         }
-        match deleted {
+        let deleted = match self.inner.reread(name, &mut known, deadline).await {
+            Ok(()) => self.tear_down(name, &mut known, services.is_ok(), deadline).await,
+            Err(error) => Err(error),
+        };
+        match services.and(deleted) {
             Ok(()) => _ = self.inner.known.lock().remove(name),
-            Err(_) => self.inner.keep(name, known),
+            Err(error) => {
+                self.inner.keep(name, known);
+                return Err(error);
+            }
         }
-        deleted
+        Ok(())
     }
 
     fn changes(&self) -> BoxStream<'static, LbName> {
@@ -229,107 +270,36 @@ impl Provider for Gcp {
             drop(known);
             Some((stream::iter(names), (inner, nodes)))
         });
-        stream::select(self.front.changes(), nodes.flatten()).boxed()
+        stream::select(self.services.changes(), nodes.flatten()).boxed()
     }
 }
 
 impl Gcp {
-    async fn carry_out(&self, name: &LbName, known: &mut Known, set: ChangeSet<'_>) -> Result<Applied, Error> {
-        let deadline = Instant::now() + BEGINS_FOR;
-        let names = self.inner.names(name);
-        self.inner.refuse_foreign(names, &known.found)?;
-        let nodes = self.inner.nodes()?;
-        let ports = view::front_ports(set.desired);
-        let wanted = |found: &Found| wanted(names, nodes.clone(), found.ip(), &ports);
-        let steps = |found: &Found| plan::next(&wanted(found), found);
-        // What closes waits for no call to Google Cloud.
-        let mut front = match known.found.serving() {
-            Some(ip) => Some(self.apply_front(name, &known.found, ip.into(), set).await?),
-            None => None,
-        };
-        let configures = set.changes.contains(&Change::Configure) || front.is_none();
-        let mut base = Ok(());
-        let cloud = self.inner.cloud(name, Urgency::Open, Some(deadline))?;
-        if configures {
-            if known.found.firewalls_denied.take().is_some() {
-                cloud.read_firewalls(&mut known.found).await?;
-            }
-            base = cloud.work(known, Part::Base, deadline, steps).await;
-        }
-        let Some(ip) = known.found.serving() else {
-            base?;
-            return Err(Error::NotReady("Google Cloud creates the load balancer".into()));
-        };
-        let allowed = cloud.work(known, Part::Ports, deadline, steps).await;
-        if front.as_ref().is_none_or(|front| !front.waiting.is_empty()) {
-            front = Some(self.apply_front(name, &known.found, ip.into(), set).await?);
-        }
-        let FrontApplied { mut applied, waiting } = front.unwrap_or_default();
-        match allowed {
-            Err(Error::NotReady(_)) => applied.postponed.extend(waiting),
-            Err(error) => {
-                // Without one that waits, the rule still allows the ports of those that closed: as
-                // failures, they are observed again, and what is left is repaired.
-                let affected = if waiting.is_empty() { closed(set) } else { waiting };
-                if affected.is_empty() {
-                    base = base.and(Err(error.clone()));
-                }
-                applied.failed.extend(affected.into_iter().map(|key| (key, error.clone())));
-            }
-            Ok(()) => {
-                let message = "the firewall rule of the class does not allow it: request a port of ports.dynamic, or set \
-                               provider.gcp.firewall.manage to Ports";
-                let error = Error::Refused(message.into());
-                applied.failed.extend(waiting.into_iter().map(|key| (key, error.clone())));
-            }
-        }
-        if configures {
-            let denied = known.found.firewalls_denied.as_ref();
-            let denied = denied.map(|denied| view::unmanaged(names, &wanted(&known.found), denied));
-            applied.unconfigured = base.err().or(applied.unconfigured).or(denied);
-        }
-        Ok(applied)
-    }
-
-    /// Carries out the changes of its Services, except for those that open a port which the
-    /// firewall does not allow yet.
-    async fn apply_front(
+    /// Deletes everything at Google Cloud. The address stays while a Service has it: nodes would
+    /// take traffic for it that is somebody else's.
+    async fn tear_down(
         &self,
         name: &LbName,
-        found: &Found,
-        ip: IpAddr,
-        set: ChangeSet<'_>,
-    ) -> Result<FrontApplied, Error> {
-        let is_allowed = |change: &Change| {
-            let opens = match change {
-                Change::Open(key) => BTreeSet::from([*key]),
-                Change::Replace { open, .. } => open.clone(),
-                _ => BTreeSet::new(),
-            };
-            let mut ports = opens.iter().flat_map(|key| key.front_ports());
-            ports.all(|port| found.admits(&self.inner.settings, port))
+        known: &mut Known,
+        services_are_gone: bool,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let Some(state) = &mut known.state else { return Err(not_read()) };
+        let names = self.inner.names(name);
+        let mut denied = state.found.firewalls_denied.take();
+        let cloud = self.inner.cloud(name, Urgency::Close, Some(deadline))?;
+        let steps = |found: &Found, _: &_| {
+            let mut steps = plan::teardown(names, found);
+            steps.retain(|step| services_are_gone || step.object != Object::Address);
+            steps
         };
-        let (now, later): (Vec<Change>, Vec<Change>) = set.changes.iter().cloned().partition(is_allowed);
-        let waiting = later.iter().flat_map(Change::listeners).collect();
-        let there = self.front.observe(name).await?.unwrap_or_default().load_balancer;
-        let mut target = there;
-        replay(&mut target, &view::for_front(set.desired, ip), &now);
-        let target = view::for_front(&target, ip);
-        let set = ChangeSet { desired: &target, changes: &now, waiting: set.waiting };
-        Ok(FrontApplied { applied: self.front.apply(name, set).await?, waiting })
+        cloud.work(state, Part::All, deadline, steps).await?;
+        denied = state.found.firewalls_denied.take().or(denied);
+        denied.map_or(Ok(()), |denied| Err(view::rules_left(names, &denied)))
     }
 }
 
-/// The listeners that close.
-fn closed(set: ChangeSet<'_>) -> BTreeSet<ListenerKey> {
-    let closed = set.changes.iter().filter(|change| matches!(change, Change::Close(_) | Change::Replace { .. }));
-    closed.flat_map(Change::listeners).filter(|key| !set.desired.listeners.contains_key(key)).collect()
-}
-
-/// The result of changes of the Services.
-#[derive(Debug, Default)]
-struct FrontApplied {
-    applied: Applied,
-    /// The listeners that wait for the firewall
-    waiting: BTreeSet<ListenerKey>,
+/// The error of objects that were never read.
+fn not_read() -> Error {
+    Error::Transient("Google Cloud was not read yet".into())
 }

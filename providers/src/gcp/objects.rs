@@ -186,6 +186,9 @@ pub(super) struct Address {
     pub(super) address_type: Option<String>,
     pub(super) network_tier: Option<String>,
     pub(super) subnetwork: Option<String>,
+    /// The URLs of what uses it
+    #[serde(skip_serializing)]
+    pub(super) users: Vec<String>,
     #[serde(skip_serializing)]
     pub(super) labels: BTreeMap<String, String>,
     #[serde(skip_serializing)]
@@ -374,19 +377,24 @@ pub(super) struct Said {
 pub(super) struct Region {
     /// The URLs of its zones
     pub(super) zones: Vec<String>,
-    pub(super) quotas: Vec<Quota>,
-}
-
-/// A quota of a project in a region.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Quota {
-    pub(super) metric: String,
-    pub(super) limit: f64,
-    pub(super) usage: f64,
 }
 
 /// The last part of a URL or path: the name of the object.
 pub(super) fn last_part(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
+}
+
+/// Whether the object that a URL or path names is in this zone.
+pub(super) fn is_in(zone: &Zone, url: &str) -> bool {
+    url.split('/').any(|part| part == &**zone)
+}
+
+/// Whether two URLs or paths name the same object.
+pub(super) fn same_object(one: &str, other: &str) -> bool {
+    path(one) == path(other)
+}
+
+/// The path of the object that a URL names.
+fn path(text: &str) -> &str {
+    text.find("/projects/").filter(|_| text.contains("://")).map_or(text, |at| &text[at + 1..])
 }

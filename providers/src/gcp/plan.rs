@@ -3,18 +3,16 @@
 //! It is the only comparison of objects: nothing left to do means that a load balancer is as its
 //! class has it, and what is left to do, in words, is how an observation reports a difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::attaching::INSTANCES_AT_ONCE;
 use super::found::Found;
-use super::objects::{Endpoint, Endpoints, Names, Object, Rule, Zone};
+use super::objects::{Names, Object, Rule, Zone, is_in, same_object};
 use super::wanted::Wanted;
-
-/// The most instances in one call. (API reference of networkEndpointGroups.attachNetworkEndpoints.)
-const ENDPOINTS_AT_ONCE: usize = 500;
 
 /// A call that changes an object.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,29 +28,14 @@ pub(super) enum Action {
     Insert(Value),
     /// Changes fields of the object
     Patch(Value),
-    /// Calls a method of the object
-    Call(Method, Value),
+    /// Puts these instances into the group
+    Attach(Vec<String>),
+    /// Takes these instances out of the group
+    Detach(Vec<String>),
+    /// Sets the labels of the object
+    SetLabels(Value),
     /// Deletes the object
     Delete,
-}
-
-/// A method of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
-    AttachNetworkEndpoints,
-    DetachNetworkEndpoints,
-    SetLabels,
-}
-
-impl Method {
-    /// As in the path of the call.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::AttachNetworkEndpoints => "attachNetworkEndpoints",
-            Self::DetachNetworkEndpoints => "detachNetworkEndpoints",
-            Self::SetLabels => "setLabels",
-        }
-    }
 }
 
 impl Action {
@@ -61,9 +44,9 @@ impl Action {
         match self {
             Self::Insert(_) => "create",
             Self::Patch(_) => "update",
-            Self::Call(Method::AttachNetworkEndpoints, _) => "attachNetworkEndpoints",
-            Self::Call(Method::DetachNetworkEndpoints, _) => "detachNetworkEndpoints",
-            Self::Call(Method::SetLabels, _) => "setLabels",
+            Self::Attach(_) => "attachNetworkEndpoints",
+            Self::Detach(_) => "detachNetworkEndpoints",
+            Self::SetLabels(_) => "setLabels",
             Self::Delete => "delete",
         }
     }
@@ -75,15 +58,16 @@ impl fmt::Display for Step {
         match action {
             Action::Insert(_) => write!(f, "the {object} is missing"),
             Action::Patch(_) => write!(f, "the {object} is not as the class has it"),
-            Action::Call(Method::SetLabels, _) => write!(f, "the {object} lacks labels"),
-            Action::Call(..) => write!(f, "the {object} has other nodes"),
+            Action::SetLabels(_) => write!(f, "the {object} lacks labels"),
+            Action::Attach(_) | Action::Detach(_) => write!(f, "the {object} has other nodes"),
             Action::Delete => write!(f, "the {object} is not as the class has it, or not needed"),
         }
     }
 }
 
-/// The calls that can be made now, one for each object; none: everything is as desired.
-pub(super) fn next(wanted: &Wanted, found: &Found) -> Vec<Step> {
+/// The calls that can be made now, one for each object; none: everything is as desired, or cannot
+/// be had. What has failed is not waited for. Foreign objects stay as they are.
+pub(super) fn next(wanted: &Wanted, found: &Found, failed: &BTreeSet<Object>) -> Vec<Step> {
     let mut steps = Vec::new();
     match (&wanted.address, &found.address) {
         (Some(wanted), None) => steps.push(insert(Object::Address, wanted)),
@@ -98,9 +82,12 @@ pub(super) fn next(wanted: &Wanted, found: &Found) -> Vec<Step> {
         Some(found) => patch(Object::HealthCheck, &wanted.health_check, found),
     });
     steps.extend(groups(wanted, found));
-    steps.extend(backend_service(wanted, found));
+    steps.extend(backend_service(wanted, found, failed));
     steps.extend(forwarding_rule(wanted, found));
-    steps.extend(firewalls(wanted, found));
+    if found.firewalls_denied.is_none() {
+        steps.extend(firewalls(wanted, found));
+    }
+    steps.retain(|step| !found.foreign.contains(&step.object) && !failed.contains(&step.object));
     steps
 }
 
@@ -128,35 +115,32 @@ fn groups(wanted: &Wanted, found: &Found) -> Vec<Step> {
             continue;
         };
         let instances = &wanted.nodes[zone];
+        let attach = found.attaching.next(zone, instances.difference(&there.instances));
+        let surplus = there.instances.difference(instances).take(INSTANCES_AT_ONCE).cloned();
         // A node that comes takes over before another one goes.
-        let missing = instances.difference(&there.instances);
-        let surplus = there.instances.difference(instances);
-        let attach = endpoints(zone, Method::AttachNetworkEndpoints, missing);
-        steps.extend(attach.or_else(|| endpoints(zone, Method::DetachNetworkEndpoints, surplus)));
+        let action = match (attach.is_empty(), surplus.collect::<Vec<_>>()) {
+            (false, _) => Action::Attach(attach),
+            (true, surplus) if !surplus.is_empty() => Action::Detach(surplus),
+            _ => continue,
+        };
+        steps.push(Step { object: Object::Group(zone.clone()), action });
     }
     let unused = found.groups.keys().filter(|zone| !wanted.groups.contains_key(*zone) && !found.uses_group(zone));
     steps.extend(unused.map(|zone| Step { object: Object::Group(zone.clone()), action: Action::Delete }));
     steps
 }
 
-fn endpoints<'a>(zone: &Zone, method: Method, instances: impl Iterator<Item = &'a String>) -> Option<Step> {
-    let endpoint = |instance: &String| Endpoint { instance: instance.clone() };
-    let network_endpoints: Vec<Endpoint> = instances.take(ENDPOINTS_AT_ONCE).map(endpoint).collect();
-    (!network_endpoints.is_empty()).then(|| Step {
-        object: Object::Group(zone.clone()),
-        action: Action::Call(method, value(&Endpoints { network_endpoints })),
-    })
-}
-
-fn backend_service(wanted: &Wanted, found: &Found) -> Option<Step> {
-    let service = &wanted.backend_service;
-    // It refers to them.
-    let has_groups = wanted.groups.keys().all(|zone| found.groups.contains_key(zone));
-    if found.health_check.is_none() || !has_groups {
+fn backend_service(wanted: &Wanted, found: &Found, failed: &BTreeSet<Object>) -> Option<Step> {
+    let object = Object::BackendService;
+    let is_settled = |zone: &Zone| found.groups.contains_key(zone) || failed.contains(&Object::Group(zone.clone()));
+    if found.health_check.is_none() || !wanted.groups.keys().all(is_settled) {
         return None;
     }
-    let Some(there) = &found.backend_service else { return Some(insert(Object::BackendService, service)) };
-    let step = patch(Object::BackendService, service, there)?;
+    // It refers to groups, so those that could not be created are none of them.
+    let mut service = wanted.backend_service.clone();
+    service.backends.retain(|backend| found.groups.keys().any(|zone| is_in(zone, &backend.group)));
+    let Some(there) = &found.backend_service else { return Some(insert(object, &service)) };
+    let step = patch(object, &service, there)?;
     let Action::Patch(mut body) = step.action else { return Some(step) };
     // Another change meanwhile is a conflict.
     body["fingerprint"] = json!(there.fingerprint);
@@ -166,7 +150,11 @@ fn backend_service(wanted: &Wanted, found: &Found) -> Option<Step> {
 fn forwarding_rule(wanted: &Wanted, found: &Found) -> Option<Step> {
     let (rule, _) = wanted.forwarding_rule.as_ref().zip(found.backend_service.as_ref())?;
     let object = Object::ForwardingRule;
-    let Some(there) = &found.forwarding_rule else { return Some(insert(object, rule)) };
+    let Some(there) = &found.forwarding_rule else {
+        // Before packets arrive, the firewall denies what is no open port.
+        let denies = found.firewalls_denied.is_some() || firewall(Rule::Deny, wanted, found).is_none();
+        return denies.then(|| insert(object, rule));
+    };
     let mut without_access = value(rule);
     without_access.as_object_mut().map(|fields| fields.remove("allowGlobalAccess"));
     if !covers(Some(&value(there)), &without_access) {
@@ -180,20 +168,21 @@ fn forwarding_rule(wanted: &Wanted, found: &Found) -> Option<Step> {
     labels(object, &wanted.labels, &there.labels, there.label_fingerprint.as_deref())
 }
 
-fn firewalls(wanted: &Wanted, found: &Found) -> Vec<Step> {
-    if found.firewalls_denied.is_some() || wanted.forwarding_rule.is_none() {
-        return Vec::new();
+/// The calls that bring the firewall rules to their desired state, also if they are not permitted.
+pub(super) fn firewalls(wanted: &Wanted, found: &Found) -> Vec<Step> {
+    Rule::ALL.into_iter().filter_map(|rule| firewall(rule, wanted, found)).collect()
+}
+
+fn firewall(rule: Rule, wanted: &Wanted, found: &Found) -> Option<Step> {
+    // Without an address, the desired rules are not known.
+    wanted.forwarding_rule.as_ref()?;
+    let object = Object::Firewall(rule);
+    match (wanted.firewalls.get(&rule), found.firewalls.get(&rule)) {
+        (Some(wanted), None) => Some(insert(object, wanted)),
+        (Some(wanted), Some(found)) => patch(object, wanted, found),
+        (None, Some(_)) => Some(Step { object, action: Action::Delete }),
+        (None, None) => None,
     }
-    let step = |rule: Rule| {
-        let object = Object::Firewall(rule);
-        match (wanted.firewalls.get(&rule), found.firewalls.get(&rule)) {
-            (Some(wanted), None) => Some(insert(object, wanted)),
-            (Some(wanted), Some(found)) => patch(object, wanted, found),
-            (None, Some(_)) => Some(Step { object, action: Action::Delete }),
-            (None, None) => None,
-        }
-    };
-    Rule::ALL.into_iter().filter_map(step).collect()
 }
 
 /// The call that adds labels, if some are missing. Labels of others stay.
@@ -209,7 +198,7 @@ fn labels(
     let mut all = found.clone();
     all.extend(wanted.clone());
     let body = json!({ "labels": all, "labelFingerprint": fingerprint });
-    Some(Step { object, action: Action::Call(Method::SetLabels, body) })
+    Some(Step { object, action: Action::SetLabels(body) })
 }
 
 fn insert(object: Object, wanted: &impl Serialize) -> Step {
@@ -239,14 +228,9 @@ fn covers(found: Option<&Value>, wanted: &Value) -> bool {
         (Some(Value::Object(found)), Value::Object(wanted)) => {
             wanted.iter().all(|(key, value)| covers(found.get(key), value))
         }
-        (Some(Value::String(found)), Value::String(wanted)) => path(found) == path(wanted),
+        (Some(Value::String(found)), Value::String(wanted)) => same_object(found, wanted),
         (Some(found), wanted) => found == wanted,
     }
-}
-
-/// The path of the object that a URL names.
-fn path(text: &str) -> &str {
-    text.find("/projects/").filter(|_| text.contains("://")).map_or(text, |at| &text[at + 1..])
 }
 
 #[cfg(test)]

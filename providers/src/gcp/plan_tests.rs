@@ -32,7 +32,7 @@ impl Engine {
 
     fn steps(&self) -> Vec<Step> {
         let ip = self.found.ip();
-        next(&wanted(self.names(), self.nodes.clone(), ip, &self.ports), &self.found)
+        next(&wanted(self.names(), self.nodes.clone(), ip, &self.ports), &self.found, &BTreeSet::new())
     }
 
     /// Carries out all steps until there are none left. Returns them, one round a line.
@@ -74,27 +74,30 @@ impl Engine {
                 }
                 ("patch", Some(body))
             }
-            Action::Call(Method::SetLabels, labels) => {
+            Action::SetLabels(labels) => {
                 let mut body = there.expect("it exists");
                 body["labels"] = labels["labels"].clone();
                 ("label", Some(body))
             }
-            Action::Call(method, endpoints) => {
-                let Object::Group(zone) = object else { panic!("{object} has no endpoints") };
-                let endpoints: Endpoints = serde_json::from_value(endpoints.clone()).expect("endpoints");
-                let instances = &mut self.found.groups.get_mut(zone).expect("the group exists").instances;
-                for Endpoint { instance } in endpoints.network_endpoints {
-                    match method {
-                        Method::AttachNetworkEndpoints => assert!(instances.insert(instance)),
-                        _ => assert!(instances.remove(&instance)),
-                    }
-                }
-                return format!("{} {object}", method.as_str());
+            Action::Attach(instances) => {
+                let group = self.group(object);
+                assert!(instances.iter().all(|instance| group.instances.insert(instance.clone())));
+                return format!("attach to {object}");
+            }
+            Action::Detach(instances) => {
+                let group = self.group(object);
+                assert!(instances.iter().all(|instance| group.instances.remove(instance)));
+                return format!("detach from {object}");
             }
             Action::Delete => ("delete", None),
         };
         self.take(object, body);
         format!("{verb} {object}")
+    }
+
+    fn group(&mut self, object: &Object) -> &mut FoundGroup {
+        let Object::Group(zone) = object else { panic!("{object} has no instances") };
+        self.found.groups.get_mut(zone).expect("the group exists")
     }
 
     fn value(&self, object: &Object) -> Option<Value> {
@@ -151,8 +154,8 @@ fn a_load_balancer_is_created_in_the_order_in_which_objects_refer_to_each_other(
     let expected = [
         "insert address, insert health check, insert network endpoint group in europe-west3-a, \
          insert network endpoint group in europe-west3-b",
-        "label address, attachNetworkEndpoints network endpoint group in europe-west3-a, \
-         attachNetworkEndpoints network endpoint group in europe-west3-b, insert backend service, \
+        "label address, attach to network endpoint group in europe-west3-a, \
+         attach to network endpoint group in europe-west3-b, insert backend service, \
          insert firewall rule allow, insert firewall rule deny, insert firewall rule health",
         "insert forwarding rule",
         "label forwarding rule",
@@ -220,10 +223,10 @@ fn nodes_and_zones_come_before_others_go() {
     engine.converge();
     engine.nodes = nodes(&[("a", &["n2", "n4"]), ("c", &["n5"])]);
     let expected = [
-        "attachNetworkEndpoints network endpoint group in europe-west3-a, \
+        "attach to network endpoint group in europe-west3-a, \
          insert network endpoint group in europe-west3-c",
-        "detachNetworkEndpoints network endpoint group in europe-west3-a, \
-         attachNetworkEndpoints network endpoint group in europe-west3-c, patch backend service",
+        "detach from network endpoint group in europe-west3-a, \
+         attach to network endpoint group in europe-west3-c, patch backend service",
         "delete network endpoint group in europe-west3-b",
     ];
     assert_eq!(engine.converge(), expected);
@@ -279,7 +282,7 @@ fn labels_of_others_stay() {
     rule.labels = [("cost-center".to_owned(), "7".to_owned())].into();
     rule.label_fingerprint = Some("abc".into());
     let steps = engine.steps();
-    let [Step { action: Action::Call(Method::SetLabels, body), .. }] = steps.as_slice() else { panic!("{steps:?}") };
+    let [Step { action: Action::SetLabels(body), .. }] = steps.as_slice() else { panic!("{steps:?}") };
     assert_eq!(*body, json!({"labels": {"cost-center": "7", "team": "edge"}, "labelFingerprint": "abc"}));
 }
 
@@ -310,6 +313,51 @@ fn without_rights_to_firewalls_everything_else_goes_on() {
     engine.found.firewalls_denied = Some(crate::Error::Refused("denied".into()));
     let rounds = engine.converge().join(", ");
     assert!(!rounds.contains("firewall") && engine.found.serving().is_some(), "{rounds}");
-    let port = ports(&["80/TCP"]).into_iter().next().unwrap();
-    assert!(engine.found.admits(&engine.settings, port));
+    assert!(!engine.found.admits(&engine.settings, ports(&["80/TCP"])), "nobody knows what the network allows");
+}
+
+#[test]
+fn the_firewall_denies_before_packets_arrive() {
+    let mut engine = Engine::new(settings());
+    engine.converge();
+    engine.found.forwarding_rule = None;
+    engine.found.firewalls.clear();
+    let rounds = engine.converge();
+    assert!(rounds[0].contains("insert firewall rule deny") && !rounds[0].contains("forwarding rule"), "{rounds:?}");
+    assert_eq!(rounds[1], "insert forwarding rule");
+    // One that is switched off denies nothing.
+    engine.found.forwarding_rule = None;
+    engine.found.firewalls.get_mut(&Rule::Deny).unwrap().disabled = true;
+    assert_eq!(engine.converge()[..2], ["patch firewall rule deny", "insert forwarding rule"]);
+}
+
+#[test]
+fn a_zone_whose_group_cannot_be_created_keeps_no_other_zone_from_serving() {
+    let mut engine = Engine::new(settings());
+    engine.converge();
+    engine.nodes = nodes(&[("a", &["n1"]), ("b", &["n3"]), ("c", &["n5"]), ("d", &["n6"])]);
+    let failed = BTreeSet::from([Object::Group("europe-west3-d".into())]);
+    let mut rounds = Vec::new();
+    loop {
+        let wanted = wanted(engine.names(), engine.nodes.clone(), engine.found.ip(), &engine.ports);
+        let steps = next(&wanted, &engine.found, &failed);
+        if steps.is_empty() {
+            break;
+        }
+        rounds.extend(steps.iter().map(|step| engine.carry_out(step)));
+    }
+    assert!(rounds.contains(&"patch backend service".to_owned()), "{rounds:?}");
+    let backends = &engine.found.backend_service.as_ref().unwrap().backends;
+    assert_eq!(backends.len(), 3, "{backends:?}");
+}
+
+#[test]
+fn rules_that_the_class_no_longer_wants_are_deleted() {
+    let mut engine = Engine::new(settings());
+    engine.converge();
+    engine.settings.firewall.manage = Managed::None;
+    assert_eq!(
+        engine.converge(),
+        ["delete firewall rule allow, delete firewall rule deny, delete firewall rule health"]
+    );
 }

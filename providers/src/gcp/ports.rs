@@ -20,6 +20,11 @@ pub(super) fn allowed_ranges(ranges: &[RangeInclusive<u16>]) -> Vec<Ports> {
     [Transport::Tcp, Transport::Udp].into_iter().filter_map(|transport| entry(transport, ranges.to_vec())).collect()
 }
 
+/// Whether all of these ports are in these ranges.
+pub(super) fn are_in(ranges: &[RangeInclusive<u16>], ports: impl IntoIterator<Item = FrontPort>) -> bool {
+    ports.into_iter().all(|port| ranges.iter().any(|range| range.contains(&port.port.get())))
+}
+
 /// Whether a firewall rule allows a port.
 pub(super) fn admits(firewall: &Firewall, port: FrontPort) -> bool {
     let entries = firewall.allowed.iter().flatten();

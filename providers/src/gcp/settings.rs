@@ -12,7 +12,7 @@ use tokio::sync::watch;
 pub type NodeIds = watch::Receiver<Option<Arc<BTreeSet<Arc<str>>>>>;
 
 /// The settings of the load balancers of a class.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Settings {
     /// The project of the load balancers
     pub project: String,
@@ -50,7 +50,7 @@ pub struct Settings {
 }
 
 /// An object that may be in another project (Shared VPC).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// Its project
     pub project: String,
@@ -70,7 +70,7 @@ impl Reference {
 }
 
 /// From where a load balancer is reachable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// From the Internet
     External,
@@ -79,7 +79,7 @@ pub enum Scheme {
 }
 
 /// How the traffic of an external load balancer gets to Google's network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NetworkTier {
     /// Near to the client
     Premium,
@@ -88,7 +88,7 @@ pub enum NetworkTier {
 }
 
 /// Whether the connections of a client go to one node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Affinity {
     /// Each connection goes to any node
     None,
@@ -99,7 +99,7 @@ pub enum Affinity {
 }
 
 /// The firewall rules of the address of a load balancer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct Firewall {
     /// What is allowed
     pub manage: Managed,
@@ -118,7 +118,7 @@ pub struct Firewall {
 }
 
 /// What the firewall rules of SharedLB's allow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Managed {
     /// The ports of listeners
     Ports,
@@ -129,7 +129,7 @@ pub enum Managed {
 }
 
 /// The health check of nodes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct HealthCheck {
     /// The port, 1 to 65535
     pub port: u16,

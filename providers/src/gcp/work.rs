@@ -1,66 +1,25 @@
 //! Brings the objects of a load balancer to their desired state.
 //!
 //! Changes of Compute Engine are operations that take seconds to minutes. One that is not complete
-//! when a call of the provider has to return stays in the load balancer's [`Known`], and the next
+//! when a call of the provider has to return stays in the load balancer's [`State`], and the next
 //! call goes on with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
 use super::cloud::{Cloud, Started};
 use super::found::Found;
-use super::objects::{Object, Quota, Rule};
+use super::known::{Pending, State};
+use super::objects::{Object, Rule};
 use super::plan::{Action, Step};
-use super::settings::Scheme;
 use crate::Error;
 
-/// How long the objects count as known for one observation, which then takes no calls: that after
-/// an apply which has to go on, or after a change of nodes.
-const TRUSTED_FOR: Duration = Duration::from_secs(5);
-
-/// The known state of a load balancer.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Known {
-    pub(super) found: Found,
-    /// The paths of operations that go on, by their object
-    pub(super) pending: BTreeMap<Object, String>,
-    /// Whether a call failed after which the objects may be others
-    doubtful: bool,
-    /// Until when the next observation need not read it again
-    trusted_until: Option<Instant>,
-}
-
-impl Known {
-    /// State that was just read, while these operations go on.
-    pub(super) fn new(found: Found, pending: BTreeMap<Object, String>) -> Self {
-        Self { found, pending, ..Self::default() }
-    }
-
-    /// The state of a load balancer that was not read yet.
-    pub(super) fn unknown() -> Self {
-        Self { doubtful: true, ..Self::default() }
-    }
-
-    /// Has the next observation take it as it is.
-    pub(super) fn trust(&mut self) {
-        self.trusted_until = Some(Instant::now() + TRUSTED_FOR);
-    }
-
-    /// Whether changes can be made without reading it again.
-    pub(super) fn is_certain(&self) -> bool {
-        !self.doubtful
-    }
-
-    /// Whether this observation need not read it again.
-    pub(super) fn take_trust(&mut self) -> bool {
-        let until = self.trusted_until.take();
-        !self.doubtful && until.is_some_and(|until| Instant::now() < until)
-    }
-}
+/// How long after the deadline the answers to calls that were made before it are waited for.
+pub(super) const ANSWERS_FOR: Duration = Duration::from_secs(1);
 
 /// What is brought to the desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,129 +43,140 @@ impl Part {
     }
 }
 
+/// The objects whose calls failed in one work. Nothing else waits for them.
+#[derive(Debug, Default)]
+struct Failures {
+    objects: BTreeSet<Object>,
+    first: Option<Error>,
+}
+
+impl Failures {
+    fn note(&mut self, object: &Object, error: Error) {
+        self.objects.insert(object.clone());
+        self.first.get_or_insert(error);
+    }
+
+    /// The first failure, or else this result.
+    fn or(self, result: Result<(), Error>) -> Result<(), Error> {
+        self.first.map_or(result, Err)
+    }
+}
+
 impl Cloud<'_> {
     /// Carries steps out until there are none left, or the deadline is over. `steps` are those
-    /// that can be made with what was found.
+    /// that can be made with what was found, while the calls for some objects have failed.
     ///
     /// # Errors
     /// [`Error::NotReady`] while operations go on, and the error of the first call that failed
     /// (the others were made all the same).
     pub(super) async fn work(
         &self,
-        known: &mut Known,
+        state: &mut State,
         part: Part,
         deadline: Instant,
-        steps: impl Fn(&Found) -> Vec<Step>,
+        steps: impl Fn(&Found, &BTreeSet<Object>) -> Vec<Step>,
     ) -> Result<(), Error> {
-        let worked = self.work_until(known, part, deadline, steps).await;
-        known.doubtful |= worked.as_ref().is_err_and(|error| !matches!(error, Error::NotReady(_)));
+        let worked = match timeout_at(deadline + ANSWERS_FOR, self.work_until(state, part, deadline, steps)).await {
+            Ok(worked) => worked,
+            Err(_) => Err(late()),
+        };
+        state.doubtful |= worked.as_ref().is_err_and(|error| !matches!(error, Error::NotReady(_)));
         worked
     }
 
     async fn work_until(
         &self,
-        known: &mut Known,
+        state: &mut State,
         part: Part,
         deadline: Instant,
-        steps: impl Fn(&Found) -> Vec<Step>,
+        steps: impl Fn(&Found, &BTreeSet<Object>) -> Vec<Step>,
     ) -> Result<(), Error> {
+        let mut failures = Failures::default();
         let mut before = Vec::new();
         loop {
-            self.settle(known, part, deadline).await?;
-            if let Some((object, _)) = known.pending.iter().find(|(object, _)| part.has(object)) {
+            self.settle(state, part, deadline, &mut failures).await?;
+            if let Some((object, _)) = state.pending.iter().find(|(object, _)| part.has(object)) {
                 let message = format!("Google Cloud still works on the {object} {}", self.names.of(object));
-                return Err(Error::NotReady(message.into()));
+                return failures.or(Err(Error::NotReady(message.into())));
             }
-            let steps: Vec<Step> = steps(&known.found).into_iter().filter(|step| part.has(&step.object)).collect();
+            let is_due = |step: &Step| part.has(&step.object) && !failures.objects.contains(&step.object);
+            let steps: Vec<Step> = steps(&state.found, &failures.objects).into_iter().filter(is_due).collect();
             if steps.is_empty() {
-                return Ok(());
+                return failures.or(Ok(()));
             }
             // Made again, they would change as little: an earlier process may have started them.
             if Instant::now() >= deadline || steps == before {
-                return Err(Error::NotReady(format!("{}: it is changed next", steps[0]).into()));
+                return failures.or(Err(Error::NotReady(format!("{}: it is changed next", steps[0]).into())));
             }
-            self.check_quotas(&steps).await?;
-            self.start_all(known, &steps).await?;
+            self.start_all(state, &steps, &mut failures).await?;
             before = steps;
         }
     }
 
     /// Makes the calls of these steps side by side.
-    async fn start_all(&self, known: &mut Known, steps: &[Step]) -> Result<(), Error> {
+    async fn start_all(&self, state: &mut State, steps: &[Step], failures: &mut Failures) -> Result<(), Error> {
         let started = join_all(steps.iter().map(|step| self.start(step))).await;
-        let mut failed = None;
         let mut done = Vec::new();
         for (step, started) in steps.iter().zip(started) {
             info!(load_balancer = %self.names.name, %step, "calling Google Cloud");
             match started {
-                Ok(Started::Operation(path)) => _ = known.pending.insert(step.object.clone(), path),
+                Ok(Started::Operation(operation)) => {
+                    state.pending.insert(step.object.clone(), Pending { operation, step: step.clone() });
+                }
                 Ok(Started::Done) => done.push(step.object.clone()),
                 // The network may be another team's. Everything else goes on without its rules.
-                Ok(Started::Denied(error)) if step.object.is_firewall() => known.found.firewalls_denied = Some(error),
-                Ok(Started::Denied(error)) | Err(error) => _ = failed.get_or_insert(error),
+                Ok(Started::Denied(error)) if step.object.is_firewall() => {
+                    state.found.firewalls_denied = Some(error);
+                    failures.objects.insert(step.object.clone());
+                }
+                Ok(Started::Denied(error)) => failures.note(&step.object, error),
+                Err(error) => note_failure(step, error, state, failures),
             }
         }
-        self.refresh(&mut known.found, done).await?;
-        failed.map_or(Ok(()), Err)
+        self.refresh(&mut state.found, done).await
     }
 
     /// Waits for the operations that go on, until the deadline, and reads the objects of those
     /// that are complete.
-    async fn settle(&self, known: &mut Known, part: Part, deadline: Instant) -> Result<(), Error> {
-        let pending: Vec<(Object, String)> =
-            known.pending.iter().filter(|(object, _)| part.has(object)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    async fn settle(
+        &self,
+        state: &mut State,
+        part: Part,
+        deadline: Instant,
+        failures: &mut Failures,
+    ) -> Result<(), Error> {
+        let pending: BTreeMap<Object, Pending> =
+            state.pending.iter().filter(|(object, _)| part.has(object)).map(|(k, v)| (k.clone(), v.clone())).collect();
         let within = deadline.saturating_duration_since(Instant::now());
-        let waited = join_all(pending.iter().map(|(object, operation)| self.wait(object, operation, within))).await;
-        let mut failed = None;
+        let waits = pending.iter().map(|(object, Pending { operation, .. })| self.wait(object, operation, within));
+        let waited = join_all(waits).await;
         let mut done = Vec::new();
-        for ((object, _), waited) in pending.into_iter().zip(waited) {
+        for ((object, Pending { step, .. }), waited) in pending.into_iter().zip(waited) {
             match waited {
                 Ok(Started::Operation(_)) => continue,
                 Ok(Started::Done) => {}
-                Ok(Started::Denied(error)) | Err(error) => _ = failed.get_or_insert(error),
+                // What the operation has done is read.
+                Ok(Started::Denied(error)) => failures.note(&object, error),
+                Err(error) => note_failure(&step, error, state, failures),
             }
-            known.pending.remove(&object);
+            state.pending.remove(&object);
             done.push(object);
         }
-        self.refresh(&mut known.found, done).await?;
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// An error if a quota is used up that one of these steps needs: an operation would fail only
-    /// later, and would not name it.
-    async fn check_quotas(&self, steps: &[Step]) -> Result<(), Error> {
-        let scheme = self.names.settings.scheme;
-        let inserts = steps.iter().filter(|step| matches!(step.action, Action::Insert(_)));
-        let metrics: BTreeSet<&str> = inserts.filter_map(|step| metric(&step.object, scheme)).collect();
-        if metrics.is_empty() {
-            return Ok(());
-        }
-        let region = self.region().await?;
-        let is_used_up = |quota: &&Quota| metrics.contains(quota.metric.as_str()) && quota.usage >= quota.limit;
-        let Some(Quota { metric, limit, .. }) = region.quotas.iter().find(is_used_up) else { return Ok(()) };
-        let settings = self.names.settings;
-        let message = format!(
-            "the quota {metric} of project {} in {} is used up ({limit}): delete what is not needed, or have the quota \
-             raised",
-            settings.project, settings.region
-        );
-        Err(Error::Exhausted(message.into()))
+        self.refresh(&mut state.found, done).await
     }
 }
 
-/// The quota of a region that an object counts towards. (Enumeration `metric` of the schema `Quota`
-/// in the API's discovery document.)
-fn metric(object: &Object, scheme: Scheme) -> Option<&'static str> {
-    let external = scheme == Scheme::External;
-    match object {
-        Object::Address if external => Some("STATIC_ADDRESSES"),
-        Object::Address => Some("INTERNAL_ADDRESSES"),
-        Object::HealthCheck => Some("HEALTH_CHECKS"),
-        Object::Group(_) => Some("NETWORK_ENDPOINT_GROUPS"),
-        Object::BackendService if external => Some("REGIONAL_EXTERNAL_NETWORK_LB_BACKEND_SERVICES"),
-        Object::BackendService => Some("REGIONAL_INTERNAL_LB_BACKEND_SERVICES"),
-        Object::ForwardingRule if external => Some("EXTERNAL_NETWORK_LB_FORWARDING_RULES"),
-        Object::ForwardingRule => None,
-        Object::Firewall(_) => None,
+/// The error of calls that are given up.
+pub(super) fn late() -> Error {
+    Error::Transient("Google Cloud does not answer in time".into())
+}
+
+/// Records the failure of a call. Fewer instances may be attached where some of them are refused.
+fn note_failure(step: &Step, error: Error, state: &mut State, failures: &mut Failures) {
+    match (&step.object, &step.action, error) {
+        (Object::Group(zone), Action::Attach(instances), error @ Error::Refused(_)) => {
+            state.found.attaching.note_refused(zone, instances, error);
+        }
+        (object, _, error) => failures.note(object, error),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use http::Method;
 use kube::Client;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sharedlb_kubernetes::events::Events;
 use sharedlb_providers::conformance::Peer;
@@ -29,6 +30,13 @@ const SECRET: &str = "google";
 /// The ids of nodes, as in their `spec.providerID`.
 pub(crate) type Ids = Option<Arc<BTreeSet<Arc<str>>>>;
 
+/// A custom role of IAM, as in its file for gcloud.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Role {
+    included_permissions: Vec<String>,
+}
+
 /// A project and a namespace of their own for each test.
 pub(crate) struct Cloud {
     pub(crate) server: ApiServer,
@@ -38,9 +46,12 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
-    /// With two nodes in the first zone, and one in the second.
+    /// With two nodes in the first zone, and one in the second. The controller has the permissions
+    /// of the role that the documentation gives it.
     pub(crate) async fn new(peer: &GcpPeer, server: ApiServer, key: Arc<Value>) -> anyhow::Result<Self> {
         let project = peer.project(GcpLayout::default()).await?;
+        let role: Role = serde_saphyr::from_str(include_str!("../../../deploy/gcp/role.yaml"))?;
+        project.grant_only(role.included_permissions);
         let (nodes, _) = watch::channel(None);
         let cloud = Self { server, project, key, nodes };
         cloud.add_nodes(&[("europe-west9-a", "node-1"), ("europe-west9-a", "node-2"), ("europe-west9-b", "node-3")]);
@@ -60,12 +71,25 @@ impl Cloud {
 
     /// These are no nodes from now on, and their instances are gone.
     pub(crate) fn remove_nodes(&self, nodes: &[(&str, &str)]) {
-        let mut ids: BTreeSet<Arc<str>> = self.nodes.borrow().iter().flat_map(|ids| ids.iter().cloned()).collect();
         for (zone, name) in nodes {
             self.project.remove_instance(zone, name);
+        }
+        self.forget_nodes(nodes);
+    }
+
+    /// These instances, which stay, are no nodes from now on.
+    pub(crate) fn forget_nodes(&self, nodes: &[(&str, &str)]) {
+        let mut ids: BTreeSet<Arc<str>> = self.nodes.borrow().iter().flat_map(|ids| ids.iter().cloned()).collect();
+        for (zone, name) in nodes {
             ids.remove(&*format!("gce://test-project/{zone}/{name}"));
         }
         self.nodes.send_replace(Some(Arc::new(ids)));
+    }
+
+    /// A provider whose process cannot reach the API server while this holds.
+    pub(crate) fn provider_cut_off_when(&self, is_cut_off: impl Fn() -> bool + Clone + Send + 'static) -> Gcp {
+        let client = dying_when(self.server.client.clone(), is_cut_off);
+        self.provider_of(client, self.settings(), &self.clients(&self.key))
     }
 
     /// As the smallest class has them.

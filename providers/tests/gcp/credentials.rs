@@ -11,7 +11,7 @@ use sharedlb_testbed::GoogleUser;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cloud::Cloud;
-use crate::steps::{alter, converge, lb, listener, tcp};
+use crate::steps::{alter, converge, lb, listener, observe, tcp};
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
@@ -42,8 +42,10 @@ async fn a_token_that_expires_is_replaced(cloud: &Cloud) {
 
     cloud.project.expire_tokens();
     cloud.project.refuse_tokens(true);
-    let refused = cloud.provider_by(&federation).observe(&lb(0)).await;
-    assert!(matches!(refused, Err(Error::Refused(_) | Error::Transient(_))), "{refused:?}");
+    let observed = observe(&cloud.provider_by(&federation), 0).await;
+    assert_eq!(observed.load_balancer.listeners.len(), 2, "the Services need no credentials of Google's");
+    let why = &observed.load_balancer.attributes["googleCloud"];
+    assert!(why.contains("access_denied"), "{why}");
 }
 
 async fn credentials_that_are_refused_are_reported_with_what_to_do(cloud: &Cloud) {
@@ -96,8 +98,8 @@ async fn no_log_has_a_credential(cloud: &Cloud) {
                 converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
                 // A call that is refused is logged too.
                 cloud.project.withdraw("compute.addresses.get");
-                let refused = cloud.provider().await.observe(&lb(0)).await;
-                assert!(refused.is_err());
+                let observed = observe(&*cloud.provider().await, 0).await;
+                assert!(observed.load_balancer.attributes["googleCloud"].contains("compute.addresses.get"));
             });
         });
         logged.join().expect("it does not panic");

@@ -1,6 +1,8 @@
 //! Calls and operations that go wrong.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -26,6 +28,10 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_missing_permission_for_firewall_rules_is_reported_with_commands,
     a_quota_that_is_used_up_is_named,
     a_load_balancer_that_is_slow_to_go_is_not_ready,
+    a_port_that_its_service_refuses_is_not_allowed,
+    packets_arrive_only_once_the_firewall_denies_what_is_not_open,
+    while_the_api_server_is_away_nodes_come_and_go,
+    a_service_that_cannot_be_deleted_keeps_only_the_address,
 ];
 
 /// What the LB loop does once, with its errors.
@@ -183,11 +189,8 @@ async fn an_operation_that_fails_is_reported_and_tried_again(cloud: &Cloud) {
     let after = [before[0].clone(), (tcp(20001), listener("b", [2]))];
     let applied = attempt(&*provider, &after).await.expect("the others go on");
     assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
-    assert_eq!(
-        observe(&*provider, 0).await.load_balancer.listeners.len(),
-        1,
-        "it is not open before its firewall rule"
-    );
+    let unserved = observe(&*provider, 0).await.unserved;
+    assert_eq!(unserved.keys().collect::<Vec<_>>(), [&tcp(20001)], "no client reaches it before its firewall rule");
     until_done(&*provider, &after).await;
     is_as_wanted(&*cloud.provider().await, after).await;
 }
@@ -280,10 +283,11 @@ async fn a_missing_permission_for_firewall_rules_is_reported_with_commands(cloud
         cloud.project.withdraw(permission);
         let provider = cloud.provider().await;
         let applied = attempt(&*provider, &listeners).await.expect("the load balancer is created");
-        assert!(applied.failed.is_empty(), "{applied:?}");
+        assert!(matches!(applied.failed.get(&tcp(20000)), Some(Error::Refused(_))), "{applied:?}");
         let why = applied.unconfigured.map(|error| format!("{error:#}")).expect("it is reported");
         assert!(why.contains(permission) && why.contains("gcloud compute firewall-rules create"), "{why}");
-        assert_eq!(observe(&*provider, 0).await.load_balancer.listeners.len(), 1, "{permission}");
+        let observed = observe(&*provider, 0).await;
+        assert!(observed.load_balancer.listeners.len() == 1 && observed.unserved.len() == 1, "{observed:?}");
         cloud.project.grant_all();
         until_done(&*provider, &listeners).await;
         assert_eq!(cloud.project.objects("firewalls").len(), 3);
@@ -328,4 +332,66 @@ async fn a_load_balancer_that_is_slow_to_go_is_not_ready(cloud: &Cloud) {
     assert!(matches!(&still, Err(Error::NotReady(_))), "{still:?}");
     assert!(changes.iter().any(|call| call == "forwardingRules.delete"), "{changes:?}");
     assert_eq!(cloud.project.objects("forwardingRules").len(), 1);
+}
+
+async fn a_port_that_its_service_refuses_is_not_allowed(cloud: &Cloud) {
+    let provider = cloud.provider().await;
+    let before = [(tcp(20000), listener("a", [1]))];
+    converge(&*provider, 0, before.clone()).await;
+    cloud.refuse(tcp(20001)).await;
+    let after = [before[0].clone(), (tcp(20001), listener("b", [2])), (tcp(20002), listener("c", [3]))];
+    let applied = attempt(&*provider, &after).await.expect("the others open");
+    assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&tcp(20001)], "{applied:?}");
+    let rule = cloud.project.objects("firewalls")[&format!("global/firewalls/{}-allow", lb(0))].clone();
+    assert_eq!(rule["allowed"][0]["ports"], json!(["20000", "20002"]));
+    cloud.accept_all().await;
+}
+
+async fn packets_arrive_only_once_the_firewall_denies_what_is_not_open(cloud: &Cloud) {
+    let provider = cloud.provider().await;
+    let listeners = [(tcp(20000), listener("a", [1]))];
+    converge(&*provider, 0, listeners.clone()).await;
+    for path in [format!("regions/europe-west9/forwardingRules/{}", lb(0)), format!("global/firewalls/{}-deny", lb(0))]
+    {
+        cloud.by_hand(&Method::DELETE, &path, serde_json::Value::Null);
+    }
+    cloud.project.fault(GcpFault::new("held", GcpFaultKind::OperationHeld, &["firewalls.insert"]).times(None));
+    let provider = cloud.provider().await;
+    for _ in 0..2 {
+        _ = attempt(&*provider, &listeners).await;
+        assert!(cloud.project.objects("forwardingRules").is_empty());
+    }
+    cloud.project.release("held");
+    until_done(&*provider, &listeners).await;
+    assert_eq!(cloud.project.objects("forwardingRules").len(), 1);
+}
+
+async fn while_the_api_server_is_away_nodes_come_and_go(cloud: &Cloud) {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let of_provider = is_away.clone();
+    let provider = cloud.provider_cut_off_when(move || of_provider.load(Ordering::SeqCst));
+    let before = [(tcp(20000), listener("a", [1]))];
+    converge(&provider, 0, before.clone()).await;
+    cloud.add_nodes(&[("europe-west9-a", "node-4")]);
+    is_away.store(true, Ordering::SeqCst);
+    let after = [before[0].clone(), (tcp(20001), listener("b", [2]))];
+    attempt(&provider, &after).await.expect_err("the Services cannot be written");
+    let group = format!("zones/europe-west9-a/networkEndpointGroups/{}", lb(0));
+    assert!(cloud.project.instances(&group).contains("node-4"));
+    is_away.store(false, Ordering::SeqCst);
+    until_done(&provider, &after).await;
+}
+
+async fn a_service_that_cannot_be_deleted_keeps_only_the_address(cloud: &Cloud) {
+    let is_away = Arc::new(AtomicBool::new(false));
+    let of_provider = is_away.clone();
+    let provider = cloud.provider_cut_off_when(move || of_provider.load(Ordering::SeqCst));
+    converge(&provider, 0, [(tcp(20000), listener("a", [1]))]).await;
+    is_away.store(true, Ordering::SeqCst);
+    provider.delete(&lb(0)).await.expect_err("the Service cannot be deleted");
+    let left: Vec<String> = cloud.objects().into_keys().collect();
+    assert_eq!(left, [format!("regions/europe-west9/addresses/{}", lb(0))]);
+    is_away.store(false, Ordering::SeqCst);
+    delete(&provider, &lb(0)).await;
+    assert!(cloud.objects().is_empty());
 }

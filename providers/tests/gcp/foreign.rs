@@ -15,7 +15,9 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     objects_of_others_stay_while_a_load_balancer_comes_and_goes,
     two_clusters_in_one_project_know_nothing_of_each_other,
     an_address_that_the_class_names_stays,
+    an_address_of_the_class_that_another_load_balancer_uses_is_named,
     firewall_rules_are_left_to_the_admin_where_the_class_says_so,
+    rules_of_the_controller_go_when_the_class_leaves_them_to_the_admin,
     an_internal_load_balancer_has_an_address_of_the_subnetwork,
 ];
 
@@ -94,16 +96,47 @@ async fn an_address_that_the_class_names_stays(cloud: &Cloud) {
     assert_eq!(cloud.objects().len(), 1);
 }
 
+async fn an_address_of_the_class_that_another_load_balancer_uses_is_named(cloud: &Cloud) {
+    cloud.by_hand(&Method::POST, &format!("{REGION}/addresses"), address("given"));
+    let given = cloud.only("addresses")["address"].clone();
+    let settings = Settings { address_names: vec!["given".into()], ..cloud.settings() };
+    let listeners = [(tcp(20000), listener("a", [1]))];
+    converge(&cloud.provider_with(settings.clone()), 0, listeners.clone()).await;
+    assert_eq!(cloud.only("forwardingRules")["IPAddress"], given);
+    // That of another cluster, whose class has the same address.
+    let other = cloud.provider_with(Settings { cluster_id: "other".into(), ..settings });
+    let name = LbName::new("conformance", 0, "other", "class-uid");
+    let desired = wanted(&other, listeners);
+    let changes = diff(&LoadBalancer::default(), &desired);
+    let refused = other.apply(&name, ChangeSet::new(&desired, &changes)).await;
+    let Err(Error::Refused(why)) = &refused else { panic!("{refused:?}") };
+    assert!(why.to_string().contains("in use by") && why.to_string().contains(lb(0).as_str()), "{why}");
+}
+
 async fn firewall_rules_are_left_to_the_admin_where_the_class_says_so(cloud: &Cloud) {
     let settings = cloud.settings();
     let firewall = Firewall { manage: Managed::None, ..settings.firewall };
     let provider = cloud.provider_with(Settings { firewall, ..settings });
     let listeners = [(tcp(20000), listener("a", [1]))];
+    cloud.project.withdraw("compute.firewalls.get");
     converge(&provider, 0, listeners.clone()).await;
     assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
     assert!(cloud.project.objects("firewalls").is_empty());
     let calls = cloud.project.take_calls();
-    assert!(calls.iter().all(|call| !call.method.starts_with("firewalls.")), "{calls:?}");
+    assert!(calls.iter().all(|call| call.reads() || !call.method.starts_with("firewalls.")), "{calls:?}");
+    delete(&provider, &lb(0)).await;
+}
+
+async fn rules_of_the_controller_go_when_the_class_leaves_them_to_the_admin(cloud: &Cloud) {
+    let listeners = [(tcp(20000), listener("a", [1]))];
+    converge(&*cloud.provider().await, 0, listeners.clone()).await;
+    assert_eq!(cloud.project.objects("firewalls").len(), 3);
+    let settings = cloud.settings();
+    let firewall = Firewall { manage: Managed::None, ..settings.firewall };
+    let provider = cloud.provider_with(Settings { firewall, ..settings });
+    converge(&provider, 0, listeners.clone()).await;
+    assert!(cloud.project.objects("firewalls").is_empty());
+    assert_eq!(observe(&provider, 0).await.load_balancer, wanted(&provider, listeners));
 }
 
 async fn an_internal_load_balancer_has_an_address_of_the_subnetwork(cloud: &Cloud) {

@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use sharedlb_providers::Unserved;
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::gcp::Settings;
 
 use crate::cloud::Cloud;
-use crate::steps::{converge, lb, listener, tcp};
+use crate::steps::{converge, lb, listener, observe, tcp};
 use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_node_that_comes_gets_traffic_and_one_that_goes_does_not,
     a_zone_that_comes_and_goes_changes_the_backend_service,
     an_instance_that_vanished_is_not_detached,
+    a_node_without_an_instance_keeps_no_other_node_from_getting_traffic,
+    a_cluster_without_a_node_in_the_region_is_reported,
     only_as_many_nodes_as_the_class_has_get_traffic,
 ];
 
@@ -52,6 +55,39 @@ async fn a_node_that_comes_gets_traffic_and_one_that_goes_does_not(cloud: &Cloud
     converge(&*provider, 0, wanted.clone()).await;
     assert_eq!(instances(cloud, A), names(&["node-1", "node-2", "node-4"]));
     assert_eq!(cloud.changes(), ["networkEndpointGroups.attachNetworkEndpoints"]);
+
+    // The instance stays: it is cordoned off from load balancers, for example.
+    cloud.forget_nodes(&[(A, "node-1")]);
+    converge(&*provider, 0, wanted).await;
+    assert_eq!(instances(cloud, A), names(&["node-2", "node-4"]));
+    assert_eq!(cloud.changes(), ["networkEndpointGroups.detachNetworkEndpoints"]);
+}
+
+async fn a_node_without_an_instance_keeps_no_other_node_from_getting_traffic(cloud: &Cloud) {
+    cloud.add_nodes(&[(A, "ghost"), (A, "node-4"), (C, "node-5")]);
+    cloud.project.remove_instance(A, "ghost");
+    let provider = cloud.provider().await;
+    let listeners = [(tcp(20000), listener("a", [1]))];
+    let applied = converge(&*provider, 0, listeners.clone()).await;
+    let error = format!("{:#}", applied.unconfigured.expect("it is reported"));
+    assert!(error.contains("the node ghost in europe-west9-a") && error.contains("instances/ghost"), "{error}");
+    assert_eq!(instances(cloud, A), names(&["node-1", "node-2", "node-4"]));
+    assert_eq!(instances(cloud, C), names(&["node-5"]));
+    assert_eq!(observe(&*provider, 0).await.load_balancer.listeners.len(), 1);
+    cloud.forget_nodes(&[(A, "ghost")]);
+    assert_eq!(converge(&*provider, 0, listeners).await.unconfigured, None);
+}
+
+async fn a_cluster_without_a_node_in_the_region_is_reported(cloud: &Cloud) {
+    let listeners = [(tcp(20000), listener("a", [1]))];
+    let provider = cloud.provider().await;
+    converge(&*provider, 0, listeners.clone()).await;
+    cloud.forget_nodes(&[(A, "node-1"), (A, "node-2"), (B, "node-3")]);
+    let applied = converge(&*provider, 0, listeners).await;
+    let error = applied.unconfigured.expect("it is reported").to_string();
+    assert!(error.contains("no node of the cluster is an instance in region europe-west9"), "{error}");
+    let observed = observe(&*provider, 0).await;
+    assert!(matches!(observed.unserved.get(&tcp(20000)), Some(Unserved::Refused(_))), "{observed:?}");
 }
 
 async fn an_instance_that_vanished_is_not_detached(cloud: &Cloud) {
