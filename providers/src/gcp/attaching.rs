@@ -70,6 +70,7 @@ mod tests {
                 break;
             }
             calls += 1;
+            assert!(calls < 40, "{next:?}");
             if next.iter().any(|instance| bad.contains(instance)) {
                 attaching.note_refused(&zone, &next, Error::Refused("it does not exist".into()));
             } else {
@@ -77,7 +78,6 @@ mod tests {
             }
         }
         assert_eq!(all.difference(&attached).cloned().collect::<BTreeSet<_>>(), bad);
-        assert!(calls < 40, "{calls}");
         let why = format!("{:#}", attaching.error().expect("it is reported"));
         assert!(why.contains("node-007 in europe-west3-a (and 1 others): it does not exist"), "{why}");
     }
