@@ -93,6 +93,7 @@ fn policy() -> Policy {
         requestable: ports(1, u16::MAX),
         reserved: BTreeSet::new(),
         max: LOAD_BALANCERS,
+        cordoned: BTreeSet::new(),
         addresses: Arc::default(),
         listeners: u32::from(CLAIMS) / LOAD_BALANCERS,
         max_listeners: u32::MAX,

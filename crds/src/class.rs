@@ -1,5 +1,6 @@
 //! `SharedLBClass`: the load balancers that an administrator offers, and their usage.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -211,6 +212,13 @@ pub struct LoadBalancerLimits {
     #[serde(default = "default_empty_delay_seconds")]
     #[schemars(range(min = 0, max = 2_592_000))]
     pub empty_delay_seconds: u32,
+    /// The load balancers, by their index, on which no claim gets new ports, at
+    /// most 64. Claims keep the ports that they have there. They count for
+    /// `max`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 0, max = 999)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub cordoned: BTreeSet<u32>,
 }
 
 impl Default for LoadBalancerLimits {
@@ -220,6 +228,7 @@ impl Default for LoadBalancerLimits {
             max: default_max(),
             listeners_per_load_balancer: None,
             empty_delay_seconds: default_empty_delay_seconds(),
+            cordoned: BTreeSet::new(),
         }
     }
 }
@@ -346,6 +355,10 @@ pub struct LoadBalancerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<String>,
+    /// Whether no claim gets new ports on it, as `loadBalancers.cordoned` of the
+    /// spec says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
     /// How many listeners it has for claims.
     #[serde(default)]
     pub listeners: u32,

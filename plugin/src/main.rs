@@ -21,6 +21,7 @@ use sharedlb_kubernetes::ObjectKey;
 use crate::commands::adopt::{AdoptArgs, Adoption};
 use crate::commands::completion::{BINARY, CompleteArgs, CompletionArgs, candidates, script};
 use crate::commands::doctor::Diagnosis;
+use crate::commands::drain::{Drain, DrainArgs};
 use crate::commands::explain::{ClaimName, ExplainArgs, Explanation};
 use crate::commands::ports::{PortMap, PortsArgs};
 use crate::commands::status::{Status, StatusArgs};
@@ -74,6 +75,9 @@ enum Command {
     /// Show which Services of type LoadBalancer could share load balancers, and what
     /// that saves. With --apply, create their claims.
     Adopt(AdoptArgs),
+    /// Keep claims from getting new ports on a load balancer, and show those that have
+    /// ports there. Writes to the class only with --apply.
+    Drain(DrainArgs),
     /// Print the versions of this plugin and of the controller.
     Version(VersionArgs),
     /// Print a script that completes the words of this command.
@@ -114,6 +118,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             answer(&Diagnosis::of(&snapshot), &snapshot, format)
         }
         Command::Adopt(args) => adopt(session, &args, format).await,
+        Command::Drain(args) => drain(session, &args, format).await,
         Command::Version(args) => {
             let snapshot = if args.client {
                 Snapshot::default()
@@ -148,6 +153,17 @@ async fn adopt(session: Session, args: &AdoptArgs, format: Format) -> anyhow::Re
         adoption.apply(&connection.client).await;
     }
     answer(&adoption, &snapshot, format)
+}
+
+/// Shows what a drain leaves to do, and cordons the load balancer if that is asked for.
+async fn drain(session: Session, args: &DrainArgs, format: Format) -> anyhow::Result<ExitCode> {
+    let connection = session.connection.connect().await?;
+    let snapshot = Snapshot::read(&connection, &session.system_namespace, Wanted::default()).await?;
+    let mut drain = Drain::of(&snapshot, args)?;
+    if args.apply {
+        drain.apply(&connection.client).await?;
+    }
+    answer(&drain, &snapshot, format)
 }
 
 /// Where the cluster is, and where the controller is in it.

@@ -389,7 +389,8 @@ impl Occupancy {
         let in_use =
             self.spaces.iter().filter(|(_, lb)| lb.exists || lb.filled.used.listeners > 0).map(|(&index, _)| index);
         let mut candidates: Vec<u32> = in_use.take_while(|&index| index < max).collect();
-        let next = (0..max).find(|index| candidates.binary_search(index).is_err());
+        let is_new = |index: &u32| candidates.binary_search(index).is_err() && !self.policy.cordoned.contains(index);
+        let next = (0..max).find(is_new);
         candidates.extend(next);
         let Some(address) = &claim.address else { return Ok(candidates) };
         let planned = (0..max).zip(&*self.policy.addresses);
@@ -414,6 +415,9 @@ impl Occupancy {
     fn give_on(&mut self, index: u32, claim: &ClaimRequest, ports: &[&PortRequest]) -> Result<Vec<HeldSlot>, Misfit> {
         let policy = self.policy.clone();
         let policy = &*policy;
+        if policy.cordoned.contains(&index) {
+            return Err(for_each(ports, &Refusal::no_room(vec![Obstacle::Cordoned { index }], policy)));
+        }
         let quota = self.quotas.ask(index, claim, count(ports), policy.ports_per_namespace);
         let quota = quota.map_err(|refusal| for_each(ports, &refusal))?;
         if self.known.get(&index).is_some_and(|lb| lb.unobserved) {

@@ -112,6 +112,11 @@ pub enum Obstacle {
         /// What was asked for
         key: ListenerKey,
     },
+    /// The class gives no new ports on it.
+    Cordoned {
+        /// Index of the load balancer
+        index: u32,
+    },
     /// It has no room for as many listeners.
     Listeners {
         /// Index of the load balancer
@@ -151,7 +156,7 @@ impl Obstacle {
         match self {
             Self::Listeners { asked, limit, .. } => asked > limit,
             Self::NoDynamicPort { asked, of, .. } => asked > of,
-            Self::Taken { .. } | Self::Targets { .. } => false,
+            Self::Taken { .. } | Self::Cordoned { .. } | Self::Targets { .. } => false,
         }
     }
 }
@@ -200,12 +205,11 @@ impl Refusal {
             Self::OwnPort { key, other, .. } if !key.overlaps(*other) => Reason::Unsupported,
             Self::OwnPort { .. } => Reason::PortTaken,
             Self::NoRoom { obstacles, .. } => {
+                let cordoned = |obstacle: &&Obstacle| matches!(obstacle, Obstacle::Cordoned { .. });
                 let taken = |obstacle: &Obstacle| matches!(obstacle, Obstacle::Taken { .. });
-                if !obstacles.is_empty() && obstacles.iter().all(taken) {
-                    Reason::PortTaken
-                } else {
-                    Reason::PoolExhausted
-                }
+                let mut others = obstacles.iter().filter(|obstacle| !cordoned(obstacle)).peekable();
+                // On a cordoned load balancer no number helps, and elsewhere another one does.
+                if others.peek().is_some() && others.all(taken) { Reason::PortTaken } else { Reason::PoolExhausted }
             }
         })
     }
@@ -282,11 +286,14 @@ impl Refusal {
         }
         let is_too_large = !obstacles.is_empty() && obstacles.iter().all(Obstacle::is_of_the_claim);
         let is_dynamic = |obstacle: &Obstacle| matches!(obstacle, Obstacle::NoDynamicPort { .. });
+        let is_cordoned = |obstacle: &Obstacle| matches!(obstacle, Obstacle::Cordoned { .. });
         let would_fit = |obstacle: &Obstacle| match obstacle {
             Obstacle::Listeners { asked, limit, .. } => *limit == limits.listeners && *asked <= limits.max_listeners,
             _ => false,
         };
-        if is_too_large && obstacles.iter().any(is_dynamic) {
+        if !obstacles.is_empty() && obstacles.iter().all(is_cordoned) {
+            "ask the admin to take it out of spec.loadBalancers.cordoned, or raise spec.loadBalancers.max"
+        } else if is_too_large && obstacles.iter().any(is_dynamic) {
             "ask for ports by number, or ask the admin to widen spec.ports.dynamic"
         } else if is_too_large && obstacles.iter().any(would_fit) {
             "split it, or ask the admin to raise spec.loadBalancers.listenersPerLoadBalancer"
@@ -333,6 +340,7 @@ fn summarise(obstacles: &[Obstacle]) -> String {
     for obstacle in obstacles {
         let (index, text) = match obstacle {
             Obstacle::Taken { index, key } => (*index, format!("port {key} is taken on")),
+            Obstacle::Cordoned { index } => (*index, "no new ports are given on".to_owned()),
             Obstacle::Listeners { index, held, limit, asked } if asked > limit => {
                 (*index, format!("{asked} listeners are asked for, and at most {limit} fit on"))
             }

@@ -134,6 +134,8 @@ pub struct Policy {
     pub reserved: BTreeSet<FrontPort>,
     /// How many load balancers the class may have
     pub max: u32,
+    /// The load balancers that get no new slots, by index
+    pub cordoned: BTreeSet<u32>,
     /// The addresses of its load balancers, by index, if the class sets them
     pub addresses: Arc<[Vec<IpAddr>]>,
     /// Listeners for each load balancer

@@ -46,9 +46,12 @@ impl Occupancy {
     /// How much of the class is used.
     pub(crate) fn usage(&self) -> Usage {
         let policy = &self.policy;
-        // One beyond the maximum exists since the class was narrowed, and gets no new slots.
-        let existing = || self.spaces.range(..policy.max).map(|(_, occupied)| occupied);
-        let further = u64::from(policy.max).saturating_sub(existing().map(|_| 1).sum());
+        // One beyond the maximum exists since the class was narrowed, and gets no new slots. Nor
+        // does one that is cordoned.
+        let is_open = |index: &u32| !policy.cordoned.contains(index);
+        let existing = || self.spaces.range(..policy.max).filter(|(index, _)| is_open(index)).map(|(_, lb)| lb);
+        let max: u64 = (0..policy.max).filter(is_open).map(|_| 1).sum();
+        let further = max.saturating_sub(existing().map(|_| 1).sum());
         let share = |amount: fn(Room) -> u32, of_each: u32| Share {
             used: existing().map(|lb| u64::from(amount(lb.filled.used))).sum(),
             capacity: existing().map(|lb| u64::from(amount(lb.filled.limit))).sum::<u64>()
@@ -60,7 +63,7 @@ impl Occupancy {
             targets: policy.targets.map(|of_each| share(|room| room.targets, of_each)),
             dynamic_ports: Share {
                 used: existing().map(|lb| dynamic.saturating_sub(lb.space.free_dynamic())).sum(),
-                capacity: u64::from(policy.max) * dynamic,
+                capacity: max * dynamic,
             },
             quota: Share { used: u64::from(self.quotas.most_held()), capacity: u64::from(policy.ports_per_namespace) },
         }

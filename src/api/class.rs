@@ -102,6 +102,7 @@ pub(crate) fn policy<'a>(
         dynamic: set(&spec.ports.dynamic),
         requestable: set(&spec.ports.requestable),
         reserved: can.reserved.iter().copied().collect(),
+        cordoned: spec.load_balancers.cordoned.clone(),
         // Where addresses are given, each load balancer needs one.
         max: addresses::load_balancers(spec).map_or(max, |given| max.min(given)),
         addresses,

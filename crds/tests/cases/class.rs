@@ -177,6 +177,12 @@ fn limits() -> Vec<Case> {
             load_balancers(json!({ "listenersPerLoadBalancer": 0 })),
             "greater than or equal to 1",
         ),
+        accepts("load balancers that get no new ports", load_balancers(json!({ "cordoned": [0, 999] }))),
+        schema_refuses(
+            "a cordoned load balancer that there cannot be",
+            load_balancers(json!({ "cordoned": [1000] })),
+            "less than or equal to 999",
+        ),
         schema_refuses("a quota of no ports", with("portsPerNamespace", json!(0)), "greater than or equal to 1"),
         schema_refuses(
             "a cool-down of more than a day",

@@ -278,9 +278,9 @@ fn taken(claim: &SharedLB, status: &SharedLBStatus, class: &SharedLBClass, snaps
                 };
                 format!("{port}/{} is {by} on load balancer {index}", one.protocol)
             }));
-            if let Some(free) =
-                next_free(&class.spec.ports, &occupants, *port, *protocol).filter(|_| snapshot.claims.is_complete)
-            {
+            let is_cordoned = class.spec.load_balancers.cordoned.contains(&index);
+            let free = next_free(&class.spec.ports, &occupants, *port, *protocol);
+            if let Some(free) = free.filter(|_| snapshot.claims.is_complete && !is_cordoned) {
                 facts.push(format!("{free}/{protocol} is free on load balancer {index}, and may be requested"));
             }
         }

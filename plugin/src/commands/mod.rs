@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod completion;
 pub(crate) mod doctor;
+pub(crate) mod drain;
 pub(crate) mod explain;
 pub(crate) mod ports;
 pub(crate) mod status;

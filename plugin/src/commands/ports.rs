@@ -38,6 +38,8 @@ struct LoadBalancerMap {
     #[serde(flatten)]
     load_balancer: LoadBalancer,
     addresses: Vec<String>,
+    /// Whether no claim gets new ports on it
+    cordoned: bool,
     /// How many listeners it has for claims
     listeners: Option<u32>,
     /// How many listeners it can have
@@ -99,7 +101,8 @@ impl LoadBalancerMap {
         let class = snapshot.classes.items.iter().find(|class| class.name_any() == load_balancer.class);
         let status = class.and_then(|class| status_of(class, load_balancer.index));
         let mut ports: Vec<Entry> = taken.iter().cloned().map(Entry::taken).collect();
-        if let Some(class) = class {
+        let cordoned = class.is_some_and(|class| class.spec.load_balancers.cordoned.contains(&load_balancer.index));
+        if let Some(class) = class.filter(|_| !cordoned) {
             let state = if snapshot.claims.is_complete { State::Free } else { State::Unknown };
             ports.extend(free(&class.spec.ports, &taken, state));
         }
@@ -109,6 +112,7 @@ impl LoadBalancerMap {
                 || addresses_of(&load_balancer, snapshot),
                 |status| status.all_addresses().map(str::to_owned).collect(),
             ),
+            cordoned,
             listeners: status.map(|status| status.listeners),
             listeners_capacity: status.and_then(|status| Some(status.capacity.as_ref()?.listeners)),
             load_balancer,
@@ -225,7 +229,8 @@ impl LoadBalancerMap {
             (Some(listeners), None) => format!(": {listeners} listeners"),
             (None, _) => String::new(),
         };
-        format!("Class {class}, load balancer {index} ({addresses}){listeners}")
+        let cordoned = if self.cordoned { ", cordoned: no new ports" } else { "" };
+        format!("Class {class}, load balancer {index} ({addresses}){listeners}{cordoned}")
     }
 
     fn table(&self) -> Table {
@@ -304,6 +309,15 @@ mod tests {
                 "20004-20009/TCP_UDP free - assigned",
             ]
         );
+    }
+
+    #[test]
+    fn no_port_of_a_cordoned_load_balancer_is_free() {
+        let mut class = class("default", 0, &[]);
+        class.spec.load_balancers.cordoned = [0].into();
+        let shown = shown(&snapshot([claim("team-a", "redis", "default", 0, 20_003)], [class]));
+        assert_eq!(shown[0], "Class default, load balancer 0 (10.99.0.1): 1 of 50 listeners, cordoned: no new ports");
+        assert_eq!(shown[4..], ["20003/TCP held team-a/redis -"]);
     }
 
     #[test]

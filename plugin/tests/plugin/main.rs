@@ -3,6 +3,7 @@
 
 mod adopt;
 mod doctor;
+mod drain;
 mod output;
 mod sight;
 mod world;
@@ -19,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     // Endpoints and aggregated roles are made by the controller manager.
     let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
     run_tests(AtOnce::UpTo(THREADS), parts, World::start, |test| {
-        [output::trials(test), sight::trials(test), doctor::trials(test), adopt::trials(test)]
+        [output::trials(test), sight::trials(test), doctor::trials(test), adopt::trials(test), drain::trials(test)]
             .into_iter()
             .flatten()
             .collect()

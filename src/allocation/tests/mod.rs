@@ -1,6 +1,7 @@
 //! Every rule, safety point and property of allocation, each with a test named
 //! for it.
 
+mod cordoned;
 mod edits;
 mod properties;
 mod room;
@@ -51,6 +52,7 @@ fn policy() -> Policy {
         requestable: ranges(&[(1, 65535)]),
         reserved: BTreeSet::from([FrontPort { port: number(22), transport: Transport::Tcp }]),
         max: 2,
+        cordoned: BTreeSet::new(),
         addresses: Arc::default(),
         listeners: 4,
         max_listeners: 1000,

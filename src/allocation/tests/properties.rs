@@ -64,10 +64,13 @@ fn policies() -> impl Strategy<Value = Policy> {
     let limits = (1u32..8, prop::option::of(1u32..16));
     let affinity = LackingOption { option: ListenerOption::SessionAffinity, instead: "do without" };
     let listeners = (any::<bool>(), 1u32..3, any::<bool>());
-    (1u32..4, limits, 1u32..12, listeners).prop_map(move |(max, (listeners, targets), quota, (share, two, lacks))| {
+    let load_balancers = (1u32..4, prop::option::of(0u32..3));
+    (load_balancers, limits, 1u32..12, listeners).prop_map(move |(count, (listeners, targets), quota, flags)| {
+        let ((max, cordoned), (share, two, lacks)) = (count, flags);
         Policy {
             lacking: lacks.then_some(affinity).into_iter().collect(),
             max,
+            cordoned: cordoned.into_iter().collect(),
             listeners,
             targets,
             ports_per_namespace: quota,
@@ -104,6 +107,17 @@ proptest! {
                     let other = seen.insert((index, slot.port.get(), transport), &claim.id);
                     prop_assert!(other.is_none(), "{slot} of load balancer {index} went to {other:?} and {}", claim.id);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cordoned_load_balancer_gets_no_new_number(claims in claims(), lbs in load_balancers(), policy in policies()) {
+        for (claim, got) in claims.iter().zip(run(&claims, &lbs, &policy)) {
+            for (index, _, slot) in slots(&got).into_iter().filter(|(index, ..)| policy.cordoned.contains(index)) {
+                let held = claim.held.iter().filter(|held| held.index == index).flat_map(|held| held.slots.iter());
+                let numbers: BTreeSet<u16> = held.map(|held| held.key.port.get()).collect();
+                prop_assert!(numbers.contains(&slot.port.get()), "{slot} is new on load balancer {index}");
             }
         }
     }

@@ -66,6 +66,13 @@ fn load_balancers_beyond_the_maximum_get_no_new_ports_and_do_not_count() {
 }
 
 #[test]
+fn cordoned_load_balancers_get_no_new_ports_and_do_not_count() {
+    let claims = [claim("a", 1).any("x").holds(0, "x", tcp(20001)), claim("b", 2).any("x").holds(1, "x", tcp(20001))];
+    let usage = usage(&claims, &existing(2), &Policy { max: 3, cordoned: [1].into(), ..policy() });
+    assert_eq!((usage.listeners, usage.dynamic_ports), (share(1, 8), share(1, 20)), "0, and 2 when it is created");
+}
+
+#[test]
 fn the_quota_is_that_of_the_namespace_with_the_most_ports() {
     let claims = [claim("a", 1).any("x"), claim("b", 2).any("x").any("y").of("other"), claim("c", 3).any("x")];
     let policy = Policy { ports_per_namespace: 4, ..policy() };

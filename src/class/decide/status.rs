@@ -65,6 +65,7 @@ pub(super) fn class_status(
                 index,
                 address: addresses.first().cloned(),
                 addresses,
+                cordoned: facts.policy.cordoned.contains(&index),
                 listeners: used.listeners,
                 targets: facts.policy.targets.map(|_| used.targets),
                 capacity: Some(capacity(heard, listed.capacity, &facts.policy)),

@@ -119,10 +119,11 @@ fn existing(class: &SharedLBClass, snapshot: &Snapshot) -> Vec<Filled> {
         .map(|status| {
             let key = LoadBalancer { class: class.name_any(), index: status.index };
             let capacity = status.capacity.as_ref().map_or(u32::MAX, |capacity| capacity.listeners);
+            let is_cordoned = class.spec.load_balancers.cordoned.contains(&status.index);
             Filled {
                 place: Place::Existing(status.index),
                 taken: taken.remove(&key).unwrap_or_default(),
-                room: capacity.saturating_sub(status.listeners),
+                room: if is_cordoned { 0 } else { capacity.saturating_sub(status.listeners) },
             }
         })
         .collect()
@@ -146,8 +147,9 @@ fn place(claim: &SharedLB, class: &SharedLBClass, filled: &mut Vec<Filled>) -> R
             class.name_any()
         ));
     }
+    let cordoned = &class.spec.load_balancers.cordoned;
     let used: Vec<u32> = filled.iter().map(|one| one.place.index()).collect();
-    let index = (0..=count).find(|index| !used.contains(index)).unwrap_or(count);
+    let index = (0..max).find(|index| !used.contains(index) && !cordoned.contains(index)).unwrap_or(count);
     let room = filled.iter().map(|one| one.room).max().unwrap_or(u32::MAX).max(listeners);
     let mut one = Filled { place: Place::New(index), taken: Vec::new(), room };
     one.take(ports, listeners);

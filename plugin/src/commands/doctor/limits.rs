@@ -31,15 +31,18 @@ fn load_balancers(class: &SharedLBClass) -> impl Iterator<Item = &LoadBalancerSt
     class.status.iter().flat_map(|status| &status.load_balancers)
 }
 
-/// The listeners of a class, with those on the load balancers that it may still get.
+/// The listeners of a class, with those on the load balancers that it may still get. Cordoned ones
+/// do not count: no claim gets new ports there.
 fn listeners(class: &SharedLBClass) -> Option<Finding> {
     let foreign = |one: &LoadBalancerStatus| u64::try_from(one.foreign_ports.len()).unwrap_or(u64::MAX);
-    let used: u64 = load_balancers(class).map(|one| u64::from(one.listeners).saturating_add(foreign(one))).sum();
-    let capacities: Vec<u64> =
-        load_balancers(class).filter_map(|one| Some(one.capacity.as_ref()?.listeners.into())).collect();
+    let cordoned = &class.spec.load_balancers.cordoned;
+    let open = || load_balancers(class).filter(|one| !cordoned.contains(&one.index));
+    let used: u64 = open().map(|one| u64::from(one.listeners).saturating_add(foreign(one))).sum();
+    let capacities: Vec<u64> = open().filter_map(|one| Some(one.capacity.as_ref()?.listeners.into())).collect();
     // One that is created yet has the capacity of the others.
     let of_one = capacities.iter().max()?;
-    let further = u64::from(class.spec.load_balancers.max).saturating_sub(u64::try_from(capacities.len()).ok()?);
+    let max = (0..class.spec.load_balancers.max).filter(|index| !cordoned.contains(index)).count();
+    let further = u64::try_from(max).ok()?.saturating_sub(u64::try_from(capacities.len()).ok()?);
     let limit = capacities.iter().sum::<u64>() + further * of_one;
     is_near(used, limit).then(|| {
         Finding::warning(
