@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::api::claim::ClaimObject;
 use crate::api::class::ClassObject;
 use crate::backends::nodes::NodeObject;
-use crate::backends::{Backends, EndpointChanges, ServiceCidrObject, ServiceObject, SliceObject};
+use crate::backends::{BackendChanges, Backends, ServiceCidrObject, ServiceObject, SliceObject};
 use crate::kubernetes::ObjectKey;
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::{Cached, Changed};
@@ -57,7 +57,7 @@ pub(crate) enum ClusterEvent {
     /// Of Services, which [`Backends`] caches
     Services(Vec<Changed<ServiceObject>>),
     /// Of EndpointSlices, nodes and ServiceCIDRs, which [`Backends`] caches
-    Endpoints(EndpointChanges),
+    Endpoints(BackendChanges),
 }
 
 /// Handles events of one kind.
@@ -93,7 +93,7 @@ pub(crate) async fn watch_all(
     let all_nodes = Api::<Node>::all(client.clone());
     let of_nodes = watch_one("Node", all_nodes, all.clone(), &metrics, move |event| {
         let changes = nodes.apply_node_event(map(event, |object| NodeObject::parse(&object)));
-        if changes != EndpointChanges::default() {
+        if changes != BackendChanges::default() {
             on_nodes(ClusterEvent::Endpoints(changes));
         }
     });
@@ -131,7 +131,7 @@ pub(crate) async fn watch_all(
         watch_one("EndpointSlice", Api::<EndpointSlice>::all(client), slices, &metrics, move |event| {
             let done = matches!(event, Event::InitDone);
             let changes = backends.apply_slice_event(map(event, |object| SliceObject::parse(&object)));
-            if done || changes != EndpointChanges::default() {
+            if done || changes != BackendChanges::default() {
                 report(ClusterEvent::Endpoints(changes));
             }
         }),
@@ -150,7 +150,7 @@ async fn watch_service_cidrs(
     let cached = backends.clone();
     let apply = move |event: Event<ServiceCidrObject>| {
         let changes = cached.apply_service_cidr_event(event);
-        if changes != EndpointChanges::default() {
+        if changes != BackendChanges::default() {
             report(ClusterEvent::Endpoints(changes));
         }
     };

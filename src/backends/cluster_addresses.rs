@@ -9,7 +9,7 @@ use kube::runtime::watcher::Event;
 use sharedlb_crds::{AddressRange, SharedLBClassSpec};
 use sharedlb_providers::IpFamily;
 
-use super::{Backends, EndpointChanges, Inner};
+use super::{BackendChanges, Backends, Inner};
 use crate::api::addresses::{first_common, gives_addresses, is_listed};
 use crate::kubernetes::ObjectMeta;
 use crate::kubernetes::cache::Cached;
@@ -49,10 +49,10 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of ServiceCIDRs.
-    pub(crate) fn apply_service_cidr_event(&self, event: Event<ServiceCidrObject>) -> EndpointChanges {
+    pub(crate) fn apply_service_cidr_event(&self, event: Event<ServiceCidrObject>) -> BackendChanges {
         let is_listed = matches!(event, Event::InitDone);
         let changes = self.write().service_cidrs.apply_event(event);
-        EndpointChanges { cluster_addresses: is_listed || !changes.is_empty(), ..EndpointChanges::default() }
+        BackendChanges { cluster_addresses: is_listed || !changes.is_empty(), ..BackendChanges::default() }
     }
 
     /// Whether nodes and ServiceCIDRs, respectively, have been listed.

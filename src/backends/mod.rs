@@ -68,7 +68,7 @@ pub(crate) struct Reached {
 
 /// The parts of a change of EndpointSlices, nodes or ServiceCIDRs that the class loop needs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct EndpointChanges {
+pub(crate) struct BackendChanges {
     /// The Services that got their first EndpointSlice, endpoint or ready endpoint, or lost the
     /// last one
     pub services: Vec<ObjectKey>,
@@ -150,7 +150,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of EndpointSlices.
-    pub(crate) fn apply_slice_event(&self, event: Event<SliceObject>) -> EndpointChanges {
+    pub(crate) fn apply_slice_event(&self, event: Event<SliceObject>) -> BackendChanges {
         let mut inner = self.write();
         let mut changed = Vec::new();
         let mut counts = false;
@@ -173,7 +173,7 @@ impl Backends {
             let differs = services.into_iter().zip(before).zip(now).filter(|((_, before), now)| before != now);
             changed.extend(differs.map(|((service, _), _)| service));
         }
-        EndpointChanges { services: changed, counts, cluster_addresses: false }
+        BackendChanges { services: changed, counts, cluster_addresses: false }
     }
 
     /// Has nodes watched from now on. A large cluster has many, and they change often, so
@@ -193,7 +193,7 @@ impl Backends {
     }
 
     /// Takes in an event of the watch of nodes.
-    pub(crate) fn apply_node_event(&self, event: Event<NodeObject>) -> EndpointChanges {
+    pub(crate) fn apply_node_event(&self, event: Event<NodeObject>) -> BackendChanges {
         let mut inner = self.write();
         let listed = matches!(event, Event::InitDone);
         let changes = inner.nodes.apply_event(event);
@@ -220,7 +220,7 @@ impl Backends {
                 differs
             });
         }
-        EndpointChanges { services: Vec::new(), counts: changed && inner.counted, cluster_addresses }
+        BackendChanges { services: Vec::new(), counts: changed && inner.counted, cluster_addresses }
     }
 
     /// Whether the caches that traffic with this reach depends on have filled.

@@ -12,7 +12,7 @@ use super::known::Known;
 use super::nodes::Nodes;
 use super::settings::Managed;
 use super::wanted::wanted;
-use super::work::{ANSWERS_FOR, Part, late};
+use super::work::{ANSWERS_FOR, Scope, late};
 use super::{BEGINS_FOR, Gcp, not_read, obstacles, plan, view};
 use crate::budget::Urgency;
 use crate::diff::{Change, diff, replay};
@@ -152,7 +152,7 @@ impl Gcp {
         let steps = |found: &Found, failed: &BTreeSet<_>| {
             plan::next(&wanted(names, nodes.clone(), found.ip(), &BTreeSet::new()), found, failed)
         };
-        cloud.work(state, Part::Base, deadline, steps).await?;
+        cloud.work(state, Scope::Base, deadline, steps).await?;
         obstacles::to_service(names, &nodes, &state.found).map_or(Ok(()), Err)
     }
 
@@ -165,7 +165,7 @@ impl Gcp {
         let steps = |found: &Found, failed: &BTreeSet<_>| {
             plan::next(&wanted(names, Nodes::new(), found.ip(), &ports), found, failed)
         };
-        let allowed = cloud.work(state, Part::Ports, deadline, steps).await;
+        let allowed = cloud.work(state, Scope::Ports, deadline, steps).await;
         state.ports_error = allowed.as_ref().err().cloned();
         allowed
     }

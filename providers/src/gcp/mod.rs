@@ -64,7 +64,7 @@ use self::known::Known;
 use self::nodes::{Nodes, entry_nodes};
 use self::objects::{Names, Object, Zone, last_part};
 pub use self::settings::{Affinity, Firewall, HealthCheck, Managed, NetworkTier, NodeIds, Reference, Scheme, Settings};
-use self::work::Part;
+use self::work::Scope;
 use crate::budget::Urgency;
 use crate::model::{Attributes, Capabilities, FrontPort, IpFamily, LbName, Observed, Transport};
 use crate::vip::{self, Vip};
@@ -293,7 +293,7 @@ impl Gcp {
             steps.retain(|step| services_are_gone || step.object != Object::Address);
             steps
         };
-        cloud.work(state, Part::All, deadline, steps).await?;
+        cloud.work(state, Scope::All, deadline, steps).await?;
         denied = state.found.firewalls_denied.take().or(denied);
         denied.map_or(Ok(()), |denied| Err(view::rules_left(names, &denied)))
     }

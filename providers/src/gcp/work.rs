@@ -23,7 +23,7 @@ pub(super) const ANSWERS_FOR: Duration = Duration::from_secs(1);
 
 /// What is brought to the desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Scope {
     /// Everything but the rule that allows ports
     Base,
     /// The rule that allows ports
@@ -32,7 +32,7 @@ pub(super) enum Part {
     All,
 }
 
-impl Part {
+impl Scope {
     fn has(self, object: &Object) -> bool {
         let is_ports = *object == Object::Firewall(Rule::Allow);
         match self {
@@ -72,11 +72,11 @@ impl Cloud<'_> {
     pub(super) async fn work(
         &self,
         state: &mut State,
-        part: Part,
+        scope: Scope,
         deadline: Instant,
         steps: impl Fn(&Found, &BTreeSet<Object>) -> Vec<Step>,
     ) -> Result<(), Error> {
-        let worked = match timeout_at(deadline + ANSWERS_FOR, self.work_until(state, part, deadline, steps)).await {
+        let worked = match timeout_at(deadline + ANSWERS_FOR, self.work_until(state, scope, deadline, steps)).await {
             Ok(worked) => worked,
             Err(_) => Err(late()),
         };
@@ -87,19 +87,19 @@ impl Cloud<'_> {
     async fn work_until(
         &self,
         state: &mut State,
-        part: Part,
+        scope: Scope,
         deadline: Instant,
         steps: impl Fn(&Found, &BTreeSet<Object>) -> Vec<Step>,
     ) -> Result<(), Error> {
         let mut failures = Failures::default();
         let mut before = Vec::new();
         loop {
-            self.settle(state, part, deadline, &mut failures).await?;
-            if let Some((object, _)) = state.pending.iter().find(|(object, _)| part.has(object)) {
+            self.settle(state, scope, deadline, &mut failures).await?;
+            if let Some((object, _)) = state.pending.iter().find(|(object, _)| scope.has(object)) {
                 let message = format!("Google Cloud still works on the {object} {}", self.names.of(object));
                 return failures.or(Err(Error::NotReady(message.into())));
             }
-            let is_due = |step: &Step| part.has(&step.object) && !failures.objects.contains(&step.object);
+            let is_due = |step: &Step| scope.has(&step.object) && !failures.objects.contains(&step.object);
             let steps: Vec<Step> = steps(&state.found, &failures.objects).into_iter().filter(is_due).collect();
             if steps.is_empty() {
                 return failures.or(Ok(()));
@@ -141,12 +141,12 @@ impl Cloud<'_> {
     async fn settle(
         &self,
         state: &mut State,
-        part: Part,
+        scope: Scope,
         deadline: Instant,
         failures: &mut Failures,
     ) -> Result<(), Error> {
         let pending: BTreeMap<Object, Pending> =
-            state.pending.iter().filter(|(object, _)| part.has(object)).map(|(k, v)| (k.clone(), v.clone())).collect();
+            state.pending.iter().filter(|(object, _)| scope.has(object)).map(|(k, v)| (k.clone(), v.clone())).collect();
         let within = deadline.saturating_duration_since(Instant::now());
         let waits = pending.iter().map(|(object, Pending { operation, .. })| self.wait(object, operation, within));
         let waited = join_all(waits).await;

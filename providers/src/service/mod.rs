@@ -149,7 +149,7 @@ impl Provider for ServiceProvider {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        Ok(self.services.observe(&ServiceName::main(name)).await?.map(|part| part.observed))
+        Ok(self.services.observe(&ServiceName::main(name)).await?.map(|service| service.observed))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {

@@ -44,7 +44,7 @@ pub(crate) struct Services {
 
 /// A Service of ours as observed.
 #[derive(Debug, Clone)]
-pub(crate) struct Part {
+pub(crate) struct ObservedService {
     /// The Service
     pub(crate) name: ServiceName,
     /// The uid and version of the Service
@@ -72,21 +72,21 @@ impl Services {
     }
 
     /// The observation of a Service; `None`: it does not exist.
-    pub(crate) async fn observe(&self, name: &ServiceName) -> Result<Option<Part>, Error> {
-        Ok(self.find(name).await?.map(|service| self.part(&service)))
+    pub(crate) async fn observe(&self, name: &ServiceName) -> Result<Option<ObservedService>, Error> {
+        Ok(self.find(name).await?.map(|service| self.observed(&service)))
     }
 
     /// The observation of a Service that may be about to be deleted. Traffic gets to the ports of
     /// such a one for as long as a finalizer keeps it, and no write of ours changes that: its
     /// ports count as foreign ones.
-    pub(crate) async fn observe_also_deleting(&self, name: &ServiceName) -> Result<Option<Part>, Error> {
+    pub(crate) async fn observe_also_deleting(&self, name: &ServiceName) -> Result<Option<ObservedService>, Error> {
         let Some(service) = self.find_also_deleting(name).await? else { return Ok(None) };
-        let mut part = self.part(&service);
+        let mut found = self.observed(&service);
         if service.seen.deleting {
-            part.observed.load_balancer.listeners.clear();
-            part.observed.foreign.extend(&service.seen.ours);
+            found.observed.load_balancer.listeners.clear();
+            found.observed.foreign.extend(&service.seen.ours);
         }
-        Ok(Some(part))
+        Ok(Some(found))
     }
 
     /// The known Services of a load balancer. One of that name that is not ours is none of
@@ -103,11 +103,11 @@ impl Services {
         Ok(self.watches.caches().services.all().map(|service| service.service.clone()).collect())
     }
 
-    fn part(&self, Entry { service, meta, seen }: &Entry<Front>) -> Part {
+    fn observed(&self, Entry { service, meta, seen }: &Entry<Front>) -> ObservedService {
         let caches = self.watches.caches();
         let slices = caches.slices.of(service).map(|slice| &slice.seen);
         let observed = view::observed(seen, &meta.uid, slices);
-        Part { name: service.clone(), meta: meta.clone(), observed }
+        ObservedService { name: service.clone(), meta: meta.clone(), observed }
     }
 
     /// The Service, if it exists and is ours. One that is being deleted is an error, since it
@@ -176,11 +176,11 @@ impl Services {
     }
 
     /// Writes the addresses in the status of a Service, which must be as it was observed.
-    pub(crate) async fn write_status(&self, part: &Part, addresses: &[IpAddr]) -> Result<(), Error> {
-        let name = part.name.as_str();
+    pub(crate) async fn write_status(&self, service: &ObservedService, addresses: &[IpAddr]) -> Result<(), Error> {
+        let name = service.name.as_str();
         let writing = self.watches.write::<Service>(name);
         let services: Api<Service> = self.api();
-        let patch = Patch::Merge(status::merge_patch(&part.meta, addresses));
+        let patch = Patch::Merge(status::merge_patch(&service.meta, addresses));
         let what = What { resource: "services/status", ..self.what::<Service>("patch", name) };
         let params = parameters::patch();
         let written = call(what, services.patch_status(name, &params, &patch)).await?;

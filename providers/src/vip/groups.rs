@@ -24,7 +24,7 @@ const MAX_OPTIONS: usize = 8;
 const DIFFERS: &str = "service/";
 
 /// The Services of a load balancer, each observed as if it were a load balancer of its own.
-pub(super) type Parts = BTreeMap<ServiceName, Observed>;
+pub(super) type ObservedServices = BTreeMap<ServiceName, Observed>;
 
 /// The Services whose status could not be written, and why.
 pub(super) type Unwritten = BTreeMap<ServiceName, Error>;
@@ -75,44 +75,48 @@ impl Step {
 ///
 /// Its settings are those of the Service with its own name. A listener that is in two
 /// Services has an unknown owner, which differs from every desired one.
-pub(super) fn merge(parts: &Parts, of_class: Option<&BTreeSet<IpAddr>>, unwritten: &Unwritten) -> Option<Observed> {
-    let (_, any) = parts.first_key_value()?;
-    let main = parts.iter().find(|(name, _)| name.is_main()).map(|(_, part)| part);
+pub(super) fn merge(
+    existing: &ObservedServices,
+    of_class: Option<&BTreeSet<IpAddr>>,
+    unwritten: &Unwritten,
+) -> Option<Observed> {
+    let (_, any) = existing.first_key_value()?;
+    let main = existing.iter().find(|(name, _)| name.is_main()).map(|(_, observed)| observed);
     let settings = main.map(|main| settings(&main.load_balancer.attributes)).unwrap_or_default();
     let all = addresses(&settings, of_class);
-    let mut observed = Observed {
+    let mut merged = Observed {
         load_balancer: LoadBalancer { attributes: settings.clone(), listeners: BTreeMap::new() },
         addresses: all.iter().copied().map(Address::Ip).collect(),
         families: main.unwrap_or(any).families.clone(),
         capacity: Capacity { listeners: None, targets: None },
         ..Observed::default()
     };
-    for (name, part) in parts {
-        let found = options::read(&part.load_balancer.attributes);
+    for (name, observed) in existing {
+        let found = options::read(&observed.load_balancer.attributes);
         let expected = settings_with(&settings, &found);
-        if !name.is_main() && (is_unused(part) || self::settings(&part.load_balancer.attributes) != expected) {
-            let why = if is_unused(part) { "unused" } else { "altered" };
-            observed.load_balancer.attributes.insert(format!("{DIFFERS}{name}"), why.to_owned());
+        if !name.is_main() && (is_unused(observed) || self::settings(&observed.load_balancer.attributes) != expected) {
+            let why = if is_unused(observed) { "unused" } else { "altered" };
+            merged.load_balancer.attributes.insert(format!("{DIFFERS}{name}"), why.to_owned());
         }
-        observed.foreign.extend(&part.foreign);
-        if let Some(what) = lacking(&found, &addresses(&part.load_balancer.attributes, of_class), &all) {
+        merged.foreign.extend(&observed.foreign);
+        if let Some(what) = lacking(&found, &addresses(&observed.load_balancer.attributes, of_class), &all) {
             let why = format!("the Service {name} has {what} in its status, by which nodes would serve it");
             let unserved = match unwritten.get(name) {
                 Some(error) => Unserved::Refused(format!("{why}: {error:#}")),
                 None => Unserved::Pending(why),
             };
-            let listeners = part.load_balancer.listeners.keys();
-            observed.unserved.extend(listeners.map(|key| (*key, unserved.clone())));
+            let listeners = observed.load_balancer.listeners.keys();
+            merged.unserved.extend(listeners.map(|key| (*key, unserved.clone())));
         }
-        for (key, listener) in &part.load_balancer.listeners {
+        for (key, listener) in &observed.load_balancer.listeners {
             let listener = Listener { options: found.clone(), ..listener.clone() };
-            let listeners = &mut observed.load_balancer.listeners;
+            let listeners = &mut merged.load_balancer.listeners;
             if listeners.insert(*key, listener).is_some() {
                 listeners.insert(*key, Listener { options: found.clone(), ..Listener::new(Owner::unknown(), []) });
             }
         }
     }
-    Some(observed)
+    Some(merged)
 }
 
 /// The addresses in the status of a Service with these attributes. Those that other clients
@@ -134,8 +138,8 @@ fn lacking(options: &ListenerOptions, has: &[IpAddr], all: &[IpAddr]) -> Option<
 }
 
 /// Whether a Service has no listeners, neither ours nor foreign ones.
-pub(super) fn is_unused(part: &Observed) -> bool {
-    part.load_balancer.listeners.is_empty() && part.foreign.is_empty()
+pub(super) fn is_unused(observed: &Observed) -> bool {
+    observed.load_balancer.listeners.is_empty() && observed.foreign.is_empty()
 }
 
 /// Distributes the desired listeners to Services. `configures`: whether the Services that
@@ -146,14 +150,14 @@ pub(super) fn is_unused(part: &Observed) -> bool {
 /// listeners that it would replace.
 pub(super) fn distribute(
     name: &LbName,
-    parts: &Parts,
+    existing: &ObservedServices,
     desired: &LoadBalancer,
     configures: bool,
     unavailable: &Unavailable,
 ) -> Distribution {
-    let mut failed = too_many(parts, &desired.listeners);
+    let mut failed = too_many(existing, &desired.listeners);
     let placed = desired.listeners.iter().filter(|(key, _)| !failed.contains_key(key));
-    let services = services_of(name, parts, &placed.map(|(_, listener)| &listener.options).collect());
+    let services = services_of(name, existing, &placed.map(|(_, listener)| &listener.options).collect());
     let mut groups = BTreeMap::from([(ServiceName::main(name), Group::default())]);
     for (key, listener) in &desired.listeners {
         let options = &listener.options;
@@ -167,8 +171,8 @@ pub(super) fn distribute(
         }
     }
     for (key, listener) in desired.listeners.iter().filter(|(key, _)| failed.contains_key(key)) {
-        for (service, part) in parts {
-            let open = &part.load_balancer.listeners;
+        for (service, observed) in existing {
+            let open = &observed.load_balancer.listeners;
             let mut stay = replaced(*key, listener, open, &desired.listeners);
             if open.get(key).is_some_and(|found| found.owner.is_same_claim(&listener.owner)) {
                 stay.push((*key, with_default_options(listener)));
@@ -176,7 +180,7 @@ pub(super) fn distribute(
             if stay.is_empty() {
                 continue;
             }
-            let found = options::read(&part.load_balancer.attributes);
+            let found = options::read(&observed.load_balancer.attributes);
             let group = groups.entry(service.clone()).or_insert_with(|| Group::of(&found));
             if !group.options.admits_more_than(&listener.options) {
                 group.listeners.extend(stay);
@@ -186,15 +190,15 @@ pub(super) fn distribute(
     let mut targets = BTreeMap::new();
     let wanted = settings(&desired.attributes);
     for (service, Group { options, listeners }) in groups {
-        let mut attributes = match parts.get(&service) {
-            Some(part) if !configures => settings(&part.load_balancer.attributes),
+        let mut attributes = match existing.get(&service) {
+            Some(observed) if !configures => settings(&observed.load_balancer.attributes),
             _ => settings_with(&wanted, &options),
         };
         attributes.extend(options::attributes(&options));
         targets.insert(service, LoadBalancer { attributes, listeners });
     }
-    for (service, part) in parts {
-        let LoadBalancer { attributes, .. } = &part.load_balancer;
+    for (service, observed) in existing {
+        let LoadBalancer { attributes, .. } = &observed.load_balancer;
         let empty = || LoadBalancer { attributes: attributes.clone(), listeners: BTreeMap::new() };
         targets.entry(service.clone()).or_insert_with(empty);
     }
@@ -218,12 +222,12 @@ fn replaced(
 /// The Services that ports which are open now move to, and that do not exist: each without
 /// listeners. They are created before a port closes, since that may be refused.
 pub(super) fn missing(
-    parts: &Parts,
+    existing: &ObservedServices,
     targets: &BTreeMap<ServiceName, LoadBalancer>,
 ) -> BTreeMap<ServiceName, LoadBalancer> {
-    let is_open = |port: FrontPort| having(parts, port).next().is_some();
+    let is_open = |port: FrontPort| having(existing, port).next().is_some();
     let is_new = |(service, target): &(&ServiceName, &LoadBalancer)| {
-        let is_missing = !service.is_main() && !parts.contains_key(*service);
+        let is_missing = !service.is_main() && !existing.contains_key(*service);
         is_missing && target.listeners.keys().flat_map(|key| key.front_ports()).any(is_open)
     };
     let empty =
@@ -234,32 +238,38 @@ pub(super) fn missing(
 /// The changes that take traffic away from a wrong receiver, or from clients that are no
 /// longer served. They are carried out in all Services before anything opens in one: a port
 /// is in no two Services at a time.
-pub(super) fn closing(part: &LoadBalancer, target: &LoadBalancer) -> Option<Step> {
+pub(super) fn closing(observed: &LoadBalancer, target: &LoadBalancer) -> Option<Step> {
     let is_reassigned = |key: &ListenerKey| {
         let owner = |of: &LoadBalancer| of.listeners.get(key).map(|listener| listener.owner.clone());
-        owner(part).zip(owner(target)).is_some_and(|(before, after)| !before.is_same_claim(&after))
+        owner(observed).zip(owner(target)).is_some_and(|(before, after)| !before.is_same_claim(&after))
     };
     let takes_away = |change: &Change| match change {
         Change::Close(_) => true,
         Change::Own(key) | Change::Backends(key) => is_reassigned(key),
-        Change::Configure => options::KEYS.iter().any(|key| part.attributes.get(*key) != target.attributes.get(*key)),
+        Change::Configure => {
+            options::KEYS.iter().any(|key| observed.attributes.get(*key) != target.attributes.get(*key))
+        }
         _ => false,
     };
-    let mut changes = diff(part, target);
+    let mut changes = diff(observed, target);
     changes.retain(takes_away);
-    let mut towards = part.clone();
+    let mut towards = observed.clone();
     replay(&mut towards, target, &changes);
     (!changes.is_empty()).then_some(Step { target: towards, changes })
 }
 
 /// The listeners of which the API server has other options than were written: an admission
 /// webhook may have changed them, or another client.
-pub(super) fn altered(parts: &Parts, desired: &LoadBalancer, applied: &Applied) -> BTreeMap<ListenerKey, Error> {
+pub(super) fn altered(
+    existing: &ObservedServices,
+    desired: &LoadBalancer,
+    applied: &Applied,
+) -> BTreeMap<ListenerKey, Error> {
     let is_open = |key: &ListenerKey| !applied.failed.contains_key(key) && !applied.postponed.contains(key);
     let listeners = desired.listeners.iter().filter(|(key, _)| is_open(key));
     let altered = listeners.filter_map(|(key, listener)| {
-        let (service, part) = found_at(parts, *key)?;
-        let found = options::read(&part.load_balancer.attributes);
+        let (service, observed) = found_at(existing, *key)?;
+        let found = options::read(&observed.load_balancer.attributes);
         let why = format!(
             "the Service {service} has other loadBalancerSourceRanges or another sessionAffinity than were written to \
              it: look for an admission policy that changes Services"
@@ -280,17 +290,17 @@ pub(super) struct Blocked {
 
 /// Takes the listeners out of the targets whose ports other Services have. Those that they
 /// would replace in their own Service stay.
-pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalancer>) -> Blocked {
+pub(super) fn block(existing: &ObservedServices, targets: &mut BTreeMap<ServiceName, LoadBalancer>) -> Blocked {
     // A Service without a target does not change.
     let stays = |name: &ServiceName, port: FrontPort| {
         let has = |listeners: &BTreeMap<ListenerKey, Listener>| listeners.keys().any(|key| key.has(port));
-        parts[name].foreign.contains(&port) || targets.get(name).is_none_or(|target| has(&target.listeners))
+        existing[name].foreign.contains(&port) || targets.get(name).is_none_or(|target| has(&target.listeners))
     };
     let mut blocked = Blocked::default();
     for (name, target) in &*targets {
-        let open = parts.get(name).map(|part| &part.load_balancer.listeners);
+        let open = existing.get(name).map(|observed| &observed.load_balancer.listeners);
         for key in target.listeners.keys().filter(|key| !open.is_some_and(|open| open.contains_key(key))) {
-            let others = key.front_ports().flat_map(|port| having(parts, port).map(move |other| (other, port)));
+            let others = key.front_ports().flat_map(|port| having(existing, port).map(move |other| (other, port)));
             for (other, port) in others.filter(|(other, _)| *other != name) {
                 if stays(other, port) {
                     let why = format!("{port} is open in the Service {other}, which has the same address");
@@ -305,7 +315,7 @@ pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalan
     let is_blocked = |key: &ListenerKey| blocked.failed.contains_key(key) || blocked.postponed.contains(key);
     for (name, target) in targets {
         let none = BTreeMap::new();
-        let open = parts.get(name).map_or(&none, |part| &part.load_balancer.listeners);
+        let open = existing.get(name).map_or(&none, |observed| &observed.load_balancer.listeners);
         let (stay, taken_out): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut target.listeners)
             .into_iter()
             .partition(|(key, _)| open.contains_key(key) || !is_blocked(key));
@@ -319,11 +329,11 @@ pub(super) fn block(parts: &Parts, targets: &mut BTreeMap<ServiceName, LoadBalan
 }
 
 /// The Services that have this port, as ours or as a foreign one.
-fn having(parts: &Parts, port: FrontPort) -> impl Iterator<Item = &ServiceName> {
-    let has = move |part: &Observed| {
-        part.foreign.contains(&port) || part.load_balancer.listeners.keys().any(|key| key.has(port))
+fn having(existing: &ObservedServices, port: FrontPort) -> impl Iterator<Item = &ServiceName> {
+    let has = move |observed: &Observed| {
+        observed.foreign.contains(&port) || observed.load_balancer.listeners.keys().any(|key| key.has(port))
     };
-    parts.iter().filter(move |(_, part)| has(part)).map(|(name, _)| name)
+    existing.iter().filter(move |(_, observed)| has(observed)).map(|(name, _)| name)
 }
 
 /// The Services of these options. Those that exist keep theirs. Others get the first name that
@@ -331,15 +341,15 @@ fn having(parts: &Parts, port: FrontPort) -> impl Iterator<Item = &ServiceName> 
 /// with the hash of another tenant's.
 fn services_of<'a>(
     name: &LbName,
-    parts: &Parts,
+    existing: &ObservedServices,
     all: &BTreeSet<&'a ListenerOptions>,
 ) -> BTreeMap<&'a ListenerOptions, ServiceName> {
     // Options without the hash in the name were altered by another client, and are corrected.
-    let of_parts = parts.iter().filter_map(|(service, part)| {
-        let options = options::read(&part.load_balancer.attributes);
+    let of_existing = existing.iter().filter_map(|(service, observed)| {
+        let options = options::read(&observed.load_balancer.attributes);
         service.has_hash_of(&options::identity(&options)).then_some((options, service))
     });
-    let there: Vec<(ListenerOptions, &ServiceName)> = of_parts.collect();
+    let there: Vec<(ListenerOptions, &ServiceName)> = of_existing.collect();
     let mut taken: BTreeSet<ServiceName> = there.iter().map(|(_, service)| (*service).clone()).collect();
     let mut service_of = |options: &ListenerOptions| {
         if options.is_default() {
@@ -357,21 +367,21 @@ fn services_of<'a>(
 }
 
 /// The Service that a listener is in.
-fn found_at(parts: &Parts, key: ListenerKey) -> Option<(&ServiceName, &Observed)> {
-    parts.iter().find(|(_, part)| part.load_balancer.listeners.contains_key(&key))
+fn found_at(existing: &ObservedServices, key: ListenerKey) -> Option<(&ServiceName, &Observed)> {
+    existing.iter().find(|(_, observed)| observed.load_balancer.listeners.contains_key(&key))
 }
 
 /// The listeners whose namespaces have too many different options without theirs. Options that
 /// a namespace has already precede new ones.
-fn too_many(parts: &Parts, listeners: &BTreeMap<ListenerKey, Listener>) -> BTreeMap<ListenerKey, Error> {
+fn too_many(existing: &ObservedServices, listeners: &BTreeMap<ListenerKey, Listener>) -> BTreeMap<ListenerKey, Error> {
     let mut of_namespace: BTreeMap<&Arc<str>, BTreeSet<&ListenerOptions>> = BTreeMap::new();
     for Listener { owner, options, .. } in listeners.values().filter(|listener| !listener.options.is_default()) {
         of_namespace.entry(&owner.namespace).or_default().insert(options);
     }
     let has = |namespace: &Arc<str>, options: &ListenerOptions| {
-        parts.values().any(|part| {
-            options::read(&part.load_balancer.attributes) == *options
-                && part.load_balancer.listeners.values().any(|listener| listener.owner.namespace == *namespace)
+        existing.values().any(|observed| {
+            options::read(&observed.load_balancer.attributes) == *options
+                && observed.load_balancer.listeners.values().any(|listener| listener.owner.namespace == *namespace)
         })
     };
     let mut too_many = BTreeMap::new();

@@ -22,7 +22,7 @@ fn dual_stack() -> Attributes {
 
 /// The Service of the listeners with these options, if no others have their hash.
 fn service_of(name: &LbName, options: &ListenerOptions) -> ServiceName {
-    services_of(name, &Parts::new(), &[options].into()).remove(options).expect("it has a name")
+    services_of(name, &ObservedServices::new(), &[options].into()).remove(options).expect("it has a name")
 }
 
 /// The addresses of all load balancers of the class.
@@ -72,7 +72,7 @@ fn valid() -> impl Strategy<Value = LoadBalancer> {
 /// Services as data.
 #[derive(Default)]
 struct World {
-    parts: Parts,
+    existing: ObservedServices,
     unavailable: Unavailable,
     /// The steps that are still carried out
     steps: usize,
@@ -82,8 +82,8 @@ impl World {
     fn carry_out(&mut self, name: &ServiceName, step: Step) {
         let Some(left) = self.steps.checked_sub(1) else { return };
         self.steps = left;
-        self.parts.entry(name.clone()).or_default().load_balancer = step.target;
-        let ports = self.parts.values().flat_map(|part| part.load_balancer.listeners.keys());
+        self.existing.entry(name.clone()).or_default().load_balancer = step.target;
+        let ports = self.existing.values().flat_map(|observed| observed.load_balancer.listeners.keys());
         let ports: Vec<FrontPort> = ports.flat_map(|key| key.front_ports()).collect();
         let different: BTreeSet<_> = ports.iter().collect();
         assert_eq!(ports.len(), different.len(), "a port is in two Services");
@@ -101,26 +101,26 @@ impl World {
     }
 
     fn apply_once(&mut self, desired: &LoadBalancer) -> Blocked {
-        let seen = merge(&self.parts, Some(&of_class()), &Unwritten::new());
+        let seen = merge(&self.existing, Some(&of_class()), &Unwritten::new());
         let configures = seen.is_none_or(|seen| seen.load_balancer.attributes != desired.attributes);
         let Distribution { mut targets, failed } =
-            distribute(&lb(), &self.parts, desired, configures, &self.unavailable);
+            distribute(&lb(), &self.existing, desired, configures, &self.unavailable);
         for (name, target) in &targets {
-            let part = self.parts.get(name).map(|part| part.load_balancer.clone()).unwrap_or_default();
-            if let Some(step) = closing(&part, target) {
+            let observed = self.existing.get(name).map(|observed| observed.load_balancer.clone()).unwrap_or_default();
+            if let Some(step) = closing(&observed, target) {
                 self.carry_out(name, step);
             }
         }
-        let mut blocked = block(&self.parts, &mut targets);
+        let mut blocked = block(&self.existing, &mut targets);
         blocked.failed.extend(failed);
         for (name, target) in targets {
-            let changes = diff(&self.parts.get(&name).cloned().unwrap_or_default().load_balancer, &target);
+            let changes = diff(&self.existing.get(&name).cloned().unwrap_or_default().load_balancer, &target);
             if !changes.is_empty() {
                 self.carry_out(&name, Step { target, changes });
             }
         }
         if self.steps > 0 {
-            self.parts.retain(|name, part| name.is_main() || !is_unused(part));
+            self.existing.retain(|name, observed| name.is_main() || !is_unused(observed));
         }
         blocked
     }
@@ -132,15 +132,15 @@ impl World {
     }
 
     fn seen(&self) -> Observed {
-        merge(&self.parts, Some(&of_class()), &Unwritten::new()).expect("it exists")
+        merge(&self.existing, Some(&of_class()), &Unwritten::new()).expect("it exists")
     }
 
     fn names(&self) -> Vec<&ServiceName> {
-        self.parts.keys().collect()
+        self.existing.keys().collect()
     }
 
-    fn part(&mut self, options: &ListenerOptions) -> &mut Observed {
-        self.parts.get_mut(&service_of(&lb(), options)).expect("it exists")
+    fn service(&mut self, options: &ListenerOptions) -> &mut Observed {
+        self.existing.get_mut(&service_of(&lb(), options)).expect("it exists")
     }
 }
 
@@ -179,7 +179,7 @@ fn listeners_with_the_same_options_share_a_service() {
 fn an_address_of_a_family_without_a_source_range_is_not_in_the_status() {
     let v4 = ranges(&["192.0.2.0/24"]);
     let mut world = World::of(&desired([(tcp(1001), listener(v4.clone()))]));
-    assert_eq!(world.part(&v4).load_balancer.attributes[attribute::STATUS], "203.0.113.10");
+    assert_eq!(world.service(&v4).load_balancer.attributes[attribute::STATUS], "203.0.113.10");
     assert_eq!(world.seen().addresses.len(), 2, "the load balancer has both");
 }
 
@@ -197,22 +197,22 @@ fn the_listeners_of_a_service_whose_status_lacks_an_address_get_no_traffic() {
         (main, "", "no address "),
         (main, "192.0.2.9", "no address "),
     ] {
-        let attributes = &mut world.part(options).load_balancer.attributes;
+        let attributes = &mut world.service(options).load_balancer.attributes;
         let before = attributes.insert(attribute::STATUS.to_owned(), status.to_owned()).expect("it has one");
         let name = service_of(&lb(), options);
         let why = format!("the Service {name} has {lacks}in its status, by which nodes would serve it");
         assert_eq!(world.seen().unserved, [(key, Unserved::Pending(why.clone()))].into(), "{status:?} of {name}");
         let unwritten = Unwritten::from([(name, Error::Refused("ask the admin".into()))]);
-        let seen = merge(&world.parts, Some(&of_class()), &unwritten).expect("it exists");
+        let seen = merge(&world.existing, Some(&of_class()), &unwritten).expect("it exists");
         assert_eq!(seen.unserved, [(key, Unserved::Refused(format!("{why}: ask the admin")))].into());
-        world.part(options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), before);
+        world.service(options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), before);
     }
 }
 
 #[test]
 fn an_address_that_another_client_has_written_is_none_of_the_load_balancer() {
     let mut world = World::of(&desired([]));
-    let main = world.part(&ListenerOptions::default());
+    let main = world.service(&ListenerOptions::default());
     main.load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9,203.0.113.10".to_owned());
     assert_eq!(world.seen().addresses, [Address::parse("203.0.113.10")]);
 }
@@ -223,25 +223,25 @@ fn a_service_that_was_altered_or_has_no_listeners_is_a_difference() {
     let wanted = desired([(tcp(1001), listener(options.clone()))]);
     type Alter = fn(&mut Observed);
     let alterations: [(&str, Alter); 3] = [
-        ("the status is wiped", |part| {
-            part.load_balancer.attributes.insert(attribute::STATUS.to_owned(), String::new());
+        ("the status is wiped", |observed| {
+            observed.load_balancer.attributes.insert(attribute::STATUS.to_owned(), String::new());
         }),
-        ("a setting is altered", |part| {
-            part.load_balancer.attributes.insert("type".to_owned(), "ClusterIP".to_owned());
+        ("a setting is altered", |observed| {
+            observed.load_balancer.attributes.insert("type".to_owned(), "ClusterIP".to_owned());
         }),
-        ("another affinity", |part| {
-            part.load_balancer.attributes.insert(attribute::AFFINITY_TIMEOUT.to_owned(), "61".to_owned());
+        ("another affinity", |observed| {
+            observed.load_balancer.attributes.insert(attribute::AFFINITY_TIMEOUT.to_owned(), "61".to_owned());
         }),
     ];
     for (what, alter) in alterations {
         let mut world = World::of(&wanted);
-        alter(world.part(&options));
+        alter(world.service(&options));
         assert_ne!(world.seen().load_balancer, wanted, "{what}");
         world.apply(&wanted);
         assert_eq!(world.seen().load_balancer, wanted, "{what}");
     }
     let mut world = World::of(&wanted);
-    world.part(&options).load_balancer.listeners.clear();
+    world.service(&options).load_balancer.listeners.clear();
     let empty = desired([]);
     assert_ne!(world.seen().load_balancer, empty);
     world.apply(&empty);
@@ -253,10 +253,10 @@ fn what_is_altered_is_not_repaired_before_its_time() {
     let options = affinity(60);
     let wanted = desired([(tcp(1001), listener(options.clone()))]);
     let mut world = World::of(&wanted);
-    world.part(&options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9".to_owned());
-    let targets = distribute(&lb(), &world.parts, &world.seen().load_balancer, false, &Unavailable::new()).targets;
-    assert_eq!(closing(&world.part(&options).load_balancer, &targets[&service_of(&lb(), &options)]), None);
-    assert_eq!(targets[&service_of(&lb(), &options)], world.part(&options).load_balancer);
+    world.service(&options).load_balancer.attributes.insert(attribute::STATUS.to_owned(), "192.0.2.9".to_owned());
+    let targets = distribute(&lb(), &world.existing, &world.seen().load_balancer, false, &Unavailable::new()).targets;
+    assert_eq!(closing(&world.service(&options).load_balancer, &targets[&service_of(&lb(), &options)]), None);
+    assert_eq!(targets[&service_of(&lb(), &options)], world.service(&options).load_balancer);
 }
 
 #[test]
@@ -265,10 +265,10 @@ fn source_ranges_that_another_client_removed_come_back_before_anything_opens() {
     let wanted = desired([(tcp(1001), listener(options.clone())), (tcp(1002), listener(affinity(60)))]);
     let mut world = World::of(&desired([(tcp(1001), listener(options.clone()))]));
     let ranges = attribute::LOAD_BALANCER_SOURCE_RANGES;
-    world.part(&options).load_balancer.attributes.insert(ranges.to_owned(), String::new());
+    world.service(&options).load_balancer.attributes.insert(ranges.to_owned(), String::new());
     let name = service_of(&lb(), &options);
-    let targets = distribute(&lb(), &world.parts, &wanted, false, &Unavailable::new()).targets;
-    let step = closing(&world.parts[&name].load_balancer, &targets[&name]).expect("it is corrected first");
+    let targets = distribute(&lb(), &world.existing, &wanted, false, &Unavailable::new()).targets;
+    let step = closing(&world.existing[&name].load_balancer, &targets[&name]).expect("it is corrected first");
     assert_eq!(step.changes, [Change::Configure]);
     assert_eq!(step.target.attributes[ranges], "192.0.2.0/24");
 }
@@ -277,10 +277,10 @@ fn source_ranges_that_another_client_removed_come_back_before_anything_opens() {
 fn a_port_that_another_service_of_the_load_balancer_has_is_refused_alone() {
     let mut world = World::of(&desired([(tcp(1001), listener(affinity(60)))]));
     let theirs = FrontPort { port: NonZeroU16::new(1002).unwrap(), transport: crate::model::Transport::Tcp };
-    world.part(&affinity(60)).foreign.insert(theirs);
+    world.service(&affinity(60)).foreign.insert(theirs);
     let failed = world.apply(&desired([1001, 1002, 1003].map(|port| (tcp(port), listener(affinity(120))))));
     assert!(matches!(&failed[&tcp(1002)], Error::PortInUse(why) if why.to_string().contains("1002/TCP")), "{failed:?}");
-    assert_eq!(world.part(&affinity(120)).load_balancer.listeners.len(), 2);
+    assert_eq!(world.service(&affinity(120)).load_balancer.listeners.len(), 2);
     assert!(world.names().contains(&&service_of(&lb(), &affinity(60))), "a Service with a foreign port stays");
 }
 
@@ -289,7 +289,7 @@ fn a_listener_stays_while_another_service_has_a_port_of_its_successor() {
     let of_group = |options| (tcp(1001), listener(options));
     let mut world = World::of(&desired([of_group(affinity(60)), (tcp(1002), listener(affinity(120)))]));
     let theirs = FrontPort { port: NonZeroU16::new(1002).unwrap(), transport: crate::model::Transport::Udp };
-    world.part(&affinity(60)).foreign.insert(theirs);
+    world.service(&affinity(60)).foreign.insert(theirs);
     let both = ListenerKey { protocol: Protocol::TcpUdp, ..tcp(1002) };
     let wanted = desired([of_group(affinity(60)), (both, listener(affinity(120)))]);
     let failed = world.apply(&wanted);
@@ -353,8 +353,8 @@ fn a_listener_stays_while_its_successor_cannot_have_its_options() {
     let mut world = World::of(&desired([(tcp(1000), listener(ListenerOptions::default()))]));
     let wanted = desired([(both(1000), listener(affinity(60)))]);
     let service = service_of(&lb(), &affinity(60));
-    let targets = distribute(&lb(), &world.parts, &wanted, false, &Unavailable::new()).targets;
-    let created: Vec<_> = missing(&world.parts, &targets).into_keys().collect();
+    let targets = distribute(&lb(), &world.existing, &wanted, false, &Unavailable::new()).targets;
+    let created: Vec<_> = missing(&world.existing, &targets).into_keys().collect();
     assert_eq!(created, std::slice::from_ref(&service));
     world.unavailable.insert(service, Error::Refused("a quota".into()));
     assert_eq!(world.apply(&wanted).into_keys().collect::<Vec<_>>(), [both(1000)]);
@@ -375,9 +375,9 @@ fn options_with_the_hash_of_others_have_a_service_of_their_own_and_keep_it() {
     wanted.listeners.insert(tcp(1000), of_namespace("attacker", ours.clone()));
     assert_eq!(world.apply(&wanted), BTreeMap::new());
     assert_eq!(world.seen().load_balancer, wanted);
-    assert_eq!(options::read(&world.parts[&name].load_balancer.attributes), theirs, "it stays");
+    assert_eq!(options::read(&world.existing[&name].load_balancer.attributes), theirs, "it stays");
     let second = ServiceName::beside(&lb(), &options::identity(&ours)).nth(1).expect("there is another name");
-    assert_eq!(options::read(&world.parts[&second].load_balancer.attributes), ours);
+    assert_eq!(options::read(&world.existing[&second].load_balancer.attributes), ours);
 
     wanted.listeners.remove(&tcp(1001));
     world.apply(&wanted);
@@ -389,13 +389,13 @@ fn options_with_the_hash_of_others_have_a_service_of_their_own_and_keep_it() {
 fn options_that_the_api_server_has_not_taken_are_a_failure() {
     let wanted = desired([(tcp(1000), listener(ListenerOptions::default())), (tcp(1001), listener(affinity(60)))]);
     let mut world = World::of(&wanted);
-    assert_eq!(altered(&world.parts, &wanted, &Applied::default()), BTreeMap::new());
-    let of_group = world.parts.get_mut(&service_of(&lb(), &affinity(60))).expect("it exists");
+    assert_eq!(altered(&world.existing, &wanted, &Applied::default()), BTreeMap::new());
+    let of_group = world.existing.get_mut(&service_of(&lb(), &affinity(60))).expect("it exists");
     of_group.load_balancer.attributes.extend(options::attributes(&ranges(&["192.0.2.0/24"])));
-    let failed = altered(&world.parts, &wanted, &Applied::default());
+    let failed = altered(&world.existing, &wanted, &Applied::default());
     assert_eq!(failed.keys().collect::<Vec<_>>(), [&tcp(1001)]);
     let known = Applied { failed, ..Applied::default() };
-    assert_eq!(altered(&world.parts, &wanted, &known), BTreeMap::new(), "it has failed for another reason");
+    assert_eq!(altered(&world.existing, &wanted, &known), BTreeMap::new(), "it has failed for another reason");
 }
 
 #[test]
@@ -404,8 +404,8 @@ fn a_listener_keeps_its_options_while_the_service_of_others_cannot_be_created() 
     for (after, stays) in [(affinity(60), true), (ranges(&["192.0.2.0/24"]), false)] {
         let mut world = World::of(&with(ListenerOptions::default()));
         let service = service_of(&lb(), &after);
-        let targets = distribute(&lb(), &world.parts, &with(after.clone()), false, &Unavailable::new()).targets;
-        let missing = missing(&world.parts, &targets);
+        let targets = distribute(&lb(), &world.existing, &with(after.clone()), false, &Unavailable::new()).targets;
+        let missing = missing(&world.existing, &targets);
         assert_eq!(missing.keys().collect::<Vec<_>>(), [&service]);
         assert!(missing[&service].listeners.is_empty());
 

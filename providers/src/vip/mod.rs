@@ -35,13 +35,13 @@ use sharedlb_kubernetes::names::FIELD_MANAGER;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::groups::{Distribution, Parts, Step, Unavailable, Unwritten};
+use self::groups::{Distribution, ObservedServices, Step, Unavailable, Unwritten};
 use self::rewrites::{FOUGHT_AFTER, Rewrites};
 use crate::diff::{Change, diff};
 use crate::model::{Address, AffinitySupport, Attributes, Capabilities, IpFamily, LbName, LoadBalancer, Observed};
 use crate::service::front::{PARKED, attribute};
 use crate::service::marks::Marks;
-use crate::service::services::{Created, Part, Services};
+use crate::service::services::{Created, ObservedService, Services};
 use crate::service::{self, ServiceName, status};
 use crate::{Applied, ChangeSet, Error, Provider};
 
@@ -143,34 +143,34 @@ impl Provider for Vip {
     }
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
-        let parts = self.parts(name).await?;
-        Ok(groups::merge(&parts, self.of_class.as_ref(), &self.unwritten.lock()))
+        let existing = self.observed_services(name).await?;
+        Ok(groups::merge(&existing, self.of_class.as_ref(), &self.unwritten.lock()))
     }
 
     async fn apply(&self, name: &LbName, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let began = Instant::now();
-        let mut parts = self.parts(name).await?;
-        if !parts.contains_key(&ServiceName::main(name)) {
+        let mut existing = self.observed_services(name).await?;
+        if !existing.contains_key(&ServiceName::main(name)) {
             self.delete_former().await?;
         }
         let configures = set.changes.contains(&Change::Configure);
-        let distribute = |parts: &Parts, unavailable: &Unavailable| {
-            groups::distribute(name, parts, set.desired, configures, unavailable)
+        let distribute = |existing: &ObservedServices, unavailable: &Unavailable| {
+            groups::distribute(name, existing, set.desired, configures, unavailable)
         };
-        let mut distribution = distribute(&parts, &Unavailable::new());
-        let missing = groups::missing(&parts, &distribution.targets);
+        let mut distribution = distribute(&existing, &Unavailable::new());
+        let missing = groups::missing(&existing, &distribution.targets);
         if !missing.is_empty() {
             let unavailable = self.create(missing).await?;
-            parts = self.parts(name).await?;
-            distribution = distribute(&parts, &unavailable);
+            existing = self.observed_services(name).await?;
+            distribution = distribute(&existing, &unavailable);
         }
         let Distribution { mut targets, failed } = distribution;
         let mut applied = Applied { failed, ..Applied::default() };
-        let closings: Vec<(&ServiceName, Step)> = parts
+        let closings: Vec<(&ServiceName, Step)> = existing
             .iter()
-            .filter_map(|(service, part)| {
+            .filter_map(|(service, observed)| {
                 let target = targets.get(service)?;
-                Some((service, groups::closing(&part.load_balancer, target)?))
+                Some((service, groups::closing(&observed.load_balancer, target)?))
             })
             .collect();
         let mut main_refuses = None;
@@ -190,13 +190,13 @@ impl Provider for Vip {
         if let Some(error) = main_refuses {
             return Err(error);
         }
-        let parts = if closings.is_empty() { parts } else { self.parts(name).await? };
-        let blocked = groups::block(&parts, &mut targets);
+        let existing = if closings.is_empty() { existing } else { self.observed_services(name).await? };
+        let blocked = groups::block(&existing, &mut targets);
         applied.failed.extend(blocked.failed);
         applied.postponed.extend(blocked.postponed);
         let missing = LoadBalancer::default();
         for (service, target) in &targets {
-            let changes = diff(parts.get(service).map_or(&missing, |part| &part.load_balancer), target);
+            let changes = diff(existing.get(service).map_or(&missing, |observed| &observed.load_balancer), target);
             if changes.is_empty() {
                 continue;
             }
@@ -214,10 +214,10 @@ impl Provider for Vip {
             }
         }
 
-        let parts = self.parts(name).await?;
-        applied.failed.extend(groups::altered(&parts, set.desired, &applied));
-        self.delete_unused(&parts, &mut applied).await?;
-        let main = parts.get(&ServiceName::main(name));
+        let existing = self.observed_services(name).await?;
+        applied.failed.extend(groups::altered(&existing, set.desired, &applied));
+        self.delete_unused(&existing, &mut applied).await?;
+        let main = existing.get(&ServiceName::main(name));
         let addresses = main.map(|main| groups::addresses(&main.load_balancer.attributes, self.of_class.as_ref()));
         applied.addresses = addresses.into_iter().flatten().map(Address::Ip).collect();
         Ok(applied)
@@ -240,8 +240,8 @@ impl Provider for Vip {
 
 impl Vip {
     /// The Services of a load balancer.
-    async fn parts(&self, name: &LbName) -> Result<Parts, Error> {
-        let mut parts = Parts::new();
+    async fn observed_services(&self, name: &LbName) -> Result<ObservedServices, Error> {
+        let mut existing = ObservedServices::new();
         let mut services = BTreeSet::from_iter(self.services.known(name).await?);
         // One of that name that is not ours is refused.
         services.insert(ServiceName::main(name));
@@ -252,9 +252,9 @@ impl Vip {
             } else {
                 self.services.observe_also_deleting(&service).await?
             };
-            parts.extend(found.map(|part| (part.name, part.observed)));
+            existing.extend(found.map(|service| (service.name, service.observed)));
         }
-        Ok(parts)
+        Ok(existing)
     }
 
     /// Creates these Services without ports. Returns those that cannot be created.
@@ -303,8 +303,8 @@ impl Vip {
     /// Whether a step changes nothing but the status. The Service itself is not written then:
     /// that would remove the record of the client that has written the status.
     async fn is_about_status(&self, name: &ServiceName, Step { target, changes }: &Step) -> Result<bool, Error> {
-        let Some(part) = self.services.observe(name).await? else { return Ok(false) };
-        let mut attributes = part.observed.load_balancer.attributes;
+        let Some(service) = self.services.observe(name).await? else { return Ok(false) };
+        let mut attributes = service.observed.load_balancer.attributes;
         let status = attributes.get_mut(attribute::STATUS).zip(target.attributes.get(attribute::STATUS));
         let Some((found, wanted)) = status else { return Ok(false) };
         found.clone_from(wanted);
@@ -314,38 +314,38 @@ impl Vip {
     /// Writes the addresses of these attributes into the status of the Service, unless they
     /// are there.
     async fn write_status(&self, name: &ServiceName, attributes: &Attributes) -> Result<(), Error> {
-        let Some((part, wanted)) = self.services.observe(name).await?.zip(attributes.get(attribute::STATUS)) else {
+        let Some((service, wanted)) = self.services.observe(name).await?.zip(attributes.get(attribute::STATUS)) else {
             return Ok(());
         };
-        if part.observed.load_balancer.attributes.get(attribute::STATUS) == Some(wanted) {
+        if service.observed.load_balancer.attributes.get(attribute::STATUS) == Some(wanted) {
             return Ok(());
         }
-        let (uid, now) = (&part.meta.uid, Instant::now());
+        let (uid, now) = (&service.meta.uid, Instant::now());
         let next = self.rewrites.next(uid, wanted, now);
         if !next.wait.is_zero() {
             return Err(self.fought(name));
         }
         if next.number == FOUGHT_AFTER {
-            self.report_fight(&part).await?;
+            self.report_fight(&service).await?;
         }
         let addresses: Vec<IpAddr> = status::addresses(wanted).collect();
-        self.services.write_status(&part, &addresses).await?;
+        self.services.write_status(&service, &addresses).await?;
         self.rewrites.record(uid, wanted, now);
         Ok(())
     }
 
     /// Publishes an Event on a Service of which another client alters the status.
-    async fn report_fight(&self, part: &Part) -> Result<(), Error> {
-        let service = self.services.get(&part.name).await?;
-        let writer = service.as_ref().and_then(last_writer_of_status);
+    async fn report_fight(&self, service: &ObservedService) -> Result<(), Error> {
+        let object = self.services.get(&service.name).await?;
+        let writer = object.as_ref().and_then(last_writer_of_status);
         let writer = writer.map_or_else(|| "another client".to_owned(), |manager| format!("the client {manager:?}"));
         let note = format!(
             "{writer} (by the managedFields of the Service) has changed the addresses in the status {FOUGHT_AFTER} \
              times, each within a minute of the time before: keep it from doing so. They are written again, in \
              growing pauses"
         );
-        warn!(service = %part.name, note, "the status of a Service is fought over");
-        self.settings.events.publish::<Service>(&part.meta, &Notice::warning("StatusFought", note));
+        warn!(service = %service.name, note, "the status of a Service is fought over");
+        self.settings.events.publish::<Service>(&service.meta, &Notice::warning("StatusFought", note));
         Ok(())
     }
 
@@ -383,8 +383,8 @@ impl Vip {
     }
 
     /// Deletes the Services of groups that have no listeners any more.
-    async fn delete_unused(&self, parts: &Parts, applied: &mut Applied) -> Result<(), Error> {
-        for (name, _) in parts.iter().filter(|(name, part)| !name.is_main() && groups::is_unused(part)) {
+    async fn delete_unused(&self, existing: &ObservedServices, applied: &mut Applied) -> Result<(), Error> {
+        for (name, _) in existing.iter().filter(|(name, observed)| !name.is_main() && groups::is_unused(observed)) {
             match self.delete_service(name).await {
                 Err(error @ Error::NotReady(_)) => _ = applied.unconfigured.get_or_insert(error),
                 done => done?,
