@@ -106,6 +106,13 @@ impl ClaimObject {
         self.meta.deleting && !self.has_finalizer
     }
 
+    /// The claim as it will be once its status has these slots.
+    pub(crate) fn with_slots(&self, held: Held) -> Self {
+        let mut claim = self.clone();
+        claim.request.held = Some(held);
+        claim
+    }
+
     /// The name of the port with this number in the status.
     pub(crate) fn name_of(&self, number: NonZeroU16, transport: model::Transport) -> Option<Arc<str>> {
         let port = FrontPort { port: number, transport };

@@ -9,6 +9,7 @@ use super::companion;
 use super::effect::{ClaimChange, ClaimWrite, CompanionWrite, Effect};
 use super::state::{Class, Context, Now};
 use super::writes::WriteError;
+use crate::allocation::Held;
 use crate::api::claim::ClaimObject;
 use crate::api::companion_name;
 use crate::backends::ServiceObject;
@@ -33,6 +34,24 @@ impl Class {
                 |state: &ClaimState| !state.service_is_fine && state.service_writes.are_free(context.now.instant);
             if self.claims.get(claim).is_some_and(|state| Arc::ptr_eq(&state.claim, claim) && lacks(state)) {
                 effects.extend(self.accompany(claim, context));
+            }
+        }
+        effects
+    }
+
+    /// Creates the companion Services of claims that get their first slots, beside the writes of
+    /// their statuses: Kubernetes looks for the pods in the meantime. They are garbage collected
+    /// with their claims, and corrected with the slots.
+    pub(super) fn accompany_newcomers(
+        &mut self,
+        given: impl IntoIterator<Item = (Arc<ClaimObject>, Held)>,
+        context: &Context<'_>,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (claim, granted) in given {
+            let is_free = |state: &ClaimState| state.service_writes.are_free(context.now.instant);
+            if claim.request.held.is_none() && self.claims.get(&claim).is_some_and(is_free) {
+                effects.extend(self.accompany(&Arc::new(claim.with_slots(granted)), context));
             }
         }
         effects
@@ -163,6 +182,24 @@ mod tests {
 
     fn selecting() -> Arc<ClaimObject> {
         claim("web").holds(0, 20001).build()
+    }
+
+    #[test]
+    fn the_companion_service_of_a_newcomer_has_the_ports_that_its_status_is_about_to_name() {
+        let (namespaces, backends) = (BTreeMap::new(), Backends::default());
+        let context = Context::fixture(&namespaces, &backends);
+        let newcomer = claim("web").build();
+        let mut class = Class::new(Some("default".into()));
+        class.insert_claim(None, newcomer.clone());
+        let granted = selecting().request.held.clone().unwrap();
+        let effects = class.accompany_newcomers([(newcomer.clone(), granted.clone())], &context);
+        let [Effect::Companion(_, CompanionWrite::Create(service))] = effects.as_slice() else {
+            panic!("{} effects", effects.len())
+        };
+        let desired = companion::desired(&selecting(), TargetKind::Pod, None).unwrap();
+        assert_eq!(service.spec, desired.unwrap().spec);
+
+        assert!(class.accompany_newcomers([(newcomer, granted)], &context).is_empty(), "the write is in flight");
     }
 
     /// A tenant may put a finalizer on it, and let its claim name another Service.

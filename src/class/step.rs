@@ -125,20 +125,23 @@ impl Class {
         effects
     }
 
-    /// Writes the statuses of these claims by which slots change hands.
+    /// Writes the statuses of these claims by which slots change hands, and creates the companion
+    /// Services of those that get their first ones.
     pub(super) fn give_slots(
         &mut self,
         claims: &[(Arc<ClaimObject>, Option<Assignment>)],
         context: &Context<'_>,
     ) -> Vec<Effect> {
         let mut writes = Vec::new();
+        let mut given = Vec::new();
         let changed = |(state, got): &(&ClaimState, &Assignment)| changes_slots(&state.claim, got);
         for (state, got) in self.undisturbed(claims, &context.now).filter(changed) {
             let status = self.status(&state.claim, &self.verdict(state, got, context), context);
             writes.push((state.claim.clone(), status, got.lost.clone()));
+            given.extend(got.granted.clone().map(|granted| (state.claim.clone(), granted)));
         }
         let awaited_by = self.name.clone();
-        let effects: Vec<Effect> = writes
+        let mut effects: Vec<Effect> = writes
             .into_iter()
             .filter_map(|(claim, status, lost)| {
                 self.claims.get_mut(&claim)?.writes.begin();
@@ -147,6 +150,7 @@ impl Class {
             })
             .collect();
         self.gives = effects.len();
+        effects.extend(self.accompany_newcomers(given, context));
         effects
     }
 
