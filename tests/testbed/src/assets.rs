@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use crate::frr::FRR;
 use crate::go_build::{self, Module};
 use crate::keepalived::KEEPALIVED;
+use crate::nginx::NGINX;
 use crate::prometheus::PROMETHEUS;
 use crate::{Parts, packages, python};
 
@@ -86,6 +87,7 @@ pub(crate) struct Assets {
     google_python: Option<PathBuf>,
     frr: Option<PathBuf>,
     keepalived: Option<PathBuf>,
+    nginx: Option<PathBuf>,
     prometheus: Option<PathBuf>,
 }
 
@@ -128,8 +130,9 @@ impl Assets {
         let google_python = parts.gcp.then(|| python::prepare(&sources.join("gcp-peer"), &cache)).transpose()?;
         let frr = if parts.frr { FRR.prepare(&cache) } else { None };
         let keepalived = if parts.keepalived { KEEPALIVED.prepare(&cache) } else { None };
+        let nginx = if parts.nginx { NGINX.prepare(&cache) } else { None };
         let prometheus = if parts.prometheus { PROMETHEUS.prepare(&cache) } else { None };
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python, google_python, frr, keepalived, prometheus })
+        Ok(Self { binaries, metallb_crds, prometheus_crds, python, google_python, frr, keepalived, nginx, prometheus })
     }
 
     /// Where the binary is.
@@ -168,6 +171,11 @@ impl Assets {
     /// keepalived's files; `None`: it is not among the testbed's parts, or could not be unpacked.
     pub(crate) fn keepalived(&self) -> Option<&Path> {
         self.keepalived.as_deref()
+    }
+
+    /// NGINX' files; `None`: it is not among the testbed's parts, or could not be unpacked.
+    pub(crate) fn nginx(&self) -> Option<&Path> {
+        self.nginx.as_deref()
     }
 
     /// Prometheus' files; `None`: it is not among the testbed's parts, or could not be unpacked.

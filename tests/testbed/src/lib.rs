@@ -48,8 +48,8 @@
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
 //! - For [`Parts::aws`] and [`Parts::gcp`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
-//! - For [`Parts::frr`], [`Parts::keepalived`] and [`Parts::prometheus`], which are left out
-//!   where they cannot be had: Debian. Its packages are unpacked into the same folder, once per
+//! - For [`Parts::frr`], [`Parts::keepalived`], [`Parts::nginx`] and [`Parts::prometheus`], which
+//!   are left out where they cannot be had: Debian. Its packages are unpacked into the same folder, once per
 //!   machine.
 //!
 //! # When something goes wrong
@@ -78,6 +78,7 @@ mod kubectl;
 mod kubelet;
 mod metallb;
 mod network;
+mod nginx;
 mod node;
 mod packages;
 mod pki;
@@ -86,6 +87,7 @@ mod pod_process;
 mod prometheus;
 mod python;
 mod remote_node;
+mod updater;
 mod wait;
 
 use std::path::PathBuf;
@@ -101,10 +103,12 @@ pub use gcp::{GcpCall, GcpFault, GcpFaultKind, GcpLayout, GcpPeer, GcpProject, G
 pub use http::http_get;
 pub use keepalived::Keepalived;
 pub use network::{CLIENTS, ip};
+pub use nginx::Nginx;
 pub use node::NODE;
 pub use pod::{Families, Pod, PodPort, PodSpec, Protocol};
 pub use prometheus::Prometheus;
 pub use remote_node::RemoteNode;
+pub use updater::{Updater, UpdaterCall, UpdaterFault};
 pub use wait::eventually;
 
 use assets::Assets;
@@ -137,6 +141,8 @@ pub struct Parts {
     pub frr: bool,
     /// keepalived, for [`Cluster::keepalived`], if it can be unpacked on this machine.
     pub keepalived: bool,
+    /// NGINX, for [`Cluster::nginx`], if it can be unpacked on this machine.
+    pub nginx: bool,
     /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on
     /// this machine.
     pub prometheus: bool,
@@ -169,6 +175,7 @@ impl Parts {
         gcp: false,
         frr: false,
         keepalived: false,
+        nginx: false,
         prometheus: false,
         json_storage: false,
         node_ports: None,
