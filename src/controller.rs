@@ -191,14 +191,15 @@ pub(crate) async fn work(environment: Environment, options: Options, process: Pr
     let (events, write_events) = Events::new(events, count);
     let common = Common { client: client.clone(), events: events.clone(), metrics: metrics.clone() };
     let sources = sources::start(options.sources, &common, &backends, &readiness);
-    let make = provider::maker(
-        providers,
-        events.clone(),
-        cluster_id.clone(),
-        options.aws_call_rate,
-        provider_fence,
-        backends.clone(),
-    );
+    let make = provider::maker(provider::Shared {
+        client: providers,
+        events: events.clone(),
+        cluster_id: cluster_id.clone(),
+        aws_call_rate: options.aws_call_rate,
+        resync: options.resync,
+        fence: provider_fence,
+        backends: backends.clone(),
+    });
     let (class_loop, inbox) = ClassLoop::new(ClassLoopSettings {
         make_provider: Box::new(move |class, spec, addresses| adapt(make(class, spec, addresses))),
         client: client.clone(),

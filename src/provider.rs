@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -12,15 +13,17 @@ use kube::{Api, Client};
 use secrecy::SecretString;
 use sharedlb_crds::{AwsHealthCheck, AwsIpAddressType, AwsProvider, AwsScheme, AwsTargetGroupIpAddressType};
 use sharedlb_crds::{GcpFirewall, GcpFirewallManagement, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity};
+use sharedlb_crds::{HttpUpdaterProvider, HttpUpdaterVerification};
 use sharedlb_crds::{
     PortRange, PortRanges, Provider as ProviderSpec, ServiceProvider as ServiceSpec, SharedLBClassSpec, TargetKind,
     Transport,
 };
 use sharedlb_providers::aws::{self, Aws, Clients, Rates};
 use sharedlb_providers::gcp::{self, Gcp};
+use sharedlb_providers::http_updater::{self, HttpUpdater};
 use sharedlb_providers::service::{self, ServiceProvider};
 use sharedlb_providers::vip::{self, Vip};
-use sharedlb_providers::{Details, Error, FrontPort, Gate, IpFamily, Provider, SecretData, Secrets};
+use sharedlb_providers::{Address, Details, Error, FrontPort, Gate, IpFamily, Provider, SecretData, Secrets};
 
 use crate::api::claim::transport;
 use crate::api::class::ClassObject;
@@ -29,24 +32,42 @@ use crate::class::MakeProvider;
 use crate::kubernetes::events::Events;
 use crate::leader::Fence;
 
+/// What the providers of all classes share.
+pub(crate) struct Shared {
+    /// The API server, behind a fence of its own
+    pub(crate) client: Client,
+    pub(crate) events: Events,
+    pub(crate) cluster_id: String,
+    /// The rate of calls to AWS, as a fraction of the rates that AWS documents
+    pub(crate) aws_call_rate: f64,
+    /// How often a load balancer is observed although no change is known
+    pub(crate) resync: Duration,
+    /// The fence for calls that change something elsewhere
+    pub(crate) fence: Fence,
+    pub(crate) backends: Arc<Backends>,
+}
+
 /// Returns the function that creates providers, which share clients and budgets within the
-/// process. `aws_call_rate` is a fraction of the rates that AWS documents. (The client of
-/// the API server has a fence of its own.)
-pub(crate) fn maker(
-    client: Client,
-    events: Events,
-    cluster_id: String,
-    aws_call_rate: f64,
-    fence: Fence,
-    backends: Arc<Backends>,
-) -> MakeProvider {
+/// process.
+pub(crate) fn maker(shared: Shared) -> MakeProvider {
+    let Shared { client, events, cluster_id, aws_call_rate, resync, fence, backends } = shared;
     let act = move || {
         let fence = fence.clone();
         async move { Box::new(fence.act().await) as Box<dyn Send> }.boxed()
     };
     let gate: Gate = Arc::new(act);
     let clients = Clients::new(None, Rates::DOCUMENTED.times(aws_call_rate), Some(gate.clone()));
-    let google = gcp::Clients::new(None, gcp::Rates::DEFAULT, Some(gate), Arc::new(OwnSecrets(client.clone())));
+    let secrets: Arc<dyn Secrets> = Arc::new(OwnSecrets(client.clone()));
+    let google = gcp::Clients::new(None, gcp::Rates::DEFAULT, Some(gate.clone()), secrets.clone());
+    let updaters = http_updater::Context {
+        client: client.clone(),
+        namespace: ServiceSpec::default().namespace,
+        secrets,
+        gate: Some(gate),
+        rate: http_updater::RATE,
+        // What the last resync has posted is due at the next one, however long each takes.
+        repeat_after: resync / 2,
+    };
     let own = cluster_id.clone();
     let services = client.clone();
     let vip_settings = move |class: String, class_uid: String, addresses: &[Vec<IpAddr>]| vip::Settings {
@@ -74,6 +95,9 @@ pub(crate) fn maker(
             }
             ProviderSpec::Aws(given) => {
                 Box::new(Aws::new(aws_settings(given, spec.targets, cluster_id.clone(), class), &clients))
+            }
+            ProviderSpec::HttpUpdater(given) => {
+                Box::new(HttpUpdater::new(updater_settings(given, cluster_id.clone(), class), &updaters))
             }
         }
     })
@@ -236,6 +260,26 @@ fn gcp_settings(given: &GcpProvider, dynamic: &[PortRange], cluster_id: String, 
     }
 }
 
+fn updater_settings(given: &HttpUpdaterProvider, cluster_id: String, class: String) -> http_updater::Settings {
+    http_updater::Settings {
+        url: given.url.clone(),
+        address: Address::parse(&given.address),
+        ca_bundle: given.ca_bundle.clone().unwrap_or_default(),
+        secret_name: given.credentials.as_ref().map(|secret| secret.secret_name.clone()),
+        reserved_ports: given.reserved_ports.clone(),
+        timeouts: http_updater::Timeouts {
+            proxy_timeout_seconds: given.proxy_timeout_seconds,
+            proxy_connect_timeout_seconds: given.proxy_connect_timeout_seconds,
+        },
+        verification: match given.verification {
+            HttpUpdaterVerification::None => http_updater::Verification::None,
+            HttpUpdaterVerification::Connect => http_updater::Verification::Connect,
+        },
+        cluster_id,
+        class,
+    }
+}
+
 /// The Secrets of the namespace that the load balancers' Services are in, which is that of the
 /// controller. Each is read by its name; none is listed or watched.
 struct OwnSecrets(Client);
@@ -370,5 +414,19 @@ mod tests {
         assert_eq!((settings.firewall.priority, settings.firewall.deny_rest), (900, true));
         assert_eq!((settings.health_check.port, settings.health_check.path.as_str()), (10_256, "/healthz"));
         assert_eq!((settings.address_names.len(), settings.secret_name.as_deref()), (1, Some("google")));
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_nginx_has_it() {
+        let spec: SharedLBClassSpec = serde_json::from_value(json!({
+            "provider": {"httpUpdater": {"url": "https://lb1.example.com/api/v1/lb", "address": "203.0.113.5"}},
+        }))
+        .unwrap();
+        let ProviderSpec::HttpUpdater(given) = &spec.provider else { panic!("it is of an updater") };
+        let settings = updater_settings(given, "cluster".into(), "nginx".into());
+        assert_eq!(settings.address, Address::Ip([203, 0, 113, 5].into()));
+        assert_eq!(settings.timeouts.proxy_timeout_seconds, 600);
+        assert_eq!(settings.reserved_ports.iter().map(|port| port.get()).collect::<Vec<_>>(), [22]);
+        assert_eq!(settings.verification, http_updater::Verification::None);
     }
 }

@@ -75,6 +75,18 @@ use crate::provider::{Provider, ProviderSchema};
         "!has(self.provider.gcp) || self.provider.gcp.firewall.manage != 'Range' \
          || self.ports.dynamic.all(range, (range.min > 22 || range.max < 22) && (range.min > 10256 || range.max < 10248))",
         "with firewall.manage: Range, all of ports.dynamic leads to the nodes, so it must not have their own ports (22, and 10248 to 10256)",
+    ),
+    validation = (
+        "!has(self.provider.httpUpdater) || self.loadBalancers.max == 1",
+        "a class of the provider httpUpdater has one load balancer, the host of its updater: set loadBalancers.max to 1",
+    ),
+    validation = (
+        "!has(self.provider.httpUpdater) || !has(self.addresses)",
+        "the load balancer of the provider httpUpdater has the address of its host: leave addresses out, and set provider.httpUpdater.address",
+    ),
+    validation = (
+        "!has(self.provider.httpUpdater) || has(self.targets)",
+        "set targets to Node, or to Pod if the host of the updater reaches the addresses of pods",
     )
 )]
 pub struct SharedLBClassSpec {

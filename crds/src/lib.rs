@@ -27,8 +27,8 @@ pub use port::{PortRange, Protocol, Transport};
 pub use provider::{
     AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
     AwsTargetGroupIpAddressType, GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider,
-    GcpScheme, GcpSessionAffinity, IpFamily, IpFamilyPolicy, ParkedPorts, Provider, SecretReference, ServiceProvider,
-    VipProvider,
+    GcpScheme, GcpSessionAffinity, HttpUpdaterProvider, HttpUpdaterSecret, HttpUpdaterVerification, IpFamily,
+    IpFamilyPolicy, ParkedPorts, Provider, SecretReference, ServiceProvider, VipProvider,
 };
 pub use shared_lb::{
     ClientIpConfig, Ingress, IngressPort, LoadBalancerIngress, PortStatus, SessionAffinity, SessionAffinityConfig,

@@ -64,6 +64,9 @@ const FOR_SLICES: &[(&str, &str, &[&str])] =
 /// What a load balancer needs besides whose status the controller writes.
 const FOR_STATUSES: &[(&str, &str, &[&str])] = &[("", "services/status", &["patch"])];
 
+/// What the journal of an updater needs in the system namespace.
+const FOR_JOURNALS: &[(&str, &str, &[&str])] = &[("", "configmaps", &["get", "create", "patch", "delete"])];
+
 /// What the controller needs for these classes and Services. The Lease is in the system
 /// namespace, and so are load balancers that are Services, unless their class has another one.
 pub(crate) fn needed(classes: &[SharedLBClass], services: &[Service], system_namespace: &str) -> Vec<Right> {
@@ -80,6 +83,7 @@ pub(crate) fn needed(classes: &[SharedLBClass], services: &[Service], system_nam
                 rights.extend(of(FOR_SLICES, Some(system_namespace)));
                 rights.extend(of(FOR_STATUSES, Some(system_namespace)));
             }
+            Provider::HttpUpdater(_) => rights.extend(of(FOR_JOURNALS, Some(system_namespace))),
             Provider::Aws(_) => {}
         }
     }

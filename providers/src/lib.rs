@@ -20,6 +20,8 @@ pub mod gcp;
 mod golden;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http-updater")]
+pub mod http_updater;
 pub mod memory;
 pub mod model;
 #[cfg(all(test, any(feature = "aws", feature = "service")))]
@@ -61,6 +63,8 @@ pub const FEATURES: &[&str] = &[
     "aws",
     #[cfg(feature = "gcp")]
     "gcp",
+    #[cfg(feature = "http-updater")]
+    "http-updater",
     #[cfg(feature = "service")]
     "service",
     #[cfg(feature = "vip")]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sharedlb_crds::SharedLBClassSpec;
+use sharedlb_crds::{HttpUpdaterProvider, Provider, SharedLBClassSpec};
 
 use super::addresses::{first_common, is_listed, recorded};
 use super::class::ClassObject;
@@ -10,10 +10,37 @@ use super::class::ClassObject;
 /// Why the addresses of a class are not free for it, for its author: another class has them,
 /// and is older or has a load balancer there.
 pub(crate) fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a ClassObject>) -> Option<String> {
-    let spec = class.spec.as_ref().ok().filter(|spec| !spec.addresses.is_empty())?;
+    let spec = class.spec.as_ref().ok()?;
+    let with = |other| match &spec.provider {
+        Provider::HttpUpdater(updater) => conflict_at_host(class, updater, other),
+        _ if spec.addresses.is_empty() => None,
+        _ => conflict_with(class, spec, other),
+    };
     let others = all.filter(|other| other.meta.key != class.meta.key);
     // By name, so that the message stays the same.
-    others.filter_map(|other| Some((&other.meta.key, conflict_with(class, spec, other)?))).min().map(|(_, why)| why)
+    others.filter_map(|other| Some((&other.meta.key, with(other)?))).min().map(|(_, why)| why)
+}
+
+/// Why a class cannot use the host of an updater. Its ports are those of the class alone: with two
+/// classes, one would open a port that the other has, and NGINX would refuse both.
+fn conflict_at_host(class: &ClassObject, updater: &HttpUpdaterProvider, other: &ClassObject) -> Option<String> {
+    let name = &other.meta.key.name;
+    let theirs = other.spec.as_ref().ok()?;
+    if let Provider::HttpUpdater(their_updater) = &theirs.provider {
+        let is_same = updater.url == their_updater.url || updater.address == their_updater.address;
+        return (is_same && age(other) < age(class)).then(|| {
+            format!("provider.httpUpdater: class {name}, which is older, has the same url or address: one host is for one class")
+        });
+    }
+    let address: IpAddr = updater.address.parse().ok()?;
+    let is_theirs = other.gives_addresses() && is_listed(&theirs.addresses, address);
+    (is_theirs && age(other) < age(class)).then(|| {
+        format!("provider.httpUpdater: {address} is also an address of class {name}, which is older: give the host another one")
+    })
+}
+
+fn age(class: &ClassObject) -> impl Ord {
+    (class.meta.created, class.meta.key.clone())
 }
 
 fn conflict_with(class: &ClassObject, spec: &SharedLBClassSpec, other: &ClassObject) -> Option<String> {
@@ -29,7 +56,6 @@ fn conflict_with(class: &ClassObject, spec: &SharedLBClassSpec, other: &ClassObj
         ));
     }
     let theirs = other.spec.as_ref().ok()?;
-    let age = |class: &ClassObject| (class.meta.created, class.meta.key.clone());
     if age(class) < age(other) || in_use(theirs, other, class).is_some() {
         // It is the other class that is refused.
         return None;
@@ -126,6 +152,40 @@ mod tests {
         assert_eq!(conflicts(&classes), [None, None]);
         let mixed = [classes[0].clone(), class("vips", 3, "vip", &[IPV4], &[])];
         assert!(conflicts(&mixed)[1].is_some());
+    }
+
+    /// A class of this age for an updater.
+    fn of_updater(name: &str, day: u8, url: &str, address: &str) -> ClassObject {
+        let object = json!({
+            "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
+            "metadata": {"name": name, "uid": name, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z")},
+            "spec": {"provider": {"httpUpdater": {"url": url, "address": address}}, "targets": "Node"},
+        });
+        ClassObject::parse(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn of_two_classes_with_one_host_the_newer_is_refused() {
+        let [lb1, lb2] = ["https://lb1/api/v1/lb", "https://lb2/api/v1/lb"];
+        let classes = [
+            of_updater("old", 1, lb1, "203.0.113.10"),
+            of_updater("same-url", 2, lb1, "203.0.113.20"),
+            of_updater("same-address", 3, "http://203.0.113.10:3000/api/v1/lb", "203.0.113.10"),
+            of_updater("apart", 4, lb2, "lb2.example.com"),
+        ];
+        let refused: Vec<bool> = conflicts(&classes).iter().map(Option::is_some).collect();
+        assert_eq!(refused, [false, true, true, false]);
+        let why = conflicts(&classes)[1].clone().unwrap();
+        assert!(why.contains("class old, which is older"), "{why}");
+    }
+
+    #[test]
+    fn a_host_and_a_virtual_address_of_a_class_are_told_apart() {
+        let host = of_updater("host", 2, "https://lb1/api/v1/lb", "203.0.113.10");
+        let vips = class("vips", 1, "vip", &[IPV4], &[]);
+        assert!(conflicts(&[host.clone(), vips.clone()])[0].as_ref().is_some_and(|why| why.contains("class vips")));
+        let later = class("vips", 3, "vip", &[IPV4], &[]);
+        assert_eq!(conflicts(&[host, later])[0], None);
     }
 
     #[test]

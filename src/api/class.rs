@@ -130,6 +130,9 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
             Provider::Aws(_) => {
                 "remove them, and ask the admin for a class whose security groups (spec.provider.aws.securityGroups) admit these clients only"
             }
+            Provider::HttpUpdater(_) => {
+                "remove them, and ask the admin to admit these clients only at the host; or use a class of the provider vip"
+            },
             Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => {
                 "remove them, or use a class of the provider vip"
             },
@@ -150,7 +153,7 @@ pub(crate) fn lacking(spec: &SharedLBClassSpec, can: &Capabilities) -> Vec<Lacki
         option: ListenerOption::SessionAffinity,
         instead: match spec.provider {
             Provider::Aws(_) => "set it to None, or ask the admin for a class with spec.targets Pod",
-            Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => {
+            Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) | Provider::HttpUpdater(_) => {
                 "set it to None, or use a class of the provider vip"
             }
         },
@@ -179,7 +182,7 @@ fn selector(selector: &LabelSelector) -> Selector {
 pub(crate) fn adopts(spec: &SharedLBClassSpec) -> bool {
     match &spec.provider {
         Provider::Aws(aws) => aws.load_balancer_arn.is_some(),
-        Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) => false,
+        Provider::Service(_) | Provider::Vip(_) | Provider::Gcp(_) | Provider::HttpUpdater(_) => false,
     }
 }
 

@@ -8,11 +8,8 @@ use crate::api::addresses;
 use crate::api::class::{ClassObject, unsupported};
 
 impl Class {
-    /// Why the addresses in the spec of the class cannot be used.
+    /// Why the addresses of the class cannot be used: those of its spec, or of its host.
     pub(super) fn refuse_addresses(&self, spec: &SharedLBClassSpec) -> Option<String> {
-        if spec.addresses.is_empty() {
-            return None;
-        }
         addresses::refusal(spec, &self.kept_addresses(spec)).or_else(|| self.address_conflict.clone())
     }
 

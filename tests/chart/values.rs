@@ -29,6 +29,7 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
                 ("sources.gateways.enabled=true", "gateways"),
                 ("providers.aws.callRate=0", "callRate"),
                 ("providers.gcp.secretNames=google", "secretNames"),
+                ("providers.httpUpdater.enabled=maybe", "enabled"),
                 ("controller.resyncSeconds=5", "resyncSeconds"),
                 ("controller.clusterId=a/b", "clusterId"),
                 ("image.digest=sha256:1", "digest"),

@@ -16,8 +16,10 @@ use sharedlb_testbed::Cluster;
 /// can be created.
 pub(crate) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl_output(&["apply", "-k", &repository("deploy")?]).await?;
-    // The rights of a provider that is not installed by default.
-    cluster.kubectl_output(&["apply", "-f", &repository("deploy/gcp/rbac.yaml")?]).await?;
+    // The rights of providers that are not installed by default.
+    for rights in ["deploy/gcp/rbac.yaml", "deploy/http-updater/rbac.yaml"] {
+        cluster.kubectl_output(&["apply", "-f", &repository(rights)?]).await?;
+    }
     definitions_established(cluster).await
 }
 
@@ -69,6 +71,14 @@ pub(crate) fn trials(test: &Tests<Cluster>) -> Vec<Trial> {
                 Ok(())
             },
         ),
+        test.test("deploy/http-updater offers a class, and gives the controller its rights", |cluster| async move {
+            let built = with_component(&cluster, "deploy/http-updater").await?;
+            let is_role =
+                |object: &&str| object.contains("kind: Role\n") && object.contains("name: sharedlb-http-updater\n");
+            let role = built.split("\n---\n").find(is_role).context("the Role is missing")?;
+            ensure!(role.contains("resourceNames:\n  - updater\n"), "it may not read the Secret alone: {role}");
+            Ok(())
+        }),
         test.test("when a node is drained or lost, a replica remains on another node", |cluster| async move {
             let (client, namespace) = (cluster.admin(), "sharedlb-system");
             let deployment = Api::<Deployment>::namespaced(client.clone(), namespace).get("sharedlb").await?;

@@ -2,6 +2,7 @@
 
 mod aws;
 mod gcp;
+mod http_updater;
 mod service;
 mod vip;
 
@@ -16,6 +17,7 @@ pub use self::gcp::{
     GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider, GcpScheme, GcpSessionAffinity,
     SecretReference,
 };
+pub use self::http_updater::{HttpUpdaterProvider, HttpUpdaterSecret, HttpUpdaterVerification};
 pub use self::service::{IpFamily, IpFamilyPolicy, ParkedPorts, ServiceProvider};
 pub use self::vip::VipProvider;
 
@@ -31,6 +33,8 @@ pub enum Provider {
     Vip(VipProvider),
     /// A passthrough Network Load Balancer of Google Cloud.
     Gcp(Box<GcpProvider>),
+    /// A host with NGINX, whose configuration an updater writes.
+    HttpUpdater(Box<HttpUpdaterProvider>),
 }
 
 impl Provider {
@@ -41,6 +45,7 @@ impl Provider {
             Provider::Aws(_) => "aws",
             Provider::Vip(_) => "vip",
             Provider::Gcp(_) => "gcp",
+            Provider::HttpUpdater(_) => "httpUpdater",
         }
     }
 }
@@ -57,12 +62,12 @@ impl Default for Provider {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
-        "[has(self.service), has(self.aws), has(self.vip), has(self.gcp)].filter(given, given).size() == 1",
-        "give exactly one provider; there are: service, aws, vip, gcp",
+        "[has(self.service), has(self.aws), has(self.vip), has(self.gcp), has(self.httpUpdater)].filter(given, given).size() == 1",
+        "give exactly one provider; there are: service, aws, vip, gcp, httpUpdater",
     ),
     validation = (
         "has(self.service) == has(oldSelf.service) && has(self.aws) == has(oldSelf.aws) && has(self.vip) == has(oldSelf.vip) \
-         && has(self.gcp) == has(oldSelf.gcp)",
+         && has(self.gcp) == has(oldSelf.gcp) && has(self.httpUpdater) == has(oldSelf.httpUpdater)",
         "the kind of provider cannot be changed: make a new class, and move the claims to it",
     )
 )]
@@ -85,4 +90,8 @@ pub(crate) struct ProviderSchema {
     /// credentials with the permissions to do that.
     #[serde(skip_serializing_if = "Option::is_none")]
     gcp: Option<GcpProvider>,
+    /// A host with NGINX, whose configuration an updater writes: a program with
+    /// the HTTP API of nginx-lb-updater, which the controller calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_updater: Option<HttpUpdaterProvider>,
 }

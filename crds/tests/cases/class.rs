@@ -34,7 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn whole() -> Vec<Case> {
-    const ONE: &str = "give exactly one provider; there are: service, aws, vip, gcp";
+    const ONE: &str = "give exactly one provider; there are: service, aws, vip, gcp, httpUpdater";
     vec![
         accepts("a class of just a provider", class()),
         refuses(

@@ -8,6 +8,7 @@ mod aws;
 mod claim;
 mod class;
 mod gcp;
+mod http_updater;
 
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ pub(crate) enum Outcome {
 
 /// Every case of both kinds.
 pub(crate) fn all() -> Vec<Case> {
-    claim::cases().into_iter().chain(class::cases()).chain(aws::cases()).chain(gcp::cases()).collect()
+    [claim::cases(), class::cases(), aws::cases(), gcp::cases(), http_updater::cases()].into_iter().flatten().collect()
 }
 
 fn accepts(what: &str, object: Value) -> Case {

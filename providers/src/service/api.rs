@@ -10,17 +10,17 @@ use crate::{Details, Error};
 
 /// The object of a call, for the message of its error.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct What<'a> {
+pub(crate) struct What<'a> {
     /// As in a role: `get`, `patch`, `delete`
-    pub(super) verb: &'a str,
+    pub(crate) verb: &'a str,
     /// As in a role: `services`
-    pub(super) resource: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
 }
 
 /// Makes a call with a timeout.
-pub(super) async fn call<T>(what: What<'_>, reply: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+pub(crate) async fn call<T>(what: What<'_>, reply: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     call_within(WRITE_TIMEOUT, what, reply).await
 }
 

@@ -80,7 +80,9 @@ impl ApiServer {
                 let object: Value = serde_json::from_slice(body).expect("an object");
                 match path.strip_suffix("/status") {
                     Some(of) => self.write("mergeStatus", "services", of, &object),
-                    None if resource == "services" => self.write("merge", resource, path, &object),
+                    None if ["services", "configmaps"].contains(&resource) => {
+                        self.write("merge", resource, path, &object)
+                    }
                     None => self.write("apply", resource, path, &object),
                 }
             }

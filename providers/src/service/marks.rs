@@ -47,8 +47,8 @@ impl Marks {
         format!("{},{SERVICE_NAME_LABEL}={service}", self.selector())
     }
 
-    /// Labels of the Service.
-    pub(super) fn service_labels(&self, name: &LbName) -> BTreeMap<String, String> {
+    /// Labels of the object that is a load balancer, or its journal.
+    pub(crate) fn service_labels(&self, name: &LbName) -> BTreeMap<String, String> {
         let labels = [
             (MANAGED_BY_LABEL, MANAGED_BY),
             (CLASS_LABEL, &self.class),
@@ -68,7 +68,7 @@ impl Marks {
     }
 
     /// The load balancer of an object of ours; `None`: the object is not ours.
-    pub(super) fn load_balancer(&self, metadata: &ObjectMeta) -> Option<LbName> {
+    pub(crate) fn load_balancer(&self, metadata: &ObjectMeta) -> Option<LbName> {
         let labels = metadata.labels.as_ref()?;
         let ours =
             labels.get(CLASS_LABEL) == Some(&self.class) && labels.get(CLUSTER_ID_LABEL) == Some(&self.cluster_id);

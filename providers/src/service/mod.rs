@@ -15,7 +15,7 @@
 //! the version that was observed, since a list of many ports makes server-side apply slow
 //! (see `front::merge_patch`).
 
-mod api;
+pub(crate) mod api;
 mod apply;
 mod cache;
 pub(crate) mod front;

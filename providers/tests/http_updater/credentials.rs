@@ -1,0 +1,172 @@
+//! Credentials and TLS, as a reverse proxy before the updater wants them; and that no log has
+//! them.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sharedlb_providers::http_updater::{HttpUpdater, Settings};
+use sharedlb_providers::{Applied, ChangeSet, Error, LoadBalancer, Provider, diff};
+use sharedlb_testbed::{Updater, UpdaterFault};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::host::{Host, SECRET};
+use crate::steps::{lb, listener, tcp, wanted};
+use crate::{Test, tests};
+
+pub(crate) const TESTS: &[(&str, Test)] = tests![
+    a_token_is_sent_by_tls_that_an_authority_of_the_class_vouches_for,
+    a_certificate_of_an_unknown_authority_is_not_trusted,
+    a_token_that_was_replaced_is_read_again,
+    credentials_that_are_refused_are_reported_with_what_to_do,
+    a_bundle_without_certificates_is_refused,
+    no_log_has_a_credential,
+];
+
+const TOKEN: &str = "first-token-of-the-test";
+
+/// An updater behind TLS that wants this token.
+async fn proxied(host: &Host, folder: &tempfile::TempDir, token: &str) -> Updater {
+    let updater = Updater::start_with_tls(folder.path()).await.expect("it starts");
+    updater.bind_ports(host.address).expect("no port is in use");
+    updater.want_authorization(&format!("Bearer {token}"));
+    updater
+}
+
+fn settings(host: &Host, updater: &Updater) -> Settings {
+    Settings {
+        url: updater.url().to_owned(),
+        ca_bundle: updater.authority().unwrap_or_default().to_owned(),
+        secret_name: Some(SECRET.to_owned()),
+        ..host.settings()
+    }
+}
+
+fn put_token(host: &Host, token: &str) {
+    *host.secret.0.lock() = [("token".to_owned(), token.to_owned().into())].into();
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("there is a folder")
+}
+
+/// Opens a port with these backends.
+async fn open(provider: &HttpUpdater, hosts: &[u8]) -> Result<Applied, Error> {
+    let desired = wanted(provider, [(tcp(20000), listener("a", hosts.iter().copied()))]);
+    let found = provider.observe(&lb(0)).await?.map_or_else(LoadBalancer::default, |observed| observed.load_balancer);
+    provider.apply(&lb(0), ChangeSet::new(&desired, &diff(&found, &desired))).await
+}
+
+fn refusal(result: Result<Applied, Error>) -> String {
+    match &result {
+        Err(Error::Refused(why)) => format!("{why:#}"),
+        _ => panic!("{result:?}"),
+    }
+}
+
+async fn a_token_is_sent_by_tls_that_an_authority_of_the_class_vouches_for(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, TOKEN).await;
+    put_token(host, TOKEN);
+    let applied = open(&host.provider_with(settings(host, &updater)), &[1]).await.expect("it is carried out");
+    assert!(applied.failed.is_empty(), "{applied:?}");
+    assert_eq!(updater.take_calls().len(), 1);
+}
+
+async fn a_certificate_of_an_unknown_authority_is_not_trusted(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, TOKEN).await;
+    put_token(host, TOKEN);
+    let provider = host.provider_with(Settings { ca_bundle: String::new(), ..settings(host, &updater) });
+    let error = open(&provider, &[1]).await;
+    assert!(matches!(error, Err(Error::Transient(_))), "{error:?}");
+    assert!(updater.take_calls().is_empty());
+}
+
+async fn a_token_that_was_replaced_is_read_again(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, TOKEN).await;
+    put_token(host, TOKEN);
+    let provider = host.provider_with(settings(host, &updater));
+    open(&provider, &[1]).await.expect("the first token is good");
+    updater.want_authorization("Bearer second-token");
+    put_token(host, "second-token");
+    open(&provider, &[2]).await.expect("the second token is read");
+}
+
+async fn credentials_that_are_refused_are_reported_with_what_to_do(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, "another-token").await;
+    put_token(host, TOKEN);
+    let provider = host.provider_with(settings(host, &updater));
+    let why = refusal(open(&provider, &[1]).await);
+    assert!(why.contains("provider.httpUpdater.credentials"), "{why}");
+
+    updater.want_authorization(&format!("Bearer {TOKEN}"));
+    updater.faults(|_| Some(UpdaterFault::Status(403)));
+    let why = refusal(open(&provider, &[1]).await);
+    assert!(why.contains("POST and DELETE"), "{why}");
+
+    host.secret.0.lock().clear();
+    let why = refusal(open(&host.provider_with(settings(host, &updater)), &[1]).await);
+    assert!(why.contains(SECRET) && why.contains("token"), "{why}");
+}
+
+async fn a_bundle_without_certificates_is_refused(host: &Host) {
+    let ca_bundle = "-----BEGIN CERTIFICATE-----\nbm9uc2Vuc2U=\n-----END CERTIFICATE-----\n".to_owned();
+    let provider = host.provider_with(Settings { ca_bundle, ..host.settings() });
+    let why = refusal(open(&provider, &[1]).await);
+    assert!(why.contains("provider.httpUpdater.caBundle"), "{why}");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+async fn no_log_has_a_credential(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, TOKEN).await;
+    put_token(host, TOKEN);
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    // With one subscriber alone, tracing asks that of the present thread whether an event is of
+    // interest to any, and the threads of other tests have none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).finish());
+    // All tasks of the provider's runtime are on this thread, and log to its subscriber.
+    std::thread::scope(|scope| {
+        let logged = scope.spawn(|| {
+            let _subscriber = tracing::subscriber::set_default(subscriber);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is one");
+            runtime.block_on(async {
+                let provider = host.provider_with(settings(host, &updater));
+                open(&provider, &[1]).await.expect("it is carried out");
+                // A call that is refused is logged too.
+                updater.want_authorization("Bearer another");
+                tracing::info!(error = %refusal(open(&provider, &[2]).await), "refused");
+            });
+        });
+        logged.join().expect("it does not panic");
+    });
+    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
+    assert!(log.contains("POST lb") && log.contains("refused"), "calls are logged");
+    assert!(!log.contains(TOKEN), "{log}");
+}
