@@ -3,3 +3,10 @@
 //!
 //! Several hosts can serve one load balancer. One of them at a time answers for its addresses, and
 //! all of them choose the same pod for a connection, so that a connection outlives its host.
+
+mod command;
+pub mod fence;
+pub mod keepalived;
+pub mod virtual_router;
+
+pub use command::CommandError;

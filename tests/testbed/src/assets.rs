@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use crate::frr::FRR;
 use crate::go_build::{self, Module};
 use crate::keepalived::KEEPALIVED;
+use crate::lan::CONNTRACK;
 use crate::nginx::NGINX;
 use crate::prometheus::PROMETHEUS;
 use crate::{Parts, packages, python};
@@ -88,6 +89,7 @@ pub(crate) struct Assets {
     frr: Option<PathBuf>,
     keepalived: Option<PathBuf>,
     nginx: Option<PathBuf>,
+    conntrack: Option<PathBuf>,
     prometheus: Option<PathBuf>,
 }
 
@@ -131,8 +133,20 @@ impl Assets {
         let frr = if parts.frr { FRR.prepare(&cache) } else { None };
         let keepalived = if parts.keepalived { KEEPALIVED.prepare(&cache) } else { None };
         let nginx = if parts.nginx { NGINX.prepare(&cache) } else { None };
+        let conntrack = if parts.conntrack { CONNTRACK.prepare(&cache) } else { None };
         let prometheus = if parts.prometheus { PROMETHEUS.prepare(&cache) } else { None };
-        Ok(Self { binaries, metallb_crds, prometheus_crds, python, google_python, frr, keepalived, nginx, prometheus })
+        Ok(Self {
+            binaries,
+            metallb_crds,
+            prometheus_crds,
+            python,
+            google_python,
+            frr,
+            keepalived,
+            conntrack,
+            nginx,
+            prometheus,
+        })
     }
 
     /// Where the binary is.
@@ -176,6 +190,11 @@ impl Assets {
     /// NGINX' files; `None`: it is not among the testbed's parts, or could not be unpacked.
     pub(crate) fn nginx(&self) -> Option<&Path> {
         self.nginx.as_deref()
+    }
+
+    /// conntrack's files; `None`: it is not among the testbed's parts, or could not be unpacked.
+    pub(crate) fn conntrack(&self) -> Option<&Path> {
+        self.conntrack.as_deref()
     }
 
     /// Prometheus' files; `None`: it is not among the testbed's parts, or could not be unpacked.

@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 
 use crate::cluster::Cluster;
-use crate::network::{CLIENTS, enter_namespace};
+use crate::namespace::NamespaceThread;
+use crate::network::CLIENTS;
 
 /// How long one attempt may take. Everything is on one machine, so an answer that is not there
 /// by then was lost. It is less than the second after which Linux sends a SYN again, so that a
@@ -32,35 +31,9 @@ pub struct Answer {
 ///
 /// It is a thread of this process in another network namespace, so that
 /// asking costs no more than its own packets.
-pub struct Client {
-    runtime: Handle,
-    /// The thread ends when this is dropped.
-    _ends: oneshot::Sender<()>,
-}
+pub struct Client(NamespaceThread);
 
 impl Client {
-    fn new(namespace: &str) -> anyhow::Result<Self> {
-        let (ends, ended) = oneshot::channel();
-        let (started, start) = std::sync::mpsc::channel();
-        let namespace = namespace.to_owned();
-        std::thread::spawn(move || {
-            let runtime = enter_namespace(&namespace).and_then(|()| {
-                let runtime = Builder::new_current_thread().enable_all().build();
-                runtime.context("starting the client")
-            });
-            match runtime {
-                Ok(runtime) => {
-                    // Both ends fail only if the other side is gone.
-                    let _ = started.send(Ok(runtime.handle().clone()));
-                    let _ = runtime.block_on(ended);
-                }
-                Err(error) => drop(started.send(Err(error))),
-            }
-        });
-        let runtime = start.recv().map_err(|_| anyhow!("the client panicked"))??;
-        Ok(Self { runtime, _ends: ends })
-    }
-
     /// Connects once, and reads the answer.
     pub async fn tcp(&self, address: IpAddr, port: u16) -> anyhow::Result<Answer> {
         let to = SocketAddr::new(address, port);
@@ -81,7 +54,7 @@ impl Client {
         let to = SocketAddr::new(address, port);
         // The socket stays in the namespace of the thread that made it.
         let connecting = async move { tokio::time::timeout(ATTEMPT, TcpStream::connect(to)).await };
-        let connected = self.runtime.spawn(connecting).await?;
+        let connected = self.0.runtime().spawn(connecting).await?;
         connected
             .with_context(|| format!("TCP to {to}: no answer within {ATTEMPT:?}"))?
             .with_context(|| format!("TCP to {to}"))
@@ -112,7 +85,7 @@ impl Client {
     ) -> anyhow::Result<Answer> {
         // The timer is made on the client's thread, where it is to run.
         let limited = async { tokio::time::timeout(ATTEMPT, asking).await };
-        let text = match self.runtime.spawn(limited).await? {
+        let text = match self.0.runtime().spawn(limited).await? {
             Ok(answer) => answer.with_context(|| what.to_owned())?,
             Err(_) => bail!("{what}: no answer within {ATTEMPT:?}"),
         };
@@ -133,12 +106,12 @@ impl Cluster {
     /// A client outside of the cluster, from where load balancers are reached
     /// as users reach them. Needs [`node`](crate::Parts::node).
     pub fn client(&self) -> anyhow::Result<Client> {
-        Client::new(CLIENTS)
+        self.client_in(CLIENTS)
     }
 
     /// A client in another network namespace that `ip netns` knows.
     pub fn client_in(&self, namespace: &str) -> anyhow::Result<Client> {
-        Client::new(namespace)
+        NamespaceThread::start(namespace).map(Client)
     }
 }
 

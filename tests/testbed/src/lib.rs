@@ -40,7 +40,7 @@
 //! # What it needs
 //!
 //! - Linux with user namespaces, or root.
-//! - The commands `ip` and, for [`Parts::node`], `nft`. As root on Debian
+//! - The commands `ip` and, for [`Parts::node`] and [`Parts::conntrack`], `nft`. As root on Debian
 //!   they are installed when missing; otherwise the error says how.
 //! - The binaries. They are taken from the folder that `KUBEBUILDER_ASSETS`
 //!   names; what is missing there is built by Go from the module proxy, once
@@ -48,9 +48,9 @@
 //!   (`XDG_CACHE_HOME`, or `~/.cache`).
 //! - For [`Parts::aws`] and [`Parts::gcp`], Python 3.11 or newer with `venv`. What else it needs
 //!   comes from PyPI, once per machine, into the same folder.
-//! - For [`Parts::frr`], [`Parts::keepalived`], [`Parts::nginx`] and [`Parts::prometheus`], which
-//!   are left out where they cannot be had: Debian. Its packages are unpacked into the same folder, once per
-//!   machine.
+//! - For [`Parts::frr`], [`Parts::keepalived`], [`Parts::conntrack`], [`Parts::nginx`] and
+//!   [`Parts::prometheus`], which are left out where they cannot be had: Debian. Its packages are
+//!   unpacked into the same folder, once per machine.
 //!
 //! # When something goes wrong
 //!
@@ -76,7 +76,9 @@ mod isolation;
 mod keepalived;
 mod kubectl;
 mod kubelet;
+mod lan;
 mod metallb;
+mod namespace;
 mod network;
 mod nginx;
 mod node;
@@ -102,6 +104,7 @@ pub use frr::Frr;
 pub use gcp::{GcpCall, GcpFault, GcpFaultKind, GcpLayout, GcpPeer, GcpProject, GoogleClient, GoogleError, GoogleUser};
 pub use http::http_get;
 pub use keepalived::Keepalived;
+pub use lan::{Lan, MacAddress, Machine, NeighborAnswer, NeighborQuestions, ProcessTree};
 pub use network::{CLIENTS, ip};
 pub use nginx::Nginx;
 pub use node::NODE;
@@ -139,10 +142,13 @@ pub struct Parts {
     pub gcp: bool,
     /// FRR, for [`Cluster::frr`], if it can be unpacked on this machine.
     pub frr: bool,
-    /// keepalived, for [`Cluster::keepalived`], if it can be unpacked on this machine.
+    /// keepalived, for [`Cluster::keepalived`] and [`Lan::programs`], if it can be unpacked on this
+    /// machine.
     pub keepalived: bool,
     /// NGINX, for [`Cluster::nginx`], if it can be unpacked on this machine.
     pub nginx: bool,
+    /// conntrack, for [`Lan::programs`], if it can be unpacked on this machine; and nftables.
+    pub conntrack: bool,
     /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on
     /// this machine.
     pub prometheus: bool,
@@ -165,6 +171,8 @@ impl Parts {
     pub const AWS_ONLY: Self = Self { aws: true, ..Self::NOTHING };
     /// The stand-in for Google Compute Engine, and no cluster.
     pub const GCP_ONLY: Self = Self { gcp: true, ..Self::NOTHING };
+    /// What load balancer hosts need, for a [`Lan`], and no cluster.
+    pub const LOAD_BALANCER_HOSTS: Self = Self { keepalived: true, conntrack: true, ..Self::NOTHING };
     const NOTHING: Self = Self {
         api: false,
         controller_manager: false,
@@ -176,6 +184,7 @@ impl Parts {
         frr: false,
         keepalived: false,
         nginx: false,
+        conntrack: false,
         prometheus: false,
         json_storage: false,
         node_ports: None,

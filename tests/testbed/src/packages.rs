@@ -11,7 +11,7 @@ use crate::{Parts, python};
 /// installed; other users get the command to type.
 pub(crate) fn require(parts: Parts) -> anyhow::Result<()> {
     let mut wanted = vec![("ip", "iproute2")];
-    if parts.node {
+    if parts.node || parts.conntrack {
         wanted.push(("nft", "nftables"));
     }
     wanted.retain(|(command, _)| !is_installed(command));

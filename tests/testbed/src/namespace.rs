@@ -1,0 +1,44 @@
+//! A thread of this process in another network namespace, with a runtime.
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::network::enter_namespace;
+
+/// What is run on it makes its sockets in that namespace, at no more cost than that of their
+/// packets. The thread ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct NamespaceThread {
+    runtime: Handle,
+    _ends: oneshot::Sender<()>,
+}
+
+impl NamespaceThread {
+    /// Starts it in a network namespace that `ip netns` knows.
+    pub(crate) fn start(namespace: &str) -> anyhow::Result<Self> {
+        let (ends, ended) = oneshot::channel();
+        let (started, start) = std::sync::mpsc::channel();
+        let name = namespace.to_owned();
+        std::thread::spawn(move || {
+            let runtime = enter_namespace(&name).and_then(|()| {
+                let runtime = Builder::new_current_thread().enable_all().build();
+                runtime.with_context(|| format!("starting the runtime in {name}"))
+            });
+            match runtime {
+                Ok(runtime) => {
+                    // Both ends fail only if the other side is gone.
+                    let _ = started.send(Ok(runtime.handle().clone()));
+                    let _ = runtime.block_on(ended);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+        let runtime = start.recv().map_err(|_| anyhow!("the thread in {namespace} panicked"))??;
+        Ok(Self { runtime, _ends: ends })
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
