@@ -7,6 +7,7 @@
 mod command;
 pub mod fence;
 pub mod keepalived;
+pub mod nftables;
 pub mod virtual_router;
 
 pub use command::CommandError;

@@ -147,7 +147,8 @@ pub struct Parts {
     pub keepalived: bool,
     /// NGINX, for [`Cluster::nginx`], if it can be unpacked on this machine.
     pub nginx: bool,
-    /// conntrack, for [`Lan::programs`], if it can be unpacked on this machine; and nftables.
+    /// conntrack, for [`Lan::programs`] and [`Testbed::conntrack`], if it can be unpacked on this
+    /// machine; and nftables.
     pub conntrack: bool,
     /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on
     /// this machine.

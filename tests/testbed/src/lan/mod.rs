@@ -79,6 +79,16 @@ impl Lan {
     }
 }
 
+impl Testbed {
+    /// The command line of conntrack in a network namespace that `ip netns` knows. `None`: it could
+    /// not be unpacked on this machine. Needs [`conntrack`](crate::Parts::conntrack).
+    #[must_use]
+    pub fn conntrack(&self, namespace: &str) -> Option<Vec<String>> {
+        let files = self.assets.conntrack()?;
+        Some(debian::command(files, Some(namespace), "usr/sbin/conntrack", []))
+    }
+}
+
 /// Writes a script that runs an unpacked program with its libraries.
 fn write_starter(folder: &Path, files: &Path, name: &str) -> anyhow::Result<()> {
     let path = folder.join(name);
