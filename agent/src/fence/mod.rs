@@ -43,6 +43,10 @@ use tap::Tap;
 /// How often the thread looks whether it shall end, if there are no adverts.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How late the thread must be for the adverts that wait for it to count for nothing: what they say
+/// may be over, as after a freeze of the whole process.
+const LATE_AFTER: Duration = Duration::from_millis(400);
+
 /// The fence of one interface. When this is dropped, nothing opens it any more, and it closes with
 /// the last advert.
 #[derive(Debug)]
@@ -128,9 +132,18 @@ struct Watch {
 
 impl Watch {
     fn run(mut self, shared: &Shared) {
+        let mut looked = Instant::now();
         while !shared.ends.load(Ordering::Relaxed) {
-            match self.tap.wait(LOOK_EVERY) {
-                Ok(seen) => self.see(&seen, &shared.routers.lock()),
+            let seen = self.tap.wait(LOOK_EVERY);
+            let was_stopped = looked.elapsed() >= LATE_AFTER;
+            looked = Instant::now();
+            match seen {
+                // They may be older than the fence. The next one is not.
+                Ok(_) if was_stopped => {}
+                Ok(seen) => {
+                    self.see(&seen, &shared.routers.lock());
+                    looked = Instant::now();
+                }
                 Err(error) => {
                     tracing::error!(%error, interface = self.interface.as_str(), "the adverts cannot be seen");
                     thread::sleep(LOOK_EVERY);

@@ -7,15 +7,20 @@ use crate::virtual_router::VirtualRouter;
 
 /// What applies to all virtual routers.
 ///
-/// Whoever has the addresses announces them three times at once, and three times a second later:
-/// Linux ignores a change of a neighbor that it learned less than a second ago (`locktime` in
-/// arp(7)). And it announces them once a minute, before a switch forgets on which port they are.
+/// The host that has the addresses announces them three times at once, and three times a second
+/// later: Linux ignores a change of a neighbor that it learned less than a second ago (`locktime` in
+/// arp(7)). It announces them again every 5 seconds, since a client that was told of two hosts in
+/// the same second may have kept the wrong one, and would keep it for up to a minute.
+///
+/// A host that hears of a preferred one sends an advert before it gives the addresses up. When a cut
+/// of the segment heals, that is how the preferred host learns that connections went on elsewhere.
 const GLOBAL: &str = "\
 global_defs {
     vrrp_version 3
     vrrp_garp_master_repeat 3
     vrrp_garp_master_delay 1
-    vrrp_garp_master_refresh 60
+    vrrp_garp_master_refresh 5
+    vrrp_higher_prio_send_advert true
 }
 ";
 
