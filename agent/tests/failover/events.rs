@@ -1,0 +1,63 @@
+//! What happens to the host that has a load balancer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use libtest_mimic::Trial;
+use sharedlb_harness::Tests;
+
+use crate::load::{Load, Move};
+use crate::scenario::Segment;
+
+/// All are ignored, since they are not stable yet: on a busy machine, connections of one load
+/// balancer have hung for as long as they are waited for. `-- --ignored` runs them.
+pub(crate) fn trials(test: &Tests<Option<Segment>>) -> Vec<Trial> {
+    let trials = [
+        test.test("a host is cut off, and connected again", |segment| moves(segment, Event::Cut)),
+        test.test("the agent and keepalived are killed, and started again", |segment| moves(segment, Event::Killed)),
+        test.test("the agent and keepalived freeze, and go on", |segment| moves(segment, Event::Frozen)),
+        test.test("the agent is asked to end, and started again", |segment| moves(segment, Event::Terminated)),
+    ];
+    trials.map(|trial| trial.with_ignored_flag(true)).into()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Cut,
+    Killed,
+    Frozen,
+    Terminated,
+}
+
+/// The load balancer moves to the second host, and back. Connections live on, and no two hosts
+/// answer for an address.
+async fn moves(segment: Arc<Option<Segment>>, event: Event) -> anyhow::Result<()> {
+    let Some(segment) = segment.as_ref() else {
+        eprintln!("skipped: keepalived or conntrack could not be unpacked on this machine");
+        return Ok(());
+    };
+    let [first, second] = &segment.hosts;
+    let load = Load::start(segment).await?;
+
+    let from = Instant::now();
+    match event {
+        Event::Cut => first.machine().cut()?,
+        Event::Killed => first.kill().await?,
+        Event::Frozen => first.processes()?.freeze()?,
+        Event::Terminated => first.terminate().await?,
+    }
+    load.moved_to(second).await?;
+    let over = Move { what: "over", from, to: Instant::now(), is_handed_over: false };
+
+    let from = Instant::now();
+    match event {
+        Event::Cut => first.machine().heal()?,
+        Event::Frozen => first.processes()?.thaw()?,
+        Event::Killed | Event::Terminated => first.start_agent()?,
+    }
+    load.moved_to(first).await?;
+    let back = Move { what: "back", from, to: Instant::now(), is_handed_over: true };
+
+    println!("{event:?}:");
+    load.judge(&[over, back], second).await
+}
