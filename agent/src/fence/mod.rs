@@ -164,12 +164,12 @@ impl Watch {
                 Meaning::Contested => contested.push(router),
             }
         }
-        if !after_gap.is_empty() {
-            if let Err(error) = self.open(&after_gap) {
-                tracing::error!(%error, interface = self.interface.as_str(), "the fence cannot be opened");
-                // The next advert is another try.
-                after_gap.iter().for_each(|router| self.sightings.forget(router.id));
-            }
+        if !after_gap.is_empty()
+            && let Err(error) = self.open(&after_gap)
+        {
+            tracing::error!(%error, interface = self.interface.as_str(), "the fence cannot be opened");
+            // The next advert is another try.
+            after_gap.iter().for_each(|router| self.sightings.forget(router.id));
         }
         for router in contested {
             tracing::warn!(id = router.id, "another host had the same addresses at the same time");

@@ -1,6 +1,8 @@
 //! The data path of nftables with packets: clients, a host, and pods in network namespaces of one
 //! network, and the real kernel between them.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
+
 mod changes;
 mod network;
 mod reach;
