@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct HttpUpdaterProvider {
     /// The URL of the updater with its path, such as
-    /// https://lb1.example.com/api/v1/lb. Cannot be changed.
+    /// `https://lb1.example.com/api/v1/lb`. Cannot be changed.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = (
         r"self.matches('^https?://([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)+$')",
