@@ -34,7 +34,7 @@ help: ## List what can be made
 test: rust go lint demo ## Check everything: lint, the demo, and all tests
 	@$(STEP) 600 'Tests in the documentation' cargo test --workspace --all-features --doc
 	@$(STEP) 1800 'Building the tests' cargo test --workspace --all-features --lib --bins --tests --no-run
-	@$(STEP) 2400 'All tests' $(EACH_TEST) --no-fail-fast
+	@$(STEP) 3000 'All tests' $(EACH_TEST) --no-fail-fast
 
 # Takes hours: what a change of the model, of allocation or of leadership should
 # pass besides `make test`.
