@@ -2,9 +2,8 @@
 //!
 //! 1. One write of the Service closes ports.
 //! 2. The slices of ports that stay open are corrected, also for a change of the owner.
-//! 3. At ports that open, the slices that an earlier listener has left are replaced.
-//! 4. One write of the Service opens these ports. Where no slices are, they are written beside
-//!    it: until then, the port has no backends.
+//! 3. The slices of ports that open are written.
+//! 4. One write of the Service opens these ports.
 //!
 //! A step without changes makes no write, so a listener that opens alone costs one write of
 //! the Service. The API server refuses a Service as a whole (node ports are used up, a quota,
@@ -13,7 +12,6 @@
 
 use std::sync::Arc;
 
-use futures::future;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::warn;
 
@@ -39,7 +37,7 @@ impl Services {
         let mut plan = ApplyPlan::new(set.desired, set.changes, there.as_ref().map(|service| &service.seen));
         let mut unconfigured = None;
         let mut refused = None;
-        let service = match there {
+        let mut service = match there {
             Some(service) if !plan.closing.is_empty() => {
                 self.write_what_stays(name, service, &mut plan, &mut unconfigured).await?
             }
@@ -52,14 +50,11 @@ impl Services {
         plan.in_place.clear();
 
         let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_to_open(there));
-        let (first, others): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| work.is_first);
-        let failed = self.write_slices(others).await?;
+        let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
         plan.drop_failed_openings();
 
-        let opened = self.open(name, service, &mut plan, refused, &mut unconfigured);
-        let (failed, service) = future::try_join(self.write_slices(first), opened).await?;
-        plan.failed.extend(failed);
+        service = self.open(name, service, &mut plan, refused, &mut unconfigured).await?;
         let work = self.slices_at(name, &service.meta.uid, |there| plan.slices_in_place(there));
         let failed = self.write_slices(work).await?;
         plan.failed.extend(failed);
@@ -195,7 +190,7 @@ impl Services {
 
     /// Writes and deletes slices. A listener whose slices are refused fails alone.
     async fn write_slices(&self, work: Vec<SliceWork>) -> Result<Vec<(ListenerKey, Error)>, Error> {
-        let tasks = work.into_iter().map(|SliceWork { listener, delete_first, write, delete, .. }| async move {
+        let tasks = work.into_iter().map(|SliceWork { listener, delete_first, write, delete }| async move {
             let (first, last) = if delete_first { (delete, Vec::new()) } else { (Vec::new(), delete) };
             let written = async {
                 for slice in first {

@@ -60,8 +60,6 @@ pub(super) struct SliceWork {
     /// has left at a port must be gone before the port opens. At an open port they are
     /// deleted last, so that it is never without backends.
     pub(super) delete_first: bool,
-    /// Whether no slices are at the port, neither ours nor those of an earlier listener
-    pub(super) is_first: bool,
     pub(super) write: Vec<Slice>,
     pub(super) delete: Vec<SliceId>,
 }
@@ -279,10 +277,9 @@ impl<'a> ApplyPlan<'a> {
     }
 
     fn slices_of(&self, key: ListenerKey, port: FrontPort, delete_first: bool, there: &SlicesThere<'_>) -> SliceWork {
+        let mut work = SliceWork { listener: Some(key), delete_first, ..SliceWork::default() };
         let none = BTreeMap::new();
         let seen = there.of_port.get(&port).unwrap_or(&none);
-        let mut work =
-            SliceWork { listener: Some(key), delete_first, is_first: seen.is_empty(), ..SliceWork::default() };
         let Some(listener) = self.desired.listeners.get(&key) else { return work };
         let arranged = arrange(port, &listener.backends_of(port.transport), seen.values().map(|(_, seen)| *seen));
         let stale = seen.iter().filter(|(place, _)| !arranged.contains_key(place));

@@ -46,22 +46,19 @@ fn writes(from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>) 
     (written, last)
 }
 
-/// The slices of a load balancer that is as it should be.
-fn slices_of(load_balancer: &LoadBalancer) -> Vec<Entry<SeenSlice>> {
-    let (service, uid, marks) = (service(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
-    let there = SlicesThere::new(&service, &uid, [].into_iter());
-    let new = ApplyPlan::new(load_balancer, &[], None).slices_to_open(&there);
-    let entry = |slice: Slice| {
-        let meta = ObjectMeta::of(&slice.object(&marks));
-        Entry { service: service.clone(), meta, seen: SeenSlice { place: slice.place, slice: Some(slice) } }
-    };
-    new.into_iter().flat_map(|work| work.write).map(entry).collect()
-}
-
 /// The slices that are deleted before ports open, written, and deleted last.
 fn writes_with(front: &Front, from: &LoadBalancer, to: &LoadBalancer) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let (service, uid) = (service(), Arc::from("uid"));
-    let there = slices_of(from);
+    let (service, uid, marks) = (service(), Arc::from("uid"), Marks::new("lbs", "default", "cluster"));
+    let new = ApplyPlan::new(from, &[], None).slices_to_open(&SlicesThere::new(&service, &uid, [].into_iter()));
+    let there: Vec<Entry<SeenSlice>> = new
+        .into_iter()
+        .flat_map(|work| work.write)
+        .map(|slice| {
+            let meta = ObjectMeta::of(&slice.object(&marks));
+            let seen = SeenSlice { place: slice.place, slice: Some(slice) };
+            Entry { service: service.clone(), meta, seen }
+        })
+        .collect();
     let there = SlicesThere::new(&service, &uid, there.iter());
     let plan = ApplyPlan::new(to, &diff(from, to), Some(front));
     let (mut first, mut written, mut last) = (Vec::new(), Vec::new(), Vec::new());
@@ -114,21 +111,6 @@ fn what_an_earlier_listener_has_left_is_gone_before_its_port_opens_for_another()
     let (first, written, last) = writes_with(&Front::default(), &left, &to);
     assert_eq!(first, are(&["20000-tcp-v4-1-0"]));
     assert_eq!((written, last), (are(&["20000-tcp-v4-8080-0"]), are(&["20001-tcp-v4-1-0"])));
-}
-
-/// They may have the name of a new one, which then is written over them.
-#[test]
-fn slices_are_written_beside_the_opening_only_where_an_earlier_listener_has_left_none() {
-    let (reused, new) = (key(20000, Protocol::Tcp), key(20001, Protocol::Tcp));
-    let left = slices_of(&wanted([(reused, listener([1]))]));
-    let mut next = listener([2]);
-    next.owner.claim = "other".into();
-    let to = wanted([(reused, next.clone()), (new, next)]);
-    let (service, uid) = (service(), Arc::from("uid"));
-    let plan = ApplyPlan::new(&to, &diff(&LoadBalancer::default(), &to), Some(&Front::default()));
-    let work = plan.slices_to_open(&SlicesThere::new(&service, &uid, left.iter()));
-    let first: Vec<_> = work.into_iter().map(|work| (work.listener, work.is_first)).collect();
-    assert_eq!(first, [(Some(reused), false), (Some(new), true)]);
 }
 
 #[test]
