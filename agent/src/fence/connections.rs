@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 
 use crate::command::{CommandError, run};
+use crate::nftables::conntrack::{Connections, has_found_none};
 
 /// Forgets the connections to an address. Those that go on are tracked anew with their next packet.
 ///
 /// # Errors
 /// If `conntrack` cannot be run, or fails.
 pub(super) fn forget(address: IpAddr) -> Result<(), CommandError> {
-    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-    match run("conntrack", &["--delete", "--family", family, "--orig-dst", &address.to_string()], "") {
-        Ok(_) => Ok(()),
-        // It fails where there is nothing to delete.
-        Err(CommandError::Failed { reason, .. }) if reason.contains("0 flow entries have been deleted") => Ok(()),
-        Err(error) => Err(error),
+    let arguments = Connections::To(address).deletion();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run("conntrack", &arguments, "") {
+        Err(CommandError::Failed { reason, .. }) if has_found_none(&reason) => Ok(()),
+        result => result.map(drop),
     }
 }

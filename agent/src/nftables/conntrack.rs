@@ -61,6 +61,11 @@ impl Connections {
     }
 }
 
+/// Whether a deletion has failed by this output since there was nothing to delete.
+pub(crate) fn has_found_none(output: &str) -> bool {
+    output.contains(" 0 flow entries have been deleted")
+}
+
 /// The connections whose backends no longer serve their front ports after a change.
 #[must_use]
 pub fn orphaned(before: &DataPath, after: &DataPath) -> BTreeSet<Connections> {

@@ -14,7 +14,7 @@ use super::listing::Listing;
 use super::program::{Program, ProgramError};
 use super::ruleset::{self, Difference, FAMILIES, TABLE};
 
-/// How many calls delete connections without a look at those that there are. Most of the many front
+/// How many calls delete connections without listing those that there are first. Most of the many front
 /// ports and backends of a large change have none.
 const FEW: usize = 8;
 
@@ -59,8 +59,8 @@ impl Engine {
     /// and those of backends that are gone are forgotten.
     ///
     /// # Errors
-    /// If a program fails. A part of the changes may be carried out; the next call makes the
-    /// tables anew.
+    /// If a program fails. A part of the changes may be carried out; the next call
+    /// recreates the tables.
     pub async fn apply(&mut self, data_path: &DataPath) -> Result<(), ProgramError> {
         let orphaned = self.orphaned_by(data_path).await?;
         self.orphaned.extend(orphaned);
@@ -116,7 +116,7 @@ impl Engine {
         }
         let difference = Difference::between(&elements, &Elements::of(&requested));
         if !intact {
-            warn!("another program has altered or removed the tables {TABLE}: they are made anew");
+            warn!("another program has altered or removed the tables {TABLE}: they are recreated");
             self.make(&requested).await?;
         } else if !difference.is_empty() {
             warn!(elements = difference.len(), "another program has altered elements of the tables {TABLE}");
@@ -185,8 +185,7 @@ impl Engine {
     async fn forget(&self, connections: Connections) -> Result<(), ProgramError> {
         match self.programs.conntrack.run(&connections.deletion(), "").await {
             Ok(_) => info!(?connections, "connections are forgotten"),
-            // That there are none is a failure for it.
-            Err(ProgramError::Failed { output, .. }) if output.contains(" 0 flow entries") => {}
+            Err(ProgramError::Failed { output, .. }) if conntrack::has_found_none(&output) => {}
             Err(error) => return Err(error),
         }
         Ok(())

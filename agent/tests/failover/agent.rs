@@ -1,12 +1,11 @@
 //! What a host runs: the parts of the agent that addresses and the data path need.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use sharedlb_agent::fence::Fence;
 use sharedlb_agent::keepalived::Keepalived;
+use sharedlb_agent::nftables::{Engine, Programs};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::scenario;
@@ -29,7 +28,7 @@ fn serve(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         let routers = scenario::routers(host)?;
-        load(&scenario::data_path())?;
+        Engine::new(Programs::default()).apply(&scenario::data_path()?).await?;
         let _fence = Fence::start(&scenario::interface()?, &routers)?;
         let keepalived = Keepalived::start(Path::new(&folder), &routers)?;
         terminated.recv().await;
@@ -37,15 +36,4 @@ fn serve(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         drop(keepalived);
         Ok(())
     })
-}
-
-/// Loads rules in place of those of an earlier agent.
-fn load(rules: &str) -> anyhow::Result<()> {
-    let mut nft = Command::new("nft").args(["--file", "-"]).stdin(Stdio::piped()).spawn().context("running nft")?;
-    // An agent that was started again finds them there.
-    let names = rules.lines().filter_map(|line| line.strip_prefix("table ")?.strip_suffix(" {"));
-    let removal: String = names.map(|name| format!("add table {name}\ndelete table {name}\n")).collect();
-    nft.stdin.take().context("it has an input")?.write_all((removal + rules).as_bytes())?;
-    ensure!(nft.wait()?.success(), "nft does not take these rules:\n{rules}");
-    Ok(())
 }

@@ -1,11 +1,14 @@
 //! What there is: two hosts, two load balancers of two classes, three clients, three pods, and a
 //! machine that watches who answers for the load balancers' addresses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
 
 use anyhow::Context;
+use sharedlb_agent::nftables::{DataPath, ServedLoadBalancer};
 use sharedlb_agent::virtual_router::{AdvertInterval, Interface, Priority, VirtualAddresses, VirtualRouter};
+use sharedlb_providers::{Backend, LbName, Listener, ListenerKey, Owner, Protocol};
 use sharedlb_testbed::{Lan, Machine, Testbed};
 
 use crate::hosts::Host;
@@ -63,48 +66,23 @@ pub(crate) fn routers(host: usize) -> anyhow::Result<Vec<VirtualRouter>> {
     LoadBalancer::ALL.into_iter().map(|load_balancer| load_balancer.router(host)).collect()
 }
 
-/// How each host leads the load balancers' port to the pods, as rules for `nft`.
-///
-/// Every host chooses the same pod for a connection, by the same hash of the client's address and
-/// port, and gives it the load balancer's address as its source. So a host can go on with a
-/// connection of another one. A pod's packet of a connection that the host does not know is dropped,
-/// or the host itself would reset it.
-pub(crate) fn data_path() -> String {
-    let mut rules = String::new();
-    for address in LoadBalancer::ALL.into_iter().flat_map(LoadBalancer::addresses) {
-        let (family, table, pod_range) = match address {
-            IpAddr::V4(_) => ("ip", "v4".to_owned(), pods::RANGES[0]),
-            IpAddr::V6(address) => ("ip6", format!("v6-{:x}", address.segments()[7]), pods::RANGES[1]),
+/// What each host leads to the pods: the load balancers' port.
+pub(crate) fn data_path() -> anyhow::Result<DataPath> {
+    let key = ListenerKey { port: FRONT_PORT.try_into()?, protocol: Protocol::TcpUdp };
+    let port = pods::PORT.try_into()?;
+    let backend = |address| Backend { address, port, pod: None, node: None, provider_id: None, transport: None };
+    let backends: BTreeSet<Backend> = PODS.into_iter().flat_map(pods::addresses).map(backend).collect();
+    let served = |load_balancer: LoadBalancer| {
+        let name = LbName::new(&format!("{load_balancer:?}"), 0, "cluster", "uid");
+        let owner = Owner { namespace: "team".into(), claim: "echo".into(), port: "".into() };
+        let served = ServedLoadBalancer {
+            addresses: load_balancer.addresses().into_iter().collect(),
+            listeners: [(key, Listener::new(owner, backends.clone()))].into(),
+            ..ServedLoadBalancer::default()
         };
-        let pods = PODS.map(|pod| {
-            let own = pods::addresses(pod).into_iter().find(|own| own.is_ipv4() == address.is_ipv4());
-            format!("{} : {}", pod - 1, own.unwrap_or(address))
-        });
-        rules += &format!(
-            "\
-table {family} {table} {{
-    chain guard {{
-        type filter hook prerouting priority -110; policy accept;
-        {family} daddr {address} ct state invalid drop
-        {family} daddr {address} {family} saddr {pod_range} ct state new drop
-    }}
-    chain to-pods {{
-        type nat hook prerouting priority -105; policy accept;
-        {family} daddr {address} meta l4proto {{ tcp, udp }} th dport {FRONT_PORT} \
-            dnat to jhash {family} saddr . th sport mod {number} seed 0x7 map {{ {pods} }}:{pod_port}
-    }}
-    chain from-load-balancer {{
-        type nat hook postrouting priority 95; policy accept;
-        ct status dnat ct original {family} daddr {address} snat to {address}
-    }}
-}}
-",
-            number = PODS.len(),
-            pods = pods.join(", "),
-            pod_port = pods::PORT,
-        );
-    }
-    rules
+        (name, served)
+    };
+    Ok(DataPath { seed: 7, load_balancers: LoadBalancer::ALL.into_iter().map(served).collect() })
 }
 
 /// The segment with all its machines.

@@ -29,7 +29,7 @@ pub(crate) use tests;
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts { api: false, conntrack: true, ..Parts::API_ONLY })?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let Some(network) = Network::set_up(&testbed)? else {
+    let Some(network) = Network::set_up(testbed)? else {
         eprintln!("skipped: conntrack could not be unpacked on this machine");
         return Ok(());
     };

@@ -1,23 +1,19 @@
-//! A network with two clients, a host that is a load balancer, and three pods, each in a network
-//! namespace of its own.
+//! A segment with two clients, a host that is a load balancer, and three pods.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use anyhow::anyhow;
 use sharedlb_agent::nftables::{DataPath, Engine, Program, Programs, ServedLoadBalancer};
 use sharedlb_providers::{Backend, LbName, Listener, ListenerKey, ListenerOptions, Owner};
-use sharedlb_testbed::{Testbed, ip};
+use sharedlb_testbed::{Lan, Testbed, in_namespace};
 
 /// The addresses of the load balancer.
 pub(crate) const VIPS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100)), IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100))];
+    [IpAddr::V4(Ipv4Addr::new(10, 99, 20, 100)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x99, 0x20, 0, 0, 0, 0, 0x100))];
 
 /// The port of the pods.
 pub(crate) const POD_PORT: u16 = 8080;
@@ -27,6 +23,9 @@ pub(crate) const HOST_PORT: u16 = 2222;
 
 /// How long a client waits for an answer that it does not expect.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The machines of the network: a process has one.
+static MACHINES: OnceLock<Vec<sharedlb_testbed::Machine>> = OnceLock::new();
 
 /// A machine of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub(crate) enum Machine {
 impl Machine {
     const ALL: [Self; 6] = [Self::Host, Self::Client, Self::OtherClient, Self::Pod(1), Self::Pod(2), Self::Pod(3)];
 
-    /// The name of its network namespace.
+    /// Its name.
     fn name(self) -> String {
         match self {
             Self::Host => "host".into(),
@@ -54,15 +53,15 @@ impl Machine {
         }
     }
 
+    fn machine(self) -> &'static sharedlb_testbed::Machine {
+        let name = self.name();
+        let mut machines = MACHINES.get().into_iter().flatten();
+        machines.find(|machine| machine.name() == name).expect("the network is set up")
+    }
+
     /// Its IPv4 and its IPv6 address.
     pub(crate) fn addresses(self) -> [IpAddr; 2] {
-        let number = match self {
-            Self::Host => 1,
-            Self::Client => 11,
-            Self::OtherClient => 12,
-            Self::Pod(number) => 20 + number,
-        };
-        [Ipv4Addr::new(10, 77, 0, number).into(), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()).into()]
+        self.machine().addresses()
     }
 
     /// Its address of the same family as another one.
@@ -72,15 +71,8 @@ impl Machine {
     }
 
     /// Runs something on a thread of this machine.
-    pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let namespace = File::open(format!("/run/netns/{}", self.name())).expect("its namespace");
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("entered");
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        in_namespace(self.machine().name(), work).expect("its namespace")
     }
 
     /// Connects by TCP.
@@ -190,56 +182,38 @@ pub(crate) fn is_dropped<T>(result: &std::io::Result<T>) -> bool {
 /// The network, with everything in it.
 pub(crate) struct Network {
     programs: Programs,
+    _lan: Lan,
 }
 
 impl Network {
-    /// Makes the namespaces and what is in them. `None`: there is no conntrack.
-    pub(crate) fn set_up(testbed: &Testbed) -> anyhow::Result<Option<Self>> {
-        ip(&[], "link add bridge type bridge\nlink set bridge up\n").context("making a bridge")?;
-        for machine in Machine::ALL {
-            let name = machine.name();
-            ip(
-                &[],
-                &format!(
-                    "netns add {name}\nlink add {name} type veth peer name eth0 netns {name}\nlink set {name} master bridge up\n"
-                ),
-            )?;
-            let [v4, v6] = machine.addresses();
-            ip(
-                &["-n", &name],
-                &format!(
-                    "link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n"
-                ),
-            )?;
-        }
-        let host = Machine::Host.name();
+    /// Makes the machines and what is on them. `None`: there is no conntrack.
+    pub(crate) fn set_up(testbed: Testbed) -> anyhow::Result<Option<Self>> {
+        let lan = Lan::start(testbed)?;
+        let machines = Machine::ALL.iter().map(|machine| lan.machine(&machine.name())).collect::<Result<_, _>>()?;
+        MACHINES.set(machines).map_err(|_| anyhow!("there is one network"))?;
+        let host = Machine::Host.machine();
         let [v4, v6] = VIPS;
         // With a lifetime as a preferred address, it would be the source of the host's own packets.
-        let addresses =
-            format!("addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad valid_lft forever preferred_lft 0\n");
-        ip(&["-n", &host], &addresses)?;
-        Machine::Host.run(|| {
-            for (setting, value) in [
-                ("ipv4/ip_forward", "1"),
-                ("ipv6/conf/all/forwarding", "1"),
-                // By default a client gets one ICMP error in a second.
-                ("ipv4/icmp_ratelimit", "0"),
-                ("ipv6/icmp/ratelimit", "0"),
-            ] {
-                std::fs::write(format!("/proc/sys/net/{setting}"), value).with_context(|| setting.to_owned())?;
-            }
-            anyhow::Ok(())
-        })?;
+        host.ip(&format!(
+            "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad valid_lft forever preferred_lft 0\n"
+        ))?;
+        host.sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            // By default a client gets one ICMP error in a second.
+            ("net/ipv4/icmp_ratelimit", "0"),
+            ("net/ipv6/icmp/ratelimit", "0"),
+        ])?;
         for number in 1..=3 {
             Machine::Pod(number).serve(POD_PORT, number)?;
         }
         Machine::Host.serve(HOST_PORT, 0)?;
-        let Some(conntrack) = testbed.conntrack(&host) else { return Ok(None) };
+        let Some(conntrack) = lan.conntrack(host) else { return Ok(None) };
         let programs = Programs {
-            nft: Program::new(["ip", "netns", "exec", &host, "nft"]),
+            nft: Program::new(["ip", "netns", "exec", host.name(), "nft"]),
             conntrack: Program::new(conntrack.iter().map(String::as_str)),
         };
-        Ok(Some(Self { programs }))
+        Ok(Some(Self { programs, _lan: lan }))
     }
 
     /// An engine as in a process that was just started.

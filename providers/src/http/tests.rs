@@ -13,7 +13,6 @@ use futures::stream;
 use reqwest::Method;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::budget::Urgency;
@@ -253,40 +252,15 @@ fn authorities_that_are_no_certificates_are_refused() {
     assert!(Http::new(Settings { authorities, ..settings("https://localhost".into()) }).is_err());
 }
 
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-#[tokio::test]
-async fn no_log_shows_credentials_queries_or_bodies() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let server = Server::answering([cut_off()]);
-    let http = client(&server).await;
-    let call = Call::new(Method::POST, "things/1?key=secret-query", Effect::Repeatable).json(&"secret-body");
-    tracing::info!(?call, "the call");
-    http.send(&call, &mut turn()).await.unwrap();
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+#[test]
+fn no_log_shows_credentials_queries_or_bodies() {
+    let text = sharedlb_testbed::logged_by(async || {
+        let server = Server::answering([cut_off()]);
+        let http = client(&server).await;
+        let call = Call::new(Method::POST, "things/1?key=secret-query", Effect::Repeatable).json(&"secret-body");
+        tracing::info!(?call, "the call");
+        http.send(&call, &mut turn()).await.unwrap();
+    });
     assert!(text.contains("POST things/1") && text.contains("connecting to"), "{text}");
     assert!(!text.contains("secret-"), "{text}");
 }

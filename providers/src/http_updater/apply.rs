@@ -45,11 +45,6 @@ impl<'a> Work<'a> {
         Self { provider, updater, name, deadline, failed: BTreeMap::new(), postponed: BTreeSet::new(), unrepeated: 0 }
     }
 
-    /// Makes sure that the journal exists, and has what is known.
-    pub(super) async fn prepare(&self, known: &mut Known) -> Result<(), Error> {
-        self.write(known).await
-    }
-
     /// Carries these steps out, as far as there is time.
     ///
     /// # Errors
@@ -198,7 +193,8 @@ impl<'a> Work<'a> {
         Applied { failed, postponed, unconfigured, addresses }
     }
 
-    async fn write(&self, known: &mut Known) -> Result<(), Error> {
+    /// Writes the journal, if it does not have these records, or does not exist.
+    pub(super) async fn write(&self, known: &mut Known) -> Result<(), Error> {
         let written = self.provider.journal.write(self.name, known.stored.as_ref(), &known.records).await?;
         known.stored = Some(written);
         Ok(())

@@ -1,14 +1,9 @@
 //! Credentials: where they come from, when they expire, and that no log has them.
 
-use std::io;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
 use serde_json::json;
 use sharedlb_providers::conformance::Peer as _;
 use sharedlb_providers::{Error, Provider as _};
-use sharedlb_testbed::GoogleUser;
-use tracing_subscriber::fmt::MakeWriter;
+use sharedlb_testbed::{GoogleUser, logged_by};
 
 use crate::cloud::Cloud;
 use crate::steps::{alter, converge, lb, listener, observe, tcp};
@@ -59,52 +54,15 @@ async fn credentials_that_are_refused_are_reported_with_what_to_do(cloud: &Cloud
     assert!(cloud.project.calls().is_empty());
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 async fn no_log_has_a_credential(cloud: &Cloud) {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    // With one subscriber alone, tracing asks that of the present thread whether an event is of
-    // interest to any, and the threads of other tests have none.
-    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).finish());
-    // All tasks of the provider's runtime are on this thread, and log to its subscriber.
-    std::thread::scope(|scope| {
-        let logged = scope.spawn(|| {
-            let _subscriber = tracing::subscriber::set_default(subscriber);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is one");
-            runtime.block_on(async {
-                let provider = cloud.provider().await;
-                converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
-                // A call that is refused is logged too.
-                cloud.project.withdraw("compute.addresses.get");
-                let observed = observe(&*cloud.provider().await, 0).await;
-                assert!(observed.load_balancer.attributes["googleCloud"].contains("compute.addresses.get"));
-            });
-        });
-        logged.join().expect("it does not panic");
+    let log = logged_by(async || {
+        let provider = cloud.provider().await;
+        converge(&*provider, 0, [(tcp(20000), listener("a", [1]))]).await;
+        // A call that is refused is logged too.
+        cloud.project.withdraw("compute.addresses.get");
+        let observed = observe(&*cloud.provider().await, 0).await;
+        assert!(observed.load_balancer.attributes["googleCloud"].contains("compute.addresses.get"));
     });
-    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
     assert!(log.contains("forwardingRules"), "calls are logged");
     let mut secrets = cloud.project.tokens();
     secrets.push(cloud.project.token(GoogleUser::Controller));

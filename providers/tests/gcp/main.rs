@@ -13,33 +13,25 @@ mod foreign;
 mod nodes;
 #[path = "../aws/steps.rs"]
 mod steps;
+#[path = "../aws/trials.rs"]
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use libtest_mimic::{Arguments, Trial};
-use sharedlb_providers::conformance;
+use libtest_mimic::Arguments;
 use sharedlb_testbed::{Cluster, GcpPeer, Parts, enter};
 
 use api_server::ApiServer;
 use cloud::Cloud;
+pub(crate) use trials::tests;
+use trials::trials;
 
 /// Much more than anything takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The most characters that a label of Kubernetes has.
-const LONGEST_LABEL: usize = 63;
-
 /// A test with a project and a namespace of its own.
-pub(crate) type Test = for<'a> fn(&'a Cloud) -> BoxFuture<'a, ()>;
-
-macro_rules! tests {
-    ($($name:ident),+ $(,)?) => {
-        &[$((stringify!($name), |cloud| Box::pin($name(cloud)))),+]
-    };
-}
-pub(crate) use tests;
+pub(crate) type Test = trials::Test<Cloud>;
 
 fn main() -> anyhow::Result<()> {
     let testbed = enter(Parts { gcp: true, ..Parts::API_ONLY })?;
@@ -51,23 +43,6 @@ fn main() -> anyhow::Result<()> {
         let cluster = Arc::new(Cluster::start(testbed).await?);
         anyhow::Ok((cluster, Arc::new(peer.service_account_key().await?)))
     })?;
-    let of_cluster = cluster.clone();
-    let handle = runtime.handle().clone();
-    let trial = move |kind: &str, name: &'static str, run: Box<dyn FnOnce(Cloud) -> BoxFuture<'static, ()> + Send>| {
-        let (peer, cluster, key, runtime) = (peer.clone(), of_cluster.clone(), key.clone(), handle.clone());
-        let namespace: String = format!("{kind}-{name}").replace('_', "-").chars().take(LONGEST_LABEL).collect();
-        Trial::test(format!("{kind}::{name}"), move || {
-            runtime.block_on(async {
-                let server = ApiServer::with_namespace(cluster.admin(), namespace.trim_matches('-')).await;
-                let cloud = Cloud::new(&peer, server, key).await.map_err(|error| format!("{error:#}"))?;
-                run(cloud).await;
-                Ok(())
-            })
-        })
-    };
-    let suite = conformance::SUITE.iter().map(|&(name, test)| {
-        trial("conformance", name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
-    });
     let own = [
         ("costs", costs::TESTS),
         ("credentials", credentials::TESTS),
@@ -76,11 +51,15 @@ fn main() -> anyhow::Result<()> {
         ("foreign", foreign::TESTS),
         ("nodes", nodes::TESTS),
     ];
-    let own = own.iter().flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)));
-    let own = own.map(|(kind, &(name, test))| {
-        trial(kind, name, Box::new(move |cloud| Box::pin(async move { test(&cloud).await })))
+    let of_cluster = cluster.clone();
+    let trials = trials(runtime.handle(), &own, move |kind, name| {
+        let (peer, cluster, key) = (peer.clone(), of_cluster.clone(), key.clone());
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        Box::pin(async move {
+            let server = ApiServer::for_test(cluster.admin(), &kind, &name).await;
+            Cloud::new(&peer, server, key).await
+        })
     });
-    let trials = suite.chain(own).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     drop(cluster);
     conclusion.exit()

@@ -1,14 +1,9 @@
 //! Credentials and TLS, as a reverse proxy before the updater wants them; and that no log has
 //! them.
 
-use std::io;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
 use sharedlb_providers::http_updater::{HttpUpdater, Settings};
 use sharedlb_providers::{Applied, ChangeSet, Error, LoadBalancer, Provider, diff};
-use sharedlb_testbed::{Updater, UpdaterFault};
-use tracing_subscriber::fmt::MakeWriter;
+use sharedlb_testbed::{Updater, UpdaterFault, logged_by};
 
 use crate::host::{Host, SECRET};
 use crate::steps::{lb, listener, tcp, wanted};
@@ -119,54 +114,17 @@ async fn a_bundle_without_certificates_is_refused(host: &Host) {
     assert!(why.contains("provider.httpUpdater.caBundle"), "{why}");
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 async fn no_log_has_a_credential(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
     put_token(host, TOKEN);
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    // With one subscriber alone, tracing asks that of the present thread whether an event is of
-    // interest to any, and the threads of other tests have none.
-    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).finish());
-    // All tasks of the provider's runtime are on this thread, and log to its subscriber.
-    std::thread::scope(|scope| {
-        let logged = scope.spawn(|| {
-            let _subscriber = tracing::subscriber::set_default(subscriber);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there is one");
-            runtime.block_on(async {
-                let provider = host.provider_with(settings(host, &updater));
-                open(&provider, &[1]).await.expect("it is carried out");
-                // A call that is refused is logged too.
-                updater.want_authorization("Bearer another");
-                tracing::info!(error = %refusal(open(&provider, &[2]).await), "refused");
-            });
-        });
-        logged.join().expect("it does not panic");
+    let log = logged_by(async || {
+        let provider = host.provider_with(settings(host, &updater));
+        open(&provider, &[1]).await.expect("it is carried out");
+        // A call that is refused is logged too.
+        updater.want_authorization("Bearer another");
+        tracing::info!(error = %refusal(open(&provider, &[2]).await), "refused");
     });
-    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
     assert!(log.contains("POST lb") && log.contains("refused"), "calls are logged");
     assert!(!log.contains(TOKEN), "{log}");
 }

@@ -50,9 +50,6 @@ use vip::{
 /// Much more than anything takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The most characters that a label of Kubernetes has.
-const LONGEST_LABEL: usize = 63;
-
 type Test = for<'a> fn(&'a ApiServer, &'a Cluster) -> BoxFuture<'a, ()>;
 
 macro_rules! tests {
@@ -116,9 +113,8 @@ fn main() -> anyhow::Result<()> {
                  run: Box<dyn FnOnce(ApiServer, Arc<Cluster>) -> BoxFuture<'static, ()> + Send>| {
         let (cluster, runtime, kind) = (cluster.clone(), runtime.handle().clone(), kind.to_owned());
         Trial::test(format!("{kind}::{name}"), move || {
-            let namespace: String = format!("{kind}-{name}").replace('_', "-").chars().take(LONGEST_LABEL).collect();
             runtime.block_on(async {
-                let server = ApiServer::with_namespace(cluster.admin(), namespace.trim_matches('-')).await;
+                let server = ApiServer::for_test(cluster.admin(), &kind, name).await;
                 run(server, cluster).await;
             });
             Ok(())

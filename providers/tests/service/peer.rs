@@ -20,6 +20,9 @@ use sharedlb_testbed::eventually;
 
 use crate::LIMIT;
 
+/// The most characters that a label of Kubernetes has.
+const LONGEST_LABEL: usize = 63;
+
 /// A namespace of the API server.
 pub(crate) struct ApiServer {
     pub(crate) client: Client,
@@ -34,6 +37,12 @@ impl ApiServer {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.create(&PostParams::default(), &object).await.expect("the namespace is made");
         Self { client, namespace: namespace.into() }
+    }
+
+    /// Makes a namespace for a test, with a name made of its kind and its name.
+    pub(crate) async fn for_test(client: Client, kind: &str, name: &str) -> Self {
+        let namespace: String = format!("{kind}-{name}").replace('_', "-").chars().take(LONGEST_LABEL).collect();
+        Self::with_namespace(client, namespace.trim_matches('-')).await
     }
 
     pub(crate) fn settings(&self) -> Settings {

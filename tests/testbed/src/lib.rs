@@ -77,6 +77,7 @@ mod keepalived;
 mod kubectl;
 mod kubelet;
 mod lan;
+mod logged;
 mod metallb;
 mod namespace;
 mod network;
@@ -105,6 +106,8 @@ pub use gcp::{GcpCall, GcpFault, GcpFaultKind, GcpLayout, GcpPeer, GcpProject, G
 pub use http::http_get;
 pub use keepalived::Keepalived;
 pub use lan::{Lan, MacAddress, Machine, NeighborAnswer, NeighborQuestions, ProcessTree};
+pub use logged::logged_by;
+pub use namespace::in_namespace;
 pub use network::{CLIENTS, ip};
 pub use nginx::Nginx;
 pub use node::NODE;
@@ -147,7 +150,7 @@ pub struct Parts {
     pub keepalived: bool,
     /// NGINX, for [`Cluster::nginx`], if it can be unpacked on this machine.
     pub nginx: bool,
-    /// conntrack, for [`Lan::programs`] and [`Testbed::conntrack`], if it can be unpacked on this
+    /// conntrack, for [`Lan::programs`] and [`Lan::conntrack`], if it can be unpacked on this
     /// machine; and nftables.
     pub conntrack: bool,
     /// Prometheus, for [`Cluster::prometheus`] and [`Cluster::promtool`], if it can be unpacked on

@@ -1,4 +1,4 @@
-//! A thread of this process in another network namespace, with a runtime.
+//! Threads of this process in other network namespaces.
 
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Handle};
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::network::enter_namespace;
 
-/// What is run on it makes its sockets in that namespace, at no more cost than that of their
+/// A thread with a runtime. What is run on it makes its sockets in that namespace, at no more cost than that of their
 /// packets. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct NamespaceThread {
@@ -41,4 +41,19 @@ impl NamespaceThread {
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
+}
+
+/// Runs this on a thread of its own in a network namespace that `ip netns` knows. Sockets that it
+/// makes stay in that namespace.
+///
+/// # Errors
+/// If there is no such namespace.
+///
+/// # Panics
+/// If what is run panics.
+pub fn in_namespace<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| enter_namespace(namespace).map(|()| work()));
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }

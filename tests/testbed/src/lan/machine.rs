@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
 use super::neighbors::{MacAddress, NeighborQuestions};
-use crate::namespace::NamespaceThread;
-use crate::network::{enter_namespace, ip};
+use crate::namespace::{NamespaceThread, in_namespace};
+use crate::network::ip;
 
 /// A machine in the network namespace of the same name. Its only interface is `eth0`.
 #[derive(Debug)]
@@ -85,15 +85,13 @@ impl Machine {
     /// # Errors
     /// If there is no such parameter.
     pub fn sysctl(&self, parameters: &[(&str, &str)]) -> anyhow::Result<()> {
-        let set = || {
-            enter_namespace(&self.name)?;
+        // They are those of the namespace of the thread that opens their files.
+        in_namespace(&self.name, || {
             for (name, value) in parameters {
-                std::fs::write(Path::new("/proc/sys").join(name), value)?;
+                std::fs::write(Path::new("/proc/sys").join(name), value).with_context(|| (*name).to_owned())?;
             }
             Ok(())
-        };
-        // The parameters are those of the namespace of the thread that opens their files.
-        std::thread::scope(|scope| scope.spawn(set).join()).map_err(|_| anyhow!("setting parameters panicked"))?
+        })?
     }
 
     /// Pulls its cable out of the switch. The machine itself sees no difference.

@@ -73,19 +73,17 @@ impl Lan {
         Ok(Some(folder))
     }
 
+    /// The command line of Debian's `conntrack` on a machine. `None`: it could not be unpacked here.
+    /// Needs [`conntrack`](crate::Parts::conntrack).
+    #[must_use]
+    pub fn conntrack(&self, machine: &Machine) -> Option<Vec<String>> {
+        let files = self.testbed.assets.conntrack()?;
+        Some(debian::command(files, Some(machine.name()), "usr/sbin/conntrack", []))
+    }
+
     /// Where the logs of processes on the machines go.
     pub fn logs(&self) -> &Path {
         &self.testbed.logs
-    }
-}
-
-impl Testbed {
-    /// The command line of conntrack in a network namespace that `ip netns` knows. `None`: it could
-    /// not be unpacked on this machine. Needs [`conntrack`](crate::Parts::conntrack).
-    #[must_use]
-    pub fn conntrack(&self, namespace: &str) -> Option<Vec<String>> {
-        let files = self.assets.conntrack()?;
-        Some(debian::command(files, Some(namespace), "usr/sbin/conntrack", []))
     }
 }
 
