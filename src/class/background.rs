@@ -40,7 +40,7 @@ impl Class {
     }
 
     /// Creates the companion Services of claims that get their first slots, beside the writes of
-    /// their statuses: Kubernetes looks for the pods in the meantime. They are garbage collected
+    /// their statuses: Kubernetes lists the pods in the meantime. They are garbage collected
     /// with their claims, and corrected with the slots.
     pub(super) fn accompany_newcomers(
         &mut self,

@@ -40,8 +40,8 @@ use crate::virtual_router::{Interface, VirtualRouter};
 use sightings::{Advert, Meaning, Sightings};
 use tap::Tap;
 
-/// How often the thread looks whether it shall end, if there are no adverts.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the thread checks whether it shall end, if there are no adverts.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// How late the thread must be for the adverts that wait for it to count for nothing: what they say
 /// may be over, as after a freeze of the whole process.
@@ -132,21 +132,21 @@ struct Watch {
 
 impl Watch {
     fn run(mut self, shared: &Shared) {
-        let mut looked = Instant::now();
+        let mut waits_since = Instant::now();
         while !shared.ends.load(Ordering::Relaxed) {
-            let seen = self.tap.wait(LOOK_EVERY);
-            let was_stopped = looked.elapsed() >= LATE_AFTER;
-            looked = Instant::now();
+            let seen = self.tap.wait(CHECK_EVERY);
+            let is_late = waits_since.elapsed() >= LATE_AFTER;
+            waits_since = Instant::now();
             match seen {
                 // They may be older than the fence. The next one is not.
-                Ok(_) if was_stopped => {}
+                Ok(_) if is_late => {}
                 Ok(seen) => {
                     self.see(&seen, &shared.routers.lock());
-                    looked = Instant::now();
+                    waits_since = Instant::now();
                 }
                 Err(error) => {
                     tracing::error!(%error, interface = self.interface.as_str(), "the adverts cannot be seen");
-                    thread::sleep(LOOK_EVERY);
+                    thread::sleep(CHECK_EVERY);
                 }
             }
         }

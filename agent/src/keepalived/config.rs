@@ -9,7 +9,7 @@ use crate::virtual_router::VirtualRouter;
 ///
 /// The host that has the addresses announces them three times at once, and three times a second
 /// later: Linux ignores a change of a neighbor that it learned less than a second ago (`locktime` in
-/// arp(7)). It announces them again every 5 seconds, since a client that was told of two hosts in
+/// arp(7)). It announces them again every 5 seconds, since a client that heard of two hosts in
 /// the same second may have kept the wrong one, and would keep it for up to a minute.
 ///
 /// A host that hears of a preferred one sends an advert before it gives the addresses up. When a cut

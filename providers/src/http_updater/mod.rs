@@ -10,8 +10,8 @@
 //!   result says that nothing is known of the backend, and the listener differs from every
 //!   desired one.
 //! - The plan is pure: from records and changes to steps. Names of backends are made of letters,
-//!   digits and hyphens, a backend without servers is deleted, and a port of somebody else is
-//!   not posted, since one bad file has NGINX refuse all later ones.
+//!   digits and hyphens, a backend without servers is deleted, and a foreign port is not
+//!   posted, since one bad file has NGINX refuse all later ones.
 //! - What was posted long ago is posted again when a load balancer is observed. That repairs what
 //!   another client has done, without a way to read it.
 //! - With [`Verification::Connect`], a TCP port is connected to before it is posted and after it.
@@ -142,8 +142,8 @@ impl HttpUpdater {
                 continue;
             }
             let why = format!(
-                "the updater has port {port}, and nothing listens on {address} yet: if it stays so, look for a reload \
-                 that NGINX has refused (nginx -t), or a firewall between the controller and {address}"
+                "the updater has port {port}, and nothing listens on {address} yet: if it stays so, check for a reload \
+                 that NGINX has refused (nginx -t), and for a firewall between the controller and {address}"
             );
             unserved.insert(record::listener_of(port, &known.records), why);
         }
@@ -172,7 +172,7 @@ impl HttpUpdater {
     async fn apply_to(&self, name: &LbName, known: &mut Known, set: ChangeSet<'_>) -> Result<Applied, Error> {
         let updater = self.updater.clone()?;
         let mut work = Work::new(self, &updater, name);
-        work.prepare(known).await?;
+        work.write(known).await?;
         let due = |port| self.is_due(known, port);
         let steps = plan::steps(&known.records, set, self.settings.timeouts, due);
         work.carry_out(known, &steps).await?;
