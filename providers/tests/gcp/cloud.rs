@@ -48,8 +48,13 @@ pub(crate) struct Cloud {
 impl Cloud {
     /// With two nodes in the first zone, and one in the second. The controller has the permissions
     /// of the role that the documentation gives it.
-    pub(crate) async fn new(peer: &GcpPeer, server: ApiServer, key: Arc<Value>) -> anyhow::Result<Self> {
-        let project = peer.project(GcpLayout::default()).await?;
+    pub(crate) async fn new(
+        peer: &GcpPeer,
+        layout: GcpLayout,
+        server: ApiServer,
+        key: Arc<Value>,
+    ) -> anyhow::Result<Self> {
+        let project = peer.project(layout).await?;
         let role: Role = serde_saphyr::from_str(include_str!("../../../deploy/gcp/role.yaml"))?;
         project.grant_only(role.included_permissions);
         let (nodes, _) = watch::channel(None);

@@ -35,7 +35,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
 ];
 
 /// What the LB loop does once, with its errors.
-async fn attempt(provider: &dyn Provider, listeners: &[(ListenerKey, Listener)]) -> Result<Applied, Error> {
+pub(crate) async fn attempt(provider: &dyn Provider, listeners: &[(ListenerKey, Listener)]) -> Result<Applied, Error> {
     let desired = wanted(provider, listeners.to_vec());
     let seen = provider.observe(&lb(0)).await?.unwrap_or_default();
     let changes = seen.changes_to(&desired, &BTreeSet::new());

@@ -11,6 +11,7 @@ mod drift;
 mod faults;
 mod foreign;
 mod nodes;
+mod shared_vpc;
 #[path = "../aws/steps.rs"]
 mod steps;
 #[path = "../aws/trials.rs"]
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libtest_mimic::Arguments;
-use sharedlb_testbed::{Cluster, GcpPeer, Parts, enter};
+use sharedlb_testbed::{Cluster, GcpLayout, GcpPeer, Parts, enter};
 
 use api_server::ApiServer;
 use cloud::Cloud;
@@ -50,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         ("faults", faults::TESTS),
         ("foreign", foreign::TESTS),
         ("nodes", nodes::TESTS),
+        ("shared_vpc", shared_vpc::TESTS),
     ];
     let of_cluster = cluster.clone();
     let trials = trials(runtime.handle(), &own, move |kind, name| {
@@ -57,7 +59,11 @@ fn main() -> anyhow::Result<()> {
         let (kind, name) = (kind.to_owned(), name.to_owned());
         Box::pin(async move {
             let server = ApiServer::for_test(cluster.admin(), &kind, &name).await;
-            Cloud::new(&peer, server, key).await
+            let mut layout = GcpLayout::default();
+            if kind == "shared_vpc" {
+                layout.network_project = shared_vpc::HOST.to_owned();
+            }
+            Cloud::new(&peer, layout, server, key).await
         })
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);

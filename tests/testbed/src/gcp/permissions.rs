@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::calls::Call;
 use super::path::{Kind, ObjectPath};
 use super::refusal::Refusal;
-use super::state::{State, elements, text};
+use super::state::{Fields, State, elements, text};
 
 /// A permission, and the object that it is needed on.
 struct Need {
@@ -21,8 +21,17 @@ pub(super) fn check(state: &State, may: impl Fn(&str) -> bool, call: &Call<'_>) 
 }
 
 fn needs(state: &State, call: &Call<'_>) -> Vec<Need> {
+    let body = &call.body;
+    let target = state.objects.get(&call.target()).map(|object| &object.fields);
+    let has_internal = |fields: &Fields| {
+        ["addressType", "loadBalancingScheme"].iter().any(|field| text(fields, field) == Some("INTERNAL"))
+    };
+    let is_internal = has_internal(body) || target.is_some_and(has_internal);
+    let is_address = Kind::of_collection(call.target().collection()) == Some(Kind::Address);
     let right = match call.method.name.as_str() {
+        "insert" if is_address && is_internal => "createInternal",
         "insert" => "create",
+        "delete" if is_address && is_internal => "deleteInternal",
         "patch" | "update" => "update",
         "listNetworkEndpoints" | "wait" => "get",
         other => other,
@@ -34,8 +43,6 @@ fn needs(state: &State, call: &Call<'_>) -> Vec<Need> {
             needs.push(Need { permission: format!("compute.{permission}"), on });
         }
     };
-    let body = &call.body;
-    let is_internal = ["addressType", "loadBalancingScheme"].iter().any(|field| text(body, field) == Some("INTERNAL"));
     let changes = matches!(call.method.name.as_str(), "insert" | "patch" | "update");
     match Kind::of_collection(call.target().collection()) {
         Some(Kind::Firewall) if changes || call.method.name == "delete" => {
@@ -62,7 +69,7 @@ fn needs(state: &State, call: &Call<'_>) -> Vec<Need> {
                 uses("networkEndpointGroups.use", group);
             }
         }
-        Some(Kind::Address) if is_internal => {
+        Some(Kind::Address) if is_internal && call.method.name == "insert" => {
             uses("subnetworks.use", text(body, "subnetwork").unwrap_or_default());
         }
         Some(Kind::ForwardingRule) if call.method.name == "insert" => {
