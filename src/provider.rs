@@ -307,6 +307,9 @@ impl Secrets for OwnSecrets {
 }
 
 #[cfg(test)]
+mod table;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
