@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::port::{PortRange, Protocol};
+use crate::pricing::Pricing;
 use crate::provider::{Provider, ProviderSchema};
 
 /// Which load balancers there are, which of their ports claims can get, and in
@@ -138,6 +139,14 @@ pub struct SharedLBClassSpec {
     #[serde(default = "default_reclaim_delay_seconds")]
     #[schemars(range(min = 0, max = 86_400))]
     pub reclaim_delay_seconds: u32,
+    /// What the load balancers cost, for metrics and reports: nothing is billed
+    /// or limited by it, and traffic is not part of it. An hour costs
+    /// `basePerHour` if there is a load balancer, and `loadBalancerPerHour` and
+    /// `listenerPerHour` for each one beyond those that are included. Default:
+    /// not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Pricing")]
+    pub pricing: Option<Pricing>,
 }
 
 impl Default for SharedLBClassSpec {
@@ -152,6 +161,7 @@ impl Default for SharedLBClassSpec {
             allowed_namespaces: AllowedNamespaces::default(),
             ports_per_namespace: default_ports_per_namespace(),
             reclaim_delay_seconds: default_reclaim_delay_seconds(),
+            pricing: None,
         }
     }
 }

@@ -14,6 +14,7 @@ mod class;
 mod condition;
 mod definitions;
 mod port;
+mod pricing;
 mod provider;
 mod shared_lb;
 
@@ -24,6 +25,7 @@ pub use class::{
 pub use condition::{ConditionType, Reason};
 pub use definitions::{crds, yaml};
 pub use port::{PortRange, Protocol, Transport};
+pub use pricing::{InvalidPrice, Price, Pricing, PricingPreset};
 pub use provider::{
     AwsHealthCheck, AwsHealthCheckProtocol, AwsIpAddressType, AwsProvider, AwsScheme, AwsSubnetMapping,
     AwsTargetGroupIpAddressType, GcpFirewall, GcpFirewallManagement, GcpHealthCheck, GcpNetworkTier, GcpProvider,

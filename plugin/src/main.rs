@@ -20,6 +20,7 @@ use sharedlb_kubernetes::ObjectKey;
 
 use crate::commands::adopt::{AdoptArgs, Adoption};
 use crate::commands::completion::{BINARY, CompleteArgs, CompletionArgs, candidates, script};
+use crate::commands::cost::{CostArgs, Costs};
 use crate::commands::doctor::Diagnosis;
 use crate::commands::drain::{Drain, DrainArgs};
 use crate::commands::explain::{ClaimName, ExplainArgs, Explanation};
@@ -70,6 +71,8 @@ enum Command {
     WhoHas(WhoHasArgs),
     /// Explain where a claim is, why there or why not, and what would help.
     Explain(ExplainArgs),
+    /// Show what load balancers cost, what sharing saves, and the parts of namespaces.
+    Cost(CostArgs),
     /// Look for what is wrong around SharedLB, or will be soon.
     Doctor,
     /// Show which Services of type LoadBalancer could share load balancers, and what
@@ -111,6 +114,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Explain(ExplainArgs { claim }) => {
             let (snapshot, key) = session.around(claim).await?;
             answer(&Explanation::of(&snapshot, &key)?, &snapshot, format)
+        }
+        Command::Cost(args) => {
+            let snapshot = session.snapshot(Wanted::default()).await?;
+            answer(&Costs::of(&snapshot, &args), &snapshot, format)
         }
         Command::Doctor => {
             let wanted = Wanted { controller: true, services: true, health: true, ..Wanted::default() };

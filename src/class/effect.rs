@@ -14,7 +14,7 @@ use crate::api::class::ClassObject;
 use crate::backends::ServiceObject;
 use crate::kubernetes::ObjectMeta;
 use crate::load_balancer::desired::Plan;
-use crate::process::metrics::{SLOT_STATES, VERDICTS};
+use crate::process::metrics::{Cost, SLOT_STATES, VERDICTS};
 
 /// One effect of a step. The effects of a step are carried out in their order; none waits
 /// for the answer to an earlier one.
@@ -103,6 +103,8 @@ pub(super) struct Figures {
     /// Slots of each load balancer by state, in the order of [`SLOT_STATES`]
     pub(super) slots: Vec<(u32, [u32; SLOT_STATES.len()])>,
     pub(super) usage: Usage,
+    /// `None`: the class has no prices
+    pub(super) cost: Option<Cost>,
 }
 
 /// The answer to a write.

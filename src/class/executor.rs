@@ -210,6 +210,7 @@ impl ClassLoop {
             self.settings.metrics.slots(class, *index, *counts);
         }
         self.settings.metrics.usage(class, &figures.usage);
+        self.settings.metrics.cost(class, figures.cost);
     }
 
     fn running(&mut self, key: &Key) -> &mut Running {

@@ -22,7 +22,7 @@ use crate::api::claim::ClaimObject;
 use crate::api::class::{ClassObject, policy};
 use crate::kubernetes::{ObjectKey, conditions};
 use crate::load_balancer::desired::{Plan, Planned};
-use crate::process::metrics::VERDICTS;
+use crate::process::metrics::{Cost, VERDICTS};
 use crate::process::tasks;
 
 /// The shortest interval of writes of the class' status for its numbers alone, and of counts
@@ -298,7 +298,21 @@ impl Class {
             let free = limit.saturating_sub(lb.listeners).saturating_sub(foreign);
             (lb.index, [lb.listeners, free, count(lb.released.len()), foreign])
         };
-        vec![Effect::Export(Figures { claims, slots: status.load_balancers.iter().map(slots).collect(), usage })]
+        let slots = status.load_balancers.iter().map(slots).collect();
+        vec![Effect::Export(Figures { claims, slots, usage, cost: self.cost(status) })]
+    }
+
+    /// What the load balancers cost, and what they would cost if each claim that holds ports had
+    /// one of its own.
+    fn cost(&self, status: &SharedLBClassStatus) -> Option<Cost> {
+        let pricing = self.settings.as_ref()?.spec.pricing.as_ref()?;
+        let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
+        let listeners = status.load_balancers.iter().map(|lb| lb.listeners).sum();
+        let holders = self.claims.all().filter(|state| state.claim.request.held.is_some()).count();
+        Some(Cost {
+            shared: pricing.hourly(count(status.load_balancers.len()), listeners),
+            unshared: pricing.hourly(count(holders), listeners),
+        })
     }
 
     /// Writes the class' status if it has changed. If only its numbers have, which change with

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use sharedlb_crds::Price;
 use sharedlb_providers::Error;
 
 use self::labels::{
@@ -31,6 +32,15 @@ pub(crate) const SLOT_STATES: [&str; 4] = ["held", "free", "released", "foreign"
 
 type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
+/// What the load balancers of a class cost in an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Those that there are
+    pub(crate) shared: Price,
+    /// One for each claim that holds ports
+    pub(crate) unshared: Price,
+}
+
 /// All metrics. Values of labels are names of classes and constants, never a tenant's text.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -40,6 +50,8 @@ pub(crate) struct Metrics {
     capacity: Family<ResourceLabels, Gauge>,
     capacity_used: Family<ResourceLabels, Gauge>,
     quota_used: Family<ClassLabel, Gauge<f64, AtomicU64>>,
+    cost: Family<ClassLabel, Gauge<f64, AtomicU64>>,
+    unshared_cost: Family<ClassLabel, Gauge<f64, AtomicU64>>,
     class_runs: Durations<ClassLabel>,
     load_balancer_runs: Durations<ClassLabel>,
     load_balancer_successes: Family<LoadBalancerLabels, Gauge>,
@@ -70,6 +82,8 @@ impl Default for Metrics {
             capacity: Family::default(),
             capacity_used: Family::default(),
             quota_used: Family::default(),
+            cost: Family::default(),
+            unshared_cost: Family::default(),
             class_runs: Family::new_with_constructor(durations),
             load_balancer_runs: Family::new_with_constructor(durations),
             load_balancer_successes: Family::default(),
@@ -104,6 +118,16 @@ impl Default for Metrics {
             "quota_used_ratio",
             "The largest share of its port quota that a namespace holds, 0 to 1",
             metrics.quota_used.clone(),
+        );
+        registry.register(
+            "cost_per_hour",
+            "What the load balancers of a class cost in an hour, by its pricing and in its currency",
+            metrics.cost.clone(),
+        );
+        registry.register(
+            "unshared_cost_per_hour",
+            "What the claims of a class would cost in an hour, if each had a load balancer of its own",
+            metrics.unshared_cost.clone(),
         );
         registry.register(
             "class_run_duration_seconds",
@@ -196,6 +220,18 @@ impl Metrics {
         self.quota_used.get_or_create(&ClassLabel { class: class.to_owned() }).set(usage.quota.ratio());
     }
 
+    /// Sets what the load balancers of a class cost; `None`: it has no prices.
+    pub(crate) fn cost(&self, class: &str, cost: Option<Cost>) {
+        let label = ClassLabel { class: class.to_owned() };
+        let Some(Cost { shared, unshared }) = cost else {
+            self.cost.remove(&label);
+            self.unshared_cost.remove(&label);
+            return;
+        };
+        self.cost.get_or_create(&label).set(shared.as_f64());
+        self.unshared_cost.get_or_create(&label).set(unshared.as_f64());
+    }
+
     /// Removes a class that was deleted.
     pub(crate) fn forget_class(&self, class: &str) {
         for verdict in VERDICTS {
@@ -208,6 +244,7 @@ impl Metrics {
         }
         let label = ClassLabel { class: class.to_owned() };
         self.quota_used.remove(&label);
+        self.cost(class, None);
         self.class_runs.remove(&label);
         self.load_balancer_runs.remove(&label);
     }
@@ -367,6 +404,7 @@ mod tests {
         metrics.claims("c", [1; VERDICTS.len()]);
         metrics.slots("c", 0, [1; SLOT_STATES.len()]);
         metrics.usage("c", &usage);
+        metrics.cost("c", Some(Cost { shared: Price::default(), unshared: Price::default() }));
         metrics.class_run("c", took);
         metrics.load_balancer_run("c", took);
         metrics.load_balancer_succeeded("c", 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::client::Body;
 use serde_json::{Value, json};
 use sharedlb_crds::{SharedLBClassStatus, TargetKind};
-use sharedlb_providers::{AffinitySupport, Capabilities, Protocol};
+use sharedlb_providers::{AffinitySupport, Capabilities};
 
 use super::*;
 use crate::fixtures;

@@ -121,7 +121,9 @@ fn has_data(samples: &[Value]) -> bool {
 /// is refused. Once Prometheus has seen the first claim, others follow, so that rates have values.
 async fn trouble(cluster: &Arc<Cluster>, prometheus: Option<&Prometheus>) -> anyhow::Result<()> {
     let limits = json!({"max": 1, "listenersPerLoadBalancer": 3});
-    let full = Site::with_pod(cluster, "full", json!({"loadBalancers": limits, "portsPerNamespace": 3})).await?;
+    let pricing = json!({"preset": "AwsNetworkLoadBalancer"});
+    let spec = json!({"loadBalancers": limits, "portsPerNamespace": 3, "pricing": pricing});
+    let full = Site::with_pod(cluster, "full", spec).await?;
     full.assigned("web-0").await?;
     Site::open(cluster, "no-rights", json!({"provider": {"service": {"namespace": NO_RIGHTS}}})).await?;
     let node_ports = json!({"provider": {"service": {"allocateLoadBalancerNodePorts": true}}});

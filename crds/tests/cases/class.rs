@@ -27,7 +27,7 @@ fn vip() -> Value {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [whole(), service_provider(), vip_provider(), port_ranges(), limits(), addresses(), namespaces()]
+    [whole(), service_provider(), vip_provider(), port_ranges(), limits(), addresses(), namespaces(), pricing()]
         .into_iter()
         .flatten()
         .collect()
@@ -222,6 +222,50 @@ fn namespaces() -> Vec<Case> {
             "namespaces that are chosen in no known way",
             allowed(json!({ "from": "Same" })),
             r#"supported values: "All", "Selector""#,
+        ),
+    ]
+}
+
+fn pricing() -> Vec<Case> {
+    vec![
+        accepts("prices of a preset", with("pricing", json!({ "preset": "AwsNetworkLoadBalancer" }))),
+        accepts(
+            "prices of one's own",
+            with(
+                "pricing",
+                json!({ "currency": "EUR", "basePerHour": "7", "includedListeners": 5, "listenerPerHour": "0.000001" }),
+            ),
+        ),
+        refuses("pricing without a price", with("pricing", json!({})), "set a preset, or at least one price"),
+        refuses(
+            "a preset with a price",
+            with("pricing", json!({ "preset": "GcpForwardingRule", "listenerPerHour": "1" })),
+            "a preset has all prices",
+        ),
+        refuses(
+            "a preset in another currency",
+            with("pricing", json!({ "preset": "GcpForwardingRule", "currency": "EUR" })),
+            "the prices of presets are in US dollars",
+        ),
+        schema_refuses(
+            "a preset that there is not",
+            with("pricing", json!({ "preset": "Cheap" })),
+            r#"supported values: "AwsNetworkLoadBalancer", "GcpForwardingRule""#,
+        ),
+        schema_refuses(
+            "a price with seven decimals",
+            with("pricing", json!({ "basePerHour": "0.0000001" })),
+            "should match",
+        ),
+        schema_refuses(
+            "a price that is less than nothing",
+            with("pricing", json!({ "loadBalancerPerHour": "-1" })),
+            "should match",
+        ),
+        schema_refuses(
+            "a currency by its sign",
+            with("pricing", json!({ "currency": "$", "basePerHour": "1" })),
+            "should match",
         ),
     ]
 }

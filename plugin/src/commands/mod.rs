@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod completion;
+pub(crate) mod cost;
 pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod explain;

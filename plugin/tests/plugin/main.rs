@@ -2,6 +2,7 @@
 //! as an ordinary user.
 
 mod adopt;
+mod cost;
 mod doctor;
 mod drain;
 mod output;
@@ -20,9 +21,16 @@ fn main() -> anyhow::Result<()> {
     // Endpoints and aggregated roles are made by the controller manager.
     let parts = Parts { controller_manager: true, ..Parts::API_ONLY };
     run_tests(AtOnce::UpTo(THREADS), parts, World::start, |test| {
-        [output::trials(test), sight::trials(test), doctor::trials(test), adopt::trials(test), drain::trials(test)]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            output::trials(test),
+            sight::trials(test),
+            doctor::trials(test),
+            adopt::trials(test),
+            cost::trials(test),
+            drain::trials(test),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     })
 }
