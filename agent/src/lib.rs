@@ -8,6 +8,8 @@ mod command;
 pub mod fence;
 pub mod keepalived;
 pub mod nftables;
+mod program;
 pub mod virtual_router;
 
 pub use command::CommandError;
+pub use program::{Program, ProgramError};

@@ -66,6 +66,12 @@ pub(crate) fn has_found_none(output: &str) -> bool {
     output.contains(" 0 flow entries have been deleted")
 }
 
+/// Whether a deletion has ended early by this output, since a connection had ended between its
+/// listing and its deletion. `conntrack` up to 1.4.7 goes no further then.
+pub(super) fn has_met_an_ended_one(output: &str) -> bool {
+    output.contains("such conntrack doesn't exist")
+}
+
 /// The connections whose backends no longer serve their front ports after a change.
 #[must_use]
 pub fn orphaned(before: &DataPath, after: &DataPath) -> BTreeSet<Connections> {

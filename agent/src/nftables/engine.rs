@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 use sharedlb_providers::IpFamily;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::DataPath;
 use super::conntrack::{self, Connections};
@@ -183,12 +183,7 @@ impl Engine {
     }
 
     async fn forget(&self, connections: Connections) -> Result<(), ProgramError> {
-        match self.programs.conntrack.run(&connections.deletion(), "").await {
-            Ok(_) => info!(?connections, "connections are forgotten"),
-            Err(ProgramError::Failed { output, .. }) if conntrack::has_found_none(&output) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        self.programs.forget(connections).await
     }
 }
 

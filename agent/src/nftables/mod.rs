@@ -22,8 +22,8 @@ mod elements;
 mod engine;
 #[cfg(test)]
 mod fixtures;
+mod forget;
 mod listing;
-mod program;
 pub mod ruleset;
 pub mod slots;
 
@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use sharedlb_providers::{LbName, Listener, ListenerKey};
 
 pub use self::engine::{Engine, Programs};
-pub use self::program::{Program, ProgramError};
+use crate::program;
 
 /// The load balancers of a host, whichever host has their addresses at the moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use sharedlb_agent::nftables::{DataPath, Engine, Program, Programs, ServedLoadBalancer};
+use sharedlb_agent::Program;
+use sharedlb_agent::nftables::{DataPath, Engine, Programs, ServedLoadBalancer};
 use sharedlb_providers::{Backend, LbName, Listener, ListenerKey, ListenerOptions, Owner};
 use sharedlb_testbed::{Lan, Testbed, in_namespace};
 

@@ -91,7 +91,7 @@ impl Program {
     }
 
     /// The error about something that it printed.
-    pub(super) fn failed(&self, what: &impl ToString) -> ProgramError {
+    pub(crate) fn failed(&self, what: &impl ToString) -> ProgramError {
         let output = what.to_string().trim().chars().take(SHOWN).collect();
         ProgramError::Failed { program: self.name.clone(), output }
     }
