@@ -155,6 +155,9 @@ pub(super) fn name(family: IpFamily) -> &'static str {
 /// Chains at hooks have priorities 5 before those of kube-proxy's NAT, so that the address of a
 /// load balancer is ours even if a Service has it too; that of `guard` is 5 before that again,
 /// since it has to see the address.
+///
+/// A host without the address drops the first packet of a connection that reaches it. It would be
+/// remembered as one that is led nowhere, and be refused when the host gets the address.
 fn definition(family: IpFamily, seed: u32) -> String {
     let ip = name(family);
     let address = match family {
@@ -215,6 +218,7 @@ fn definition(family: IpFamily, seed: u32) -> String {
 	}}
 	chain guard-prerouting {{
 		type filter hook prerouting priority -110; policy accept;
+		{ip} daddr @addresses ct state new fib daddr type != local drop
 		{ip} daddr @addresses jump guard
 	}}
 	chain guard-output {{

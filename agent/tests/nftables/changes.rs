@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     clients_that_are_excluded_later_get_no_answer_on_open_connections,
     connections_that_the_kernel_does_not_know_go_on_with_the_same_pod,
     a_connection_is_not_reset_by_what_its_pod_says_first,
+    a_flow_that_reached_the_host_before_its_address_goes_to_a_pod,
     a_new_process_takes_over_and_ends_what_went_meanwhile,
     a_new_seed_ends_no_connection,
     hundreds_of_listeners_are_served,
@@ -131,6 +132,19 @@ async fn a_connection_is_not_reset_by_what_its_pod_says_first(network: &Network)
         let result = connection.read();
         assert!(is_dropped(&result), "the answer is lost: {result:?}");
         assert_eq!(connection.ask().unwrap().pod, 1, "and comes with the client's next packet");
+    }
+}
+
+/// As where a client goes on to send to a host that has given the address up, and that has it again
+/// soon.
+async fn a_flow_that_reached_the_host_before_its_address_goes_to_a_pod(network: &Network) {
+    let _engine = network.serving([listener("20001/TCP_UDP", [1, 2])]).await;
+    let flows = VIPS.map(|vip| Machine::Client.flow(vip, 20001));
+    let before = network.without_addresses(|| flows.each_ref().map(|flow| flow.ask()));
+    assert!(before.iter().all(is_dropped), "{before:?}");
+    for flow in flows {
+        let result = flow.ask();
+        assert!(result.is_ok(), "{result:?}");
     }
 }
 

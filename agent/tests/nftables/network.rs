@@ -193,11 +193,7 @@ impl Network {
         let machines = Machine::ALL.iter().map(|machine| lan.machine(&machine.name())).collect::<Result<_, _>>()?;
         MACHINES.set(machines).map_err(|_| anyhow!("there is one network"))?;
         let host = Machine::Host.machine();
-        let [v4, v6] = VIPS;
-        // With a lifetime as a preferred address, it would be the source of the host's own packets.
-        host.ip(&format!(
-            "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad valid_lft forever preferred_lft 0\n"
-        ))?;
+        add_addresses(host)?;
         host.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
@@ -229,11 +225,31 @@ impl Network {
         engine
     }
 
+    /// Runs something while the host does not have the addresses, and the client still sends there.
+    pub(crate) fn without_addresses<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (host, client) = (Machine::Host.machine(), Machine::Client.machine());
+        for vip in VIPS {
+            let mac = host.mac();
+            client.ip(&format!("neighbor replace {vip} lladdr {mac} dev eth0 nud permanent\n")).expect("ip takes it");
+            host.ip(&format!("addr del {vip} dev eth0\n")).expect("the host has it");
+        }
+        let result = work();
+        add_addresses(host).expect("the host does not have them");
+        result
+    }
+
     /// Another program changes the tables of the host.
     pub(crate) async fn nft(&self, commands: &str) {
         let arguments = ["-f", "-"].map(str::to_owned);
         self.programs.nft.run(&arguments, commands).await.expect("nft takes it");
     }
+}
+
+/// Adds the addresses of the load balancer to the host.
+fn add_addresses(host: &sharedlb_testbed::Machine) -> anyhow::Result<()> {
+    let [v4, v6] = VIPS;
+    // With a lifetime as a preferred address, it would be the source of the host's own packets.
+    host.ip(&format!("addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad valid_lft forever preferred_lft 0\n"))
 }
 
 impl Machine {
