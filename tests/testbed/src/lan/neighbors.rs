@@ -131,6 +131,17 @@ fn ask(namespace: &str, questions: &[Vec<u8>], every: Duration, shared: &Shared)
             socket.write_all(question).context("asking the neighbors")?;
         }
         loop {
+            // All that has come answers this question, however late it is read.
+            while let Some(length) = read(&mut socket, &mut frame)? {
+                let answer = frame.get(..length).and_then(answer);
+                let at = Instant::now();
+                shared.answers.lock().extend(answer.map(|(address, from)| NeighborAnswer {
+                    question: number,
+                    at,
+                    address,
+                    from,
+                }));
+            }
             let left = next.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -138,23 +149,18 @@ fn ask(namespace: &str, questions: &[Vec<u8>], every: Duration, shared: &Shared)
             // Whole milliseconds, and not none of them, which would be to spin.
             let timeout = PollTimeout::try_from(left.max(Duration::from_millis(1)))?;
             poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout)?;
-            match socket.read(&mut frame) {
-                Ok(length) => {
-                    let answer = frame.get(..length).and_then(answer);
-                    let at = Instant::now();
-                    shared.answers.lock().extend(answer.map(|(address, from)| NeighborAnswer {
-                        question: number,
-                        at,
-                        address,
-                        from,
-                    }));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("listening to the neighbors"),
-            }
         }
     }
     Ok(())
+}
+
+/// Reads the next frame that is there, and returns its length.
+fn read(socket: &mut Socket, frame: &mut [u8]) -> anyhow::Result<Option<usize>> {
+    match socket.read(frame) {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error).context("listening to the neighbors"),
+    }
 }
 
 fn open() -> anyhow::Result<Socket> {
