@@ -4,12 +4,11 @@
 //! Several hosts can serve one load balancer. One of them at a time answers for its addresses, and
 //! all of them choose the same pod for a connection, so that a connection outlives its host.
 
-mod command;
 pub mod fence;
 pub mod keepalived;
+pub mod kernel_parameters;
 pub mod nftables;
 mod program;
 pub mod virtual_router;
 
-pub use command::CommandError;
 pub use program::{Program, ProgramError};

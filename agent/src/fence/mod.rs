@@ -1,219 +1,153 @@
-//! The fence: a host answers for the addresses of a load balancer only while it says by VRRP that it
-//! has them.
+//! The fence: a host says that it has the addresses of a load balancer only while it says so by VRRP
+//! too.
 //!
 //! A host whose keepalived was killed, or stands still, still has the addresses, and its kernel goes
 //! on to answer ARP requests and neighbor solicitations for them, while another host has taken them
-//! over. So an answer depends on a set in the kernel whose elements time out, before another host
-//! takes over:
-//!
-//! - The kernel itself keeps the fence *open* with every advert that leaves this host. No process
-//!   has a part in that, so a fence stays open while the agent is busy, and closes whatever ended
-//!   the adverts: the death of keepalived, a frozen virtual machine, an advert with priority 0.
-//! - The agent opens a closed one. It sees the first advert after the gap, drops what conntrack
-//!   remembers of the connections to the addresses, and opens the fence then: while another host had
-//!   them, connections went on, and their packets would be out of the remembered window. For the
-//!   same reason it drops them where another host turns out to have had the addresses at the same
-//!   time, when a cut of the network segment heals.
+//! over. So what it says depends on a set in the kernel whose elements time out before another host
+//! takes over. Each advert that leaves this host adds the element of its virtual router, or renews
+//! it, by a rule of nftables. No process has a part in that: a fence opens with the first advert,
+//! stays open while the agent is busy, and closes whatever ended the adverts: the death of
+//! keepalived, a frozen virtual machine, an advert with priority 0.
 //!
 //! Packets are forwarded whether the fence is open or closed, so that a client which still sends to
 //! this host is served until it has learned of the other one.
+//!
+//! The agent has what is not urgent: it puts the rules back where another program has removed them,
+//! and has the kernel forget the connections to addresses that another host has by then. See
+//! `docs/decisions/039-fence-and-ownership-of-addresses.md`.
 
-mod connections;
+mod absences;
+mod changes;
+mod listing;
 mod rules;
-mod sightings;
-mod tap;
 
-use std::collections::HashSet;
 use std::io;
-use std::num::NonZeroU8;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use serde_json::Value;
-use thiserror::Error;
+use tokio::time::timeout;
 
-use crate::command::{CommandError, run};
+use crate::nftables::Programs;
+use crate::nftables::conntrack::Connections;
+use crate::program::ProgramError;
 use crate::virtual_router::{Interface, VirtualRouter};
-use sightings::{Advert, Meaning, Sightings};
-use tap::Tap;
+use absences::Absences;
+use changes::Changes;
+use listing::Listing;
 
-/// How often the thread checks whether it shall end, if there are no adverts.
-const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How often the rules are checked if the kernel reports no change of them.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// How late the thread must be for the adverts that wait for it to count for nothing: what they say
-/// may be over, as after a freeze of the whole process.
-const LATE_AFTER: Duration = Duration::from_millis(400);
-
-/// The fence of one interface. When this is dropped, nothing opens it any more, and it closes with
-/// the last advert.
+/// The fence of one interface, in the kernel of this network namespace. When this is dropped, the
+/// fence stays there.
 #[derive(Debug)]
 pub struct Fence {
+    programs: Programs,
     interface: Interface,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    routers: Mutex<Vec<VirtualRouter>>,
-    ends: AtomicBool,
+    routers: Vec<VirtualRouter>,
+    /// The rules, as they were listed when they were made
+    made: Vec<Value>,
+    absences: Absences,
+    changes: Changes,
 }
 
 impl Fence {
     /// Fences the addresses of these virtual routers, which are those of one interface. It is
     /// closed until their first advert leaves, so keepalived is started after it.
     ///
-    /// It needs Linux 5.16 with `CONFIG_NETFILTER_EGRESS`, the programs `nft` (1.0.1 or newer) and
-    /// `conntrack`, and the capabilities `NET_ADMIN` and `NET_RAW`.
+    /// It needs Linux 5.16 with `CONFIG_NETFILTER_EGRESS`, and the capability `NET_ADMIN`.
     ///
     /// # Errors
-    /// If one of these is missing, or there is no such interface.
-    pub fn start(interface: &Interface, routers: &[VirtualRouter]) -> Result<Self, Error> {
-        let tap = Tap::open(interface).map_err(|source| Error::Tap { interface: interface.clone(), source })?;
-        load(&rules::closed(interface, routers))?;
-        let shared = Arc::new(Shared { routers: Mutex::new(routers.to_vec()), ends: AtomicBool::new(false) });
-        let watch = Watch { interface: interface.clone(), tap, sightings: Sightings::default() };
-        let of_thread = shared.clone();
-        let thread = thread::Builder::new().name("fence".to_owned()).spawn(move || watch.run(&of_thread));
-        Ok(Self { interface: interface.clone(), shared, thread: Some(thread.map_err(Error::Thread)?) })
+    /// If one of these is missing, a program fails, or there is no such interface.
+    pub async fn close(programs: Programs, interface: Interface, routers: Vec<VirtualRouter>) -> Result<Self, Error> {
+        let changes = Changes::open().map_err(Error::Changes)?;
+        let absences = Absences::default();
+        let mut fence = Self { programs, interface, routers, made: Vec::new(), absences, changes };
+        fence.make().await?;
+        Ok(fence)
     }
 
     /// Fences the addresses of these virtual routers in place of the former ones. What is open
     /// stays open.
     ///
     /// # Errors
-    /// If `nft` fails; then the former rules are there still.
-    pub fn update(&self, routers: &[VirtualRouter]) -> Result<(), Error> {
-        let mut current = self.shared.routers.lock();
-        load(&rules::changed(&self.interface, routers))?;
-        *current = routers.to_vec();
+    /// If `nft` fails. Then the former rules are there still.
+    pub async fn update(&mut self, routers: Vec<VirtualRouter>) -> Result<(), Error> {
+        self.load(&rules::changed(&self.interface, &routers)).await?;
+        self.routers = routers;
+        self.made = self.list().await?.definition;
         Ok(())
     }
-}
 
-impl Drop for Fence {
-    fn drop(&mut self) {
-        self.shared.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, that was reported then.
-            _ = thread.join();
+    /// Keeps the fence as it was made, and what the kernel remembers of connections in step with it.
+    /// What fails is logged, and tried again within a second.
+    pub async fn keep(&mut self) -> ! {
+        let table = rules::table(&self.interface);
+        loop {
+            // Without reports, the rules are checked as often as without changes.
+            if let Ok(Err(error)) = timeout(CHECK_EVERY, self.changes.of_table(&table)).await {
+                tracing::error!(%error, "changes of nftables are not reported");
+                tokio::time::sleep(CHECK_EVERY).await;
+            }
+            if let Err(error) = self.check().await {
+                tracing::error!(%error, interface = self.interface.as_str(), "the fence cannot be kept");
+            }
+        }
+    }
+
+    /// Repairs the fence, and forgets the connections to addresses that another host has.
+    async fn check(&mut self) -> Result<(), Error> {
+        let listing = self.list().await?;
+        if listing.definition != self.made {
+            tracing::warn!(interface = self.interface.as_str(), "another program has altered or removed the fence");
+            return self.make().await;
+        }
+        for router in self.absences.due(&self.routers, &listing.open, Instant::now()) {
+            for address in router.addresses.iter() {
+                self.programs.forget(Connections::To(address)).await?;
+            }
+            self.absences.set_forgotten(router.id);
+        }
+        Ok(())
+    }
+
+    /// Makes the rules in place of what is there. It is closed until the next advert.
+    async fn make(&mut self) -> Result<(), Error> {
+        self.load(&rules::closed(&self.interface, &self.routers)).await?;
+        self.made = self.list().await?.definition;
+        Ok(())
+    }
+
+    /// Loads rules, all of them or none.
+    async fn load(&self, rules: &str) -> Result<(), Error> {
+        self.programs.nft.run(&["--file", "-"].map(str::to_owned), rules).await?;
+        Ok(())
+    }
+
+    /// The table. An empty one: it is not there.
+    async fn list(&self) -> Result<Listing, Error> {
+        let table = rules::table(&self.interface);
+        let arguments = ["--json", "list", "table", "netdev", &table].map(str::to_owned);
+        match self.programs.nft.run(&arguments, "").await {
+            Ok(output) => Listing::parse(&output).map_err(Error::Listing),
+            Err(ProgramError::Failed { output, .. }) if output.contains("No such file or directory") => {
+                Ok(Listing::default())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }
 
 /// Why there is no fence, or not the wanted one.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The adverts cannot be seen.
-    #[error("opening a packet socket on {}", interface.as_str())]
-    Tap {
-        /// The interface
-        interface: Interface,
-        /// Why
-        source: io::Error,
-    },
-    /// The rules cannot be loaded.
-    #[error("loading the rules of the fence")]
-    Rules(#[from] CommandError),
-    /// There is no further thread.
-    #[error("starting the thread of the fence")]
-    Thread(#[source] io::Error),
-}
-
-/// What opens the fence of an interface.
-struct Watch {
-    interface: Interface,
-    tap: Tap,
-    sightings: Sightings,
-}
-
-impl Watch {
-    fn run(mut self, shared: &Shared) {
-        let mut waits_since = Instant::now();
-        while !shared.ends.load(Ordering::Relaxed) {
-            let seen = self.tap.wait(CHECK_EVERY);
-            let is_late = waits_since.elapsed() >= LATE_AFTER;
-            waits_since = Instant::now();
-            match seen {
-                // They may be older than the fence. The next one is not.
-                Ok(_) if is_late => {}
-                Ok(seen) => {
-                    self.see(&seen, &shared.routers.lock());
-                    waits_since = Instant::now();
-                }
-                Err(error) => {
-                    tracing::error!(%error, interface = self.interface.as_str(), "the adverts cannot be seen");
-                    thread::sleep(CHECK_EVERY);
-                }
-            }
-        }
-    }
-
-    /// Takes in adverts, and does what follows for the addresses.
-    fn see(&mut self, seen: &[Advert], routers: &[VirtualRouter]) {
-        let now = Instant::now();
-        let (mut after_gap, mut contested) = (Vec::new(), Vec::new());
-        for advert in seen {
-            let Some(router) = routers.iter().find(|router| router.id == advert.id) else { continue };
-            match self.sightings.record(*advert, now, router.advert_interval.fence()) {
-                Meaning::Nothing => {}
-                Meaning::AfterGap => after_gap.push(router),
-                Meaning::Contested => contested.push(router),
-            }
-        }
-        if !after_gap.is_empty()
-            && let Err(error) = self.open(&after_gap)
-        {
-            tracing::error!(%error, interface = self.interface.as_str(), "the fence cannot be opened");
-            // The next advert is another try.
-            after_gap.iter().for_each(|router| self.sightings.forget(router.id));
-        }
-        for router in contested {
-            tracing::warn!(id = router.id, "another host had the same addresses at the same time");
-            forget_connections(router);
-        }
-    }
-
-    /// Opens the fence for these virtual routers, unless it never closed: a gap is also seen where
-    /// this thread was late.
-    fn open(&self, routers: &[&VirtualRouter]) -> Result<(), CommandError> {
-        let open = self.open_ones()?;
-        let closed: Vec<_> = routers.iter().copied().filter(|router| !open.contains(&router.id)).collect();
-        if closed.is_empty() {
-            return Ok(());
-        }
-        closed.iter().copied().for_each(forget_connections);
-        load(&rules::opened(&self.interface, closed))
-    }
-
-    /// The virtual routers that the fence is open for.
-    fn open_ones(&self) -> Result<HashSet<NonZeroU8>, CommandError> {
-        let table = rules::table(&self.interface);
-        let json = run("nft", &["--json", "list", "set", "netdev", &table, rules::OPEN], "")?;
-        let listed: Value =
-            serde_json::from_str(&json).map_err(|source| CommandError::Output { program: "nft", source })?;
-        let objects = listed["nftables"].as_array().into_iter().flatten();
-        let elements = objects.filter_map(|object| object["set"]["elem"].as_array()).flatten();
-        Ok(elements
-            .filter_map(|element| u8::try_from(element["elem"]["val"].as_u64()?).ok()?.try_into().ok())
-            .collect())
-    }
-}
-
-/// Has the kernel forget the connections to the addresses of a virtual router.
-fn forget_connections(router: &VirtualRouter) {
-    for address in router.addresses.iter() {
-        if let Err(error) = connections::forget(address) {
-            // Some connections may hang, where a closed fence would end all of them.
-            tracing::error!(%error, %address, "the connections to an address are not forgotten");
-        }
-    }
-}
-
-/// Loads rules, all of them or none.
-fn load(rules: &str) -> Result<(), CommandError> {
-    run("nft", &["--file", "-"], rules).map(|_| ())
+    /// A program has failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The rules cannot be read back.
+    #[error("reading the rules of the fence")]
+    Listing(#[source] serde_json::Error),
+    /// The kernel does not report changes of nftables.
+    #[error("opening a socket for changes of nftables")]
+    Changes(#[source] io::Error),
 }

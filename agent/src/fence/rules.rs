@@ -1,12 +1,15 @@
 //! The rules of a fence, as text for `nft`: pure.
 
-use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::sightings::VRRP;
 use crate::virtual_router::{Interface, VirtualRouter};
 
 /// The set of the virtual routers that the fence is open for.
 pub(super) const OPEN: &str = "open";
+
+/// The first octet of an advert: VRRP version 3, and type 1 (RFC 9568). The number of the virtual
+/// router is the second octet, and the priority the third.
+const ADVERT: u8 = 0x31;
 
 /// The table of an interface. Nothing else is in it.
 pub(super) fn table(interface: &Interface) -> String {
@@ -24,69 +27,63 @@ pub(super) fn closed(interface: &Interface, routers: &[VirtualRouter]) -> String
 /// that it was open for.
 ///
 /// A virtual router is *open* while its number is in the set [`OPEN`]. The packet mark carries the
-/// number from a rule to the set; the packets in question go no further than this host or this
-/// network segment.
+/// number from a rule to the set; the packets in question go no further than this network segment.
 pub(super) fn changed(interface: &Interface, routers: &[VirtualRouter]) -> String {
     let (table, device) = (table(interface), interface.as_str());
-    let mut text = format!(
+    let chains = format!(
         "\
 add table netdev {table}
 add set netdev {table} {OPEN} {{ type mark; flags dynamic, timeout; }}
-add chain netdev {table} adverts {{ type filter hook egress device \"{device}\" priority 0; policy accept; }}
-add chain netdev {table} requests {{ type filter hook ingress device \"{device}\" priority 0; policy accept; }}
+add chain netdev {table} adverts
+add chain netdev {table} announcements
+add chain netdev {table} leaving {{ type filter hook egress device \"{device}\" priority 0; policy accept; }}
+flush chain netdev {table} leaving
 flush chain netdev {table} adverts
-flush chain netdev {table} requests
+flush chain netdev {table} announcements
+add rule netdev {table} leaving meta l4proto vrrp goto adverts
+add rule netdev {table} leaving meta protocol arp goto announcements
+add rule netdev {table} leaving icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} goto announcements
 "
     );
-    for router in routers {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{}{}", adverts(&table, router), requests(&table, router));
-    }
-    text
+    let rules = routers.iter().map(|router| adverts(&table, router) + &announcements(&table, router));
+    chains + &rules.collect::<String>()
 }
 
-/// Renders what opens the fence for these virtual routers, until their adverts stop.
-pub(super) fn opened<'a>(interface: &Interface, routers: impl IntoIterator<Item = &'a VirtualRouter>) -> String {
-    let table = table(interface);
-    let open = |router: &VirtualRouter| {
-        format!("add element netdev {table} {OPEN} {{ {} timeout {} }}\n", router.id, timeout(router))
-    };
-    routers.into_iter().map(open).collect()
-}
-
-/// An advert that leaves keeps an open fence open, and one with priority 0, by which the host gives
-/// the addresses up, closes it. (The second octet of an advert is the VRID, the third the priority.)
+/// An advert that leaves opens the fence, or keeps it open. One with priority 0, by which the host
+/// gives the addresses up, closes it.
+///
+/// It is an advert of this host alone: a socket of this network namespace has sent it, and no router
+/// has forwarded it, which would have lowered the 255.
 fn adverts(table: &str, router: &VirtualRouter) -> String {
-    let (id, timeout) = (router.id, timeout(router));
-    let is_ours = format!("add rule netdev {table} adverts meta l4proto {VRRP} @th,8,8 {id}");
+    let (id, fence) = (router.id, router.advert_interval.fence().as_millis());
+    let from_here = match router.addresses.v4() {
+        Some(_) => "ip daddr 224.0.0.18 ip ttl 255",
+        None => "ip6 daddr ff02::12 ip6 hoplimit 255",
+    };
+    let advert =
+        format!("add rule netdev {table} adverts {from_here} meta skuid >= 0 @th,0,8 {ADVERT:#x} @th,8,8 {id}");
     format!(
         "\
-{is_ours} @th,16,8 0 meta mark set {id} delete @{OPEN} {{ meta mark }}
-{is_ours} @th,16,8 != 0 meta mark set {id} meta mark @{OPEN} update @{OPEN} {{ meta mark timeout {timeout} }}
+{advert} @th,16,8 0 meta mark set {id} delete @{OPEN} {{ meta mark }}
+{advert} @th,16,8 != 0 meta mark set {id} update @{OPEN} {{ meta mark timeout {fence}ms }}
 "
     )
 }
 
-/// A request for the link-layer address of a closed address is not answered. (Octets 8 to 23 of a
-/// neighbor solicitation are the address that it asks for. nft has a name for them only from 1.0.7
-/// on.)
-fn requests(table: &str, router: &VirtualRouter) -> String {
-    let id = router.id;
-    let drop_if_closed = format!("meta mark set {id} meta mark != @{OPEN} drop\n");
-    let v4 = router.addresses.v4().map(|address| {
-        format!("add rule netdev {table} requests arp operation request arp daddr ip {address} {drop_if_closed}")
-    });
-    let v6 = router.addresses.v6().map(|address| {
-        let bits = address.to_bits();
-        format!(
-            "add rule netdev {table} requests icmpv6 type nd-neighbor-solicit @th,64,128 {bits:#034x} {drop_if_closed}"
-        )
+/// While the fence is closed, the host says of no address that it has it: neither in an answer, nor
+/// in a request for the address of another host, which is taken for an announcement as well.
+fn announcements(table: &str, router: &VirtualRouter) -> String {
+    let drop_if_closed = format!("meta mark set {} meta mark != @{OPEN} drop", router.id);
+    let rule = |announces: String| format!("add rule netdev {table} announcements {announces} {drop_if_closed}\n");
+    let v4 = router.addresses.v4().map(|address: Ipv4Addr| rule(format!("arp saddr ip {address}")));
+    let v6 = router.addresses.v6().map(|address: Ipv6Addr| {
+        // The target of an advertisement is in its octets 8 to 23. nft has a name for them from
+        // 1.0.7 on.
+        let target = address.to_bits();
+        rule(format!("icmpv6 type nd-neighbor-advert @th,64,128 {target:#034x}"))
+            + &rule(format!("icmpv6 type nd-neighbor-solicit ip6 saddr {address}"))
     });
     v4.unwrap_or_default() + &v6.unwrap_or_default()
-}
-
-fn timeout(router: &VirtualRouter) -> String {
-    format!("{}ms", router.advert_interval.fence().as_millis())
 }
 
 #[cfg(test)]
@@ -117,15 +114,5 @@ mod tests {
         let text = closed(&router.interface, std::slice::from_ref(&router));
         assert!(text.contains("delete table netdev sharedlb-fence-eth0\n"), "{text}");
         assert!(!text.contains("add element"), "{text}");
-    }
-
-    #[test]
-    fn each_address_has_a_rule_and_no_other_address_has_one() {
-        let router = router();
-        let text = changed(&router.interface, std::slice::from_ref(&router));
-        let requests: Vec<&str> = text.lines().filter(|line| line.ends_with("drop")).collect();
-        let [arp, solicitation] = requests[..] else { panic!("{requests:?}") };
-        assert!(arp.contains("arp daddr ip 192.0.2.8 "), "{arp}");
-        assert!(solicitation.contains("@th,64,128 0x20010db8000000000000000000000008 "), "{solicitation}");
     }
 }

@@ -7,16 +7,22 @@ use crate::virtual_router::VirtualRouter;
 
 /// What applies to all virtual routers.
 ///
-/// The host that has the addresses announces them three times at once, and three times a second
-/// later: Linux ignores a change of a neighbor that it learned less than a second ago (`locktime` in
-/// arp(7)). It announces them again every 5 seconds, since a client that heard of two hosts in
-/// the same second may have kept the wrong one, and would keep it for up to a minute.
+/// The host that has the addresses announces them three times at once and three times a second
+/// later, since an announcement can be lost, and then every 5 seconds, for switches and neighbors
+/// that were away meanwhile.
 ///
-/// A host that hears of a preferred one sends an advert before it gives the addresses up. When a cut
-/// of the segment heals, that is how the preferred host learns that connections went on elsewhere.
+/// A host that hears of a preferred one sends an advert before it gives the addresses up. In reply
+/// the preferred one announces them: after a cut of the segment its neighbors would otherwise go on
+/// to send to the host that had them in the meantime.
+///
+/// The process goes before others, so that its adverts leave in time on a busy host. That needs the
+/// capability `SYS_NICE`; without it, keepalived says so in its log and goes on. It has no real-time
+/// priority, with which the kernel ends it where a reload takes more than 10 ms
+/// (`vrrp_rlimit_rttime` in keepalived.conf(5)).
 const GLOBAL: &str = "\
 global_defs {
     vrrp_version 3
+    vrrp_priority -20
     vrrp_garp_master_repeat 3
     vrrp_garp_master_delay 1
     vrrp_garp_master_refresh 5

@@ -22,8 +22,8 @@ use super::elements::{Elements, Served, Set, altered, backends_of};
 /// Connections that are forgotten together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Connections {
-    /// All to an address: on a host that has just got it, or lost it. What the host remembers of
-    /// them may be out of date
+    /// All to an address that another host has. They go on there, and what this host remembers of
+    /// them is soon out of date
     To(IpAddr),
     /// Those to an address that were led nowhere, while the tables were not there
     Unled(IpAddr),
@@ -62,7 +62,7 @@ impl Connections {
 }
 
 /// Whether a deletion has failed by this output since there was nothing to delete.
-pub(crate) fn has_found_none(output: &str) -> bool {
+pub(super) fn has_found_none(output: &str) -> bool {
     output.contains(" 0 flow entries have been deleted")
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use sharedlb_agent::fence::Fence;
 use sharedlb_agent::keepalived::Keepalived;
+use sharedlb_agent::kernel_parameters;
 use sharedlb_agent::nftables::{Engine, Programs};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,11 +30,13 @@ fn serve(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         let mut terminated = signal(SignalKind::terminate())?;
         let routers = scenario::routers(host)?;
         Engine::new(Programs::default()).apply(&scenario::data_path()?).await?;
-        let _fence = Fence::start(&scenario::interface()?, &routers)?;
-        let keepalived = Keepalived::start(Path::new(&folder), &routers)?;
-        terminated.recv().await;
-        // Before the fence goes, and with its adverts of priority 0.
-        drop(keepalived);
-        Ok(())
+        let interface = scenario::interface()?;
+        kernel_parameters::set(&interface)?;
+        let mut fence = Fence::close(Programs::default(), interface, routers.clone()).await?;
+        let _keepalived = Keepalived::start(Path::new(&folder), &routers)?;
+        tokio::select! {
+            _ = terminated.recv() => Ok(()),
+            never = fence.keep() => never,
+        }
     })
 }
