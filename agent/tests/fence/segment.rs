@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sharedlb_agent::Program;
-use sharedlb_agent::fence::Fence;
+use sharedlb_agent::fence::{self, Fence};
 use sharedlb_agent::nftables::Programs;
 use sharedlb_agent::virtual_router::{AdvertInterval, Interface, Priority, VirtualAddresses, VirtualRouter};
 use sharedlb_testbed::{Lan, Machine, NeighborQuestions, Testbed, eventually, ip};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::adverts::Packet;
@@ -79,38 +79,23 @@ impl Segment {
 
     /// Fences the host, with adverts of so many milliseconds. It is closed.
     pub(crate) async fn fence(&self, advert_milliseconds: u16) -> anyhow::Result<Fenced> {
-        let interval = AdvertInterval::from_milliseconds(advert_milliseconds).context("an interval")?;
-        let routers = [
-            (DUAL, VirtualAddresses::Dual(V4, V6)),
-            (V6_ALONE, VirtualAddresses::V6(OTHER_V6)),
-            (ELSEWHERE, VirtualAddresses::V4(OF_ELSEWHERE)),
-        ];
-        let routers = routers.map(|(id, addresses)| {
-            Ok(VirtualRouter {
-                id: id.try_into()?,
-                interface: interface()?,
-                addresses,
-                priority: Priority::new(100).context("a priority")?,
-                advert_interval: interval,
-            })
-        });
-        let routers = routers.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let conntrack = self.conntrack.as_ref().map(|words| Program::new(words.iter().map(String::as_str)));
         let programs =
             Programs { conntrack: conntrack.unwrap_or(Programs::default().conntrack), ..Programs::default() };
+        let (interface, routers) = (interface()?, routers(advert_milliseconds)?);
+        let (updates, update) = mpsc::channel(1);
         let (closed, is_closed) = oneshot::channel();
-        let interface = interface()?;
         let task = self.host.spawn(async move {
             match Fence::close(programs, interface, routers).await {
-                Ok(mut fence) => {
+                Ok(fence) => {
                     // The test waits for this.
                     _ = closed.send(Ok(()));
-                    fence.keep().await
+                    keep(fence, update).await;
                 }
                 Err(error) => _ = closed.send(Err(error)),
             }
         });
-        let fenced = Fenced(task);
+        let fenced = Fenced { task, updates };
         is_closed.await??;
         Ok(fenced)
     }
@@ -180,12 +165,61 @@ impl Segment {
 }
 
 /// The fence of the host. When this is dropped, nothing keeps it any more.
-pub(crate) struct Fenced(JoinHandle<()>);
+pub(crate) struct Fenced {
+    task: JoinHandle<()>,
+    updates: mpsc::Sender<Update>,
+}
+
+/// The virtual routers in place of the former ones, and where it is said that they are fenced.
+type Update = (Vec<VirtualRouter>, oneshot::Sender<Result<(), fence::Error>>);
+
+impl Fenced {
+    /// Has the fence be for these virtual routers.
+    pub(crate) async fn update(&self, routers: Vec<VirtualRouter>) -> anyhow::Result<()> {
+        let (done, is_done) = oneshot::channel();
+        self.updates.send((routers, done)).await.context("the fence is kept")?;
+        Ok(is_done.await??)
+    }
+}
 
 impl Drop for Fenced {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
+}
+
+/// Keeps a fence, as an agent does, and updates it when it is asked to.
+async fn keep(mut fence: Fence, mut updates: mpsc::Receiver<Update>) {
+    loop {
+        tokio::select! {
+            never = fence.keep() => never,
+            update = updates.recv() => {
+                let Some((routers, done)) = update else { return };
+                // The test waits for this.
+                _ = done.send(fence.update(routers).await);
+            }
+        }
+    }
+}
+
+/// All virtual routers.
+pub(crate) fn routers(advert_milliseconds: u16) -> anyhow::Result<Vec<VirtualRouter>> {
+    let advert_interval = AdvertInterval::from_milliseconds(advert_milliseconds).context("an interval")?;
+    let all = [
+        (DUAL, VirtualAddresses::Dual(V4, V6)),
+        (V6_ALONE, VirtualAddresses::V6(OTHER_V6)),
+        (ELSEWHERE, VirtualAddresses::V4(OF_ELSEWHERE)),
+    ];
+    let router = |(id, addresses): (u8, VirtualAddresses)| {
+        Ok(VirtualRouter {
+            id: id.try_into()?,
+            interface: interface()?,
+            addresses,
+            priority: Priority::new(100).context("a priority")?,
+            advert_interval,
+        })
+    };
+    all.into_iter().map(router).collect()
 }
 
 /// The addresses of virtual routers that are on the host.

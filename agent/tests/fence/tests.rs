@@ -10,7 +10,9 @@ use sharedlb_testbed::{eventually, in_namespace};
 
 use crate::adverts::Packet;
 use crate::announcements::{Announcement, Sniffer, announce, look_for};
-use crate::segment::{DUAL, ELSEWHERE, LIMIT, LONG, OF_DUAL, OF_ELSEWHERE, OF_V6_ALONE, SHORT, Segment, V6_ALONE};
+use crate::segment::{
+    DUAL, ELSEWHERE, LIMIT, LONG, OF_DUAL, OF_ELSEWHERE, OF_V6_ALONE, SHORT, Segment, V6_ALONE, routers,
+};
 
 /// A neighbor of each family that is not there.
 const ABSENT: [IpAddr; 2] =
@@ -23,6 +25,7 @@ pub(crate) fn trials(test: &Tests<Segment>) -> Vec<Trial> {
     vec![
         test.test("adverts of a virtual router open the fence for its addresses alone", adverts_open),
         test.test("a fence closes when adverts stop, and at once when the host gives the addresses up", it_closes),
+        test.test("an update leaves a fence open, and frees the addresses that it leaves out", it_is_updated),
         test.test("what is no advert of this host opens nothing", other_packets_open_nothing),
         test.test("a host announces no address while its fence is closed", nothing_is_announced),
         test.test("a host with a closed fence hears who has an address", others_are_heard),
@@ -55,6 +58,17 @@ async fn it_closes(segment: Arc<Segment>) -> anyhow::Result<()> {
     let answered = segment.answered().await?;
     ensure!(answered.is_empty(), "it gave them up, and answers for {answered:?}");
     Ok(())
+}
+
+async fn it_is_updated(segment: Arc<Segment>) -> anyhow::Result<()> {
+    let fence = segment.fence(LONG).await?;
+    segment.answers_for(OF_DUAL, || segment.advert(Packet::advert(DUAL))).await?;
+    let mut routers = routers(LONG)?;
+    routers.retain(|router| router.id.get() != V6_ALONE);
+    fence.update(routers).await?;
+    let answered = segment.answered().await?;
+    ensure!(answered == OF_DUAL.into_iter().chain([OF_V6_ALONE]).collect(), "it answers for {answered:?}");
+    segment.answers_for([OF_V6_ALONE], nothing).await
 }
 
 async fn other_packets_open_nothing(segment: Arc<Segment>) -> anyhow::Result<()> {
