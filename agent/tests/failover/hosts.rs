@@ -1,5 +1,6 @@
 //! The load balancer hosts, and what can happen to their processes.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -59,13 +60,25 @@ impl Host {
         self.machine.mac()
     }
 
+    /// The `PATH` on which programs of a host are found.
+    pub(crate) fn path(&self) -> OsString {
+        let mut path = self.programs.clone().into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        path
+    }
+
+    /// Undoes whatever happened to the host.
+    pub(crate) fn restore(&self) -> anyhow::Result<()> {
+        self.machine.heal()?;
+        let runs = self.agent.lock().is_some();
+        if runs { self.processes()?.thaw() } else { self.start_agent() }
+    }
+
     /// Starts the agent, which does not run.
     pub(crate) fn start_agent(&self) -> anyhow::Result<()> {
         let log = self.logs.join(format!("{}.log", self.machine.name()));
         let log = OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut path = self.programs.clone().into_os_string();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
         let folder = self.programs.join(self.machine.name());
         // Not by its path, which names another program after the next build. The test program is
         // process 1 of the testbed.
@@ -74,7 +87,7 @@ impl Host {
             .command(Path::new("/proc/1/exe"))
             .args([agent::ROLE, &self.index.to_string()])
             .arg(folder)
-            .env("PATH", path)
+            .env("PATH", self.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -86,6 +99,11 @@ impl Host {
     /// The agent with keepalived.
     pub(crate) fn processes(&self) -> anyhow::Result<ProcessTree> {
         ProcessTree::of(self.agent.lock().as_ref().context("the agent does not run")?.id())
+    }
+
+    /// keepalived without the agent.
+    pub(crate) fn keepalived(&self) -> anyhow::Result<ProcessTree> {
+        ProcessTree::below(self.agent.lock().as_ref().context("the agent does not run")?.id())
     }
 
     /// Kills the agent and keepalived at once, and starts nothing.

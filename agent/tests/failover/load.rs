@@ -8,23 +8,23 @@ use anyhow::{Context, ensure};
 use sharedlb_agent::virtual_router::AdvertInterval;
 use sharedlb_testbed::{NeighborAnswer, NeighborQuestions, eventually};
 
-use crate::connections::Connections;
+use crate::connections::{Connections, Number};
+use crate::diagnosis;
 use crate::hosts::Host;
 use crate::probes::{Attempts, Datagrams, Probe};
 use crate::scenario::{FRONT_PORT, LoadBalancer, Segment};
 
 /// How many long-lived connections there are to an address of the load balancer that moves, and of
 /// the other one.
-const CONNECTIONS: u16 = 100;
-const CONNECTIONS_OF_OTHER: u16 = 20;
+const CONNECTIONS: Number = Number { own: 80, shared: 21 };
+const CONNECTIONS_OF_OTHER: Number = Number { own: 20, shared: 3 };
 
 /// How often the watcher asks who has the addresses.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// How many answers in a row show that a host has an address for good: three seconds of them. Linux
-/// ignores a change of a neighbor that it learned less than a second ago, so the second announcement
-/// of the host has come by then.
-const ANSWERS: usize = 300;
+/// How many answers in a row show that a host has an address for good: two seconds of them. The
+/// host announces it a second time in the first one.
+const ANSWERS: usize = 200;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -95,27 +95,27 @@ impl Load {
     }
 
     /// Ends it, prints what was measured, and requires what users rely on.
-    pub(crate) async fn judge(self, moves: &[Move<'_>], stays_on: &Host) -> anyhow::Result<()> {
+    pub(crate) async fn judge(self, moves: &[Move<'_>], segment: &Segment) -> anyhow::Result<()> {
         let mut faults = Vec::new();
         for each in self.addresses {
             let address = each.address;
             let datagrams = each.datagrams.finish().await?;
             let attempts = each.attempts.finish().await?;
-            let survey = each.connections.finish().await?;
+            let survey = each.connections.finish(|| diagnosis::print(segment)).await;
             println!("  {address}: connections {survey}");
             println!("  {address}: {} of {} new connections failed", attempts.failed.len(), attempts.all);
             for Move { what, from, to, .. } in moves {
                 let lost = datagrams.lost_between(*from, *to);
                 println!("  {address}: {what}: {} datagrams lost, gap {} ms", lost.number, lost.longest.as_millis());
             }
-            if survey.alone.alive < survey.alone.all {
-                faults.push(format!("{address}: {survey}: {:?}", survey.errors));
+            if !survey.own.dead.is_empty() {
+                faults.push(format!("{address}: {survey}: {:?}", survey.own.dead));
             }
         }
         // Before that, the load balancers may have been on their way to the preferred hosts.
         let mut answers = self.questions.finish()?;
         answers.retain(|answer| answer.at >= self.settled);
-        faults.extend(unexpected_answers(&answers, moves, stays_on));
+        faults.extend(unexpected_answers(&answers, moves, &segment.hosts[1]));
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod agent;
 mod connections;
+mod diagnosis;
 mod events;
 mod hosts;
 mod load;

@@ -1,14 +1,21 @@
-//! The pods: three addresses of one machine, each with a server that names itself and the port that
-//! it sees, and echoes.
+//! The pods: three addresses of one machine, each with a server that greets and echoes. One of them
+//! takes its time over TCP: its clients have their data acknowledged, and wait in silence for the
+//! answer, whenever a host fails.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use sharedlb_testbed::Machine;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::sleep;
 
 /// The numbers of the pods.
 pub(crate) const PODS: [u8; 3] = [1, 2, 3];
+
+/// The pod that takes its time, and how long: longer than TCP delays an acknowledgement.
+const SLOW_POD: u8 = 3;
+const SLOWNESS: Duration = Duration::from_millis(300);
 
 /// Where each pod listens, by TCP and by UDP.
 pub(crate) const PORT: u16 = 7000;
@@ -39,10 +46,10 @@ async fn serve(pod: u8, address: SocketAddr) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let datagrams = UdpSocket::bind(address).await?;
     tokio::spawn(async move {
-        while let Ok((stream, peer)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 // A client may end a connection in any way.
-                _ = echo(stream, format!("{pod} {}\n", peer.port())).await;
+                _ = echo(stream, pod).await;
             });
         }
     });
@@ -58,10 +65,16 @@ async fn serve(pod: u8, address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn echo(mut stream: TcpStream, greeting: String) -> std::io::Result<()> {
+async fn echo(mut stream: TcpStream, pod: u8) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.write_all(greeting.as_bytes()).await?;
-    let (mut from, mut to) = stream.split();
-    tokio::io::copy(&mut from, &mut to).await?;
-    Ok(())
+    stream.write_all(format!("{pod}\n").as_bytes()).await?;
+    let mut received = [0; 64];
+    loop {
+        let length = stream.read(&mut received).await?;
+        let Some(received @ [_, ..]) = received.get(..length) else { return Ok(()) };
+        if pod == SLOW_POD {
+            sleep(SLOWNESS).await;
+        }
+        stream.write_all(received).await?;
+    }
 }

@@ -5,11 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use sharedlb_testbed::Machine;
+use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout};
+
+use crate::connections::keepalive;
 
 /// How often a datagram is sent.
 const DATAGRAM_EVERY: Duration = Duration::from_millis(10);
@@ -124,7 +127,9 @@ async fn attempt_connections(to: SocketAddr, stopped: watch::Receiver<bool>) -> 
         attempts.spawn(async move {
             let greeted = async {
                 let mut greeting = String::new();
-                let length = BufReader::new(TcpStream::connect(to).await?).read_line(&mut greeting).await?;
+                let stream = TcpStream::connect(to).await?;
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
+                let length = BufReader::new(stream).read_line(&mut greeting).await?;
                 if length == 0 { Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)) } else { Ok(()) }
             };
             match timeout(ATTEMPT_LIMIT, greeted).await {

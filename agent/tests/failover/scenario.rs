@@ -90,7 +90,7 @@ pub(crate) struct Segment {
     pub(crate) hosts: [Host; 2],
     pub(crate) clients: Vec<Machine>,
     pub(crate) watcher: Machine,
-    _pods: Machine,
+    pub(crate) pods: Machine,
     _lan: Lan,
 }
 
@@ -109,6 +109,6 @@ impl Segment {
         let hosts = [host(0)?, host(1)?];
         let clients = (1..=3).map(|number| lan.machine(&format!("client-{number}"))).collect::<Result<_, _>>()?;
         let watcher = lan.machine("watcher")?;
-        Ok(Some(Self { hosts, clients, watcher, _pods: pods, _lan: lan }))
+        Ok(Some(Self { hosts, clients, watcher, pods, _lan: lan }))
     }
 }

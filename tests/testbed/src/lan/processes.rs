@@ -38,6 +38,16 @@ impl ProcessTree {
         Ok(Self(pids.collect::<Result<_, _>>()?))
     }
 
+    /// Looks up what a process of this process namespace has started, without the process itself.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn below(root: u32) -> anyhow::Result<Self> {
+        let Self(mut tree) = Self::of(root)?;
+        tree.retain(|process| process.as_raw_pid().cast_unsigned() != root);
+        Ok(Self(tree))
+    }
+
     /// Stops all of them where they are.
     ///
     /// # Errors
