@@ -1,7 +1,6 @@
 //! Applies a data path to the kernel, and keeps it there.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use serde_json::Value;
 use sharedlb_providers::IpFamily;
@@ -125,15 +124,6 @@ impl Engine {
         }
         self.forget_orphaned().await?;
         Ok(!intact || !difference.is_empty())
-    }
-
-    /// Has the kernel forget the connections to an address. On a host that gets or loses it, what
-    /// the kernel remembers is of no use, and may be wrong.
-    ///
-    /// # Errors
-    /// If the program fails.
-    pub async fn forget_address(&self, address: IpAddr) -> Result<(), ProgramError> {
-        self.forget(Connections::To(address)).await
     }
 
     /// Removes both tables. The connections that there are go on.

@@ -108,12 +108,12 @@ async fn clients_that_are_excluded_later_get_no_answer_on_open_connections(netwo
 
 /// As on a host that takes an address over from another one.
 async fn connections_that_the_kernel_does_not_know_go_on_with_the_same_pod(network: &Network) {
-    let engine = network.serving([listener("20001/TCP_UDP", [1, 2, 3])]).await;
+    let _engine = network.serving([listener("20001/TCP_UDP", [1, 2, 3])]).await;
     let connections = connections(&[1, 2, 3], 20001);
     let flows: Vec<_> = VIPS.iter().flat_map(|vip| (0..20).map(|_| Machine::Client.flow(*vip, 20001))).collect();
     let pods: Vec<u8> = flows.iter().map(|flow| flow.ask().unwrap().pod).collect();
     for vip in VIPS {
-        engine.forget_address(vip).await.unwrap();
+        network.forget(vip).await;
     }
     for (pod, mut connection) in connections {
         assert_eq!(connection.ask().unwrap().pod, pod);
@@ -125,9 +125,9 @@ async fn connections_that_the_kernel_does_not_know_go_on_with_the_same_pod(netwo
 /// The host cannot know whose connection it is, but must not end it: the client's next packet
 /// tells.
 async fn a_connection_is_not_reset_by_what_its_pod_says_first(network: &Network) {
-    let engine = network.serving([listener("20001/TCP", [1])]).await;
+    let _engine = network.serving([listener("20001/TCP", [1])]).await;
     for (vip, (_, mut connection)) in VIPS.into_iter().zip(connections(&[1], 20001)) {
-        engine.forget_address(vip).await.unwrap();
+        network.forget(vip).await;
         connection.let_pod_speak();
         let result = connection.read();
         assert!(is_dropped(&result), "the answer is lost: {result:?}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use sharedlb_agent::Program;
+use sharedlb_agent::nftables::conntrack::Connections;
 use sharedlb_agent::nftables::{DataPath, Engine, Programs, ServedLoadBalancer};
 use sharedlb_providers::{Backend, LbName, Listener, ListenerKey, ListenerOptions, Owner};
 use sharedlb_testbed::{Lan, Testbed, in_namespace};
@@ -223,6 +224,11 @@ impl Network {
         let mut engine = self.engine();
         engine.apply(&data_path(listeners)).await.expect("the tables are made");
         engine
+    }
+
+    /// Has the host know of no connection to an address of the load balancer.
+    pub(crate) async fn forget(&self, vip: IpAddr) {
+        self.programs.conntrack.run(&Connections::To(vip).deletion(), "").await.expect("there are connections");
     }
 
     /// Runs something while the host does not have the addresses, and the client still sends there.
