@@ -132,12 +132,6 @@ impl AdvertInterval {
     pub fn fence(self) -> Duration {
         self.duration() * 5 / 2
     }
-
-    /// How long after the last advert of a host another one is sure to have the addresses: 10
-    /// intervals. It takes over after 4 of them at the latest (RFC 9568), unless it is very busy.
-    pub fn settled(self) -> Duration {
-        self.duration() * 10
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::adverts::Packet;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// How often it is asked who has the addresses.
 const ASK_EVERY: Duration = Duration::from_millis(5);

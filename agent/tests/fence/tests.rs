@@ -167,7 +167,7 @@ async fn connections_are_forgotten(segment: Arc<Segment>) -> anyhow::Result<()> 
         return Ok(());
     };
     ensure!(before.contains("dport=9"), "the kernel remembers it: {before}");
-    let _fence = segment.fence(SHORT).await?;
+    let _fence = segment.fence(LONG).await?;
     eventually("the connection to be forgotten", LIMIT, async || {
         let now = segment.connections_to(address)?.unwrap_or_default();
         ensure!(!now.contains("dport=9"), "{now}");
