@@ -33,15 +33,13 @@ impl Absences {
         open: &HashSet<NonZeroU8>,
         now: Instant,
     ) -> Vec<&'a VirtualRouter> {
-        let closed: Vec<_> = routers.iter().filter(|router| !open.contains(&router.id)).collect();
-        self.0.retain(|id, _| closed.iter().any(|router| router.id == *id));
-        let mut due = closed;
-        due.retain(|router| {
+        let closed = || routers.iter().filter(|router| !open.contains(&router.id));
+        self.0.retain(|id, _| closed().any(|router| router.id == *id));
+        let is_due = |router: &&VirtualRouter| {
             let absence = self.0.entry(router.id).or_insert(Absence { since: now, is_forgotten: false });
-            let is_over = now.duration_since(absence.since) >= ELSEWHERE_AFTER;
-            is_over && !absence.is_forgotten
-        });
-        due
+            !absence.is_forgotten && now.duration_since(absence.since) >= ELSEWHERE_AFTER
+        };
+        closed().filter(is_due).collect()
     }
 
     /// Takes in that the connections to the addresses of a virtual router are forgotten.
