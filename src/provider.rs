@@ -65,6 +65,7 @@ pub(crate) fn maker(shared: Shared) -> MakeProvider {
         secrets,
         gate: Some(gate),
         rate: http_updater::RATE,
+        admits: http_updater::may_be_host,
         // What the last resync has posted is due at the next one, however long each takes.
         repeat_after: resync / 2,
     };
@@ -302,7 +303,10 @@ impl Secrets for OwnSecrets {
         };
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().map(SecretString::from);
         let data = secret.data.unwrap_or_default().into_iter();
-        Ok(data.filter_map(|(key, value)| Some((key, text(value.0)?))).collect())
+        Ok(SecretData {
+            values: data.filter_map(|(key, value)| Some((key, text(value.0)?))).collect(),
+            annotations: secret.metadata.annotations.unwrap_or_default(),
+        })
     }
 }
 

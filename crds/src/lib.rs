@@ -49,6 +49,10 @@ pub const CLASS_FINALIZER: &str = "sharedlb.dev/in-use";
 /// The annotation that makes a class the default one, with the value `true`.
 pub const DEFAULT_CLASS_ANNOTATION: &str = "sharedlb.dev/is-default-class";
 
+/// The annotation of a Secret with credentials: the hosts to which they may be sent, separated by
+/// commas.
+pub const ALLOWED_HOSTS_ANNOTATION: &str = "sharedlb.dev/allowed-hosts";
+
 /// The label that names the claim for which an object was created.
 pub const CLAIM_LABEL: &str = "sharedlb.dev/claim";
 

@@ -1,11 +1,12 @@
-//! Names of labels, the field manager, and names with a hash.
+//! Names of labels and annotations, the field manager, and names with a hash.
 
 use std::hash::Hasher as _;
 
 use fnv::FnvHasher;
 
 pub use sharedlb_crds::{
-    CLASS_LABEL, CLUSTER_ID_LABEL, FIELD_MANAGER, LOAD_BALANCER_LABEL, MANAGED_BY, MANAGED_BY_LABEL,
+    ALLOWED_HOSTS_ANNOTATION, CLASS_LABEL, CLUSTER_ID_LABEL, FIELD_MANAGER, LOAD_BALANCER_LABEL, MANAGED_BY,
+    MANAGED_BY_LABEL,
 };
 
 /// Label of an `EndpointSlice`: the Service that it belongs to.

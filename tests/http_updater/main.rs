@@ -1,7 +1,7 @@
 //! The controller with classes of the provider `httpUpdater`: the stand-in for the updater writes
 //! the configuration of a real NGINX, and clients outside of the cluster connect to its ports.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -18,6 +18,9 @@ use tokio::sync::Mutex;
 /// The controller's binary.
 const SHAREDLB: &str = env!("CARGO_BIN_EXE_sharedlb");
 
+/// The address of the updater, which is one of those of nodes: a loopback address is refused.
+const UPDATER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 8, 1));
+
 /// How often the load balancers are observed: as often as the controller lets them be.
 const RESYNC: [&str; 2] = ["--resync-seconds", "10"];
 
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
             test.test("a port without pods is refused, and NGINX is never given a backend without servers", empty),
             test.test("with node targets, traffic goes to nodes, and a node that goes gets none", nodes),
             test.test("while a foreign file is bad, open ports stay and new ones are not Programmed", blocked),
+            test.test("a port of a deleted claim goes to no other claim while NGINX refuses to reload", stale),
             test.test("files that are deleted by hand are written again at the next resync", repaired),
             test.test("a controller that was killed continues, and calls nothing that is not needed", killed),
             test.test("of two classes with one host, the newer gives no ports", shared_host),
@@ -58,7 +62,7 @@ impl World {
         let cluster = start_installed(testbed).await?;
         cluster.kubectl_output(&["apply", "-f", &repository("deploy/http-updater/rbac.yaml")?]).await?;
         let nginx = match cluster.nginx().await? {
-            Some(nginx) => Some(Host { updater: Updater::start(nginx.folder()).await?, _nginx: nginx }),
+            Some(nginx) => Some(Host { updater: Updater::start_at(UPDATER, nginx.folder()).await?, _nginx: nginx }),
             None => None,
         };
         let kubeconfig = controller_kubeconfig(&cluster).await?;
@@ -195,6 +199,33 @@ async fn blocked(world: Arc<World>) -> anyhow::Result<()> {
     let after = front(&tenant.site.ready("after").await?, "")?;
     tenant.answers(after, "web-0").await?;
     close(tenant, &["before", "after"]).await
+}
+
+/// The port that the former claim had leads to its pods until NGINX has reloaded.
+async fn stale(world: Arc<World>) -> anyhow::Result<()> {
+    let Some(updater) = world.updater() else { return Ok(()) };
+    let tenant = open(&world, "stale", 7, json!({"reclaimDelaySeconds": 0})).await?;
+    tenant.pod("web-0", "web").await?;
+    let before = claim(&tenant.site, "before").await?;
+    let bad = updater.folder().join("theirs.conf");
+    std::fs::write(&bad, "upstream theirs {\n}\n")?;
+    tenant.site.delete("before").await?;
+    let file = format!("-{}-tcp.conf", before.port);
+    eventually("the file of the port to be deleted", LIMIT, async || {
+        Ok((!updater.files()?.keys().any(|name| name.ends_with(&file))).then_some(()))
+    })
+    .await?;
+    updater.take_calls();
+    tenant.site.claim("after", json!([{"targetPort": "http", "port": before.port}])).await?;
+    let taken = ("False", Reason::PortTaken);
+    tenant.site.verdict_with("after", ConditionType::Allocated, taken, &[]).await?;
+    tenant.answers(before, "web-0").await?;
+    ensure!(updater.take_calls().iter().all(|call| call.method == "DELETE"), "nothing is posted for another claim");
+    std::fs::remove_file(&bad)?;
+    let after = front(&tenant.site.ready("after").await?, "")?;
+    ensure!(after.port == before.port, "it gets the port once that is closed: {after:?}");
+    tenant.answers(after, "web-0").await?;
+    close(tenant, &["after"]).await
 }
 
 async fn repaired(world: Arc<World>) -> anyhow::Result<()> {

@@ -93,6 +93,7 @@ impl Clients {
         }
         let http = Http::new(http::Settings {
             base: self.0.endpoint.clone(),
+            admits: None,
             authorities: Vec::new(),
             reads: self.0.rates.reads,
             writes: self.0.rates.writes,

@@ -55,7 +55,8 @@ impl GoogleCredentials {
             .read(name)
             .await
             .map_err(|error| Unavailable { transient: !error.is_refusal(), why: format!("{error:#}") })?;
-        let json = data.get(SECRET_KEY).ok_or_else(|| lasting(format!("the Secret {name} has no key {SECRET_KEY}")))?;
+        let json =
+            data.values.get(SECRET_KEY).ok_or_else(|| lasting(format!("the Secret {name} has no key {SECRET_KEY}")))?;
         // The message of the parser would have parts of the Secret in it.
         let json = serde_json::from_str(json.expose_secret())
             .map_err(|_| lasting(format!("{SECRET_KEY} in the Secret {name} is no JSON")))?;

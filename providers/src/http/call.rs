@@ -15,6 +15,10 @@ use crate::text::{brief, chain};
 /// A call that takes longer than this is given up, and its answer counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The most attempts of one call. After the last one the caller gets the failure, so that the
+/// status of the claim reports it.
+const ATTEMPTS: u32 = 3;
+
 /// The effect of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -45,13 +49,16 @@ pub(crate) struct Call {
     pub(super) path: String,
     pub(super) body: Option<Vec<u8>>,
     pub(super) effect: Effect,
+    /// How long one attempt may take
     pub(super) timeout: Duration,
+    /// How many attempts there may be
+    pub(super) attempts: u32,
 }
 
 impl Call {
     /// A call without a body. The path is relative to the base of the client, and has the query.
     pub(crate) fn new(method: Method, path: impl Into<String>, effect: Effect) -> Self {
-        Self { method, path: path.into(), body: None, effect, timeout: TIMEOUT }
+        Self { method, path: path.into(), body: None, effect, timeout: TIMEOUT, attempts: ATTEMPTS }
     }
 
     /// A call that reads.
@@ -63,6 +70,12 @@ impl Call {
     pub(crate) fn json(self, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).ok();
         Self { body, ..self }
+    }
+
+    /// The same as a single attempt, whose answer counts as lost after this time.
+    #[cfg_attr(not(feature = "http-updater"), allow(dead_code, reason = "the provider `httpUpdater` uses it"))]
+    pub(crate) fn once_within(self, timeout: Duration) -> Self {
+        Self { timeout, attempts: 1, ..self }
     }
 }
 

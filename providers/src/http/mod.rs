@@ -5,12 +5,14 @@
 //! was certainly not carried out, or if it has the same effect twice.
 
 mod call;
+mod resolver;
 mod secrets;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -18,6 +20,7 @@ use reqwest::{Certificate, Client, Response, StatusCode};
 use tracing::debug;
 
 pub(crate) use self::call::{Call, Effect, Failure, Reply};
+use self::resolver::Resolver;
 pub(crate) use self::secrets::{Credentials, Unavailable};
 pub use self::secrets::{SecretData, Secrets};
 use crate::Gate;
@@ -25,9 +28,6 @@ use crate::budget::{Bucket, Rate, Turn};
 
 /// A connection that is not established within this time is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most attempts of one call. After the last one the caller gets the failure, so that the
-/// status of the claim reports it.
-const ATTEMPTS: u32 = 3;
 /// The longest pause within a call. If an answer asks for a longer one, the caller gets the
 /// failure.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -39,6 +39,8 @@ const ANSWER_MAX: usize = 8 << 20;
 pub(crate) struct Settings {
     /// The URL before the path of every call
     pub(crate) base: String,
+    /// Whether a host may have an address to which its name leads; `None`: any
+    pub(crate) admits: Option<fn(IpAddr) -> bool>,
     /// Certificates of authorities that are trusted besides those of the system, in PEM
     pub(crate) authorities: Vec<u8>,
     /// The rate of calls that read
@@ -71,9 +73,13 @@ impl Http {
     /// # Errors
     /// When the certificates are not valid.
     pub(crate) fn new(settings: Settings) -> Result<Self, Failure> {
-        let Settings { base, authorities, reads, writes, gate, credentials, is_throttled } = settings;
+        let Settings { base, admits, authorities, reads, writes, gate, credentials, is_throttled } = settings;
         let authorities = Certificate::from_pem_bundle(&authorities).map_err(|error| Failure::invalid(&error))?;
-        let client = Client::builder()
+        let builder = match admits {
+            Some(admits) => Client::builder().dns_resolver(Resolver { admits }),
+            None => Client::builder(),
+        };
+        let client = builder
             .connect_timeout(CONNECT_TIMEOUT)
             // An API that is asked with credentials does not send them elsewhere.
             .redirect(Policy::none())
@@ -107,13 +113,14 @@ impl Http {
             turn.begun();
             let credentials = self.credentials.headers().await.map_err(Failure::NoCredentials)?;
             let answer = self.attempt(call, credentials).await;
-            let last = attempt == ATTEMPTS;
+            let last = attempt >= call.attempts;
             let reply = match answer {
                 Ok(reply) => reply,
                 Err(failure) if !last && failure.may_be_repeated(call.effect) => continue,
                 Err(failure) => return Err(failure),
             };
-            if reply.status == StatusCode::UNAUTHORIZED && !renewed && !last {
+            // With other credentials it is another call.
+            if reply.status == StatusCode::UNAUTHORIZED && !renewed {
                 self.credentials.renew().await;
                 renewed = true;
                 continue;
@@ -165,7 +172,7 @@ impl Http {
 
 async fn read(mut response: Response) -> Result<Reply, Failure> {
     let status = response.status();
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| pause(value, SystemTime::now()));
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| Failure::lost(&error))? {
         if body.len() + chunk.len() > ANSWER_MAX {
@@ -176,8 +183,13 @@ async fn read(mut response: Response) -> Result<Reply, Failure> {
     Ok(Reply { status, retry_after, body })
 }
 
-/// The value of `Retry-After` in seconds. A date, which APIs of load balancers do not send, is not
-/// read: the pause is that of the budget then.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// How long from `now` on a value of `Retry-After` asks to wait, which is a number of seconds or a
+/// date (RFC 9110, section 10.2.3). A date that has passed asks for no wait.
+fn pause(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
 }

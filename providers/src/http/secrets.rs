@@ -8,14 +8,20 @@ use secrecy::SecretString;
 
 use crate::Error;
 
-/// The values of a Secret by their keys.
-pub type SecretData = BTreeMap<String, SecretString>;
+/// The content of a Secret.
+#[derive(Debug, Clone, Default)]
+pub struct SecretData {
+    /// The values by their keys. Those that are no text are not among them.
+    pub values: BTreeMap<String, SecretString>,
+    /// The annotations
+    pub annotations: BTreeMap<String, String>,
+}
 
 /// Reads Secrets by name, in the namespace of the controller: an admin writes a class, and so
 /// names no Secret of a tenant.
 #[async_trait]
 pub trait Secrets: Send + Sync {
-    /// The values of a Secret. Those that are no text are not among them.
+    /// The content of a Secret.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is no such Secret or it may not be read, and the error of the

@@ -100,6 +100,7 @@ fn settings(base: String) -> Settings {
     let rate = Rate { size: 100.0, per_second: 100.0 };
     Settings {
         base,
+        admits: None,
         authorities: Vec::new(),
         reads: rate,
         writes: rate,
@@ -186,6 +187,41 @@ async fn a_change_with_a_lost_answer_is_repeated_only_if_that_has_no_other_effec
         assert_eq!(server.count(), requests, "{effect:?}");
         assert_eq!(matches!(result, Err(Failure::Lost(_))), effect == Effect::Once, "{effect:?}");
     }
+}
+
+#[tokio::test]
+async fn a_call_of_one_attempt_is_repeated_with_other_credentials_alone() {
+    let once = || Call::new(Method::POST, "things", Effect::Repeatable).once_within(Duration::from_secs(5));
+    let server = Server::answering([cut_off()]);
+    let failure = client(&server).await.send(&once(), &mut turn()).await.err();
+    assert!(matches!(failure, Some(Failure::Lost(_))) && server.count() == 1, "{failure:?}");
+    let server = Server::answering([answer(401, &[])]);
+    let reply = client(&server).await.send(&once(), &mut turn()).await.unwrap();
+    assert_eq!((reply.status.as_u16(), server.count()), (200, 2));
+}
+
+#[test]
+fn a_wait_is_asked_for_in_seconds_or_by_a_date() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    let pause = |text: &'static str| pause(&HeaderValue::from_static(text), now).map(|pause| pause.as_secs());
+    assert_eq!(pause("120"), Some(120));
+    // The date of RFC 9110, section 5.6.7, is 784111777 s after the epoch.
+    assert_eq!(pause("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+    assert_eq!(pause("Sun, 06 Nov 1994 08:49:36 GMT"), Some(0), "it has passed");
+    assert_eq!(pause("soon"), None);
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_no_permitted_address_is_not_called() {
+    let server = Server::default();
+    let base = server.start().await.replace("127.0.0.1", "localhost");
+    let http =
+        |admits: fn(IpAddr) -> bool| Http::new(Settings { admits: Some(admits), ..settings(base.clone()) }).unwrap();
+    let failure = send(&http(|ip| !ip.is_loopback()), Method::GET, Effect::Read).await.err();
+    assert!(failure.is_some_and(|failure| failure.to_string().contains("not permitted")));
+    assert_eq!(server.count(), 0);
+    send(&http(|ip| ip.is_ipv4()), Method::GET, Effect::Read).await.unwrap();
+    assert_eq!(server.count(), 1);
 }
 
 #[tokio::test]

@@ -2,28 +2,35 @@
 //! results are recorded. So the journal has everything that the updater may have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::HttpUpdater;
-use super::known::Known;
+use super::journal::{self, ROOM, Stored};
+use super::known::{Entries, Entry, Known};
 use super::plan::{Call, Step};
-use super::record::Records;
+use super::record::Record;
 use super::settings::Verification;
 use super::updater::{BackendId, CallError, Updater};
-use super::verify;
-use crate::model::{FrontPort, LbName, ListenerKey};
+use super::verify::Listening;
+use crate::model::{FrontPort, LbName, ListenerKey, Transport};
 use crate::{Applied, Error};
 
 /// How many steps are recorded in one write.
 const BATCH: usize = 100;
 
+/// How many backends are posted again at once. Changes are made one after the other, in their
+/// order.
+const REPEATED_AT_ONCE: usize = 8;
+
 /// How long a call of the provider begins calls to the updater.
 const BEGINS_FOR: Duration = Duration::from_secs(2);
 
-/// How long connections to ports are tried before they are posted.
+/// How long connections to the ports of a batch are tried, before and after its calls.
 const VERIFIES_FOR: Duration = Duration::from_secs(1);
 
 /// A call of the provider, as far as it has got.
@@ -57,87 +64,160 @@ impl<'a> Work<'a> {
                 continue;
             }
             self.refuse_foreign(known, batch).await;
-            let batch: Vec<&Step> = batch.iter().filter(|step| !self.has_failed(step)).collect();
-            let before = known.records.clone();
-            for step in &batch {
-                match step.call {
-                    Some(_) if is_repetition(step, &before) => {}
-                    Some(_) => known.begin(step.port, step.record.as_ref()),
-                    None => known.complete(step.port, step.record.clone()),
-                }
-            }
+            self.refuse_oversized(known, batch)?;
+            let batch: Vec<&Step> = batch.iter().filter(|step| !self.is_left(step)).collect();
+            let before = known.entries.clone();
+            self.begin(known, &batch, &before);
             if let Err(error) = self.write(known).await {
-                known.records = before;
+                known.entries = before;
                 return Err(error);
             }
             let called = self.call_all(known, &batch, &before).await;
+            self.verify(known, &batch).await;
             self.write(known).await?;
             called?;
         }
         Ok(())
     }
 
-    /// Makes the calls of a batch whose beginning is recorded. A step that is not begun keeps the
-    /// record that it had `before`.
-    async fn call_all(&mut self, known: &mut Known, batch: &[&Step], before: &Records) -> Result<(), Error> {
-        let mut of_updater = None;
-        for step in batch {
-            let Some(call) = step.call else { continue };
-            if of_updater.is_some() || self.has_failed(step) {
+    /// Records what is about to be done. A backend that is posted again is known meanwhile.
+    fn begin(&self, known: &mut Known, batch: &[&Step], before: &Entries) {
+        for step in batch.iter().filter(|step| !is_repetition(step, before)) {
+            match (step.call, &step.record) {
+                (Some(_), record) => known.begin(step.port, record.as_ref(), Instant::now()),
+                (None, Some(record)) => {
+                    known.entries.entry(step.port).and_modify(|entry| entry.record = record.clone());
+                }
+                // Nothing is left to do but to see it closed.
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Makes the calls of a batch whose beginning is recorded: changes one after the other, and
+    /// then repetitions, a few at once. A step that is not carried out keeps what was known
+    /// `before`.
+    async fn call_all(&mut self, known: &mut Known, batch: &[&Step], before: &Entries) -> Result<(), Error> {
+        let with_calls = batch.iter().copied().filter(|step| step.call.is_some());
+        let (repeated, changed): (Vec<&Step>, Vec<&Step>) = with_calls.partition(|step| is_repetition(step, before));
+        let mut result = Ok(());
+        for step in changed {
+            if result.is_err() || self.has_failed(step) {
                 known.restore(step.port, before.get(&step.port));
                 continue;
             }
-            let repeats = is_repetition(step, before);
-            match self.call(known, step, call, repeats).await {
-                Ok(()) => {}
-                Err(CallError::Late) => {
-                    known.restore(step.port, before.get(&step.port));
-                    self.postpone(step);
-                }
-                Err(CallError::OfBackend(error)) => {
-                    self.fail(step, &error);
-                    let is_new = call == Call::Post && !before.contains_key(&step.port);
-                    // The file may have been written in part, by which NGINX would refuse all.
-                    if is_new && self.updater.delete(self.id(step.port)).await.is_ok() {
-                        known.restore(step.port, None);
-                    } else {
-                        known.begin(step.port, step.record.as_ref());
-                    }
-                    known.closed(step.port);
-                }
-                Err(CallError::OfUpdater(error)) => of_updater = Some(error),
-            }
+            let called = self.call(step).await;
+            result = self.conclude(known, step, called, before.get(&step.port)).await;
         }
-        of_updater.map_or(Ok(()), Err)
+        result?;
+        let mut result = Ok(());
+        let fails = AtomicBool::new(false);
+        let calls: Vec<_> = repeated.into_iter().map(|step| self.repeat(step, &fails)).collect();
+        let called: Vec<_> = stream::iter(calls).buffer_unordered(REPEATED_AT_ONCE).collect().await;
+        for (step, called) in called {
+            let concluded = self.conclude(known, step, called, before.get(&step.port)).await;
+            result = result.and(concluded);
+        }
+        result
     }
 
-    async fn call(&self, known: &mut Known, step: &Step, call: Call, repeats: bool) -> Result<(), CallError> {
+    /// Makes the call of a repetition, unless the updater fails as a whole.
+    async fn repeat<'s>(&self, step: &'s Step, fails: &AtomicBool) -> (&'s Step, Result<(), CallError>) {
+        if fails.load(Ordering::Relaxed) {
+            return (step, Err(CallError::Late));
+        }
+        let called = self.call(step).await;
+        if matches!(called, Err(CallError::OfUpdater(_) | CallError::Lost(_))) {
+            fails.store(true, Ordering::Relaxed);
+        }
+        (step, called)
+    }
+
+    async fn call(&self, step: &Step) -> Result<(), CallError> {
         if Instant::now() >= self.deadline {
             return Err(CallError::Late);
         }
-        let Step { port, record, .. } = step;
-        let posted = record.as_ref().and_then(|record| record.posted.as_ref());
-        match (call, posted) {
-            (Call::Post, Some(posted)) => {
-                self.updater.post(self.id(*port), &posted.servers).await?;
-                known.posted(*port, repeats);
+        let posted = step.record.as_ref().and_then(|record| record.posted.as_ref());
+        match (step.call, posted) {
+            (Some(Call::Post), Some(posted)) => self.updater.post(self.id(step.port), &posted.servers).await,
+            _ => self.updater.delete(self.id(step.port)).await,
+        }
+    }
+
+    /// Takes in the result of the call of a step.
+    ///
+    /// # Errors
+    /// When the updater as a whole fails.
+    async fn conclude(
+        &mut self,
+        known: &mut Known,
+        step: &Step,
+        called: Result<(), CallError>,
+        before: Option<&Entry>,
+    ) -> Result<(), Error> {
+        let (port, now) = (step.port, Instant::now());
+        match called {
+            Ok(()) => {
+                match step.record.clone() {
+                    Some(record) if step.call == Some(Call::Post) => known.posted(port, record, before, now),
+                    record => known.deleted(port, record, before, now),
+                }
+                // A call that was lost so long ago is not carried out any more.
+                if before.is_some_and(|before| before.is_old(self.provider.repeat_after)) {
+                    known.forget_lost(port);
+                }
             }
-            _ => {
-                self.updater.delete(self.id(*port)).await?;
-                known.closed(*port);
+            Err(CallError::Late) => {
+                known.restore(port, before);
+                self.postpone(step);
+            }
+            Err(CallError::OfBackend(error)) => {
+                self.fail(step, &error);
+                self.give_up(known, step, before).await;
+            }
+            Err(CallError::Lost(error)) => {
+                known.lost(port);
+                return Err(error);
+            }
+            Err(CallError::OfUpdater(error)) => {
+                known.restore(port, before);
+                return Err(error);
             }
         }
-        known.complete(*port, record.clone());
         Ok(())
+    }
+
+    /// Takes in that the updater refuses a backend. Its file may be as it was, or written in part,
+    /// by which NGINX would refuse all; and former servers may be another tenant's by now. So it
+    /// is deleted, unless all its former servers are still wanted.
+    async fn give_up(&self, known: &mut Known, step: &Step, before: Option<&Entry>) {
+        let posted = |record: &'_ Record| record.posted.clone().filter(|posted| !posted.servers.is_empty());
+        let former = before.and_then(|entry| posted(&entry.record));
+        let wanted = step.record.as_ref().and_then(posted);
+        let stays = former.zip(wanted).is_some_and(|(former, wanted)| former.servers.is_subset(&wanted.servers));
+        let deleted = match step.call {
+            Some(Call::Post) if !stays => Some(self.updater.delete(self.id(step.port)).await),
+            _ => None,
+        };
+        let now = Instant::now();
+        match (&deleted, before) {
+            (Some(Ok(())), None) => known.restore(step.port, None),
+            (Some(Ok(())), before) => known.deleted(step.port, step.record.clone(), before, now),
+            _ => known.begin(step.port, step.record.as_ref(), now),
+        }
+        if matches!(deleted, Some(Err(CallError::Lost(_)))) {
+            known.lost(step.port);
+        }
     }
 
     /// Fails the steps that would open a port which is reserved, or on which something listens
     /// that is not ours: NGINX would refuse its whole configuration. It may be a backend of this
     /// class whose record was lost with the journal, so that is deleted, and the port is free
-    /// when it is tried again.
-    async fn refuse_foreign(&mut self, known: &Known, batch: &[Step]) {
+    /// when it is tried again. A port that the class has deleted is not opened until NGINX has
+    /// closed it: a connection to its former backends would be taken for one to its new ones.
+    async fn refuse_foreign(&mut self, known: &mut Known, batch: &[Step]) {
         let settings = &self.provider.settings;
-        let opens = |step: &&Step| step.call == Some(Call::Post) && known.is_new(step.port);
+        let opens = |step: &&Step| step.call == Some(Call::Post) && !known.may_be_served(step.port);
         let opening: Vec<&Step> = batch.iter().filter(opens).collect();
         let (reserved, opening): (Vec<&Step>, Vec<&Step>) =
             opening.into_iter().partition(|step| settings.reserved_ports.contains(&step.port.port));
@@ -149,30 +229,87 @@ impl<'a> Work<'a> {
             return;
         }
         let ports: BTreeSet<FrontPort> = opening.iter().map(|step| step.port).collect();
-        let open = verify::open(&settings.address, ports, Instant::now() + VERIFIES_FOR).await;
-        for step in opening {
-            if open.get(&step.port) != Some(&true) {
-                continue;
+        let found = self.provider.listening(ports, Instant::now() + VERIFIES_FOR).await;
+        known.verified(&found);
+        for step in opening.into_iter().filter(|step| step.port.transport == Transport::Tcp) {
+            match found.get(&step.port) {
+                Some(Listening::Closed) => {}
+                Some(Listening::Open) => self.refuse_open(known, step).await,
+                Some(Listening::Unknown) => {
+                    let why = format!(
+                        "{} is not opened, since {} does not answer there: whether something listens already is not \
+                         known (a firewall between the controller and {} must reject connections, not drop them)",
+                        step.port, settings.address, settings.address
+                    );
+                    self.fail(step, &Error::NotReady(why.into()));
+                }
+                None => self.postpone(step),
             }
-            let why = format!(
-                "something listens on {} of {} that this class has not opened: stop it, or add the port to \
-                 reservedPorts of the class",
-                step.port, settings.address
-            );
-            let deleted = self.updater.delete(self.id(step.port)).await;
-            if let Err(CallError::OfBackend(error) | CallError::OfUpdater(error)) = deleted {
-                debug!(load_balancer = %self.name, port = %step.port, error = %format_args!("{error:#}"), "not deleted");
-            }
-            self.fail(step, &Error::PortInUse(why.into()));
         }
     }
 
-    /// The listeners that were opened and are not open yet are observed again soon.
-    pub(super) async fn verify(&mut self, known: &mut Known, steps: &[Step]) {
-        let unserved = self.provider.unserved(known).await;
-        let posted = steps.iter().filter(|step| step.call == Some(Call::Post)).flat_map(|step| &step.listeners);
-        for listener in posted {
-            if let Some(why) = unserved.get(listener) {
+    /// Fails a step that would open a port on which something listens.
+    async fn refuse_open(&mut self, known: &mut Known, step: &Step) {
+        let address = &self.provider.settings.address;
+        let deleted = self.updater.delete(self.id(step.port)).await;
+        if let Err(CallError::OfBackend(error) | CallError::OfUpdater(error) | CallError::Lost(error)) = deleted {
+            debug!(load_balancer = %self.name, port = %step.port, error = %format_args!("{error:#}"), "not deleted");
+        }
+        let is_former = |entry: &Entry| entry.record.closing || entry.record.lost;
+        if known.entries.get(&step.port).is_some_and(is_former) {
+            let why = format!(
+                "{} is not opened yet: {address} still listens there, for a backend that was deleted. NGINX has not \
+                 reloaded: if it stays so, check for a reload that it has refused (nginx -t)",
+                step.port
+            );
+            self.fail(step, &Error::NotReady(why.into()));
+            return;
+        }
+        known.foreign.insert(step.port);
+        let why = format!(
+            "something listens on {} of {address} that this class has not opened: stop it, or add the port to \
+             reservedPorts of the class",
+            step.port
+        );
+        self.fail(step, &Error::PortInUse(why.into()));
+    }
+
+    /// Fails the steps for whose records the journal has no room. Nothing was called for them yet.
+    ///
+    /// # Errors
+    /// When a record cannot be written.
+    fn refuse_oversized(&mut self, known: &Known, batch: &[Step]) -> Result<(), Error> {
+        let mut size = known.stored.as_ref().map_or(0, Stored::foreign_bytes);
+        for (port, entry) in &known.entries {
+            size += journal::bytes(*port, &entry.record)?;
+        }
+        for step in batch {
+            let bytes = |record: Option<&Record>| record.map_or(Ok(0), |record| journal::bytes(step.port, record));
+            let before = bytes(known.entries.get(&step.port).map(|entry| &entry.record))?;
+            let after = bytes(step.record.as_ref())?;
+            if after > before && size - before + after > ROOM {
+                let why = format!(
+                    "{} has no room for the backends of {}: it has {size} of at most {ROOM} bytes",
+                    self.provider.journal.object(self.name),
+                    step.port
+                );
+                self.fail(step, &Error::NoRoom(why.into()));
+            } else {
+                size = size - before + after;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what NGINX has done by now. A listener that was opened and is not open yet, or was
+    /// closed and is not closed yet, is observed again soon.
+    async fn verify(&mut self, known: &mut Known, batch: &[&Step]) {
+        self.provider.verify(known, Instant::now() + VERIFIES_FOR).await;
+        batch.iter().filter(|step| step.record.is_none()).for_each(|step| known.release(step.port));
+        let unserved = self.provider.unserved(known);
+        for listener in batch.iter().filter(|step| !step.of_settings).flat_map(|step| &step.listeners) {
+            let of_number = ListenerKey::of_number(listener.port).into_iter().filter(|key| key.overlaps(*listener));
+            if let Some(why) = of_number.filter_map(|key| unserved.get(&key)).next() {
                 self.failed.entry(*listener).or_insert_with(|| Error::NotReady(why.clone().into()));
             }
         }
@@ -195,7 +332,7 @@ impl<'a> Work<'a> {
 
     /// Writes the journal, if it does not have these records, or does not exist.
     pub(super) async fn write(&self, known: &mut Known) -> Result<(), Error> {
-        let written = self.provider.journal.write(self.name, known.stored.as_ref(), &known.records).await?;
+        let written = self.provider.journal.write(self.name, known.stored.as_ref(), &known.records()).await?;
         known.stored = Some(written);
         Ok(())
     }
@@ -213,6 +350,11 @@ impl<'a> Work<'a> {
         BackendId { load_balancer: self.name, port, begin_by: self.deadline }
     }
 
+    /// Whether a step is not carried out now, since its listener has failed or is postponed.
+    fn is_left(&self, step: &Step) -> bool {
+        self.has_failed(step) || step.listeners.iter().any(|listener| self.postponed.contains(listener))
+    }
+
     fn has_failed(&self, step: &Step) -> bool {
         step.listeners.iter().any(|listener| self.failed.contains_key(listener))
     }
@@ -222,7 +364,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Whether a step posts again what the updater has already, as far as is known.
-fn is_repetition(step: &Step, before: &Records) -> bool {
-    step.record.is_some() && before.get(&step.port) == step.record.as_ref()
+/// Whether a step asks the updater again for what it has already, as far as is known.
+fn is_repetition(step: &Step, before: &Entries) -> bool {
+    step.record.is_some() && before.get(&step.port).map(|entry| &entry.record) == step.record.as_ref()
 }

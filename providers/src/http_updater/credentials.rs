@@ -2,16 +2,20 @@
 //! user with a password, of a Secret.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use sharedlb_kubernetes::names::ALLOWED_HOSTS_ANNOTATION;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::warn;
 
+use super::endpoint::canonical_address;
 use crate::http::{Credentials, SecretData, Secrets, Unavailable};
 
 /// The key of a bearer token in the Secret.
@@ -24,6 +28,10 @@ const PASSWORD: &str = "password";
 /// How long a Secret is used before it is read again, so that a token that was renewed in time
 /// is never seen to expire.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
+/// How long before its end a token is reported: for some readings of the Secret, in which it may
+/// be replaced.
+const WARNS_BEFORE: Duration = Duration::from_secs(900);
 
 /// No credentials.
 pub(super) struct Anonymous;
@@ -42,19 +50,25 @@ impl Credentials for Anonymous {
 pub(super) struct OfSecret {
     secrets: Arc<dyn Secrets>,
     name: String,
+    /// The canonical host that they are sent to
+    host: String,
     current: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
 impl OfSecret {
-    pub(super) fn new(secrets: Arc<dyn Secrets>, name: String) -> Self {
-        Self { secrets, name, current: Mutex::default() }
+    pub(super) fn new(secrets: Arc<dyn Secrets>, name: String, host: String) -> Self {
+        Self { secrets, name, host, current: Mutex::default() }
     }
 
     async fn read(&self) -> Result<HeaderValue, Unavailable> {
         let read = self.secrets.read(&self.name).await;
         let data = read.map_err(|error| Unavailable { transient: !error.is_refusal(), why: format!("{error:#}") })?;
-        authorization(&data)
-            .map_err(|why| Unavailable { transient: false, why: format!("the Secret {} {why}", self.name) })
+        let left = data.values.get(TOKEN).and_then(|token| lifetime(token.expose_secret(), SystemTime::now()));
+        if let Some(left) = left.filter(|left| *left < WARNS_BEFORE) {
+            warn!(secret = self.name, seconds = left.as_secs(), "the token of an updater expires: replace it");
+        }
+        let value = permit(&data, &self.host).and_then(|()| authorization(&data));
+        value.map_err(|why| Unavailable { transient: false, why: format!("the Secret {} {why}", self.name) })
     }
 }
 
@@ -76,9 +90,34 @@ impl Credentials for OfSecret {
     }
 }
 
+/// How long a token is valid from `now` on, if it is a JSON Web Token with an end (RFC 7519, section
+/// 4.1.4). Of any other token, only its issuer knows.
+fn lifetime(token: &str, now: SystemTime) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: f64,
+    }
+    let [_, claims, _] = token.trim().split('.').collect::<Vec<_>>().try_into().ok()?;
+    let claims: Claims = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(claims.exp).ok()?)?;
+    Some(end.duration_since(now).unwrap_or_default())
+}
+
+/// Whether the Secret may be sent to this host: its author says so, since the author of a class may
+/// be another one, and would have it sent to a host of its own.
+fn permit(data: &SecretData, host: &str) -> Result<(), String> {
+    let listed = data.annotations.get(ALLOWED_HOSTS_ANNOTATION).map(String::as_str).unwrap_or_default();
+    let mut allowed = listed.split(',').map(|listed| canonical_address(listed.trim()));
+    if allowed.any(|allowed| allowed == host) {
+        return Ok(());
+    }
+    Err(format!("may not be sent to {host}: its annotation {ALLOWED_HOSTS_ANNOTATION} must have this host"))
+}
+
 /// The value of the header, marked so that no log shows it.
 fn authorization(data: &SecretData) -> Result<HeaderValue, String> {
-    let text = match (data.get(TOKEN), data.get(USER), data.get(PASSWORD)) {
+    let values = &data.values;
+    let text = match (values.get(TOKEN), values.get(USER), values.get(PASSWORD)) {
         (Some(token), ..) => format!("Bearer {}", token.expose_secret().trim()),
         (None, Some(user), Some(password)) => {
             let pair = format!("{}:{}", user.expose_secret(), password.expose_secret());
@@ -98,7 +137,22 @@ mod tests {
     use super::*;
 
     fn of(data: &[(&str, &str)]) -> Result<HeaderValue, String> {
-        authorization(&data.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect())
+        let values = data.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        authorization(&SecretData { values, ..SecretData::default() })
+    }
+
+    #[test]
+    fn a_secret_is_sent_only_to_hosts_that_it_names() {
+        let permitted = |annotation: Option<&str>, host| {
+            let annotations = annotation.map(|hosts| (ALLOWED_HOSTS_ANNOTATION.to_owned(), hosts.to_owned()));
+            permit(&SecretData { annotations: annotations.into_iter().collect(), ..SecretData::default() }, host)
+        };
+        assert!(permitted(Some("lb1.example.com, LB2.example.com."), "lb2.example.com").is_ok());
+        assert!(permitted(Some("2001:db8::1"), "[2001:db8::1]").is_ok());
+        for annotation in [None, Some(""), Some("lb1.example.com"), Some("example.com")] {
+            let why = permitted(annotation, "lb2.example.com").unwrap_err();
+            assert!(why.contains("lb2.example.com") && why.contains(ALLOWED_HOSTS_ANNOTATION), "{why}");
+        }
     }
 
     #[test]
@@ -110,6 +164,20 @@ mod tests {
             "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
         );
         assert!(of(&[("token", "abc")]).unwrap().is_sensitive());
+    }
+
+    #[test]
+    fn the_end_of_a_json_web_token_is_known() {
+        let token = |claims: &str| format!("e30.{}.c2lnbmF0dXJl", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let left = |token: &str| lifetime(token, now).map(|left| left.as_secs());
+        assert_eq!(left(&token(r#"{"sub":"controller","exp":1060}"#)), Some(60));
+        assert_eq!(left(&token(r#"{"exp":900}"#)), Some(0), "it has expired");
+        for other in
+            ["abc", "a.b.c", &token(r#"{"sub":"controller"}"#), &token(r#"{"exp":-1}"#), &token(r#"{"exp":1e300}"#)]
+        {
+            assert_eq!(left(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -78,6 +78,7 @@ async fn calls_and_journals_are_as_in_the_golden_files() {
             namespace: "lbs".to_owned(),
             secrets: Arc::new(NoSecrets),
             gate: None,
+            admits: |_| true,
             rate: RATE,
             repeat_after: Duration::from_secs(300),
         };

@@ -11,10 +11,14 @@ use sharedlb_kubernetes::names::FIELD_MANAGER;
 
 use super::record::{Record, Records, key, port_of};
 use super::settings::{Context, Settings};
-use crate::model::{FrontPort, LbName, Owner};
+use crate::model::{FrontPort, LbName};
 use crate::service::api::{What, call};
 use crate::service::marks::Marks;
 use crate::{Details, Error};
+
+/// The most bytes of the keys and values of a journal. A ConfigMap may have 1 MiB of them
+/// (Kubernetes' documentation, "ConfigMaps"); the rest is for what a record may note of doubts.
+pub(super) const ROOM: usize = 1_000_000;
 
 /// The ConfigMaps of a class.
 pub(super) struct Journal {
@@ -34,7 +38,9 @@ impl Stored {
     /// The records. One that cannot be read is of a backend of which nothing is known.
     pub(super) fn records(&self) -> Records {
         let entries = self.data.iter().filter_map(|(key, text)| Some((port_of(key)?, text)));
-        entries.map(|(port, text)| (port, serde_json::from_str(text).unwrap_or_else(|_| unknown(port)))).collect()
+        entries
+            .map(|(port, text)| (port, serde_json::from_str(text).unwrap_or_else(|_| Record::unknown(port))))
+            .collect()
     }
 
     /// Whether these are its records.
@@ -49,6 +55,18 @@ impl Stored {
         let gone: Vec<(String, Option<String>)> = gone.map(|key| (key.clone(), None)).collect();
         let differing = wanted.into_iter().filter(|(key, text)| self.data.get(key) != Some(text));
         Ok(differing.map(|(key, text)| (key, Some(text))).chain(gone).collect())
+    }
+
+    /// The bytes of the keys and values that are not records.
+    pub(super) fn foreign_bytes(&self) -> usize {
+        let foreign = self.data.iter().filter(|(key, _)| port_of(key).is_none());
+        foreign.map(|(key, text)| key.len() + text.len()).sum()
+    }
+
+    /// The journal with these records, for tests.
+    #[cfg(test)]
+    pub(super) fn of_records(records: &Records) -> Self {
+        Self { version: None, data: texts(records).expect("records can be written") }
     }
 
     fn of(config_map: ConfigMap) -> Self {
@@ -146,22 +164,26 @@ impl Journal {
 }
 
 fn texts(records: &Records) -> Result<BTreeMap<String, String>, Error> {
-    let text = |record: &Record| {
-        serde_json::to_string(record)
-            .map_err(|error| Error::Refused(Details::new("a record cannot be written").caused_by(error)))
-    };
     records.iter().map(|(port, record)| Ok((key(*port), text(record)?))).collect()
 }
 
-/// The record of a backend of which nothing is known.
-fn unknown(port: FrontPort) -> Record {
-    Record { listener: port.into(), owner: Owner::unknown(), posted: None }
+fn text(record: &Record) -> Result<String, Error> {
+    serde_json::to_string(record)
+        .map_err(|error| Error::Refused(Details::new("a record cannot be written").caused_by(error)))
+}
+
+/// The bytes that a record takes in a journal, with its key.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn bytes(port: FrontPort, record: &Record) -> Result<usize, Error> {
+    Ok(key(port).len() + text(record)?.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Transport;
+    use crate::model::{Owner, Transport};
 
     fn port(number: u16) -> FrontPort {
         FrontPort { port: number.try_into().unwrap(), transport: Transport::Tcp }
@@ -171,13 +193,14 @@ mod tests {
     fn a_record_that_was_made_unreadable_is_of_a_backend_of_which_nothing_is_known() {
         let data = [("20000-tcp", "{"), ("note", "of an admin")].map(|(key, text)| (key.to_owned(), text.to_owned()));
         let stored = Stored { version: None, data: data.into() };
-        assert_eq!(stored.records(), [(port(20000), unknown(port(20000)))].into());
+        assert_eq!(stored.records(), [(port(20000), Record::unknown(port(20000)))].into());
     }
 
     #[test]
     fn only_records_that_differ_are_written_and_keys_of_others_stay() {
-        let record =
-            |number: u16| (port(number), Record { owner: Owner::parse("a/b").unwrap(), ..unknown(port(number)) });
+        let record = |number: u16| {
+            (port(number), Record { owner: Owner::parse("a/b").unwrap(), ..Record::unknown(port(number)) })
+        };
         let before = Records::from([record(1), record(2)]);
         let mut data = texts(&before).unwrap();
         data.insert("note".to_owned(), "of an admin".to_owned());

@@ -13,8 +13,11 @@
 //!   digits and hyphens, a backend without servers is deleted, and a foreign port is not
 //!   posted, since one bad file has NGINX refuse all later ones.
 //! - What was posted long ago is posted again when a load balancer is observed. That repairs what
-//!   another client has done, without a way to read it.
+//!   another client has done, without a way to read it. What was deleted after a lost call is
+//!   deleted again.
 //! - With [`Verification::Connect`], a TCP port is connected to before it is posted and after it.
+//!   One that was deleted stays recorded until a connection to it is refused: until then NGINX,
+//!   which may have refused to reload, may lead to its former backends.
 //!
 //! ```text
 //!  desired ─► steps ─► journal: begun ─► POST, DELETE ─► journal: done
@@ -24,6 +27,7 @@
 
 mod apply;
 mod credentials;
+mod endpoint;
 #[cfg(test)]
 mod golden_tests;
 mod journal;
@@ -36,7 +40,8 @@ mod settings;
 mod updater;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,10 +50,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::apply::Work;
+pub use self::endpoint::{canonical_address, canonical_host, canonical_url, may_be_host};
 use self::journal::Journal;
 use self::known::Known;
 pub use self::settings::{Context, RATE, Settings, Timeouts, Verification};
 use self::updater::Updater;
+use self::verify::Listening;
 use crate::model::{
     Attributes, Backend, Capabilities, Capacity, FrontPort, LbName, ListenerKey, LoadBalancer, Observed, Transport,
     Unserved,
@@ -62,10 +69,10 @@ const VERIFIES_FOR: Duration = Duration::from_secs(2);
 /// one of NGINX' `worker_connections`, of which Debian's configuration has 768.
 const DEFAULT_LISTENERS: u32 = 500;
 /// The most listeners: with [`MAX_TARGETS`] servers of IPv6, and owners with the longest names,
-/// the journal is smaller than a ConfigMap can be (1 MiB; Kubernetes documentation, "ConfigMaps").
+/// the journal has [room](journal::ROOM) for them.
 const MAX_LISTENERS: u32 = 1000;
-/// The most targets of a load balancer.
-const MAX_TARGETS: u32 = 8000;
+/// The most targets of a load balancer. Those of a `TCP_UDP` port are recorded twice.
+const MAX_TARGETS: u32 = 4000;
 
 /// The attributes of a load balancer, as fields of the updater's API.
 const PROXY_TIMEOUT: &str = "proxyTimeoutSeconds";
@@ -74,6 +81,7 @@ const PROXY_CONNECT_TIMEOUT: &str = "proxyConnectTimeoutSeconds";
 /// The provider of a class.
 pub struct HttpUpdater {
     settings: Settings,
+    admits: fn(IpAddr) -> bool,
     repeat_after: Duration,
     journal: Journal,
     /// The client of the updater, or why there is none
@@ -88,6 +96,7 @@ impl HttpUpdater {
         Self {
             journal: Journal::new(context, &settings),
             updater: Updater::new(&settings, context).map(Arc::new),
+            admits: context.admits,
             repeat_after: context.repeat_after,
             settings,
             known: Mutex::default(),
@@ -117,7 +126,7 @@ impl HttpUpdater {
         };
         Ok(match before {
             Some(mut known) => {
-                known.reread(stored);
+                known.reread(stored, Instant::now());
                 Some(known)
             }
             None => stored.map(|stored| Known::new(Some(stored), Instant::now())),
@@ -128,38 +137,42 @@ impl HttpUpdater {
         known.is_due(port, self.settings.timeouts, self.repeat_after)
     }
 
-    /// The listeners of which a TCP port is posted and not open, each with the reason for users.
-    async fn unserved(&self, known: &mut Known) -> BTreeMap<ListenerKey, String> {
-        let Settings { address, verification, .. } = &self.settings;
-        if *verification == Verification::None {
-            return BTreeMap::new();
-        }
-        let open = verify::open(address, known.unverified(), Instant::now() + VERIFIES_FOR).await;
-        let mut unserved = BTreeMap::new();
-        for (port, is_open) in open {
-            if is_open {
-                known.opened(port);
-                continue;
+    /// Finds out what NGINX has done of what the updater was asked for, as far as connections tell.
+    async fn verify(&self, known: &mut Known, deadline: Instant) {
+        match self.settings.verification {
+            Verification::None => known.assume_closed(),
+            Verification::Connect => {
+                known.verified(&self.listening(known.to_verify(), deadline).await);
             }
-            let why = format!(
-                "the updater has port {port}, and nothing listens on {address} yet: if it stays so, check for a reload \
-                 that NGINX has refused (nginx -t), and for a firewall between the controller and {address}"
-            );
-            unserved.insert(record::listener_of(port, &known.records), why);
         }
-        unserved
     }
 
-    /// What is known, as an observation. Without settings, all that is due is posted again.
-    fn observed(&self, known: &Known, unserved: BTreeMap<ListenerKey, String>) -> Observed {
+    /// What connections to these ports of the host find.
+    async fn listening(&self, ports: BTreeSet<FrontPort>, deadline: Instant) -> BTreeMap<FrontPort, Listening> {
+        verify::listening(&self.settings.address, self.admits, ports, deadline).await
+    }
+
+    /// The listeners with a port that NGINX was not seen to serve or close as it should, each with
+    /// the reason for users.
+    fn unserved(&self, known: &Known) -> BTreeMap<ListenerKey, String> {
+        match self.settings.verification {
+            Verification::None => BTreeMap::new(),
+            Verification::Connect => known.unserved(&self.settings.address),
+        }
+    }
+
+    /// What is known, as an observation. Without settings, all that is due is asked for again.
+    fn observed(&self, known: &Known) -> Observed {
         let Settings { address, .. } = &self.settings;
-        let is_current = known.is_stored() && !known.records.keys().any(|port| self.is_due(known, *port));
+        let is_current = known.is_stored() && !known.entries.keys().any(|port| self.is_due(known, *port));
         let attributes = if is_current { self.attributes(0) } else { Attributes::new() };
+        let unserved = self.unserved(known).into_iter().map(|(key, why)| (key, Unserved::Pending(why)));
         Observed {
-            load_balancer: LoadBalancer { attributes, listeners: record::listeners(&known.records) },
+            load_balancer: LoadBalancer { attributes, listeners: record::listeners(&known.records()) },
             addresses: vec![address.clone()],
             capacity: Capacity { listeners: Some(MAX_LISTENERS), targets: Some(MAX_TARGETS) },
-            unserved: unserved.into_iter().map(|(key, why)| (key, Unserved::Pending(why))).collect(),
+            foreign: known.foreign.clone(),
+            unserved: unserved.collect(),
             ..Observed::default()
         }
     }
@@ -174,22 +187,22 @@ impl HttpUpdater {
         let mut work = Work::new(self, &updater, name);
         work.write(known).await?;
         let due = |port| self.is_due(known, port);
-        let steps = plan::steps(&known.records, set, self.settings.timeouts, due);
+        let steps = plan::steps(&known.records(), set, self.settings.timeouts, due);
         work.carry_out(known, &steps).await?;
-        work.verify(known, &steps).await;
         Ok(work.applied())
     }
 
     async fn delete_all(&self, name: &LbName, known: &mut Known) -> Result<(), Error> {
         let updater = self.updater.clone()?;
         let mut work = Work::new(self, &updater, name);
-        let steps = plan::teardown(&known.records);
+        let steps = plan::teardown(&known.records());
         work.carry_out(known, &steps).await?;
         if let Some(error) = work.first_error() {
             return Err(error);
         }
-        if !known.records.is_empty() {
-            let left = known.records.len();
+        // Those that were released are deleted once more by now.
+        let left = known.entries.values().filter(|entry| !entry.record.released).count();
+        if left > 0 {
             return Err(Error::NotReady(format!("{left} backends are still to be deleted").into()));
         }
         match &known.stored {
@@ -232,8 +245,8 @@ impl Provider for HttpUpdater {
 
     async fn observe(&self, name: &LbName) -> Result<Option<Observed>, Error> {
         let Some(mut known) = self.refreshed(name).await? else { return Ok(None) };
-        let unserved = self.unserved(&mut known).await;
-        let observed = self.observed(&known, unserved);
+        self.verify(&mut known, Instant::now() + VERIFIES_FOR).await;
+        let observed = self.observed(&known);
         self.keep(name, known);
         Ok(Some(observed))
     }
@@ -243,7 +256,7 @@ impl Provider for HttpUpdater {
             Some(known) => Some(known),
             None => self.refreshed(name).await?,
         };
-        let mut known = known.unwrap_or_else(|| Known::new(None, Instant::now()));
+        let mut known = known.unwrap_or_default();
         let applied = self.apply_to(name, &mut known, set).await;
         self.keep(name, known);
         applied
@@ -256,5 +269,41 @@ impl Provider for HttpUpdater {
             self.keep(name, known);
         }
         deleted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddr};
+
+    use super::journal::{ROOM, bytes};
+    use super::record::{Posted, Record};
+    use super::*;
+    use crate::model::{Owner, Protocol};
+
+    /// A listener of both transports is two records, with all its backends in each.
+    #[test]
+    fn the_largest_load_balancer_fits_into_its_journal() {
+        let longest = |length| "x".repeat(length).as_str().into();
+        let owner = Owner { namespace: longest(63), claim: longest(253), port: longest(63) };
+        let record = |number: u16, transport, servers| {
+            let port = FrontPort { port: number.try_into().unwrap(), transport };
+            let timeouts = Timeouts { proxy_timeout_seconds: 86_400, proxy_connect_timeout_seconds: 3_600 };
+            let listener = ListenerKey { port: port.port, protocol: Protocol::TcpUdp };
+            let posted = Some(Posted { servers, timeouts });
+            bytes(port, &Record { listener, owner: owner.clone(), posted, ..Record::unknown(port) }).unwrap()
+        };
+        let ports = u16::try_from(MAX_LISTENERS / 2).unwrap();
+        let of_each = u16::try_from(MAX_TARGETS).unwrap() / ports;
+        let servers = |number: u16| {
+            let server = |n| {
+                SocketAddr::new(Ipv6Addr::new(0xfd00, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, number, n).into(), 65_535)
+            };
+            (0xf000..0xf000 + of_each).map(server).collect()
+        };
+        let numbers = 65_535 - ports..65_535;
+        let all = numbers.flat_map(|number| [Transport::Tcp, Transport::Udp].map(|transport| (number, transport)));
+        let size: usize = all.map(|(number, transport)| record(number, transport, servers(number))).sum();
+        assert!(size <= ROOM, "{size}");
     }
 }

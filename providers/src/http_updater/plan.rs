@@ -32,8 +32,8 @@ pub(super) enum Call {
     Delete,
 }
 
-/// The steps for these changes, in their order. `due` says whether what was posted for a front
-/// port is to be posted again.
+/// The steps for these changes, in their order, and after them what is only repeated. `due` says
+/// whether what was last asked of the updater for a front port is to be asked again.
 pub(super) fn steps(
     records: &Records,
     set: ChangeSet<'_>,
@@ -43,12 +43,13 @@ pub(super) fn steps(
     let mut order: Vec<FrontPort> = Vec::new();
     let mut concerned: BTreeMap<FrontPort, BTreeSet<ListenerKey>> = BTreeMap::new();
     let mut changed: BTreeSet<FrontPort> = BTreeSet::new();
-    let repeated = |key: ListenerKey| set.desired.listeners.contains_key(&key) && !set.waiting.contains(&key);
+    let is_desired = |key: ListenerKey| set.desired.listeners.contains_key(&key) && !set.waiting.contains(&key);
+    let repeated = |port: FrontPort, record: &Record| record.released || is_desired(listener_of(port, records));
     for change in set.changes {
         let ports: Vec<FrontPort> = match change {
             Change::Configure => {
-                let due = records.keys().filter(|port| due(**port) && repeated(listener_of(**port, records)));
-                due.copied().collect()
+                let repeated = records.iter().filter(|(port, record)| due(**port) && repeated(**port, record));
+                repeated.map(|(port, _)| *port).collect()
             }
             // A port that stays is handed over before another one closes.
             Change::Replace { close, open } => {
@@ -72,15 +73,16 @@ pub(super) fn steps(
     }
     let step = |port: FrontPort| {
         let listeners = concerned.get(&port).cloned().unwrap_or_default();
-        let record = wanted(port, set.desired, timeouts);
-        let call = call(records.get(&port), record.as_ref(), due(port));
+        let found = records.get(&port);
+        let record = wanted(port, set.desired, timeouts, found);
+        let call = call(found, record.as_ref(), due(port));
         Step { port, listeners, of_settings: !changed.contains(&port), record, call }
     };
-    order
-        .into_iter()
-        .map(step)
-        .filter(|step| step.call.is_some() || records.get(&step.port) != step.record.as_ref())
-        .collect()
+    let is_needed = |step: &Step| step.call.is_some() || records.get(&step.port) != step.record.as_ref();
+    let mut steps: Vec<Step> = order.into_iter().map(step).filter(is_needed).collect();
+    // No change waits for repetitions, which may be many.
+    steps.sort_by_key(|step| step.of_settings);
+    steps
 }
 
 /// The steps that delete everything.
@@ -95,23 +97,29 @@ pub(super) fn teardown(records: &Records) -> Vec<Step> {
     records.keys().map(step).collect()
 }
 
-/// The record of a front port that is as desired.
-fn wanted(port: FrontPort, desired: &LoadBalancer, timeouts: Timeouts) -> Option<Record> {
+/// The record of a front port that is as desired. Doubts about what was `found` there stay until a
+/// call or a connection resolves them.
+fn wanted(port: FrontPort, desired: &LoadBalancer, timeouts: Timeouts, found: Option<&Record>) -> Option<Record> {
     let keys = ListenerKey::of_number(port.port).into_iter().filter(|key| key.has(port));
     let (key, listener) = keys.filter_map(|key| Some((key, desired.listeners.get(&key)?))).next()?;
-    let posted = Posted { servers: servers(listener, port.transport), timeouts };
-    Some(Record { listener: key, owner: listener.owner.clone(), posted: Some(posted) })
+    Some(Record {
+        listener: key,
+        owner: listener.owner.clone(),
+        posted: Some(Posted { servers: servers(listener, port.transport), timeouts }),
+        closing: found.is_some_and(|record| record.closing),
+        lost: found.is_some_and(|record| record.lost),
+        released: false,
+    })
 }
 
 /// The call that leads from one record to the next. A backend without servers would have NGINX
 /// refuse its whole configuration, so it is deleted.
 fn call(found: Option<&Record>, wanted: Option<&Record>, is_due: bool) -> Option<Call> {
-    let before = found.and_then(|record| record.posted.as_ref());
-    let after = wanted.and_then(|record| record.posted.as_ref());
-    match (found, after) {
-        (None, None) => None,
-        (_, Some(posted)) if !is_due && before == Some(posted) => None,
-        (_, Some(posted)) if !posted.servers.is_empty() => Some(Call::Post),
-        _ => Some(Call::Delete),
+    let Some(found) = found else {
+        return wanted.map(|wanted| if wanted.has_servers() { Call::Post } else { Call::Delete });
+    };
+    match wanted {
+        Some(wanted) if wanted.has_servers() => (is_due || found.posted != wanted.posted).then_some(Call::Post),
+        _ => (is_due || !found.is_deleted()).then_some(Call::Delete),
     }
 }

@@ -122,6 +122,49 @@ fn what_is_due_is_posted_again_but_for_listeners_that_wait() {
 }
 
 #[test]
+fn repetitions_come_after_all_changes() {
+    let before = load_balancer(&[("1/TCP", listener("a", &[1])), ("2/TCP", listener("b", &[1]))]);
+    let after = load_balancer(&[("1/TCP", listener("a", &[1])), ("3/TCP", listener("c", &[1]))]);
+    let changes: Vec<Change> = [Change::Configure].into_iter().chain(diff(&before, &after)).collect();
+    let steps = steps(&records(&before), ChangeSet::new(&after, &changes), TIMEOUTS, |_| true);
+    assert_eq!(steps.iter().filter_map(call).collect::<Vec<_>>(), ["DELETE 2/TCP", "POST 3/TCP", "POST 1/TCP"]);
+}
+
+/// What is left of a port: it has no backend at the updater.
+fn left(of: &LoadBalancer, port: &str, alter: impl Fn(Record) -> Record) -> (Records, FrontPort) {
+    let mut records = records(of);
+    let port: FrontPort = port.parse().unwrap();
+    let found = records.remove(&port).unwrap();
+    let deleted = Posted { servers: BTreeSet::new(), timeouts: TIMEOUTS };
+    records.insert(port, alter(Record { posted: Some(deleted), ..found }));
+    (records, port)
+}
+
+#[test]
+fn a_port_that_is_closing_is_not_deleted_again_before_it_is_due() {
+    let all = load_balancer(&[("1/TCP", listener("a", &[1]))]);
+    let (records, _) = left(&all, "1/TCP", |record| Record { closing: true, ..record });
+    let found = LoadBalancer { listeners: listeners(&records), ..LoadBalancer::default() };
+    let none = LoadBalancer::default();
+    let changes = diff(&found, &none);
+    let calls = |due| steps(&records, ChangeSet::new(&none, &changes), TIMEOUTS, |_| due);
+    assert_eq!(calls(false).iter().map(|step| step.call).collect::<Vec<_>>(), [None]);
+    assert_eq!(calls(true).iter().map(|step| step.call).collect::<Vec<_>>(), [Some(Call::Delete)]);
+}
+
+#[test]
+fn what_a_lost_call_may_have_left_is_deleted_again_when_it_is_due() {
+    let all = load_balancer(&[("1/TCP", listener("a", &[1])), ("2/TCP", listener("b", &[1]))]);
+    let wanted = load_balancer(&[("1/TCP", listener("a", &[1]))]);
+    let (records, port) = left(&all, "2/TCP", |record| Record { lost: true, released: true, ..record });
+    assert_eq!(listeners(&records), wanted.listeners, "it is no listener");
+    let set = ChangeSet::new(&wanted, &[Change::Configure]);
+    let repeated = steps(&records, set, TIMEOUTS, |due| due == port);
+    assert_eq!(repeated.iter().filter_map(call).collect::<Vec<_>>(), ["DELETE 2/TCP"]);
+    assert!(repeated[0].record.is_none());
+}
+
+#[test]
 fn everything_is_deleted_at_the_end() {
     let records = records(&load_balancer(&[("53/TCP_UDP", listener("dns", &[1])), ("1/TCP", listener("a", &[]))]));
     let calls: Vec<String> = teardown(&records).iter().filter_map(call).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Not;
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
@@ -24,6 +25,41 @@ pub(super) struct Record {
     pub(super) owner: Owner,
     /// What the updater has; `None`: not known, since a call was begun
     pub(super) posted: Option<Posted>,
+    /// Whether the backend was deleted and the port was not seen closed since: NGINX may still
+    /// lead to its former servers
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(super) closing: bool,
+    /// Whether a call got no answer, and may be carried out late by a proxy or the updater
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(super) lost: bool,
+    /// Whether the port is closed and has no listener. Such a record stays after a lost call,
+    /// until the backend was deleted once more
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(super) released: bool,
+}
+
+impl Record {
+    /// The record of a backend of which nothing is known but its port.
+    pub(super) fn unknown(port: FrontPort) -> Self {
+        Self {
+            listener: port.into(),
+            owner: Owner::unknown(),
+            posted: None,
+            closing: false,
+            lost: false,
+            released: false,
+        }
+    }
+
+    /// Whether the updater has servers for the port, as far as is known.
+    pub(super) fn has_servers(&self) -> bool {
+        self.posted.as_ref().is_some_and(|posted| !posted.servers.is_empty())
+    }
+
+    /// Whether the updater certainly has no backend for the port.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.posted.as_ref().is_some_and(|posted| posted.servers.is_empty())
+    }
 }
 
 /// What was posted last.
@@ -68,7 +104,7 @@ pub(super) fn servers(listener: &Listener, transport: Transport) -> BTreeSet<Soc
 /// owner, so that it differs from every desired one.
 pub(super) fn listeners(records: &Records) -> BTreeMap<ListenerKey, Listener> {
     let mut parts: BTreeMap<ListenerKey, BTreeMap<Transport, &Record>> = BTreeMap::new();
-    for (port, record) in records {
+    for (port, record) in records.iter().filter(|(_, record)| !record.released) {
         parts.entry(listener_of(*port, records)).or_default().insert(port.transport, record);
     }
     parts.into_iter().map(|(key, parts)| (key, listener(key, &parts))).collect()
@@ -116,6 +152,7 @@ mod tests {
             listener: listener.parse().unwrap(),
             owner: Owner { namespace: "team".into(), claim: claim.into(), port: "".into() },
             posted: servers.map(|servers| Posted { servers, timeouts }),
+            ..Record::unknown(port(1, Transport::Tcp))
         }
     }
 
@@ -169,6 +206,23 @@ mod tests {
             (port(53, Transport::Udp), record("53/UDP", "dns", Some(&[]))),
         ]);
         assert_eq!(listeners(&records).keys().map(ToString::to_string).collect::<Vec<_>>(), ["53/TCP", "53/UDP"]);
+    }
+
+    #[test]
+    fn a_port_that_is_closing_is_a_listener_and_one_that_is_released_is_none() {
+        let deleted = |released: bool| Record { closing: !released, released, ..record("80/TCP", "web", Some(&[])) };
+        for (released, count) in [(false, 1), (true, 0)] {
+            let records = Records::from([(port(80, Transport::Tcp), deleted(released))]);
+            assert_eq!(listeners(&records).len(), count);
+        }
+    }
+
+    #[test]
+    fn a_record_without_doubts_is_as_short_as_it_can_be() {
+        let record = record("80/TCP", "web", None);
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(text, r#"{"listener":"80/TCP","owner":{"namespace":"team","claim":"web"}}"#);
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The settings of a class, and what the provider shares with the rest of the process.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub struct Context {
     pub secrets: Arc<dyn Secrets>,
     /// The gate of calls to updaters
     pub gate: Option<Gate>,
+    /// Whether the host of an updater may have an address: [`may_be_host`](super::may_be_host),
+    /// but for tests
+    pub admits: fn(IpAddr) -> bool,
     /// The rate of calls to one updater
     pub rate: Rate,
     /// How long what was posted counts as unchanged. After this time an observation asks for
@@ -58,7 +62,7 @@ pub struct Context {
 pub const RATE: Rate = Rate { size: 200.0, per_second: 100.0 };
 
 /// How long connections may be silent, as fields of the updater's API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     /// How many seconds may pass between two reads or writes of an open connection; 0: the
@@ -71,9 +75,10 @@ pub struct Timeouts {
 /// How it is found out whether a port is open. The updater's answer says nothing about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verification {
-    /// Not at all: a port counts as open once the updater has its backend
+    /// Not at all: a port counts as open once the updater has its backend, and as closed once the
+    /// updater has deleted it
     None,
     /// By a connection to each TCP port: before it is posted, since then nothing may listen
-    /// there, and after it
+    /// there; after it; and after it was deleted, until the connection is refused
     Connect,
 }

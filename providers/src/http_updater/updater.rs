@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::credentials::{Anonymous, OfSecret};
+use super::endpoint::{canonical_address, canonical_host, literal};
 use super::record::backend_name;
 use super::settings::{Context, Settings, Timeouts};
 use crate::budget::{Turn, Urgency};
@@ -18,6 +19,10 @@ use crate::http::{self, Call, Credentials, Effect, Failure, Http, Reply};
 use crate::model::{FrontPort, LbName};
 use crate::text::brief;
 use crate::{Details, Error};
+
+/// A call that takes longer than this counts as lost. The updater writes one small file for it;
+/// what holds it up for longer would hold up all other changes of the class.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a lasting throttling is said to take at least.
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,8 +49,11 @@ pub(super) struct BackendId<'a> {
 pub(super) enum CallError {
     /// It is about this backend alone: others may succeed.
     OfBackend(Error),
-    /// It would be the same for every backend.
+    /// It would be the same for every backend. The call was not carried out.
     OfUpdater(Error),
+    /// There was no answer of the updater: the call may have been carried out, or a proxy may do
+    /// so later.
+    Lost(Error),
     /// The call was not made, since there was no time left for it.
     Late,
 }
@@ -91,15 +99,32 @@ impl Updater {
     /// A client that has made no call yet.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the class has a certificate that is none.
+    /// [`Error::Refused`] if the class has a certificate that is none, or a host that is not
+    /// admitted.
     pub(super) fn new(settings: &Settings, context: &Context) -> Result<Self, Error> {
+        let address = canonical_address(&settings.address.to_string());
+        let hosts = [("url", canonical_host(&settings.url)), ("address", Some(address))];
+        for (field, host) in hosts {
+            if let Some(ip) = host.as_deref().and_then(literal).filter(|ip| !(context.admits)(*ip)) {
+                return Err(Error::Refused(
+                    format!(
+                        "provider.httpUpdater.{field} of the class: {ip} is an address of the controller's own machine                          or link, where no updater may be: create a class with another one"
+                    )
+                    .into(),
+                ));
+            }
+        }
         let credentials: Arc<dyn Credentials> = match &settings.secret_name {
-            Some(name) => Arc::new(OfSecret::new(context.secrets.clone(), name.clone())),
+            Some(name) => {
+                let host = canonical_host(&settings.url).unwrap_or_default();
+                Arc::new(OfSecret::new(context.secrets.clone(), name.clone(), host))
+            }
             None => Arc::new(Anonymous),
         };
         let (base, path) = settings.url.rsplit_once('/').unwrap_or((&settings.url, ""));
         let http = Http::new(http::Settings {
             base: base.to_owned(),
+            admits: Some(context.admits),
             authorities: settings.ca_bundle.clone().into_bytes(),
             reads: context.rate,
             writes: context.rate,
@@ -140,12 +165,14 @@ impl Updater {
         urgency: Urgency,
         body: &impl Serialize,
     ) -> Result<(), CallError> {
-        // Both have the effect of once if they are carried out twice.
-        let call = Call::new(method, self.path.clone(), Effect::Repeatable).json(body);
+        // Both have the effect of once if they are carried out twice. The LB loop repeats them,
+        // so that others are not held up.
+        let call = Call::new(method, self.path.clone(), Effect::Repeatable).json(body).once_within(TIMEOUT);
         let mut turn = Turn { of: id.load_balancer.clone(), urgency, begin_by: Some(id.begin_by), place: None };
         let reply = self.http.send(&call, &mut turn).await;
         let reply = reply.map_err(|failure| match failure {
             Failure::Late => CallError::Late,
+            Failure::Lost(_) | Failure::TooLarge { .. } => CallError::Lost(unanswered(failure)),
             failure => CallError::OfUpdater(unanswered(failure)),
         })?;
         judge(&reply, &backend_name(id.load_balancer, id.port))
@@ -195,7 +222,10 @@ fn judge(reply: &Reply, backend: &str) -> Result<(), CallError> {
             Error::Refused,
             format!("the updater cannot change backend {backend}: see its log, and whether it can write its folder"),
         )),
-        status if status.is_server_error() => of_updater(Error::Transient, "the updater is not available"),
+        // By a proxy, which may have passed it on.
+        status if status.is_server_error() => {
+            CallError::Lost(because(Error::Transient, "the updater is not available".to_owned()))
+        }
         _ => CallError::OfBackend(because(Error::Refused, format!("the updater refuses backend {backend}"))),
     })
 }
@@ -249,7 +279,7 @@ mod tests {
         }
         for status in [502, 503, 504] {
             let error = answered(status, "<html>");
-            assert!(matches!(error, Err(CallError::OfUpdater(Error::Transient(_)))), "{status}: {error:?}");
+            assert!(matches!(error, Err(CallError::Lost(Error::Transient(_)))), "{status}: {error:?}");
         }
     }
 

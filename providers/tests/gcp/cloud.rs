@@ -226,7 +226,8 @@ struct OneSecret(String);
 impl Secrets for OneSecret {
     async fn read(&self, name: &str) -> Result<SecretData, Error> {
         assert_eq!(name, SECRET);
-        Ok([("credentials.json".to_owned(), self.0.clone().into())].into())
+        let values = [("credentials.json".to_owned(), self.0.clone().into())].into();
+        Ok(SecretData { values, ..SecretData::default() })
     }
 }
 

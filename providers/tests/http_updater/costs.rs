@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     an_endpoint_change_takes_one_post_for_each_port_concerned,
     two_hundred_ports_take_a_call_each_and_few_writes_of_the_journal,
     a_restart_reads_the_journal_once_and_calls_nothing,
+    a_listener_without_backends_is_deleted_once,
 ];
 
 fn ports(numbers: impl IntoIterator<Item = u16>) -> Vec<(ListenerKey, Listener)> {
@@ -31,6 +32,14 @@ async fn an_endpoint_change_takes_one_post_for_each_port_concerned(host: &Host) 
     assert!(applied.failed.is_empty(), "{applied:?}");
     assert_eq!(host.calls(), ["POST 20000-tcp"]);
     assert!(host.file("20000-tcp").contains("server 10.244.0.2:6379;"), "{}", host.file("20000-tcp"));
+}
+
+async fn a_listener_without_backends_is_deleted_once(host: &Host) {
+    let provider = host.provider().await;
+    for calls in [&["DELETE 20000-tcp"][..], &[]] {
+        converge(&*provider, 0, [(tcp(20000), listener("a", []))]).await;
+        assert_eq!(host.calls(), calls);
+    }
 }
 
 /// Calls to the API server from now on.

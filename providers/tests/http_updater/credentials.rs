@@ -1,8 +1,9 @@
 //! Credentials and TLS, as a reverse proxy before the updater wants them; and that no log has
 //! them.
 
+use sharedlb_kubernetes::names::ALLOWED_HOSTS_ANNOTATION;
 use sharedlb_providers::http_updater::{HttpUpdater, Settings};
-use sharedlb_providers::{Applied, ChangeSet, Error, LoadBalancer, Provider, diff};
+use sharedlb_providers::{Applied, ChangeSet, Error, LoadBalancer, Provider, SecretData, diff};
 use sharedlb_testbed::{Updater, UpdaterFault, logged_by};
 
 use crate::host::{Host, SECRET};
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_certificate_of_an_unknown_authority_is_not_trusted,
     a_token_that_was_replaced_is_read_again,
     credentials_that_are_refused_are_reported_with_what_to_do,
+    a_secret_is_not_sent_to_a_host_that_it_does_not_name,
     a_bundle_without_certificates_is_refused,
     no_log_has_a_credential,
 ];
@@ -38,7 +40,10 @@ fn settings(host: &Host, updater: &Updater) -> Settings {
 }
 
 fn put_token(host: &Host, token: &str) {
-    *host.secret.0.lock() = [("token".to_owned(), token.to_owned().into())].into();
+    *host.secret.0.lock() = SecretData {
+        values: [("token".to_owned(), token.to_owned().into())].into(),
+        annotations: [(ALLOWED_HOSTS_ANNOTATION.to_owned(), "lb1.example.com,127.0.0.1".to_owned())].into(),
+    };
 }
 
 fn folder() -> tempfile::TempDir {
@@ -102,9 +107,20 @@ async fn credentials_that_are_refused_are_reported_with_what_to_do(host: &Host) 
     let why = refusal(open(&provider, &[1]).await);
     assert!(why.contains("POST and DELETE"), "{why}");
 
-    host.secret.0.lock().clear();
+    host.secret.0.lock().values.clear();
     let why = refusal(open(&host.provider_with(settings(host, &updater)), &[1]).await);
     assert!(why.contains(SECRET) && why.contains("token"), "{why}");
+}
+
+/// Else the author of a class could have any of these Secrets sent to a host of their own.
+async fn a_secret_is_not_sent_to_a_host_that_it_does_not_name(host: &Host) {
+    let folder = folder();
+    let updater = proxied(host, &folder, TOKEN).await;
+    put_token(host, TOKEN);
+    host.secret.0.lock().annotations.insert(ALLOWED_HOSTS_ANNOTATION.to_owned(), "lb1.example.com".to_owned());
+    let why = refusal(open(&host.provider_with(settings(host, &updater)), &[1]).await);
+    assert!(why.contains(ALLOWED_HOSTS_ANNOTATION) && why.contains("127.0.0.1"), "{why}");
+    assert!(updater.take_calls().is_empty());
 }
 
 async fn a_bundle_without_certificates_is_refused(host: &Host) {

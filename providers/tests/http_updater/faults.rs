@@ -19,6 +19,9 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_backend_that_cannot_be_deleted_stays_recorded,
     an_url_of_something_else_is_refused,
     what_is_left_of_a_listener_whose_successor_is_refused_stays,
+    a_call_that_is_carried_out_late_is_undone_at_the_next_resync,
+    former_servers_of_a_port_whose_change_is_refused_are_deleted,
+    a_port_whose_change_is_refused_keeps_servers_that_are_still_wanted,
 ];
 
 /// Tries to get from one state to another one.
@@ -39,6 +42,8 @@ async fn a_lost_answer_is_made_good(host: &Host) {
         let is_lost = lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         is_lost.then_some(UpdaterFault::Lost)
     });
+    let error = try_alter(&*provider, &[], &all).await;
+    assert!(matches!(error, Err(Error::Transient(_))), "{error:?}");
     let applied = converge(&*provider, 0, all.clone()).await;
     assert!(applied.failed.is_empty(), "{applied:?}");
     assert_eq!(host.calls(), ["POST 20000-tcp", "POST 20000-tcp"], "a POST has the same effect twice");
@@ -135,4 +140,51 @@ async fn what_is_left_of_a_listener_whose_successor_is_refused_stays(host: &Host
     let applied = alter(&*provider, &before, &[(tcp(20000), listener("dns", [2]))]).await;
     assert!(applied.failed.contains_key(&tcp(20000)), "{applied:?}");
     assert_eq!(host.files(), ["20000-udp.conf"]);
+}
+
+/// A proxy passes a POST on after the claim was deleted.
+async fn a_call_that_is_carried_out_late_is_undone_at_the_next_resync(host: &Host) {
+    let provider = host.provider().await;
+    let all = [(tcp(20000), listener("a", [1])), (tcp(20001), listener("b", [1]))];
+    host.updater.faults(|call| call.backend.ends_with("20000-tcp").then_some(UpdaterFault::Kept));
+    let error = try_alter(&*provider, &[], &all[..1]).await;
+    assert!(matches!(error, Err(Error::Transient(_))), "{error:?}");
+    host.updater.no_faults();
+    converge(&*provider, 0, all[1..].to_vec()).await;
+    is_as_wanted(&*provider, all[1..].to_vec()).await;
+    host.updater.pass_on();
+    assert_eq!(host.files(), ["20000-tcp.conf", "20001-tcp.conf"]);
+    assert_eq!(host.journal_keys().await, ["20000-tcp", "20001-tcp"]);
+
+    converge(&host.repeating(), 0, all[1..].to_vec()).await;
+    assert_eq!(host.files(), ["20001-tcp.conf"]);
+    assert_eq!(host.journal_keys().await, ["20001-tcp"]);
+}
+
+/// They may be another tenant's by now.
+async fn former_servers_of_a_port_whose_change_is_refused_are_deleted(host: &Host) {
+    let provider = host.provider().await;
+    let [before, after] = [1, 2].map(|pod| [(tcp(20000), listener("a", [pod]))]);
+    converge(&*provider, 0, before.clone()).await;
+    host.refuse(tcp(20000)).await;
+    let applied = alter(&*provider, &before, &after).await;
+    assert!(matches!(applied.failed.get(&tcp(20000)), Some(Error::Refused(_))), "{applied:?}");
+    assert!(host.files().is_empty(), "{:?}", host.files());
+    host.accept_all().await;
+    converge(&*provider, 0, after.clone()).await;
+    is_as_wanted(&*host.provider().await, after).await;
+}
+
+async fn a_port_whose_change_is_refused_keeps_servers_that_are_still_wanted(host: &Host) {
+    let provider = host.provider().await;
+    let [before, after] = [&[1][..], &[1, 2]].map(|pods| [(tcp(20000), listener("a", pods.iter().copied()))]);
+    converge(&*provider, 0, before.clone()).await;
+    let file = host.file("20000-tcp");
+    host.refuse(tcp(20000)).await;
+    let applied = alter(&*provider, &before, &after).await;
+    assert!(matches!(applied.failed.get(&tcp(20000)), Some(Error::Refused(_))), "{applied:?}");
+    assert_eq!(host.file("20000-tcp"), file);
+    host.accept_all().await;
+    converge(&*provider, 0, after.clone()).await;
+    is_as_wanted(&*host.provider().await, after).await;
 }

@@ -13,6 +13,8 @@ use crate::{Test, tests};
 
 pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_port_on_which_something_listens_is_never_posted,
+    a_port_without_backends_is_checked_before_it_gets_some,
+    a_foreign_port_is_observed_until_it_is_free,
     reserved_ports_are_given_to_no_claim_and_never_posted,
     a_foreign_config_map_of_the_same_name_is_refused_and_stays,
     the_backends_of_another_class_stay,
@@ -34,6 +36,35 @@ async fn a_port_on_which_something_listens_is_never_posted(host: &Host) {
     let calls = host.calls();
     assert!(!calls.contains(&"POST 20000-tcp".to_owned()), "{calls:?}");
     assert_eq!(observe(&*host.provider().await, 0).await.load_balancer.listeners.len(), 1);
+}
+
+/// A port that was opened without backends was never posted.
+async fn a_port_without_backends_is_checked_before_it_gets_some(host: &Host) {
+    let reserved_ports = [20001.try_into().expect("not zero")].into();
+    let settings = Settings { reserved_ports, ..host.settings() };
+    let provider = host.provider_with(settings);
+    let ports = |hosts: &[u8]| [20000, 20001].map(|number| (tcp(number), listener("a", hosts.iter().copied())));
+    converge(&provider, 0, ports(&[])).await;
+    host.listen(20000);
+    let applied = converge(&provider, 0, ports(&[1])).await;
+    for port in [20000, 20001] {
+        assert!(matches!(applied.failed.get(&tcp(port)), Some(Error::PortInUse(_))), "{applied:?}");
+    }
+    assert!(host.calls().iter().all(|call| call.starts_with("DELETE")));
+}
+
+/// By that, a claim that was given the port moves to another one.
+async fn a_foreign_port_is_observed_until_it_is_free(host: &Host) {
+    host.listen(20000);
+    let provider = host.provider().await;
+    let all = [(tcp(20000), listener("a", [1]))];
+    converge(&*provider, 0, all.clone()).await;
+    let foreign = FrontPort { port: tcp(20000).port, transport: Transport::Tcp };
+    assert_eq!(observe(&*provider, 0).await.foreign, [foreign].into());
+    host.stop_listening();
+    let applied = converge(&*provider, 0, all).await;
+    assert!(applied.failed.is_empty(), "{applied:?}");
+    assert!(observe(&*provider, 0).await.foreign.is_empty());
 }
 
 async fn reserved_ports_are_given_to_no_claim_and_never_posted(host: &Host) {

@@ -70,6 +70,8 @@ impl Host {
             namespace: self.server.namespace.clone(),
             secrets: self.secret.clone(),
             gate: None,
+            // The stand-in is at a loopback address.
+            admits: |_| true,
             rate: RATE.times(1000.0),
             repeat_after: Duration::from_secs(3600),
         }
@@ -127,6 +129,17 @@ impl Host {
         let path = self.updater.folder().join(FOREIGN);
         fs::write(path, foreign_text(port)).expect("it can be written");
         self.foreign.lock().push(TcpListener::bind((self.address, port)).expect("the port is free"));
+    }
+
+    /// The other processes end.
+    pub(crate) fn stop_listening(&self) {
+        self.foreign.lock().clear();
+    }
+
+    /// The keys of the journal.
+    pub(crate) async fn journal_keys(&self) -> Vec<String> {
+        let journal = self.journals().get(lb(0).as_str()).await.expect("it is there");
+        journal.data.unwrap_or_default().into_keys().collect()
     }
 }
 

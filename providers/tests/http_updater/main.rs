@@ -10,6 +10,7 @@ mod drift;
 mod faults;
 mod foreign;
 mod host;
+mod reload;
 mod rights;
 #[path = "../aws/steps.rs"]
 #[allow(dead_code, reason = "the tests of `aws` do more with it")]
@@ -48,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         ("drift", drift::TESTS),
         ("faults", faults::TESTS),
         ("foreign", foreign::TESTS),
+        ("reload", reload::TESTS),
         ("rights", rights::TESTS),
     ];
     let of_cluster = cluster.clone();

@@ -61,6 +61,9 @@ pub enum UpdaterFault {
     Unreached,
     /// It is carried out, and the connection breaks before the answer.
     Lost,
+    /// The connection breaks, and a proxy keeps the request until it is told to
+    /// [pass it on](Updater::pass_on).
+    Kept,
     /// A proxy answers with this status.
     Status(u16),
     /// A proxy answers that there were too many requests, and that the next one may follow after
@@ -81,6 +84,10 @@ struct State {
     unwritable: BTreeSet<String>,
     /// Where TCP ports are bound, if this plays NGINX too
     binds_at: Option<IpAddr>,
+    /// Whether ports are bound and closed as files change
+    reloads: bool,
+    /// The requests that a proxy keeps: the method and the body
+    kept: Vec<(Method, Bytes)>,
     /// The ports that are bound, by file
     ports: BTreeMap<String, BoundPort>,
 }
@@ -112,13 +119,22 @@ struct Name {
 }
 
 impl Updater {
-    /// Starts one that writes into this folder, and answers by HTTP at a port of its own.
+    /// Starts one that writes into this folder, and answers by HTTP at a port of its own of the
+    /// loopback address.
     ///
     /// # Errors
     /// If the folder cannot be made.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), folder).await
+    }
+
+    /// The same at another address of this machine.
+    ///
+    /// # Errors
+    /// If the folder cannot be made, or there is no such address.
+    pub async fn start_at(address: IpAddr, folder: &Path) -> anyhow::Result<Self> {
         let (shared, router) = routes(folder)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind((address, 0)).await?;
         let url = format!("http://{}{PATH}", listener.local_addr()?);
         tokio::spawn(axum::serve(listener, router).into_future());
         Ok(Self { shared, url, authority: None })
@@ -197,6 +213,30 @@ impl Updater {
         state.ports.clear();
     }
 
+    /// From now on ports stay as they are, whatever files say, as if NGINX refused to reload.
+    pub fn refuse_reloads(&self) {
+        self.state().reloads = false;
+    }
+
+    /// From now on ports follow the files again.
+    ///
+    /// # Errors
+    /// If a port is in use.
+    pub fn allow_reloads(&self) -> anyhow::Result<()> {
+        let mut state = self.state();
+        state.reloads = true;
+        state.rebind()
+    }
+
+    /// Carries out what was [kept](UpdaterFault::Kept).
+    pub fn pass_on(&self) {
+        let mut state = self.state();
+        for (method, body) in std::mem::take(&mut state.kept) {
+            // Nobody waits for the answer.
+            _ = state.answer(&method, &body);
+        }
+    }
+
     /// The files, by name, as they are now.
     ///
     /// # Errors
@@ -224,6 +264,8 @@ fn routes(folder: &Path) -> anyhow::Result<(Arc<Mutex<State>>, Router)> {
         authorization: None,
         unwritable: BTreeSet::new(),
         binds_at: None,
+        reloads: true,
+        kept: Vec::new(),
         ports: BTreeMap::new(),
     };
     let shared = Arc::new(Mutex::new(state));
@@ -251,6 +293,10 @@ async fn serve(Extract(shared): Extract<Arc<Mutex<State>>>, request: Request) ->
     state.calls.push(call);
     match fault {
         Some(UpdaterFault::Unreached) => return closed(),
+        Some(UpdaterFault::Kept) => {
+            state.kept.push((head.method, body));
+            return closed();
+        }
         Some(UpdaterFault::Status(status)) => {
             return text(StatusCode::from_u16(status).unwrap_or_default(), "<html></html>".to_owned());
         }
@@ -261,10 +307,7 @@ async fn serve(Extract(shared): Extract<Arc<Mutex<State>>>, request: Request) ->
         }
         Some(UpdaterFault::Lost) | None => {}
     }
-    let answer = match head.method {
-        Method::POST => state.post(&body),
-        _ => state.delete(&body),
-    };
+    let answer = state.answer(&head.method, &body);
     match (fault, answer) {
         (Some(UpdaterFault::Lost), _) => closed(),
         (_, Ok(())) => text(StatusCode::OK, "{}".to_owned()),
@@ -273,6 +316,10 @@ async fn serve(Extract(shared): Extract<Arc<Mutex<State>>>, request: Request) ->
 }
 
 impl State {
+    fn answer(&mut self, method: &Method, body: &[u8]) -> Result<(), (StatusCode, String)> {
+        if *method == Method::POST { self.post(body) } else { self.delete(body) }
+    }
+
     fn post(&mut self, body: &[u8]) -> Result<(), (StatusCode, String)> {
         let failed = |why: String| (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to update stream: {why}"));
         let stream: Stream = first_value(body).map_err(undecoded)?;
@@ -323,7 +370,7 @@ impl State {
 
     /// Binds the ports of the files, and no others, if this plays NGINX too.
     fn rebind(&mut self) -> anyhow::Result<()> {
-        let Some(address) = self.binds_at else { return Ok(()) };
+        let Some(address) = self.binds_at.filter(|_| self.reloads) else { return Ok(()) };
         let files = self.files()?;
         self.ports.retain(|name, _| files.contains_key(name));
         for (name, text) in &files {
