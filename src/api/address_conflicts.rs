@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 
-use sharedlb_crds::{HttpUpdaterProvider, Provider, SharedLBClassSpec};
+use sharedlb_crds::SharedLBClassSpec;
 
 use super::addresses::{first_common, is_listed, recorded};
-use super::class::ClassObject;
+use super::class::{ClassObject, UpdaterHost};
 
 /// Why the addresses of a class are not free for it, for its author: another class has them,
 /// and is older or has a load balancer there.
 pub(crate) fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a ClassObject>) -> Option<String> {
     let spec = class.spec.as_ref().ok()?;
-    let with = |other| match &spec.provider {
-        Provider::HttpUpdater(updater) => conflict_at_host(class, updater, other),
-        _ if spec.addresses.is_empty() => None,
-        _ => conflict_with(class, spec, other),
+    let with = |other| match &class.updater {
+        Some(updater) => conflict_at_host(class, updater, other),
+        None if spec.addresses.is_empty() => None,
+        None => conflict_with(class, spec, other),
     };
     let others = all.filter(|other| other.meta.key != class.meta.key);
     // By name, so that the message stays the same.
@@ -23,20 +23,32 @@ pub(crate) fn conflict<'a>(class: &ClassObject, all: impl Iterator<Item = &'a Cl
 
 /// Why a class cannot use the host of an updater. Its ports are those of the class alone: with two
 /// classes, one would open a port that the other has, and NGINX would refuse both.
-fn conflict_at_host(class: &ClassObject, updater: &HttpUpdaterProvider, other: &ClassObject) -> Option<String> {
+fn conflict_at_host(class: &ClassObject, updater: &UpdaterHost, other: &ClassObject) -> Option<String> {
+    if age(class) < age(other) {
+        // It is the other class that is refused.
+        return None;
+    }
     let name = &other.meta.key.name;
-    let theirs = other.spec.as_ref().ok()?;
-    if let Provider::HttpUpdater(their_updater) = &theirs.provider {
-        let is_same = updater.url == their_updater.url || updater.address == their_updater.address;
-        return (is_same && age(other) < age(class)).then(|| {
-            format!("provider.httpUpdater: class {name}, which is older, has the same url or address: one host is for one class")
+    if let Some(theirs) = &other.updater {
+        return has_host_of(updater, theirs).then(|| {
+            format!(
+                "provider.httpUpdater: class {name}, which is older, has the same url or address, or one that cannot be \
+                 read: one host is for one class"
+            )
         });
     }
-    let address: IpAddr = updater.address.parse().ok()?;
-    let is_theirs = other.gives_addresses() && is_listed(&theirs.addresses, address);
-    (is_theirs && age(other) < age(class)).then(|| {
+    let address: IpAddr = updater.address.as_ref()?.parse().ok()?;
+    let theirs = other.spec.as_ref().ok()?;
+    (other.gives_addresses() && is_listed(&theirs.addresses, address)).then(|| {
         format!("provider.httpUpdater: {address} is also an address of class {name}, which is older: give the host another one")
     })
+}
+
+/// Whether two classes may have one host. A name and the addresses that it has are not compared:
+/// they change without a change of a class.
+fn has_host_of(updater: &UpdaterHost, theirs: &UpdaterHost) -> bool {
+    let may_be_same = |own: &Option<String>, theirs: &Option<String>| theirs.is_none() || own == theirs;
+    may_be_same(&updater.url, &theirs.url) || may_be_same(&updater.address, &theirs.address)
 }
 
 fn age(class: &ClassObject) -> impl Ord {
@@ -177,6 +189,44 @@ mod tests {
         assert_eq!(refused, [false, true, true, false]);
         let why = conflicts(&classes)[1].clone().unwrap();
         assert!(why.contains("class old, which is older"), "{why}");
+    }
+
+    #[test]
+    fn spellings_of_one_host_are_one_host() {
+        for (url, address) in [
+            ("https://LB1.example.com:443/api/v1/lb", "203.0.113.20"),
+            ("https://lb1.example.com./api/v1/lb", "203.0.113.20"),
+            ("https://other/api/v1/lb", "lb1.example.com"),
+        ] {
+            let old = of_updater("old", 1, "https://lb1.example.com/api/v1/lb", "lb1.example.com");
+            let found = conflicts(&[old, of_updater("new", 2, url, address)]);
+            assert!(found[0].is_none() && found[1].is_some(), "{url}, {address}: {found:?}");
+        }
+    }
+
+    /// An older class of an updater with a spec that this version cannot parse.
+    #[test]
+    fn the_host_of_a_class_that_cannot_be_parsed_stays_its_own() {
+        let unparsable = |updater: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "sharedlb.dev/v1alpha1", "kind": "SharedLBClass",
+                "metadata": {"name": "old", "uid": "old", "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"provider": {"httpUpdater": updater}, "targets": "Moon"},
+            });
+            let class = ClassObject::parse(&serde_json::from_value(object).unwrap());
+            assert!(class.spec.is_err());
+            class
+        };
+        let new = of_updater("new", 2, "https://lb1/api/v1/lb", "203.0.113.10");
+        for (updater, refused) in [
+            (json!({"url": "https://lb1/api/v1/lb", "address": "203.0.113.99"}), true),
+            (json!({"url": "https://lb9/api/v1/lb", "address": "203.0.113.10"}), true),
+            (json!({"url": "https://lb9/api/v1/lb", "address": 7}), true),
+            (json!({"url": "https://lb9/api/v1/lb", "address": "203.0.113.99"}), false),
+        ] {
+            let found = conflicts(&[unparsable(updater.clone()), new.clone()]);
+            assert_eq!(found[1].is_some(), refused, "{updater}: {found:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sharedlb_crds::{
     AllowedNamespacesFrom, CLASS_FINALIZER, DEFAULT_CLASS_ANNOTATION, Provider, SharedLBClassSpec, SharedLBClassStatus,
     TargetKind,
 };
+use sharedlb_providers::http_updater::{canonical_address, canonical_url};
 use sharedlb_providers::{AffinitySupport, Capabilities, IpFamily};
 
 use crate::allocation::{LackingOption, ListenerOption, Policy, PortSet};
@@ -27,8 +28,26 @@ pub(crate) struct ClassObject {
     pub default: bool,
     /// Its spec, or why that can't be parsed
     pub spec: Result<SharedLBClassSpec, String>,
+    /// The host of its updater, also if the rest of its spec can't be parsed
+    pub updater: Option<UpdaterHost>,
     /// Its status, or why that can't be parsed: then the released ports are not known
     pub status: Result<SharedLBClassStatus, String>,
+}
+
+/// Where a class of the provider `httpUpdater` has its load balancer, in a form in which two
+/// spellings are equal. What cannot be parsed is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpdaterHost {
+    pub url: Option<String>,
+    pub address: Option<String>,
+}
+
+impl UpdaterHost {
+    fn parse(spec: &Value) -> Option<Self> {
+        let updater = spec.pointer("/provider/httpUpdater").filter(|updater| !updater.is_null())?;
+        let field = |name| updater.get(name).and_then(Value::as_str);
+        Some(Self { url: field("url").and_then(canonical_url), address: field("address").map(canonical_address) })
+    }
 }
 
 impl Cached for ClassObject {
@@ -46,6 +65,7 @@ impl ClassObject {
     /// Converts an object.
     pub(crate) fn parse(object: &DynamicObject) -> Self {
         let annotations = object.metadata.annotations.as_ref();
+        let spec = object.data.get("spec").unwrap_or(&Value::Null);
         let status = match object.data.get("status") {
             None | Some(Value::Null) => Ok(SharedLBClassStatus::default()),
             Some(status) => parse_part(status),
@@ -53,7 +73,8 @@ impl ClassObject {
         Self {
             meta: ObjectMeta::of(object),
             default: annotations.and_then(|all| all.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|value| value == "true"),
-            spec: parse_part(object.data.get("spec").unwrap_or(&Value::Null)),
+            spec: parse_part(spec),
+            updater: UpdaterHost::parse(spec),
             status,
         }
     }

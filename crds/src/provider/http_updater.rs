@@ -29,16 +29,26 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct HttpUpdaterProvider {
     /// The URL of the updater with its path, such as
-    /// `https://lb1.example.com/api/v1/lb`. Cannot be changed.
+    /// `https://lb1.example.com/api/v1/lb`. Its host may have no loopback or
+    /// link-local address. Cannot be changed.
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = (
+        r"!self.matches('^https?://([Ll][Oo][Cc][Aa][Ll][Hh][Oo][Ss][Tt]|0|127|0[.][0-9.]*|127[.][0-9.]*|169[.]254[.][0-9.]*|\\[(::1?|[Ff][Ee][89AaBb][0-9A-Fa-f]:[0-9A-Fa-f:.]*|::[Ff]{4}:.*)\\])[.]?(:[0-9]+)?/')",
+        "must not have a loopback or link-local address: no updater is on the machine of the controller",
+    ))]
     #[x_kube(validation = (
         r"self.matches('^https?://([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)+$')",
         "must be the URL of an updater with its path and without user, query and slash at the end, such as https://lb1.example.com/api/v1/lb",
     ))]
     pub url: String,
-    /// Where clients reach the ports of the load balancer: an IP address or a
-    /// host name. Cannot be changed.
+    /// Where clients reach the ports of the load balancer: an IPv4 address, or a
+    /// host name that has one, since the updater has NGINX listen on IPv4 alone;
+    /// no loopback or link-local address. Cannot be changed.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = (
+        "!isIP(self) || (ip(self).family() == 4 && !ip(self).isLoopback() && !ip(self).isLinkLocalUnicast() && !ip(self).isUnspecified())",
+        "must be an IPv4 address that is neither loopback nor link-local: the updater has NGINX listen on IPv4 alone",
+    ))]
     #[x_kube(validation = (
         "isIP(self) || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
         "must be an IP address, or a host name in lower case",
@@ -76,9 +86,13 @@ pub struct HttpUpdaterProvider {
     #[schemars(range(min = 0, max = 3_600))]
     pub proxy_connect_timeout_seconds: u32,
     /// How it is found out whether a TCP port is open: None, or Connect, by a
-    /// connection of the controller to it. A port on which something listens
-    /// already is refused then, and one that NGINX has not opened is not
-    /// Programmed. Default: None.
+    /// connection of the controller to it. With Connect, a port on which
+    /// something listens already is refused, one that NGINX has not opened is
+    /// not Programmed, and one that was deleted goes to no other claim before
+    /// NGINX has closed it. With None, a port that NGINX has not closed, since
+    /// it refuses to reload, leads to its former pods also when another claim
+    /// has it: for claims that do not trust each other use Connect. Ports of UDP
+    /// cannot be connected to. Default: None.
     #[serde(default)]
     pub verification: HttpUpdaterVerification,
 }
@@ -88,7 +102,9 @@ pub struct HttpUpdaterProvider {
 #[serde(rename_all = "camelCase")]
 pub struct HttpUpdaterSecret {
     /// The name of the Secret. Its key `token` has a bearer token; or its keys
-    /// `username` and `password` are those of HTTP basic authentication.
+    /// `username` and `password` are those of HTTP basic authentication. It is
+    /// sent only if its annotation `sharedlb.dev/allowed-hosts` has the host of
+    /// the url.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }

@@ -29,7 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn whole() -> Vec<Case> {
     let all = json!({
         "url": "https://[2001:db8::1]:3000/lb",
-        "address": "2001:db8::1",
+        "address": "203.0.113.10",
         "credentials": { "secretName": "updater" },
         "caBundle": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
         "reservedPorts": [22, 3000],
@@ -71,6 +71,21 @@ fn url() -> Vec<Case> {
     .into_iter()
     .map(|(what, url)| refuses(&format!("a URL of an updater with {what}"), with("url", json!(url)), URL))
     .collect();
+    for (what, url) in [
+        ("a loopback address", "http://127.0.0.1:3000/api/v1/lb"),
+        ("an unspecified address", "http://0.0.0.0/api/v1/lb"),
+        ("the name localhost", "https://LocalHost/api/v1/lb"),
+        ("a link-local address", "http://169.254.169.254/computeMetadata/v1"),
+        ("a loopback address of IPv6", "http://[::1]:3000/api/v1/lb"),
+        ("a link-local address of IPv6", "http://[fe80::1]/api/v1/lb"),
+    ] {
+        let url = with("url", json!(url));
+        cases.push(refuses(&format!("a URL of an updater with {what}"), url, "must not have a loopback or link-local"));
+    }
+    cases.push(accepts(
+        "a URL of an updater whose name begins with a number",
+        with("url", json!("https://127.example.com/lb")),
+    ));
     let plain = || with("url", json!("http://10.0.0.5:3000/api/v1/lb"));
     cases.push(accepts("a URL of an updater without TLS", plain()));
     cases.push(refuses(
@@ -88,6 +103,9 @@ fn url() -> Vec<Case> {
 
 fn fields() -> Vec<Case> {
     vec![
+        refuses("an IPv6 address of an updater", with("address", json!("2001:db8::1")), "must be an IPv4 address"),
+        refuses("a loopback address of an updater", with("address", json!("127.0.0.1")), "neither loopback nor"),
+        refuses("a link-local address of an updater", with("address", json!("169.254.0.1")), "neither loopback nor"),
         refuses("an address of an updater with a port", with("address", json!("lb1:80")), "must be an IP address, or"),
         refuses(
             "a key for a certificate",
