@@ -59,7 +59,7 @@ fn table() -> String {
         })
         .collect();
     let header = format!("| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
-    let row = |(title, cell): &(&str, fn(&Capabilities) -> String)| {
+    let row = |(title, cell): &Row| {
         let cells: Vec<String> = capabilities
             .iter()
             .map(|[pods, nodes]| match (cell(pods), cell(nodes)) {
@@ -72,8 +72,10 @@ fn table() -> String {
     ROWS.iter().map(row).fold(header, |table, row| table + &row)
 }
 
-/// What the rows are about, and the text of a cell.
-const ROWS: &[(&str, fn(&Capabilities) -> String)] = &[
+/// What a row is about, and the text of a cell.
+type Row = (&'static str, fn(&Capabilities) -> String);
+
+const ROWS: &[Row] = &[
     ("protocols of a port", |can| list(can.protocols.iter().map(|protocol| format!("`{protocol}`")))),
     ("TCP and UDP of one number for two claims", |can| yes(can.tcp_and_udp_share_a_number)),
     ("TCP and UDP of one port lead to different ports of pods", |can| yes(can.backends_by_transport)),
