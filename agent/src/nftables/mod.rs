@@ -14,8 +14,9 @@
 //! - Connections of backends that are gone are forgotten by the kernel ([`conntrack`]), or their
 //!   packets would still be sent there.
 //!
-//! [`Engine`] applies a [`DataPath`], finds what other programs have altered, and repairs it. All
-//! else in here is pure. See `docs/decisions/038-nftables-data-path.md`.
+//! [`Engine`] applies a [`DataPath`], finds what other programs have altered, and repairs it. What is
+//! recorded in the tables tells a new process what an earlier one has left. All else in here is
+//! pure. See `docs/decisions/038-nftables-data-path.md`.
 
 pub mod conntrack;
 mod elements;
@@ -24,8 +25,10 @@ mod engine;
 mod fixtures;
 mod listing;
 mod program;
+mod records;
 pub mod ruleset;
 pub mod slots;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -35,6 +38,7 @@ use sharedlb_providers::{LbName, Listener, ListenerKey};
 
 pub use self::engine::{Engine, Programs};
 pub use self::program::{Program, ProgramError};
+pub use self::records::UnknownSourceAddress;
 
 /// The load balancers of a host, whichever host has their addresses at the moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
