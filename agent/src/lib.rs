@@ -8,6 +8,7 @@ mod command;
 pub mod fence;
 pub mod keepalived;
 pub mod nftables;
+pub mod plans;
 pub mod virtual_router;
 
 pub use command::CommandError;
