@@ -8,6 +8,7 @@ pub mod fence;
 pub mod keepalived;
 pub mod kernel_parameters;
 pub mod nftables;
+pub mod plans;
 mod program;
 pub mod virtual_router;
 

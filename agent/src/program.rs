@@ -1,10 +1,11 @@
 //! Programs of the system that are run for one task each.
 
+use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// Much more than `nft` takes for the largest data path (seconds).
@@ -30,7 +31,7 @@ pub enum ProgramError {
         program: String,
         /// The answer of the system
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It took too long, and was killed.
     #[error("{program} was not done after {} s", LIMIT.as_secs())]
@@ -55,6 +56,11 @@ impl Program {
     pub fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         let mut words = words.into_iter().map(str::to_owned);
         Self { name: words.next().unwrap_or_default(), arguments: words.collect() }
+    }
+
+    /// The program, and the arguments that all its calls have.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        [self.name.as_str()].into_iter().chain(self.arguments.iter().map(String::as_str))
     }
 
     /// Runs it with further arguments and this input, and returns what it printed.
@@ -90,10 +96,44 @@ impl Program {
         Err(self.failed(&String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// Starts it with further arguments, and returns what it prints while it runs.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(super) fn start(&self, arguments: &[String]) -> io::Result<Output> {
+        let mut child = Command::new(&self.name)
+            .args(&self.arguments)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Output { lines: BufReader::new(stdout).lines(), _child: child })
+    }
+
     /// The error about something that it printed.
     pub(crate) fn failed(&self, what: &impl ToString) -> ProgramError {
         let output = what.to_string().trim().chars().take(SHOWN).collect();
         ProgramError::Failed { program: self.name.clone(), output }
+    }
+}
+
+/// What a program prints while it runs. The program ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Output {
+    lines: Lines<BufReader<ChildStdout>>,
+    _child: Child,
+}
+
+impl Output {
+    /// The next line; `None`: the program has ended.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) async fn next_line(&mut self) -> io::Result<Option<String>> {
+        self.lines.next_line().await
     }
 }
 

@@ -98,7 +98,8 @@ pub const FEATURES: &[&str] = &[
 ///
 /// Objects that a provider creates have a tag (or a name) with the id of the cluster, from
 /// the call that creates them. Objects without it are foreign: they are never changed, and
-/// their ports are in [`Observed::foreign`]. The [`Owner`] of each listener is recorded
+/// their ports are in [`Observed::foreign`] (where nothing foreign can be reached at the address of
+/// a load balancer, there are none). The [`Owner`] of each listener is recorded
 /// beside it, and is read by [`observe`](Self::observe).
 ///
 /// # Order

@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
-use sharedlb_providers::{FrontPort, IpFamily, ListenerKey, Transport};
+use sharedlb_providers::{FrontPort, IpFamily, ListenerKey};
 
 use super::DataPath;
-use super::elements::{Elements, Served, Set, altered, backends_of};
+use super::elements::{Elements, Served, Set, altered, transport_named};
 
 /// Connections that are forgotten together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,10 +84,10 @@ pub fn orphaned(before: &DataPath, after: &DataPath) -> BTreeSet<Connections> {
 /// The connections of a listener that there may be: a front port and a backend each.
 fn of_listener(key: ListenerKey, served: Option<Served<'_>>) -> Vec<Connections> {
     let mut connections = Vec::new();
-    if let Some(Served { addresses, listener }) = served {
-        for &address in addresses {
-            let backends = backends_of(key, listener);
-            let backends = backends.filter(|(_, backend)| IpFamily::of(backend.ip()) == IpFamily::of(address));
+    if let Some(served) = served {
+        for &address in served.addresses {
+            let backends =
+                served.backends(key).filter(|(_, backend)| IpFamily::of(backend.ip()) == IpFamily::of(address));
             connections.extend(backends.map(|(transport, backend)| {
                 let port = FrontPort { port: key.port, transport };
                 Connections::Served { address, port, backend }
@@ -137,12 +137,10 @@ fn of_line(line: &str) -> Option<Connections> {
     Some(Connections::Served { address, port: FrontPort { port, transport }, backend })
 }
 
-fn transport_named(name: &str) -> Option<Transport> {
-    [Transport::Tcp, Transport::Udp].into_iter().find(|transport| transport.lower_case() == name)
-}
-
 #[cfg(test)]
 mod tests {
+    use sharedlb_providers::Transport;
+
     use super::*;
     use crate::nftables::fixtures::{backend, data_path, listener};
 

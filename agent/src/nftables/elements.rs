@@ -3,12 +3,13 @@
 //! Keys and data are texts, as `nft` reads and prints them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::{fmt, mem};
 
 use ipnet::IpNet;
 use sharedlb_providers::{FrontPort, IpFamily, LbName, Listener, ListenerKey, Transport};
 
+use super::records::{self, RecordKey};
 use super::slots::{self, SlotCount};
 use super::{DataPath, ServedLoadBalancer, SourceAddress};
 
@@ -21,6 +22,8 @@ pub(super) enum Set {
     Sources,
     /// The sockets of pods that serve a listener
     Backends,
+    /// The sockets of pods that did so a short while ago. The kernel removes them after a time
+    FormerBackends,
     /// The front ports that serve certain clients only
     Restricted,
     /// The clients of these
@@ -29,13 +32,23 @@ pub(super) enum Set {
     Listeners,
     /// The backend of each slot of a front port
     Slots(SlotCount),
+    /// For which load balancers and claims all of it is ([`records`])
+    Records,
 }
 
 impl Set {
     /// All sets and maps.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let fixed = [Self::Addresses, Self::Sources, Self::Backends, Self::Restricted, Self::Clients, Self::Listeners];
-        fixed.into_iter().chain(SlotCount::ALL.map(Self::Slots))
+        let for_packets = [
+            Self::Addresses,
+            Self::Sources,
+            Self::Backends,
+            Self::FormerBackends,
+            Self::Restricted,
+            Self::Clients,
+            Self::Listeners,
+        ];
+        for_packets.into_iter().chain(SlotCount::ALL.map(Self::Slots)).chain([Self::Records])
     }
 
     /// The one of this name.
@@ -50,10 +63,12 @@ impl fmt::Display for Set {
             Self::Addresses => f.write_str("addresses"),
             Self::Sources => f.write_str("sources"),
             Self::Backends => f.write_str("backends"),
+            Self::FormerBackends => f.write_str("former-backends"),
             Self::Restricted => f.write_str("restricted"),
             Self::Clients => f.write_str("clients"),
             Self::Listeners => f.write_str("listeners"),
             Self::Slots(count) => write!(f, "slots-{}", count.number()),
+            Self::Records => f.write_str("records"),
         }
     }
 }
@@ -104,7 +119,8 @@ pub(super) struct Place {
     pub(super) set: Set,
 }
 
-/// Elements by their place and key; the elements of sets have no data.
+/// Elements by their place and key. The elements of sets have no data, but those of
+/// [`Set::Records`], whose data is a piece of a record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Elements(BTreeMap<Place, BTreeMap<String, String>>);
 
@@ -112,11 +128,11 @@ impl Elements {
     /// Everything that a data path has.
     pub(super) fn of(data_path: &DataPath) -> Self {
         let mut elements = Self::default();
-        elements.add_addresses(data_path);
-        for served in data_path.load_balancers.values() {
-            for (key, listener) in &served.listeners {
-                elements.add_listener(data_path.seed, &served.addresses, *key, listener);
-                elements.add_backends(backends_of(*key, listener));
+        elements.add_load_balancers(data_path);
+        elements.add_backends(backends(data_path));
+        for ServedLoadBalancer { addresses, listeners, .. } in data_path.load_balancers.values() {
+            for (key, listener) in listeners {
+                elements.add_listener(data_path.seed, *key, Served { addresses, listener });
             }
         }
         elements
@@ -129,16 +145,17 @@ impl Elements {
     ) -> Self {
         let mut elements = Self::default();
         for (key, served) in listeners {
-            if let Some(Served { addresses, listener }) = served {
-                elements.add_listener(seed, addresses, key, listener);
+            if let Some(served) = served {
+                elements.add_listener(seed, key, served);
             }
         }
         elements
     }
 
-    /// The addresses of all load balancers.
-    pub(super) fn add_addresses(&mut self, data_path: &DataPath) {
-        for ServedLoadBalancer { addresses, source_address, .. } in data_path.load_balancers.values() {
+    /// What all load balancers have besides their listeners.
+    pub(super) fn add_load_balancers(&mut self, data_path: &DataPath) {
+        for (name, served) in &data_path.load_balancers {
+            let ServedLoadBalancer { addresses, source_address, .. } = served;
             for address in addresses {
                 let family = IpFamily::of(*address);
                 self.insert(Place { family, set: Set::Addresses }, address.to_string(), String::new());
@@ -146,11 +163,17 @@ impl Elements {
                     self.insert(Place { family, set: Set::Sources }, address.to_string(), address.to_string());
                 }
             }
+            if let Some(&first) = addresses.first() {
+                self.add_record(RecordKey::of_load_balancer(first), &records::of_load_balancer(name, served));
+            }
         }
     }
 
     /// What one listener alone has.
-    fn add_listener(&mut self, seed: u32, addresses: &BTreeSet<IpAddr>, key: ListenerKey, listener: &Listener) {
+    fn add_listener(&mut self, seed: u32, key: ListenerKey, Served { addresses, listener }: Served<'_>) {
+        if let Some(&first) = addresses.first() {
+            self.add_record(RecordKey::of_listener(first, key), &records::of_listener(key.protocol, listener));
+        }
         for &address in addresses {
             let family = IpFamily::of(address);
             for port in key.front_ports() {
@@ -203,6 +226,14 @@ impl Elements {
         }
     }
 
+    /// A record, in pieces.
+    pub(super) fn add_record(&mut self, key: RecordKey, text: &str) {
+        let place = Place { family: IpFamily::of(key.address), set: Set::Records };
+        for (number, piece) in records::pieces(text).enumerate() {
+            self.insert(place, format!("{key} . {number}"), piece.to_owned());
+        }
+    }
+
     /// Adds an element.
     pub(super) fn insert(&mut self, place: Place, key: String, data: String) {
         self.0.entry(place).or_default().insert(key, data);
@@ -213,7 +244,29 @@ impl Elements {
         self.0.get(&place)?.get(key).map(String::as_str)
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Place, &str, &str)> {
+    /// Removes a record.
+    pub(super) fn remove_record(&mut self, key: RecordKey) {
+        let place = Place { family: IpFamily::of(key.address), set: Set::Records };
+        let Some(records) = self.0.get_mut(&place) else { return };
+        records.retain(|piece, _| RecordKey::of_piece(piece).is_none_or(|(of, _)| of != key));
+        if records.is_empty() {
+            self.0.remove(&place);
+        }
+    }
+
+    /// Takes the elements of a set out.
+    pub(super) fn take(&mut self, set: Set) -> Self {
+        let (taken, left) = mem::take(&mut self.0).into_iter().partition(|(place, _)| place.set == set);
+        self.0 = left;
+        Self(taken)
+    }
+
+    /// The keys and data of one of the tables' sets.
+    pub(super) fn in_set(&self, set: Set) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter(move |(place, _, _)| place.set == set).map(|(_, key, data)| (key, data))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &str, &str)> {
         self.0.iter().flat_map(|(place, of)| of.iter().map(|(key, data)| (*place, key.as_str(), data.as_str())))
     }
 
@@ -237,15 +290,6 @@ impl Elements {
     pub(super) fn places(&self) -> impl Iterator<Item = (Place, &BTreeMap<String, String>)> {
         self.0.iter().map(|(place, elements)| (*place, elements))
     }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.values().map(BTreeMap::len).sum()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A listener of a load balancer, with what its elements depend on.
@@ -253,6 +297,19 @@ impl Elements {
 pub(super) struct Served<'a> {
     pub(super) addresses: &'a BTreeSet<IpAddr>,
     pub(super) listener: &'a Listener,
+}
+
+impl<'a> Served<'a> {
+    /// The sockets of its pods, by transport: those of the families of its addresses.
+    pub(super) fn backends(self, key: ListenerKey) -> impl Iterator<Item = (Transport, SocketAddr)> + use<'a> {
+        let Self { addresses, listener } = self;
+        let reached =
+            |backend: &SocketAddr| addresses.iter().any(|address| IpFamily::of(*address) == IpFamily::of(backend.ip()));
+        key.protocol.transports().iter().flat_map(move |&transport| {
+            let backends = backends_of_transport(transport, listener).into_iter().filter(reached);
+            backends.map(move |backend| (transport, backend))
+        })
+    }
 }
 
 /// A listener that differs between two data paths.
@@ -263,17 +320,14 @@ pub(super) struct Altered<'a> {
     pub(super) after: Option<Served<'a>>,
 }
 
-/// The listeners that differ, those first that close.
+/// The listeners that differ.
 pub(super) fn altered<'a>(before: &'a DataPath, after: &'a DataPath) -> Vec<Altered<'a>> {
     let (before, after) = (listeners(before), listeners(after));
     let keys: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
     let both = keys.into_iter().map(|id| (id.1, before.get(&id).copied(), after.get(&id).copied()));
-    let mut altered: Vec<Altered<'_>> = both
-        .filter(|(_, before, after)| before != after)
+    both.filter(|(_, before, after)| before != after)
         .map(|(key, before, after)| Altered { key, before, after })
-        .collect();
-    altered.sort_by_key(|altered| altered.after.is_some());
-    altered
+        .collect()
 }
 
 fn listeners(data_path: &DataPath) -> BTreeMap<(&LbName, ListenerKey), Served<'_>> {
@@ -284,11 +338,23 @@ fn listeners(data_path: &DataPath) -> BTreeMap<(&LbName, ListenerKey), Served<'_
     all
 }
 
-/// The sockets of the pods of a listener, by transport.
-pub(super) fn backends_of(key: ListenerKey, listener: &Listener) -> impl Iterator<Item = (Transport, SocketAddr)> {
-    let of =
-        |&transport| backends_of_transport(transport, listener).into_iter().map(move |backend| (transport, backend));
-    key.protocol.transports().iter().flat_map(of)
+/// The sockets of the pods of all listeners.
+pub(super) fn backends(data_path: &DataPath) -> impl Iterator<Item = (Transport, SocketAddr)> {
+    data_path.load_balancers.values().flat_map(|ServedLoadBalancer { addresses, listeners, .. }| {
+        listeners.iter().flat_map(|(key, listener)| Served { addresses, listener }.backends(*key))
+    })
+}
+
+/// The socket of a key of [`Set::Backends`].
+pub(super) fn backend_of(key: &str) -> Option<(Transport, SocketAddr)> {
+    let mut parts = key.split(" . ");
+    let transport = transport_named(parts.next()?)?;
+    Some((transport, SocketAddr::new(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?)))
+}
+
+/// The transport of this name in keys.
+pub(super) fn transport_named(name: &str) -> Option<Transport> {
+    [Transport::Tcp, Transport::Udp].into_iter().find(|transport| transport.lower_case() == name)
 }
 
 /// The sockets of the pods that get the traffic of a transport, in their order.

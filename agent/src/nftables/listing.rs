@@ -53,11 +53,15 @@ impl Listing {
     }
 }
 
-/// The key and the data of an element, as texts. The element of a map is an array of both.
+/// The key and the data of an element, as texts. The element of a map is an array of both. One with
+/// a comment or a timeout is an object that has the key as `val`.
 fn key_and_data(element: &Value) -> (String, String) {
     match element.as_array().map(Vec::as_slice) {
         Some([key, data]) => (text(key), text(data)),
-        _ => (text(element), String::new()),
+        _ => match element.get("elem") {
+            Some(of) => (text(&of["val"]), of["comment"].as_str().unwrap_or_default().to_owned()),
+            None => (text(element), String::new()),
+        },
     }
 }
 
@@ -96,7 +100,11 @@ mod tests {
                 [{"concat": ["10.0.0.10", "tcp", 20417]}, {"goto": {"target": "spread-1-by-client"}}]]}},
             {"map": {"family": "ip", "name": "slots-16", "table": "sharedlb", "handle": 11, "elem": [
                 [{"concat": ["10.0.0.10", "udp", 53, 5]}, {"concat": ["10.244.0.1", 8080]}]]}},
-            {"chain": {"family": "ip", "table": "sharedlb", "name": "spread", "handle": 12}}
+            {"set": {"family": "ip", "name": "records", "table": "sharedlb", "handle": 12, "elem": [
+                {"elem": {"val": {"concat": ["10.0.0.10", "tcp", 53, 0]}, "comment": "UDP team-a/dns"}}]}},
+            {"set": {"family": "ip", "name": "former-backends", "table": "sharedlb", "handle": 13, "timeout": 300,
+                "elem": [{"elem": {"val": {"concat": ["tcp", "10.244.0.1", 8080]}, "expires": 298}}]}},
+            {"chain": {"family": "ip", "table": "sharedlb", "name": "spread", "handle": 14}}
         ]}"#;
         let listing = Listing::parse(IpFamily::V4, output).unwrap();
         let place = |set| Place { family: IpFamily::V4, set };
@@ -105,8 +113,10 @@ mod tests {
         expected.insert(place(Set::Listeners), "10.0.0.10 . tcp . 20417".into(), "goto spread-1-by-client".into());
         let slots = Set::named("slots-16").unwrap();
         expected.insert(place(slots), "10.0.0.10 . udp . 53 . 5".into(), "10.244.0.1 . 8080".into());
+        expected.insert(place(Set::Records), "10.0.0.10 . tcp . 53 . 0".into(), "UDP team-a/dns".into());
+        expected.insert(place(Set::FormerBackends), "tcp . 10.244.0.1 . 8080".into(), String::new());
         assert_eq!(listing.elements, expected);
-        assert_eq!(listing.definition.len(), 5);
+        assert_eq!(listing.definition.len(), 7);
         assert!(listing.definition.iter().all(|object| !object.to_string().contains("handle")));
     }
 

@@ -14,8 +14,10 @@
 //! - Connections of backends that are gone are forgotten by the kernel ([`conntrack`]), or their
 //!   packets would still be sent there.
 //!
-//! [`Engine`] applies a [`DataPath`], finds what other programs have altered, and repairs it. All
-//! else in here is pure. See `docs/decisions/038-nftables-data-path.md`.
+//! [`Nftables`] is the provider of the load balancers of a class. All providers of a host share one
+//! [`Engine`] ([`SharedEngine`]), which applies a [`DataPath`], finds what other programs have
+//! altered, and repairs it. What is recorded in the tables tells a new process what an earlier one
+//! has left. All else in here is pure. See `docs/decisions/038-nftables-data-path.md`.
 
 pub mod conntrack;
 mod elements;
@@ -24,8 +26,13 @@ mod engine;
 mod fixtures;
 mod forget;
 mod listing;
+mod monitor;
+mod provider;
+mod records;
 pub mod ruleset;
+mod shared;
 pub mod slots;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,6 +41,9 @@ use serde::{Deserialize, Serialize};
 use sharedlb_providers::{LbName, Listener, ListenerKey};
 
 pub use self::engine::{Engine, Programs};
+pub use self::provider::{Nftables, Settings};
+pub use self::records::UnknownSourceAddress;
+pub use self::shared::SharedEngine;
 use crate::program;
 
 /// The load balancers of a host, whichever host has their addresses at the moment.

@@ -4,27 +4,45 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use sharedlb_providers::model::fnv1a;
 use sharedlb_providers::{IpFamily, Transport};
 
 use super::DataPath;
-use super::elements::{Altered, Elements, Hashed, Place, Set, Spread, altered, backends_of};
+use super::elements::{Altered, Elements, Hashed, Place, Set, Spread, altered, backends};
 use super::slots::SlotCount;
 
 /// The name of the tables, in both families.
 pub const TABLE: &str = "sharedlb";
 
-/// How many listeners are changed in one transaction, so that no message to the kernel is large.
-const LISTENERS_IN_A_TRANSACTION: usize = 500;
+/// How long the tables know the socket of a pod that serves a listener no more: `nft`'s text.
+///
+/// Such a pod may still answer clients. On a host that remembers none of these connections, the
+/// answer to a client's port would be taken for a packet to the listener of that number. After
+/// this time an answer is unlikely: Linux remembers a flow of datagrams for 120 s
+/// (`nf_conntrack_udp_timeout_stream`).
+const FORMER_BACKENDS_STAY: &str = "5m";
 
 /// The two families of tables, as `nft` names them.
 pub(super) const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
 
 /// Makes both tables, with everything that the data path has, in the place of those that there
-/// are: one transaction, so that no packet meets a part of them.
+/// are: one transaction, so that no packet meets a part of them. `former` are the sockets of pods
+/// that served a listener a short while ago.
 #[must_use]
-pub fn install(data_path: &DataPath) -> String {
-    let definitions: String = FAMILIES.map(|family| definition(family, data_path.seed)).concat();
-    removal() + &definitions + &additions(&Elements::of(data_path))
+pub(super) fn install(data_path: &DataPath, former: &Elements) -> String {
+    removal() + &definitions(data_path.seed).concat() + &additions(&Elements::of(data_path)) + &remember(former)
+}
+
+/// Which rules the tables have: another number in a version with other ones, and with another
+/// seed.
+#[must_use]
+pub fn version(seed: u32) -> u64 {
+    let definitions = definitions(seed);
+    fnv1a(definitions.iter().map(String::as_bytes))
+}
+
+fn definitions(seed: u32) -> [String; 2] {
+    FAMILIES.map(|family| definition(family, seed))
 }
 
 /// Removes both tables, if they are there.
@@ -35,58 +53,40 @@ pub fn removal() -> String {
     FAMILIES.map(remove).concat()
 }
 
-/// Changes the tables of a data path to those of another one with the same seed: a text for each
-/// transaction, in their order. Listeners that close come first.
+/// The transaction that changes the tables of a data path to those of another one with the same
+/// seed.
 #[must_use]
-pub fn changes(before: &DataPath, after: &DataPath) -> Vec<String> {
-    differences(before, after).iter().map(Difference::script).collect()
+pub fn change(before: &DataPath, after: &DataPath) -> String {
+    difference(before, after).script()
 }
 
-/// What differs, by transaction.
-fn differences(before: &DataPath, after: &DataPath) -> Vec<Difference> {
+/// What differs between two data paths with the same seed. It takes as long as what differs is
+/// much, and not as there are many listeners.
+pub(super) fn difference(before: &DataPath, after: &DataPath) -> Difference {
     let altered = altered(before, after);
-    let of_chunk = |listeners: &[Altered<'_>]| {
-        let earlier = Elements::of_listeners(before.seed, listeners.iter().map(|one| (one.key, one.before)));
-        let later = Elements::of_listeners(after.seed, listeners.iter().map(|one| (one.key, one.after)));
-        Difference::between(&earlier, &later)
-    };
-    let mut differences: Vec<Difference> = altered.chunks(LISTENERS_IN_A_TRANSACTION).map(of_chunk).collect();
-    let shared = shared(before, after, &altered);
-    // What listeners share is there before them, and goes after them.
-    match differences.as_mut_slice() {
-        [] => differences.push(shared),
-        [only] => only.extend(shared),
-        [first, .., last] => {
-            first.added.extend(shared.added);
-            last.removed.extend(shared.removed);
-        }
-    }
-    differences.retain(|difference| !difference.is_empty());
-    differences
+    let earlier = Elements::of_listeners(before.seed, altered.iter().map(|one| (one.key, one.before)));
+    let later = Elements::of_listeners(after.seed, altered.iter().map(|one| (one.key, one.after)));
+    let mut difference = Difference::between(&earlier, &later);
+    difference.extend(shared(before, after, &altered));
+    difference
 }
 
 /// What differs of the elements that listeners share: addresses, and backends.
 fn shared(before: &DataPath, after: &DataPath, altered: &[Altered<'_>]) -> Difference {
     let of_altered = altered.iter().flat_map(|altered| {
         let both = altered.before.into_iter().chain(altered.after);
-        both.flat_map(|served| backends_of(altered.key, served.listener))
+        both.flat_map(|served| served.backends(altered.key))
     });
     let candidates: BTreeSet<(Transport, SocketAddr)> = of_altered.collect();
     let elements = |data_path: &DataPath| {
         let mut elements = Elements::default();
-        elements.add_addresses(data_path);
+        elements.add_load_balancers(data_path);
         if !candidates.is_empty() {
             elements.add_backends(backends(data_path).filter(|backend| candidates.contains(backend)));
         }
         elements
     };
     Difference::between(&elements(before), &elements(after))
-}
-
-/// The sockets of the pods of all listeners.
-fn backends(data_path: &DataPath) -> impl Iterator<Item = (Transport, SocketAddr)> {
-    let listeners = data_path.load_balancers.values().flat_map(|served| &served.listeners);
-    listeners.flat_map(|(key, listener)| backends_of(*key, listener))
 }
 
 /// What differs between the elements of tables.
@@ -107,35 +107,48 @@ impl Difference {
         self.added.extend(other.added);
     }
 
-    /// Whether nothing differs.
-    pub(super) fn is_empty(&self) -> bool {
-        self.removed.is_empty() && self.added.is_empty()
-    }
-
-    /// How many elements are to be removed or added.
-    pub(super) fn len(&self) -> usize {
-        self.removed.len() + self.added.len()
+    /// The keys of all of them.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.removed.iter().chain(self.added.iter()).map(|(_, key, _)| key)
     }
 
     /// The text of one transaction.
     pub(super) fn script(&self) -> String {
-        let removals = self.removed.places().map(|(place, elements)| {
-            let keys: Vec<&str> = elements.keys().map(String::as_str).collect();
-            command("delete", place, &keys.join(", "))
-        });
-        removals.collect::<String>() + &additions(&self.added)
+        removals(&self.removed) + &additions(&self.added) + &remember(&self.removed)
     }
 }
 
-fn additions(elements: &Elements) -> String {
+fn removals(elements: &Elements) -> String {
+    let removals = elements.places().map(|(place, elements)| {
+        let keys: Vec<&str> = elements.keys().map(String::as_str).collect();
+        command("delete", place, &keys.join(", "))
+    });
+    removals.collect()
+}
+
+/// Adds elements.
+pub(super) fn additions(elements: &Elements) -> String {
     let additions = elements.places().map(|(place, elements)| {
-        let texts: Vec<String> = elements
-            .iter()
-            .map(|(key, data)| if data.is_empty() { key.clone() } else { format!("{key} : {data}") })
-            .collect();
+        let text = |(key, data): (&String, &String)| match place.set {
+            Set::Records => format!("{key} comment \"{data}\""),
+            _ if data.is_empty() => key.clone(),
+            _ => format!("{key} : {data}"),
+        };
+        let texts: Vec<String> = elements.iter().map(text).collect();
         command("add", place, &texts.join(", "))
     });
     additions.collect()
+}
+
+/// Has the tables know these of the elements that are backends for a while, from now on.
+fn remember(elements: &Elements) -> String {
+    let mut former = Elements::default();
+    for (place, key, _) in elements.iter().filter(|(place, _, _)| place.set == Set::Backends) {
+        former.insert(Place { set: Set::FormerBackends, ..place }, key.to_owned(), String::new());
+    }
+    // To add an element that is there does not prolong its time, and to delete one that is not
+    // there is an error.
+    additions(&former) + &removals(&former) + &additions(&former)
 }
 
 fn command(verb: &str, Place { family, set }: Place, elements: &str) -> String {
@@ -170,24 +183,24 @@ fn definition(family: IpFamily, seed: u32) -> String {
     };
     let front = format!("{address} . inet_proto . inet_service");
     let socket = format!("{address} . inet_service");
+    // A number of 32 bits, as a hash is, has no name of its own as a type. (And `nft` 1.0.6 ends with
+    // a segmentation fault when it lists a map of `jhash`.)
+    let numbered = format!("{ip} daddr . meta l4proto . th dport . numgen inc mod 1024");
     let mut text = format!("table {ip} {TABLE} {{\n");
     for set in Set::all() {
         let definition = match set {
             Set::Addresses => format!("set {set} {{ type {address}; }}"),
             Set::Sources => format!("map {set} {{ type {address} : {address}; }}"),
             Set::Backends => format!("set {set} {{ type inet_proto . {socket}; }}"),
+            Set::FormerBackends => {
+                format!("set {set} {{ type inet_proto . {socket}; flags timeout; timeout {FORMER_BACKENDS_STAY}; }}")
+            }
             Set::Restricted => format!("set {set} {{ type {front}; }}"),
             Set::Clients => format!("set {set} {{ type {front} . {address}; flags interval; }}"),
             Set::Listeners => format!("map {set} {{ type {front} : verdict; }}"),
             Set::Slots(SlotCount::One) => format!("map {set} {{ type {front} : {socket}; }}"),
-            // A number of 32 bits, as a hash is, has no name of its own as a type. (And `nft` 1.0.6
-            // ends with a segmentation fault when it lists a map of `jhash`.)
-            Set::Slots(_) => {
-                let number = "numgen inc mod 1024";
-                format!(
-                    "map {set} {{ typeof {ip} daddr . meta l4proto . th dport . {number} : {ip} daddr . th dport; }}"
-                )
-            }
+            Set::Slots(_) => format!("map {set} {{ typeof {numbered} : {ip} daddr . th dport; }}"),
+            Set::Records => format!("set {set} {{ typeof {numbered}; }}"),
         };
         _ = writeln!(text, "\t{definition}");
     }
@@ -204,6 +217,7 @@ fn definition(family: IpFamily, seed: u32) -> String {
 		ct direction reply return
 		ct state invalid drop
 		ct state new meta l4proto . {ip} saddr . th sport @backends drop
+		ct state new meta l4proto . {ip} saddr . th sport @former-backends drop
 		{ip} daddr . meta l4proto . th dport @restricted {ip} daddr . meta l4proto . th dport . {ip} saddr != @clients drop
 	}}
 	chain refuse {{
@@ -263,4 +277,4 @@ fn destination(ip: &str, Spread { slots, hash }: Spread, seed: u32) -> String {
 
 #[cfg(test)]
 #[path = "ruleset_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
 
 mod changes;
+mod conformance;
 mod network;
+mod provider;
 mod reach;
 mod tampering;
 
@@ -12,8 +14,10 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Trial};
+use sharedlb_providers::conformance::SUITE;
 use sharedlb_testbed::{Parts, enter};
 
+use conformance::Peer;
 use network::Network;
 
 /// A test, which applies data paths of its own.
@@ -35,16 +39,30 @@ fn main() -> anyhow::Result<()> {
     };
     let network = Arc::new(network);
     let handle = runtime.handle().clone();
-    let of_all = [("reach", reach::TESTS), ("changes", changes::TESTS), ("tampering", tampering::TESTS)];
+    let of_all = [
+        ("reach", reach::TESTS),
+        ("changes", changes::TESTS),
+        ("tampering", tampering::TESTS),
+        ("provider", provider::TESTS),
+    ];
     let tests = of_all.into_iter().flat_map(|(kind, tests)| tests.iter().map(move |test| (kind, test)));
-    let trials = tests.map(|(kind, &(name, test))| {
+    let mut trials: Vec<Trial> = tests
+        .map(|(kind, &(name, test))| {
+            let (network, runtime) = (network.clone(), handle.clone());
+            Trial::test(format!("{kind}::{name}"), move || {
+                runtime.block_on(test(&network));
+                Ok(())
+            })
+        })
+        .collect();
+    trials.extend(SUITE.iter().map(|&(name, test)| {
         let (network, runtime) = (network.clone(), handle.clone());
-        Trial::test(format!("{kind}::{name}"), move || {
-            runtime.block_on(test(&network));
+        Trial::test(format!("conformance::{name}"), move || {
+            runtime.block_on(async { test(&Peer::new(&network).await).await });
             Ok(())
         })
-    });
+    }));
     // They share the tables of one host.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    libtest_mimic::run(&arguments, trials.collect()).exit()
+    libtest_mimic::run(&arguments, trials).exit()
 }

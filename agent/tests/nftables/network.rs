@@ -214,6 +214,11 @@ impl Network {
         Ok(Some(Self { programs, _lan: lan }))
     }
 
+    /// The programs of the host.
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// An engine as in a process that was just started.
     pub(crate) fn engine(&self) -> Engine {
         Engine::new(self.programs.clone())

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     an_address_that_the_host_does_not_have_is_left_alone,
     a_pod_is_a_client_as_any_other_and_may_reach_itself,
     an_answer_of_a_pod_never_reaches_the_pods_of_another_port,
+    a_late_answer_of_a_pod_that_is_gone_reaches_no_other_port_either,
 ];
 
 async fn each_port_reaches_its_own_pods_by_every_protocol_and_family(network: &Network) {
@@ -164,6 +165,33 @@ async fn an_answer_of_a_pod_never_reaches_the_pods_of_another_port(network: &Net
     for vip in VIPS {
         let result = Machine::Pod(1).flow_from(port, vip, 20002).ask();
         assert!(is_dropped(&result), "neither led nor refused: {result:?}");
+        assert_eq!(Machine::Pod(1).flow(vip, 20002).ask().unwrap().pod, 2, "from another port it is a client");
+    }
+}
+
+/// A pod may go on answering for a while. The host does not remember the connection by then.
+async fn a_late_answer_of_a_pod_that_is_gone_reaches_no_other_port_either(network: &Network) {
+    let port = 9998;
+    let late = |what: &str| {
+        for vip in VIPS {
+            let result = Machine::Pod(1).flow_from(port, vip, 20002).ask();
+            assert!(is_dropped(&result), "{what}, {vip}: {result:?}");
+        }
+    };
+    let with = |pod| data_path([listener_at("20001/UDP", [pod], port), listener("20002/UDP", [2])]);
+    let mut engine = network.engine();
+    engine.apply(&with(1)).await.unwrap();
+    engine.apply(&with(3)).await.unwrap();
+    late("its place is taken");
+    engine.apply(&with(1)).await.unwrap();
+    engine.apply(&data_path([listener("20002/UDP", [2])])).await.unwrap();
+    late("it came back, and its port is closed");
+    let mut engine = network.engine();
+    engine.apply(&data_path([listener("20002/UDP", [2])])).await.unwrap();
+    network.nft("insert rule ip sharedlb guard drop").await;
+    assert!(engine.repair().await.unwrap());
+    late("a new process has made the tables again");
+    for vip in VIPS {
         assert_eq!(Machine::Pod(1).flow(vip, 20002).ask().unwrap().pod, 2, "from another port it is a client");
     }
 }
