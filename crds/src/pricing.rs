@@ -156,7 +156,10 @@ impl Price {
     /// `part` of `whole` shares of the amount, rounded down to a millionth; of no shares, nothing.
     #[must_use]
     pub fn share(self, part: u32, whole: u32) -> Self {
-        let share = u128::from(self.0) * u128::from(part) / u128::from(whole.max(1));
+        if whole == 0 {
+            return Self::default();
+        }
+        let share = u128::from(self.0) * u128::from(part) / u128::from(whole);
         Self(u64::try_from(share).unwrap_or(u64::MAX))
     }
 
@@ -254,6 +257,6 @@ mod tests {
         let whole: Price = "10".parse().unwrap();
         let third = whole.share(1, 3);
         assert!(third.times(3) <= whole && third.times(3) > "9.9999".parse().unwrap());
-        assert_eq!(whole.share(0, 0), Price::default());
+        assert_eq!(whole.share(1, 0), Price::default());
     }
 }

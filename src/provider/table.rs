@@ -12,8 +12,10 @@ use super::*;
 use crate::fixtures;
 
 /// Before the table, and behind it.
-const MARKS: [&str; 2] =
-    ["<!-- from here on written by UPDATE_GOLDEN=1 cargo test provider::table -->", "<!-- as far as here -->"];
+const MARKS: [&str; 2] = [
+    "<!-- from here on written by UPDATE_GOLDEN=1 cargo test --all-features --lib provider::table -->",
+    "<!-- as far as here -->",
+];
 
 /// The providers in their order in the table, each by the smallest class.
 fn classes() -> Vec<(&'static str, Value)> {

@@ -141,6 +141,7 @@ impl Report for Costs {
         let mut document = Document::default();
         if self.classes.is_empty() {
             let line = match self.unpriced.as_slice() {
+                [] if self.are_classes_complete => "there is no such class".to_owned(),
                 [] => "no class can be seen".to_owned(),
                 names => format!("no prices are known: set spec.pricing of class {}", names.join(", ")),
             };

@@ -108,7 +108,8 @@ impl Updater {
             if let Some(ip) = host.as_deref().and_then(literal).filter(|ip| !(context.admits)(*ip)) {
                 return Err(Error::Refused(
                     format!(
-                        "provider.httpUpdater.{field} of the class: {ip} is an address of the controller's own machine                          or link, where no updater may be: create a class with another one"
+                        "provider.httpUpdater.{field} of the class: {ip} is an address of the controller's own machine \
+                         or link, where no updater may be: create a class with another one"
                     )
                     .into(),
                 ));
