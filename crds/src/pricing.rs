@@ -163,6 +163,13 @@ impl Price {
         Self(u64::try_from(share).unwrap_or(u64::MAX))
     }
 
+    /// The amount in whole hundredths, half of one rounded up.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        const HUNDREDTH: u64 = Price::ONE / 100;
+        Self(self.0.saturating_add(HUNDREDTH / 2) / HUNDREDTH * HUNDREDTH)
+    }
+
     /// The number, as far as a floating-point number is exact.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "amounts beyond 2^53 millionths need no exact number")]
@@ -238,6 +245,13 @@ mod tests {
         }));
         for (load_balancers, listeners, cost) in [(0, 0, "0.00"), (1, 0, "1.00"), (2, 5, "1.00"), (4, 8, "1.23")] {
             assert_eq!(own.hourly(load_balancers, listeners).to_string(), cost);
+        }
+    }
+
+    #[test]
+    fn half_a_hundredth_is_rounded_up() {
+        for (exact, rounded) in [("16.425", "16.43"), ("16.424999", "16.42"), ("0.005", "0.01")] {
+            assert_eq!(exact.parse::<Price>().unwrap().rounded().to_string(), rounded);
         }
     }
 

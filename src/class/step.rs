@@ -308,7 +308,7 @@ impl Class {
         let pricing = self.settings.as_ref()?.spec.pricing.as_ref()?;
         let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
         let listeners = status.load_balancers.iter().map(|lb| lb.listeners).sum();
-        let holders = self.claims.all().filter(|state| state.claim.request.held.is_some()).count();
+        let holders = self.claims.all().filter(|state| holds_ports(state)).count();
         Some(Cost {
             shared: pricing.hourly(count(status.load_balancers.len()), listeners),
             unshared: pricing.hourly(count(holders), listeners),
@@ -328,8 +328,7 @@ impl Class {
     /// Removes the finalizer of a class that is being deleted, once no claim holds a slot of it
     /// and its load balancers are gone.
     fn finish_deletion(&mut self, class: &Arc<ClassObject>, now: &Now) -> Option<Effect> {
-        let holds = |state: &ClaimState| state.claim.request.held.is_some() && !state.claim.is_released();
-        let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds);
+        let in_use = !self.load_balancers.is_empty() || self.claims.all().any(holds_ports);
         let goes = class.meta.deleting && class.has_finalizer() && !in_use && self.class_write.is_none();
         goes.then(|| self.write_class(class, ClassChange::Release, now))
     }
@@ -363,6 +362,11 @@ fn start(class: &ClassObject, index: u32, plan: Arc<Plan>) -> StartLoadBalancer 
         existed: listed.is_some_and(|listed| listed.address.is_some()),
         address_overdue: listed.is_some_and(overdue),
     }
+}
+
+/// Whether a claim holds ports that it has not given back.
+fn holds_ports(state: &ClaimState) -> bool {
+    state.claim.request.held.is_some() && !state.claim.is_released()
 }
 
 /// The index in [`VERDICTS`] of a claim's verdict, from its status.

@@ -140,12 +140,15 @@ impl Outcome {
         listener.open && !listener.owner.is_unknown() && !self.plan.has(key)
     }
 
-    /// Whether a slot that is no longer planned is certainly closed.
+    /// Whether a slot that is no longer planned is certainly closed: also the part that may be left
+    /// of a listener of both transports.
     pub(crate) fn is_closed(&self, key: ListenerKey) -> bool {
+        let overlapping = ListenerKey::of_number(key.port).into_iter().filter(|other| other.overlaps(key));
+        let mut left = overlapping.filter(|other| !self.plan.has(*other));
         self.exists.is_some()
             && !self.plan.has(key)
             && !self.since.planned.contains(&key)
-            && !self.listeners.get(&key).is_some_and(|found| found.open)
+            && !left.any(|other| self.listeners.get(&other).is_some_and(|found| found.open))
     }
 
     /// The listeners for which there was no room.

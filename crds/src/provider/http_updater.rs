@@ -104,7 +104,7 @@ pub struct HttpUpdaterSecret {
     /// The name of the Secret. Its key `token` has a bearer token; or its keys
     /// `username` and `password` are those of HTTP basic authentication. It is
     /// sent only if its annotation `sharedlb.dev/allowed-hosts` has the host of
-    /// the url.
+    /// the url, and its port unless that is 443.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }

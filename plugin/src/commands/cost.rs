@@ -1,4 +1,4 @@
-//! `cost`: what load balancers cost, what sharing them saves, and who has which part of it.
+//! `cost`: what load balancers cost, what sharing them saves, and the part of each namespace.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +95,7 @@ impl Costs {
         let load_balancers = class.status.iter().flat_map(|status| &status.load_balancers);
         let listeners = load_balancers.clone().map(|one| one.listeners).sum();
         let load_balancers = count(load_balancers.count());
-        let per_month = pricing.hourly(load_balancers, listeners).times(HOURS);
+        let per_month = pricing.hourly(load_balancers, listeners).times(HOURS).rounded();
 
         let mut by_namespace: BTreeMap<String, Holdings> = BTreeMap::new();
         for claim in claims.iter().filter(|claim| class_of(claim) == Some(&name)) {
@@ -110,7 +110,7 @@ impl Costs {
             claims: all.claims + one.claims,
             ports: all.ports + one.ports,
         });
-        let unshared = pricing.hourly(all.claims, listeners).times(HOURS);
+        let unshared = pricing.hourly(all.claims, listeners).times(HOURS).rounded();
         if self.are_claims_complete {
             self.namespaces.extend(by_namespace.into_iter().map(|(namespace, Holdings { claims, ports })| {
                 NamespaceCost {
@@ -119,8 +119,8 @@ impl Costs {
                     currency: pricing.currency.clone(),
                     claims,
                     ports,
-                    per_month: per_month.share(ports, all.ports),
-                    unshared_per_month: unshared.share(claims, all.claims),
+                    per_month: per_month.share(ports, all.ports).rounded(),
+                    unshared_per_month: unshared.share(claims, all.claims).rounded(),
                 }
             }));
         }
@@ -148,7 +148,7 @@ impl Report for Costs {
             document.line(Cell::new(line, Tone::Warning));
             return document;
         }
-        document.line("Per month of 730 hours, without traffic");
+        document.line(format!("Per month of {HOURS} hours, without traffic"));
         document.table(self.classes());
         document.table(self.namespaces());
         if !self.unpriced.is_empty() {
@@ -180,7 +180,7 @@ impl Costs {
             Usual("SAVED"),
         ]);
         for class in &self.classes {
-            let money = |price: Price| format!("{} {}", cents(price), class.currency);
+            let money = |price: Price| format!("{} {}", price, class.currency);
             let saved = class.unshared_per_month.map(|unshared| saving(class.per_month, unshared, &class.currency));
             table.row([
                 class.class.as_str().into(),
@@ -206,7 +206,7 @@ impl Costs {
             Usual("UNSHARED"),
         ]);
         for one in &self.namespaces {
-            let money = |price: Price| format!("{} {}", cents(price), one.currency);
+            let money = |price: Price| format!("{} {}", price, one.currency);
             table.row([
                 one.namespace.as_str().into(),
                 one.class.as_str().into(),
@@ -223,14 +223,9 @@ impl Costs {
 /// What is saved; of a class with few claims it can be less than nothing.
 fn saving(cost: Price, unshared: Price, currency: &str) -> Cell {
     match unshared.minus(cost) {
-        Some(saved) => Cell::new(format!("{} {currency}", cents(saved)), Tone::Good),
-        None => Cell::new(format!("-{} {currency}", cents(cost.minus(unshared).unwrap_or_default())), Tone::Warning),
+        Some(saved) => Cell::new(format!("{saved} {currency}"), Tone::Good),
+        None => Cell::new(format!("-{} {currency}", cost.minus(unshared).unwrap_or_default()), Tone::Warning),
     }
-}
-
-/// The amount with two decimals.
-fn cents(price: Price) -> String {
-    format!("{:.2}", price.as_f64())
 }
 
 fn count(items: usize) -> u32 {
@@ -269,7 +264,7 @@ mod tests {
         let shares: Vec<_> = costs
             .namespaces
             .iter()
-            .map(|one| (one.namespace.as_str(), cents(one.per_month), cents(one.unshared_per_month)))
+            .map(|one| (one.namespace.as_str(), one.per_month.to_string(), one.unshared_per_month.to_string()))
             .collect();
         let expected = [("team-a", "4866.67", "14600.00"), ("team-b", "2433.33", "7300.00")];
         assert_eq!(shares, expected.map(|(name, cost, unshared)| (name, cost.to_owned(), unshared.to_owned())));

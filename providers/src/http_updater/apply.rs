@@ -217,7 +217,9 @@ impl<'a> Work<'a> {
     /// closed it: a connection to its former backends would be taken for one to its new ones.
     async fn refuse_foreign(&mut self, known: &mut Known, batch: &[Step]) {
         let settings = &self.provider.settings;
-        let opens = |step: &&Step| step.call == Some(Call::Post) && !known.may_be_served(step.port);
+        let is_closing = |port| known.entries.get(&port).is_some_and(|entry| entry.record.closing);
+        let opens =
+            |step: &&Step| step.call == Some(Call::Post) && (!known.may_be_served(step.port) || is_closing(step.port));
         let opening: Vec<&Step> = batch.iter().filter(opens).collect();
         let (reserved, opening): (Vec<&Step>, Vec<&Step>) =
             opening.into_iter().partition(|step| settings.reserved_ports.contains(&step.port.port));
@@ -231,7 +233,15 @@ impl<'a> Work<'a> {
         let ports: BTreeSet<FrontPort> = opening.iter().map(|step| step.port).collect();
         let found = self.provider.listening(ports, Instant::now() + VERIFIES_FOR).await;
         known.verified(&found);
-        for step in opening.into_iter().filter(|step| step.port.transport == Transport::Tcp) {
+        let (tcp, udp): (Vec<&Step>, Vec<&Step>) =
+            opening.into_iter().partition(|step| step.port.transport == Transport::Tcp);
+        let unserved = known.unserved_ports(&settings.address);
+        for step in udp {
+            if let Some(why) = unserved.get(&step.port) {
+                self.fail(step, &Error::NotReady(why.clone().into()));
+            }
+        }
+        for step in tcp {
             match found.get(&step.port) {
                 Some(Listening::Closed) => {}
                 Some(Listening::Open) => self.refuse_open(known, step).await,
@@ -251,9 +261,16 @@ impl<'a> Work<'a> {
     /// Fails a step that would open a port on which something listens.
     async fn refuse_open(&mut self, known: &mut Known, step: &Step) {
         let address = &self.provider.settings.address;
-        let deleted = self.updater.delete(self.id(step.port)).await;
-        if let Err(CallError::OfBackend(error) | CallError::OfUpdater(error) | CallError::Lost(error)) = deleted {
-            debug!(load_balancer = %self.name, port = %step.port, error = %format_args!("{error:#}"), "not deleted");
+        match self.updater.delete(self.id(step.port)).await {
+            Ok(()) | Err(CallError::Late) => {}
+            Err(CallError::OfBackend(error)) => {
+                debug!(load_balancer = %self.name, port = %step.port, error = %format_args!("{error:#}"), "not deleted");
+            }
+            // Whose listener it is will be seen once a backend of this class would be gone.
+            Err(CallError::OfUpdater(error) | CallError::Lost(error)) => {
+                self.fail(step, &error);
+                return;
+            }
         }
         let is_former = |entry: &Entry| entry.record.closing || entry.record.lost;
         if known.entries.get(&step.port).is_some_and(is_former) {
@@ -267,8 +284,8 @@ impl<'a> Work<'a> {
         }
         known.foreign.insert(step.port);
         let why = format!(
-            "something listens on {} of {address} that this class has not opened: stop it, or add the port to \
-             reservedPorts of the class",
+            "something listens on {} of {address} that this class has not opened (a backend that it may have lost \
+             there is deleted by now): if it stays so, stop it, or add the port to reservedPorts of the class",
             step.port
         );
         self.fail(step, &Error::PortInUse(why.into()));

@@ -1,6 +1,7 @@
 //! The credentials of calls to an updater that is behind a reverse proxy: a bearer token, or a
 //! user with a password, of a Secret.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::endpoint::canonical_address;
+use super::endpoint::canonical_authority;
 use crate::http::{Credentials, SecretData, Secrets, Unavailable};
 
 /// The key of a bearer token in the Secret.
@@ -50,14 +51,14 @@ impl Credentials for Anonymous {
 pub(super) struct OfSecret {
     secrets: Arc<dyn Secrets>,
     name: String,
-    /// The canonical host that they are sent to
-    host: String,
+    /// The canonical host and port that they are sent to
+    authority: String,
     current: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
 impl OfSecret {
-    pub(super) fn new(secrets: Arc<dyn Secrets>, name: String, host: String) -> Self {
-        Self { secrets, name, host, current: Mutex::default() }
+    pub(super) fn new(secrets: Arc<dyn Secrets>, name: String, authority: String) -> Self {
+        Self { secrets, name, authority, current: Mutex::default() }
     }
 
     async fn read(&self) -> Result<HeaderValue, Unavailable> {
@@ -67,7 +68,7 @@ impl OfSecret {
         if let Some(left) = left.filter(|left| *left < WARNS_BEFORE) {
             warn!(secret = self.name, seconds = left.as_secs(), "the token of an updater expires: replace it");
         }
-        let value = permit(&data, &self.host).and_then(|()| authorization(&data));
+        let value = permit(&data, &self.authority).and_then(|()| authorization(&data));
         value.map_err(|why| Unavailable { transient: false, why: format!("the Secret {} {why}", self.name) })
     }
 }
@@ -103,15 +104,22 @@ fn lifetime(token: &str, now: SystemTime) -> Option<Duration> {
     Some(end.duration_since(now).unwrap_or_default())
 }
 
-/// Whether the Secret may be sent to this host: its author says so, since the author of a class may
-/// be another one, and would have it sent to a host of its own.
-fn permit(data: &SecretData, host: &str) -> Result<(), String> {
+/// Whether the Secret may be sent to this host and port: its author says so, since the author of a
+/// class may be another one, and would have it sent to a host, or to a port of a tenant, of its own.
+fn permit(data: &SecretData, authority: &str) -> Result<(), String> {
     let listed = data.annotations.get(ALLOWED_HOSTS_ANNOTATION).map(String::as_str).unwrap_or_default();
-    let mut allowed = listed.split(',').map(|listed| canonical_address(listed.trim()));
-    if allowed.any(|allowed| allowed == host) {
+    if listed.split(',').filter_map(|listed| listed_authority(listed.trim())).any(|allowed| allowed == authority) {
         return Ok(());
     }
-    Err(format!("may not be sent to {host}: its annotation {ALLOWED_HOSTS_ANNOTATION} must have this host"))
+    Err(format!(
+        "may not be sent to {authority}: its annotation {ALLOWED_HOSTS_ANNOTATION} must have this host and port"
+    ))
+}
+
+/// The host and port of an entry of the annotation, which has port 443 unless it names another one.
+fn listed_authority(listed: &str) -> Option<String> {
+    let is_ipv6 = listed.parse::<Ipv6Addr>().is_ok();
+    canonical_authority(&if is_ipv6 { format!("https://[{listed}]/") } else { format!("https://{listed}/") })
 }
 
 /// The value of the header, marked so that no log shows it.
@@ -147,12 +155,15 @@ mod tests {
             let annotations = annotation.map(|hosts| (ALLOWED_HOSTS_ANNOTATION.to_owned(), hosts.to_owned()));
             permit(&SecretData { annotations: annotations.into_iter().collect(), ..SecretData::default() }, host)
         };
-        assert!(permitted(Some("lb1.example.com, LB2.example.com."), "lb2.example.com").is_ok());
-        assert!(permitted(Some("2001:db8::1"), "[2001:db8::1]").is_ok());
-        for annotation in [None, Some(""), Some("lb1.example.com"), Some("example.com")] {
-            let why = permitted(annotation, "lb2.example.com").unwrap_err();
-            assert!(why.contains("lb2.example.com") && why.contains(ALLOWED_HOSTS_ANNOTATION), "{why}");
+        assert!(permitted(Some("lb1.example.com, LB2.example.com."), "lb2.example.com:443").is_ok());
+        assert!(permitted(Some("lb1.example.com:8443"), "lb1.example.com:8443").is_ok());
+        assert!(permitted(Some("2001:db8::1"), "[2001:db8::1]:443").is_ok());
+        assert!(permitted(Some("[2001:db8::1]:8443"), "[2001:db8::1]:8443").is_ok());
+        for annotation in [None, Some(""), Some("lb1.example.com"), Some("example.com"), Some("lb2.example.com:8443")] {
+            let why = permitted(annotation, "lb2.example.com:443").unwrap_err();
+            assert!(why.contains("lb2.example.com:443") && why.contains(ALLOWED_HOSTS_ANNOTATION), "{why}");
         }
+        assert!(permitted(Some("lb1.example.com"), "lb1.example.com:20417").is_err(), "a port of a tenant");
     }
 
     #[test]

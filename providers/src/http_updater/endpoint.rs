@@ -26,7 +26,13 @@ pub fn canonical_url(url: &str) -> Option<String> {
     Some(format!("{}:{}{}", host(&url)?, url.port_or_known_default()?, url.path()))
 }
 
-/// The canonical form of the host in an URL; `None`: it has none.
+/// The canonical form of the host and the port in a URL; `None`: it has none.
+pub(super) fn canonical_authority(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    Some(format!("{}:{}", host(&url)?, url.port_or_known_default()?))
+}
+
+/// The canonical form of the host in a URL; `None`: it has none.
 #[must_use]
 pub fn canonical_host(url: &str) -> Option<String> {
     host(&Url::parse(url).ok()?)

@@ -108,8 +108,12 @@ impl Known {
 
     /// Records that a call about a front port begins: until its answer, nothing is known.
     pub(super) fn begin(&mut self, port: FrontPort, wanted: Option<&Record>, now: Instant) {
-        let found = self.entries.remove(&port);
-        let record = wanted.cloned().or(found.map(|entry| entry.record));
+        let found = self.entries.remove(&port).map(|entry| entry.record);
+        let record = match (wanted.cloned(), found) {
+            // What was found out about it since the change was planned counts.
+            (Some(wanted), Some(found)) => Some(Record { closing: found.closing, lost: found.lost, ..wanted }),
+            (wanted, found) => wanted.or(found),
+        };
         if let Some(record) = record {
             self.entries.insert(port, Entry::new(Record { posted: None, released: false, ..record }, now));
         }
@@ -180,8 +184,9 @@ impl Known {
             entry.found = Some(*listening);
             entry.record.closing &= *listening != Listening::Closed;
         }
-        let is_pending =
-            |(port, entry): (&FrontPort, &Entry)| port.transport == Transport::Tcp && entry.is_unverified();
+        let is_pending = |(port, entry): (&FrontPort, &Entry)| {
+            port.transport == Transport::Tcp && (entry.is_unverified() || entry.record.posted.is_none())
+        };
         if !self.entries.iter().any(is_pending) {
             self.assume_closed();
         }
@@ -203,10 +208,15 @@ impl Known {
     /// reason for users.
     pub(super) fn unserved(&self, address: &Address) -> BTreeMap<ListenerKey, String> {
         let records = self.records();
+        self.unserved_ports(address).into_iter().map(|(port, why)| (listener_of(port, &records), why)).collect()
+    }
+
+    /// The same by front port.
+    pub(super) fn unserved_ports(&self, address: &Address) -> BTreeMap<FrontPort, String> {
         let unverified = self.entries.iter().filter(|(_, entry)| entry.is_unverified());
         let tcp_or_closing =
             unverified.filter(|(port, entry)| port.transport == Transport::Tcp || entry.record.closing);
-        tcp_or_closing.map(|(port, entry)| (listener_of(*port, &records), why(*port, entry, address))).collect()
+        tcp_or_closing.map(|(port, entry)| (*port, why(*port, entry, address))).collect()
     }
 }
 

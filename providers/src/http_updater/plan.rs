@@ -80,8 +80,10 @@ pub(super) fn steps(
     };
     let is_needed = |step: &Step| step.call.is_some() || records.get(&step.port) != step.record.as_ref();
     let mut steps: Vec<Step> = order.into_iter().map(step).filter(is_needed).collect();
-    // No change waits for repetitions, which may be many.
-    steps.sort_by_key(|step| step.of_settings);
+    // No change waits for repetitions, which may be many, or for a backend whose last call got no
+    // answer: the next one may not get any either.
+    let is_lost = |port: FrontPort| records.get(&port).is_some_and(|record| record.lost);
+    steps.sort_by_key(|step| (step.of_settings, is_lost(step.port)));
     steps
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::credentials::{Anonymous, OfSecret};
-use super::endpoint::{canonical_address, canonical_host, literal};
+use super::endpoint::{canonical_address, canonical_authority, canonical_host, literal};
 use super::record::backend_name;
 use super::settings::{Context, Settings, Timeouts};
 use crate::budget::{Turn, Urgency};
@@ -117,8 +117,8 @@ impl Updater {
         }
         let credentials: Arc<dyn Credentials> = match &settings.secret_name {
             Some(name) => {
-                let host = canonical_host(&settings.url).unwrap_or_default();
-                Arc::new(OfSecret::new(context.secrets.clone(), name.clone(), host))
+                let authority = canonical_authority(&settings.url).unwrap_or_default();
+                Arc::new(OfSecret::new(context.secrets.clone(), name.clone(), authority))
             }
             None => Arc::new(Anonymous),
         };

@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] = tests![
     a_certificate_of_an_unknown_authority_is_not_trusted,
     a_token_that_was_replaced_is_read_again,
     credentials_that_are_refused_are_reported_with_what_to_do,
-    a_secret_is_not_sent_to_a_host_that_it_does_not_name,
+    a_secret_is_not_sent_to_a_host_or_port_that_it_does_not_name,
     a_bundle_without_certificates_is_refused,
     no_log_has_a_credential,
 ];
@@ -39,10 +39,11 @@ fn settings(host: &Host, updater: &Updater) -> Settings {
     }
 }
 
-fn put_token(host: &Host, token: &str) {
+fn put_token(host: &Host, updater: &Updater, token: &str) {
+    let authority = updater.url().split('/').nth(2).expect("it is a URL");
     *host.secret.0.lock() = SecretData {
         values: [("token".to_owned(), token.to_owned().into())].into(),
-        annotations: [(ALLOWED_HOSTS_ANNOTATION.to_owned(), "lb1.example.com,127.0.0.1".to_owned())].into(),
+        annotations: [(ALLOWED_HOSTS_ANNOTATION.to_owned(), format!("lb1.example.com,{authority}"))].into(),
     };
 }
 
@@ -67,7 +68,7 @@ fn refusal(result: Result<Applied, Error>) -> String {
 async fn a_token_is_sent_by_tls_that_an_authority_of_the_class_vouches_for(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
-    put_token(host, TOKEN);
+    put_token(host, &updater, TOKEN);
     let applied = open(&host.provider_with(settings(host, &updater)), &[1]).await.expect("it is carried out");
     assert!(applied.failed.is_empty(), "{applied:?}");
     assert_eq!(updater.take_calls().len(), 1);
@@ -76,7 +77,7 @@ async fn a_token_is_sent_by_tls_that_an_authority_of_the_class_vouches_for(host:
 async fn a_certificate_of_an_unknown_authority_is_not_trusted(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
-    put_token(host, TOKEN);
+    put_token(host, &updater, TOKEN);
     let provider = host.provider_with(Settings { ca_bundle: String::new(), ..settings(host, &updater) });
     let error = open(&provider, &[1]).await;
     assert!(matches!(error, Err(Error::Transient(_))), "{error:?}");
@@ -86,18 +87,18 @@ async fn a_certificate_of_an_unknown_authority_is_not_trusted(host: &Host) {
 async fn a_token_that_was_replaced_is_read_again(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
-    put_token(host, TOKEN);
+    put_token(host, &updater, TOKEN);
     let provider = host.provider_with(settings(host, &updater));
     open(&provider, &[1]).await.expect("the first token is good");
     updater.want_authorization("Bearer second-token");
-    put_token(host, "second-token");
+    put_token(host, &updater, "second-token");
     open(&provider, &[2]).await.expect("the second token is read");
 }
 
 async fn credentials_that_are_refused_are_reported_with_what_to_do(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, "another-token").await;
-    put_token(host, TOKEN);
+    put_token(host, &updater, TOKEN);
     let provider = host.provider_with(settings(host, &updater));
     let why = refusal(open(&provider, &[1]).await);
     assert!(why.contains("provider.httpUpdater.credentials"), "{why}");
@@ -112,14 +113,17 @@ async fn credentials_that_are_refused_are_reported_with_what_to_do(host: &Host) 
     assert!(why.contains(SECRET) && why.contains("token"), "{why}");
 }
 
-/// Else the author of a class could have any of these Secrets sent to a host of their own.
-async fn a_secret_is_not_sent_to_a_host_that_it_does_not_name(host: &Host) {
+/// Else the author of a class could have any of these Secrets sent to a host of their own, or to a
+/// port of a claim on the host of the updater.
+async fn a_secret_is_not_sent_to_a_host_or_port_that_it_does_not_name(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
-    put_token(host, TOKEN);
-    host.secret.0.lock().annotations.insert(ALLOWED_HOSTS_ANNOTATION.to_owned(), "lb1.example.com".to_owned());
-    let why = refusal(open(&host.provider_with(settings(host, &updater)), &[1]).await);
-    assert!(why.contains(ALLOWED_HOSTS_ANNOTATION) && why.contains("127.0.0.1"), "{why}");
+    put_token(host, &updater, TOKEN);
+    for others in ["lb1.example.com", "127.0.0.1"] {
+        host.secret.0.lock().annotations.insert(ALLOWED_HOSTS_ANNOTATION.to_owned(), others.to_owned());
+        let why = refusal(open(&host.provider_with(settings(host, &updater)), &[1]).await);
+        assert!(why.contains(ALLOWED_HOSTS_ANNOTATION) && why.contains("127.0.0.1:"), "{why}");
+    }
     assert!(updater.take_calls().is_empty());
 }
 
@@ -133,7 +137,7 @@ async fn a_bundle_without_certificates_is_refused(host: &Host) {
 async fn no_log_has_a_credential(host: &Host) {
     let folder = folder();
     let updater = proxied(host, &folder, TOKEN).await;
-    put_token(host, TOKEN);
+    put_token(host, &updater, TOKEN);
     let log = logged_by(async || {
         let provider = host.provider_with(settings(host, &updater));
         open(&provider, &[1]).await.expect("it is carried out");
